@@ -488,15 +488,18 @@ class Intake:
         """Make a new task belong to its submitter's owner, or to that of the request."""
         if task.rest is not None and task.run_again_of:
             return
-        submitter = current_record.get()
-        if submitter is not None:
-            owner = submitter.owner
-        elif self._whose is not None:
-            owner = checks.owner("the owner of the request", self._whose())
-        else:
-            return
+        owner = self.owner_here()
         if owner is not None:
             task.owner = owner
+
+    def owner_here(self) -> str | None:
+        """Return whom a task belongs to that is submitted here; None for nobody."""
+        submitter = current_record.get()
+        if submitter is not None:
+            return submitter.owner
+        return (
+            None if self._whose is None else checks.owner("the owner of the request", self._whose())
+        )
 
     def _new_task(
         self,

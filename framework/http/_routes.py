@@ -119,8 +119,9 @@ def no_status_route(label: str) -> RuntimeError:
 def status_route_of(app: object, *, all_hosts: bool = False) -> StatusRoute | None:
     """Return the route of an app that shows a task's status.
 
-    It is that of the first `task_router`, or else the first GET route that returns a `TaskView`
-    and has a parameter ``task_id`` in its path. None if there is neither.
+    It is that of the first `task_router` with an owner, since others are for those who may see
+    all tasks; or else of the first one; or else the first GET route that returns a `TaskView` and
+    has a parameter ``task_id`` in its path. None if there is none of these.
 
     Args:
         app: The app.
@@ -129,14 +130,17 @@ def status_route_of(app: object, *, all_hosts: bool = False) -> StatusRoute | No
     routes = [route for route in routes_of(app, all_hosts=all_hosts) if "GET" in route.methods]
     paths = {route.path for route in routes}
     shown = [route for route in routes if "{task_id}" in route.path]
-    for route in shown:
-        access = getattr(route.endpoint, _ACCESS, None)
-        if access is not None:
-            return StatusRoute(route.path, f"{route.path}/events" in paths, access)
-    for route in shown:
-        if isinstance(route.model, type) and issubclass(route.model, TaskView):
-            return StatusRoute(route.path, f"{route.path}/events" in paths, None)
+    found = [(route, getattr(route.endpoint, _ACCESS, None)) for route in shown]
+    routers = [(route, access) for route, access in found if access is not None]
+    own = [(route, access) for route, access in routers if access.owner is not None]
+    views = [(route, None) for route in shown if _is_view(route.model)]
+    for route, access in (*own, *routers, *views):
+        return StatusRoute(route.path, f"{route.path}/events" in paths, access)
     return None
+
+
+def _is_view(model: Any) -> bool:
+    return isinstance(model, type) and issubclass(model, TaskView)
 
 
 _KNOWN: Final[weakref.WeakKeyDictionary[Any, StatusRoute]] = weakref.WeakKeyDictionary()

@@ -246,6 +246,9 @@ class _Accepting:
         if found is None:  # the route was added after the app had started
             raise no_status_route(self._label)
         route, root = found
+        urls = functools.partial(self._urls, route, root, parameters=scope.get("path_params", {}))
+        # Before the endpoint is called: a task whose URL nobody can say would run all the same.
+        urls("0")
         token = secured_ids.set([])
         try:
             returned = await self._returned(core, asked, route, values)
@@ -255,7 +258,7 @@ class _Accepting:
         if task_id is None:
             return returned
         task = await self._task(core, task_id)
-        status_url, events_url = route.urls(root, task_id, scope.get("path_params", {}))
+        status_url, events_url = urls(task_id)
         headers = asked.response.headers
         headers.setdefault("location", status_url)
         headers.setdefault("retry-after", str(_pause(core, task)))
@@ -267,13 +270,36 @@ class _Accepting:
         )
         return body if self._alone else _response(body, asked.response)
 
+    def _urls(
+        self, route: StatusRoute, root: str, task_id: str, *, parameters: Mapping[str, Any]
+    ) -> tuple[str, str | None]:
+        """Return the URLs of a task's status and events.
+
+        Raises:
+            RuntimeError: If that route has a parameter which this one has not.
+        """
+        try:
+            return route.urls(root, task_id, parameters)
+        except KeyError as error:
+            raise RuntimeError(
+                f"{self._label} answers 202 with the URL of the task's status, {route.path}, but "
+                f"has no parameter {error}: include a task_router() whose path has no such "
+                "parameter, or the route below the same prefix"
+            ) from None
+
     async def _returned(
         self, core: Core, asked: _Asked, route: StatusRoute, values: dict[str, Any]
     ) -> Any:
         """Return what the endpoint returns, or the id of the task that has the request's key."""
         if asked.key is None:
             return await self._called(core, values)
-        async with claim(core, id_for(asked.request, route.access, asked.key)) as held:
+        # The tasks of the app have one owner, whichever of its routers shows this one.
+        access = route.access
+        if access is None or access.owner is None:
+            owner = core.intake.owner_here()
+        else:
+            owner = access.owner_of(asked.request)
+        async with claim(core, id_for(asked.request, owner, asked.key)) as held:
             if held.found is not None:
                 return TaskId(held.task_id)
             returned = await self._called(core, values)

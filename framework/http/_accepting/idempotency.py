@@ -11,8 +11,6 @@ from typing import Annotated, Final, TypeAlias
 
 from fastapi import Header, Request
 
-from framework.http._access.access import Access
-
 MAX_LENGTH: Final = 255
 
 IdempotencyKey: TypeAlias = Annotated[
@@ -30,7 +28,7 @@ IdempotencyKey: TypeAlias = Annotated[
 """The parameter of an accepting route."""
 
 
-def id_for(request: Request, access: Access | None, key: str) -> str:
+def id_for(request: Request, owner: str | None, key: str) -> str:
     """Return the id of the task of all requests that have a key in common.
 
     It depends on the owner, the method and the path as well, so that a key means nothing to
@@ -39,11 +37,10 @@ def id_for(request: Request, access: Access | None, key: str) -> str:
 
     Args:
         request: One of the requests.
-        access: Knows the owner; None if tasks have none.
+        owner: Whom the tasks of the request belong to; None for nobody.
         key: The value of the header: the text itself, or the text in quotes, as in the draft.
     """
     if len(key) > 2 and key[0] == key[-1] == '"':
         key = key[1:-1]
-    owner = None if access is None else access.owner_of(request)
     whole = json.dumps([owner, request.method, request.url.path, key])
     return hashlib.sha256(whole.encode()).hexdigest()[:32]

@@ -615,6 +615,20 @@ def test_a_route_that_comes_later() -> None:
             client.post("/reports", params={"title": "Q3"})
 
 
+def test_a_url_that_nobody_can_say() -> None:
+    """A route that lacks a parameter of the status route says so, before its task is submitted."""
+    app = _of_a_tenant()
+    app.post("/other")(_from_a_coroutine())
+    told = (
+        r"^POST /other answers 202 with the URL of the task's status, "
+        r"/\{tenant\}/tasks/\{task_id\}, but has no parameter 'tenant': include a task_router\(\) "
+    )
+    with TestClient(app) as client:
+        with pytest.raises(RuntimeError, match=told):
+            client.post("/other", params={"title": "Q3"})
+        assert app.state.task_manager.get_stats()["submitted"] == 0
+
+
 # -- OpenAPI
 
 

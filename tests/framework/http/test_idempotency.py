@@ -15,7 +15,7 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework.http import Accepted, task_router
+from framework.http import Accepted, TaskView, task_router
 from pytest_asyncframe.probe import Probe
 from tests.framework.http.reports import Report, make_report
 
@@ -209,13 +209,25 @@ async def test_a_failed_task(asyncframe: Probe) -> None:
     assert again.json() == {**first.json(), "status": "failed"}
 
 
-async def test_others_do_not_get_it(asyncframe: Probe) -> None:
-    """A key means something only to the owner who has used it."""
+@pytest.mark.parametrize("order", ["alone", "before", "after", "view"])
+async def test_others_do_not_get_it(asyncframe: Probe, order: str) -> None:
+    """A key means something only to the owner who has used it, whichever router comes first."""
 
     def owner(request: Request) -> str | None:
         return request.headers.get("X-User")
 
-    async with asyncframe.client(made(in_a_coroutine, owner=owner)) as client:
+    app = FastAPI(lifespan=setup_async_framework)
+    app.post("/reports")(in_a_coroutine)
+    own, whole = task_router(owner=owner), task_router(prefix="/admin")
+    if order == "view":
+
+        @app.get("/view/{task_id}")
+        async def view(task_id: str) -> TaskView[Report]:
+            raise NotImplementedError(task_id)
+
+    for router in {"before": [own, whole], "after": [whole, own]}.get(order, [own]):
+        app.include_router(router)
+    async with asyncframe.client(app) as client:
         ann = await post(client, **{"X-User": "ann"})
         ann_again = await post(client, **{"X-User": "ann"})
         bob = await post(client, **{"X-User": "bob"})
@@ -225,6 +237,7 @@ async def test_others_do_not_get_it(asyncframe: Probe) -> None:
     ids = [one.json()["task_id"] for one in (ann, ann_again, bob, nobody)]
     assert ids[0] == ids[1]
     assert len(set(ids)) == 3
+    assert bob.headers["location"] == f"/tasks/{ids[2]}"
 
 
 async def test_checks_come_first(asyncframe: Probe) -> None:
