@@ -309,5 +309,6 @@ def _add_changes(router: APIRouter, access: Access) -> None:
 def _url_beside(request: Request, task_id: str) -> str:
     """Return the URL of another task, in a request for ``.../{task_id}/run-again``."""
     path, root = request.scope["path"], request.scope.get("root_path", "")
-    whole = path if path.startswith(root) else root + path
+    # Some servers have the root in the path, and some have not.
+    whole = path if path.startswith(f"{root}/") else root + path
     return quote(f"{whole.rsplit('/', 2)[0]}/{task_id}")

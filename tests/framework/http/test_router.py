@@ -451,29 +451,41 @@ async def test_nested_and_mounted(asyncframe: Probe) -> None:
 
 
 class Proxied:
-    """Does to requests what a server does with ``--root-path /api``."""
+    """Does to requests what a server does with ``--root-path``.
 
-    def __init__(self, app: Any) -> None:
+    Args:
+        app: The app.
+        root: The root path.
+        in_path: Whether the path of a request has it as well, as newer servers do it.
+    """
+
+    def __init__(self, app: Any, root: str, in_path: bool) -> None:
         self._app = app
+        self._root = root
+        self._in_path = in_path
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle a request."""
         if scope["type"] == "http":
-            scope |= {"root_path": "/api", "path": f"/api{scope['path']}"}
+            path = self._root + scope["path"] if self._in_path else scope["path"]
+            scope |= {"root_path": self._root, "path": path}
         await self._app(scope, receive, send)
 
 
-async def test_behind_a_proxy(asyncframe: Probe) -> None:
-    """The URL of a new task begins with the root path that a proxy strips."""
+@pytest.mark.parametrize(
+    ("root", "in_path"), [("/api", True), ("/api", False), ("/t", True), ("/t", False)]
+)
+async def test_behind_a_proxy(asyncframe: Probe, root: str, in_path: bool) -> None:
+    """The URL of a new task begins with the root path that a proxy strips, once."""
     app = made()
-    app.add_middleware(Proxied)
+    app.add_middleware(Proxied, root=root, in_path=in_path)
     async with asyncframe.client(app) as client:
         task_id = fail()
         asyncframe.expect_failure(fail, LookupError, times=2)
         await asyncframe.settled()
         answer = await client.post(f"/tasks/{task_id}/run-again", headers=ASKED)
         await asyncframe.settled()
-    assert answer.headers["location"] == f"/api/tasks/{answer.json()['task_id']}"
+    assert answer.headers["location"] == f"{root}/tasks/{answer.json()['task_id']}"
 
 
 # -- OpenAPI
