@@ -26,7 +26,7 @@ from framework._running.ledger import Ledger
 from framework._running.permits import Permits
 from framework._running.runner import Runner
 from framework._tasks import checks
-from framework._tasks.current import current_home, current_record, secured_ids
+from framework._tasks.current import current_home, current_record, hook_owner, secured_ids
 from framework._tasks.ids import TaskId
 from framework._tasks.live import PENDING, Home, LiveTask, Owner, Waiter
 from framework._tasks.places import Existing
@@ -494,12 +494,14 @@ class Intake:
 
     def owner_here(self) -> str | None:
         """Return whom a task belongs to that is submitted here; None for nobody."""
-        submitter = current_record.get()
+        hook, submitter = hook_owner.get(), current_record.get()
+        if hook is not None:
+            return hook[0]
         if submitter is not None:
             return submitter.owner
-        return (
-            None if self._whose is None else checks.owner("the owner of the request", self._whose())
-        )
+        if self._whose is None:
+            return None
+        return checks.owner("the owner of the request", self._whose())
 
     def _new_task(
         self,

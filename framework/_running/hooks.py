@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import TypeAlias
 
+from framework._tasks.current import hook_owner
 from framework._tasks.live import LiveTask
 from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.task import Task
@@ -48,9 +49,12 @@ def run_hooks(
 def _call(
     hook: Callable[[Task], object], view: Task, task: LiveTask, report: Report | None
 ) -> None:
+    token = hook_owner.set((task.owner,))
     try:
         hook(view)
     except BaseException:  # a user's hook must not end a thread or a loop
         _LOGGER.exception("a hook of task %s raised an error", task.task_id)
+    finally:
+        hook_owner.reset(token)
     if report is not None and not task.read:
         report(task)

@@ -29,6 +29,9 @@ Tasks are made with a copy of their request's context, so they see the scope of 
 may be over: where `current_record` is set, the scope says nothing about the present.
 """
 
+hook_owner: ContextVar[tuple[str | None] | None] = ContextVar("asyncframe_hook_owner", default=None)
+"""In a hook, the owner of the task that has ended, whoever has ended it; None elsewhere."""
+
 secured_ids: ContextVar[list[str]] = ContextVar("asyncframe_secured_ids")
 """The tasks that were submitted here and are stored safely; not set if nobody asks."""
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from contextvars import ContextVar
 from enum import StrEnum
+from typing import Any
 
 import pytest
 
 from framework import (
+    Task,
     TaskId,
     TaskManager,
     async_task,
@@ -146,6 +149,36 @@ async def test_a_repeated_task_hands_its_owner_on(asyncframe: Probe) -> None:
     await manager.run_again(first)
     await asyncframe.settled()
     assert [await owner(manager, one) for one in children] == [None, "ann"]
+
+
+async def test_a_hook_submits_for_its_task(asyncframe: Probe) -> None:
+    """What a hook submits belongs to the owner of the task that has ended, whoever has ended it."""
+    manager, loop = asyncframe.manager, asyncio.get_running_loop()
+    own(manager)
+    found, followed = list[str | None](), asyncio.Queue[TaskId[str | None]]()
+
+    def follow(ended: Task) -> None:
+        assert (ended.error is None) == (ended.status == "completed")
+        loop.call_soon_threadsafe(followed.put_nowait, leaf())
+
+    async def wait() -> None:
+        await asyncio.Event().wait()
+
+    for user in ("ann", None):
+        for end in ("it completes", "root cancels it", "it is too slow"):
+            USER.set(user)
+            fn: Any = leaf if end == "it completes" else wait
+            task_id = await manager.submit(
+                fn, on_complete=follow, on_error=follow, timeout=1, delay=1
+            )
+            USER.set("root")
+            if end == "root cancels it":
+                assert await manager.cancel_task(task_id)
+            found.append(await owner(manager, await followed.get()))
+    assert found == ["ann"] * 3 + [None] * 3
+    USER.set("bob")
+    assert await owner(manager, leaf()) == "bob"
+    await asyncframe.settled()
 
 
 async def test_a_schedule_belongs_to_nobody(asyncframe: Probe) -> None:
