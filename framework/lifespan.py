@@ -22,7 +22,7 @@ from framework._manager.settings import Settings
 from framework._manager.taking_over import warn_of_lost_tasks
 from framework._running.log import install_task_fields
 from framework._tasks import checks
-from framework._tasks.current import current_home, current_scope
+from framework._tasks.current import OVER, current_home, current_scope
 from framework._tasks.ids import explain_await
 from framework._tasks.live import Home, Sleeper
 from framework._tasks.reasons import span
@@ -441,6 +441,9 @@ class _Shim:
             explain_await(error)
             raise
         finally:
+            # A mounted app shares the scope with the one around it, which goes on.
+            if outer.old_value in (None, Token.MISSING):
+                scope[OVER] = True
             current_scope.reset(outer)
             current_home.reset(token)
 

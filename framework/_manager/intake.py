@@ -214,6 +214,8 @@ class Intake:
         if repeated is not None:
             task.run_again_of = str(repeated.task_id)
             self.give(task, repeated.owner)
+        else:
+            self.give(task, spec.options["owner"])
         return task
 
     async def submit_patiently(
@@ -419,6 +421,7 @@ class Intake:
         chosen = spec.task_id
         task = self._new_task(spec, args, kwargs, frame, chosen or self.new_id())
         task.hooks = spec.hooks
+        self.give(task, spec.options["owner"])
         if chosen is None:
             return self.start_in_place(spec, args, kwargs, frame, task)
         self.ledger.reserve(chosen)
@@ -486,7 +489,7 @@ class Intake:
 
     def _own(self, task: LiveTask) -> None:
         """Make a new task belong to its submitter's owner, or to that of the request."""
-        if task.rest is not None and task.run_again_of:
+        if task.owner is not None or (task.rest is not None and task.run_again_of):
             return
         owner = self.owner_here()
         if owner is not None:

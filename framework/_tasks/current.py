@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping
 from contextvars import ContextVar
-from typing import Any  # an ASGI scope has values of any type
+from typing import Any, Final  # an ASGI scope has values of any type
 
 from framework._tasks import checks
 from framework._tasks.live import Home, LiveTask
@@ -26,8 +26,12 @@ current_scope: ContextVar[MutableMapping[str, Any] | None] = ContextVar(
 """The ASGI scope of the request or connection that is handled here, or None.
 
 Tasks are made with a copy of their request's context, so they see the scope of a request that
-may be over: where `current_record` is set, the scope says nothing about the present.
+may be over: where `current_record` is set, the scope says nothing about the present. The same holds
+where it has `OVER`: for what a request has started and left running.
 """
+
+OVER: Final = "asyncframe.over"
+"""A key that is in a scope once its response, and all that runs after it, has ended."""
 
 hook_owner: ContextVar[tuple[str | None] | None] = ContextVar("asyncframe_hook_owner", default=None)
 """In a hook, the owner of the task that has ended, whoever has ended it; None elsewhere."""

@@ -238,6 +238,15 @@ class OnceOptions(TypedDict, total=False):
             "random id.",
         ),
     ]
+    owner: Annotated[
+        str | None,
+        Option(
+            None,
+            checks.owner,
+            "Whom the task belongs to, 1 to 255 printable characters; None for the owner of the "
+            "task that submits it, or else of the request.",
+        ),
+    ]
     on_complete: Annotated[
         Callable[[Task], object] | None,
         Option(

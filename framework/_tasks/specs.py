@@ -48,8 +48,8 @@ class TaskSpec:
         level: The place of its priority in `options.PRIORITIES`.
         requeue: Whether another process may run it if its own one ends.
         claims: Whether it is unique, or may only run in limited numbers; see `places`.
-        special: Whether delay, hooks, id, priority, requeue or claims are set. Most tasks have
-            none of them, so the submission reads only this.
+        special: Whether delay, hooks, id, owner, priority, requeue or claims are set. Most tasks
+            have none of them, so the submission reads only this.
         options: All options, checked; the fields above are read often.
         check: Raises TypeError for arguments that do not fit; None if that is unknown.
         attempts_inside: Whether the function is a retry, which counts its attempts itself.
@@ -112,6 +112,7 @@ class TaskSpec:
             or self.level != NORMAL
             or self.requeue
             or self.claims
+            or options["owner"]
         )
         self.options: CopyOptions = options
         self.engine_note: Any = None

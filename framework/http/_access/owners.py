@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection
 
 from framework._manager.frameworks import require_core
 from framework._tasks import checks
-from framework._tasks.current import current_home, current_scope
+from framework._tasks.current import OVER, current_home, current_scope
 from framework._tasks.functions import is_async
 from framework._tasks.live import Home
 
@@ -30,15 +30,29 @@ class Owners:
 
     def __init__(self) -> None:
         self.functions: dict[Home | None, OwnerFunction] = {}
+        self._has_warned = False
 
     def __call__(self) -> str | None:
         """Return the owner of the current request; None for nobody, and outside of requests."""
         owner, scope = self.functions.get(current_home.get()), current_scope.get()
         if owner is None or scope is None:
             return None
+        if OVER in scope:
+            self._warn_of_late()
+            return None
         # A WebSocket is no request, but has all that owners are found by: cookies, state, user.
         made = Request if scope["type"] == "http" else HTTPConnection
         return answer_of(owner, cast(Request, made(scope)))
+
+    def _warn_of_late(self) -> None:
+        """Log once that a task belongs to nobody, though a request has started what submits it."""
+        if not self._has_warned:
+            self._has_warned = True
+            _LOGGER.warning(
+                "a task belongs to nobody, since it was submitted by code that a request has "
+                "started and that goes on after its response, perhaps for other users: give it "
+                "an owner, as in submit(..., owner=user)"
+            )
 
 
 def use(owner: OwnerFunction) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -25,6 +26,8 @@ from framework.stores.sql import SQLStore
 from pytest_asyncframe.probe import Probe
 from tests.framework.http.login import ASKED, LOGIN, let_in
 from tests.framework.http.refused import Refusal, not_refused
+
+USERS = ("ann", "bob", "carl")
 
 
 def user_of(request: Request) -> str | None:
@@ -160,6 +163,40 @@ async def test_a_repeated_task_stays_with_its_owner(asyncframe: Probe) -> None:
         assert (await client.get("/admin", headers=as_user("root"))).json()["total"] == 2
         shown = await client.get(f"/tasks/{new_id}", headers=as_user("ann"))
         assert shown.json()["run_again_of"] == task_id
+
+
+def test_what_a_request_leaves_running(caplog: pytest.LogCaptureFixture) -> None:
+    """A worker that a user's request has started submits for nobody, and not for that user."""
+    app = made()
+    submitted: list[str] = []
+
+    async def work() -> None:
+        while (user := await app.state.queue.get()) is not None:
+            submitted.append(child.options(owner=user)() if user == "carl" else child())
+
+    @app.post("/order")
+    async def order(request: Request) -> str:
+        if not hasattr(app.state, "queue"):
+            app.state.queue = asyncio.Queue()
+            app.state.worker = asyncio.create_task(work())
+        await app.state.queue.put(user_of(request))
+        return child()
+
+    @app.post("/wait")
+    async def wait() -> None:
+        await app.state.queue.put(None)
+        await app.state.worker
+
+    with TestClient(app) as client:
+        own = [client.post("/order", headers=as_user(user)).json() for user in USERS]
+        client.post("/wait", headers=as_user("ann"))
+        lists = {user: client.get("/tasks", headers=as_user(user)) for user in USERS}
+    found = {user: {task["task_id"] for task in one.json()["tasks"]} for user, one in lists.items()}
+    # The first was submitted while its request still ran, or after it.
+    assert found["bob"] == {own[1]}
+    assert found["carl"] == {own[2], submitted[2]}
+    assert found["ann"] - {submitted[0]} == {own[0]}
+    assert "a task belongs to nobody, since it was submitted by code that a request" in caplog.text
 
 
 def test_a_websocket_has_an_owner() -> None:

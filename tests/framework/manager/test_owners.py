@@ -181,6 +181,28 @@ async def test_a_hook_submits_for_its_task(asyncframe: Probe) -> None:
     await asyncframe.settled()
 
 
+async def test_an_owner_that_is_given(asyncframe: Probe) -> None:
+    """A submission may say whom its task belongs to, also where nobody asks for owners."""
+    manager = asyncframe.manager
+    ids: list[TaskId[Any]] = [await manager.submit(leaf, owner="zoe"), leaf()]
+    own(manager)
+    USER.set("ann")
+    ids += [
+        manager.submit_nowait(same, (1,), owner="bob"),
+        leaf.options(owner="carl", unique=True)(),
+        await manager.submit(branch, owner="dora"),
+        leaf(),
+    ]
+    ids += await manager.get_result(ids[-2])
+    assert await awaited.options(owner="finn")() == "finn"
+    await asyncframe.settled()
+    found = [await owner(manager, task_id) for task_id in ids]
+    assert found == ["zoe", None, "bob", "carl", "dora", "ann", "dora", "dora"]
+    for value in ("", "a\nb", "x" * 256, 7):
+        with pytest.raises((TypeError, ValueError), match=r"^owner must be a string of 1 to 255 "):
+            await manager.submit(leaf, owner=value)  # type: ignore[arg-type]  # what is tested
+
+
 async def test_a_schedule_belongs_to_nobody(asyncframe: Probe) -> None:
     """A scheduled run belongs to nobody, even if somebody asks for it in a request."""
     owners: list[str | None] = []
