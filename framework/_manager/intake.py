@@ -216,6 +216,9 @@ class Intake:
             self.give(task, repeated.owner)
         else:
             self.give(task, spec.options["owner"])
+        if self._owned and spec.claims:
+            # What it is the only one of is its owner's.
+            self._own(task)
         return task
 
     async def submit_patiently(

@@ -94,7 +94,8 @@ class Places:
             TypeError: If an argument, or what a key function returned, has no stable text.
             Exception: What a key function raises.
         """
-        stay = stay_of(task.spec, task.task_id, task.args or (), task.kwargs or {})
+        args, kwargs = task.args or (), task.kwargs or {}
+        stay = stay_of(task.spec, task.task_id, args, kwargs, task.owner)
         task.stay = stay
         return stay
 

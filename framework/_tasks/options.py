@@ -148,8 +148,8 @@ class PlaceOptions(TypedDict, total=False):
         Option(
             False,
             _unique,
-            "Whether only one task with the same arguments may be pending or running; or a "
-            "function of the arguments, for one task for each of its values.",
+            "Whether only one task with the same arguments and owner may be pending or running; or "
+            "a function of the arguments, for one task for each of its values, whoever owns it.",
         ),
     ]
     on_duplicate: Annotated[

@@ -74,15 +74,21 @@ _ADDRESS: Final = re.compile(r" at 0x[0-9A-Fa-f]+>")
 
 
 def unique_key(
-    fn: Callable[..., Any], unique: object, args: tuple[Any, ...], kwargs: dict[str, Any]
+    fn: Callable[..., Any],
+    unique: object,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    owner: str | None = None,
 ) -> str:
     """Return the key of a call of a unique task.
 
     Args:
         fn: The function.
-        unique: True for a key made of all arguments, or the function that makes one of them.
+        unique: True for a key made of the owner and all arguments, or the function that makes one
+            of the arguments, for all owners.
         args: The call's positional arguments.
         kwargs: Its keyword arguments.
+        owner: Whom the task belongs to; None for nobody.
 
     Raises:
         TypeError: If an argument, or what the key function returned, has no stable text.
@@ -93,6 +99,8 @@ def unique_key(
         text = stable_text(name, "unique", unique(*args, **kwargs))
     else:
         text = _call_text(fn, args, kwargs)
+        if owner is not None:
+            text = json.dumps([owner, text])
     return f"u:{name}:{key_digest(text)}"
 
 
@@ -235,8 +243,21 @@ class Stay:
         self.ready = self.launched = False
 
 
-def stay_of(spec: TaskSpec, task_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Stay:
+def stay_of(
+    spec: TaskSpec,
+    task_id: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    owner: str | None = None,
+) -> Stay:
     """Return the stay of a call of *spec*; calls the user's key functions.
+
+    Args:
+        spec: What is called.
+        task_id: Its task.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        owner: Whom the task belongs to; None for nobody.
 
     Raises:
         TypeError: If an argument, or what a key function returned, has no stable text.
@@ -244,7 +265,7 @@ def stay_of(spec: TaskSpec, task_id: str, args: tuple[Any, ...], kwargs: dict[st
     """
     options, unique, running, shown = spec.options, None, None, ""
     if options["unique"]:
-        key = unique_key(spec.fn, options["unique"], args, kwargs)
+        key = unique_key(spec.fn, options["unique"], args, kwargs, owner)
         waits = options["on_duplicate"] == "replace"
         unique = PlaceRequest(key, task_id, 1, waits, spec.level, replaces=waits)
     if options["max_running"] is not None:

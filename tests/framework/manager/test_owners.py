@@ -151,6 +151,47 @@ async def test_a_repeated_task_hands_its_owner_on(asyncframe: Probe) -> None:
     assert [await owner(manager, one) for one in children] == [None, "ann"]
 
 
+@background_task(unique=True, on_duplicate="replace")
+async def only(number: int) -> int:
+    """Never end."""
+    await asyncio.Event().wait()
+    return number
+
+
+@pytest.mark.parametrize("how", ["background", "submit", "given", "sub-task"])
+async def test_owners_do_not_meet(asyncframe: Probe, how: str) -> None:
+    """A unique task is its owner's only one, unless a function of the arguments is the key."""
+    manager = asyncframe.manager
+    own(manager)
+
+    async def of_a_task() -> TaskId[Any]:
+        return only(1)
+
+    async def submitted(user: str | None) -> TaskId[Any]:
+        USER.set("root" if how == "given" else user)
+        if how == "background" or user is None:
+            return only(1)
+        if how == "submit":
+            return await manager.submit(only, (1,))
+        if how == "given":
+            return only.options(owner=user)(1)
+        found: TaskId[Any] = await manager.get_result(await manager.submit(of_a_task))
+        return found
+
+    first = [await submitted(user) for user in ("ann", "bob", None)]
+    again = [await submitted("bob"), await submitted("bob")]
+    shared = only.options(unique=lambda number: number, on_duplicate="return")
+    one_for_all = shared(1)
+    USER.set("zoe")
+    assert shared(1) == one_for_all
+    for task_id in [*first, *again, one_for_all]:
+        await manager.cancel_task(task_id)
+    await asyncframe.settled()
+    tasks = [await manager.get_task(task_id) for task_id in [*first, *again]]
+    found = [task.reason for task in tasks if task is not None and "replaced" in task.reason]
+    assert found == [f"it was replaced by task {one}" for one in again]
+
+
 async def test_a_hook_submits_for_its_task(asyncframe: Probe) -> None:
     """What a hook submits belongs to the owner of the task that has ended, whoever has ended it."""
     manager, loop = asyncframe.manager, asyncio.get_running_loop()
