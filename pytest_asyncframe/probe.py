@@ -114,6 +114,7 @@ class Probe:
         made.around_exit = self._toolkit.leaving
         made.on_error = self._recorder.take_snapshot
         made.on_enter = lambda: self._toolkit.require_loop("asyncframe.client(app)")
+        made.polling = self._toolkit.polling()
         self._toolkit.clients.append(made)
         return made
 

@@ -15,6 +15,7 @@ from typing import Any, NoReturn, Self, TypeAlias
 from pytest_asyncframe._toolkit import live
 from pytest_asyncframe._toolkit.lifespan import Lifespan, with_state
 from pytest_asyncframe._toolkit.options import Transport
+from pytest_asyncframe._toolkit.polling import Polling
 from pytest_asyncframe._toolkit.pristine import client_classes, httpx_name
 
 BASE_URL = "http://testserver"
@@ -41,6 +42,7 @@ class Client:
         around_exit: Context manager entered while the block is left.
         transport: The only transport that is allowed; None for that of the block.
         serve: Returns a live server for an app, for the transport ``live``.
+        polling: Lets time pass for a test that asks again and again; None in real time.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Client:
         self.around_exit: Callable[[], AbstractContextManager[object]] = nullcontext
         self.transport: Transport | None = None
         self.serve: Callable[[Any], LiveServer] | None = None
+        self.polling: Polling | None = None
         self._server: LiveServer | None = None
 
     @property
@@ -89,7 +92,10 @@ class Client:
                 raise_app_exceptions=self._raises,
                 **of_transport,
             )
-            return await stack.enter_async_context(async_client(transport=transport, **options))
+            made = async_client(transport=transport, **options)
+            if self.polling is not None:
+                _add_hook(made, self.polling.hook_on_loop)
+            return await stack.enter_async_context(made)
         except BaseException:
             self._stack = None
             await stack.aclose()
@@ -130,6 +136,8 @@ class Client:
             made = test_client(
                 self.app, backend_options={"loop_factory": self._loop_factory}, **options
             )
+            if self.polling is not None:
+                _add_hook(made, self.polling.hook)
             return stack.enter_context(made)
         except BaseException:
             self._stack = None
@@ -201,6 +209,12 @@ class Client:
 
 _OF_TRANSPORT = ("root_path", "client")
 """Options of ``TestClient`` that httpx expects on the transport."""
+
+
+def _add_hook(client: Any, hook: Callable[[Any], object]) -> None:
+    """Let a client of httpx call *hook* with each response, after the user's hooks."""
+    hooks = client.event_hooks
+    client.event_hooks = {**hooks, "response": [*hooks["response"], hook]}
 
 
 def _test_client() -> Any:

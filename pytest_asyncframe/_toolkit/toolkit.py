@@ -36,6 +36,7 @@ from pytest_asyncframe._toolkit import pristine
 from pytest_asyncframe._toolkit.clients import Client, LiveServer
 from pytest_asyncframe._toolkit.exploring import Exploration
 from pytest_asyncframe._toolkit.options import Settings
+from pytest_asyncframe._toolkit.polling import Polling
 from pytest_asyncframe._turns.actors import TestEndedError
 from pytest_asyncframe._turns.choices import Chooser, RandomChooser
 from pytest_asyncframe._turns.sequencer import Sequencer
@@ -392,6 +393,13 @@ class Toolkit:
     def open_clients(self) -> list[Client | LiveServer]:
         """The clients and servers that are still open."""
         return [client for client in self.clients if client.running]
+
+    def polling(self) -> Polling | None:
+        """Return what lets time pass while a test asks an app again and again."""
+        if self.clock is None or self.mode == "manual":
+            return None
+        recorder = self.recorder
+        return Polling(self.clock, lambda: bool(recorder.unsettled), recorder.note)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
