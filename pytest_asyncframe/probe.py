@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from framework import Task, TaskManager, TaskNotFoundError
 from framework.protocols import TaskRecord
-from pytest_asyncframe._places import users_place
+from pytest_asyncframe._places import called_at, users_place
 from pytest_asyncframe._seen import matchers
 from pytest_asyncframe._seen.names import Names
 from pytest_asyncframe._seen.references import task_id_of
 from pytest_asyncframe._toolkit.clients import BASE_URL, Client, LiveServer
+from pytest_asyncframe._turns.lazy import LazyCoroutine
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.executor import DeterministicExecutor
 from pytest_asyncframe.faults import FaultPlan
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from pytest_asyncframe._toolkit.toolkit import Toolkit
 
 Predicate = TypeVar("Predicate", bound=Callable[[], object])
+Waited = TypeVar("Waited")
 
 
 class Probe:
@@ -137,7 +140,7 @@ class Probe:
 
     # -- waiting
 
-    async def completed(self, ref: Any, *, check: bool = True) -> Task:
+    def completed(self, ref: Any, *, check: bool = True) -> Coroutine[Any, Any, Task]:
         """Wait until a task has ended, and return it.
 
         Args:
@@ -149,6 +152,10 @@ class Probe:
             LookupError: If *ref* contains no id, or no task has that id.
             BaseException: The task's own error.
         """
+        waiting = partial(self._completed, ref, check=check)
+        return self._lazy(waiting, "completed()", "run_until_complete()")
+
+    async def _completed(self, ref: Any, *, check: bool) -> Task:
         self._toolkit.require_loop("completed()")
         record = self._record(ref)
         await self._until_final(record)
@@ -164,12 +171,26 @@ class Probe:
             self.manager.wait_result(record.task_id)
         return _read(record)
 
-    async def settled(self) -> None:
+    def settled(self) -> Coroutine[Any, Any, None]:
         """Wait until all tasks have ended, including those submitted meanwhile.
 
         Pollers (see the marker's ``pollers``) are not waited for. Of a task that a fault
         delivers twice, both runs are.
         """
+        return self._lazy(self._settled, "settled()", "run_until_idle()")
+
+    def _lazy(
+        self, make: Callable[[], Coroutine[Any, Any, Waited]], name: str, in_sync: str
+    ) -> Coroutine[Any, Any, Waited]:
+        """Return a coroutine for the user to await; the test fails if that is forgotten."""
+        place = called_at(sys._getframe(2))
+        told = (
+            f"{name}, called at {place}, so nothing was waited for: await it, or call {in_sync} in "
+            "a test that is not a coroutine"
+        )
+        return LazyCoroutine(make, lambda: self._toolkit.not_awaited.append(told))
+
+    async def _settled(self) -> None:
         self._toolkit.require_loop("settled()")
         while (unsettled := self._recorder.unsettled) != []:
             await self._until_final(unsettled[0], both=True)

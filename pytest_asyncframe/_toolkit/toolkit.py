@@ -72,6 +72,7 @@ class Toolkit:
         recorder: Records the tasks of the test.
         expectations: The failures that the test expects.
         clients: The clients and servers that the test has created.
+        not_awaited: Waits of the test that were never awaited, a line each.
         threads: The threads that the test has started.
         reads: Counts reads of real time; None in the mode ``threads``.
         blocked: Records what blocks its event loops.
@@ -98,6 +99,7 @@ class Toolkit:
         self.mode: str = settings.mode if "asyncframe" in fixtures else _mode(fixtures)
         self.expectations: list[Expectation] = []
         self.clients: list[Client | LiveServer] = []
+        self.not_awaited: list[str] = []
         self.threads: StartedThreads = StartedThreads()
         self.module: ModuleType | None = None
         self.foreign: Collection[str] = ()

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import UTC, datetime
 from types import FrameType
@@ -22,6 +22,7 @@ from typing import Any
 
 from pytest_asyncframe._places import called_at, users_place
 from pytest_asyncframe._turns.actors import Actor, Timer, Waiter, nothing
+from pytest_asyncframe._turns.lazy import LazyCoroutine
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock._explain import Label, name_of, upcoming
 from pytest_asyncframe.clock._loop import VirtualLoop
@@ -185,7 +186,7 @@ class VirtualClock:
         """
         self._target("run_for", seconds)
         place = called_at(sys._getframe(1))
-        return _LazyCoroutine(
+        return LazyCoroutine(
             lambda: self._run_for(seconds), lambda: self._not_awaited(seconds, place)
         )
 
@@ -283,47 +284,6 @@ class VirtualClock:
         if not seconds >= 0:
             raise ValueError(f"{name}() takes seconds of 0 or more, not {seconds!r}")
         return self._at(seconds)
-
-
-class _LazyCoroutine(Coroutine[Any, Any, None]):
-    """A coroutine that is created when it is awaited, and reports if it never is.
-
-    Args:
-        make: Creates the coroutine.
-        never: Called if it was never awaited.
-    """
-
-    def __init__(
-        self, make: Callable[[], Coroutine[Any, Any, None]], never: Callable[[], object]
-    ) -> None:
-        self._make = make
-        self._never = never
-        self._made: Coroutine[Any, Any, None] | None = None
-
-    @property
-    def _coroutine(self) -> Coroutine[Any, Any, None]:
-        if self._made is None:
-            self._made = self._make()
-        return self._made
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        return self._coroutine.__await__()
-
-    def send(self, value: Any, /) -> Any:
-        """Resume it; see `collections.abc.Coroutine`."""
-        return self._coroutine.send(value)
-
-    def throw(self, *error: Any) -> Any:
-        """Raise an error in it; see `collections.abc.Coroutine`."""
-        return self._coroutine.throw(*error)
-
-    def close(self) -> None:
-        """Close it; see `collections.abc.Coroutine`."""
-        self._coroutine.close()
-
-    def __del__(self) -> None:
-        if self._made is None:
-            self._never()
 
 
 def nanoseconds(seconds: float) -> int:

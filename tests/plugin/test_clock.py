@@ -387,23 +387,35 @@ def test_a_test_client_of_starlettes(asyncframe: Probe) -> None:
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
-def test_run_for_that_is_not_awaited(pytester: pytest.Pytester, kind: str) -> None:
-    """A run_for() that is not awaited is reported with its line and how to fix it."""
+def test_waits_that_are_not_awaited(pytester: pytest.Pytester, kind: str) -> None:
+    """A wait that is not awaited fails the test, with its line and how to fix it."""
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
     pytester.makepyfile(f"""
-        {kind} test_it(task_clock):
+        import pytest
+
+        {kind} test_clock(task_clock):
             task_clock.run_for(90)
+
+        {kind} test_completed(asyncframe):
+            asyncframe.completed("no such id")
+
+        @pytest.mark.asyncframe(mode="threads")
+        {kind} test_settled(asyncframe):
+            asyncframe.settled()
     """)
     result = pytester.runpytest_inprocess(*PLAIN)
 
-    result.assert_outcomes(passed=1, errors=1)
+    result.assert_outcomes(passed=3, errors=3)
+    calls = {
+        "run_for(90)": (4, "clock", "no time has passed", "advance(90)"),
+        "completed()": (7, "completed", "nothing was waited for", "run_until_complete()"),
+        "settled()": (11, "settled", "nothing was waited for", "run_until_idle()"),
+    }
     result.stdout.fnmatch_lines(
         [
-            (
-                "never awaited: run_for(90), called at */test_run_for_that_is_not_awaited.py:2 in "
-                "test_it, so no time has passed: await it, or call advance(90) in a test that is "
-                "not a coroutine"
-            ),
+            f"never awaited: {call}, called at */test_waits_that_are_not_awaited.py:{line} in "
+            f"test_{name}, so {why}: await it, or call {cure} in a test that is not a coroutine"
+            for call, (line, name, why, cure) in calls.items()
         ]
     )
 
