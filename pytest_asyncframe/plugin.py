@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -252,10 +253,21 @@ def pytest_fixture_setup(
     ending = ExitStack()
     # Finalizers run in reverse order: this one runs last, and the one below first.
     fixturedef.addfinalizer(ending.close)
-    with _real_time(config):
+    with _real_time(config), _own_apps(fixturedef, config):
         result = yield
     fixturedef.addfinalizer(lambda: ending.enter_context(_real_time(config)))
     return result
+
+
+def _own_apps(
+    definition: pytest.FixtureDef[Any], config: pytest.Config
+) -> AbstractContextManager[object]:
+    """Let the apps that a wider-scoped fixture starts be its own, and not those of a test."""
+    if "framework._manager.frameworks" not in sys.modules:
+        return nullcontext()
+    from pytest_asyncframe._toolkit import lasting  # only where there can be an app
+
+    return lasting.watched(definition, config)
 
 
 def _real_time(config: pytest.Config) -> AbstractContextManager[object]:
@@ -420,6 +432,11 @@ def _toolkit(request: pytest.FixtureRequest) -> Toolkit:
     usage_error = request.node.stash.get(_USAGE_ERROR, None)
     if usage_error is not None:
         pytest.fail(usage_error, pytrace=False)
+    from pytest_asyncframe._toolkit import lasting  # only if it is used
+
+    lasting_app = lasting.used_by(request.node)
+    if lasting_app is not None:
+        pytest.fail(lasting_app, pytrace=False)
     toolkit: Toolkit | None = request.node.stash.get(_TOOLKIT, None)
     if toolkit is None:
         raise pytest.UsageError(

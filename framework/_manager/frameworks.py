@@ -16,7 +16,8 @@ from __future__ import annotations
 import os
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
 from framework._manager.app_rules import AppRules
@@ -307,6 +308,21 @@ def set_override(framework: Framework | None) -> None:
         _check_alone(framework)
         STATE.override = framework
         STATE.update_sole()
+
+
+@contextmanager
+def own_frameworks() -> Iterator[None]:
+    """Let what starts inside the block have frameworks of its own, and not the test's."""
+    with _LOCK:
+        kept = STATE.override, STATE.promise
+        STATE.override = STATE.promise = None
+        STATE.update_sole()
+    try:
+        yield
+    finally:
+        with _LOCK:
+            STATE.override, STATE.promise = kept
+            STATE.update_sole()
 
 
 def _check_alone(new: object | None) -> None:

@@ -314,3 +314,58 @@ async def test_plain(resource):
     assert asyncio.get_running_loop() is resource[0]
 """
     outcome(source).assert_outcomes(passed=3)
+
+
+LASTING = """
+from fastapi.testclient import TestClient
+
+@background_task
+async def quick():
+    return 1
+
+@app.post("/quick")
+async def begin():
+    return {"task_id": quick()}
+
+@pytest.fixture(scope="module")
+def client():
+    with TestClient(app) as client:
+        yield client
+
+@pytest.fixture
+def user(client):
+    return client
+
+def ask(client):
+    task_id = client.post("/quick").json()["task_id"]
+    assert app.state.task_manager.wait_result(task_id, timeout=60) == 1
+
+def test_refused(user, asyncframe):
+    raise NotImplementedError
+
+def test_own(client):
+    ask(client)
+
+def test_other(asyncframe):
+    with asyncframe.client(app) as client:
+        asyncframe.run_until_complete(client.post("/quick"))
+
+def test_refused_again(client, task_manager):
+    raise NotImplementedError
+
+def test_own_again(client):
+    ask(client)
+"""
+
+
+def test_an_app_of_a_wider_scope(outcome: Callable[..., pytest.RunResult]) -> None:
+    """An app that a fixture runs for several tests goes on, and is refused on virtual time."""
+    result = outcome(LASTING, "-p", "no:randomly")
+    result.assert_outcomes(passed=3, errors=2)
+    assert result.stdout.str().count("During handling") == 0
+    told = (
+        "the fixture client (test_it.py:*, scope module) runs an app in real time, for other "
+        "tests too, so this test cannot follow its tasks: give it function scope, and open the "
+        "app in it with asyncframe.client(app)"
+    )
+    result.stdout.fnmatch_lines([told, "*", told])
