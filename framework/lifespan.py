@@ -7,6 +7,7 @@ import inspect
 import logging
 import sys
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, suppress
 from contextvars import Token
@@ -249,8 +250,8 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
         framework.open(home)
         self._token = current_home.set(home)
         if self._app is not None:
-            self._app.state.task_manager = framework.manager
-            self._app.state.thread_pool = framework.pool
+            _RUNNING.setdefault(self._app, []).append(framework)
+            _show_state(self._app)
             if shared is None:
                 # In requests alone, so that others do not pay for it.
                 framework.core.intake.guard(current_scope.get)
@@ -322,6 +323,8 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
                 self._watch = None
             if self._shim is not None and self._app is not None:
                 self._shim.take_off(self._app)
+                _RUNNING[self._app].remove(framework)
+                _show_state(self._app)
             _reset(self._token)
             if alone:
                 left = max(0.0, end - clock.monotonic())
@@ -329,6 +332,19 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
                 await _in_thread(partial(framework.close, left), clock, what, left)
             self._attached.close()
             self._framework = None
+
+
+_RUNNING: Final[weakref.WeakKeyDictionary[Starlette, list[Framework]]] = weakref.WeakKeyDictionary()
+"""The frameworks of each app, in the order of their start: several clients may enter one app."""
+
+
+def _show_state(app: Starlette) -> None:
+    """Let an app's state have the framework that its requests find: a test's, or the first one."""
+    running = _RUNNING[app]
+    if running:
+        test = override()
+        shown = test if test in running else running[0]
+        app.state.task_manager, app.state.thread_pool = shown.manager, shown.pool
 
 
 def _warn_of_siblings(workers: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import logging
 import os
 import signal
@@ -11,13 +12,13 @@ import threading
 import tracemalloc
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
 
 from framework import (
     FrameworkNotStartedError,
@@ -31,6 +32,7 @@ from framework._manager import frameworks
 from framework._manager.frameworks import Framework, Parts
 from framework._manager.settings import Settings
 from framework._tasks.live import Home
+from framework.http import Accepted, task_router
 from tests.framework.clients import TestClient
 from tests.framework.running.messages import NOT_STARTED
 from tests.patience import PATIENCE
@@ -111,6 +113,36 @@ def test_stopping_one_app_leaves_the_other_alone() -> None:
             managers_seen(second)
         assert managers_seen(first) == {id(one.state.task_manager)}
         assert one.state.thread_pool.submit(int).result(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("first_to_leave", ["alice", "bob"])
+def test_an_app_that_is_entered_twice(first_to_leave: str) -> None:
+    """Two clients of one app find each other's tasks, and the one that is left goes on."""
+    app = FastAPI(lifespan=setup_async_framework)
+    app.include_router(task_router())
+
+    @app.post("/work")
+    async def work(request: Request) -> Accepted[int]:
+        return await request.app.state.task_manager.submit(int, (7,))
+
+    def ask(asking: TestClient, looking: TestClient) -> object:
+        url = asking.post("/work").json()["status_url"]
+        return looking.get(f"{url}?wait=60").json()["result"]
+
+    clients = {"alice": TestClient(app), "bob": TestClient(app)}
+    with ExitStack() as stack:
+        for client in clients.values():
+            client.__enter__()
+            stack.callback(client.__exit__, None, None, None)
+        for asking, looking in itertools.product(clients.values(), repeat=2):
+            assert ask(asking, looking) == 7
+        clients[first_to_leave].__exit__(None, None, None)
+        stack.pop_all()
+        (left,) = (one for name, one in clients.items() if name != first_to_leave)
+        try:
+            assert ask(left, left) == 7
+        finally:
+            left.__exit__(None, None, None)
 
 
 def test_outside_two_running_apps_the_error_names_the_cure() -> None:
