@@ -146,15 +146,25 @@ def _add_schedules(router: APIRouter, access: Access) -> None:
 
 
 def _answer(request: Request, access: Access, shown: object, status: int = 200) -> Response:
-    """Return *shown* as JSON, or 304 if the page has it already; with the time of the server."""
+    """Return *shown* as JSON, or 304 if the page has it already.
+
+    Its headers have the time of the server, and who sees it, so that a page which is left open
+    shows nothing of one user to the next.
+    """
     body = json.dumps(shown, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     etag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
     headers = {
         "Cache-Control": "no-store",
         "ETag": etag,
         "X-Asyncframe-Time": f"{access.manager().clock.time():.3f}",
+        "X-Asyncframe-Viewer": _viewer(access.owner_of(request)),
         "X-Content-Type-Options": "nosniff",
     }
     if status == 200 and request.headers.get("if-none-match") == etag:
         return Response(None, 304, headers)
     return Response(body, status, headers, "application/json")
+
+
+def _viewer(owner: str | None) -> str:
+    """Return a text that is the same for one owner, and another one for each other."""
+    return "" if owner is None else hashlib.blake2b(owner.encode(), digest_size=8).hexdigest()

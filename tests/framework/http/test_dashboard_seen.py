@@ -351,3 +351,33 @@ def barriers(page: Page) -> list[tuple[str, object, str]]:
         for rule in Axe().run(page).response["violations"]
         for node in rule["nodes"]
     ]
+
+
+def test_the_next_user(browser: Browser) -> None:
+    """A page that is left open shows nothing of a user who has signed out, nor to the next one."""
+    app = "tests.framework.apps.signed_in:app"
+    with (
+        serving(app, "--timeout-graceful-shutdown", "1") as served,
+        browser.new_context() as context,
+    ):
+        opened, other = context.new_page(), context.new_page()
+        for page in (opened, other):
+            page.set_default_timeout(PATIENCE * 1_000)
+        other.goto(f"{served.url}/sign-in/ann")
+        other.goto(f"{served.url}/tell/pearls")
+        opened.goto(f"{served.url}/tasks/dashboard")
+        row_of(opened, "about pearls").click()
+        panel = opened.get_by_role("complementary")
+        expect(panel).to_contain_text('"pearls"')
+
+        other.goto(f"{served.url}/sign-out")
+        expect(opened.locator("#notice")).to_contain_text("sign in again")
+        expect(opened.locator("body")).not_to_contain_text("pearls")
+
+        other.goto(f"{served.url}/sign-in/ann")
+        expect(panel).to_contain_text('"pearls"')
+        other.goto(f"{served.url}/sign-in/bob")
+        other.goto(f"{served.url}/tell/rubies")
+        expect(row_of(opened, "about rubies")).to_be_visible()
+        expect(opened.locator("body")).not_to_contain_text("pearls")
+        expect(panel).to_contain_text("This task is not kept")
