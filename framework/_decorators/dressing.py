@@ -19,6 +19,7 @@ from framework._tasks.functions import (
     dependencies_of,
     is_async,
     layer_of,
+    optional_of,
     require_callable,
     signature_of,
 )
@@ -128,6 +129,7 @@ class Dress:
         dependencies = dependencies_of(fn)
         if dependencies:
             self._attributes["__asyncframe_dependencies__"] = dependencies
+            self._attributes["__asyncframe_optional__"] = optional_of(fn)
         self._attributes.update(fn=undecorated or fn, __asyncframe_layer__=layer)
 
     def put_on(self, inner: types.FunctionType, **attributes: Any) -> Any:  # Any: see `dress`

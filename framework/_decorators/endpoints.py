@@ -10,7 +10,7 @@ from typing import Any, get_type_hints  # routes are whatever a router has put t
 
 from framework._manager.request_bound.kinds import refused
 from framework._tasks import registry
-from framework._tasks.functions import bare_function, layer_of, one_line
+from framework._tasks.functions import bare_function, layer_of, one_line, optional_of
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -33,6 +33,7 @@ def warn_of_plain_endpoints(app: object) -> None:
         if not isinstance(endpoint, FunctionType):
             continue
         _warn_of_refused_arguments(path, endpoint)
+        _warn_of_lost_parameters(path, endpoint)
         stacked = decorated.get(endpoint)
         if stacked is not None and _is_in_place_of(stacked, endpoint):
             layer = layer_of(stacked)
@@ -66,6 +67,20 @@ def _warn_of_refused_arguments(path: str, endpoint: Any) -> None:
                 name,
                 why.cure,
             )
+
+
+def _warn_of_lost_parameters(path: str, endpoint: Any) -> None:
+    """Name what requests to a route that is a task may have, and its dependencies do not get."""
+    lost = optional_of(endpoint)
+    if lost:
+        told = ", ".join(f"{what} of {one_line(dependency)}" for dependency, what in lost)
+        _LOGGER.warning(
+            "the route %s ignores %s: its dependencies run in the task, not in the request, and "
+            "take their defaults there; use them in a route of its own, which passes their values "
+            "to the task",
+            one_line(path),
+            told,
+        )
 
 
 def prepare_endpoints(app: object) -> None:

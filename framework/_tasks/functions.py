@@ -173,6 +173,15 @@ def dependencies_of(fn: object) -> tuple[str, ...]:
     return found
 
 
+def optional_of(fn: object) -> tuple[tuple[str, str], ...]:
+    """Return what a request may have for these dependencies, and a task has not.
+
+    Each is the dependency, after those that lead to it, and what it is.
+    """
+    found: tuple[tuple[str, str], ...] = getattr(fn, "__asyncframe_optional__", ())
+    return found
+
+
 def given_dependencies(name: str, given: Iterable[str]) -> str:
     """Return the message for a call of *name* that passes dependencies."""
     return (

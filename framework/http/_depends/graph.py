@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final  # dependencies return anything
@@ -54,6 +54,8 @@ class Node:
         context: Returns a context manager around its ``yield``; None if it has none.
         edges: Its own dependencies by parameter name.
         defaults: Return the values of the parameters that a request would have; by name.
+        optional: What a request may have for it, such as ``the header 'x-tenant'``, and a task has
+            not.
     """
 
     call: Callable[..., Any]
@@ -61,6 +63,7 @@ class Node:
     context: Callable[..., Any] | None
     edges: Mapping[str, Edge]
     defaults: Mapping[str, Callable[[], Any]]
+    optional: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +105,14 @@ def node_of(call: Callable[..., Any], chain: tuple[str, ...]) -> Node:
     chain = (*chain, name)
     dependencies = declared(call)
     signature = signature_of(call)
-    defaults = {}
+    defaults, optional = {}, []
     for parameter in () if signature is None else signature.parameters.values():
         if parameter.name not in dependencies:
             default = _default(call, parameter, chain)
             if default is not None:
                 defaults[parameter.name] = default
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                optional.append(_wanted(parameter.name, *_declaration(call, parameter)))
     is_generator = _is(call, inspect.isgeneratorfunction)
     is_async_generator = _is(call, inspect.isasyncgenfunction)
     context: Callable[..., Any] | None = None
@@ -121,7 +126,16 @@ def node_of(call: Callable[..., Any], chain: tuple[str, ...]) -> Node:
         context,
         edges_of(dependencies, chain),
         defaults,
+        optional,
     )
+
+
+def optional_of(edges: Mapping[str, Edge]) -> Iterator[tuple[str, str]]:
+    """Yield what a request may have for dependencies: the names that lead there, and what it is."""
+    for edge in edges.values():
+        chain = " > ".join([*edge.chain[1:], _shown(edge.node.call)])
+        yield from ((chain, text) for text in edge.node.optional)
+        yield from optional_of(edge.node.edges)
 
 
 _DEEPEST: Final = 100
@@ -152,11 +166,11 @@ def _default(
     """
     if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
         return None
-    annotation, *more = _parts(annotation_of(call, parameter))
-    info = next((one for one in reversed(more) if isinstance(one, FieldInfo)), None)
+    annotation, info = _declaration(call, parameter)
     default = parameter.default
     if isinstance(default, FieldInfo):
-        info, default = default, parameter.empty
+        assert info is not None
+        default = parameter.empty
         if info.default is not ... and not info.is_required():
             return functools.partial(info.get_default, call_default_factory=True)
     elif default is not parameter.empty:
@@ -168,6 +182,16 @@ def _default(
         f"{_wanted(parameter.name, annotation, info)}, which a task does not have: use that "
         "dependency in the route, and pass its value to the task as an argument"
     )
+
+
+def _declaration(
+    call: Callable[..., Any], parameter: inspect.Parameter
+) -> tuple[Any, FieldInfo | None]:
+    """Return the type of a parameter, and what FastAPI is told of it, in the default at last."""
+    annotation, *more = _parts(annotation_of(call, parameter))
+    if isinstance(parameter.default, FieldInfo):
+        return annotation, parameter.default
+    return annotation, next((one for one in reversed(more) if isinstance(one, FieldInfo)), None)
 
 
 def _parts(annotation: Any) -> tuple[Any, ...]:

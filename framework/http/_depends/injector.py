@@ -18,7 +18,7 @@ from framework.http._depends.drivers import (
     close_later,
     take_steps,
 )
-from framework.http._depends.graph import Edge, edges_of
+from framework.http._depends.graph import Edge, edges_of, optional_of
 from framework.http._depends.scope import Scope
 
 
@@ -33,9 +33,8 @@ def inject(fn: Callable[..., Any], dependencies: Mapping[str, Any]) -> Any:
     signature = signature_of(fn)
     assert signature is not None
     name = name_of(fn).rpartition(".")[2]
-    attempts = _Attempts(
-        fn, edges_of(dependencies, (name,)), _places(name, signature, dependencies)
-    )
+    edges = edges_of(dependencies, (name,))
+    attempts = _Attempts(fn, edges, _places(name, signature, dependencies))
     run, run_async = attempts.run, attempts.run_async
 
     # Neither finds a name of this module: the dress gives them the globals of the function.
@@ -49,7 +48,10 @@ def inject(fn: Callable[..., Any], dependencies: Mapping[str, Any]) -> Any:
     assert isinstance(inner, types.FunctionType)
     rest = [one for name, one in signature.parameters.items() if name not in dependencies]
     dress = Dress(fn, LAYER, signature=signature.replace(parameters=rest))
-    return dress.put_on(inner, __asyncframe_dependencies__=tuple(dependencies))
+    optional = tuple(optional_of(edges))
+    return dress.put_on(
+        inner, __asyncframe_dependencies__=tuple(dependencies), __asyncframe_optional__=optional
+    )
 
 
 def _places(

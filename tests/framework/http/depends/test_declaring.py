@@ -374,6 +374,39 @@ async def test_an_endpoint(asyncframe: Probe) -> None:
     assert [one["name"] for one in parameters] == ["order", "count"]
 
 
+def tenant(x_tenant: Annotated[str, Header()] = "public", page: int = 1) -> tuple[str, int]:
+    """Read what a request may have."""
+    return x_tenant, page
+
+
+def account(of: Annotated[tuple[str, int], Depends(tenant)], mark: str = Cookie("")) -> str:
+    """Depend on that."""
+    return f"{of}{mark}"
+
+
+async def test_what_a_route_loses(asyncframe: Probe, caplog: pytest.LogCaptureFixture) -> None:
+    """The log names what a request may have for the dependencies of a route that is a task."""
+
+    async def show(account: str = Depends(account)) -> str:
+        return account
+
+    app = FastAPI(lifespan=setup_async_framework)
+    app.get("/one")(background_task(show))
+    app.get("/two")(async_task(retry_task(show)))
+    app.get("/kept")(account)
+    async with asyncframe.client(app):
+        pass
+    told = (
+        "ignores the cookie 'mark' of account, the header 'x-tenant' of account > tenant, the "
+        "parameter 'page' of a request of account > tenant: its dependencies run in the task, not "
+        "in the request, and take their defaults there; use them in a route of its own, which "
+        "passes their values to the task"
+    )
+    assert [one.getMessage() for one in caplog.records if one.levelname == "WARNING"] == [
+        f"the route {path} {told}" for path in ("/one", "/two")
+    ]
+
+
 # -- what a task does not have
 
 scheme = OAuth2PasswordBearer("token")
