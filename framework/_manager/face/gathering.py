@@ -117,6 +117,9 @@ class TaskMap(Generic[I, T]):
         self._submit: Callable[[I], Awaitable[LiveTask]] = submit
         self._until_final: Callable[[LiveTask], Awaitable[None]] = until_final
         self._items = _one_by_one(items)
+        # The waits that are over, and whether there is one, or the last item has come.
+        self._over: list[asyncio.Future[None]] = []
+        self._changed, self._room = asyncio.Event(), asyncio.Event()
         self._max_running = max_running
         self._next: tuple[int, I] | None = None
         self._waits: dict[asyncio.Future[None], tuple[int, I, LiveTask]] = {}
@@ -156,31 +159,41 @@ class TaskMap(Generic[I, T]):
         return [results[number] for number in range(len(results))]
 
     async def _iterate(self) -> AsyncIterator[MapItem[I, T]]:
+        # In a task of its own: the next item may take long to come.
+        feeder = asyncio.ensure_future(self._feed())
+        feeder.add_done_callback(lambda _: self._changed.set())
         try:
-            refused = await self._fill()
-            while self._waits:
-                done, _ = await asyncio.wait(self._waits, return_when=asyncio.FIRST_COMPLETED)
-                ended = [self._end(one) for one in self._waits.keys() & done]
-                # Before the items are handed out, so that others run meanwhile.
-                refused = refused or await self._fill()
-                for one in sorted(ended, key=lambda item: item.number):
-                    self.ended += 1
-                    self.failed += one.task.status is not COMPLETED
-                    yield one
+            while self._waits or not feeder.done():
+                await self._changed.wait()
+                self._changed.clear()
+                over, self._over = self._over, []
+                if over:
+                    ended = [self._end(one) for one in over]
+                    self._room.set()
+                    # Before they are handed out, so that others run meanwhile.
+                    await asyncio.sleep(0)  # noqa: TID251  # the feeder's turn
+                    for one in sorted(ended, key=lambda item: item.number):
+                        self.ended += 1
+                        self.failed += one.task.status is not COMPLETED
+                        yield one
+            refused = feeder.result()
             if refused is not None:
                 raise refused
         finally:
+            feeder.cancel()
             for wait in self._waits:
                 wait.cancel()
+            # What it was taking an item from ends before this does.
+            await asyncio.wait({feeder})
 
     def _end(self, wait: asyncio.Future[None]) -> MapItem[I, T]:
         number, item, task = self._waits.pop(wait)
         wait.result()
         return MapItem(item, number, task)
 
-    async def _fill(self) -> Exception | None:
-        """Submit tasks for the next items, as many as may run; return why one was refused."""
-        while len(self._waits) < self._max_running:
+    async def _feed(self) -> Exception | None:
+        """Submit tasks for all items, as many at a time as may run; return why one was refused."""
+        while True:
             try:
                 if self._next is None:
                     self._next = await anext(self._items, None)
@@ -191,11 +204,22 @@ class TaskMap(Generic[I, T]):
                 task = await self._submit(item)
             except Exception as error:
                 # One of our own makes room when it ends; without any, nobody would try again.
-                return None if isinstance(error, QueueFullError) and self._waits else error
-            self._next = None
-            self.submitted += 1
-            self._waits[asyncio.ensure_future(self._until_final(task))] = number, item, task
-        return None
+                if not (isinstance(error, QueueFullError) and self._waits):
+                    return error
+            else:
+                self._next = None
+                self.submitted += 1
+                wait = asyncio.ensure_future(self._until_final(task))
+                self._waits[wait] = number, item, task
+                wait.add_done_callback(self._note)
+                if len(self._waits) < self._max_running:
+                    continue
+            self._room.clear()
+            await self._room.wait()
+
+    def _note(self, wait: asyncio.Future[None]) -> None:
+        self._over.append(wait)
+        self._changed.set()
 
 
 async def _one_by_one(items: Iterable[I] | AsyncIterable[I]) -> AsyncIterator[tuple[int, I]]:

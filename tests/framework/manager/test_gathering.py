@@ -207,6 +207,40 @@ async def test_map_takes_items_from_an_async_generator(asyncframe: Probe) -> Non
     assert (run.total, run.submitted) == (2, 2)
 
 
+async def test_map_hands_out_while_its_source_is_silent(asyncframe: Probe) -> None:
+    """Items are handed out when their tasks have ended, however long the next one takes to come."""
+    events: list[tuple[float, object]] = []
+    now = asyncframe.clock.monotonic
+
+    async def source() -> AsyncIterator[float]:
+        try:
+            for pause, seconds in ((0.0, 1.0), (0.0, 2.0), (60.0, 1.0), (0.0, 1.0), (1.0, 5.0)):
+                await asyncio.sleep(pause)  # noqa: TID251  # virtual time
+                events.append((now(), "taken"))
+                yield seconds
+            await asyncio.Event().wait()
+        finally:
+            events.append((now(), "closed"))
+
+    async with setup_async_framework():
+        items = get_task_manager().map(asleep, source(), max_running=2)
+
+        async def take() -> None:
+            async for one in items:
+                events.append((now(), one.number))
+                if one.number == 2:
+                    # Who takes its time holds up nobody.
+                    await asyncio.sleep(10)  # noqa: TID251  # virtual time
+
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(take(), 100)
+    assert events == [
+        (0.0, "taken"), (0.0, "taken"), (1.0, 0), (2.0, 1), (61.0, "taken"), (61.0, "taken"),
+        (62.0, 2), (63.0, "taken"), (72.0, 3), (72.0, 4), (100.0, "closed"),
+    ]  # fmt: skip
+    assert (items.submitted, items.ended, items.total) == (5, 5, None)
+
+
 async def test_map_waits_for_room_in_a_full_queue(asyncframe: Probe) -> None:
     """A queue that is shorter than max_running does not end the map."""
     async with setup_async_framework(max_workers=1, queue_size=2):
