@@ -42,6 +42,23 @@ class ScheduleState:
     skipped: int = 0
 
 
+def state_entered(state: ScheduleState | None, name: str, timing: str, now: float) -> ScheduleState:
+    """Return the state of a schedule that a process enters at wall second *now*.
+
+    Args:
+        state: What was known; None if nothing.
+        name: Its name.
+        timing: When it is due, for people.
+        now: The wall second.
+    """
+    if state is None:
+        return ScheduleState(name, timing, now)
+    changed = state.timing not in ("", timing)
+    # What would have been due by another timing was not missed.
+    last_due = max(state.last_due, now) if changed else state.last_due
+    return replace(state, timing=timing, last_due=last_due)
+
+
 def is_taken(state: ScheduleState | None, due: float | None, task_id: str) -> bool:
     """Return whether a due time was claimed or skipped already, and not for this very task."""
     return (

@@ -117,7 +117,9 @@ class ScheduleBook(Protocol):
 
         Args:
             name: Its name.
-            timing: When it is due, for people; replaces what is known.
+            timing: When it is due, for people; replaces what is known. If it is another one,
+                ``last_due`` becomes *now* unless it is later: a due time of the new timing that
+                lies before was not missed.
             now: The wall time of this process. It becomes ``last_due`` of a schedule that is not
                 known yet, so a new schedule has missed nothing. The state is kept over restarts.
         """

@@ -262,6 +262,24 @@ async def test_a_new_schedule_has_missed_nothing(
         assert runs == [60]
 
 
+async def test_a_changed_schedule_has_missed_nothing(
+    sqlite_url: str, schedule: Callable[..., list[float]]
+) -> None:
+    """A schedule that is due at other times since a deploy makes up for none of these before it."""
+    with lasting_schedules():
+        before: Any = scheduled_task(every=60, name="shared", missed="all")(lambda: None)
+    async with app(sqlite_url) as one:
+        await one.move(60)
+    del before
+    gc.collect()
+    runs = schedule(every=10, missed="all")
+    async with app(sqlite_url, wall=START + 215) as one:
+        assert (await one.info()).timing == "every 10 s"
+        assert runs == []
+        await one.move(5)
+        assert runs == [220]
+
+
 async def test_at_the_start(sqlite_url: str, schedule: Callable[..., list[float]]) -> None:
     """A new schedule is run at the start by one process, and later only if it has missed a run."""
     runs = schedule(every=60, run_at_start=True, missed="skip")

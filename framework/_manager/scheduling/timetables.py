@@ -23,6 +23,7 @@ from framework._tasks.schedules import (
     ScheduleState,
     answer_to,
     state_after,
+    state_entered,
     state_paused,
 )
 from framework._tasks.specs import Schedule, TaskSpec
@@ -211,8 +212,8 @@ class OwnBook(ScheduleBook):
     def enter_schedule(self, name: str, timing: str, now: float) -> ScheduleState:
         """Enter the schedule, and return what is known about it."""
         with self._lock:
-            known = self._state if self._state.name else ScheduleState(name, "", now)
-            self._state = replace(known, timing=timing)
+            known = self._state if self._state.name else None
+            self._state = state_entered(known, name, timing, now)
             return self._state
 
     def claim_run(

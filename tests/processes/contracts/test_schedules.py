@@ -35,16 +35,17 @@ def state_of(process: Process) -> ScheduleState:
 
 
 def test_a_known_schedule_is_kept(both: tuple[Process, Process]) -> None:
-    """A new schedule has missed nothing; who enters a known one only replaces its timing."""
+    """A new schedule has missed nothing, and nor has one that is due at other times from now on."""
     one, other = both
     assert one.schedules() == [ScheduleState(NAME, "every 60 s", START)]
     record = one.offer()
     one.claim(NAME, DUE, record)
-    entered = other.enter(NAME, "every 30 s", START + 900)
-    assert entered == ScheduleState(
-        NAME, "every 30 s", DUE, ran_at=record.created_at, task_id=record.task_id
-    )
-    assert one.schedules() == [entered]
+    known = ScheduleState(NAME, "every 60 s", DUE, ran_at=record.created_at, task_id=record.task_id)
+    assert other.enter(NAME, "every 60 s", START + 900) == known
+    changed = replace(known, timing="every 30 s", last_due=START + 900)
+    assert other.enter(NAME, "every 30 s", START + 900) == changed
+    assert one.enter(NAME, "every 90 s", START) == replace(changed, timing="every 90 s")
+    assert one.schedules() == [replace(changed, timing="every 90 s")]
 
 
 def test_a_due_time_is_claimed_once(both: tuple[Process, Process]) -> None:
@@ -183,7 +184,9 @@ class Book:
     def enter(self, name: str, timing: str, now: float) -> ScheduleState:
         """Enter a schedule."""
         known = self.states.get(name, ScheduleState(name, timing, now))
-        self.states[name] = replace(known, timing=timing)
+        is_other = known.timing not in ("", timing)
+        last = now if is_other and now > known.last_due else known.last_due
+        self.states[name] = replace(known, timing=timing, last_due=last)
         return self.states[name]
 
     def claim(self, name: str, due: float | None, record: TaskRecord, skip: bool) -> RunClaim:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 from framework._tasks.records import TaskRecord
@@ -20,6 +19,7 @@ from framework._tasks.schedules import (
     ScheduleState,
     answer_to,
     state_after,
+    state_entered,
     state_paused,
 )
 from framework.engines.celery import _scripts
@@ -58,8 +58,7 @@ class RedisSchedules:
         """Enter a schedule that this process runs; see `ScheduleBook.enter_schedule`."""
         while True:
             facts, _ = self._facts(name)
-            found = _state_of(name, facts)
-            state = replace(found or ScheduleState(name, "", now), timing=timing)
+            state = state_entered(_state_of(name, facts), name, timing, now)
             if self._write(state, facts):
                 return state
 

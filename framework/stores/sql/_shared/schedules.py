@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Final
 
 import sqlalchemy as sa
@@ -22,6 +21,7 @@ from framework._tasks.schedules import (
     answer_to,
     is_taken,
     state_after,
+    state_entered,
     state_paused,
 )
 from framework.exceptions import StoreUnavailableError
@@ -59,7 +59,7 @@ class ScheduleRows:
         """Enter a schedule that this process runs; see `ScheduleBook.enter_schedule`."""
         with self._turn() as (connection, _):
             found = _read(connection, name)
-            state = replace(found or ScheduleState(clean(name), "", now), timing=clean(timing))
+            state = state_entered(found, clean(name), clean(timing), now)
             if state != found:
                 _write(connection, state, new=found is None)
         return state
