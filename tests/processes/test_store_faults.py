@@ -8,14 +8,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import psutil
+import psycopg
 import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
+from psycopg import sql
 
 from framework import setup_async_framework
 from framework.exceptions import StoreUnavailableError
@@ -288,6 +290,32 @@ def test_server_goes_and_comes_back(postgres_server: PostgresServer) -> None:
 
         ids = {record.task_id for record in store.fetch([first.task_id, second.task_id])}
         assert ids == {first.task_id, second.task_id}
+
+
+def test_server_that_can_only_be_read_for_a_while(postgres_url: str) -> None:
+    """Connections that were opened while a server could only be read are not kept."""
+    name = postgres_url.rpartition("/")[2]
+
+    def do(statement: LiteralString) -> None:
+        address = postgres_url.replace("+psycopg", "").removesuffix(name) + "postgres"
+        with psycopg.connect(address, autocommit=True) as connection:
+            connection.execute(sql.SQL(statement).format(sql.Identifier(name), sql.Literal(name)))
+
+    with peers(postgres_url, 1, pace=QUICK) as (peer,):
+        first, second = peer.accept(), peer.accept()
+        assert peer.writer.attempt()
+        do("ALTER DATABASE {0} SET default_transaction_read_only = on")
+        try:
+            do("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {1}")
+            peer.end(first)
+            assert [peer.writer.attempt() for _ in range(3)] == [False] * 3
+            assert peer.backlog.fault == "cannot execute UPDATE in a read-only transaction"
+        finally:
+            do("ALTER DATABASE {0} RESET default_transaction_read_only")
+        peer.end(second)
+        # The connections that are left are found out at most once each.
+        assert any(peer.writer.attempt() for _ in range(3))
+        assert peer.row(first).status == peer.row(second).status == "completed"
 
 
 def test_close_gives_up_in_time(sqlite_url: str, caplog: pytest.LogCaptureFixture) -> None:

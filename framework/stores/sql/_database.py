@@ -193,7 +193,12 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Open a transaction that only reads, and sees the database as it is at its first look."""
-        with self._closed_late(), self._readers.begin() as connection:
+        with (
+            self._closed_late(),
+            self._readers.connect() as connection,
+            self._dropping(connection),
+            connection.begin(),
+        ):
             yield connection
 
     @contextmanager
@@ -202,9 +207,24 @@ class Database:
         with (
             self._closed_late(),
             self._engine.connect().execution_options(**{_WRITES: True}) as connection,
+            self._dropping(connection),
             connection.begin(),
         ):
             yield connection
+
+    @contextmanager
+    def _dropping(self, connection: Connection) -> Iterator[None]:
+        """Drop a server's connection after a fault that may be its own.
+
+        One that was opened while the server could only be read stays so for ever, and one to a
+        server that has become a standby never writes again. The next one may do better.
+        """
+        try:
+            yield
+        except FAULTS as error:
+            if self.dialect == "postgresql" and not (is_data_fault(error) or is_busy(error)):
+                connection.invalidate(error)
+            raise
 
     @contextmanager
     def _closed_late(self) -> Iterator[None]:
