@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import sys
 from collections.abc import Generator, Iterator
@@ -284,6 +283,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     if pyfuncitem.get_closest_marker("asyncio") or "anyio_backend" in pyfuncitem.funcargs:
         return None
+    import asyncio  # 10 ms that a run without such tests need not pay
+
     names = pyfuncitem._fixtureinfo.argnames
     arguments = {name: pyfuncitem.funcargs[name] for name in names}
     with asyncio.Runner(loop_factory=toolkit.loop_factory) as runner:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.children import python
 from tests.patience import PATIENCE
 from tests.plugin.endings import PLAIN
 
@@ -606,3 +607,15 @@ def test_the_package_is_typed() -> None:
     import pytest_asyncframe
 
     assert (Path(pytest_asyncframe.__file__).parent / "py.typed").exists()
+
+
+@pytest.mark.extended("processes")
+def test_what_every_run_of_pytest_pays_for() -> None:
+    """Loading the plugin loads some of its own modules, and no other that pytest has not loaded."""
+    code = (
+        "import sys, pytest, _pytest.config; before = set(sys.modules); "
+        "import pytest_asyncframe.plugin; print(*sorted(set(sys.modules) - before))"
+    )
+    loaded = python("-c", code).stdout.split()
+    assert {name.partition(".")[0] for name in loaded} == {"pytest_asyncframe"}
+    assert len(loaded) <= 8
