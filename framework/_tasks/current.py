@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from typing import Any, Final  # an ASGI scope has values of any type
 
 from framework._tasks import checks
+from framework._tasks.jsonsafe import LONGEST_TEXT, cut
 from framework._tasks.live import Home, LiveTask
 from framework._tasks.task import Task, TaskControl
 from framework.exceptions import TaskCancelledError
@@ -52,7 +53,8 @@ def current_task() -> Task | None:
 
     def report_progress(progress: float, message: str) -> None:
         share = checks.number("progress", progress, at_least=0, at_most=1)
-        record.home.core.ledger.progress(record, share, checks.text("message", message))
+        told = cut(checks.text("message", message), LONGEST_TEXT)
+        record.home.core.ledger.progress(record, share, told)
 
     def check_cancelled() -> None:
         if record.cancel_requested or record.status.is_final:

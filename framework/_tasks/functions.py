@@ -6,12 +6,13 @@ function's code, and never at each call.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
 import types
-from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from typing import Any, Final, TypeAlias
 
 from framework._tasks.checks import show
 from framework._tasks.jsonsafe import cut, safe_repr
@@ -93,7 +94,7 @@ def require_callable(what: str, fn: object) -> Callable[..., Any]:
 
     Raises:
         TypeError: If it is a coroutine object (which is closed), or not callable, or a
-            generator function, whose code would never run.
+            generator function or a context manager, whose code would never run.
     """
     if inspect.iscoroutine(fn):
         fn.close()
@@ -114,7 +115,26 @@ def require_callable(what: str, fn: object) -> Callable[..., Any]:
                 f"{what} cannot take the generator function {name_of(fn)}: its code would "
                 "never run as a task; return a list, or iterate inside the task"
             )
+    if getattr(inner, "__code__", None) in _OF_CONTEXT_MANAGERS:
+        raise TypeError(
+            f"{what} cannot take the context manager {name_of(fn)}: its code would never run as a "
+            "task; use it with 'with' inside the task"
+        )
     return fn
+
+
+@contextlib.contextmanager
+def _context() -> Iterator[None]:
+    yield
+
+
+@contextlib.asynccontextmanager
+async def _async_context() -> AsyncIterator[None]:
+    yield
+
+
+_OF_CONTEXT_MANAGERS: Final = {getattr(one, "__code__", None) for one in (_context, _async_context)}
+"""The code of all functions that `contextlib` has made of generators."""
 
 
 def signature_of(fn: Callable[..., Any]) -> inspect.Signature | None:

@@ -9,7 +9,7 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from pathlib import PurePath
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
@@ -21,6 +21,8 @@ _NUMBERS = (int, float, bool, type(None))
 _TEXT_OF_A_VALUE = 100  # characters that take as long as a value
 _CUT = f"<cut after {_MAX_VALUES} values>"
 _MAX_REPR = 200
+# What a user's text may raise: the last two would end a server that only shows a task.
+_RAISED = (Exception, SystemExit, KeyboardInterrupt)
 SHORT_INT = 2_048  # bits; fit into 640 digits, the lowest limit that Python accepts
 _AS_TEXT = (UUID, Decimal, PurePath)
 _AS_ISO = (datetime, date, time)
@@ -56,7 +58,7 @@ def is_small(value: object) -> bool:
             left -= 1 + len(inside)
             if left >= 0:
                 pending += inside.values() if isinstance(inside, Mapping) else inside
-    except Exception:  # nobody knows then
+    except _RAISED:  # nobody knows then
         return False
     return left >= 0
 
@@ -79,7 +81,7 @@ class _Converter:
             if depth >= _MAX_DEPTH:
                 return f"<nested too deeply: {type(value).__name__}>"
             return self._compound(value, above | {id(value)}, depth + 1)
-        except Exception:  # a model, mapping or iterator that raises must not break an endpoint
+        except _RAISED:  # a model, mapping or iterator that raises must not break an endpoint
             return safe_repr(value)
 
     def _compound(self, value: object, above: frozenset[int], depth: int) -> JSON:
@@ -152,7 +154,7 @@ def _simple(value: object) -> object:
 def _dumped(dump: Callable[..., object]) -> object:
     try:
         return dump(mode="json")
-    except Exception:  # such as a field that pydantic cannot convert to JSON, but we can
+    except _RAISED:  # such as a field that pydantic cannot convert to JSON, but we can
         return dump()
 
 
@@ -193,16 +195,20 @@ def safe_repr(value: object, limit: int = _MAX_REPR) -> str:
     """
     try:
         text = repr(value)
-    except Exception as error:  # the caller is about to log, raise or answer with the text
+    except _RAISED as error:  # the caller is about to log, raise or answer with the text
         text = f"<{type(value).__name__} whose repr raises {type(error).__name__}>"
     return cut(_encodable(text), limit)
 
 
-def safe_str(value: BaseException, limit: int = 2_000) -> str:
+LONGEST_TEXT: Final = 2_000
+"""Characters of an error's message, a description or a message of progress; the rest is cut."""
+
+
+def safe_str(value: BaseException, limit: int = LONGEST_TEXT) -> str:
     """Return ``str(value)`` of an exception, cut at *limit* characters; never raises."""
     try:
         text = str(value)
-    except Exception:  # as in safe_repr
+    except _RAISED:  # as in safe_repr
         return safe_repr(value)
     return cut(_encodable(text), limit)
 

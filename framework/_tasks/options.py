@@ -20,6 +20,7 @@ from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, TypedDic
 
 from framework._tasks import checks, due
 from framework._tasks.functions import one_line
+from framework._tasks.jsonsafe import LONGEST_TEXT, cut
 from framework._tasks.task import Task
 
 D = TypeVar("D")  # one of the TypedDicts
@@ -43,6 +44,10 @@ class Option(NamedTuple):
 
 def _name(name: str, value: object) -> str:
     return one_line(checks.text(name, value))
+
+
+def _description(name: str, value: object) -> str:
+    return cut(checks.text(name, value), LONGEST_TEXT)
 
 
 def _hook(name: str, value: object) -> object:
@@ -96,7 +101,8 @@ class RunOptions(TypedDict, total=False):
         ),
     ]
     description: Annotated[
-        str | None, Option("", checks.optional(checks.text), "A text for people.")
+        str | None,
+        Option("", checks.optional(_description), "A text for people; cut at 2,000 characters."),
     ]
     priority: Annotated[
         Literal["high", "normal", "low"],

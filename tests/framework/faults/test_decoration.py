@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import re
@@ -165,6 +166,34 @@ def test_a7_a8_generators() -> None:
         "its code would never run as a task; return a list, or iterate inside the task"
         for layer, name in found
     }
+
+
+@contextlib.contextmanager
+def opened() -> Iterator[None]:
+    """Be one."""
+    yield
+
+
+@contextlib.asynccontextmanager
+async def opened_on_loop() -> AsyncIterator[None]:
+    """Be one on a loop."""
+    yield
+
+
+def test_context_managers() -> None:
+    """Context managers are refused as the generators that they are, and what wraps one is not."""
+
+    @functools.wraps(generator_function)
+    def all_of_it() -> list[int]:
+        return list(generator_function())
+
+    managers: tuple[Any, ...] = (opened, opened_on_loop, partial(opened))
+    for layer, decorate in LAYERS.items():
+        for fn in managers:
+            assert said(partial(decorate, fn)).startswith(
+                f"TypeError: {layer} cannot take the context manager {__name__}.opened"
+            )
+        decorate(all_of_it)
 
 
 # -- A9

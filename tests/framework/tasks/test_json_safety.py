@@ -393,13 +393,21 @@ def test_safe_repr_is_cut() -> None:
 
 
 def test_safe_str_of_error() -> None:
-    """An error whose text raises is shown by its type."""
+    """An error whose text raises is shown by its type, whatever it raises."""
 
     class SilentError(Exception):
-        def __str__(self) -> str:
-            raise RuntimeError("str")
+        def __init__(self, raised: type[BaseException]) -> None:
+            self.raised = raised
 
-    assert safe_str(SilentError("x")) == "SilentError('x')"
+        def __str__(self) -> str:
+            raise self.raised("str")
+
+        def __repr__(self) -> str:
+            raise self.raised("repr")
+
+    for raised in (RuntimeError, SystemExit, KeyboardInterrupt):
+        told = f"<SilentError whose repr raises {raised.__name__}>"
+        assert (safe_str(SilentError(raised)), strict(SilentError(raised))) == (told, told)
 
 
 def test_safe_str_is_cut() -> None:
@@ -408,6 +416,24 @@ def test_safe_str_is_cut() -> None:
 
 
 # -- tasks
+
+
+async def test_long_texts_of_a_task(task_manager: TaskManager) -> None:
+    """A description and a message of progress are kept up to a length, as errors are."""
+
+    def work() -> None:
+        task = current_task()
+        assert task is not None
+        task.report_progress(0.5, "p" * 1_000_000)
+
+    task_id = await task_manager.submit(work, description="d" * 1_000_000)
+    await task_manager.get_result(task_id)
+    task = await task_manager.get_task(task_id)
+    assert task is not None
+    shown = task.to_dict()
+    assert (shown["description"], shown["progress_message"]) == tuple(
+        letter * 1_997 + "..." for letter in "dp"
+    )
 
 
 async def test_result_in_to_dict(task_manager: TaskManager) -> None:
