@@ -19,7 +19,7 @@ from framework._manager.taking_over import release, take_over
 from framework._tasks import registry
 from framework._tasks.ids import TaskId
 from framework._tasks.live import PENDING, LiveTask, Move, new_task
-from framework._tasks.records import FINAL, TaskRecord, TaskStatus
+from framework._tasks.records import EVENT_OF, FINAL, TaskRecord, TaskStatus
 from framework._tasks.specs import TaskSpec
 from framework._tasks.wire import unreported_error
 from framework.exceptions import (
@@ -119,6 +119,12 @@ class RemoteHost:
                 _LOGGER.exception("task %s could not be taken over", record.task_id)
                 if self._ledger.find_live(str(record.task_id)) is None:
                     release(self._core, record)
+
+    def buried(self, records: Sequence[TaskRecord]) -> None:
+        """Publish how tasks of dead processes have ended, which these cannot do any more."""
+        for record in records:
+            kind = EVENT_OF[record.status]
+            self._ledger.emit(kind, record, record.status, record.attempts, message=record.reason)
 
     def evicted(self, records: Sequence[TaskRecord]) -> None:
         """Tell of tasks that were counted as removed before."""

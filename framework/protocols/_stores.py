@@ -139,6 +139,13 @@ class StoreHost(Protocol):
                 released again.
         """
 
+    def buried(self, records: Sequence[TaskRecord]) -> None:
+        """Report tasks of dead processes that the store has ended; each is told of by one process.
+
+        Args:
+            records: Their final records.
+        """
+
     def evicted(self, records: Sequence[TaskRecord]) -> None:
         """Report removed tasks that ``remove`` counted, but did not return.
 

@@ -57,6 +57,7 @@ class Host:
         self.interrupted: list[str] = []
         self.adopted: list[str] = []
         self.gone: list[str] = []
+        self.ended: list[str] = []
         self.call: str | None = None
         self.rooms = 0
         self.taken_over: list[TaskRecord] = []
@@ -90,6 +91,10 @@ class Host:
         """Note what is to run here, for which there is less room then."""
         self.taken_over += records
         self.rooms -= len(records)
+
+    def buried(self, records: Sequence[TaskRecord]) -> None:
+        """Note which tasks of the dead have ended here."""
+        self.ended += [record.task_id for record in records]
 
     def evicted(self, records: Sequence[TaskRecord]) -> None:
         """Note which tasks were removed."""

@@ -28,7 +28,7 @@ def living(peer: Peer) -> set[str]:
         return set(connection.execute(sa.select(PROCESSES.c.process_id)).scalars())
 
 
-def test_dead_process_is_noticed(sql_url: str) -> None:
+def test_dead_process_is_noticed(sql_url: str, caplog: pytest.LogCaptureFixture) -> None:
     """A process that gives no sign of life for six beats of another's is given up, not before."""
     with peers(sql_url) as (dead, alive):
         waiting, running, ended = dead.accept(), dead.accept(), dead.accept()
@@ -43,6 +43,9 @@ def test_dead_process_is_noticed(sql_url: str) -> None:
         alive.tick()
 
         assert alive.row(waiting).status == alive.row(running).status == "interrupted"
+        assert sorted(alive.host.ended) == sorted([waiting.task_id, running.task_id])
+        told = "tasks that ended INTERRUPTED with their process: 2, of tests.task (2)"
+        assert [one for one in caplog.messages if one.startswith("tasks that ended")] == [told]
         assert alive.row(running).ended_at == START + 60.0
         assert alive.row(ended).status == COMPLETED.value
         assert living(alive) == {alive.process_id}

@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 import math
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from sqlalchemy.engine import Connection
 
-from framework._tasks.records import TaskRecord
+from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.restart import Restart
 from framework._threads.clock import SystemClock
 from framework.protocols import StoreHost
@@ -43,6 +44,9 @@ the others wait for the interpreter for up to 5 ms."""
 
 _MOST: Final = 5_000
 """Rows after which the thread does what else is due, such as a sign of life."""
+
+_NAMED: Final = 10
+"""How many functions a line of the log names."""
 
 _SLICE: Final = 64
 """Rows to read before the next breath."""
@@ -206,6 +210,7 @@ class Follower:
             _places.inherit(connection, version)
             remote = self._read_claimed(connection, claimed.remote)
             waiting = self._read_claimed(connection, claimed.waiting)
+            ended = self._rows_of(connection, claimed.ended)
             # Before the commit, from which on the rows are this process's.
             self._arriving = [*claimed.remote, *claimed.waiting]
         for record in (*remote, *waiting):
@@ -219,10 +224,26 @@ class Follower:
             _LOGGER.info("taking over %d tasks of processes that have ended", len(waiting))
             self._host.take_over(waiting)
         self._arriving = ()
+        self._tell_of_ended(self._mirror.read(row[:-2] for row in ended))
         if remote or waiting:
             # Whoever follows them finds them in this process from now on.
             self._tell([record.task_id for record in (*remote, *waiting)])
         return claimed.more
+
+    def _tell_of_ended(self, records: Sequence[TaskRecord]) -> None:
+        """Count and name the tasks of dead processes that this one has ended."""
+        if not records:
+            return
+        self._host.buried(records)
+        lost = Counter(one.name for one in records if one.status is TaskStatus.INTERRUPTED)
+        if lost:
+            names = ", ".join(f"{name} ({count})" for name, count in lost.most_common(_NAMED))
+            _LOGGER.warning(
+                "tasks that ended INTERRUPTED with their process: %d, of %s%s",
+                lost.total(),
+                names,
+                " and others" if len(lost) > _NAMED else "",
+            )
 
     def _read_claimed(self, connection: Connection, task_ids: Collection[str]) -> list[TaskRecord]:
         """Return the records of some ids, in this order."""

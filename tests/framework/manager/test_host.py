@@ -24,6 +24,7 @@ from framework import (
     setup_async_framework,
 )
 from framework._manager.host import RemoteHost
+from framework._tasks.ids import random_id
 from framework._tasks.records import Label, TaskEvent, TaskRecord
 from framework.exceptions import BrokerUnavailableError
 from framework.protocols import EngineHost, EngineTask, Kind, Run
@@ -493,3 +494,24 @@ async def test_given_up_by_the_others() -> None:
             await manager.get_result(task_id, timeout=PATIENCE)
         task = await manager.get_task(task_id)
         assert task.reason == "it stood still"
+
+
+async def test_tasks_of_the_dead_are_told_of() -> None:
+    """What a store has ended for a process that has died is an event here, with its reason."""
+    async with setup_async_framework(None):
+        manager: Any = get_task_manager()
+        told: list[TaskEvent] = []
+        manager.subscribe(told.append)
+        records = []
+        for status in (TaskStatus.INTERRUPTED, TaskStatus.CANCELLED):
+            record = TaskRecord()
+            record.task_id, record.label = random_id(), Label("shop.resize", "")
+            record.rest = record.code = None
+            record.status, record.attempts, record.instruction = status, 1, 0
+            record.created = record.queued = record.started = 1.0
+            record.ended, record.reason = 3.5, "its process ended"
+            records.append(record)
+        RemoteHost(manager._core).buried(records)
+    found = [(one.kind, one.name, one.attempt, one.duration, one.message) for one in told]
+    expected = ("shop.resize", 1, 2.5, "its process ended")
+    assert found == [("interrupted", *expected), ("cancelled", *expected)]

@@ -77,11 +77,13 @@ class Claimed(NamedTuple):
         remote: The ids of tasks that run on workers.
         waiting: The ids of tasks that this process is to run, each with its call and restart.
         more: Whether there may be more for which there is room.
+        ended: The ids of tasks that have ended by this, belonging to nobody.
     """
 
     remote: Collection[str]
     waiting: dict[str, tuple[str, str]]
     more: bool
+    ended: Collection[str] = ()
 
 
 def find(connection: Connection, room: int) -> Found:
@@ -123,14 +125,15 @@ def claim(
         now: The wall second.
         room: How many tasks this process can run.
     """
-    if found.cancelled:
-        _cancel(connection, version, now)
+    ended = _cancel(connection, version, now) if found.cancelled else []
     if found.unknown:
         _mark(connection, found.unknown, version)
     waiting, more = _take(connection, found.known, process, version, min(room, MOST))
     remote = _adopt(connection, process, version)
+    lost = connection.execute(sa.select(TASKS.c.task_id).where(_LOST)).scalars()
+    ended += lost
     _end(connection, _LOST, TaskStatus.INTERRUPTED, version, now, REASON)
-    return Claimed(remote, waiting, more)
+    return Claimed(remote, waiting, more, ended)
 
 
 def put_back(connection: Connection, task_ids: Collection[str], process: str) -> None:
@@ -146,14 +149,16 @@ def _is_known(name: str) -> bool:
     return registry.find_spec(name) is not None
 
 
-def _cancel(connection: Connection, version: int, now: float) -> None:
+def _cancel(connection: Connection, version: int, now: float) -> list[str]:
+    """End the orphans whose cancellation was requested, and return their ids."""
     rows = connection.execute(
         sa.select(TASKS.c.task_id, TASKS.c.name).where(_WAITING, TASKS.c.cancel_requested == 1)
-    )
-    for task_id, name in rows.all():
+    ).all()
+    for task_id, name in rows:
         error = encode_error(TaskCancelledError(task_id, name))
         own = TASKS.c.task_id == task_id
         _end(connection, own, TaskStatus.CANCELLED, version, now, CANCELLED, error=error)
+    return [task_id for task_id, _ in rows]
 
 
 def _mark(connection: Connection, names: Collection[str], version: int) -> None:
