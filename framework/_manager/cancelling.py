@@ -123,7 +123,10 @@ async def _far_end(core: Core, known: TaskRecord) -> CancelAnswer:
 
 def _stopped(record: TaskRecord) -> CancelAnswer:
     """Return the answer about a task that has ended after it was asked to."""
-    return _STOPPED if record.status is TaskStatus.CANCELLED else _ended(record)
+    if record.status is not TaskStatus.CANCELLED:
+        return _ended(record)
+    # One whose process has died may have waited for another one.
+    return _NEVER_STARTS if record.started is None else _STOPPED
 
 
 def _ended(record: TaskRecord) -> CancelAnswer:
