@@ -154,6 +154,28 @@ def test_file_is_removed(
     )
 
 
+@pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
+def test_log_is_removed(
+    sqlite_url: str, tmp_path: Path, replaced: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same holds for SQLite's log, in which what was written last stands alone."""
+    log = Path(f"{file_of(sqlite_url)}-wal")
+    with peers(sqlite_url, 1, pace=QUICK) as (peer,):
+        peer.finished()
+        away = log.rename(tmp_path / "away.db-wal")
+        if replaced:
+            log.write_bytes(b"")
+        task = peer.accept()
+        assert [peer.writer.attempt() for _ in range(3)] == [False] * 3
+        log.unlink(missing_ok=True)
+        away.rename(log)
+        assert peer.writer.attempt()
+        assert peer.row(task).status == "pending"
+        assert len(peer.ids()) == 2
+    (message,) = messages(caplog)
+    assert message.startswith(f"{FAILS}the file {log} was removed or replaced while in use, and ")
+
+
 def test_refusal_says_why(sqlite_url: str) -> None:
     """A submission that is refused because too many records wait gets the database's error."""
     with peers(sqlite_url, 1, capacity=1, pace=QUICK) as (peer,):

@@ -55,6 +55,7 @@ _DRIVERS: Final = {
     "postgresql": ("postgresql", "postgresql+psycopg"),
 }
 _WRITES: Final = "asyncframe_writes"
+_LOG: Final = "asyncframe_log"
 
 # Of a server that is gone without a word, the network itself tells only after minutes.
 _POSTGRESQL: Final = {
@@ -248,6 +249,7 @@ class Database:
 
     def _begin(self, connection: Connection) -> None:
         self._require_file()
+        self._require_log(connection)
         if connection.get_execution_options().get(_WRITES, False):
             self._begin_to_write(connection)
         else:
@@ -286,6 +288,26 @@ class Database:
             raise OSError(
                 f"the file {self._file[0]} was removed or replaced while in use: put it "
                 "back, or restart all processes of this app to create a new one"
+            )
+
+    def _require_log(self, connection: Connection) -> None:
+        """Check that SQLite's log is still the one that this connection writes to.
+
+        SQLite removes it when nobody has a connection any more, and never before. Others make a
+        new one, and then nobody finds what stands in the old one alone.
+
+        Raises:
+            OSError: If it is not there, or is another one.
+        """
+        assert self._file is not None
+        log, info = f"{self._file[0]}-wal", connection.connection.info
+        found, known = _identity(log), info.get(_LOG)
+        if known is None:
+            info[_LOG] = found
+        elif found != known:
+            raise OSError(
+                f"the file {log} was removed or replaced while in use, and with it what was "
+                "written last: put it back, or restart all processes of this app"
             )
 
 
