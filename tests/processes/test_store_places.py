@@ -154,10 +154,10 @@ def test_a_record_that_is_refused_blocks_no_line(
         second.join()
         put = one.writer.statements.put
 
-        def fail(*given: Any) -> None:
+        def fail(*given: Any) -> int:
             if any(row.task_id == first.task_id for row in given[1]):
                 raise OperationalError("", {}, Exception("an odd page"))
-            put(*given)
+            return put(*given)
 
         monkeypatch.setattr(one.writer.statements, "put", fail)
         monkeypatch.setattr(one.writer, "_failed", lambda _: None)

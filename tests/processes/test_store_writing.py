@@ -8,7 +8,7 @@ import pytest
 
 from framework._tasks.records import TaskRecord, TaskStatus
 from framework.exceptions import StoreUnavailableError
-from framework.stores.sql import _follower, _statements, _writer
+from framework.stores.sql import _drafts, _follower, _statements, _writer
 from tests.processes.siblings import (
     COMPLETED,
     FAILED,
@@ -159,7 +159,7 @@ def test_batches_are_bounded(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_large_results_make_small_batches(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Records with large results are written in several transactions, all of them."""
-    monkeypatch.setattr(_writer, "_MAX_TEXT", 5_000)
+    monkeypatch.setattr(_drafts, "_MAX_TEXT", 5_000)
     with peers(sql_url, 1) as (peer,):
         tasks = [peer.end(peer.accept(), result="x" * 2_000) for _ in range(7)]
         peer.writer.write()

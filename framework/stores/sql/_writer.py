@@ -20,19 +20,19 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
-from framework._tasks.records import TaskRecord, TaskStatus
-from framework._tasks.restart import Restart
+from framework._tasks.records import TaskRecord
 from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import StoreHost
 from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._database import FAULTS, Database, is_data_fault, why
+from framework.stores.sql._drafts import Drafts
 from framework.stores.sql._follower import BREATH, IN_TIME, Follower
 from framework.stores.sql._mirror import Mirror
 from framework.stores.sql._pace import Pace
 from framework.stores.sql._pages import Pages
 from framework.stores.sql._removal import Deleted, Removal
-from framework.stores.sql._rows import NOT_WHOLE, Written, bare_row_of, row_of
+from framework.stores.sql._rows import NOT_WHOLE, Written
 from framework.stores.sql._shared.inquiries import InquiryRows
 from framework.stores.sql._shared.membership import GivenUpError, Membership
 from framework.stores.sql._shared.places import SharedLines, inherit
@@ -43,12 +43,6 @@ _LOGGER = logging.getLogger("asyncframe")
 
 BATCH: Final = 500
 """Maximum number of records in one transaction."""
-
-_SLICE: Final = 8
-"""Records to convert before the thread releases the interpreter for `BREATH` seconds."""
-
-_MAX_TEXT: Final = 8_000_000
-"""Characters after which a batch is full; a single result may have a million."""
 
 _ROUNDS: Final = 20
 """Maximum number of batches before the thread reads what the others have written."""
@@ -69,6 +63,7 @@ class Writer:
     Attributes:
         errors: How often the database has failed.
         membership: This process's row, and the others'.
+        drafts: The rows of records, before they are written.
         follower: Reads what the others write.
         pages: The SQL that reads the history.
         removal: Which rows are to be deleted.
@@ -93,13 +88,11 @@ class Writer:
         self._host = host
         self._clock = clock
         self._pace = pace
-        self._keep_arguments = keep_arguments
-        # The live tasks whose rows have their calls already.
-        self._with_call: set[str] = set()
         self.statements = Statements(database.dialect)
         self.pages = Pages(database.dialect)
         self.removal = Removal(self.statements, clock)
         self.membership = Membership(self.statements)
+        self.drafts = Drafts(backlog, self.membership, host, clock, keep_arguments)
         self.follower = Follower(
             database, self.statements, self.membership, backlog, mirror, host, clock
         )
@@ -292,7 +285,7 @@ class Writer:
             # database refuses by itself waits for its turn, or no other would have one.
             first = [one for one in self.lines.leaving() if one not in self._alone]
             records = self._backlog.take(self._most, first)
-            rows = self._rows_of(records, until)
+            rows = self._drafted(records, until)
             bound = self.removal.bound
             if not rows and bound is None:
                 return
@@ -312,66 +305,13 @@ class Writer:
             if not more and not len(self._backlog):
                 return
 
-    def _rows_of(self, records: list[TaskRecord], until: float) -> dict[str, Written]:
-        """Return the rows of the first records, as many as fit into a batch.
-
-        The others are deleted from *records*. Releases the interpreter now and then, up to
-        the monotonic second *until*.
-        """
-        rows, size = dict[str, Written](), 0
-        for number, record in enumerate(records, 1):
-            if size > _MAX_TEXT:
-                del records[number - 1 :]
-                break
-            if number % _SLICE == 0 and self._clock.monotonic() < until:
-                # A loop that waits for the interpreter gets it now, and not 5 ms later.
-                self._clock.sleep(BREATH)
-            try:
-                # A final record does not change, so it needs no copy.
-                still = record if record.status.is_final else self._host.snapshot(record)
-                restart = None if still.rest is None else still.restart
-                if restart is not None and not self._may_write(restart):
-                    self._backlog.written([record])
-                    continue
-                starts = restart is not None and self._begin(still, restart)
-                row = rows[record.task_id] = row_of(still, self.call_of(record, still), starts)
-            except Exception as error:  # this one cannot be written, but others can
-                self._give_up(record, error)
-            else:
-                size += len(row.text)
+    def _drafted(self, records: list[TaskRecord], until: float) -> dict[str, Written]:
+        """Return the rows of the first records; the others are deleted from *records*."""
+        rows, refused = self.drafts.rows_of(records, until)
+        for record, error in refused:  # these cannot be written, but others can
+            self._give_up(record, error)
         records[:] = [record for record in records if record.task_id in rows]
         return rows
-
-    def _may_write(self, restart: Restart) -> bool:
-        """Return whether a task that others may run is this process's to write."""
-        if restart.state == "free":
-            # A row that was written under another id belongs to nobody, or to another process
-            # by now, which may have run and removed the task.
-            return restart.written in ([], [self.membership.process_id])
-        return restart.state != "left"
-
-    def _begin(self, still: TaskRecord, restart: Restart) -> bool:
-        """Make the copy of a record RUNNING if its start was asked for; whether to answer that."""
-        if still.status is not TaskStatus.PENDING:
-            return False
-        starts = self._backlog.starts(still.task_id)
-        if starts and restart.started is None:
-            restart.started = self._host.clock.monotonic()
-        if restart.started is not None:
-            # Nor may a later change take the start back, of which the runner does not know yet.
-            still.status, still.started = TaskStatus.RUNNING, restart.started
-            still.attempts += 1
-        return starts
-
-    def call_of(self, record: TaskRecord, still: TaskRecord) -> str | None:
-        """Return the call to write of a task; None if it needs none, or its row has it."""
-        if still.status is TaskStatus.COMPLETED or record.task_id in self._with_call:
-            return None
-        if still.restart is not None:
-            return still.restart.call
-        if not self._keep_arguments:
-            return None
-        return self._host.call_of(record, self._keep_arguments)
 
     def _write_batch(self, rows: list[Written], bound: float | None) -> bool:
         """Write rows and remove old ones; True if there is more to remove."""
@@ -512,7 +452,7 @@ class Writer:
             self._backlog.tried(record, again=False)
 
     def _write_alone(self, record: TaskRecord) -> None:
-        rows = list(self._rows_of([record], 0.0).values())
+        rows = list(self._drafted([record], 0.0).values())
         try:
             self._write_batch(rows, None)
         except FAULTS as error:
@@ -529,10 +469,7 @@ class Writer:
             SQLAlchemyError: If the database fails meanwhile; the record is kept.
         """
         said, told = why(error), "task %s is written to the store without what it refuses: %s"
-        still = self._host.snapshot(record)
-        restart = still.restart
-        starts = restart is not None and self._begin(still, restart)
-        row = bare_row_of(still, error, said)._replace(starts=starts)
+        row = self.drafts.bare_row_of(record, error, said)
         try:
             self._write_batch([row], None)
         except FAULTS as fault:
@@ -540,6 +477,7 @@ class Writer:
                 raise
             told = "task %s cannot be written to the store: %s"
             # If there is no row, nobody else can have the task.
+            restart = row.restart
             self._backlog.permit(record.task_id, restart is not None and not restart.written)
         _LOGGER.error(told, record.task_id, said)
         self.errors += 1
@@ -550,20 +488,9 @@ class Writer:
 
     def _safe(self, records: list[TaskRecord], rows: dict[str, Written]) -> None:
         for record in records:
-            # Only if the final row was written: a task that has ended since still needs it.
             row = rows.get(record.task_id)
-            if row is None:
-                continue
-            if row.ended_at is None and not row.is_free:
-                if self._keep_arguments or row.restart is not None:
-                    self._with_call.add(record.task_id)
-                if row.restart is not None:
-                    # From here on the row has it, and nobody needs it in memory.
-                    row.restart.call = ""
-                continue
-            self._with_call.discard(record.task_id)
-            if record.rest:
-                record.store_note = record.restart = None
+            if row is not None:
+                self.drafts.written(record, row)
         if self._alone:
             for record in records:
                 self._alone.pop(record.task_id, None)

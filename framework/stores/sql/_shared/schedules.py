@@ -70,7 +70,7 @@ class ScheduleRows:
         with self._database.reading() as connection:
             if is_taken(_read(connection, name), due, record.task_id):
                 return "taken"
-        call = self._writer.call_of(record, record)
+        call = self._writer.drafts.call_of(record, record)
         row = row_of(record, call)
         with self._turn() as (connection, version):
             found, now = _read(connection, name), record.created_at
