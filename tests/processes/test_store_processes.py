@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from framework.stores.sql._mirror import HELD
 from framework.stores.sql._pace import Pace
-from framework.stores.sql._schema import PROCESSES
+from framework.stores.sql._schema import PROCESSES, TASKS
 from framework.stores.sql._shared import orphans as _orphans
 from framework.stores.sql._shared.membership import MISSED, GivenUpError
 from tests.processes.siblings import (
@@ -171,6 +171,27 @@ def test_ends_that_come_too_late(sql_url: str, later: int, held: int) -> None:
             removed, _, _ = peer.mirror.remove(ended_before=1e9, keep=None, completed=True)
             assert removed == 3 + later
             assert not any(peer.mirror.figures().values())
+
+
+def test_another_run_counts(sql_url: str) -> None:
+    """Of two runs of a task that may run again, that of the process which has it now counts."""
+    with peers(sql_url) as (slow, other):
+        task = slow.accept()
+        slow.writer.write()
+        changes = {"process": other.process_id, "status": "running", "version": TASKS.c.version + 1}
+        ends = {"status": "completed", "result": '"theirs"', "ended_at": START + 9}
+        with slow.database.writing() as connection:
+            slow.writer.statements.advance(connection, "")
+            connection.execute(sa.update(TASKS).values(changes))
+        slow.end(task, result="ours")
+        slow.writer.write()
+        assert slow.mirror.records()[0].result == "ours", "until the other one has ended"
+        with slow.database.writing() as connection:
+            version, _, _ = slow.writer.statements.advance(connection, "")
+            connection.execute(sa.update(TASKS).values({**ends, "version": version}))
+        slow.writer.follower.look()
+        (found,) = slow.mirror.records()
+        assert (found.status, found.result) == (COMPLETED, "theirs")
 
 
 def test_given_up_process_writes_nothing(sql_url: str) -> None:
