@@ -116,7 +116,7 @@ async def accept_checked(
     task = intake.submit_special(spec, args, kwargs, frame, False, repeated, awaited)
     assert isinstance(task, LiveTask)
     if intake.durable:
-        await intake.secured(task)
+        await intake.securing.until_safe(task)
     intake.launch(task)
     return task
 

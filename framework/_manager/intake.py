@@ -21,21 +21,21 @@ from framework._manager.delays import Delays
 from framework._manager.elsewhere import Elsewhere
 from framework._manager.places import Places
 from framework._manager.request_bound.arguments import require_lasting
+from framework._manager.securing import Securing
 from framework._running.coroutines import Drive
 from framework._running.ledger import Ledger
 from framework._running.permits import Permits
 from framework._running.runner import Runner
 from framework._tasks import checks
-from framework._tasks.current import current_home, current_record, hook_owner, secured_ids
+from framework._tasks.current import current_home, current_record, hook_owner
 from framework._tasks.ids import TaskId
-from framework._tasks.live import PENDING, Home, LiveTask, Owner, Waiter
+from framework._tasks.live import PENDING, Home, LiveTask, Owner
 from framework._tasks.places import Existing
 from framework._tasks.reasons import delayed
 from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.restart import Restart
 from framework._tasks.specs import TaskSpec
 from framework._tasks.wire import encode_call, require_same_call
-from framework._threads.waiters import LoopWaiter, ThreadWaiter
 from framework.exceptions import TaskCancelledError
 from framework.protocols import RemoteEngine
 
@@ -83,6 +83,7 @@ class Intake:
         self.default_limit: float | None = None
         self.permits: Permits | None = None
         self.places = places
+        self.securing = Securing(ledger, runner, self.cancel_pending)
         self._delays = delays
         self.elsewhere = elsewhere
         self._remote = remote
@@ -132,7 +133,7 @@ class Intake:
             self.ledger.flush_submitted(task)
         # Not `get_running_loop`, which raises an error outside a loop.
         if self.durable and asyncio._get_running_loop() is None:
-            self.secure(task)
+            self.securing.wait(task)
         # The lines of `Runner.launch` in real time again, for the same reason.
         runner, kind = self.runner, spec.kind
         if runner.holds_clock:
@@ -177,6 +178,8 @@ class Intake:
             with self._reserved(spec.task_id):
                 existing = self._claim(task)
             if existing is not None:
+                if self.durable and asyncio._get_running_loop() is None:
+                    self.securing.wait_until_known(existing)
                 return existing
         elif spec.task_id is None:
             self._add(task)
@@ -185,7 +188,7 @@ class Intake:
                 self._add(task)
         if launch:
             if self.durable and asyncio._get_running_loop() is None:
-                self.secure(task)
+                self.securing.wait(task)
             self.launch(task)
         return task
 
@@ -243,9 +246,11 @@ class Intake:
             if stay.unique is None:
                 add()
             elif (existing := await self.places.admit_patiently(task, add)) is not None:
+                if self.durable:
+                    await self.securing.until_known(existing)
                 return existing
         if self.durable:
-            await self.secured(task)
+            await self.securing.until_safe(task)
         self.launch(task)
         return task
 
@@ -325,52 +330,6 @@ class Intake:
             self._delays.delay(task, task.spec.delay)
         else:
             self.runner.launch(task)
-
-    # -- storing records safely; see `protocols.SharedStore.durable`
-
-    def secure(self, task: LiveTask) -> None:
-        """Block until a task's record is stored safely.
-
-        Raises:
-            StoreUnavailableError: If that takes too long; the task is FAILED then.
-        """
-        waiter = ThreadWaiter(self.ledger.clock)
-        error = self._secured_by(task, waiter)
-        waiter.wait(None)
-        self._require_secured(task, error)
-
-    async def secured(self, task: LiveTask) -> None:
-        """Suspend until a task's record is stored safely; raises like `secure`."""
-        waiter = LoopWaiter(self.runner.boxes)
-        error = self._secured_by(task, waiter)
-        try:
-            await waiter.future
-        except asyncio.CancelledError:
-            # The caller was cancelled, so nobody will ever know the id.
-            self.cancel_pending(task, "its submission was cancelled")
-            raise
-        self._require_secured(task, error)
-
-    def _secured_by(self, task: LiveTask, waiter: Waiter) -> list[BaseException | None]:
-        """Wake *waiter* when it is known; return a list that then has the error or None."""
-        shared = self.ledger.shared
-        assert shared is not None
-        error: list[BaseException | None] = []
-
-        def secured(why: BaseException | None) -> None:
-            error.append(why)
-            waiter.wake()
-
-        shared.secure(task, secured)
-        return error
-
-    def _require_secured(self, task: LiveTask, error: list[BaseException | None]) -> None:
-        if error[0] is not None:
-            # The caller gets it, right here.
-            task.read = True
-            self.runner.refuse(task, error[0])
-            raise error[0]
-        secured_ids.get([]).append(task.task_id)
 
     def start_in_place(
         self,

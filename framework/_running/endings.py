@@ -174,7 +174,7 @@ class Endings:
         if silent or (task.remote and task.started is not None and self._workers_log):
             task.logged = True
             return False
-        if in_place or any(waiter.reads for waiter in waiters):
+        if in_place or task.read or any(waiter.reads for waiter in waiters):
             return False
         # Before the task can be evicted, which would log it as well.
         task.logged = True

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from framework import (
     throttled_task,
 )
 from framework._manager import places
+from framework._tasks.records import TaskRecord
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql import SQLStore
 from framework.stores.sql._pace import Pace
@@ -283,6 +285,47 @@ async def test_a_failing_database_refuses_and_loses_nothing(
             assert waiting.reason == "waits to hear whether another process has the same task"
         assert await manager.get_result(accepted, timeout=PATIENCE) == 0
         assert await manager.submit(task, (-1,), wait=True) == 1
+
+
+@pytest.mark.parametrize("is_safe", [True, False])
+async def test_whoever_gets_an_id_has_it_on_disk(
+    sqlite_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    is_safe: bool,
+) -> None:
+    """With durable=True a second submission of a unique task waits for the disk as well."""
+    asked: asyncio.Queue[Callable[[BaseException | None], None]] = asyncio.Queue()
+    task = background_task(unique=True)(abs)
+    async with setup_async_framework(None, store=SQLStore(sqlite_url, durable=True)):
+        manager, loop = get_task_manager(), asyncio.get_running_loop()
+        store: Any = manager._core.ledger.shared
+        secure = store.secure
+
+        def hold(record: TaskRecord, told: Callable[[BaseException | None], None]) -> None:
+            secure(record, lambda _: loop.call_soon_threadsafe(asked.put_nowait, told))
+
+        monkeypatch.setattr(store, "secure", hold)
+        async with asyncio.timeout(PATIENCE):
+            submissions, answers = [], []
+            for submit in (manager.submit, manager.submit, on_a_thread(manager)):
+                submissions.append(asyncio.ensure_future(submit(task.options(delay=9), (-1,))))
+                answers.append(await asked.get())
+            assert not any(one.done() for one in submissions)
+            for told in answers:
+                told(None if is_safe else StoreUnavailableError("the disk is full"))
+            found = await asyncio.gather(*submissions, return_exceptions=True)
+        if is_safe:
+            assert len(set(found)) == 1
+        else:
+            assert [str(one) for one in found] == ["the disk is full"] * 3
+            assert [one.message for one in caplog.records if one.levelname == "ERROR"] == []
+
+
+def on_a_thread(manager: TaskManager) -> Callable[..., Any]:
+    """Return `submit_nowait` of a manager, called on a thread."""
+    submit: Any = manager.submit_nowait
+    return partial(asyncio.to_thread, submit)
 
 
 @contextmanager

@@ -232,7 +232,7 @@ def test_told_in_time_that_it_is_not_safe(sqlite_url: str) -> None:
 
         assert peer.row(task).status == "pending", "it goes on trying"
     assert [str(error) for error in told] == [
-        "the store has not written the task within 5 s: database is locked; it goes on trying"
+        "the store has not written the task within 5 s: database is locked"
     ]
 
 

@@ -318,7 +318,7 @@ class _Accepting:
         if core.intake.durable:
             task = core.ledger.find(self._id_of(returned))
             if isinstance(task, LiveTask) and task.task_id not in secured_ids.get():
-                await core.intake.secured(task)
+                await core.intake.securing.until_safe(task)
         return returned
 
     def _warn_of(self, task: TaskRecord | None) -> None:

@@ -222,7 +222,7 @@ class Backlog:
         """Return the error for callers that waited too long."""
         return StoreUnavailableError(
             f"the store has not written the task within {SECURE_PATIENCE:g} s: "
-            f"{self.fault or 'it is too slow'}; it goes on trying"
+            f"{self.fault or 'it is too slow'}"
         )
 
     # -- the writer's thread

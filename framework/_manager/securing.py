@@ -1,0 +1,104 @@
+"""Securing: a submission that returns only when the record of its task is stored safely.
+
+See `protocols.SharedStore.durable`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from framework._running.ledger import Ledger
+from framework._running.runner import Runner
+from framework._tasks.current import secured_ids
+from framework._tasks.live import LiveTask, Waiter
+from framework._threads.waiters import LoopWaiter, ThreadWaiter
+
+
+class Securing:
+    """Waits until a shared store has written records.
+
+    Args:
+        ledger: Has the store.
+        runner: Ends a task whose record cannot be written.
+        cancel_pending: Cancels a task that has not started, with a reason.
+    """
+
+    def __init__(
+        self, ledger: Ledger, runner: Runner, cancel_pending: Callable[[LiveTask, str], bool]
+    ) -> None:
+        self._ledger = ledger
+        self._runner = runner
+        self._cancel_pending = cancel_pending
+
+    def wait(self, task: LiveTask) -> None:
+        """Block until the record of a task that is being submitted is stored safely.
+
+        Raises:
+            StoreUnavailableError: If that takes too long; the task is FAILED then.
+        """
+        self._require(task, self._blocked(task))
+
+    async def until_safe(self, task: LiveTask) -> None:
+        """Suspend until the same; raises like `wait`."""
+        try:
+            error = await self._suspended(task)
+        except asyncio.CancelledError:
+            # The caller was cancelled, so nobody will ever know the id.
+            self._cancel_pending(task, "its submission was cancelled")
+            raise
+        self._require(task, error)
+
+    def wait_until_known(self, existing: object) -> None:
+        """Block until the record of a task is stored that somebody else submits here.
+
+        Args:
+            existing: The task. That of another process is in the store, or nobody knew of it.
+
+        Raises:
+            StoreUnavailableError: If that takes too long; whoever submits it is told as well.
+        """
+        if isinstance(existing, LiveTask):
+            error = self._blocked(existing)
+            if error is not None:
+                raise error
+
+    async def until_known(self, existing: object) -> None:
+        """Suspend until the same; raises like `wait_until_known`."""
+        if isinstance(existing, LiveTask):
+            error = await self._suspended(existing)
+            if error is not None:
+                raise error
+
+    def _blocked(self, task: LiveTask) -> BaseException | None:
+        waiter = ThreadWaiter(self._ledger.clock)
+        told = self._ask(task, waiter)
+        waiter.wait(None)
+        return told[0]
+
+    async def _suspended(self, task: LiveTask) -> BaseException | None:
+        waiter = LoopWaiter(self._runner.boxes)
+        told = self._ask(task, waiter)
+        await waiter.future
+        return told[0]
+
+    def _ask(self, task: LiveTask, waiter: Waiter) -> list[BaseException | None]:
+        """Wake *waiter* when it is known; return a list that then has the error or None."""
+        shared = self._ledger.shared
+        assert shared is not None
+        told: list[BaseException | None] = []
+
+        def secured(why: BaseException | None) -> None:
+            told.append(why)
+            waiter.wake()
+
+        shared.secure(task, secured)
+        return told
+
+    def _require(self, task: LiveTask, error: BaseException | None) -> None:
+        if error is not None:
+            # The caller gets it, right here.
+            task.read = True
+            self._runner.refuse(task, error)
+            raise error
+        secured_ids.get([]).append(task.task_id)
