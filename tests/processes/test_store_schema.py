@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -127,6 +128,49 @@ def test_places_of_the_version_before_are_kept(sql_url: str, database: Database)
                 PLACES.c.replaced_by.is_not(None)
             )
             assert connection.execute(wished).all() == [("old task", "new task")]
+
+
+FORMS = [(0,), (0, 3), (0, 1, 3), (0, 1, 3, 4, 5, 9, 10), (0, 1, 2, 3, 4, 5, 9, 10), range(11)]
+"""The statements of the third step that databases were made by while it was the latest one."""
+
+
+def test_each_form_of_the_third_version_is_upgraded(database: Database) -> None:
+    """A database of the third version gets what its step has lacked when it was made."""
+
+    def made() -> dict[str, list[str]]:
+        with database.reading() as connection:
+            found = sa.inspect(connection)
+            return {
+                table: sorted(
+                    str(one["name"]) for one in found.get_columns(table) + found.get_indexes(table)
+                )
+                for table in found.get_table_names()
+            }
+
+    prepare(database)
+    expected = made()
+    for form in FORMS:
+        with database.writing() as connection:
+            for table in META.metadata.tables:
+                connection.exec_driver_sql(f"DROP TABLE {table}")
+        prepare(database, (*STEPS[:2], tuple(STEPS[2][number] for number in form)))
+        prepare(database)
+        assert made() == expected
+
+
+def test_a_step_that_has_landed_does_not_change() -> None:
+    """Databases were made by each step as it is; what is to change is a step of its own."""
+    digests = [
+        hashlib.sha256(" ".join(" ".join(step).split()).encode()).hexdigest()[:12] for step in STEPS
+    ]
+    assert digests == [
+        "3a9e05ff4124",
+        "605291054301",
+        "51b2ee74ddca",
+        "9c385d9ac7b4",
+        "f3245e88e586",
+        "76763c1e41a9",
+    ]
 
 
 def test_first_version_is_upgraded(sql_url: str) -> None:

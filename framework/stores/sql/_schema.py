@@ -10,6 +10,8 @@ a newer release is refused and not changed.
 
 from __future__ import annotations
 
+import re
+from itertools import chain
 from typing import Final
 
 import sqlalchemy as sa
@@ -293,9 +295,8 @@ def prepare(database: Database, steps: tuple[tuple[str, ...], ...] = STEPS) -> N
                 connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
             # Once more, now that nobody else is at it.
             found = version_of(connection)
-            for step in steps[found:]:
-                for statement in step:
-                    connection.exec_driver_sql(statement)
+            for statement in (*_left_out(connection, found), *chain.from_iterable(steps[found:])):
+                connection.exec_driver_sql(statement)
             if found < len(steps):
                 connection.execute(sa.update(META).values(schema_version=len(steps)))
     if found > len(steps):
@@ -303,6 +304,28 @@ def prepare(database: Database, steps: tuple[tuple[str, ...], ...] = STEPS) -> N
             f"the tables of this database have version {found}, but this release supports "
             f"{len(steps)}: use the release that created them, or a newer one"
         )
+
+
+_GREW: Final = 3
+"""The version whose step grew while it was the latest one: databases were made by each form of it.
+
+Since then a step does not change once it has landed; what it lacks is a step of its own.
+"""
+
+_MAKES: Final = re.compile(r"\s*(?:ALTER TABLE (\w+) ADD COLUMN|CREATE TABLE|CREATE INDEX) (\w+)")
+
+
+def _left_out(connection: Connection, version: int) -> list[str]:
+    """Return the statements of a database's last step that it was made without."""
+    if version != _GREW:
+        return []
+    found, there = sa.inspect(connection), set[tuple[str | None, str]]()
+    for table in found.get_table_names():
+        there.add((None, table))
+        there |= {(table, str(column["name"])) for column in found.get_columns(table)}
+        there |= {(None, str(index["name"])) for index in found.get_indexes(table)}
+    made = [(statement, _MAKES.match(statement)) for statement in STEPS[_GREW - 1]]
+    return [one for one, what in made if what is not None and what.groups() not in there]
 
 
 def is_outdated(database: Database) -> bool:
