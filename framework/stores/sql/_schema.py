@@ -10,6 +10,7 @@ a newer release is refused and not changed.
 
 from __future__ import annotations
 
+import logging
 import re
 from itertools import chain
 from typing import Final
@@ -20,6 +21,8 @@ from sqlalchemy.engine import Connection
 
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._database import Database
+
+_LOGGER = logging.getLogger("asyncframe")
 
 METADATA: Final = MetaData()
 
@@ -299,10 +302,26 @@ def prepare(database: Database, steps: tuple[tuple[str, ...], ...] = STEPS) -> N
                 connection.exec_driver_sql(statement)
             if found < len(steps):
                 connection.execute(sa.update(META).values(schema_version=len(steps)))
+                if found:
+                    _tell_of_upgrade(connection, found, len(steps))
     if found > len(steps):
         raise StoreUnavailableError(
             f"the tables of this database have version {found}, but this release supports "
             f"{len(steps)}: use the release that created them, or a newer one"
+        )
+
+
+def _tell_of_upgrade(connection: Connection, before: int, after: int) -> None:
+    """Log that the tables are upgraded, and that processes of the release before may not know."""
+    count = sa.select(sa.func.count()).select_from(PROCESSES)
+    others = connection.execute(count).scalar_one()
+    _LOGGER.info("the tables of the store are upgraded from version %d to %d", before, after)
+    if others:
+        _LOGGER.warning(
+            "the tables of the store were upgraded while processes of an older release may be "
+            "running (%d): stop them, since they do not know what the new ones write, and may end "
+            "tasks INTERRUPTED that wait",
+            others,
         )
 
 
