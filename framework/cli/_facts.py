@@ -44,7 +44,8 @@ class _Outside:
     """The scene of tasks whose processes are other ones; see `reasons.Scene`."""
 
     def __init__(self) -> None:
-        self.monotonic = SystemClock().monotonic
+        # The stamps of a record that is seen from outside are those of the wall clock.
+        self.monotonic = SystemClock().time
 
     def queued(self, record: TaskRecord) -> str:
         """Return that it waits: only its process knows its place."""

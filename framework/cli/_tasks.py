@@ -167,6 +167,11 @@ def _why_not_cancelled(sight: Sight) -> str:
             f"task {record.task_id} is asked to stop, but no process has it now: the next one of "
             "the app ends it"
         )
+    if record.status == "pending":
+        return (
+            f"task {record.task_id} is asked to stop, and still pending: its process has not "
+            "answered; if it has died, the next one of the app cancels the task"
+        )
     return (
         f"task {record.task_id} is asked to stop, and still {record.status}: a function on a "
         "thread cannot be stopped from outside, and ends where it calls check_cancelled()"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import sqlite3
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from framework._tasks.reasons import delayed
 from framework._threads.clock import SystemClock
 from framework.cli import _screen, _tasks, main
 from tests.children import python
@@ -282,6 +284,28 @@ def test_a_store_that_goes_away(
 
 
 @pytest.mark.extended("processes")
+def test_a_task_that_a_dead_process_has_delayed(run: Any, written: Written, tmp_path: Path) -> None:
+    """How long it waits is counted by the wall clock, and a cancellation waits for nobody's end."""
+    file = copied(written, tmp_path)
+    set_running(file, written.ids[0])
+    with closing(sqlite3.connect(file)) as connection, connection:
+        process = "INSERT INTO asyncframe_processes VALUES ('dead', 'here', 1, 0, 0, NULL)"
+        connection.execute(process)
+        values = ("pending", "dead", delayed(SystemClock().time() + 10_000.0), written.ids[0])
+        change = "UPDATE asyncframe_tasks SET status = ?, process = ?, reason = ? WHERE task_id = ?"
+        connection.execute(change, values)
+    store = "--store", f"sqlite:///{file}"
+    (shown,) = run("list", "--status", "pending", *store).objects
+    assert re.search(r"in 2 h 4[456] min$", shown["reason"]), shown["reason"]
+    said = run("cancel", written.ids[0], "--timeout", "0.01", *store)
+    assert said.status == 1
+    assert said.err == (
+        f"asyncframe: task {written.ids[0]} is asked to stop, and still pending: its process has "
+        "not answered; if it has died, the next one of the app cancels the task\n"
+    )
+
+
+@pytest.mark.extended("processes")
 def test_cancel_without_a_process(run: Any, written: Written, tmp_path: Path) -> None:
     """There is nobody to cancel a task whose process has ended, and the answer says so."""
     file, task_id = copied(written, tmp_path), written.ids[0]
@@ -464,6 +488,7 @@ APPS = {
 
 RUNNER = """
 import contextlib, io, json
+from framework._tasks.reasons import delayed
 from framework._threads.clock import SystemClock
 from framework.cli import _screen, _tasks, main
 said = []
