@@ -54,7 +54,7 @@ FIXTURES = frozenset(
 
 _SETTINGS = pytest.StashKey[Settings]()
 _TOOLKIT = pytest.StashKey["Toolkit"]()
-_USAGE_ERROR = pytest.StashKey[str]()
+_ERROR = pytest.StashKey[Exception]()
 _FAILED = pytest.StashKey[bool]()
 _BENCHMARKS = pytest.StashKey[list["Row"]]()
 _TIMELINE = pytest.StashKey["Timeline"]()
@@ -142,13 +142,13 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
     if asked:
         # Reset it, because a plugin may run failed tests again.
         item.stash[_FAILED] = False
-        if _USAGE_ERROR in item.stash:
-            del item.stash[_USAGE_ERROR]
+        if _ERROR in item.stash:
+            del item.stash[_ERROR]
         try:
             _open_toolkit(item, asked)
-        except pytest.UsageError as error:
+        except Exception as error:
             # The fixtures raise it: raised here, it would skip the setup of other plugins.
-            item.stash[_USAGE_ERROR] = str(error)
+            item.stash[_ERROR] = error
     yield
     if REFUSED in item.stash:
         pytest.fail(item.stash[REFUSED], pytrace=False)
@@ -430,9 +430,11 @@ def _place(toolkit: Toolkit, request: pytest.FixtureRequest) -> None:
 
 
 def _toolkit(request: pytest.FixtureRequest) -> Toolkit:
-    usage_error = request.node.stash.get(_USAGE_ERROR, None)
-    if usage_error is not None:
-        pytest.fail(usage_error, pytrace=False)
+    error = request.node.stash.get(_ERROR, None)
+    if isinstance(error, pytest.UsageError):
+        pytest.fail(str(error), pytrace=False)
+    if error is not None:
+        raise error
     from pytest_asyncframe._toolkit import lasting  # only if it is used
 
     lasting_app = lasting.used_by(request.node)

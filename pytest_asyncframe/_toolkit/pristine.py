@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import sys
 import types
+from contextlib import suppress
 from typing import Any
 
 _NAMES = ("httpx", "httpx2")
@@ -16,7 +17,9 @@ _NAMES = ("httpx", "httpx2")
 def note() -> None:
     """Keep the present classes of httpx if it is loaded; called before each test."""
     if "httpx" in sys.modules or ("httpx2" in sys.modules and not _has_the_older()):
-        client_classes()
+        # Of a version that has none of them, only a test that asks for a client need hear.
+        with suppress(ImportError):
+            client_classes()
 
 
 @functools.cache
@@ -32,7 +35,7 @@ def client_classes() -> tuple[Any, Any]:
     Later patches of httpx, for requests that the app itself sends, do not affect them.
 
     Raises:
-        ImportError: If httpx is not installed.
+        ImportError: If httpx is not installed, or is of a version that has no such classes.
     """
     name = httpx_name()
     return (
@@ -59,9 +62,14 @@ def sync_classes(test_client: Any) -> tuple[Any, Any]:
 
 def _original(package: str, module: str, name: str) -> Any:
     """Return a class from the module that defines it, since a test may patch the public name."""
-    public: Any = getattr(importlib.import_module(package), name)
-    defining = sys.modules.get(f"{package}.{module}")
-    return getattr(defining, name, public)
+    public: Any = getattr(importlib.import_module(package), name, None)
+    found = getattr(sys.modules.get(f"{package}.{module}"), name, public)
+    if found is None:
+        raise ImportError(
+            f"asyncframe.client() needs {package}.{name}, which the installed {package} does not "
+            "have: install a version below 1"
+        )
+    return found
 
 
 def httpx_name() -> str:

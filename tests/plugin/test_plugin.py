@@ -6,6 +6,7 @@ import sys
 import textwrap
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -619,3 +620,50 @@ def test_what_every_run_of_pytest_pays_for() -> None:
     loaded = python("-c", code).stdout.split()
     assert {name.partition(".")[0] for name in loaded} == {"pytest_asyncframe"}
     assert len(loaded) <= 8
+
+
+@pytest.mark.extended("processes")
+def test_an_error_while_a_test_is_prepared(pytester: pytest.Pytester) -> None:
+    """Whatever fails before the fixtures is raised by them, once, and other tests go on."""
+    pytester.makeconftest("""
+        import pytest
+        from pytest_asyncframe._toolkit.toolkit import Toolkit
+
+        @pytest.fixture
+        def other():
+            yield 7
+
+        def refuse(self):
+            raise OSError("no threads are left")
+
+        Toolkit.open = refuse
+    """)
+    pytester.makepyfile("""
+        def test_refused(other, task_manager):
+            raise NotImplementedError
+
+        def test_other(other):
+            assert other == 7
+    """)
+    result = pytester.runpytest_subprocess(*PLAIN, timeout=PATIENCE)
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["E *OSError: no threads are left"])
+    assert "KeyError" not in result.stdout.str()
+
+
+def test_an_httpx_without_its_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version of httpx that lacks what clients are made of is told where one is asked for."""
+    from pytest_asyncframe._toolkit import pristine
+
+    monkeypatch.setattr(pristine, "client_classes", pristine.client_classes.__wrapped__)
+    monkeypatch.setattr(pristine, "httpx_name", lambda: "httpx")
+    for name in [one for one in sys.modules if one.partition(".")[0] == "httpx"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "httpx", ModuleType("httpx"))
+    pristine.note()
+    told = (
+        r"^asyncframe\.client\(\) needs httpx\.AsyncClient, which the installed httpx does not "
+        r"have: install a version below 1$"
+    )
+    with pytest.raises(ImportError, match=told):
+        pristine.client_classes()

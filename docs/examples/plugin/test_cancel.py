@@ -35,7 +35,7 @@ async def begin(pages: int) -> dict[str, str]:
     return {"task_id": convert(pages)}
 
 
-@app.delete("/conversions/{task_id}", status_code=204)
+@app.delete("/conversions/{task_id}", status_code=204, response_model=None)
 async def stop(task_id: str) -> None:
     """Cancel the conversion."""
     await get_task_manager().cancel_task(task_id)
