@@ -275,7 +275,7 @@ class Elsewhere:
                 # So that the thread asks for no more news.
                 self._condition.notify()
 
-    def _news(self, task_ids: Collection[str] | None) -> None:
+    def changed(self, task_ids: Collection[str] | None) -> None:
         """Look up tasks that have changed, if somebody waits for that; any thread.
 
         Args:
@@ -323,7 +323,7 @@ class Elsewhere:
         # Before the first look at a task, so that no change after it is missed.
         for one in self._told_by:
             try:
-                self._stop_news.append(one.watch(self._news))
+                self._stop_news.append(one.watch(self.changed))
             except Exception:  # then it is asked again and again, like those without news
                 _LOGGER.exception("%r does not tell which tasks change", one)
                 self._told_by, self._has_news = [], False

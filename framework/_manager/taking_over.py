@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import math
 from contextvars import copy_context
+from functools import partial
 from typing import Final
 
 from framework._manager.core import Core
+from framework._manager.questions import Then
 from framework._tasks import registry
 from framework._tasks.current import current_home
 from framework._tasks.ids import TaskId
@@ -58,6 +60,7 @@ def take_over(core: Core, record: TaskRecord) -> bool:
     except (FrameworkError, ValueError):  # it is stopping, or the store takes no more
         release(core, record)
         return False
+    _wake_those_who_wait(core, task)
     if not is_new:
         core.ledger.requeued(task)
     elif task.outbox is not None:
@@ -77,6 +80,13 @@ def take_over(core: Core, record: TaskRecord) -> bool:
     core.places.resume(task)
     core.intake.launch(task)
     return True
+
+
+def _wake_those_who_wait(core: Core, task: LiveTask) -> None:
+    """Tell those who wait for a task of another process of its end, of which that has no news."""
+    if core.elsewhere is not None:
+        news = Then(partial(core.elsewhere.changed, [str(task.task_id)]))
+        core.ledger.register(task, news)
 
 
 def release(core: Core, record: TaskRecord) -> None:

@@ -26,7 +26,7 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework._manager import host, taking_over
+from framework._manager import elsewhere, host, taking_over
 from framework._tasks.restart import WAITS
 from framework.protocols import TaskEvent
 from framework.stores.sql import SQLStore
@@ -393,6 +393,25 @@ async def test_in_virtual_time(asyncframe: Probe) -> None:
     """In a test, a task that others may run waits for its delay in virtual time, as any other."""
     task = await asyncframe.completed(add.options(delay=3_600)(1))
     assert (task.result, task.queue_time, task.attempts) == (2, 3_600.0, 1)
+
+
+@pytest.mark.extended("time")
+async def test_whoever_waits_hears_of_the_end(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for a task that its own process takes over then hears of its end at once."""
+    monkeypatch.setattr(elsewhere, "_CHECK", 1e6)
+    async with framework(sqlite_url) as manager:
+        await keep_busy(manager)
+        task_id = await manager.submit(add, (1,))
+    async with framework(sqlite_url) as manager:
+        core: Any = manager._core
+        core.takes_over = False
+        result = asyncio.ensure_future(manager.get_result(task_id, timeout=PATIENCE))
+        while task_id not in core.elsewhere._watched:
+            await core.elsewhere.call(lambda: None)
+        core.takes_over = True
+        assert await result == 2
 
 
 @pytest.mark.extended("time")
