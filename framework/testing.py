@@ -20,12 +20,14 @@ from framework._manager.core import Core
 from framework._manager.drain import REASON
 from framework._manager.face.manager import TaskManager
 from framework._manager.frameworks import (
+    STATE,
     Framework,
     Parts,
     Promise,
     override,
     set_override,
     set_promise,
+    without_override,
 )
 from framework._manager.settings import Settings
 from framework._running.outcomes import WorkerCrashError
@@ -83,6 +85,7 @@ __all__ = [
     "layer_of",
     "override_framework",
     "override_when_used",
+    "own_frameworks",
     "own_schedules",
     "rate_limits",
     "refuse",
@@ -434,6 +437,20 @@ def override_framework(
         framework.hand_over(0.0)
         framework.close(0.0)
         set_override(before)
+
+
+@contextmanager
+def own_frameworks() -> Iterator[Callable[[], bool]]:
+    """Let the apps that start in the block have frameworks of their own, and not a test's.
+
+    For a fixture whose app several tests use.
+
+    Yields:
+        Returns whether a framework that was started in the block is running.
+    """
+    before = list(STATE.running)
+    with without_override():
+        yield lambda: any(one not in before for one in STATE.running)
 
 
 @contextmanager

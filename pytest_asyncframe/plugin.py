@@ -262,7 +262,8 @@ def _own_apps(
     definition: pytest.FixtureDef[Any], config: pytest.Config
 ) -> AbstractContextManager[object]:
     """Let the apps that a wider-scoped fixture starts be its own, and not those of a test."""
-    if "framework._manager.frameworks" not in sys.modules:
+    # A folder of the user's may have this name as well.
+    if not hasattr(sys.modules.get("framework"), "setup_async_framework"):
         return nullcontext()
     from pytest_asyncframe._toolkit import lasting  # only where there can be an app
 

@@ -311,7 +311,7 @@ def set_override(framework: Framework | None) -> None:
 
 
 @contextmanager
-def own_frameworks() -> Iterator[None]:
+def without_override() -> Iterator[None]:
     """Let what starts inside the block have frameworks of its own, and not the test's."""
     with _LOCK:
         kept = STATE.override, STATE.promise

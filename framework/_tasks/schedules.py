@@ -3,6 +3,7 @@
 The annotations here are objects and not texts, so that an endpoint may return a `ScheduleInfo`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Literal, TypeAlias
@@ -70,7 +71,7 @@ def is_taken(state: ScheduleState | None, due: float | None, task_id: str) -> bo
 
 
 def answer_to(
-    state: ScheduleState | None, due: float | None, task_id: str, *, live: bool
+    state: ScheduleState | None, due: float | None, task_id: str, is_live: Callable[[], bool]
 ) -> RunClaim:
     """Return what a book answers to a claim; the rule of `protocols.ScheduleBook.claim_run`.
 
@@ -78,7 +79,8 @@ def answer_to(
         state: What the book knows of the schedule; None if nothing.
         due: The due time; None for a run by hand.
         task_id: The task that is to run.
-        live: Whether the task of the last run is live, or its body still runs.
+        is_live: Returns whether the task of the last run is live, or its body still runs; called
+            if nothing else decides.
     """
     if state is None or task_id == state.task_id:
         return "claimed"
@@ -86,7 +88,7 @@ def answer_to(
         return "taken"
     if state.paused and due is not None:
         return "paused"
-    return "busy" if live else "claimed"
+    return "busy" if is_live() else "claimed"
 
 
 def state_after(

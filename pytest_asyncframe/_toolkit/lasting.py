@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from framework._manager.frameworks import STATE, own_frameworks
+from framework.testing import own_frameworks
 
 _STARTED = pytest.StashKey[dict[Any, str]]()
 """By the definition of a fixture that has started an app, what to say of it."""
@@ -19,10 +19,9 @@ _STARTED = pytest.StashKey[dict[Any, str]]()
 @contextmanager
 def watched(definition: pytest.FixtureDef[Any], config: pytest.Config) -> Iterator[None]:
     """Let the apps that a fixture starts in the block be its own, and remember that it has any."""
-    before = list(STATE.running)
-    with own_frameworks():
+    with own_frameworks() as are_running:
         yield
-    if all(one in before for one in STATE.running):
+    if not are_running():
         return
     code = getattr(inspect.unwrap(definition.func), "__code__", None)
     place = f"{Path(code.co_filename).name}:{code.co_firstlineno}, " if code is not None else ""

@@ -197,6 +197,10 @@ class Timetable:
         return self.times.after(max(self.last, self.now()))
 
 
+def _is_live(latest: TaskRecord | None) -> bool:
+    return latest is not None and (latest.status not in FINAL or latest.still_running)
+
+
 class OwnBook(ScheduleBook):
     """The book of one schedule that only this process runs; never blocks.
 
@@ -223,8 +227,7 @@ class OwnBook(ScheduleBook):
         task_id, now = record.task_id, record.created_at
         with self._lock:
             found, latest = self._state if self._state.name else None, self._latest
-            live = latest is not None and (latest.status not in FINAL or latest.still_running)
-            answer = answer_to(found, due, task_id, live=live)
+            answer = answer_to(found, due, task_id, lambda: _is_live(latest))
             state = found or ScheduleState(name, "", now if due is None else due)
             self._state = state_after(state, answer, due, task_id, now, skip=skip)
             if answer == "claimed":

@@ -335,8 +335,9 @@ class Writer:
         if beats:
             self._beaten = self._clock.monotonic()
         self.follower.wrote(version)
-        # In memory they have ended otherwise: the others had given this process up before that.
-        self._mirror.read(ended)
+        if ended:
+            # In memory they ended otherwise: the others had given this process up before that.
+            self._mirror.read(ended)
         self.lines.tell(left)
         for row in rows:
             if row.starts or (row.restart is not None and row.ended_at is not None):

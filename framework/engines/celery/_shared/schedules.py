@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 from framework._tasks.records import TaskRecord
@@ -78,7 +79,7 @@ class RedisSchedules:
         while True:
             facts, live = self._facts(name)
             found = _state_of(name, facts)
-            answer = answer_to(found, due, task_id, live=live)
+            answer = answer_to(found, due, task_id, partial(bool, live))
             state = found or ScheduleState(name, "", now if due is None else due)
             after = state_after(state, answer, due, task_id, now, skip=skip)
             is_new = answer == "claimed" and task_id != state.task_id

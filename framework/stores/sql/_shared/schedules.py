@@ -138,8 +138,7 @@ def _claim(
 ) -> RunClaim:
     """Answer a claim in a writer's turn, and write what it changes but for the task."""
     state = found or ScheduleState(clean(name), "", now if due is None else due)
-    live = _is_running(connection, state.task_id)
-    answer = answer_to(found, due, task_id, live=live)
+    answer = answer_to(found, due, task_id, lambda: _is_running(connection, state.task_id))
     after = state_after(state, answer, due, task_id, now, skip=skip)
     if after != found:
         _write(connection, after, new=found is None)
