@@ -63,12 +63,12 @@ def claim_a_run_twice(run: Run) -> None:
     book, answers = OwnBook(), list[RunClaim]()
     book.enter_schedule("nightly", "", 0.0)
 
-    def claim() -> None:
+    def claim(task_id: str) -> None:
         task = LiveTask()
-        task.task_id, task.created_at, task.rest = "1", 0.0, None
+        task.task_id, task.created_at, task.rest = task_id, 0.0, None
         answers.append(book.claim_run("nightly", 1.0, task))
 
-    run.together(claim, claim)
+    run.together(lambda: claim("1"), lambda: claim("2"))
     assert sorted(answers) == ["claimed", "taken"], answers
 
 
