@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import logging
 import sys
@@ -13,7 +14,7 @@ from contextlib import AbstractAsyncContextManager, ExitStack, suppress
 from contextvars import Token
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias, TypeVar
 
 from framework._decorators.endpoints import prepare_endpoints, warn_of_plain_endpoints
 from framework._manager.drain import Reminder, at_most, drain
@@ -43,8 +44,28 @@ Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
+def _tells_settings(function: Callable[P, T]) -> Callable[P, T]:
+    """Let *function* say which settings there are when it is given another one."""
+    known = list(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def sync_inner(*args: P.args, **kwargs: P.kwargs) -> T:
+        for name in kwargs:
+            if name not in known:
+                raise TypeError(
+                    f"{function.__name__}() got an unexpected keyword argument {name!r}; its "
+                    f"settings are {', '.join(known[1:])}{checks.nearest(name, known)}"
+                )
+        return function(*args, **kwargs)
+
+    return sync_inner
+
+
+@_tells_settings
 def setup_async_framework(
     app: Starlette | None = None,
     *,

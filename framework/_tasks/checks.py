@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeVar
 
 from framework._tasks.jsonsafe import safe_repr
@@ -314,6 +315,12 @@ def choices(name: str, value: object, allowed: tuple[str, ...]) -> frozenset[str
         if one not in allowed:
             raise ValueError(f"{name} must be among {', '.join(allowed)}, not {show(one)}")
     return frozenset(value)
+
+
+def nearest(given: str, known: Iterable[str]) -> str:
+    """Return the end of a message that asks if the most similar name was meant, or ""."""
+    close = difflib.get_close_matches(given, known, 1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _range(above: float | None, at_least: float | None, at_most: float) -> str:

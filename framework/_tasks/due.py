@@ -8,7 +8,6 @@ not at a full hour.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import zoneinfo
@@ -322,5 +321,4 @@ def _about_zones(given: str) -> str:
     known = zoneinfo.available_timezones()
     if not known:
         return "; this system knows no time zones: pip install tzdata"
-    close = difflib.get_close_matches(given, known, 1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return checks.nearest(given, known)

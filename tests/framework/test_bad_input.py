@@ -82,6 +82,17 @@ def test_setup() -> None:
     )
 
 
+def test_setup_unknown() -> None:
+    """A setting that there is not is refused with those that there are, and with the nearest."""
+    error, text = told_by(setup_async_framework, workers=3)
+    assert error is TypeError
+    assert text.startswith(
+        "setup_async_framework() got an unexpected keyword argument 'workers'; its settings are "
+        "max_workers, graceful_shutdown_timeout, task_timeout, "
+    )
+    assert text.endswith(", telemetry, slow_loop; did you mean 'max_workers'?")
+
+
 def test_setup_app() -> None:
     """Something that is not an app is refused at the call."""
     refuse_with(
