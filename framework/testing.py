@@ -232,7 +232,7 @@ def rate_limits(manager: TaskManager) -> list[RateLimit]:
     policies = manager._core.policies.throttles()
     total = Counter(policy.name for policy in policies)
     return [
-        RateLimit(policy.name, policy.options["rate_limit"], policy.options["time_window"])
+        RateLimit(policy.name, policy.options["rate_limit"], policy.window)
         for policy in policies
         if total[policy.name] == 1 and not policy.has_key
     ]

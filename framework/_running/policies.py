@@ -109,7 +109,7 @@ class Policies:
         # Rounded down, the caller would come back too early.
         while now + wait < due:
             wait = math.nextafter(wait, math.inf)
-        rate, window = policy.options["rate_limit"], policy.options["time_window"]
+        rate, window = policy.options["rate_limit"], policy.window
         return RateLimitExceededError(policy.name, rate, window, wait)
 
     def refuse(self, policy: ThrottlePolicy, due: float) -> RateLimitExceededError:
@@ -400,7 +400,7 @@ def throttle_reason(policy: ThrottlePolicy, due: float) -> str:
     if task is None:
         return ""
     return reasons.throttled(
-        task.wall_second(due), policy.name, options["rate_limit"], options["time_window"]
+        task.wall_second(due), policy.name, options["rate_limit"], policy.window
     )
 
 

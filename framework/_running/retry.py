@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import math
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 from framework._running.outcomes import WorkerCrashError
 from framework._tasks.options import RetryOptions
@@ -62,7 +62,9 @@ class RetryPolicy:
         Returns:
             Seconds, 0 or more.
         """
-        first, longest = self.options["retry_delay"], self.options["max_delay"]
+        # Their checks turn timedeltas into seconds.
+        first = cast(float, self.options["retry_delay"])
+        longest = cast("float | None", self.options["max_delay"])
         try:
             delay = first * self.options["backoff"] ** (retry - 1)
         except OverflowError:

@@ -153,7 +153,7 @@ class SharedPolicies(Policies):
     def _reserve(self, policy: ThrottlePolicy, key: Hashable, sleeper: Sleeper) -> _Steps:
         """Count a call so that its function begins when it is counted."""
         options, entry, ahead = policy.options, random_id(), 0.0
-        length = options["time_window"]
+        length = policy.window
         margin = min(_MARGIN, length / _SHARE)
         waits = options["when_limited"] == "wait"
         window = _window_key(policy, key)

@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Hashable
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from framework._tasks.live import Sleeper
 from framework._tasks.options import ThrottleOptions
@@ -310,7 +310,7 @@ class Gates:
 
     def _gate(self) -> Gate:
         options = self._policy.options
-        return Gate(options["rate_limit"], options["time_window"])
+        return Gate(options["rate_limit"], self._policy.window)
 
     def _purge(self, now: float) -> None:
         self._gates = {key: gate for key, gate in self._gates.items() if not gate.retire(now)}
@@ -333,11 +333,13 @@ class ThrottlePolicy:
     Attributes:
         has_key: Whether calls with different keys are counted separately. An attribute, since
             each call reads it.
+        window: The length of the window in seconds.
     """
 
-    __slots__ = ("has_key", "name", "options")
+    __slots__ = ("has_key", "name", "options", "window")
 
     def __init__(self, name: str, options: ThrottleOptions) -> None:
         self.name = name
         self.options = options
         self.has_key: bool = options["key"] is not None
+        self.window = cast(float, options["time_window"])  # its check turns timedeltas into seconds

@@ -6,6 +6,7 @@ import difflib
 import inspect
 import math
 from collections.abc import Callable, Collection, Iterable
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from framework._tasks.jsonsafe import safe_repr
@@ -54,6 +55,35 @@ def number(
     if not good:
         raise ValueError(f"{name} must be {_range(above, at_least, at_most)}, not {show(value)}")
     return seen
+
+
+def seconds(
+    name: str,
+    value: object,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    finite: bool = True,
+) -> float:
+    """Return a time in seconds, given as a number of them or as a timedelta.
+
+    The arguments are those of `number`.
+
+    Raises:
+        TypeError: If *value* is neither.
+        ValueError: If it is NaN or out of range.
+    """
+    given = value.total_seconds() if isinstance(value, timedelta) else value
+    try:
+        return number(name, given, above=above, at_least=at_least, finite=finite)
+    except (TypeError, ValueError) as error:
+        hint = ""
+        if name == "delay" and isinstance(value, datetime):
+            hint = ": for a moment, use delay=moment - datetime.now(moment.tzinfo)"
+        raise type(error)(
+            f"{name} must be {_range(above, at_least, math.inf)} or a timedelta, not "
+            f"{show(value)}{hint}"
+        ) from None
 
 
 def integer(name: str, value: object, *, at_least: int, at_most: int | None = None) -> int:

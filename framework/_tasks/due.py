@@ -248,14 +248,12 @@ def interval(name: str, value: object) -> float:
         TypeError: If *value* is neither.
         ValueError: If it is out of range.
     """
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
     try:
-        return checks.number(name, seconds, above=0)
-    except (TypeError, ValueError) as error:
-        hint = f"; for a cron expression use cron={value!r}" if isinstance(value, str) else ""
-        raise type(error)(
-            f"{name} must be a number above 0 or a timedelta, not {checks.show(value)}{hint}"
-        ) from None
+        return checks.seconds(name, value, above=0)
+    except TypeError as error:
+        if not isinstance(value, str):
+            raise
+        raise TypeError(f"{error}; for a cron expression use cron={value!r}") from None
 
 
 def time_or_moment(name: str, value: object) -> time | datetime:

@@ -14,7 +14,7 @@ import re
 import textwrap
 import typing
 from collections.abc import Callable, Hashable, Mapping
-from datetime import datetime, time, tzinfo
+from datetime import datetime, time, timedelta, tzinfo
 from functools import partial
 from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, TypedDict, TypeVar, cast
 
@@ -92,12 +92,12 @@ class RunOptions(TypedDict, total=False):
     """Options of every task, however it is submitted. None is as if left out."""
 
     timeout: Annotated[
-        float | None,
+        float | timedelta | None,
         Option(
             None,
-            checks.limit,
-            "Time limit in seconds, above 0, from the start of the task, including retries; "
-            "None for the framework's, infinity for no limit.",
+            checks.optional(partial(checks.seconds, above=0, finite=False)),
+            "Time limit in seconds or as a timedelta, above 0, from the start of the task, "
+            "including retries; None for the framework's, infinity for no limit.",
         ),
     ]
     description: Annotated[
@@ -228,11 +228,11 @@ class OnceOptions(TypedDict, total=False):
     """Options that belong to single tasks more than to a function."""
 
     delay: Annotated[
-        float,
+        float | timedelta,
         Option(
             0.0,
-            partial(checks.number, at_least=0),
-            "Start the task after this many seconds, 0 or more.",
+            partial(checks.seconds, at_least=0),
+            "Start the task after this many seconds, 0 or more, or after a timedelta.",
         ),
     ]
     task_id: Annotated[
@@ -293,8 +293,12 @@ class ThrottleOptions(TypedDict, total=False):
         ),
     ]
     time_window: Annotated[
-        float,
-        Option(60.0, partial(checks.number, above=0), "Length of the window in seconds, above 0."),
+        float | timedelta,
+        Option(
+            60.0,
+            partial(checks.seconds, above=0),
+            "Length of the window in seconds or as a timedelta, above 0.",
+        ),
     ]
     when_limited: Annotated[
         Literal["raise", "wait"],
@@ -335,9 +339,11 @@ class RetryOptions(TypedDict, total=False):
         Option(3, partial(checks.integer, at_least=0), "Attempts after the first one, 0 or more."),
     ]
     retry_delay: Annotated[
-        float,
+        float | timedelta,
         Option(
-            1.0, partial(checks.number, at_least=0), "Seconds before the first retry, 0 or more."
+            1.0,
+            partial(checks.seconds, at_least=0),
+            "Seconds before the first retry, 0 or more, or a timedelta.",
         ),
     ]
     backoff: Annotated[
@@ -347,11 +353,11 @@ class RetryOptions(TypedDict, total=False):
         ),
     ]
     max_delay: Annotated[
-        float | None,
+        float | timedelta | None,
         Option(
             None,
-            checks.optional(partial(checks.number, at_least=0)),
-            "Longest delay in seconds, 0 or more; None for 1e9.",
+            checks.optional(partial(checks.seconds, at_least=0)),
+            "Longest delay in seconds or as a timedelta, 0 or more; None for 1e9.",
         ),
     ]
     jitter: Annotated[

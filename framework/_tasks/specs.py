@@ -6,7 +6,7 @@ import functools
 import types
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from framework._tasks.due import DueTimes
 from framework._tasks.functions import Check, checker_for, is_wrapper, kind_of, layer_of, name_of
@@ -95,8 +95,9 @@ class TaskSpec:
         self.kind: Kind = kind
         self.check: Check | None = check
         self.description: str = description
-        self.timeout: float | None = options["timeout"]
-        self.delay: float = options["delay"]
+        # Their checks turn timedeltas into seconds.
+        self.timeout = cast("float | None", options["timeout"])
+        self.delay = cast(float, options["delay"])
         self.hooks: Hooks | None = (
             None if complete is None and error is LOG else _hooks(complete, error)
         )

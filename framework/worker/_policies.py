@@ -71,14 +71,14 @@ class WorkerPolicies(Policies):
         while True:
             began = self.monotonic()
             wait, number = self.windows.take(
-                window, options["rate_limit"], options["time_window"] + _MARGIN, who
+                window, options["rate_limit"], policy.window + _MARGIN, who
             )
             if wait is not None:
                 break
             if self._is_counted_now(policy, window, number, began):
                 return None
         if options["when_limited"] == "raise":
-            wait = min(wait, options["time_window"])
+            wait = min(wait, policy.window)
         moment: float = self.monotonic() + wait
         return moment
 
@@ -96,7 +96,7 @@ class WorkerPolicies(Policies):
         Returns:
             False if that took longer than the window, so that it must be counted again.
         """
-        ahead, length = 0.0, policy.options["time_window"]
+        ahead, length = 0.0, policy.window
         # 1 Redis counts the call, 2 this process is held up, 3 the body begins, late.
         # 4 A window after 1 another call is counted, and begins at once: too soon after 3.
         while (took := self.monotonic() - began) > ahead + _MARGIN:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -16,8 +16,10 @@ from framework import (
     ThreadPoolExecutorEnhanced,
     background_task,
     current_task,
+    retry_task,
     scheduled_task,
     setup_async_framework,
+    throttled_task,
 )
 from tests.framework.refusing import Told, told_by
 
@@ -26,6 +28,8 @@ WHOLE_1 = "a whole number of at least 1"
 WHOLE_0 = "a whole number of at least 0"
 ABOVE_0 = "a number above 0"
 AT_LEAST_0 = "a number at least 0"
+LIMIT = f"{ABOVE_0} or a timedelta"
+DELAY = f"{AT_LEAST_0} or a timedelta"
 ID = "1 to 200 characters, all of them printable"
 
 Case = tuple[str, Any, type[Exception], str]
@@ -35,7 +39,7 @@ def cases(parameter: str, allowed: str, *values: Any) -> list[Case]:
     """Return one case for each bad value: a TypeError for a bad type, else a ValueError."""
     if not allowed.startswith(("a number", "a whole number")):
         return [(parameter, value, TypeError, allowed) for value in values]
-    good = int if "whole" in allowed else (int, float)
+    good = int if "whole" in allowed else (int, float, timedelta)
     return [
         (
             parameter,
@@ -211,8 +215,8 @@ async def test_submit(task_manager: TaskManager) -> None:
     """`submit_nowait` refuses a bad option, and there is no task."""
     refuse(
         partial(task_manager.submit_nowait, int),
-        cases("timeout", ABOVE_0, 0, -1, NAN, True, "5"),
-        cases("delay", AT_LEAST_0, -1, NAN, math.inf, True, "5", None),
+        cases("timeout", LIMIT, 0, -1, NAN, True, "5", timedelta(0)),
+        cases("delay", DELAY, -1, NAN, math.inf, True, "5", None),
         cases("description", "a string", 5, b"x"),
         cases("task_id", "a string", 5, b"x"),
         cases("on_complete", "a function of the task or None", "hook"),
@@ -353,10 +357,35 @@ async def test_progress(task_manager: TaskManager) -> None:
 # -- options of decorators
 
 
+def test_timedelta() -> None:
+    """Options in seconds take a timedelta, and one in place of which a moment is given says so."""
+    half = timedelta(minutes=0.5)
+    ways: tuple[tuple[Callable[..., Any], str], ...] = (
+        (background_task, "timeout"),
+        (background_task(int).options, "delay"),
+        (retry_task, "retry_delay"),
+        (retry_task, "max_delay"),
+        (partial(throttled_task, rate_limit=1), "time_window"),
+    )
+    for call, name in ways:
+        made = call(**{name: half})
+        made = made if hasattr(made, "fn") else made(lambda: None)
+        known = getattr(made, "__asyncframe_spec__", None) or made.__asyncframe_policy__
+        assert known.options[name] == 30.0, name
+
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    error, text = told_by(background_task(int).options, delay=moment)
+    assert error is TypeError
+    assert text == (
+        f"delay must be {DELAY}, not {moment!r}: for a moment, use delay=moment - "
+        "datetime.now(moment.tzinfo)"
+    )
+
+
 def test_options() -> None:
     """A decorator and its `options`, which have a delay as well, refuse the same."""
     both = (
-        cases("timeout", ABOVE_0, 0, -1, NAN, True, "5"),
+        cases("timeout", LIMIT, 0, -1, NAN, True, "5", timedelta(0)),
         cases("description", "a string", 5),
         cases("name", "a string", 5),
     )
@@ -364,7 +393,7 @@ def test_options() -> None:
     refuse(
         background_task(int).options,
         *both,
-        cases("delay", AT_LEAST_0, -1, NAN, math.inf, True, "5"),
+        cases("delay", DELAY, -1, NAN, math.inf, True, "5"),
     )
 
 
@@ -376,7 +405,7 @@ def test_schedule() -> None:
     )
     refuse(
         partial(scheduled_task, 60),
-        cases("timeout", ABOVE_0, 0, -1, NAN, "1"),
+        cases("timeout", LIMIT, 0, -1, NAN, "1"),
         cases("jitter", "a number at least 0 and at most 1", -0.1, 1.1),
         cases("cron", "a string", 5, ["0 3 * * *"]),
         cases("run_at_start", "True or False", "yes", 1.5),

@@ -130,6 +130,8 @@ async def use_background() -> None:
     assert_type(manager.wait_result(called_background("a")), dict[str, int])
     assert_type(await manager.wait(bare_background("a"), timeout=60), Task)
     assert_type(bare_background.options(timeout=5, delay=1.0)("a"), TaskId[int])
+    minute = timedelta(minutes=1)
+    assert_type(bare_background.options(timeout=minute, delay=minute)("a"), TaskId[int])
     assert_type(called_async_background.options(name="other")("a"), TaskId[list[str]])
     assert_type(background_task(len)([1]), TaskId[int])
     assert_type(background_task(functools.partial(length, factor=2))("a"), TaskId[int])

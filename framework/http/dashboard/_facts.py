@@ -137,7 +137,7 @@ def _throttles(policies: Policies, live: Iterable[Task]) -> list[dict[str, Any]]
 
 def _throttle(policies: Policies, policy: ThrottlePolicy) -> dict[str, Any]:
     options, clock = policy.options, policies.clock
-    shown = _unknown(policy.name, options["rate_limit"], options["time_window"])
+    shown = _unknown(policy.name, options["rate_limit"], policy.window)
     if policies.asks and options["shared"]:
         # Its calls are counted in the store.
         return shown

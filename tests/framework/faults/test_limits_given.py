@@ -57,7 +57,10 @@ def test_a1_bad_timeout() -> None:
     }
 
     assert found == {
-        (way, value): f"{kinds[value]}: timeout must be a number above 0, not {shown(value)}"
+        (
+            way,
+            value,
+        ): f"{kinds[value]}: timeout must be a number above 0 or a timedelta, not {shown(value)}"
         for way, value in found
     }
 
@@ -106,7 +109,7 @@ BAD_OPTIONS: list[tuple[Callable[..., object], str, str, dict[str, list[object]]
     (
         throttle,
         "time_window",
-        "a number above 0",
+        "a number above 0 or a timedelta",
         {"ValueError": [0, -60, NAN, math.inf], "TypeError": ["60", None]},
     ),
     (
@@ -130,11 +133,16 @@ BAD_OPTIONS: list[tuple[Callable[..., object], str, str, dict[str, list[object]]
     (
         retry_task,
         "retry_delay",
-        "a number at least 0",
+        "a number at least 0 or a timedelta",
         {"ValueError": [-0.1, NAN, math.inf], "TypeError": [None]},
     ),
     (retry_task, "backoff", "a number at least 1", {"ValueError": [0.5, 0, NAN]}),
-    (retry_task, "max_delay", "a number at least 0", {"ValueError": [-1], "TypeError": ["1"]}),
+    (
+        retry_task,
+        "max_delay",
+        "a number at least 0 or a timedelta",
+        {"ValueError": [-1], "TypeError": ["1"]},
+    ),
     (
         retry_task,
         "jitter",

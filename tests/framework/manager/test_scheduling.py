@@ -397,7 +397,8 @@ async def test_a_delayed_task_takes_a_place_in_the_queue(asyncframe: Probe) -> N
 @pytest.mark.parametrize("delay", [-1, float("nan"), float("inf")])
 async def test_an_impossible_delay_is_refused(manager: TaskManager, delay: float) -> None:
     """A delay that is negative, undefined or endless is a ValueError that names it."""
-    with pytest.raises(ValueError, match=rf"^delay must be a number at least 0, not {delay!r}$"):
+    told = rf"^delay must be a number at least 0 or a timedelta, not {delay!r}$"
+    with pytest.raises(ValueError, match=told):
         await manager.submit(int, delay=delay)
 
 
