@@ -81,7 +81,7 @@ async def request_cancel(core: Core, task_id: str) -> CancelAnswer:
     return _stopped(record)
 
 
-async def _elsewhere(core: Core, task_id: object, record: TaskRecord | None) -> CancelAnswer:
+async def _elsewhere(core: Core, task_id: str, record: TaskRecord | None) -> CancelAnswer:
     """Cancel a task that another process runs; *record* is there if it was submitted here."""
     elsewhere, own = core.elsewhere, record if isinstance(record, LiveTask) else None
     assert elsewhere is not None
@@ -89,8 +89,6 @@ async def _elsewhere(core: Core, task_id: object, record: TaskRecord | None) -> 
         return _ended(record)
     if own is not None and core.places.keeps(own) and core.intake.cancel_pending(own, _REASON):
         return _NEVER_STARTS
-    if not isinstance(task_id, str):
-        return _UNKNOWN
     # Wait for its record: its process may have returned the id before it wrote the record.
     known = own if own is not None else await elsewhere.find(task_id)
     if known is None:

@@ -22,6 +22,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from framework._running.calls import Calls
 from framework._running.events import Events
+from framework._tasks.checks import show
 from framework._tasks.live import (
     COMPLETED,
     PENDING,
@@ -332,10 +333,14 @@ class Ledger(Events):
         if task.outbox is not None:
             self.flush(task)
 
-    def find(self, task_id: object) -> TaskRecord | None:
-        """Return the record with this id, live or finished; None if there is none."""
+    def find(self, task_id: str) -> TaskRecord | None:
+        """Return the record with this id, live or finished; None if there is none.
+
+        Raises:
+            TypeError: If the id is not a string, such as the None of a forgotten ``return``.
+        """
         if not isinstance(task_id, str):
-            return None
+            raise TypeError(f"task_id must be a string, not {show(task_id)}")
         return self.find_live(task_id) or self.store.get(task_id)
 
     def find_live(self, task_id: str) -> LiveTask | None:

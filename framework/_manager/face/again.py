@@ -52,7 +52,7 @@ async def run_again(core: Core, task_id: str, frame: FrameType) -> LiveTask | Ex
         frame: The frame of the caller.
     """
     record = core.ledger.find(task_id)
-    if record is None and core.elsewhere is not None and isinstance(task_id, str):
+    if record is None and core.elsewhere is not None:
         record = await core.elsewhere.find(task_id)
     if record is None:
         raise TaskNotFoundError(task_id)

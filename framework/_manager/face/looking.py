@@ -27,7 +27,7 @@ async def find_task(
     record, elsewhere = core.ledger.find(task_id), core.elsewhere
     if record is not None and sees is not None and not sees(record):
         record = None
-    if record is None and elsewhere is not None and isinstance(task_id, str):
+    if record is None and elsewhere is not None:
         record = await elsewhere.find(task_id, sees=sees)
     if record is None:
         return None

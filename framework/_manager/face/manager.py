@@ -76,9 +76,8 @@ class TaskManager(Waiting):
     async def get_task(self, task_id: str) -> Task | None:
         """Return a snapshot of a task, or None if the id is unknown.
 
-        Without a shared store or engine it never raises, whatever *task_id* is.
-
         Raises:
+            TypeError: If *task_id* is not a string.
             StoreUnavailableError: If a store that several processes share cannot be used.
         """
         return await find_task(self._core, task_id)
@@ -280,6 +279,9 @@ class TaskManager(Waiting):
 
         ``cancel_requested`` is true for every task that had not ended. So after False, a task
         that is still ``running`` may become CANCELLED later. `request_cancel` tells these apart.
+
+        Raises:
+            TypeError: If *task_id* is not a string.
         """
         return await cancel(self._core, task_id)
 
@@ -297,6 +299,7 @@ class TaskManager(Waiting):
             id is unknown.
 
         Raises:
+            TypeError: If *task_id* is not a string.
             StoreUnavailableError: If a store that several processes share cannot be used.
             BrokerUnavailableError: If the task is at a broker that does not answer.
         """
@@ -329,6 +332,7 @@ class TaskManager(Waiting):
             The id of the new task.
 
         Raises:
+            TypeError: If *task_id* is not a string.
             TaskNotFoundError: If the id is unknown.
             RunAgainError: If the task has not ended or has completed, if its arguments were not
                 kept, or if this process does not know its function.

@@ -55,13 +55,14 @@ class Waiting(Submitting):
             TaskCancelledError: If it was cancelled.
             TaskInterruptedError: If a shutdown or crash interrupted it.
             TaskNotFoundError: If the id is unknown.
+            TypeError: If *task_id* is not a string.
             TimeoutError: If *timeout* has passed.
             DeadlockError: If the task waits for the caller, directly or through other tasks.
         """
         if timeout is not None:
             timeout = checks.number("timeout", timeout, at_least=0, finite=False)
         record, elsewhere = self._core.ledger.find(task_id), self._core.elsewhere
-        if record is None and elsewhere is not None and isinstance(task_id, str):
+        if record is None and elsewhere is not None:
             record = await elsewhere.until_final(task_id, timeout)
         return await self._core.results.get(_require(task_id, record), timeout)
 
@@ -90,7 +91,7 @@ class Waiting(Submitting):
         if timeout is not None:
             timeout = checks.number("timeout", timeout, at_least=0, finite=False)
         record, elsewhere = self._core.ledger.find(task_id), self._core.elsewhere
-        if record is None and elsewhere is not None and isinstance(task_id, str):
+        if record is None and elsewhere is not None:
             record = elsewhere.block_until_final(task_id, timeout)
         return self._core.results.wait(_require(task_id, record), timeout)
 
@@ -110,7 +111,7 @@ class Waiting(Submitting):
             stops while a worker of its engine goes on with the task.
 
         Raises:
-            TypeError: If *timeout* is not a number.
+            TypeError: If *task_id* is not a string, or *timeout* not a number.
             ValueError: If *timeout* is negative or NaN.
             TaskNotFoundError: If the id is unknown.
             StoreUnavailableError: If a store that several processes share cannot be used.
@@ -268,7 +269,7 @@ class CallSite(NamedTuple):
     f_lasti: int
 
 
-def _require(task_id: object, record: TaskRecord | None) -> TaskRecord:
+def _require(task_id: str, record: TaskRecord | None) -> TaskRecord:
     if record is None:
-        raise TaskNotFoundError(task_id)  # type: ignore[arg-type]  # shown, whatever it is
+        raise TaskNotFoundError(task_id)
     return record

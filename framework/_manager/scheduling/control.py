@@ -37,8 +37,11 @@ class ScheduleControl:
         found = []
         for table in self._core.schedules.tables():
             state = table.known()
-            found.append(_info(state, table, self._core.ledger.find(state.task_id)))
+            found.append(_info(state, table, self._run_of(state)))
         return found
+
+    def _run_of(self, state: ScheduleState) -> TaskRecord | None:
+        return None if state.task_id is None else self._core.ledger.find(state.task_id)
 
     async def get_all(self) -> list[ScheduleInfo]:
         """Return the schedules of this process, and those of others that it shares.
@@ -57,7 +60,7 @@ class ScheduleControl:
         found += [(state, None) for state in shared.values()]
         infos = []
         for state, its in found:
-            record = self._core.ledger.find(state.task_id)
+            record = self._run_of(state)
             if record is None and state.task_id is not None and elsewhere is not None:
                 record = await elsewhere.find(state.task_id, patient=False)
             infos.append(_info(state, its, record))

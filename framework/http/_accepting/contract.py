@@ -316,7 +316,8 @@ class _Accepting:
         """
         returned = await self._call(**values)
         if core.intake.durable:
-            task = core.ledger.find(self._id_of(returned))
+            task_id = self._id_of(returned)
+            task = None if task_id is None else core.ledger.find(task_id)
             if isinstance(task, LiveTask) and task.task_id not in secured_ids.get():
                 await core.intake.securing.until_safe(task)
         return returned

@@ -6,7 +6,7 @@ import asyncio
 import re
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -28,6 +28,7 @@ from framework import (
     get_thread_pool,
     setup_async_framework,
 )
+from framework._tasks.checks import show
 from framework.exceptions import DeadlockError
 from framework.testing import override_framework
 from pytest_asyncframe.clock import VirtualClock
@@ -46,12 +47,8 @@ STRANGE: list[Any] = [
     "\ud800",
     "../x",
     "a\nb",
-    None,
-    5,
-    b"id",
-    ["id"],
-    Hostile(),
 ]
+NO_IDS: list[Any] = [None, 5, b"id", ["id"], Hostile()]
 
 
 async def test_b7_get_task(task_manager: TaskManager) -> None:
@@ -59,6 +56,25 @@ async def test_b7_get_task(task_manager: TaskManager) -> None:
     for task_id in STRANGE:
         assert await task_manager.get_task(task_id) is None
         assert await task_manager.cancel_task(task_id) is False
+
+
+async def test_b7_no_ids(task_manager: TaskManager) -> None:
+    """What is no string is refused in every place that takes an id, as by a forgotten return."""
+    ways: list[Callable[[Any], Awaitable[object]]] = [
+        task_manager.get_task,
+        task_manager.get_result,
+        task_manager.wait,
+        task_manager.cancel_task,
+        task_manager.request_cancel,
+        task_manager.run_again,
+        lambda task_id: asyncio.to_thread(task_manager.wait_result, task_id),
+    ]
+    for task_id in NO_IDS:
+        for way in ways:
+            with pytest.raises(
+                TypeError, match=rf"^task_id must be a string, not {re.escape(show(task_id))}$"
+            ):
+                await way(task_id)
 
 
 async def test_b7_get_result(task_manager: TaskManager) -> None:
