@@ -18,8 +18,8 @@ from framework._running.limits import Limits
 from framework._running.log import Failures, report_unread
 from framework._running.outcomes import WorkerCrashError, clear_frames
 from framework._running.retention import Retention
-from framework._tasks.ids import explain_await
 from framework._tasks.live import LiveTask, Move, Waiter
+from framework._tasks.mistakes import explain
 from framework._tasks.options import SILENT
 from framework._tasks.records import FAILURES, FINAL, TaskStatus
 from framework._threads.waiters import wake_all
@@ -96,7 +96,7 @@ class Endings:
         elif isinstance(error, WorkerCrashError):
             self._crash(task, str(error))
         else:
-            explain_await(error)
+            explain(error)
             self.end(task, "fail", error=error)
 
     def _crash(self, task: LiveTask, reason: str) -> None:

@@ -48,22 +48,6 @@ class TaskId(str, Accepted[T_co]):
         return core_schema.no_info_after_validator_function(cls, core_schema.str_schema())
 
 
-def explain_await(error: BaseException) -> None:
-    """Add a note that says what to await, if *error* comes from awaiting an id.
-
-    An ``__await__`` of the id could raise a better error. But templates, GraphQL servers and
-    others await every awaitable, and would then await ids that they should only show.
-    """
-    if type(error) is not TypeError or hasattr(error, "__notes__"):
-        return
-    text = str(error)
-    if "TaskId" in text and "await" in text:
-        error.add_note(
-            "a background task returns its id at once, without 'await': get the result with "
-            "'await get_task_manager().get_result(task_id)', or decorate it with async_task"
-        )
-
-
 _BATCH: Final = 256
 _BYTES: Final = 16
 

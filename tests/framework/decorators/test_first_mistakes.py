@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -231,6 +232,43 @@ async def test_awaiting_an_id_in_a_task_is_told(task_manager: TaskManager, in_pl
     ) as caught:
         await waiting
     assert caught.value.__notes__ == [AWAIT_WHAT]
+
+
+@async_task
+async def look_up() -> int:
+    """Stand for an async task."""
+    return 7
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (
+            lambda: count.delay(1),  # type: ignore[attr-defined]  # what is wrong
+            "call the function itself: count(...); with options: count.options(delay=3)(...)",
+        ),
+        (
+            lambda: look_up.apply_async(),  # type: ignore[attr-defined]  # what is wrong
+            "call the function itself: await look_up(...); with options: await "
+            "look_up.options(delay=3)(...)",
+        ),
+    ],
+)
+def test_calling_as_celery_does_is_told(
+    task_manager: TaskManager, call: Callable[[], Any], told: str
+) -> None:
+    """The error of a route or a task that calls another one as Celery does says how to call it."""
+    app = FastAPI(lifespan=setup_async_framework)
+    app.get("/call")(call)
+    with pytest.raises(AttributeError, match=r"^'function' object has no attribute ") as caught:
+        task_manager.wait_result(task_manager.submit_nowait(call))
+    assert caught.value.__notes__ == [told]
+    with (
+        TestClient(app) as client,
+        pytest.raises(AttributeError, match=r"^'function' object has no attribute ") as in_route,
+    ):
+        client.get("/call")
+    assert in_route.value.__notes__ == [told]
 
 
 def test_an_id_is_nothing_that_others_await() -> None:
