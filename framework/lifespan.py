@@ -26,7 +26,7 @@ from framework._running.log import install_task_fields
 from framework._tasks import checks
 from framework._tasks.current import OVER, current_home, current_scope
 from framework._tasks.live import Home, Sleeper
-from framework._tasks.mistakes import explain
+from framework._tasks.mistakes import explain, explain_response
 from framework._tasks.reasons import span
 from framework._threads.clock import SystemClock
 from framework._threads.loop_watch import LoopWatch
@@ -474,8 +474,9 @@ class _Shim:
         token, outer = current_home.set(self._home), current_scope.set(scope)
         try:
             await self._inner(scope, receive, send)
-        except (TypeError, AttributeError) as error:
+        except Exception as error:
             explain(error)
+            explain_response(error)
             raise
         finally:
             # A mounted app shares the scope with the one around it, which goes on.

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from celery import Celery
 from fastapi import APIRouter, FastAPI, UploadFile
+from fastapi.exceptions import ResponseValidationError
 from fastapi.testclient import TestClient
 
 from framework import (
@@ -17,6 +18,7 @@ from framework import (
     TaskManager,
     async_task,
     background_task,
+    get_task_manager,
     get_thread_pool,
     retry_task,
     scheduled_task,
@@ -249,8 +251,10 @@ async def look_up() -> int:
         ),
         (
             lambda: look_up.apply_async(),  # type: ignore[attr-defined]  # what is wrong
-            "call the function itself: await look_up(...); with options: await "
-            "look_up.options(delay=3)(...)",
+            (
+                "call the function itself: await look_up(...); with options: await "
+                "look_up.options(delay=3)(...)"
+            ),
         ),
     ],
 )
@@ -269,6 +273,40 @@ def test_calling_as_celery_does_is_told(
     ):
         client.get("/call")
     assert in_route.value.__notes__ == [told]
+
+
+def test_a_route_that_returns_what_it_should_await_is_told() -> None:
+    """FastAPI's error about a coroutine in a response names its function, and what to write."""
+    app, made = FastAPI(lifespan=setup_async_framework), []
+
+    def keep(call: Callable[[], Any]) -> Any:
+        made.append(call())
+        return made[-1]
+
+    app.get("/result")(lambda: keep(lambda: get_task_manager().get_result("1")))
+    app.get("/task")(lambda: keep(look_up))
+    app.get("/inside", response_model=dict[str, int])(lambda: {"it": keep(look_up)})
+    app.get("/own")(lambda: keep(count_and_await))
+    told: list[Any] = []
+    with TestClient(app) as client:
+        for path in ("/result", "/task", "/inside", "/own"):
+            with pytest.raises((ValueError, ResponseValidationError)) as caught:
+                client.get(path)
+            told.append(getattr(caught.value, "__notes__", None))
+    for coroutine in made:
+        coroutine.close()
+
+    begin = "the route has returned {0}(...) without awaiting it: write 'await {0}(...)' in an "
+    for_task = (
+        begin.format("look_up") + "async def route; in a def route, use "
+        "wait_result(submit_nowait(look_up, args=(...)))"
+    )
+    assert told == [
+        [begin.format("get_result") + "async def route; in a def route, use wait_result(task_id)"],
+        [for_task],
+        [for_task],
+        None,
+    ]
 
 
 def test_an_id_is_nothing_that_others_await() -> None:
