@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import types
 from asyncio import CancelledError
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from framework._decorators.dressing import BRACKETS, Dress, apply, copier
@@ -18,7 +18,7 @@ from framework._tasks.decorated import (
     BackgroundDecorator,
     BackgroundFunction,
 )
-from framework._tasks.functions import checker_for, kind_of, name_of, positional_range
+from framework._tasks.functions import check_key, checker_for, kind_of, name_of, positional_range
 from framework._tasks.ids import TaskId
 from framework._tasks.injection import injected
 from framework._tasks.options import BACKGROUND, COPY, TASK, BackgroundOptions, TaskOptions
@@ -114,7 +114,7 @@ def _task(layer: str, fn: Callable[..., Any], given: TaskOptions) -> Any:
     run = injected(fn)
     spec = TaskSpec(run, name=name_of(fn), kind=kind_of(fn), check=checker_for(run))
     dressing = Dress(run, layer, returns_id=layer == "background_task", undecorated=fn)
-    return _Maker(layer, spec.name, positional_range(run), dressing).make(spec.replace(given))
+    return _Maker(layer, spec.name, positional_range(run), dressing).copy(spec, given)
 
 
 class _Maker:
@@ -136,6 +136,17 @@ class _Maker:
         self._arity = arity
         self._dressing = dressing
 
+    def copy(self, spec: TaskSpec, changed: Mapping[str, object]) -> Any:
+        """Return the function with the options of *spec*, and those of *changed* in their place.
+
+        Raises:
+            TypeError: If the function that makes a key of the arguments cannot take them.
+            ValueError: As `make` does.
+        """
+        for option in ("unique", "key"):
+            check_key(option, changed.get(option), spec.fn)
+        return self.make(spec.replace(changed))
+
     def make(self, spec: TaskSpec) -> Any:
         """Return the function with the options of *spec*.
 
@@ -146,7 +157,7 @@ class _Maker:
             check_requeued(spec, awaited=self._inner is awaitable_inner)
         made = self._dressing.put_on(
             self._inner(spec, self._arity),
-            options=copier(COPY, self._name, lambda changed: self.make(spec.replace(changed))),
+            options=copier(COPY, self._name, lambda changed: self.copy(spec, changed)),
             __asyncframe_spec__=spec,
         )
         registry.register(spec.name, made)

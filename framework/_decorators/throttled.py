@@ -12,7 +12,7 @@ from framework._manager.frameworks import STATE, find_policies
 from framework._running.throttle import ThrottlePolicy
 from framework._tasks import registry
 from framework._tasks.decorated import ThrottleDecorator
-from framework._tasks.functions import name_of
+from framework._tasks.functions import check_key, name_of
 from framework._tasks.options import THROTTLE, ThrottleOptions, merged
 
 
@@ -50,6 +50,7 @@ def throttled_task(fn: object = None, /, **options: Unpack[ThrottleOptions]) -> 
 
 def _throttled(fn: Callable[..., Any], checked: ThrottleOptions) -> Any:
     name = name_of(fn)
+    check_key("key", checked["key"], fn)
     policy = ThrottlePolicy(name, checked)
     options = copier(THROTTLE, name, lambda changed: _throttled(fn, merged(checked, changed)))
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable
 from itertools import islice
 from typing import Final, NamedTuple, cast
 
+from framework._tasks.checks import show
 from framework._tasks.live import Sleeper
 from framework._tasks.options import ThrottleOptions
 
@@ -300,7 +301,13 @@ class Gates:
                 continue
 
     def _of(self, key: Hashable, monotonic: Callable[[], float]) -> Gate:
-        gate = self._gates.get(key)
+        try:
+            gate = self._gates.get(key)
+        except TypeError:
+            raise TypeError(
+                f"the key of throttle {self._policy.name} must be hashable, not {show(key)}: "
+                "return a tuple"
+            ) from None
         if gate is not None:
             return gate
         with self._lock:

@@ -149,6 +149,74 @@ def signature_of(fn: Callable[..., Any]) -> inspect.Signature | None:
         return inspect.signature(fn, annotation_format=Format.FORWARDREF)  # type: ignore[call-arg]  # as above
 
 
+def check_key(option: str, key: object, fn: Callable[..., Any]) -> None:
+    """Refuse a function of a call's arguments that can take those of no call of *fn*.
+
+    Args:
+        option: The option that it was given in, for the message.
+        key: What was given; whatever is no function, or has no known signature, is accepted.
+        fn: The function whose arguments it is called with.
+
+    Raises:
+        TypeError: If its parameters never fit.
+    """
+    if not callable(key):
+        return
+    takes, given = signature_of(key), signature_of(fn)
+    if takes is None or given is None or _takes_any(given):
+        return
+    if any(_fits(takes, *one) for one in _calls(given, takes)):
+        return
+    name = name_of(fn)
+    raise TypeError(
+        f"the {option} function of {name} takes {_bare(takes)}, but it is called with the "
+        f"arguments of {name}, which takes {_bare(given)}"
+    )
+
+
+def _takes_any(signature: inspect.Signature) -> bool:
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return any(one.kind in kinds for one in signature.parameters.values())
+
+
+def _calls(
+    given: inspect.Signature, takes: inspect.Signature
+) -> Iterator[tuple[list[str], dict[str, str]]]:
+    """Yield the arguments of the calls of *given* that may fit *takes*.
+
+    A call may leave out parameters with a default, and pass the last ones by their names.
+    """
+    kinds, parameters = inspect.Parameter, list(given.parameters.values())
+    needed = {one.name for one in parameters if one.default is kinds.empty}
+    for named in (set[str](), takes.parameters.keys()):
+        for count in range(len(parameters) + 1):
+            passed = {one.name for one in parameters[:count]} | needed | named
+            used = [one for one in parameters if one.name in passed]
+            for split in range(len(used), -1, -1):
+                first, rest = used[:split], used[split:]
+                if (
+                    first == parameters[:split]
+                    and all(one.kind is not kinds.KEYWORD_ONLY for one in first)
+                    and all(one.kind is not kinds.POSITIONAL_ONLY for one in rest)
+                ):
+                    yield [one.name for one in first], {one.name: one.name for one in rest}
+
+
+def _fits(signature: inspect.Signature, args: list[str], kwargs: dict[str, str]) -> bool:
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
+
+
+def _bare(signature: inspect.Signature) -> inspect.Signature:
+    """Return *signature* without annotations, for messages."""
+    empty = inspect.Signature.empty
+    parameters = [one.replace(annotation=empty) for one in signature.parameters.values()]
+    return signature.replace(parameters=parameters, return_annotation=empty)
+
+
 def positional_range(fn: Callable[..., Any]) -> tuple[int, int]:
     """Return the least and the most positional arguments of a call without keywords.
 

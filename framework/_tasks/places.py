@@ -15,7 +15,7 @@ from functools import partial
 from types import MethodType
 from typing import Any, Final
 
-from framework._tasks.functions import name_of, signature_of
+from framework._tasks.functions import check_key, name_of, signature_of
 from framework._tasks.ids import TaskId
 from framework._tasks.jsonsafe import cut, safe_repr
 from framework._tasks.specs import TaskSpec
@@ -96,7 +96,7 @@ def unique_key(
     """
     name = name_of(fn)
     if callable(unique):
-        text = stable_text(name, "unique", unique(*args, **kwargs))
+        text = stable_text(name, "unique", _key_of(fn, "unique", unique, args, kwargs))
     else:
         text = _call_text(fn, args, kwargs)
         if owner is not None:
@@ -119,8 +119,23 @@ def running_key(
     name = name_of(fn)
     if key is None:
         return f"r:{name}", ""
-    text = stable_text(name, "key", key(*args, **kwargs))
+    text = stable_text(name, "key", _key_of(fn, "key", key, args, kwargs))
     return f"r:{name}:{key_digest(text)}", cut(text, _SHOWN)
+
+
+def _key_of(
+    fn: Callable[..., Any],
+    option: str,
+    key: Callable[..., object],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> object:
+    try:
+        return key(*args, **kwargs)
+    except TypeError:
+        # A submission's own key function has not been checked before.
+        check_key(option, key, fn)
+        raise
 
 
 def key_digest(text: str) -> str:

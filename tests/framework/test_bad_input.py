@@ -14,6 +14,7 @@ import pytest
 from framework import (
     TaskManager,
     ThreadPoolExecutorEnhanced,
+    async_task,
     background_task,
     current_task,
     retry_task,
@@ -394,6 +395,63 @@ def test_options() -> None:
         background_task(int).options,
         *both,
         cases("delay", DELAY, -1, NAN, math.inf, True, "5"),
+    )
+
+
+def send(to: str, urgent: bool = False, *, retry: int) -> None:
+    """Do nothing."""
+
+
+FITTING_KEYS: tuple[Callable[..., Any], ...] = (
+    lambda to, retry: (to, retry),  # as send(to="a", retry=1)
+    lambda to, *, retry: (to, retry),
+    lambda urgent, **_: urgent,  # as send(to="a", urgent=True, retry=1)
+    lambda **_: 1,
+    lambda to, /, **_: to,
+    lambda one, two, **_: (one, two),
+)
+OTHER_KEYS: tuple[Callable[..., Any], ...] = (
+    lambda: 1,
+    lambda to, urgent, retry, more: (to, urgent, retry, more),
+    lambda to, /: to,
+    str.upper,
+)
+
+
+def test_key_functions(task_manager: TaskManager) -> None:
+    """A key function that fits no call is refused at decoration, with both signatures."""
+    name = f"{__name__}.send"
+    decorating: tuple[tuple[str, Callable[[Any], object]], ...] = (
+        ("key", lambda key: throttled_task(rate_limit=1, key=key)(send)),
+        ("key", lambda key: background_task(max_running=1, key=key)(send)),
+        ("unique", lambda key: async_task(unique=key)(send)),
+        ("unique", lambda key: background_task(send).options(unique=key)),
+    )
+    submitting: tuple[tuple[str, Callable[[Any], object]], ...] = (
+        ("unique", lambda key: task_manager.submit_nowait(send, ("a",), {"retry": 1}, unique=key)),
+    )
+    for key in FITTING_KEYS:
+        assert [told_by(way, key) for _, way in decorating] == [(None, "")] * 4
+    for key in OTHER_KEYS:
+        for option, way in decorating + submitting:
+            error, text = told_by(way, key)
+            assert error is TypeError
+            assert text.startswith(f"the {option} function of {name} takes (")
+            assert text.endswith(
+                f"), but it is called with the arguments of {name}, which takes "
+                "(to, urgent=False, *, retry)"
+            )
+
+
+def test_key_of_a_throttle() -> None:
+    """A key that cannot be hashed is refused by the name of its function."""
+    key: Callable[..., Any] = lambda of: [of]  # noqa: E731  # its type is the point
+    call = throttled_task(rate_limit=1, key=key)(lambda of: of)
+    error, text = told_by(call, 1)
+    assert error is TypeError
+    assert text == (
+        f"the key of throttle {__name__}.test_key_of_a_throttle.<locals>.<lambda> must be "
+        "hashable, not [1]: return a tuple"
     )
 
 

@@ -250,7 +250,7 @@ async def look_up() -> int:
             "call the function itself: count(...); with options: count.options(delay=3)(...)",
         ),
         (
-            lambda: look_up.apply_async(),  # type: ignore[attr-defined]  # what is wrong
+            lambda: look_up.apply_async(1),  # type: ignore[attr-defined]  # what is wrong
             (
                 "call the function itself: await look_up(...); with options: await "
                 "look_up.options(delay=3)(...)"
