@@ -54,6 +54,12 @@ _DRIVERS: Final = {
     "sqlite": ("sqlite", "sqlite+pysqlite"),
     "postgresql": ("postgresql", "postgresql+psycopg"),
 }
+_ALIASES: Final = {"postgres": "postgresql"}
+"""Names of databases that other libraries and hosts use in their URLs."""
+
+_LIBRARIES: Final = {"sqlite": "sqlite3", "postgresql": "psycopg"}
+"""The driver of each."""
+
 _WRITES: Final = "asyncframe_writes"
 _LOG: Final = "asyncframe_log"
 
@@ -97,6 +103,8 @@ def checked_url(url: object) -> URL:
         ) from None
     allowed = _DRIVERS.get(made.get_backend_name(), ())
     if made.drivername not in allowed:
+        if made.get_backend_name() in (*_DRIVERS, *_ALIASES):
+            raise ValueError(_other_driver(made))
         names = ", ".join(name for names in _DRIVERS.values() for name in names)
         raise ValueError(
             f"url must start with one of {names}, not with {made.drivername!r}: no other "
@@ -106,6 +114,17 @@ def checked_url(url: object) -> URL:
         _check_file(made)
         return made.set(drivername="sqlite+pysqlite")
     return made.set(drivername="postgresql+psycopg")
+
+
+def _other_driver(url: URL) -> str:
+    """Return what is wrong with a URL whose database is supported, and its driver is not."""
+    backend, _, driver = url.drivername.partition("+")
+    dialect = _ALIASES.get(backend, backend)
+    app = f"; your app may go on using {driver}" if driver else ""
+    return (
+        f"url must start with '{dialect}://', not with '{url.drivername}://': write "
+        f"{dialect}://...; the store has a driver of its own, {_LIBRARIES[dialect]}{app}"
+    )
 
 
 def _check_file(url: URL) -> None:
