@@ -81,7 +81,7 @@ def retried_inner(fn: Callable[..., Any], name: str, policy: RetryPolicy) -> typ
     # The inner functions find no name of this module: `dress` gives them other globals.
     policies, call_later = find_policies, functools.partial
     note_on_loop, fits = _note_on_loop, _fits
-    exceptions, check = policy.options["exceptions"], checker_for(fn)
+    exceptions, check = policy.exceptions, checker_for(fn)
 
     def sync_inner(*args: Any, **kwargs: Any) -> Any:
         try:

@@ -34,18 +34,23 @@ class RetryPolicy:
 
     Args:
         options: All options of `retry_task`, checked.
+
+    Attributes:
+        exceptions: Which errors to retry.
     """
 
-    __slots__ = ("options",)
+    __slots__ = ("exceptions", "options")
 
     def __init__(self, options: RetryOptions) -> None:
         self.options = options
+        # Its check makes a tuple of whatever was given.
+        self.exceptions = cast("tuple[type[BaseException], ...]", options["exceptions"])
 
     def allows(self, error: BaseException, attempt: int) -> bool:
         """Return whether to retry after attempt number *attempt*, from 1, raised *error*."""
         return (
             attempt <= self.options["max_retries"]
-            and isinstance(error, self.options["exceptions"])
+            and isinstance(error, self.exceptions)
             and not isinstance(error, _NEVER)
         )
 

@@ -244,22 +244,22 @@ def function(name: str, value: object, *, of: str) -> object:
 
 
 def exception_types(name: str, value: object) -> tuple[type[BaseException], ...]:
-    """Return *value* as a tuple if it is an exception class or a tuple of them.
+    """Return *value* as a tuple if it is an exception class, or a tuple or list of them.
 
     Raises:
         TypeError: If it is neither.
-        ValueError: If it is an empty tuple.
+        ValueError: If there is none in it.
     """
-    types = value if isinstance(value, tuple) else (value,)
+    types = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     if not types:
         raise ValueError(
-            f"{name} must contain at least one exception class, not (): otherwise the "
+            f"{name} must contain at least one exception class, not {show(value)}: otherwise the "
             "function would never be retried"
         )
     for one in types:
         if not (isinstance(one, type) and issubclass(one, BaseException)):
             raise TypeError(
-                f"{name} must be an exception class or a tuple of them, not {show(value)}"
+                f"{name} must be an exception class, or a tuple or list of them, not {show(value)}"
             )
     return types
 

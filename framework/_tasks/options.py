@@ -369,11 +369,11 @@ class RetryOptions(TypedDict, total=False):
         ),
     ]
     exceptions: Annotated[
-        type[BaseException] | tuple[type[BaseException], ...],
+        type[BaseException] | tuple[type[BaseException], ...] | list[type[BaseException]],
         Option(
             Exception,
             checks.exception_types,
-            "Which errors to retry: a class or a tuple of classes, not empty.",
+            "Which errors to retry: a class, or a tuple or list of classes, not empty.",
         ),
     ]
 

@@ -278,7 +278,7 @@ async def use_policies() -> None:
     retry_task(max_retries="3")  # type: ignore[call-overload]  # an option of the wrong type
     bare_retried.options(retries=3)  # type: ignore[call-arg]  # an option that does not exist
     bare_retried.options(
-        max_retries=1, retry_delay=0, backoff=2, max_delay=None, jitter=0.5, exceptions=(OSError,)
+        max_retries=1, retry_delay=0, backoff=2, max_delay=None, jitter=0.5, exceptions=[OSError]
     )
 
 

@@ -152,7 +152,7 @@ BAD_OPTIONS: list[tuple[Callable[..., object], str, str, dict[str, list[object]]
     (
         retry_task,
         "exceptions",
-        "an exception class or a tuple of them",
+        "an exception class, or a tuple or list of them",
         {"TypeError": ["ValueError", ["ValueError"], (ValueError, 5), int, None]},
     ),
 ]
@@ -181,6 +181,22 @@ def test_a4_no_exceptions() -> None:
         r"the function would never be retried$",
     ):
         retry_task(exceptions=())
+
+
+def test_a4_list_of_exceptions() -> None:
+    """A list of exceptions is as good as a tuple of them, and is not changed from outside."""
+    given: list[type[BaseException]] = [ConnectionError]
+    calls: list[int] = []
+
+    @retry_task(exceptions=given, retry_delay=0)
+    def connect() -> None:
+        calls.append(1)
+        raise ConnectionError
+
+    given.clear()
+    with pytest.raises(ConnectionError):
+        connect()
+    assert len(calls) == 4
 
 
 def test_a4_no_retries_calls_once() -> None:
