@@ -21,6 +21,7 @@ _NUMBERS = (int, float, bool, type(None))
 _TEXT_OF_A_VALUE = 100  # characters that take as long as a value
 _CUT = f"<cut after {_MAX_VALUES} values>"
 _MAX_REPR = 200
+_MAX_KEY = 60
 # What a user's text may raise: the last two would end a server that only shows a task.
 _RAISED = (Exception, SystemExit, KeyboardInterrupt)
 SHORT_INT = 2_048  # bits; fit into 640 digits, the lowest limit that Python accepts
@@ -38,7 +39,18 @@ def jsonable(value: object) -> JSON:
     object of any other type becomes its ``repr``, cut at 200 characters; an error that
     ``repr`` raises is named in its place.
     """
-    return _Converter().convert(value, frozenset(), 0)
+    return examined(value)[0]
+
+
+def examined(value: object) -> tuple[JSON, str | None]:
+    """Convert any *value* as `jsonable` does, and say what the JSON lacks.
+
+    Returns:
+        The JSON; and None, or that an object is there as its ``repr`` only, or that two keys of
+        a mapping have become one.
+    """
+    converter = _Converter()
+    return converter.convert(value, frozenset(), 0), converter.problem
 
 
 def is_small(value: object) -> bool:
@@ -64,10 +76,15 @@ def is_small(value: object) -> bool:
 
 
 class _Converter:
-    """One conversion. It counts values, since shared parts are written out each time."""
+    """One conversion. It counts values, since shared parts are written out each time.
+
+    Attributes:
+        problem: The first thing that JSON could not express as it is; see `examined`.
+    """
 
     def __init__(self) -> None:
         self._left = _MAX_VALUES
+        self.problem: str | None = None
 
     def convert(self, value: object, above: frozenset[int], depth: int) -> JSON:
         """Convert *value*, at *depth* levels; *above* has the ids of the objects around it."""
@@ -82,7 +99,7 @@ class _Converter:
                 return f"<nested too deeply: {type(value).__name__}>"
             return self._compound(value, above | {id(value)}, depth + 1)
         except _RAISED:  # a model, mapping or iterator that raises must not break an endpoint
-            return safe_repr(value)
+            return self._text_of(value)
 
     def _compound(self, value: object, above: frozenset[int], depth: int) -> JSON:
         if isinstance(value, Mapping):
@@ -103,7 +120,15 @@ class _Converter:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             fields = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
             return self._object(fields, above, depth)
-        return _subclass_of_leaf(value)
+        leaf = _subclass_of_leaf(value)
+        return self._text_of(value) if leaf is _NOT_SIMPLE else leaf  # type: ignore[return-value]  # a leaf
+
+    def _text_of(self, value: object) -> str:
+        self.problem = self.problem or (
+            f"a value of type {_encodable(type(value).__name__)} has no form in JSON: its repr is "
+            "shown"
+        )
+        return safe_repr(value)
 
     def _array(self, items: Iterable[Any], above: frozenset[int], depth: int) -> list[JSON]:
         array: list[JSON] = []
@@ -122,10 +147,22 @@ class _Converter:
             if self._left <= 0:
                 found[_CUT] = _CUT
                 break
-            found[self._key(key)] = self.convert(item, above, depth)
+            name, before = self._key(key), len(found)
+            found[name] = self.convert(item, above, depth)
+            if len(found) == before:
+                self.problem = self.problem or (
+                    f"two keys of a mapping are {cut(name, _MAX_KEY)!r} in JSON: one of their "
+                    "values is lost"
+                )
         return found
 
     def _key(self, key: object) -> str:
+        """Return the text of a key, of leaves and tuples the same as in a store."""
+        if type(key) is bool:
+            return "true" if key else "false"
+        if type(key) is tuple:
+            self._left -= len(key)
+            return _CUT if self._left <= 0 else ",".join(map(self._key, key))
         simple = _simple(key)
         if simple is _NOT_SIMPLE:
             simple = self.convert(key, frozenset(), _MAX_DEPTH - 1)
@@ -158,15 +195,15 @@ def _dumped(dump: Callable[..., object]) -> object:
         return dump()
 
 
-def _subclass_of_leaf(value: object) -> JSON:
-    """Convert a ``str``, ``int`` or ``float`` subclass to its base, all else to its repr."""
+def _subclass_of_leaf(value: object) -> object:
+    """Convert a ``str``, ``int`` or ``float`` subclass to its base; or return the sentinel."""
     if isinstance(value, str):
         return _encodable(str.__str__(value))
     if isinstance(value, int):
         return _integer(int.__int__(value))
     if isinstance(value, float):
-        return _simple(float.__float__(value))  # type: ignore[return-value]  # a leaf
-    return safe_repr(value)
+        return _simple(float.__float__(value))
+    return _NOT_SIMPLE
 
 
 def _encodable(text: str) -> str:

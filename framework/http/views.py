@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from framework._tasks.jsonsafe import jsonable
+from framework._tasks.jsonsafe import examined, jsonable
 from framework._tasks.reasons import error_text, reason_of
 from framework._tasks.records import CancelOutcome, TaskStatus
 from framework._tasks.task import Task
@@ -79,13 +79,14 @@ class TaskView(TaskSummary, Generic[T]):
     the first 100,000 values; see `Task.to_dict`.
 
     A result that is no ``Report``, or that JSON cannot express as one, is left out. Then ``result``
-    is None and ``result_problem`` says why. The answer is never an error, because it has the
-    task's status too.
+    is None and ``result_problem`` says why. It also says if a value is shown as its ``repr``,
+    since JSON has no form for it, or if two keys of a mapping are the same in JSON. The answer is
+    never an error, because it has the task's status too.
     """
 
     result: T | None
     result_problem: str | None = Field(
-        description="Why the result of a completed task is not shown"
+        description="Why the result of a completed task is not shown, or what it lacks"
     )
 
     _reported: ClassVar[set[tuple[type, str]]] = set()
@@ -113,9 +114,9 @@ class TaskView(TaskSummary, Generic[T]):
         state = summary_of(value, expose_errors=exposed)
         is_plain = cls.model_fields["result"].annotation in _PLAIN
         problem: Exception | None = None
-        for result in _candidates(value.result, is_plain):
+        for result, lacking in _candidates(value.result, is_plain):
             try:
-                view = handler({**state, "result": result, "result_problem": None})
+                view = handler({**state, "result": result, "result_problem": lacking})
                 if not is_plain:
                     _require_json(view)
             except Exception as error:  # of the model's own validators and serializers too
@@ -154,15 +155,15 @@ _PLAIN: Final = (T | None, Any, Any | None)
 _MOST_REPORTED: Final = 1_000
 
 
-def _candidates(result: Any, is_plain: bool) -> Iterator[Any]:
-    """Yield forms of a result, the best first."""
+def _candidates(result: Any, is_plain: bool) -> Iterator[tuple[Any, str | None]]:
+    """Yield forms of a result, the best first, and what each lacks."""
     # An iterator is used up by whoever looks into it.
     if not is_plain and not isinstance(result, Iterator):
-        yield result
-    safe = jsonable(result)
+        yield result, None
+    safe, lacking = examined(result)
     # The marker of a value that JSON does not have is a text, but not one that somebody returned.
     if is_plain or not (isinstance(safe, str) and safe.startswith("<")):
-        yield safe
+        yield safe, lacking
 
 
 def _require_json(view: BaseModel) -> None:
@@ -189,7 +190,8 @@ def summary_of(task: Task, *, expose_errors: bool) -> dict[str, Any]:
 def view_of(task: Task, *, expose_errors: bool) -> dict[str, Any]:
     """Return a `TaskView` of any result as valid JSON; faster than the model."""
     shown = summary_of(task, expose_errors=expose_errors)
-    return {**shown, "result": jsonable(task.result), "result_problem": None}
+    result, lacking = examined(task.result)
+    return {**shown, "result": result, "result_problem": lacking}
 
 
 class TaskList(BaseModel):

@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 from pydantic import BaseModel, Field, field_serializer
 
 from framework import Task, TaskManager, get_task_manager, setup_async_framework
+from framework._tasks.wire import encode_result
 from framework.http import TaskView
 
 
@@ -128,6 +129,25 @@ def test_results_of_a_type() -> None:
     assert wrong == {}
 
 
+def test_what_a_result_lacks_in_json() -> None:
+    """A result that JSON shows in part, or as a mere text, says so beside it."""
+    meeting = {1: "a", "1": "b", (1, True, None): "c"}
+    lost = "two keys of a mapping are '1' in JSON: one of their values is lost"
+    bodies = [
+        as_answered(model, result)
+        for model in (TaskView, TaskView[dict[str, Any]])
+        for result in (meeting, {"of": {"it": Row()}})
+    ]
+    for body in bodies[::2]:
+        assert (body["result"], body["result_problem"]) == ({"1": "b", "1,true,None": "c"}, lost)
+        # As a store has it.
+        assert body["result"] == json.loads(encode_result(None, meeting))
+    for body in bodies[1::2]:
+        assert body["result_problem"] == (
+            "a value of type Row has no form in JSON: its repr is shown"
+        )
+
+
 OF_ANOTHER_TYPE: dict[str, tuple[Any, Any, str]] = {
     "an int": (TaskView[Report], 5, "int"),
     "a wrong dict": (TaskView[Report], {"secret": "hidden"}, "dict"),
@@ -211,13 +231,19 @@ OF_ANY_TYPE: dict[str, tuple[Any, Any]] = {
 }
 """What a task returns, and what is shown of that."""
 
+SHOWN_AS_REPR: dict[str, str] = {
+    name: f"a value of type {kind} has no form in JSON: its repr is shown"
+    for name, kind in (("no repr", "Unshowable"), ("a generator", "generator"))
+}
+"""What is said of results whose repr is shown."""
+
 
 @pytest.mark.parametrize("model", [TaskView, TaskView[Any]])
 def test_results_of_any_type(model: Any) -> None:
     """Every result is shown as strict JSON; what JSON does not have is replaced by a text."""
     bodies = {name: as_answered(model, result) for name, (result, _) in OF_ANY_TYPE.items()}
     assert {name: (body["result"], body["result_problem"]) for name, body in bodies.items()} == {
-        name: (shown, None) for name, (_, shown) in OF_ANY_TYPE.items()
+        name: (shown, SHOWN_AS_REPR.get(name)) for name, (_, shown) in OF_ANY_TYPE.items()
     }
 
 

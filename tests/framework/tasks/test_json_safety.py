@@ -108,7 +108,7 @@ PLAIN: list[tuple[object, object]] = [
     (frozenset({1}), [1]),
     ({"a": {"b": 1}}, {"a": {"b": 1}}),
     ({1: "a", None: "b"}, {"1": "a", "None": "b"}),
-    ({(1, 2): "a"}, {"[1, 2]": "a"}),
+    ({(1, 2): "a"}, {"1,2": "a"}),
     (OrderedDict(a=1), {"a": 1}),
     (defaultdict(int, a=1), {"a": 1}),
     (UserDict(a=1), {"a": 1}),
