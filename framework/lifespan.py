@@ -8,6 +8,7 @@ import inspect
 import logging
 import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, suppress
@@ -219,6 +220,22 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
         self._home: Home | None = None
         self._token: Token[Any] | None = None
         self._shim: _Shim | None = None
+        self._was_used = False
+
+    def __del__(self) -> None:
+        app = self._app
+        # In a coroutine, such as a lifespan, it was to be entered.
+        if self._was_used or app is None or asyncio._get_running_loop() is None:
+            return
+        # An app that was never started has an unused lifespan, and nothing is wrong with it.
+        if not any(one is self for one in _lifespans_in(app.router.lifespan_context)):
+            warnings.warn(
+                "setup_async_framework(app) was thrown away without having been entered, so no "
+                "framework runs: write 'async with setup_async_framework(app):' in your own "
+                "lifespan, or FastAPI(lifespan=setup_async_framework)",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def __call__(self, app: Starlette) -> FrameworkLifespan:
         """Return a context manager with the same settings for *app*; the app calls this.
@@ -226,6 +243,7 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
         Raises:
             TypeError: If it was made for another app.
         """
+        self._was_used = True
         _check_app(app)
         if self._app is not None and self._app is not app:
             raise TypeError(
@@ -249,6 +267,7 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
         __exit__ = None
 
     async def __aenter__(self) -> None:
+        self._was_used = True
         if self._framework is not None:
             raise RuntimeError(
                 "this framework is already running: call setup_async_framework() again for a "
@@ -502,7 +521,16 @@ async def _run_handlers(app: Starlette, which: str) -> None:
 
 
 def _routers_with_default_lifespan(lifespan: object) -> list[object]:
-    """Return the routers whose default lifespan is *lifespan*, or is wrapped by it.
+    """Return the routers whose default lifespan is *lifespan*, or is wrapped by it."""
+    return [
+        getattr(one, "_router", None)
+        for one in _lifespans_in(lifespan)
+        if type(one).__name__ == "_DefaultLifespan"
+    ]
+
+
+def _lifespans_in(lifespan: object) -> list[object]:
+    """Return *lifespan* and whatever it wraps.
 
     FastAPI merges lifespans of included routers into closures around the app's own.
     """
@@ -513,8 +541,7 @@ def _routers_with_default_lifespan(lifespan: object) -> list[object]:
         if id(one) in seen:
             continue
         seen.add(id(one))
-        if type(one).__name__ == "_DefaultLifespan":
-            found.append(getattr(one, "_router", None))
+        found.append(one)
         pending += [cell.cell_contents for cell in getattr(one, "__closure__", None) or ()]
         pending += [inner for inner in (getattr(one, "__wrapped__", None),) if inner is not None]
     return found

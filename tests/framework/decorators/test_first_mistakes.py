@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -67,6 +69,26 @@ def test_with_in_place_of_async_with_is_told() -> None:
     told = r"^setup_async_framework\(\) needs a running event loop: use 'async with' in a "
     with pytest.raises(TypeError, match=told), setup:
         pass
+
+
+def test_a_setup_that_is_not_entered_is_told() -> None:
+    """A setup for an app that nobody enters warns when it is thrown away; others do not."""
+    told = r"^setup_async_framework\(app\) was thrown away without having been entered, so no "
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with pytest.warns(RuntimeWarning, match=told):
+            setup_async_framework(app)
+        async with setup_async_framework(app):
+            yield
+
+    with TestClient(FastAPI(lifespan=lifespan)):
+        pass
+    setup_async_framework(max_workers=3)
+    never_started = FastAPI()
+    never_started.router.lifespan_context = setup_async_framework(never_started)
+    del never_started
+    gc.collect()
 
 
 MAKE_AN_ENGINE = (
