@@ -29,14 +29,14 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class BackgroundCall(Protocol[P, T_co]):
-    """A `BackgroundFunction`, or such a method that is bound to its instance.
-
-    Attributes:
-        fn: The undecorated function.
-    """
+    """A `BackgroundFunction`, or such a method that is bound to its instance."""
 
     __name__: str
-    fn: Callable[..., Any]
+
+    @property
+    def fn(self) -> Callable[..., Any]:
+        """The undecorated function."""
+        ...
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> TaskId[T_co]:
         """Submit the call as a task and return its id immediately."""
@@ -44,11 +44,12 @@ class BackgroundCall(Protocol[P, T_co]):
 
 
 class BackgroundFunction(BackgroundCall[P, T_co], Protocol[P, T_co]):
-    """A function whose call submits a task and returns its id.
+    """A function whose call submits a task and returns its id."""
 
-    Attributes:
-        fn: The undecorated function.
-    """
+    @property
+    def fn(self) -> Callable[P, Any]:
+        """The undecorated function."""
+        ...
 
     @overload
     def __get__(self, instance: None, owner: type[Any] | None = None) -> Self: ...
@@ -74,14 +75,14 @@ class BackgroundFunction(BackgroundCall[P, T_co], Protocol[P, T_co]):
 
 
 class AwaitableFunction(Protocol[P, T_co]):
-    """A function whose call runs as a task; await the call to get the result.
-
-    Attributes:
-        fn: The undecorated function.
-    """
+    """A function whose call runs as a task; await the call to get the result."""
 
     __name__: str
-    fn: Callable[..., Any]
+
+    @property
+    def fn(self) -> Callable[P, Any]:
+        """The undecorated function."""
+        ...
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]:
         """Run the call as a task; await it to get the result."""
@@ -104,14 +105,14 @@ class AwaitableFunction(Protocol[P, T_co]):
 
 
 class RetriedFunction(Protocol[P, T_co]):
-    """A function that is called again if it fails; it returns the same result.
-
-    Attributes:
-        fn: The undecorated function.
-    """
+    """A function that is called again if it fails; it returns the same result."""
 
     __name__: str
-    fn: Callable[..., Any]
+
+    @property
+    def fn(self) -> Callable[P, T_co]:
+        """The undecorated function."""
+        ...
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T_co:
         """Call the function, again if it fails."""
@@ -138,14 +139,14 @@ class RetriedFunction(Protocol[P, T_co]):
 
 
 class ThrottledFunction(Protocol[P, T_co]):
-    """A function with a rate limit; it returns the same result.
-
-    Attributes:
-        fn: The undecorated function.
-    """
+    """A function with a rate limit; it returns the same result."""
 
     __name__: str
-    fn: Callable[..., Any]
+
+    @property
+    def fn(self) -> Callable[P, T_co]:
+        """The undecorated function."""
+        ...
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T_co:
         """Call the function, if the rate limit allows it."""
@@ -172,14 +173,14 @@ class ThrottledFunction(Protocol[P, T_co]):
 
 
 class ScheduledFunction(Protocol[T_co]):
-    """A function that the framework runs on a schedule.
-
-    Attributes:
-        fn: The undecorated function.
-    """
+    """A function that the framework runs on a schedule."""
 
     __name__: str
-    fn: Callable[..., Any]
+
+    @property
+    def fn(self) -> Callable[[], T_co]:
+        """The undecorated function."""
+        ...
 
     def __call__(self) -> T_co:
         """Call the function directly, as if it were undecorated."""
@@ -195,14 +196,14 @@ class DueFunction(Protocol[T_co]):
 
 
 class ScheduledDueFunction(Protocol[T_co]):
-    """A `ScheduledFunction` that takes the due time of its run.
-
-    Attributes:
-        fn: The undecorated function.
-    """
+    """A `ScheduledFunction` that takes the due time of its run."""
 
     __name__: str
-    fn: Callable[..., Any]
+
+    @property
+    def fn(self) -> Callable[[datetime], T_co]:
+        """The undecorated function."""
+        ...
 
     def __call__(self, due: datetime) -> T_co:
         """Call the function directly, as if it were undecorated."""

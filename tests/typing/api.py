@@ -63,6 +63,11 @@ async def async_length(text: str, *, factor: int = 1) -> int:
     return len(text) * factor
 
 
+def anything(text: str) -> Any:
+    """Stand for a function whose result has no type."""
+    return text
+
+
 # -- background_task
 
 
@@ -130,6 +135,11 @@ async def use_background() -> None:
     assert_type(manager.wait_result(called_background("a")), dict[str, int])
     assert_type(await manager.wait(bare_background("a"), timeout=60), Task)
     assert_type(bare_background.options(timeout=5, delay=1.0)("a"), TaskId[int])
+    bare_background.fn("a")
+    bare_background.options(timeout=5).fn(1)  # type: ignore[arg-type]  # and of what is undecorated
+    await called_async_background.fn()  # type: ignore[call-arg]
+    assert_type(background_task(anything)("a"), TaskId[Any])
+    background_task(anything)(1)  # type: ignore[arg-type]  # whatever it returns
     minute = timedelta(minutes=1)
     assert_type(bare_background.options(timeout=minute, delay=minute)("a"), TaskId[int])
     assert_type(called_async_background.options(name="other")("a"), TaskId[list[str]])
@@ -196,6 +206,7 @@ async def called_async_awaited(text: str) -> list[str]:
 async def use_awaited() -> None:
     """Await tasks: each gives the result."""
     assert_type(await bare_awaited("a"), int)
+    bare_awaited.fn(1)  # type: ignore[arg-type]  # and of what is undecorated
     assert_type(await called_awaited("a"), list[str])
     assert_type(await bare_async_awaited("a"), int)
     assert_type(await called_async_awaited("a"), list[str])
@@ -263,6 +274,7 @@ async def use_policies() -> None:
     assert_type(await async_throttled("a"), int)
     assert_type(throttled.options(rate_limit=6, when_limited="wait")("a"), int)
     assert_type(bare_retried("a"), int)
+    assert_type(bare_retried.fn("a"), int)
     assert_type(called_retried("a"), int)
     assert_type(await async_retried("a"), int)
     assert_type(bare_retried.options(max_retries=1)("a"), int)
