@@ -44,7 +44,9 @@ class RetryPolicy:
     def __init__(self, options: RetryOptions) -> None:
         self.options = options
         # Its check makes a tuple of whatever was given.
-        self.exceptions = cast("tuple[type[BaseException], ...]", options["exceptions"])
+        self.exceptions: tuple[type[BaseException], ...] = cast(
+            "tuple[type[BaseException], ...]", options["exceptions"]
+        )
 
     def allows(self, error: BaseException, attempt: int) -> bool:
         """Return whether to retry after attempt number *attempt*, from 1, raised *error*."""

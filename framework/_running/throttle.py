@@ -349,4 +349,5 @@ class ThrottlePolicy:
         self.name = name
         self.options = options
         self.has_key: bool = options["key"] is not None
-        self.window = cast(float, options["time_window"])  # its check turns timedeltas into seconds
+        # Its check turns timedeltas into seconds.
+        self.window: float = cast(float, options["time_window"])

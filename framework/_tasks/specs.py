@@ -96,8 +96,8 @@ class TaskSpec:
         self.check: Check | None = check
         self.description: str = description
         # Their checks turn timedeltas into seconds.
-        self.timeout = cast("float | None", options["timeout"])
-        self.delay = cast(float, options["delay"])
+        self.timeout: float | None = cast("float | None", options["timeout"])
+        self.delay: float = cast(float, options["delay"])
         self.hooks: Hooks | None = (
             None if complete is None and error is LOG else _hooks(complete, error)
         )
