@@ -212,8 +212,8 @@ class Cron(_WallTimes):
             from cronsim import CronSim, CronSimError
         except ModuleNotFoundError as error:
             raise ImportError(
-                "cron expressions need cronsim: pip install 'asyncframe[cron]'; every= and at= "
-                "work without it"
+                "cron expressions need cronsim: install the extra 'cron' of asyncframe; every= and "
+                "at= work without it"
             ) from error
         fields = expression.split()
         if len(fields) != _FIELDS:

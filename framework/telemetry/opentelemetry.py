@@ -28,8 +28,8 @@ try:
     from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, TracerProvider
 except ModuleNotFoundError as _error:
     raise ImportError(
-        "framework.telemetry.opentelemetry needs the API of OpenTelemetry: install it with "
-        "pip install 'asyncframe[otel]'"
+        "framework.telemetry.opentelemetry needs the API of OpenTelemetry: "
+        "install the extra 'otel' of asyncframe"
     ) from _error
 
 if TYPE_CHECKING:

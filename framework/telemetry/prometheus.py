@@ -1,4 +1,4 @@
-"""Metrics of tasks for Prometheus; needs ``pip install 'asyncframe[metrics]'``."""
+"""Metrics of tasks for Prometheus; needs the extra ``metrics`` of asyncframe."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if find_spec("prometheus_client") is None:
     raise ImportError(
-        "metrics for Prometheus need prometheus_client: pip install 'asyncframe[metrics]'"
+        "metrics for Prometheus need prometheus_client: install the extra 'metrics' of asyncframe"
     )
 
 from prometheus_client import REGISTRY, CollectorRegistry

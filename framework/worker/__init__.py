@@ -20,7 +20,7 @@ except ModuleNotFoundError as _error:
     if (_error.name or "").partition(".")[0] == "framework":
         raise
     raise ImportError(
-        "framework.worker needs Celery: install it with pip install 'asyncframe[celery]'"
+        "framework.worker needs Celery: install the extra 'celery' of asyncframe"
     ) from _error
 
 __all__ = [

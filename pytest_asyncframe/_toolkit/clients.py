@@ -260,7 +260,9 @@ class LiveServer:
         except ModuleNotFoundError as error:
             if error.name != "uvicorn":
                 raise
-            text = "asyncframe.live_server() needs uvicorn: pip install 'asyncframe[pytest]'"
+            text = (
+                "asyncframe.live_server() needs uvicorn: install the extra 'pytest' of asyncframe"
+            )
             raise ImportError(text, name="uvicorn") from None
 
         self.app = app

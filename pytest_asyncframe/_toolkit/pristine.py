@@ -81,7 +81,7 @@ def httpx_name() -> str:
     for name in _NAMES:
         if importlib.util.find_spec(name) is not None:
             return name
-    raise ImportError("asyncframe.client() needs httpx: pip install 'asyncframe[pytest]'")
+    raise ImportError("asyncframe.client() needs httpx: install the extra 'pytest' of asyncframe")
 
 
 def _copy(cls: type[Any]) -> type[Any]:

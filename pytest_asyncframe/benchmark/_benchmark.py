@@ -349,7 +349,7 @@ def _fixture_of(request: pytest.FixtureRequest) -> Any:  # a BenchmarkFixture, n
             return found
         reason = f"but another fixture 'benchmark' is in its place: {found!r}"
     raise pytest.UsageError(
-        f"task_benchmark needs pytest-benchmark, {reason}: pip install 'asyncframe[pytest]'"
+        f"task_benchmark needs pytest-benchmark, {reason}: install the extra 'pytest' of asyncframe"
     )
 
 

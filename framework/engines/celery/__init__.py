@@ -1,4 +1,4 @@
-"""The engine whose tasks run on Celery workers; needs ``pip install 'asyncframe[celery]'``."""
+"""The engine whose tasks run on Celery workers; needs the extra ``celery`` of asyncframe."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ except ModuleNotFoundError as _error:
     if (_error.name or "").partition(".")[0] == "framework":
         raise
     raise ImportError(
-        "framework.engines.celery needs Celery and the Redis client: install them with "
-        "pip install 'asyncframe[celery]'"
+        "framework.engines.celery needs Celery and the Redis client: "
+        "install the extra 'celery' of asyncframe"
     ) from _error
 
 __all__ = ["CeleryEngine"]

@@ -8,7 +8,9 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 if find_spec("sqlalchemy") is None:
-    raise ImportError("a store in a SQL database needs SQLAlchemy: pip install 'asyncframe[sql]'")
+    raise ImportError(
+        "a store in a SQL database needs SQLAlchemy: install the extra 'sql' of asyncframe"
+    )
 
 from framework._tasks import exports
 from framework.stores.sql._store import SQLStore

@@ -169,7 +169,8 @@ class Database:
             )
         except ModuleNotFoundError as error:
             raise ImportError(
-                "a store on PostgreSQL needs psycopg 3: pip install 'asyncframe[postgresql]'"
+                "a store on PostgreSQL needs psycopg 3: install the extra 'postgresql' of "
+                "asyncframe"
             ) from error
         event.listen(self._engine, "connect", self._on_connect)
         self._readers: Engine = self._engine

@@ -295,7 +295,9 @@ def test_no_expression() -> None:
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the library that reads cron expressions, the error has the command."""
     monkeypatch.setitem(sys.modules, "cronsim", None)
-    with pytest.raises(ImportError, match=r"^cron expressions need cronsim: pip install 'asyncfr"):
+    with pytest.raises(
+        ImportError, match=r"^cron expressions need cronsim: install the extra 'cron' of asy"
+    ):
         Cron("0 3 * * *", UTC)
 
 

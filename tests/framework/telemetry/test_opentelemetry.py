@@ -538,6 +538,6 @@ def test_without_the_extra() -> None:
 
 
 MISSING = (
-    "framework.telemetry.opentelemetry needs the API of OpenTelemetry: install it with "
-    "pip install 'asyncframe[otel]'"
+    "framework.telemetry.opentelemetry needs the API of OpenTelemetry: "
+    "install the extra 'otel' of asyncframe"
 )

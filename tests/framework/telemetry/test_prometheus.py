@@ -410,5 +410,5 @@ def test_without_the_extra() -> None:
         "except ImportError as error: print(error)"
     )
     assert python("-c", code).stdout == (
-        "metrics for Prometheus need prometheus_client: pip install 'asyncframe[metrics]'\n"
+        "metrics for Prometheus need prometheus_client: install the extra 'metrics' of asyncframe\n"
     )
