@@ -330,6 +330,9 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._framework is not None and self._framework.core.ledger.state == "forked":
+            # All of it lives in the parent, and so does the loop: nothing could be awaited.
+            return
         try:
             if self._app is not None:
                 await _run_handlers(self._app, "on_shutdown")

@@ -36,6 +36,30 @@ FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork there")
 
 @pytest.mark.extended("processes")
 @FORKS
+def test_c11_fork_in_a_lifespan() -> None:
+    """A forked child that leaves the lifespan ends with its own exit status, without a word."""
+    done = run_script(
+        """
+        import asyncio, os, sys, warnings
+        warnings.simplefilter("ignore")
+        from framework import get_task_manager, setup_async_framework
+
+        async def main():
+            async with setup_async_framework(None):
+                child = os.fork()
+                if not child:
+                    sys.exit(3)
+                print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+                print(await get_task_manager().submit(int, wait=True))
+
+        asyncio.run(main())
+        """
+    )
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["3", "0"], "")
+
+
+@pytest.mark.extended("processes")
+@FORKS
 def test_c11_fork_in_a_task() -> None:
     """A forked child gets a clear error at once and may start a framework of its own."""
     done = run_script(
