@@ -266,7 +266,8 @@ async def test_functions_without_a_limit(celery_redis: RedisDatabase) -> None:
         assert engine.limitless() == names
         said = (
             "every function that workers run needs a timeout; it is missing for "
-            f"{', '.join(names)}: set it in the decorator of each one, or for all of them with "
+            f"{', '.join(names)}: set it in the decorator of each one, or for all of them, also "
+            "those of libraries and other apps in this process, with "
             "CeleryEngine(default_limit=...)"
         )
         with pytest.raises(ValueError, match=rf"^{re.escape(said)}$"):

@@ -225,8 +225,9 @@ class CeleryEngine(Sharing):
         if names:
             raise ValueError(
                 "every function that workers run needs a timeout; it is missing for "
-                f"{', '.join(names)}: set it in the decorator of each one, or for all of them "
-                "with CeleryEngine(default_limit=...)"
+                f"{', '.join(names)}: set it in the decorator of each one, or for all of them, "
+                "also those of libraries and other apps in this process, with "
+                "CeleryEngine(default_limit=...)"
             )
         refused = self.refusals()
         if refused:
