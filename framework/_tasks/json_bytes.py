@@ -10,9 +10,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
+from framework._tasks.jsonsafe import key_text
+
 _BYTES: Final = (bytes, bytearray, memoryview)
 _BASE64: Final[Any] = {"ser_json_bytes": "base64", "val_json_bytes": "base64"}
 _MODELS: Final = frozenset(("model", "dataclass", "typed-dict"))
+_LONGEST_KEY: Final = 60
 _FLAT: Final = frozenset((type(None), bool, int, float, str))
 _NO_SCHEMA: Final = frozenset(("cls", "config", "default", "function", "metadata"))
 
@@ -87,7 +90,8 @@ def bytes_in(value: object) -> list[bytes]:
 
     Raises:
         ValueError: If there is a file, a generator or another iterator: it can be read
-            only once, and pydantic may read it twice.
+            only once, and pydantic may read it twice. Or if two keys of a dict are the same in
+            JSON, so that one of their values would be lost.
     """
     found: list[bytes] = []
     pending: list[Iterable[Any]] = [[value]]
@@ -108,11 +112,23 @@ def bytes_in(value: object) -> list[bytes]:
     return sorted(found)
 
 
+def _require_distinct(keys: Iterable[object]) -> None:
+    seen: set[str] = set()
+    for key in keys:
+        text = key_text(key)
+        if text in seen:
+            raise ValueError(f"two keys of a dict are {text[:_LONGEST_KEY]!r} in JSON: rename one")
+        seen.add(text)
+
+
 def _inside(item: Any, kind: type) -> Iterable[Any]:
     """Return what a container, dataclass or model contains; nothing for other objects."""
     if isinstance(item, dict):
+        kinds = set(map(type, item))
+        if len(kinds) > 1 or tuple in kinds:
+            _require_distinct(item)
         values = item.values()
-        return values if _FLAT.issuperset(map(type, item)) else [*item, *values]
+        return values if kinds <= _FLAT else [*item, *values]
     if isinstance(item, (list, tuple, set, frozenset, deque)):
         return item
     for fields in ("__dataclass_fields__", "__pydantic_fields__"):

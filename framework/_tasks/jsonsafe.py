@@ -53,6 +53,11 @@ def examined(value: object) -> tuple[JSON, str | None]:
     return converter.convert(value, frozenset(), 0), converter.problem
 
 
+def key_text(key: object) -> str:
+    """Return the text that a key of a mapping has in JSON."""
+    return _Converter().key(key)
+
+
 def is_small(value: object) -> bool:
     """Return whether `jsonable` takes less than about a millisecond for *value*."""
     left, pending = _FEW_VALUES, [value]
@@ -147,7 +152,7 @@ class _Converter:
             if self._left <= 0:
                 found[_CUT] = _CUT
                 break
-            name, before = self._key(key), len(found)
+            name, before = self.key(key), len(found)
             found[name] = self.convert(item, above, depth)
             if len(found) == before:
                 self.problem = self.problem or (
@@ -156,13 +161,13 @@ class _Converter:
                 )
         return found
 
-    def _key(self, key: object) -> str:
+    def key(self, key: object) -> str:
         """Return the text of a key, of leaves and tuples the same as in a store."""
         if type(key) is bool:
             return "true" if key else "false"
         if type(key) is tuple:
             self._left -= len(key)
-            return _CUT if self._left <= 0 else ",".join(map(self._key, key))
+            return _CUT if self._left <= 0 else ",".join(map(self.key, key))
         simple = _simple(key)
         if simple is _NOT_SIMPLE:
             simple = self.convert(key, frozenset(), _MAX_DEPTH - 1)

@@ -306,6 +306,18 @@ def test_no_json() -> None:
         encode_result(untyped, lambda: None)
 
 
+def test_keys_that_meet() -> None:
+    """A result that would lose one of two keys in JSON is refused, and others are kept."""
+    for one, other, text in ((1, "1", "1"), (None, "None", "None"), ((1, 2), "1,2", "1,2")):
+        error, said = told_by(encode_result, untyped, [{"inside": {one: "a", other: "b"}}])
+        assert error is TypeError
+        assert said.startswith(
+            f"the result of {__name__}.untyped cannot be kept: given a value of type list: two "
+            f"keys of a dict are {text!r} in JSON: rename one; "
+        )
+    assert encode_result(untyped, {1: "a", "2": "b", None: "c"}) == '{"1":"a","2":"b","None":"c"}'
+
+
 def test_too_long_a_result() -> None:
     """A result that takes too much room is refused, with how much is allowed."""
     with pytest.raises(
