@@ -191,10 +191,10 @@ def test_a4_list_of_exceptions() -> None:
     @retry_task(exceptions=given, retry_delay=0)
     def connect() -> None:
         calls.append(1)
-        raise ConnectionError
+        raise ConnectionError("no route")
 
     given.clear()
-    with pytest.raises(ConnectionError):
+    with pytest.raises(ConnectionError, match=r"^no route$"):
         connect()
     assert len(calls) == 4
 
