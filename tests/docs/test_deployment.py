@@ -148,10 +148,11 @@ def test_the_image() -> None:
     (requirements,) = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
     extras, server = requirements.splitlines()
     project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text("utf-8"))["project"]
-    names = re.fullmatch(r"(\w+)\[([\w,]+)\]", extras)
+    names = re.fullmatch(r"\./((\w+)-[\d.]+-py3-none-any\.whl)\[([\w,]+)\]", extras)
     assert names is not None
-    assert names[1] == project["name"]
-    assert set(names[2].split(",")) <= project["optional-dependencies"].keys()
+    assert dockerfile()["COPY"][0] == f"requirements.txt {names[1]} ./"
+    assert names[2] == project["name"]
+    assert set(names[3].split(",")) <= project["optional-dependencies"].keys()
     assert server == "uvicorn"
     version = re.fullmatch(r"python:(3\.\d+)-slim", dockerfile()["FROM"][0])
     assert version is not None
