@@ -99,8 +99,9 @@ def _model_of(endpoint: Any, options: Mapping[str, Any]) -> Any:  # Any: an anno
     """Return what a route returns; None if that is unknown, or was looked at before."""
     if _ASKING in (options.get("dependencies") or ()):  # a copy of a route, of an included router
         return None
-    model = options.get("response_model", _MISSING)
-    if model is _MISSING or isinstance(model, DefaultPlaceholder):
+    model = options.get("response_model")
+    # None says that FastAPI checks nothing, and not what the route returns.
+    if model is None or isinstance(model, DefaultPlaceholder):
         try:
             return dependencies.get_typed_return_annotation(endpoint)
         except Exception:  # FastAPI raises it again, and says which route it is
@@ -108,11 +109,11 @@ def _model_of(endpoint: Any, options: Mapping[str, Any]) -> Any:  # Any: an anno
     return model
 
 
-_MISSING: Final = object()
-
-
 def _split(model: Any) -> tuple[type[Accepted[Any]] | None, tuple[Any, ...]]:
-    """Return the `Accepted[T]` in an annotation, and the other types that may be returned."""
+    """Return the `Accepted[T]` in an annotation, and the other types that may be returned.
+
+    Classes of responses are not among those: a route may always return one, and it has no model.
+    """
     origin = get_origin(model)
     if origin is Annotated:
         return _split(get_args(model)[0])
@@ -122,8 +123,13 @@ def _split(model: Any) -> tuple[type[Accepted[Any]] | None, tuple[Any, ...]]:
         given = get_args(model)
         found = [one for one in given if _split(one)[0] is not None]
         if found:
-            return _split(found[0])[0], tuple(one for one in given if one not in found)
+            others = (one for one in given if one not in found and not _is_response(one))
+            return _split(found[0])[0], tuple(others)
     return None, ()
+
+
+def _is_response(model: Any) -> bool:
+    return isinstance(model, type) and issubclass(model, Response)
 
 
 def _accepting(
@@ -139,10 +145,14 @@ def _accepting(
     responses: dict[Any, dict[str, Any]] = {503: _FULL}
     if others:
         # What else it returns has the route's own status and model.
-        options["response_model"] = None if others == (type(None),) else Union[others]  # noqa: UP007
+        if others == (type(None),) or options.get("response_model", model) is None:
+            options["response_model"] = None
+        else:
+            options["response_model"] = Union[others]  # noqa: UP007  # no types that are written
         status = 202
         responses[status] = {**_ACCEPTED, "model": model}
     else:
+        options["response_model"] = model
         status = options["status_code"] = options.get("status_code") or 202
         responses[status] = _ACCEPTED
     options["dependencies"] = [_ASKING, *(options.get("dependencies") or ())]

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, Response
+from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
@@ -265,10 +266,14 @@ def _by_class(app: FastAPI) -> None:
     app.include_router(router)
 
 
+def _without_a_model(app: FastAPI) -> None:
+    app.post("/reports", response_model=None)(_from_a_coroutine())
+
+
 async def test_ways_to_register(asyncframe: Probe) -> None:
     """A route is an accepting one however it is registered."""
     found, expected = {}, {}
-    for register in (_by_model, _by_method, _task_itself, _by_class):
+    for register in (_by_model, _by_method, _task_itself, _without_a_model, _by_class):
         app = made()
         register(app)
         async with asyncframe.client(app) as client:
@@ -387,6 +392,40 @@ async def test_texts_and_nothing(asyncframe: Probe, returned: Any) -> None:
         await asyncframe.completed(accepted)
     assert (other.status_code, other.json()) == (201, "Q2" if text else None)
     assert accepted.status_code == 202
+
+
+async def test_a_response_or_a_task(asyncframe: Probe) -> None:
+    """Beside a task, a class of responses has no model, alone or beside a result."""
+    app = made()
+
+    async def create(title: str) -> Accepted[Report] | RedirectResponse:
+        return RedirectResponse("/known") if title == "Q2" else make_report(title)
+
+    async def find(title: str) -> Report | Accepted[Report] | RedirectResponse:
+        return await create(title)
+
+    app.post("/reports")(create)
+    app.post("/found")(find)
+    app.post("/unchecked", response_model=None)(find)
+    found, expected = {}, {}
+    for path, described in (("/reports", "202"), ("/found", "200"), ("/unchecked", "200")):
+        async with asyncframe.client(app) as client:
+            known = await client.post(path, params={"title": "Q2"})
+            accepted = await client.post(path, params={"title": "Q3"})
+            task = await asyncframe.completed(accepted)
+        document = app.openapi()
+        responses = document["paths"][path]["post"]["responses"]
+        found[path] = (
+            *(known.status_code, known.headers["location"]),
+            *(accepted.status_code, accepted.headers["location"]),
+            *(responses.keys(), "Report" in referenced(responses[described], document, set())),
+            "Accepted_Report_" in referenced(responses["202"], document, set()),
+        )
+        expected[path] = (
+            *(307, "/known", 202, f"/tasks/{task.task_id}"),
+            *({described, "202", "422", "503"}, path != "/unchecked", True),
+        )
+    assert found == expected
 
 
 # -- tasks inside something else
