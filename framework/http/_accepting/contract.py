@@ -208,7 +208,7 @@ class _Accepting:
         self._model = model
         self._label = label
         self._alone = alone
-        self._has_warned = False
+        self._told: set[str] = set()
         self._call: Callable[..., Awaitable[Any]] = (
             endpoint if is_async(endpoint) else functools.partial(run_in_threadpool, endpoint)
         )
@@ -268,6 +268,9 @@ class _Accepting:
         if task_id is None:
             return returned
         task = await self._task(core, task_id)
+        shown_to = None if route.access is None else route.access.owner
+        if task is not None and task.owner is None and shown_to is not None:
+            self._warn_of_nobody()
         status_url, events_url = urls(task_id)
         headers = asked.response.headers
         headers.setdefault("location", status_url)
@@ -336,14 +339,29 @@ class _Accepting:
         """Log once that the route returns a task that does not have the request's key."""
         # Another request may have submitted the one task that there may be.
         is_unique = isinstance(task, LiveTask) and bool(task.spec.options["unique"])
-        if self._has_warned or is_unique:
-            return
-        self._has_warned = True
-        _LOGGER.warning(
-            "%s: Idempotency-Key has no effect on the task that the route returns: it must be the "
-            "first one that the route submits, without a task_id of its own",
-            self._label,
-        )
+        if not is_unique and self._is_news("keyless"):
+            _LOGGER.warning(
+                "%s: Idempotency-Key has no effect on the task that the route returns: it must be "
+                "the first one that the route submits, without a task_id of its own",
+                self._label,
+            )
+
+    def _warn_of_nobody(self) -> None:
+        """Log once that the route has started a task that nobody may see."""
+        if self._is_news("nobody"):
+            _LOGGER.warning(
+                "%s: the task that it has started belongs to nobody, so its Location is 404 for "
+                "everybody, since owner has said None for this request: give the route the same "
+                "login dependency as task_router(), or the task an owner, as in "
+                "make_report.options(owner=user)(...)",
+                self._label,
+            )
+
+    def _is_news(self, what: str) -> bool:
+        """Return whether this was not asked before."""
+        known = what in self._told
+        self._told.add(what)
+        return not known
 
     def _id_of(self, returned: Any) -> str | None:
         """Return the id of the task that the endpoint returned; None for something else.

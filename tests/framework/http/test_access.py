@@ -21,7 +21,7 @@ from framework import (
 )
 from framework._manager.elsewhere import Elsewhere
 from framework._tasks.records import TaskRecord
-from framework.http import task_router
+from framework.http import Accepted, task_router
 from framework.stores.sql import SQLStore
 from pytest_asyncframe.probe import Probe
 from tests.framework.http.login import ASKED, LOGIN, let_in
@@ -216,8 +216,8 @@ def test_a_websocket_has_an_owner() -> None:
     assert [one.status_code for one in shown] == [200, 404]
 
 
-def test_an_owner_from_a_dependency() -> None:
-    """The function may return what a dependency of the route has found out."""
+def test_an_owner_from_a_dependency(caplog: pytest.LogCaptureFixture) -> None:
+    """The function returns what a dependency found out; where it is missing, the log says so."""
 
     def log_in(request: Request) -> None:
         if "x-user" not in request.headers:
@@ -229,6 +229,8 @@ def test_an_owner_from_a_dependency() -> None:
 
     app = made(owner=owner, dependencies=[Depends(log_in)])
     app.post("/mine", dependencies=[Depends(log_in)])(child)
+    app.post("/mine/accepted", response_model=Accepted[str], dependencies=[Depends(log_in)])(child)
+    app.post("/forgotten", response_model=Accepted[str])(child)
     with TestClient(app) as client:
         task_id = client.post("/mine", headers=as_user("ann")).json()
         public = client.post("/parent", headers=as_user("ann")).json()
@@ -238,7 +240,16 @@ def test_an_owner_from_a_dependency() -> None:
             client.get(f"/tasks/{task_id}"),
             client.get(f"/tasks/{public}", headers=as_user("ann")),
         ]
+        for path in ("/mine/accepted", "/forgotten", "/forgotten"):
+            assert client.post(path, headers=as_user("ann")).status_code == 202
     assert [one.status_code for one in shown] == [200, 404, 401, 404]
+    said = (
+        "POST /forgotten: the task that it has started belongs to nobody, so its Location is 404 "
+        "for everybody, since owner has said None for this request: give the route the same login "
+        "dependency as task_router(), or the task an owner, as in "
+        "make_report.options(owner=user)(...)"
+    )
+    assert [one for one in caplog.messages if "belongs to nobody" in one] == [said]
 
 
 async def test_an_awaited_task_has_an_owner(asyncframe: Probe) -> None:
