@@ -298,7 +298,7 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
             self._shim = _Shim.put_on(self._app, home)
             warn_of_plain_endpoints(self._app)
             try:
-                prepare_endpoints(self._app)
+                prepare_endpoints(self._app, _is_running)
                 await _run_handlers(self._app, "on_startup")
             except BaseException:
                 await self._stop()
@@ -379,6 +379,11 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
 
 _RUNNING: Final[weakref.WeakKeyDictionary[Starlette, list[Framework]]] = weakref.WeakKeyDictionary()
 """The frameworks of each app, in the order of their start: several clients may enter one app."""
+
+
+def _is_running(app: object) -> bool:
+    # A router is no key, since it cannot be hashed.
+    return any(one is app and frameworks for one, frameworks in _RUNNING.items())
 
 
 def _show_state(app: Starlette) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any, get_type_hints  # routes are whatever a router has put together
 
@@ -83,30 +83,43 @@ def _warn_of_lost_parameters(path: str, endpoint: Any) -> None:
         )
 
 
-def prepare_endpoints(app: object) -> None:
+def prepare_endpoints(app: object, is_apart: Callable[[object], bool]) -> None:
     """Let the endpoints of *app* check it when it starts, if they have something to check.
+
+    Args:
+        app: The app.
+        is_apart: Whether an app that is mounted in it has a framework of its own.
 
     Raises:
         RuntimeError: If one of them lacks something.
+        ValueError: If what two of them need excludes each other.
     """
-    for _, route in _routes(app):
+    for _, route in _routes(app, is_apart=is_apart):
         check = getattr(getattr(route, "endpoint", None), "__asyncframe_at_start__", None)
         if check is not None:
             check(app)
 
 
-def _routes(inner: Any, prefix: str = "", around: tuple[int, ...] = ()) -> Iterator[Any]:
+def _routes(
+    inner: Any,
+    prefix: str = "",
+    around: tuple[int, ...] = (),
+    *,
+    is_apart: Callable[[object], bool] = lambda _: False,
+) -> Iterator[Any]:
     """Yield the routes of a router or app, and of those inside it, with their full paths."""
-    if id(inner) in around:
+    if id(inner) in around or (around and is_apart(inner)):
         return
     for route in list(getattr(inner, "routes", None) or ()):
         path = prefix + getattr(route, "path", "")
         yield path, route
         # Of a mounted app, and of an included router in newer versions of FastAPI.
-        yield from _routes(getattr(route, "app", None), path, (*around, id(inner)))
+        yield from _routes(
+            getattr(route, "app", None), path, (*around, id(inner)), is_apart=is_apart
+        )
         include = getattr(getattr(route, "include_context", None), "prefix", "")
         router = getattr(route, "original_router", None)
-        yield from _routes(router, prefix + include, (*around, id(inner)))
+        yield from _routes(router, prefix + include, (*around, id(inner)), is_apart=is_apart)
 
 
 def _is_in_place_of(function: Any, endpoint: FunctionType) -> bool:

@@ -18,6 +18,12 @@ C = TypeVar("C", bound=Callable[..., Any])
 
 _ACCESS: Final = "__asyncframe_access__"
 
+AT_START: Final = "__asyncframe_at_start__"
+"""The attribute of a route's function that is called with the app when its framework starts.
+
+So it is for the routes of mounted apps, too, whose lifespans never run.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -41,6 +47,7 @@ def shows_status(access: Access) -> Callable[[C], C]:
 
     def mark(endpoint: C) -> C:
         setattr(endpoint, _ACCESS, access)
+        setattr(endpoint, AT_START, access.begin)
         return endpoint
 
     return mark

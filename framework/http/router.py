@@ -16,7 +16,7 @@ from framework._tasks.records import TaskStatus
 from framework.exceptions import FrameworkNotStartedError, RunAgainError, TaskNotFoundError
 from framework.http._access.access import Access
 from framework.http._access.mounted import warn_of_hidden_routes, warn_of_open_routes
-from framework.http._access.owners import OwnerFunction, checked_owner, use_at_start
+from framework.http._access.owners import checked_owner
 from framework.http._responses import answer, answer_of_task, ended, refusal
 from framework.http._routes import shows_status
 from framework.http._streaming.streams import add_stream
@@ -83,7 +83,7 @@ def task_router(
         ValueError: If *prefix* or a path in *buttons* is no path.
     """
     access = Access(checked_owner(owner), checks.flag("expose_errors", expose_errors))
-    prefix, mounting = checks.path_prefix("prefix", prefix), _Mounting(access.owner)
+    prefix, mounting = checks.path_prefix("prefix", prefix), _Mounting()
     router = APIRouter(
         prefix=prefix,
         dependencies=_checked_dependencies(dependencies),
@@ -137,15 +137,11 @@ def _operation_ids(prefix: str) -> Callable[[APIRoute], str]:
 class _Mounting:
     """The lifespan of a router.
 
-    Args:
-        owner: Returns whom the tasks of a request belong to; None if there are no owners.
-
     Attributes:
         endpoints: The functions of its routes.
     """
 
-    def __init__(self, owner: OwnerFunction | None) -> None:
-        self._owner = owner
+    def __init__(self) -> None:
         self.endpoints: Collection[Callable[..., Any]] = ()
 
     @asynccontextmanager
@@ -153,8 +149,6 @@ class _Mounting:
         """Tell what is wrong with how the router is mounted."""
         warn_of_open_routes(app, self.endpoints)
         warn_of_hidden_routes(app, self.endpoints)
-        if self._owner is not None:
-            use_at_start(self._owner)
         yield
 
 

@@ -38,6 +38,7 @@ from framework.http._accepting import links
 from framework.http._accepting.answer import Accepted
 from framework.http._accepting.idempotency import IdempotencyKey, id_for
 from framework.http._routes import (
+    AT_START,
     StatusRoute,
     find_status_route,
     no_status_route,
@@ -48,7 +49,6 @@ from framework.http.views import Problem
 _LOGGER = logging.getLogger("asyncframe")
 
 _BEHIND: Final = "__asyncframe_endpoint__"
-_AT_START: Final = "__asyncframe_at_start__"
 
 
 @dataclass(slots=True)
@@ -229,7 +229,7 @@ class _Accepting:
             {key: value for key, value in attributes.items() if not key.startswith("__asyncframe")}
         )
         setattr(accept, _BEHIND, self._endpoint)
-        setattr(accept, _AT_START, self._require_status)
+        setattr(accept, AT_START, self._require_status)
         # Older versions of FastAPI look for the names of annotations in the module of this
         # function, so they are resolved here.
         signature = dependencies.get_typed_signature(self._endpoint)

@@ -13,7 +13,7 @@ from framework._manager.frameworks import require_core
 from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.task import Task
 from framework.exceptions import TaskNotFoundError
-from framework.http._access.owners import answer_of, is_used, use_late
+from framework.http._access.owners import answer_of, is_used, use, use_late
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,15 @@ class Access:
 
     owner: Callable[[Request], str | None] | None = None
     expose_errors: bool = False
+
+    def begin(self, app: object) -> None:
+        """Called when the framework of *app* starts, which has the router or mounts one with it.
+
+        Raises:
+            ValueError: If another router there has another function.
+        """
+        if self.owner is not None:
+            use(self.owner)
 
     def manager(self) -> TaskManager:
         """Return the manager of the request's app."""

@@ -60,7 +60,7 @@ def use(owner: OwnerFunction) -> None:
 
     Raises:
         FrameworkNotStartedError: If no framework is running here.
-        ValueError: If the app has another function already.
+        ValueError: If the app, or one that is mounted in it, has another function already.
     """
     intake, home = require_core().intake, current_home.get()
     owners = intake._whose
@@ -69,19 +69,10 @@ def use(owner: OwnerFunction) -> None:
         intake.own_by(owners)
     if owners.functions.setdefault(home, owner) is not owner:
         raise ValueError(
-            "the task routers of this app have different functions as owner, but a task has one "
-            f"owner: use the same function for all of them, not also {checks.show(owner)}"
+            "the task routers of this app, and of the apps that are mounted in it, have different "
+            "functions as owner, but a task has one owner: use the same function for all of them, "
+            f"not also {checks.show(owner)}"
         )
-
-
-def use_at_start(owner: OwnerFunction) -> None:
-    """Do what `use` does, if an app's framework has been set up where this is called.
-
-    If not, the first request does it, and says so.
-    """
-    home = current_home.get()
-    if home is not None and home.app is not None:
-        use(owner)
 
 
 def is_used(owner: OwnerFunction) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, Any
 
 import pytest
-from fastapi import Depends, FastAPI, HTTPException, Request, WebSocket
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, WebSocket
 from fastapi.testclient import TestClient
 from httpx import AsyncClient
 
@@ -354,16 +354,54 @@ def test_an_owner_that_refuses() -> None:
             assert (answer.status_code, answer.json()) == (401, {"detail": "Who are you?"})
 
 
-def test_two_functions_in_one_app() -> None:
-    """A task has one owner, so two routers with different functions do not start."""
-    app = made()
-    app.include_router(task_router(prefix="/more", owner=lambda _: "all", dependencies=[]))
+def beside_each_other(*routers: APIRouter) -> FastAPI:
+    """Return an app that includes several routers."""
+    app = FastAPI(lifespan=setup_async_framework)
+    for router in routers:
+        app.include_router(router)
+    return app
+
+
+def below_each_other(*routers: APIRouter) -> FastAPI:
+    """Return an app that mounts an app for each router."""
+    app = FastAPI(lifespan=setup_async_framework)
+    for number, router in enumerate(routers):
+        app.mount(f"/{number}", beside_each_other(router))
+    return app
+
+
+@pytest.mark.parametrize("together", [beside_each_other, below_each_other])
+def test_two_functions_in_one_app(together: Callable[..., FastAPI]) -> None:
+    """A task has one owner, so routers of one framework with different functions do not start."""
+    other = task_router(prefix="/more", owner=lambda _: "all", dependencies=LOGIN)
+    app = together(task_router(owner=user_of, dependencies=LOGIN), other)
     said = (
-        "the task routers of this app have different functions as owner, but a task has one owner: "
-        r"use the same function for all of them, not also <function \S+\.<lambda> at \w+>"
+        "the task routers of this app, and of the apps that are mounted in it, have different "
+        "functions as owner, but a task has one owner: use the same function for all of them, "
+        r"not also <function \S+\.<lambda> at \w+>"
     )
     with pytest.raises(ValueError, match=f"^{said}$"), TestClient(app):
         pass
+
+
+def test_two_functions_in_two_frameworks() -> None:
+    """A mounted app with a framework of its own, set up before the other, has its own function."""
+    inner = made(owner=lambda _: "all")
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with setup_async_framework(inner), setup_async_framework(app):
+            yield
+
+    app = FastAPI(lifespan=lifespan)
+    app.mount("/inner", inner)
+    app.include_router(task_router(owner=user_of, dependencies=LOGIN))
+    app.post("/parent")(parent)
+    with TestClient(app) as client:
+        for prefix, seen_by_bob in (("", 404), ("/inner", 200)):
+            task_id = client.post(f"{prefix}/parent", headers=as_user("ann")).json()
+            answer = client.get(f"{prefix}/tasks/{task_id}", headers=as_user("bob"))
+            assert answer.status_code == seen_by_bob
 
 
 def test_one_function_in_two_routers() -> None:
@@ -410,19 +448,14 @@ async def test_a_framework_without_the_app(caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_a_router_in_a_mounted_app(caplog: pytest.LogCaptureFixture) -> None:
-    """The lifespan of a mounted app never runs, so its first request sets up what it misses."""
+    """The function of a mounted app's router is asked from the first submission on."""
     app, inner = FastAPI(lifespan=setup_async_framework), made()
     app.mount("/inner", inner)
     with TestClient(app) as client:
-        early = client.post("/inner/parent", headers=as_user("ann")).json()
-        assert client.get(f"/inner/tasks/{early}", headers=as_user("ann")).status_code == 404
-        late = client.post("/inner/parent", headers=as_user("ann")).json()
-        assert client.get(f"/inner/tasks/{late}", headers=as_user("ann")).status_code == 200
-        assert client.get(f"/inner/tasks/{late}", headers=as_user("bob")).status_code == 404
-    said = [
-        one for one in caplog.messages if one.startswith("the tasks that were submitted before")
-    ]
-    assert len(said) == 1
+        task_id = client.post("/inner/parent", headers=as_user("ann")).json()
+        assert client.get(f"/inner/tasks/{task_id}", headers=as_user("ann")).status_code == 200
+        assert client.get(f"/inner/tasks/{task_id}", headers=as_user("bob")).status_code == 404
+    assert "belong to nobody" not in caplog.text
 
 
 # -- the same time
