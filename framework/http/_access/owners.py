@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import Any, TypeAlias, cast, get_type_hints
 
 from fastapi import Request, params
-from starlette.requests import HTTPConnection
 
 from framework._manager.frameworks import require_core
 from framework._tasks import checks
@@ -40,9 +39,10 @@ class Owners:
         if OVER in scope:
             self._warn_of_late()
             return None
-        # A WebSocket is no request, but has all that owners are found by: cookies, state, user.
-        made = Request if scope["type"] == "http" else HTTPConnection
-        return answer_of(owner, cast(Request, made(scope)))
+        if scope["type"] != "http":
+            # A WebSocket is opened by a GET request: the server leaves out only that it is one.
+            scope = {**scope, "type": "http", "method": "GET"}
+        return answer_of(owner, Request(scope))
 
     def _warn_of_late(self) -> None:
         """Log once that a task belongs to nobody, though a request has started what submits it."""

@@ -200,20 +200,28 @@ def test_what_a_request_leaves_running(caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_a_websocket_has_an_owner() -> None:
-    """A task that a WebSocket submits belongs to whom its connection belongs to."""
-    app = made()
+    """A task of a WebSocket belongs to the owner of the GET request that has opened it."""
 
-    @app.websocket("/ws")
+    def owner(request: Request) -> str:
+        session = request.cookies.get("session", "")
+        return f"{user_of(request)} {request.method} {session} {request.state.city}"
+
+    def find_city(socket: WebSocket) -> None:
+        socket.state.city = socket.query_params["city"]
+
+    app = made(owner=owner)
+
+    @app.websocket("/ws", dependencies=[Depends(find_city)])
     async def submit(socket: WebSocket) -> None:
         await socket.accept()
         await socket.send_text(child())
         await socket.close()
 
     with TestClient(app) as client:
-        with client.websocket_connect("/ws", headers={"X-User": "ann"}) as socket:
+        headers = {"X-User": "ann", "Cookie": "session=7"}
+        with client.websocket_connect("/ws?city=Bonn", headers=headers) as socket:
             task_id = socket.receive_text()
-        shown = [client.get(f"/tasks/{task_id}", headers=as_user(name)) for name in ("ann", "bob")]
-    assert [one.status_code for one in shown] == [200, 404]
+        assert [*app.state.task_manager.get_all_tasks(owner="ann GET 7 Bonn")] == [task_id]
 
 
 def test_an_owner_from_a_dependency(caplog: pytest.LogCaptureFixture) -> None:
