@@ -190,8 +190,13 @@ def owner(name: str, value: object) -> str | None:
     wanted = "a string of 1 to 255 printable characters, or None for nobody"
     if not isinstance(value, str):
         raise TypeError(f"{name} must be {wanted}, not {show(value)}: use str(...) for a number")
-    if not (0 < len(value) <= _LONGEST_OWNER and value.isprintable()):
+    if not value:
         raise ValueError(f"{name} must be {wanted}, not {show(value)}")
+    if len(value) > _LONGEST_OWNER or not value.isprintable():
+        raise ValueError(
+            f"{name} must be {wanted}, not {show(value)} ({len(value)} characters): use the "
+            "user's id, or a hash of this text"
+        )
     # Of a subclass, such as an enum's, only the text is kept.
     return str.__str__(value)
 

@@ -20,6 +20,7 @@ from framework import (
     setup_async_framework,
 )
 from framework._manager.elsewhere import Elsewhere
+from framework._tasks.checks import show
 from framework._tasks.records import TaskRecord
 from framework.http import Accepted, task_router
 from framework.stores.sql import SQLStore
@@ -338,17 +339,29 @@ def test_functions_that_are_refused() -> None:
     assert not_refused(task_router, REFUSED) == []
 
 
+WANTED = "what owner returns must be a string of 1 to 255 printable characters, or None for nobody"
+TEXT = "use the user's id, or a hash of this text"
+ANSWERS: list[tuple[Any, str]] = [
+    (5, f"{WANTED}, not 5: use str(...) for a number"),
+    (b"ann", f"{WANTED}, not b'ann': use str(...) for a number"),
+    ("", f"{WANTED}, not ''"),
+    ("a\nb", rf"{WANTED}, not 'a\nb' (3 characters): {TEXT}"),
+    ("x" * 256, f"{WANTED}, not {show('x' * 256)} (256 characters): {TEXT}"),
+]
+
+
 def test_answers_that_are_refused() -> None:
     """What cannot be an owner is an error where it is asked for, so that nothing is shown."""
-    bad: list[Any] = [5, "", "x" * 256, "a\nb", b"ann"]
     found = []
-    for owner in bad:
+    for owner, _ in ANSWERS:
         app = made(owner=lambda _, owner=owner: owner)
         with TestClient(app, raise_server_exceptions=False) as client:
             answered = client.get("/tasks"), client.get("/tasks/unknown"), client.post("/parent")
             submitted = app.state.task_manager.get_stats()["submitted"]
-            found.append(([one.status_code for one in answered], submitted))
-    assert found == [([500] * 3, 0)] * len(bad)
+        with TestClient(app) as client, pytest.raises((TypeError, ValueError)) as caught:
+            client.get("/tasks")
+        found.append(([one.status_code for one in answered], submitted, str(caught.value)))
+    assert found == [([500] * 3, 0, said) for _, said in ANSWERS]
 
 
 def test_an_owner_that_refuses() -> None:

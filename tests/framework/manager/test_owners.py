@@ -286,6 +286,9 @@ async def test_an_owner_that_is_no_owner(asyncframe: Probe) -> None:
             "the owner of the request must be a string of 1 to 255 printable characters, or None "
             f"for nobody, not {show(wrong)}"
         )
+        if wrong:
+            cure = "use the user's id, or a hash of this text"
+            text += f" ({len(wrong)} characters): {cure}"
         with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
             leaf()
 
