@@ -159,9 +159,16 @@ def task_id(name: str, value: object) -> str:
 
     Raises:
         TypeError: If it is not a string.
-        ValueError: If it is empty, too long or not printable.
+        ValueError: If it is empty, too long or not printable, or would not be found as the last
+            part of a URL.
     """
     given = text(name, value)
+    if "/" in given or given in _UNREACHABLE:
+        raise ValueError(
+            f"{name} must have no '/' and be none of {', '.join(map(repr, _UNREACHABLE))}, so that "
+            f"a URL can end with it, not {show(value)}: choose another, such as 'order-7', or omit "
+            "it for a random one"
+        )
     if not may_be_task_id(given):
         raise ValueError(
             f"{name} must have 1 to {_LONGEST_ID} characters, all of them printable, not "
@@ -172,6 +179,9 @@ def task_id(name: str, value: object) -> str:
 
 
 _LONGEST_ID = 200
+
+# Clients fold the dots of a path; the words are other routes beside that of a task.
+_UNREACHABLE = (".", "..", "dashboard", "stats")
 
 
 def owner(name: str, value: object) -> str | None:
@@ -205,7 +215,10 @@ _LONGEST_OWNER = 255
 
 
 def may_be_task_id(text: str) -> bool:
-    """Return whether *text* could be a task's id, random or chosen by a user."""
+    """Return whether *text* could be a task's id, random or chosen by a user.
+
+    Stores may have ids that `task_id` refuses today.
+    """
     return 1 <= len(text) <= _LONGEST_ID and text.isprintable()
 
 

@@ -240,8 +240,8 @@ class OnceOptions(TypedDict, total=False):
         Option(
             None,
             checks.optional(checks.task_id),
-            "Your own id, which must not be in use: 1 to 200 printable characters; None for a "
-            "random id.",
+            "Your own id, which must not be in use: 1 to 200 printable characters without a "
+            "slash; None for a random id.",
         ),
     ]
     owner: Annotated[

@@ -32,6 +32,10 @@ AT_LEAST_0 = "a number at least 0"
 LIMIT = f"{ABOVE_0} or a timedelta"
 DELAY = f"{AT_LEAST_0} or a timedelta"
 ID = "1 to 200 characters, all of them printable"
+UNREACHABLE = (
+    "have no '/' and be none of '.', '..', 'dashboard', 'stats', so that a URL can end with it"
+)
+CURE = "choose another, such as 'order-7', or omit it for a random one"
 
 Case = tuple[str, Any, type[Exception], str]
 
@@ -231,7 +235,7 @@ async def test_submit(task_manager: TaskManager) -> None:
 
 
 def test_submit_id(task_manager: TaskManager) -> None:
-    """An id that is empty, too long or not printable is refused, also by `.options`."""
+    """An id that is too long or not printable, or that no URL has, is refused by all calls."""
     for call in (
         lambda value: task_manager.submit_nowait(int, task_id=value),
         lambda value: background_task(lambda: None).options(task_id=value),
@@ -243,6 +247,10 @@ def test_submit_id(task_manager: TaskManager) -> None:
                 length = f"({len(value)} characters): "
                 assert text.startswith(f"task_id must have {ID}, not {value!r} {length}")
             assert text.startswith(f"task_id must have {ID}, not ")
+        for value in ("a/b", "/", ".", "..", "stats", "dashboard"):
+            error, text = told_by(partial(call, value))
+            assert error is ValueError
+            assert text == f"task_id must {UNREACHABLE}, not {value!r}: {CURE}"
 
     assert task_manager.get_stats()["submitted"] == 0
 
