@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping
 from typing import Any  # a task's function may take and return anything
 
 from framework._decorators.dressing import Dress
-from framework._tasks.current import current_home
+from framework._tasks.current import current_home, current_record
 from framework._tasks.functions import is_async, name_of, signature_of
 from framework._tasks.injection import LAYER
+from framework._tasks.records import TaskStatus
+from framework.exceptions import TaskInterruptedError, TaskTimeoutError
 from framework.http._depends.drivers import (
     Companion,
     Threads,
@@ -99,30 +101,33 @@ class _Attempts:
         """Make one attempt on a thread."""
         scope, companion = self._scope(), Companion()
         failure: BaseException | None = None
-        result = None
+        early = result = None
         try:
             values = take_steps(scope.open(), companion)
             result = self._fn(*self._placed(args, values), **kwargs, **values)
+            failure = early = _early_end()
         except BaseException as error:  # told to the dependencies, and raised below
             failure = error
         try:
             failure = take_steps(scope.close(failure), companion)
             companion.end()
-            if failure is not None:
+            # The task has ended already; what is raised here could only cause a retry.
+            if failure is not early:
                 raise failure
         finally:
             # Its traceback refers to this frame: a reference back would make a cycle.
-            del failure
+            del failure, early
         return result
 
     async def run_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make one attempt on an event loop."""
         scope, threads = self._scope(), Threads()
         failure: BaseException | None = None
-        result = None
+        early = result = None
         try:
             values = await await_steps(scope.open(), threads)
             result = await self._fn(*self._placed(args, values), **kwargs, **values)
+            failure = early = _early_end()
         except GeneratorExit as closed:
             close_later(scope.close(closed), threads, closed)
             raise
@@ -130,11 +135,11 @@ class _Attempts:
             failure = error
         try:
             failure = await await_steps(scope.close(failure), threads)
-            if failure is not None:
+            if failure is not early:
                 raise failure
         finally:
             # As above.
-            del failure
+            del failure, early
         return result
 
     def _scope(self) -> Scope:
@@ -152,3 +157,19 @@ class _Attempts:
             if place < len(placed):
                 placed.insert(place, values.pop(name))
         return tuple(placed)
+
+
+def _early_end() -> Exception | None:
+    """Return the error with which the task has ended before its function did; None if it lives.
+
+    So a dependency does not commit the work of a task that has failed for everybody who asks,
+    and that may have been run again meanwhile.
+    """
+    task = current_record.get()
+    if task is None:
+        return None
+    if task.status is TaskStatus.TIMEOUT:
+        return TaskTimeoutError(task.task_id, task.name, task.limit or 0.0)
+    if task.status is TaskStatus.INTERRUPTED:
+        return TaskInterruptedError(task.task_id, task.name)
+    return None

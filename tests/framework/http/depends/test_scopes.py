@@ -380,10 +380,11 @@ async def test_no_event_loop(task_manager: TaskManager, log: Log) -> None:
 
 @pytest.mark.asyncframe(mode="virtual")
 async def test_a_thread_over_its_limit(asyncframe: Probe, log: Log) -> None:
-    """The scope of a thread closes when the thread ends, which may be long after TIMEOUT."""
+    """The scope of a thread closes when the thread ends, and is told of the earlier TIMEOUT."""
     gate = threading.Event()
 
     @background_task(timeout=5)
+    @retry_task(max_retries=2)
     def late(value: str = Depends(log.scope("one"))) -> str:
         gate.wait()
         log.append("body ends")
@@ -396,7 +397,28 @@ async def test_a_thread_over_its_limit(asyncframe: Probe, log: Log) -> None:
     assert log == ["one opened"]
     gate.set()
     await reached(log.closed)
-    assert log == ["one opened", "body ends", "one closed"]
+    assert log == ["one opened", "body ends", "one told TaskTimeoutError", "one closed"]
+
+
+@pytest.mark.asyncframe(mode="threads", leaks="off")
+async def test_a_thread_that_outlives_its_app(asyncframe: Probe, log: Log) -> None:
+    """The scope of a thread is told that its task was INTERRUPTED by the shutdown."""
+    running, gate = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    @background_task
+    def late(value: str = Depends(log.scope("one"))) -> str:
+        loop.call_soon_threadsafe(running.set)
+        gate.wait(PATIENCE)
+        return value
+
+    app = FastAPI(lifespan=setup_async_framework(graceful_shutdown_timeout=0))
+    async with asyncframe.client(app):
+        late()
+        await running.wait()
+    gate.set()
+    await reached(log.closed)
+    assert log == ["one opened", "one told TaskInterruptedError", "one closed"]
 
 
 async def test_a_coroutine_over_its_limit(asyncframe: Probe, log: Log) -> None:
