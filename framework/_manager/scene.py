@@ -37,10 +37,18 @@ class LiveScene:
         return spec.kind if isinstance(spec, TaskSpec) else None
 
     def queued(self, record: TaskRecord) -> str:
-        """Return where a PENDING task waits, and its place in the queue; looks at all of it."""
+        """Return where a PENDING task waits, and its place in the queue if that is shown."""
         task = self._ledger.find_live(record.task_id)
         if task is None or task.remote or task.spec.kind == "loop":
             return self._not_here(task)
+        return self._here(task)
+
+    def of_an_owner(self) -> LiveScene:
+        """Return the same scene for somebody who must not know how many tasks others have."""
+        return OwnersScene(self._ledger, self._engine)
+
+    def _here(self, task: LiveTask) -> str:
+        """Return the place of a task that waits for a thread; looks at the whole queue."""
         place = self._place(task)
         if place is None:
             return "queued; its turn has just come"
@@ -79,14 +87,19 @@ class ListScene(LiveScene):
         super().__init__(ledger, engine)
         self._count: int | None = None
 
-    def queued(self, record: TaskRecord) -> str:
-        """Return where a PENDING task waits, and how many tasks wait there."""
-        task = self._ledger.find_live(record.task_id)
-        if task is None or task.remote or task.spec.kind == "loop":
-            return self._not_here(task)
+    def _here(self, _: LiveTask) -> str:
+        """Return how many tasks wait for a thread."""
         if self._count is None:
             self._count = self._waiting()
         return f"queued, one of {max(self._count, 1):,}"
+
+
+class OwnersScene(LiveScene):
+    """A scene without places, which would count the tasks of others."""
+
+    def _here(self, _: LiveTask) -> str:
+        """Return that a task waits."""
+        return "queued"
 
 
 def _waits(task: LiveTask) -> bool:

@@ -226,7 +226,8 @@ def _add_lists(router: APIRouter, access: Access) -> None:
             )
         except ValueError as error:
             raise RequestValidationError([_bad_query("after", error, after)]) from None
-        shown = [summary_of(task, expose_errors=access.expose_errors) for task in page.tasks]
+        tasks = map(access.shown, page.tasks)
+        shown = [summary_of(task, expose_errors=access.expose_errors) for task in tasks]
         return answer({"tasks": shown, "total": page.total, "next": page.next})
 
     @router.get("/stats", response_model=TaskStats, responses=_UNAVAILABLE)
@@ -249,7 +250,7 @@ def _add_task(router: APIRouter, access: Access) -> None:
         """Return a task's state and result, at once or when it has ended."""
         task = await access.task(request, task_id)
         if wait and not task.status.is_final:
-            task = await ended(request, access.manager(), task, wait)
+            task = access.shown(await ended(request, access.manager(), task, wait))
         return await answer_of_task(task, expose_errors=access.expose_errors)
 
 

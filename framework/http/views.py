@@ -111,7 +111,9 @@ class TaskView(TaskSummary, Generic[T]):
         if not isinstance(value, Task):
             return handler(value)
         exposed = bool(info.context and info.context.get("expose_errors"))
-        state = summary_of(value, expose_errors=exposed)
+        # Nobody knows whether the route shows it to its owner or to an administrator.
+        shown = value if value.owner is None else without_places(value)
+        state = summary_of(shown, expose_errors=exposed)
         is_plain = cls.model_fields["result"].annotation in _PLAIN
         problem: Exception | None = None
         for result, lacking in _candidates(value.result, is_plain):
@@ -170,6 +172,14 @@ def _require_json(view: BaseModel) -> None:
     """Raise an error if a view's result cannot become valid JSON of its type."""
     shown = view.model_dump(mode="json", include={"result"}, by_alias=True, warnings="error")
     json.dumps(shown, allow_nan=False, ensure_ascii=False).encode()
+
+
+def without_places(task: Task) -> Task:
+    """Return a task whose reason does not tell how many tasks of others wait before it."""
+    if task._scene is None:
+        return task
+    scene = task._scene.of_an_owner()
+    return Task(task._record, source=task._source, control=task._control, scene=scene)
 
 
 def summary_of(task: Task, *, expose_errors: bool) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.task import Task
 from framework.exceptions import TaskNotFoundError
 from framework.http._access.owners import answer_of, is_used, use, use_late
+from framework.http.views import without_places
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,8 @@ class Access:
     async def task(self, request: Request, task_id: str) -> Task:
         """Return a task that the request may see.
 
+        Its reason is as `shown` has it.
+
         Raises:
             TaskNotFoundError: If the id is unknown, or the task belongs to somebody else.
         """
@@ -67,7 +70,11 @@ class Access:
         task = await find_task(self.manager()._core, task_id, sees)
         if task is None:
             raise TaskNotFoundError(task_id)
-        return task
+        return self.shown(task)
+
+    def shown(self, task: Task) -> Task:
+        """Return a task as the router shows it: to owners without its place in the queue."""
+        return task if self.owner is None else without_places(task)
 
     async def stats(self, request: Request) -> dict[str, int]:
         """Return how many tasks there are of each status that the request may see, and in all."""

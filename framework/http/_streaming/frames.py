@@ -8,7 +8,7 @@ from zlib import crc32
 
 from framework._tasks.records import TaskRecord, visible_state
 from framework._tasks.task import Task
-from framework.http.views import view_of
+from framework.http.views import view_of, without_places
 
 BEAT: Final = b":\n\n"
 """A comment, which clients ignore: it keeps the connection open while nothing happens."""
@@ -34,27 +34,29 @@ class Frame:
 
     def __init__(self, task: Task, record: TaskRecord) -> None:
         self._task = task
-        self._events: dict[tuple[str, bool], bytes] = {}
+        self._events: dict[tuple[str, bool, bool], bytes] = {}
         self.is_final: bool = record.status.is_final
         self.mark: str = mark_of(record)
         self.id: str = self.mark
         if not self.is_final:
             self.id = f"{self.mark}-{_digest((record.progress, record.progress_message))}"
 
-    def event(self, seen: str, expose_errors: bool) -> bytes:
+    def event(self, seen: str, expose_errors: bool, to_owner: bool) -> bytes:
         """Return it as an event: ``progress`` if the client has seen all else, or ``status``.
 
         Args:
             seen: The id of the last state that the client got; "" for none.
             expose_errors: Whether the client may read the messages of errors.
+            to_owner: Whether the client must not know how many tasks of others wait.
         """
         kind = "progress" if seen.rpartition("-")[0] == self.mark else "status"
-        event = self._events.get((kind, expose_errors))
+        event = self._events.get((kind, expose_errors, to_owner))
         if event is None:
-            view = view_of(self._task, expose_errors=expose_errors)
+            task = without_places(self._task) if to_owner else self._task
+            view = view_of(task, expose_errors=expose_errors)
             data = json.dumps(view, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
             text = f"event: {kind}\nid: {self.id}\ndata: {data}\n\n"
-            event = self._events[kind, expose_errors] = text.encode()
+            event = self._events[kind, expose_errors, to_owner] = text.encode()
         return event
 
 

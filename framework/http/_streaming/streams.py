@@ -46,18 +46,18 @@ class EventStreamResponse(Response):
         core: The core that has the task.
         task: The task.
         seen: The id of the last state that the client has; "" for none.
-        expose_errors: Whether the client may read the messages of errors.
+        access: What the client may see.
     """
 
     media_type: str | None = "text/event-stream"
 
-    def __init__(self, core: Core, task: Task, seen: str, expose_errors: bool) -> None:
+    def __init__(self, core: Core, task: Task, seen: str, access: Access) -> None:
         super().__init__(None, headers=_HEADERS)
         del self.headers["content-length"]
         self._core = core
         self._task = task
         self._seen = seen
-        self._expose_errors = expose_errors
+        self._shown = (access.expose_errors, access.owner is not None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send states until the last one, the end of the server, or the end of the client."""
@@ -86,7 +86,7 @@ class EventStreamResponse(Response):
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 before = seat.seen
                 frame = await seat.next()
-                chunk = BEAT if frame is None else frame.event(before, self._expose_errors)
+                chunk = BEAT if frame is None else frame.event(before, *self._shown)
                 if frame is not None and frame.is_final:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
                     return
@@ -187,4 +187,4 @@ def add_stream(router: APIRouter, access: Access) -> None:
         if task.status.is_final and last_event_id == task.status.value:
             return Response(status_code=204, headers=_HEADERS)
         core = access.manager()._core
-        return EventStreamResponse(core, task, last_event_id, access.expose_errors)
+        return EventStreamResponse(core, task, last_event_id, access)

@@ -97,7 +97,7 @@ def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) ->
             offset=offset,
             limit=limit,
         )
-        rows = [row_of(task) for task in found.tasks]
+        rows = [row_of(access.shown(task)) for task in found.tasks]
         return _answer(request, access, {"total": found.total, "rows": rows})
 
     @router.get("/dashboard/facts", include_in_schema=False)

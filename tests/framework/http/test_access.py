@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -14,9 +15,11 @@ from fastapi.testclient import TestClient
 from httpx import AsyncClient
 
 from framework import (
+    Task,
     async_task,
     background_task,
     current_task,
+    get_task_manager,
     setup_async_framework,
 )
 from framework._manager.elsewhere import Elsewhere
@@ -27,6 +30,7 @@ from framework.stores.sql import SQLStore
 from pytest_asyncframe.probe import Probe
 from tests.framework.http.login import ASKED, LOGIN, let_in
 from tests.framework.http.refused import Refusal, not_refused
+from tests.patience import PATIENCE
 
 USERS = ("ann", "bob", "carl")
 
@@ -114,6 +118,47 @@ async def test_tasks_of_nobody(asyncframe: Probe) -> None:
         for task_id in ids:
             assert {status for status, _ in await answers(client, task_id, "ann")} == {404}
         assert await totals(client, "ann") == (0, 0, 0)
+
+
+@pytest.mark.asyncframe(mode="threads")
+def test_a_place_in_the_queue(asyncframe: Probe) -> None:
+    """Users are not told how many tasks of others wait; administrators are."""
+    running, gate = threading.Event(), threading.Event()
+
+    @background_task
+    def wait() -> None:
+        running.set()
+        gate.wait(PATIENCE)
+
+    app = FastAPI(lifespan=setup_async_framework(max_workers=1))
+    app.include_router(task_router(owner=user_of, dependencies=LOGIN))
+    app.include_router(task_router(prefix="/all", dependencies=LOGIN))
+    app.post("/wait")(wait)
+
+    @app.get("/view/{task_id}")
+    async def view(task_id: str) -> Task | None:
+        return await get_task_manager().get_task(task_id)
+
+    with asyncframe.client(app) as client:
+
+        def get(path: str) -> Any:
+            return client.get(path, headers=as_user("bob")).json()
+
+        def told(prefix: str) -> list[str]:
+            url = f"{prefix}/{last}"
+            shown = [get(url), get(f"{url}?wait=0.001"), get(prefix)["tasks"][0]]
+            shown.append(get(f"{prefix}/dashboard/list")["rows"][0])
+            shown.append(get(f"{prefix}/dashboard/details/{last}")["view"])
+            return [one["reason"] for one in shown]
+
+        for user in ("ann", "ann", "ann", "bob"):
+            last = client.post("/wait", headers=as_user(user)).json()
+            assert running.wait(PATIENCE)
+        assert told("/tasks") == ["queued"] * 5
+        place, count = "queued 3rd of 3", "queued, one of 3"
+        assert told("/all") == [place, place, count, count, place]
+        assert get(f"/view/{last}")["reason"] == "queued"
+        gate.set()
 
 
 async def test_requests_of_nobody(asyncframe: Probe) -> None:

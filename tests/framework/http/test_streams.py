@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from framework.http._streaming.hub import Hub
 from pytest_asyncframe.clock import VirtualDeadlockError
 from pytest_asyncframe.probe import Probe
 from tests.framework.http.streams import events
+from tests.patience import PATIENCE
 
 
 def report(share: float, message: str = "") -> None:
@@ -221,6 +223,31 @@ async def test_a_client_that_goes_away(asyncframe: Probe, app: FastAPI) -> None:
         assert is_idle(core)
         assert connection.sent[-1] != b""
         release.set()
+
+
+@pytest.mark.asyncframe(mode="threads")
+async def test_a_place_in_the_queue(asyncframe: Probe) -> None:
+    """The stream of a router with owner does not tell how many tasks of others wait."""
+    running, gate = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        running.set()
+        gate.wait(PATIENCE)
+
+    whole, owned = (FastAPI(lifespan=setup_async_framework(max_workers=1)) for _ in range(2))
+    whole.include_router(task_router())
+    owned.include_router(task_router(owner=lambda _: "ann"))
+    async with asyncframe.client(whole), asyncframe.client(owned):
+        for _ in range(3):
+            last = await asyncframe.manager.submit(hold, owner="ann")
+            assert await asyncio.to_thread(running.wait, PATIENCE)
+        for shown, words in ((whole, b'"queued 2nd of 2"'), (owned, b'"queued"')):
+            connection = Connection(shown, last)
+            await connection.until(b'"reason":' + words)
+            connection.gone.set()
+            await connection.served
+        gate.set()
+        await asyncframe.settled()
 
 
 async def test_a_slow_client_gets_the_newest_state(asyncframe: Probe, app: FastAPI) -> None:
