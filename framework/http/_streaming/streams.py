@@ -107,6 +107,12 @@ _EVENT: Final = {
 }
 """The shape of an event, as FastAPI describes those of its own streams."""
 
+_EVENTS: Final = {
+    "schema": {"type": "string", "description": "Events, each with a `TaskView` as its data."},
+    # OpenAPI 3.1, which FastAPI writes, refuses the itemSchema of 3.2.
+    "x-itemSchema": _EVENT,
+}
+
 
 class _Cut:
     """Cuts the connection of a client that does not read.
@@ -170,7 +176,7 @@ def add_stream(router: APIRouter, access: Access) -> None:
         responses={
             200: {
                 "description": "The events, each with a state as its data.",
-                "content": {"text/event-stream": {"itemSchema": _EVENT}},
+                "content": {"text/event-stream": _EVENTS},
             },
             204: {"description": "The task has ended, and the client knows how."},
             404: {"model": Problem, "description": "The task is unknown."},

@@ -154,15 +154,21 @@ def test_a_stream_that_goes_on(asyncframe: Probe, app: FastAPI) -> None:
 
 
 def test_openapi(app: FastAPI) -> None:
-    """OpenAPI has the media type, what the data of an event is, and the other answers."""
-    route = app.openapi()["paths"]["/tasks/{task_id}/events"]["get"]
-    (event,) = route["responses"]["200"]["content"].values()
-    data = event["itemSchema"]["properties"]["data"]
+    """OpenAPI has what the data of an event is and the other answers, in keys of version 3.1."""
+    document = app.openapi()
+    route = document["paths"]["/tasks/{task_id}/events"]["get"]
+    (content,) = route["responses"]["200"]["content"].values()
+    data = content["x-itemSchema"]["properties"]["data"]
     assert data["contentSchema"] == {"$ref": "#/components/schemas/TaskView"}
     assert route["operationId"] == "stream_task_events"
     assert list(route["responses"]["404"]["content"]) == ["application/json"]
     assert {"204", "404", "422"} <= route["responses"].keys()
     assert [one["name"] for one in route["parameters"]] == ["task_id", "last-event-id"]
+    assert document["openapi"] == "3.1.0"
+    operations = [one for path in document["paths"].values() for one in path.values()]
+    answers = [one for operation in operations for one in operation["responses"].values()]
+    media = [one for answer in answers for one in answer.get("content", {}).values()]
+    assert {key for one in media for key in one} == {"schema", "x-itemSchema"}
 
 
 # -- clients that do not read
