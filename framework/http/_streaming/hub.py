@@ -32,7 +32,7 @@ BEAT_EVERY: Final = 15.0
 
 PATIENCE: Final = 30.0
 """Seconds for which a client may take nothing. Until then, what it does not read waits in the
-buffers of its connection: 64 kB in a uvicorn, and one state more."""
+buffers of its connection: 16 kB in the kernel, 64 kB in a uvicorn, and one state more."""
 
 _GAP: Final = 0.1
 """Seconds between two states that differ in the progress alone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Final
@@ -61,11 +62,12 @@ class EventStreamResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send states until the last one, the end of the server, or the end of the client."""
-        hub = hub_of(self._core)
+        hub, transport = hub_of(self._core), _transport_of(receive)
+        keep_little(transport)
         seat = hub.listen(self._task)
         seat.seen = self._seen
         watching = asyncio.ensure_future(_watch(receive, seat))
-        seat.on_slow = cut = _Cut(self._task, receive, asyncio.current_task())
+        seat.on_slow = cut = _Cut(self._task, transport, asyncio.current_task())
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             await self._send_states(seat, send, hub.spread())
@@ -114,22 +116,43 @@ _EVENTS: Final = {
 }
 
 
+_UNSENT: Final = 16_384
+"""Bytes that the kernel keeps of a stream before it sends them: a few states."""
+
+
+def _transport_of(receive: Receive) -> Any:  # Any: the server's
+    """Return the transport of a request's connection in a uvicorn; None in other servers."""
+    return getattr(getattr(receive, "__self__", None), "transport", None)
+
+
+def keep_little(transport: Any) -> None:  # Any: as above
+    """Let the kernel refuse early what a client does not read.
+
+    By default it takes up to 4 MB for each client, and only then the server notices. What is on
+    its way is not limited, so a fast client loses nothing.
+    """
+    # Not uvicorn, no socket of TCP, or a system without this limit.
+    with suppress(AttributeError, OSError):
+        connection = transport.get_extra_info("socket")
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
+
+
 class _Cut:
     """Cuts the connection of a client that does not read.
 
     Args:
         task: The task that it follows.
-        receive: The server's, by which a uvicorn can be told to give the connection up: what
-            waits to be sent would wait for as long as the client lives.
+        transport: That of the connection, which is told to give it up: what waits to be sent
+            would wait for as long as the client lives. None if it is unknown.
         owner: What sends to the client.
 
     Attributes:
         has_cancelled: Whether *owner* was cancelled instead.
     """
 
-    def __init__(self, task: Task, receive: Receive, owner: asyncio.Task[Any] | None) -> None:
+    def __init__(self, task: Task, transport: Any, owner: asyncio.Task[Any] | None) -> None:
         self._task = task
-        self._receive = receive
+        self._transport = transport
         self._owner = owner
         self.has_cancelled = False
 
@@ -140,8 +163,7 @@ class _Cut:
             self._task.task_id,
             PATIENCE,
         )
-        transport = getattr(getattr(self._receive, "__self__", None), "transport", None)
-        if callable(abort := getattr(transport, "abort", None)):
+        if callable(abort := getattr(self._transport, "abort", None)):
             abort()
         elif self._owner is not None:
             self.has_cancelled = True

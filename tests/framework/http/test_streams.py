@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from typing import Any
 
@@ -181,9 +182,11 @@ class Connection:
         sent: The bodies of the messages that the app has sent.
         taken: Whether the client takes them.
         gone: Set when the client closes the connection.
+        transport: What the server writes to; None if it does not show that.
     """
 
-    def __init__(self, app: FastAPI, task_id: str) -> None:
+    def __init__(self, app: FastAPI, task_id: str, transport: Any = None) -> None:
+        self.transport = transport
         self.sent: list[bytes] = []
         self.taken = asyncio.Event()
         self.taken.set()
@@ -302,6 +305,41 @@ async def test_a_client_that_does_not_read(
         await asyncframe.manager.get_result(task_id)
     said = f"the stream of task {task_id} ends: its client has read nothing for 30 s"
     assert said in caplog.messages
+
+
+class Transport:
+    """What a uvicorn writes to.
+
+    Attributes:
+        socket: Its socket.
+        is_aborted: Whether it was told to give the connection up.
+    """
+
+    def __init__(self, socket: Any) -> None:
+        self.socket = socket
+        self.is_aborted = False
+
+    def get_extra_info(self, name: str) -> Any:
+        """Return the socket."""
+        return getattr(self, name)
+
+    def abort(self) -> None:
+        """Note it."""
+        self.is_aborted = True
+
+
+async def test_what_waits_in_the_kernel(asyncframe: Probe, app: FastAPI) -> None:
+    """The kernel keeps 16 kB of a stream, and no more, if it can be told so."""
+    limit = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    async with asyncframe.client(app):
+        task_id = build(1)
+        with socket.socket() as tcp, socket.socket(socket.AF_UNIX) as other:
+            connections = [Connection(app, task_id, Transport(one)) for one in (tcp, other, None)]
+            for connection in connections:
+                await connection.served
+                assert b"completed" in connection.sent[-2]
+            if limit is not None:
+                assert tcp.getsockopt(socket.IPPROTO_TCP, limit) == 16_384
 
 
 def test_comments_hide_no_deadlock(asyncframe: Probe, app: FastAPI) -> None:
