@@ -130,8 +130,8 @@ def test_places_of_the_version_before_are_kept(
                 PLACES.c.replaced_by.is_not(None)
             )
             assert connection.execute(wished).all() == [("old task", "new task")]
-    (told,) = (one.message for one in caplog.records if one.levelname == "WARNING")
-    assert told.startswith("the tables of the store were upgraded while processes of an older ")
+    (warned,) = (one.message for one in caplog.records if one.levelname == "WARNING")
+    assert warned.startswith("the tables of the store were upgraded while processes of an older ")
 
 
 FORMS = [(0,), (0, 3), (0, 1, 3), (0, 1, 3, 4, 5, 9, 10), (0, 1, 2, 3, 4, 5, 9, 10), range(11)]

@@ -232,7 +232,7 @@ async def test_map_hands_out_while_its_source_is_silent(asyncframe: Probe) -> No
                     # Who takes its time holds up nobody.
                     await asyncio.sleep(10)  # noqa: TID251  # virtual time
 
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match=r"^$"):
             await asyncio.wait_for(take(), 100)
     assert events == [
         (0.0, "taken"), (0.0, "taken"), (1.0, 0), (2.0, 1), (61.0, "taken"), (61.0, "taken"),

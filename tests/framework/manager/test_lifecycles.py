@@ -22,6 +22,7 @@ from fastapi import APIRouter, FastAPI, Request
 
 from framework import (
     FrameworkNotStartedError,
+    TaskManager,
     ThreadPoolExecutorEnhanced,
     background_task,
     get_task_manager,
@@ -123,7 +124,8 @@ def test_an_app_that_is_entered_twice(first_to_leave: str) -> None:
 
     @app.post("/work")
     async def work(request: Request) -> Accepted[int]:
-        return await request.app.state.task_manager.submit(int, (7,))
+        manager: TaskManager = request.app.state.task_manager
+        return await manager.submit(int, (7,))
 
     def ask(asking: TestClient, looking: TestClient) -> object:
         url = asking.post("/work").json()["status_url"]
