@@ -89,8 +89,7 @@ async def test_arguments_that_do_not_fit(manager: TaskManager) -> None:
 
 async def test_unknown_ids(manager: TaskManager) -> None:
     """Whatever no task has as its id is unknown to every request, and an error to `get_result`."""
-    unknown: Any
-    for unknown in ("0" * 32, None, 7, b"id", "", "\x00", "\ud800", "x" * 10_000):
+    for unknown in ("0" * 32, "", "\x00", "\ud800", "x" * 10_000):
         assert await manager.get_task(unknown) is None
         assert await manager.cancel_task(unknown) is False
         answer = await manager.request_cancel(unknown)
