@@ -176,12 +176,13 @@ class Core:
         return permits
 
     def unfollow_remote(self) -> None:
-        """Stop following the remote tasks that were published; they run on without this process.
+        """Stop following the remote tasks that the engine has; they go on without this process.
 
         Their waiters are woken although the tasks are not final.
         """
         for task in self.ledger.unfinished():
             if task.remote and not self.places.keeps(task):
+                self.intake.forget(task)
                 self.ledger.unfollow(task)
                 self.runner.release_clock(task)
 

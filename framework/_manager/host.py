@@ -246,6 +246,7 @@ class RemoteHost:
         else:
             told = _error_of(task, status, error)
             self._endings.end(task, _MOVES[status], error=told, reason=reason, now=now)
+        self._core.intake.forget_delay(task)
         self._core.runner.release_clock(task)
 
     def _find(self, task_id: str) -> LiveTask | None:

@@ -19,7 +19,7 @@ from typing import Any  # a task's function may take and return anything
 
 from framework._manager.delays import Delays
 from framework._manager.elsewhere import Elsewhere
-from framework._manager.places import Places
+from framework._manager.places import Places, may_wait
 from framework._manager.request_bound.arguments import require_lasting
 from framework._manager.securing import Securing
 from framework._running.coroutines import Drive
@@ -324,6 +324,10 @@ class Intake:
 
     def launch(self, task: LiveTask) -> None:
         """Hand a submitted task to the engine, after the delay of its spec."""
+        if self._remote is not None and may_wait(task):
+            requests = () if task.stay is None else task.stay.requests
+            due = task.created_at + task.spec.delay if task.spec.delay else None
+            task.kept = self._remote.keep(task, due, requests)
         if task.spec.claims:
             self.places.launch(task)
         elif task.spec.delay:
@@ -538,7 +542,7 @@ class Intake:
             task, "cancel", error=error, reason=reason, only_from=PENDING
         ):
             return False
-        self._stop_delay(task)
+        self.forget_delay(task)
         self.runner.engine.withdraw(task)
         self.runner.release_clock(task)
         return True
@@ -558,11 +562,12 @@ class Intake:
 
     def forget(self, task: LiveTask) -> None:
         """Forget the delay and the places of a task that was given away."""
-        self._stop_delay(task)
+        self.forget_delay(task)
         if task.spec.claims:
             self.places.let_go(task)
 
-    def _stop_delay(self, task: LiveTask) -> None:
+    def forget_delay(self, task: LiveTask) -> None:
+        """Forget the delay of a task, if it still waits for that."""
         if task.spec.delay:
             timer, task.timer = task.timer, None
             if timer is not None:

@@ -320,7 +320,9 @@ class Places:
             self._runner.launch(task)
 
     def keeps(self, task: LiveTask) -> bool:
-        """Return whether a task waits here for its delay or a place, and no engine has it."""
+        """Return whether a task waits here for its delay or a place, and no engine knows it."""
+        if task.kept:
+            return False
         stay = task.stay
         return task in self.delays or (stay is not None and not stay.launched)
 
@@ -412,6 +414,13 @@ class Places:
     def _is_over(self, task_id: str) -> bool:
         task = self._tasks.get(task_id)
         return task is not None and _is_over(task)
+
+
+def may_wait(task: LiveTask) -> bool:
+    """Return whether a submitted task may have to wait for its delay or a place."""
+    stay = task.stay
+    asks = stay is not None and (stay.running is not None or not stay.settled)
+    return bool(task.spec.delay) or asks
 
 
 def _unique(task: LiveTask) -> tuple[Stay, PlaceRequest]:

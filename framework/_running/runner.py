@@ -89,6 +89,8 @@ class Runner:
         """Make a task FAILED that could not be started."""
         reason = "it could not be started"
         self.endings.end(task, "fail", error=error, reason=reason, only_from=PENDING)
+        if task.kept:
+            self.engine.withdraw(task)
         self.release_clock(task)
 
     def start(self, task: LiveTask) -> float | None:

@@ -188,6 +188,7 @@ class LiveTask(TaskRecord):
         stay: What it has asked of the lines of unique and limited tasks; None if nothing.
         delivery: What a worker of a remote engine received; None elsewhere.
         engine_note: Belongs to the engine; see `protocols.EngineTask`.
+        kept: Whether a remote engine has noted it while it waits; see `RemoteEngine.keep`.
     """
 
     __slots__ = (
@@ -228,6 +229,7 @@ class LiveTask(TaskRecord):
     stay: Rare[Stay | None] = Rare(None)
     delivery: Rare[Any] = Rare(None)
     engine_note: Rare[Any] = Rare(None)
+    kept: Rare[bool] = Rare(False)
 
     @property
     def level(self) -> int:

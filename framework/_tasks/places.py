@@ -257,6 +257,11 @@ class Stay:
         self.settled: bool = unique is None
         self.ready = self.launched = False
 
+    @property
+    def requests(self) -> tuple[PlaceRequest, ...]:
+        """All that it asks for."""
+        return tuple(one for one in (self.unique, self.running) if one is not None)
+
 
 def stay_of(
     spec: TaskSpec,

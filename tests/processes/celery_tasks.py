@@ -379,3 +379,13 @@ def dies_alone(key: str) -> None:
     if task.attempts == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     tell(key, "end")
+
+
+@background_task(max_running=1, key=lambda key, _: key)
+def one_by_one(key: str, name: str) -> str:
+    """Tell of the start, pass the gate, and tell of the run."""
+    tell(f"{key}:started", name)
+    with client() as redis_client:
+        redis_client.blpop([f"{key}:gate"], timeout=_GATE)
+    tell(f"{key}:ran", name)
+    return name

@@ -30,7 +30,7 @@ from framework import (
 )
 from framework.engines.celery import CeleryEngine, _rescue, _scripts
 from framework.engines.celery._messages import Message
-from framework.engines.celery._publisher import Publisher
+from framework.engines.celery._publisher import Publisher, Queued
 from framework.exceptions import BrokerUnavailableError
 from framework.http import health_router
 from framework.telemetry.prometheus import PrometheusSink
@@ -352,18 +352,16 @@ def test_a_task_that_comes_as_the_broker_goes_says_so(monkeypatch: pytest.Monkey
     """A task that is queued while the first failure is reported has the reason as well."""
     host: Any = Reasons()
     nothing: Any = None
-    publisher = Publisher(
-        nothing, nothing, nothing, nothing, nothing, nothing, host, size=10, timeout=60.0
-    )
+    publisher = Publisher(nothing, nothing, nothing, nothing, nothing, host, size=10, timeout=60.0)
     # The test stands for the thread.
     monkeypatch.setattr(publisher, "_thread", threading.current_thread())
 
     class AwayError(Exception):
         def __str__(self) -> str:
-            publisher.put(waiting_task("second"))
+            publisher.put(Queued(waiting_task("second")))
             return "no route"
 
-    publisher.put(waiting_task("first"))
+    publisher.put(Queued(waiting_task("first")))
     publisher._broken(AwayError())
 
     assert host.said.keys() == {"first", "second"}

@@ -14,6 +14,7 @@ from kombu.exceptions import OperationalError
 
 from framework._tasks import checks, registry
 from framework._tasks.options import NORMAL
+from framework._tasks.places import PlaceRequest
 from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.specs import TaskSpec
 from framework._tasks.wire import CallEncoder, call_encoder, decode_call, refusals, settled
@@ -21,8 +22,9 @@ from framework._threads.clock import SystemClock
 from framework.engines.celery import _settings, _worker_side
 from framework.engines.celery._entries import Entry
 from framework.engines.celery._messages import KEEP, Functions, Message, signature_hash
+from framework.engines.celery._notes import NOT_STARTED, Admitted, Notes
 from framework.engines.celery._priorities import level_of, require_levels
-from framework.engines.celery._publisher import Publisher, Sender, queue_of, route
+from framework.engines.celery._publisher import Publisher, Queued, Sender, queue_of, route
 from framework.engines.celery._reports import Reports, record_of
 from framework.engines.celery._rescue import Rescue
 from framework.engines.celery._shared.lines import RedisLines
@@ -289,11 +291,10 @@ class CeleryEngine(Sharing):
         self._rescue = Rescue(state, self.sender)
         self._publisher = Publisher(
             self.sender(),
-            self._note,
+            Notes(state, self._lines, host, self._listen, self._message).write,
             state.published,
             state.repeated,
-            lambda task_id: state.cancel(task_id, "it was cancelled before it started"),
-            self._message,
+            lambda task_id: state.cancel(task_id, NOT_STARTED),
             host,
             self._queue_size,
             self._publish_timeout,
@@ -358,7 +359,7 @@ class CeleryEngine(Sharing):
             )
         if self._publisher is not None:
             self._publisher.require_room()
-        task.engine_note = (name, encode(task.args or (), task.kwargs))
+        task.engine_note = Admitted(name, encode(task.args or (), task.kwargs))
 
     def _encoder(self, spec: TaskFunction) -> CallEncoder:
         # For functions that the app knew when it started this was checked then.
@@ -384,8 +385,7 @@ class CeleryEngine(Sharing):
         Raises:
             TypeError: If they do not fit their annotations any more.
         """
-        _, call = task.engine_note
-        return decode_call(task.spec.fn, call)
+        return decode_call(task.spec.fn, task.engine_note.call)
 
     def settle(self, task: EngineTask, result: Any) -> Any:
         """Return a result as it comes back from a worker.
@@ -402,12 +402,28 @@ class CeleryEngine(Sharing):
         publisher = self._publisher
         if publisher is None:
             raise RuntimeError("the engine is not open")
-        publisher.put(task)
+        publisher.put(Queued(task))
+
+    def keep(self, task: EngineTask, due: float | None, requests: Sequence[PlaceRequest]) -> bool:
+        """Queue a task to be noted in Redis while it waits; see `protocols.RemoteEngine`."""
+        publisher, lines, note = self._publisher, self._lines, task.engine_note
+        if publisher is None or lines is None or note is None:
+            return False
+        if not note.kept:
+            note.kept = True
+            lines.stay_alive()
+            publisher.put(Queued(task, "keep", due, requests))
+        return True
 
     def withdraw(self, task: EngineTask) -> None:
-        """Remove a task that will not run any more from the queue."""
-        if self._publisher is not None:
-            self._publisher.discard(task.task_id)
+        """Remove a task that will not run any more from the queue, and from Redis."""
+        publisher, note = self._publisher, task.engine_note
+        if publisher is None:
+            return
+        if note is not None and note.kept:
+            publisher.put(Queued(task, "retire"))
+        else:
+            publisher.discard(task.task_id)
 
     def abandon(self, task: EngineTask) -> None:
         """Do nothing: a worker ends a function past its limit by itself."""
@@ -472,7 +488,7 @@ class CeleryEngine(Sharing):
         Raises:
             BrokerUnavailableError: If Redis does not answer, and the task is at the broker.
         """
-        reason = _NOT_STARTED
+        reason = NOT_STARTED
         try:
             found = self.state.cancel(task_id, reason)
             if found == _TOLD:
@@ -509,17 +525,6 @@ class CeleryEngine(Sharing):
 
     # -- on the publisher's thread
 
-    def _note(self, messages: list[Message]) -> None:
-        self._listen()
-        refused = self.state.publish(messages, self._lines or ())
-        for task_id, why in refused.items():
-            if why == "dropped":
-                self._tell_cancelled(task_id, _NOT_STARTED)
-            else:
-                self._tell_lost_place(task_id)
-            if self._publisher is not None:
-                self._publisher.discard(task_id)
-
     def _listen(self) -> None:
         """Read reports from now on."""
         reports = self._reports
@@ -528,21 +533,15 @@ class CeleryEngine(Sharing):
             reports.find_place()
             reports.start()
 
-    def _tell_lost_place(self, task_id: str) -> None:
-        host = self._host
-        if host is None:
-            return
-        reason = "its place went to another task: this process did not answer for too long"
-        host.ended(task_id, TaskStatus.INTERRUPTED, host.clock.time(), reason=reason, attempts=0)
-
     def _message(self, task: EngineTask) -> Message:
-        name, call = task.engine_note
+        note: Admitted = task.engine_note
+        name = note.name
         return Message(
             task_id=str(task.task_id),
             fn=name,
             name=task.name,
             about=task.description,
-            call=call,
+            call=note.call,
             created=task.created_at,
             limit=task.limit,
             left=task.limit,
@@ -562,7 +561,6 @@ class CeleryEngine(Sharing):
         return found
 
 
-_NOT_STARTED: Final = "it was cancelled before it started"
 _CANCELLED: Final = 1
 _TOLD: Final = 2
 _HEARS: Final = 0.5

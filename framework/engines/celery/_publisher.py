@@ -1,8 +1,11 @@
 """Publishing to the broker: one thread behind a bounded queue, so that nobody waits for it.
 
+A task that waits for its time or a place before it is published passes here twice: first to be
+noted in Redis, and then to be sent.
+
 Guarantees: every task that was queued is published, or ends with an error or CANCELLED; while
-the broker is unavailable each waiting task gives that as its reason; a message is sent only
-after Redis has its task.
+the broker is unavailable each task that is to be published gives that as its reason; a message is
+sent only after Redis has its task.
 Relies on: a broker connection of its own, whose calls block for a few seconds at most; the
 lease and the end in Redis, which make a second copy of a message do nothing. A call that
 failed may have had its effect, so messages may be sent twice, but never go missing.
@@ -14,14 +17,15 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from framework._tasks.jsonsafe import safe_str
+from framework._tasks.places import PlaceRequest
 from framework._tasks.records import TaskStatus
 from framework._threads.clock import SystemClock
 from framework._threads.outflow import Outflow
@@ -185,16 +189,43 @@ def declared(app: Any, name: str | None) -> Any:
     return queues[name] if name in queues else queues.add(queues.new_missing(name))
 
 
+class Queued:
+    """What is to be done with a task.
+
+    Attributes:
+        task: The task.
+        move: ``publish``, ``keep`` it in Redis until it is published, or ``retire`` it from there
+            since it has ended here.
+        due: Wall second before which a kept one is not to be published; None for no delay.
+        requests: The places that a kept one needs.
+    """
+
+    __slots__ = ("due", "move", "requests", "task", "task_id")
+
+    def __init__(
+        self,
+        task: EngineTask,
+        move: Literal["publish", "keep", "retire"] = "publish",
+        due: float | None = None,
+        requests: Sequence[PlaceRequest] = (),
+    ) -> None:
+        self.task = task
+        self.task_id: str = task.task_id
+        self.move = move
+        self.due = due
+        self.requests = requests
+
+
 class Publisher:
     """Publishes queued tasks.
 
     Args:
         sender: Sends one message.
-        note: Writes messages to Redis before they are sent; blocks.
+        note: Writes tasks to Redis before they are sent, and returns the messages that are to be
+            sent by id; blocks.
         published: Marks the messages of some ids as sent there; blocks.
         repeated: Marks the message of an id as possibly sent twice; blocks.
         unnote: Undoes *note* for a task that is not sent after all; blocks.
-        prepare: Makes the message of a task.
         host: Receives the reports about tasks.
         size: How many tasks may be queued.
         timeout: Seconds for which a task waits for an unavailable broker.
@@ -203,11 +234,10 @@ class Publisher:
     def __init__(
         self,
         sender: Sender,
-        note: Callable[[list[Message]], None],
+        note: Callable[[list[Queued]], Mapping[str, Message]],
         published: Callable[[list[str]], None],
         repeated: Callable[[str], None],
         unnote: Callable[[str], object],
-        prepare: Callable[[EngineTask], Message],
         host: EngineHost,
         size: int,
         timeout: float,
@@ -217,14 +247,13 @@ class Publisher:
         self._published = published
         self._repeated = repeated
         self._unnote = unnote
-        self._prepare = prepare
         self._host = host
         self._size = size
         self._timeout = timeout
         self._clock = SystemClock()
         self._condition = threading.Condition(threading.Lock())
         # A task stays in it until it is sent, so that it can be withdrawn until then.
-        self._queue: dict[str, EngineTask] = {}
+        self._queue: dict[str, Queued] = {}
         # How many tasks have left it, for the next one that finds it full.
         self._gone = 0
         self._outflow = Outflow(self._clock.monotonic)
@@ -252,12 +281,19 @@ class Publisher:
             with self._condition:
                 raise QueueFullError(self._size, self._outflow.next_place(self._gone))
 
-    def put(self, task: EngineTask) -> None:
-        """Queue a task; never blocks."""
+    def put(self, queued: Queued) -> None:
+        """Queue what is to be done with a task, in place of what was; never blocks.
+
+        Raises:
+            RuntimeError: If the publisher is closed, and the task has not ended.
+        """
+        task_id = queued.task_id
         with self._condition:
-            if self._closed:
+            if self._closed and queued.move != "retire":
                 raise RuntimeError("the engine is closed and does not publish any more")
-            self._queue[task.task_id] = task
+            # Out first: what is queued later stands further behind.
+            self._queue.pop(task_id, None)
+            self._queue[task_id] = queued
             # Only now: a process that submits nothing, such as most children of workers, has
             # no such thread.
             if self._thread is None:
@@ -269,8 +305,8 @@ class Publisher:
                 self._condition.notify_all()
         # After the lock: `_broken` reports to all that are queued when it sets this, and
         # whoever comes later sees it here.
-        if self._down:
-            self._host.waiting(task.task_id, self._down)
+        if self._down and queued.move == "publish":
+            self._host.waiting(task_id, self._down)
 
     def discard(self, task_id: str) -> None:
         """Remove a task from the queue, if it is in it."""
@@ -320,16 +356,17 @@ class Publisher:
             thread.join(_LAST)
         with self._condition:
             left, self._queue = list(self._queue.values()), {}
-        for task in left:
-            self._host.ended(
-                task.task_id,
-                TaskStatus.CANCELLED,
-                self._clock.time(),
-                reason="the framework shut down before it was published",
-            )
+        for one in left:
+            if one.move != "retire":
+                self._host.ended(
+                    one.task_id,
+                    TaskStatus.CANCELLED,
+                    self._clock.time(),
+                    reason="the framework shut down before it was published",
+                )
             if not self._down:
                 with suppress(Exception):  # at worst the task stays PENDING in Redis
-                    self._unnote(task.task_id)
+                    self._unnote(one.task_id)
 
     # -- the thread
 
@@ -346,29 +383,48 @@ class Publisher:
         finally:
             self._sender.close()
 
-    def _publish(self, batch: list[EngineTask]) -> None:
-        """Publish some tasks; each is removed from the queue once it is sent."""
-        wanted = [task for task in batch if not task.status.is_final]
-        messages = [self._prepare(task) for task in wanted]
+    def _publish(self, batch: list[Queued]) -> None:
+        """Publish, keep or retire some tasks; each is removed from the queue once that is done."""
+        wanted = [one for one in batch if one.move == "retire" or not one.task.status.is_final]
+        messages: dict[str, Message] = {}
         # All in one round trip, and before any is sent: a worker must find its task in Redis.
-        noted = not messages or self._insist(lambda: self._note(messages))
+        noted = not wanted or self._insist(lambda: messages.update(self._note(wanted)))
         sent: list[str] = []
-        for task, message in zip(wanted, messages, strict=True):
-            if noted and self._begin(task):
-                if not self._insist(partial(self._send, message, count()), task):
+        for one in wanted if noted else ():
+            message = messages.get(one.task_id)
+            if message is None:
+                self._settle(one)
+            elif self._begin(one):
+                if not self._insist(partial(self._send, message, count()), one.task):
                     break
-                sent.append(task.task_id)
-                task.engine_note = None
-                if task.reason:
-                    self._host.waiting(task.task_id, "")
-                self.discard(task.task_id)
+                sent.append(one.task_id)
+                one.task.engine_note = None
+                if one.task.reason:
+                    self._host.waiting(one.task_id, "")
+                self._drop(one)
         self._sending = ""
         if sent:
             with suppress(Exception):  # Redis is unavailable; at worst they are sent once more
                 self._published(sent)
-        for task in batch:
-            if task.status.is_final:
-                self.discard(task.task_id)
+        for one in batch:
+            if one.move != "retire" and one.task.status.is_final:
+                self._drop(one)
+
+    def _drop(self, one: Queued) -> bool:
+        """Remove an entry from the queue; False if another one has taken its place, or none."""
+        with self._condition:
+            found = self._queue.get(one.task_id) is one
+            if found:
+                del self._queue[one.task_id]
+                self._gone += 1
+            if not self._queue:
+                self._condition.notify_all()
+        return found
+
+    def _settle(self, one: Queued) -> None:
+        """Remove an entry that needs no message; undo it if the task was withdrawn meanwhile."""
+        if not self._drop(one) and one.move == "keep" and one.task_id not in self._queue:
+            self._insist(partial(self._unnote, one.task_id))
 
     def _send(self, message: Message, tries: count[int]) -> None:
         if next(tries):
@@ -376,14 +432,16 @@ class Publisher:
             self._repeated(message.task_id)
         self._sender.send(message)
 
-    def _begin(self, task: EngineTask) -> bool:
+    def _begin(self, one: Queued) -> bool:
         """Mark a task as being sent; False if it was withdrawn after Redis had it."""
         # In one step with the look, so that `withdraw` comes either before or too late.
         with self._condition:
-            if task.task_id in self._queue:
-                self._sending = task.task_id
+            if self._queue.get(one.task_id) is one:
+                self._sending = one.task_id
                 return True
-        self._insist(partial(self._unnote, task.task_id))
+            if one.task_id in self._queue:  # it has ended here, which Redis is told next
+                return False
+        self._insist(partial(self._unnote, one.task_id))
         return False
 
     def _insist(self, call: Callable[[], object], task: EngineTask | None = None) -> bool:
@@ -417,7 +475,8 @@ class Publisher:
         # In one step: a task that is queued later sees the reason by itself; see `put`.
         with self._condition:
             self._down = down
-            queued = list(self._queue.values())
+            # Those that wait for something else have the time to wait for it in this queue.
+            queued = [one.task for one in self._queue.values() if one.move == "publish"]
             if began:
                 self._condition.notify_all()
         if began:
@@ -454,7 +513,7 @@ class Publisher:
         # First: a task that is queued meanwhile reports nothing, or is among those below.
         self._down = ""
         with self._condition:
-            queued = list(self._queue.values())
+            queued = [one.task for one in self._queue.values() if one.move == "publish"]
             doubtful, self._doubtful = self._doubtful, []
         for task in queued:
             self._host.waiting(task.task_id, "")

@@ -20,6 +20,8 @@ from typing import Any, Final
 
 from framework._tasks.jsonsafe import safe_str
 from framework._threads.clock import SystemClock
+from framework.engines.celery import _heir
+from framework.engines.celery._heir import Heir
 from framework.engines.celery._held import held
 from framework.engines.celery._messages import Message
 from framework.engines.celery._publisher import Sender
@@ -42,7 +44,7 @@ _PAUSES: Final = (20.0, 3_600.0)
 
 
 class Recovery:
-    """Searches for lost messages on a thread of its own.
+    """Searches for lost messages, and for tasks that apps have left, on a thread of its own.
 
     Args:
         app: The Celery app; only a Redis broker is searched.
@@ -54,6 +56,7 @@ class Recovery:
         self._app = app
         self._state = state
         self._make = sender
+        self._heir = Heir(state, sender)
         self._clock = SystemClock()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="asyncframe-recovery", daemon=True)
@@ -67,12 +70,19 @@ class Recovery:
         self._closed.set()
 
     def _run(self) -> None:
+        search_at = self._clock.monotonic()
         while not self._closed.is_set():
-            try:
-                self.look()
-            except Exception as error:  # unavailable, or full; the next search tries again
-                _LOGGER.debug("could not look for lost messages: %s", safe_str(error))
-            self._closed.wait(EVERY)
+            self._try(self._heir.look)
+            if self._clock.monotonic() >= search_at:
+                self._try(self.look)
+                search_at = self._clock.monotonic() + EVERY
+            self._closed.wait(_heir.EVERY)
+
+    def _try(self, look: Callable[[], None]) -> None:
+        try:
+            look()
+        except Exception as error:  # unavailable, or full; the next look tries again
+            _LOGGER.debug("could not look for tasks to publish: %s", safe_str(error))
 
     def look(self) -> None:
         """Publish lost messages, unless another process is searching; blocks.

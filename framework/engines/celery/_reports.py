@@ -193,13 +193,16 @@ class Reports:
         )
 
     def _catch_up(self) -> None:
-        """Look up every live task that was published; see `CeleryEngine.admit`."""
-        ids = [str(one.task_id) for one in self._host.live() if one.engine_note is None]
+        """Look up every live task that Redis should have; see `CeleryEngine.admit`."""
+        notes = {str(one.task_id): one.engine_note for one in self._host.live()}
+        ids = [task_id for task_id, note in notes.items() if note is None or note.kept]
         for begin in range(0, len(ids), 1_000):
             some = ids[begin : begin + 1_000]
             found = self._state.fetch(some)
             for task_id in some:
-                self._tell_state(task_id, found.get(task_id))
+                # What only waits is not lost with Redis: this process publishes it.
+                if task_id in found or notes[task_id] is None:
+                    self._tell_state(task_id, found.get(task_id))
         self._missed()
         if self.told is not None:
             self.told(None)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Final
 
 from framework.engines.celery._messages import KEEP
+from framework.engines.celery._shared import kept_scripts as kept
 from framework.engines.celery._shared import line_scripts as lines
 
 REPORTS_KEPT: Final = 20_000
@@ -42,10 +43,13 @@ local function is_final(status)
   return status ~= '' and status ~= 'pending' and status ~= 'running'
 end
 {_LINES}
+local function kept_by(process) return prefix .. 'kept:' .. process end
 local function finish(status, result, error, reason, ttl)
   redis.call('HSET', task, 'status', status, 'ended', stamp(now), 'result', result,
     'error', error, 'reason', reason)
-  redis.call('HDEL', task, 'holder', 'until', 'next', 'unsent', 'missing')
+  if get('keeper') ~= '' then redis.call('ZREM', kept_by(get('keeper')), id) end
+  redis.call('HDEL', task, 'holder', 'until', 'next', 'unsent', 'missing',
+    'keeper', 'due', 'places')
   redis.call('EXPIRE', task, ttl)
   redis.call('ZREM', live, id)
   local text = status ~= 'completed' and redis.call('HGET', messages, id)
@@ -68,10 +72,15 @@ _ADD: Final = f"""
 -- Adds the task, whose message and facts (field, value, ...) are in ARGV from a place on.
 local function add(from)
   redis.call('HSET', task, 'status', 'pending', 'attempts', '0', 'seq', '0',
-    'noted', stamp(now), 'unsent', '1', unpack(ARGV, from + 1))
+    unpack(ARGV, from + 1))
+  redis.call('HSET', messages, id, ARGV[from])
+end
+-- From now on its message is to be sent, and is searched for.
+local function release()
+  redis.call('HSET', task, 'noted', stamp(now), 'unsent', '1', 'reason', '')
+  redis.call('HDEL', task, 'keeper', 'due', 'places')
   redis.call('EXPIRE', task, {KEPT_LIVE})
   redis.call('ZADD', live, now, id)
-  redis.call('HSET', messages, id, ARGV[from])
 end
 """
 
@@ -80,21 +89,35 @@ PUBLISH: Final = (
     + _ADD
     + """
 -- ARGV: id, whether it needs places ('1'), then what `add` takes
-local status = get('status')
-if status ~= '' then return status end
+local status, keeper = get('status'), get('keeper')
+if status ~= '' and keeper == '' then
+  -- Asked once more, since the answer was lost; or another process was faster.
+  return get('unsent') == '1' and 'send' or 'sent'
+end
 if ARGV[2] == '1' then
   if redis.call('EXISTS', over) == 1 then return 'dropped' end
   if not has_places() then return 'unplaced' end
 end
-add(3)
-return 'pending'
+if status == '' then
+  add(3)
+else
+  redis.call('ZREM', kept_by(keeper), id)
+end
+release()
+return 'send'
 """
 )
-"""Add a task that is about to be published; returns its status, old or new.
+"""Add a task that is about to be published, unless it was kept.
 
+Returns ``send`` if its message is to be sent, ``sent`` if it was, or the task has ended,
 ``unplaced`` if others have its places, since its process has been silent for too long, and
 ``dropped`` if it was cancelled while it waited for them.
 """
+
+KEEP_TASK: Final = _HEAD + _ADD + kept.KEEP_TASK.replace("KEPT", str(KEPT_LIVE))
+RETIRE: Final = _HEAD + kept.RETIRE
+LEFT: Final = _HEAD + kept.LEFT
+RELEASE: Final = _HEAD + _ADD + kept.RELEASE
 
 START: Final = (
     _HEAD
@@ -275,7 +298,7 @@ return status
 ).replace("KEPT", str(KEPT_LIVE))
 """Mark a message as possibly sent twice."""
 
-JOIN: Final = _HEAD + lines.JOIN.replace("KEPT", str(KEPT_LIVE))
+JOIN: Final = _HEAD + lines.JOIN
 LEAVE_LINES: Final = _HEAD + lines.LEAVE_LINES
 DROP: Final = _HEAD + lines.DROP
 LOOK: Final = _HEAD + lines.LOOK
@@ -296,7 +319,10 @@ for at = 4, 3 + 3 * fields, 3 do
   if ARGV[at + 2] ~= '' then redis.call('HSET', schedule, ARGV[at], ARGV[at + 2]) end
 end
 local from = 4 + 3 * fields
-if ARGV[from] and get('status') == '' then add(from) end
+if ARGV[from] and get('status') == '' then
+  add(from)
+  release()
+end
 return 1
 """
 )

@@ -20,6 +20,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from framework._tasks.places import PlaceRequest
 from framework.engines.celery import _scripts
 from framework.engines.celery._messages import Message
 
@@ -57,6 +58,29 @@ class Verdict:
     left: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What a task waits for before it is published.
+
+    Attributes:
+        seconds: Until it is due, 0.0 or more.
+        requests: The places that it needs.
+        reason: Why it waits, for people.
+    """
+
+    seconds: float
+    requests: tuple[PlaceRequest, ...]
+    reason: str
+
+    def as_arguments(self) -> list[str]:
+        """Return what a script takes of it."""
+        places = [
+            {"key": one.key, "limit": one.limit, "waits": one.waits, "rank": one.rank}
+            for one in self.requests
+        ]
+        return [repr(self.seconds), json.dumps(places), self.reason]
+
+
 class State:
     """Remote tasks of one namespace.
 
@@ -82,6 +106,10 @@ class State:
         self._live, self._messages = f"{self.prefix}live", f"{self.prefix}messages"
         register = self.client.register_script
         self._publish = register(_scripts.PUBLISH)
+        self._keep = register(_scripts.KEEP_TASK)
+        self._retire = register(_scripts.RETIRE)
+        self._left = register(_scripts.LEFT)
+        self._release = register(_scripts.RELEASE)
         self._start = register(_scripts.START)
         self._renew = register(_scripts.RENEW)
         self._progress = register(_scripts.PROGRESS)
@@ -123,8 +151,9 @@ class State:
             placed: The ids of the tasks that need places.
 
         Returns:
-            Those that were not added, by id: ``unplaced`` if they have lost their places,
-            ``dropped`` if they were cancelled while they waited for them.
+            Those whose messages are not to be sent, by id: ``sent`` if they were, or the tasks
+            have ended; ``unplaced`` if they have lost their places; ``dropped`` if they were
+            cancelled while they waited for them.
         """
         pipe = self.client.pipeline(transaction=False)
         for message in messages:
@@ -132,9 +161,56 @@ class State:
             arguments = [message.task_id, needs, *self.facts_to_add(message)]
             self._publish(self.keys(message.task_id), arguments, client=pipe)
         told = zip(messages, pipe.execute(), strict=True)
-        return {
-            message.task_id: status for message, status in told if status in ("unplaced", "dropped")
-        }
+        return {message.task_id: answer for message, answer in told if answer != "send"}
+
+    def keep(self, waiting: Sequence[tuple[Message, Wait]], keeper: str, life: float) -> list[str]:
+        """Add tasks that wait before they are published, in one round trip; see `_heir`.
+
+        Args:
+            waiting: Their messages, and what they wait for.
+            keeper: This process; see `holder_here`.
+            life: Seconds of silence after which others consider it dead.
+
+        Returns:
+            Those that were not added, since they were cancelled before.
+        """
+        pipe = self.client.pipeline(transaction=False)
+        for message, wait in waiting:
+            given = [message.task_id, keeper, str(_ms(life)), *wait.as_arguments()]
+            self._keep(self.keys(message.task_id), given + self.facts_to_add(message), client=pipe)
+        told = zip(waiting, pipe.execute(), strict=True)
+        return [message.task_id for (message, _), answer in told if answer == "dropped"]
+
+    def retire(self, task_id: str, status: str, error: str, reason: str) -> None:
+        """Make a task that is kept final; ask its worker to stop if it was published.
+
+        Args:
+            task_id: The task.
+            status: The final status.
+            error: As JSON; "" for none.
+            reason: For people.
+        """
+        keys = self.keys(task_id)
+        if not self._retire(keys, [task_id, status, error, reason, self._ttl]):
+            self.cancel(task_id, reason)
+
+    def left(self, most: int, pause: float) -> list[tuple[str, str]]:
+        """Return tasks of dead keepers that can be published, each with its message as JSON.
+
+        Until a task is marked as `published` it is returned again, after *pause* seconds.
+
+        Args:
+            most: How many tasks of each keeper to look at.
+            pause: Seconds until others look at one again that still waits.
+        """
+        told = self._left(self.keys(""), ["", most])
+        pipe = self.client.pipeline(transaction=False)
+        for keeper, task_id in zip(told[::2], told[1::2], strict=True):
+            self._release(
+                self.keys(task_id), [task_id, keeper, repr(pause), self._ttl], client=pipe
+            )
+        texts = pipe.execute() if told else []
+        return [(one, text) for one, text in zip(told[1::2], texts, strict=True) if text]
 
     def facts_to_add(self, message: Message) -> list[str]:
         """Return what scripts take that add a task."""

@@ -15,7 +15,7 @@ from framework._tasks.places import PlaceAnswer, PlaceRequest
 from framework._tasks.records import TaskStatus
 from framework.engines.celery import _scripts
 from framework.engines.celery._messages import Message
-from framework.engines.celery._publisher import Publisher
+from framework.engines.celery._publisher import Publisher, Queued
 from framework.engines.celery._reports import Reports
 from framework.engines.celery._rescue import AFTER, Rescue
 from framework.engines.celery._shared.lines import RedisLines
@@ -84,24 +84,22 @@ class Publishing:
             ended=lambda task_id, *_, **__: self.ended.append(task_id),
         )
         sender: Any = self.broker
-        self.publisher = Publisher(
-            sender, _nothing, _nothing, _nothing, _nothing, _prepared, host, 10, 60.0
-        )
+        self.publisher = Publisher(sender, _noted, _nothing, _nothing, _nothing, host, 10, 60.0)
 
     def put(self, task_id: str) -> None:
         """Queue a task."""
         task: Any = SimpleNamespace(
             task_id=task_id, status=TaskStatus.PENDING, reason="", queued=0.0, engine_note=None
         )
-        self.publisher.put(task)
+        self.publisher.put(Queued(task))
+
+
+def _noted(queued: Sequence[Queued]) -> dict[str, Message]:
+    return {one.task_id: message(one.task_id) for one in queued}
 
 
 def _nothing(_: object) -> None:
     """Do nothing."""
-
-
-def _prepared(task: Any) -> Message:
-    return message(task.task_id)
 
 
 def publish_or_withdraw(run: Run) -> None:

@@ -76,53 +76,58 @@ local function has_places()
   end
   return #lines > 0
 end
+-- Asks for a place: 1; or 0 and at most so many ids, of those who have one, and of those who wait.
+local function join(line, limit, waits, rank, process, most)
+  if redis.call('ZSCORE', placed_in(line), id) then return {1} end
+  local placed, waiting = placed_in(line), waiting_in(line)
+  local freed = {line}
+  if redis.call('ZCARD', placed) >= limit then drop_gone(placed, -1, freed) end
+  grant(freed)
+  local function enter()
+    redis.call('HSET', stay_of(id), '@', process, line, limit)
+    redis.call('EXPIRE', stay_of(id), KEPT)
+  end
+  if not redis.call('ZSCORE', waiting, id) then
+    local first = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')[2]
+    if redis.call('ZCARD', placed) < limit and
+        (not first or math.floor(tonumber(first) / RANK) > rank) then
+      enter()
+      place(line, id)
+      return {1}
+    end
+    if waits then
+      enter()
+      redis.call('ZADD', waiting, rank * RANK + redis.call('INCR', prefix .. 'lines:n'), id)
+      redis.call('EXPIRE', waiting, KEPT)
+    end
+  end
+  local answer = {0}
+  for _, part in ipairs({placed, waiting}) do
+    for _, one in ipairs(redis.call('ZRANGE', part, 0, most)) do
+      if one ~= id and #answer <= most then answer[#answer + 1] = one end
+    end
+  end
+  return answer
+end
 local function leave()
   if redis.call('EXISTS', stay_of(id)) == 0 then return end
   local freed = {}
   remove(id, freed)
   grant(freed)
 end
-"""
+""".replace("RANK", str(1 << 48))
 """Functions that the scripts share.
 
-``leave`` takes the task out of all its lines; ``has_places`` tells whether it has a place in each.
+``join`` asks for a place; ``leave`` takes the task out of all its lines; ``has_places`` tells
+whether it has a place in each.
 """
 
 JOIN: Final = """
 -- ARGV: id, line, limit, whether it waits, rank, process, its time to live in ms, most ids
-local line, limit, rank = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
 redis.call('SET', prefix .. 'alive:' .. ARGV[6], '1', 'PX', ARGV[7])
-if redis.call('ZSCORE', placed_in(line), id) then return {1} end
-local placed, waiting = placed_in(line), waiting_in(line)
-local freed = {line}
-if redis.call('ZCARD', placed) >= limit then drop_gone(placed, -1, freed) end
-grant(freed)
-local function enter()
-  redis.call('HSET', stay_of(id), '@', ARGV[6], line, ARGV[3])
-  redis.call('EXPIRE', stay_of(id), KEPT)
-end
-if not redis.call('ZSCORE', waiting, id) then
-  local first = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')[2]
-  if redis.call('ZCARD', placed) < limit and
-      (not first or math.floor(tonumber(first) / RANK) > rank) then
-    enter()
-    place(line, id)
-    return {1}
-  end
-  if ARGV[4] == '1' then
-    enter()
-    redis.call('ZADD', waiting, rank * RANK + redis.call('INCR', prefix .. 'lines:n'), id)
-    redis.call('EXPIRE', waiting, KEPT)
-  end
-end
-local answer, most = {0}, tonumber(ARGV[8])
-for _, part in ipairs({placed, waiting}) do
-  for _, one in ipairs(redis.call('ZRANGE', part, 0, most)) do
-    if one ~= id and #answer <= most then answer[#answer + 1] = one end
-  end
-end
-return answer
-""".replace("RANK", str(1 << 48))
+return join(ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1', tonumber(ARGV[5]), ARGV[6],
+  tonumber(ARGV[8]))
+"""
 """Ask for a place: 1, or 0 and the ids of the others who have one, and of those who wait."""
 
 LEAVE_LINES: Final = """

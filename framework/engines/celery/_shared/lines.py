@@ -63,20 +63,23 @@ class RedisLines:
     Args:
         state: Redis.
         prepare: Called on the thread before the first request, to read reports from then on.
+
+    Attributes:
+        holder: This process; see `holder_here`.
     """
 
     def __init__(self, state: State, prepare: Callable[[], object]) -> None:
         self._state = state
         self._prepare = prepare
-        self._holder = holder_here()
-        self._alive = f"{state.prefix}alive:{self._holder}"
+        self.holder: str = holder_here()
+        self._alive = f"{state.prefix}alive:{self.holder}"
         self._clock = SystemClock()
         self._condition = threading.Condition(threading.Lock())
         self._calls: deque[Callable[[], object]] = deque()
         # The lines in which tasks may be, until they leave.
         self._lines: dict[str, set[str]] = {}
         self._asked: dict[tuple[str, str], _Asked] = {}
-        self._closed = self._missed = self._busy = self._away = False
+        self._closed = self._missed = self._busy = self._away = self._stays = False
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._looked = 0
@@ -109,6 +112,13 @@ class RedisLines:
             for line in lines:
                 self._asked.pop((task_id, line), None)
             self._put(lambda: self._leave(self._state.keys(task_id), [task_id]))
+
+    def stay_alive(self) -> None:
+        """Show from now on that this process lives, also while none of its tasks is in a line."""
+        if not self._stays:
+            with self._condition:
+                self._stays = True
+                self._put(self._show_life)
 
     def placed(self, task_id: str, line: str) -> None:
         """Tell a task of this process that it has a place, as Redis has reported."""
@@ -179,10 +189,11 @@ class RedisLines:
     def _wait(self, left: float) -> float:
         """Wait for a call, or until the next sign of life; return the seconds until that."""
         while not (self._calls or self._closed or self._missed):
-            if self._lines and left <= 0:
+            shows = self._lines or self._stays
+            if shows and left <= 0:
                 break
             began = self._clock.monotonic()
-            self._condition.wait(left if self._lines else None)
+            self._condition.wait(left if shows else None)
             left -= self._clock.monotonic() - began
         return left
 
@@ -223,7 +234,7 @@ class RedisLines:
                 request.limit,
                 "1" if request.waits else "",
                 request.rank,
-                self._holder,
+                self.holder,
                 round(SILENT * 1000),
                 MOST_AHEAD,
             ],

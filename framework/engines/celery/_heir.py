@@ -1,0 +1,60 @@
+"""Publishes the tasks that apps have left which waited for their time or a place.
+
+Such a task is kept in Redis, and its keeper publishes it as long as it lives. If that has died,
+or has stopped, one of the workers does so, once the task is due and has its places.
+
+Guarantees: a task is published once it may be, whoever dies: until its message was sent, it is
+found again. If its keeper was only slow, and it is published twice, it runs once: the second
+delivery finds the lease, or the end.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from framework.engines.celery._messages import Message
+from framework.engines.celery._publisher import Sender
+from framework.engines.celery._state import State
+
+_LOGGER = logging.getLogger("asyncframe")
+
+EVERY: Final = 2.0
+"""Seconds between two looks of a worker."""
+
+_MOST: Final = 200
+_PAUSE: Final = 4.0
+"""Seconds until a task that waits for a place is looked at again; others come first meanwhile."""
+
+
+class Heir:
+    """Publishes what dead keepers have left.
+
+    Args:
+        state: Redis.
+        sender: Makes a sender with a connection of its own; called when first needed.
+    """
+
+    def __init__(self, state: State, sender: Callable[[], Sender]) -> None:
+        self._state = state
+        self._make = sender
+
+    def look(self) -> None:
+        """Publish the tasks that may be published now; blocks.
+
+        Raises:
+            Exception: What Redis or the broker raises while it is unavailable.
+        """
+        left = self._state.left(_MOST, _PAUSE)
+        if not left:
+            return
+        sender = self._make()
+        try:
+            for task_id, text in left:
+                sender.send(Message.from_json(json.loads(text)))
+                self._state.published([task_id])
+                _LOGGER.info("task %s was published for a process that has ended", task_id)
+        finally:
+            sender.close()

@@ -1,0 +1,214 @@
+"""Tasks that wait for their time or a place when their app ends: all know them, and they run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from framework import TaskStatus, get_task_manager, setup_async_framework
+from framework._tasks.places import PlaceRequest
+from framework.engines.celery import CeleryEngine
+from framework.engines.celery._messages import Message
+from framework.engines.celery._shared.lines import RedisLines
+from framework.engines.celery._state import State, Wait
+from framework.stores.sql import SQLStore
+from tests.children import ROOT
+from tests.patience import PATIENCE
+from tests.processes.sharing import RedisDatabase
+from tests.processes.workers import client_of
+from tests.programs import program
+
+APP = Path(__file__).with_name("apps") / "keeping.py"
+ONE, TWO = "m|1|1", "m|2|1"
+DUE = Wait(0.0, (), "waits")
+
+
+def message(task_id: str) -> Message:
+    """Return a message of a task."""
+    return Message(task_id, "f", "f", "", "[[],{}]", 1.0, 9.0, 9.0)
+
+
+def place(task_id: str, key: str = "k", *, waits: bool = True) -> PlaceRequest:
+    """Ask for the only place of a line."""
+    return PlaceRequest(key, task_id, 1, waits)
+
+
+@pytest.fixture
+def state(redis_url: str) -> Iterator[State]:
+    """The states of a namespace."""
+    made = State(redis_url, "test", 60.0)
+    yield made
+    made.client.close()
+
+
+def keep(state: State, task_id: str, wait: Wait = DUE, keeper: str = ONE) -> None:
+    """Keep a task in the name of a process that lives."""
+    assert state.keep([(message(task_id), wait)], keeper, 60.0) == []
+
+
+def die(state: State, keeper: str = ONE) -> None:
+    """Fall silent for as long as others wait."""
+    state.client.delete(f"{state.prefix}alive:{keeper}")
+
+
+def left(state: State) -> list[str]:
+    """Return the ids of the tasks that somebody is to publish now."""
+    return [task_id for task_id, _ in state.left(100, 0.0)]
+
+
+def status(state: State, task_id: str = "t") -> str:
+    """Return what Redis says of a task."""
+    return state.fetch([task_id]).get(task_id, {}).get("status", "unknown")
+
+
+# -- what Redis decides
+
+
+def test_known_at_once(state: State) -> None:
+    """A task that waits is known with its reason, and nobody publishes it while its keeper lives."""
+    keep(state, "t", Wait(0.0, (), "delayed until T"))
+    facts = state.fetch(["t"])["t"]
+    assert (facts["status"], facts["reason"]) == ("pending", "delayed until T")
+    assert left(state) == []
+    assert state.overdue(-1.0) == []
+    assert state.publish([message("t")]) == {}
+    assert state.overdue(-1.0) == ["t"]
+    die(state)
+    state.published(["t"])
+    assert left(state) == []
+
+
+def test_dead_keeper(state: State) -> None:
+    """A task whose keeper has died is returned until its message was sent, and not when it is not due."""
+    keep(state, "late", Wait(3_600.0, (), ""))
+    keep(state, "due")
+    die(state)
+    assert left(state) == ["due"]
+    assert left(state) == ["due"]
+    state.published(["due"])
+    assert left(state) == []
+    assert status(state, "late") == "pending"
+
+
+def test_both_publish(state: State) -> None:
+    """A keeper that was only slow is told that its task was sent, or may send it once more."""
+    keep(state, "t")
+    die(state)
+    assert left(state) == ["t"]
+    assert state.publish([message("t")]) == {}
+    state.published(["t"])
+    assert state.publish([message("t")]) == {"t": "sent"}
+
+
+def test_cancelled_while_it_waits(state: State) -> None:
+    """Any process cancels a task that waits, and then nobody publishes it."""
+    keep(state, "t")
+    assert state.cancel("t", "not wanted") == 1
+    assert status(state) == "cancelled"
+    assert state.publish([message("t")]) == {"t": "sent"}
+    die(state)
+    assert left(state) == []
+    assert not state.client.exists(f"{state.prefix}keepers")
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_ended_by_its_keeper(state: State, published: bool) -> None:
+    """What ends at its keeper ends for all, or is cancelled if another process has published it."""
+    keep(state, "t")
+    if published:
+        state.publish([message("t")])
+    state.retire("t", "failed", '["ValueError", "no"]', "it could not be started")
+    assert status(state) == ("cancelled" if published else "failed")
+    assert state.publish([message("t")]) == {"t": "sent"}
+
+
+def test_place_of_a_dead_keeper(state: State) -> None:
+    """A place stays with a task whose keeper has died, and the next one gets it after that."""
+    lines = RedisLines(state, lambda: None)
+    for task_id in ("first", "second"):
+        keep(state, task_id, Wait(0.0, (place(task_id),), ""))
+    die(state)
+    assert left(state) == ["first"]
+    state.published(["first"])
+    assert left(state) == []
+    state.end("first", "completed")
+    assert left(state) == ["second"]
+    lines.close(PATIENCE)
+
+
+def test_duplicate_of_a_dead_keeper(state: State) -> None:
+    """A task that may not exist twice, and whose process died before it asked, ends CANCELLED."""
+    keep(state, "old", Wait(0.0, (place("old", waits=False),), ""))
+    keep(state, "new", Wait(0.0, (place("new", waits=False),), ""))
+    die(state)
+    assert left(state) == ["old"]
+    assert state.fetch(["new"])["new"]["reason"] == "a duplicate of task old"
+    assert status(state, "new") == "cancelled"
+
+
+# -- with processes
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["no-store", "store"])
+@pytest.mark.parametrize("end", ["killed", "stopped"])
+async def test_app_that_ends(
+    celery_redis: RedisDatabase,
+    celery_engine: CeleryEngine,
+    sqlite_url: str,
+    end: str,
+    stored: bool,
+) -> None:
+    """Tasks that wait when their app is killed, or stops, are known to others, and run once each."""
+    key = uuid4().hex
+    arguments = [celery_redis.url, key, "2", *([sqlite_url] if stored else [])]
+    async with AsyncExitStack() as stack:
+        lists = await stack.enter_async_context(client_of(celery_redis.url))
+        app = stack.enter_context(child(*arguments))
+        store = SQLStore(sqlite_url) if stored else None
+        framework = setup_async_framework(None, engine=celery_engine, store=store)
+        await stack.enter_async_context(framework)
+        manager = get_task_manager()
+        ids = told(app)
+        assert await lists.blpop([f"{key}:started"], timeout=PATIENCE)
+        if end == "killed":
+            app.kill()
+            app.wait(PATIENCE)
+            prefix = celery_engine.state.prefix
+            await lists.delete(*await lists.keys(f"{prefix}alive:*"))
+        else:
+            app.communicate("", timeout=PATIENCE)
+        tasks = [await manager.get_task(task_id) for task_id in ids]
+        assert [task and task.status for task in tasks] == [
+            TaskStatus.RUNNING, TaskStatus.PENDING, TaskStatus.PENDING, TaskStatus.PENDING,
+        ]  # fmt: skip
+        await lists.rpush(f"{key}:gate", *"123")
+        names = [await manager.get_result(task_id, timeout=PATIENCE) for task_id in ids]
+        assert names == ["first", "second", "third", "fourth"]
+        assert sorted(await lists.lrange(f"{key}:ran", 0, -1)) == sorted(names)
+
+
+def child(*arguments: str) -> Any:
+    """Start the app, which ends with this process."""
+    return subprocess.Popen(
+        [program("setpriv"), "--pdeathsig", "KILL", sys.executable, str(APP), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def told(app: Any) -> list[str]:
+    """Return the ids that the app has printed."""
+    ids: list[str] = app.stdout.readline().split()
+    assert len(ids) == 4
+    return ids
