@@ -73,7 +73,7 @@ def status(state: State, task_id: str = "t") -> str:
 
 
 def test_known_at_once(state: State) -> None:
-    """A task that waits is known with its reason, and nobody publishes it while its keeper lives."""
+    """A task that waits is known with its reason; while its keeper lives, only that publishes it."""
     keep(state, "t", Wait(0.0, (), "delayed until T"))
     facts = state.fetch(["t"])["t"]
     assert (facts["status"], facts["reason"]) == ("pending", "delayed until T")
@@ -87,7 +87,7 @@ def test_known_at_once(state: State) -> None:
 
 
 def test_dead_keeper(state: State) -> None:
-    """A task whose keeper has died is returned until its message was sent, and not when it is not due."""
+    """A due task whose keeper has died is returned until its message was sent."""
     keep(state, "late", Wait(3_600.0, (), ""))
     keep(state, "due")
     die(state)
@@ -166,7 +166,7 @@ async def test_app_that_ends(
     end: str,
     stored: bool,
 ) -> None:
-    """Tasks that wait when their app is killed, or stops, are known to others, and run once each."""
+    """Tasks that wait when their app is killed, or stops, are known to all, and run once each."""
     key = uuid4().hex
     arguments = [celery_redis.url, key, "2", *([sqlite_url] if stored else [])]
     async with AsyncExitStack() as stack:

@@ -276,7 +276,7 @@ async def test_place_of_a_killed_process(fragile_engine: CeleryEngine) -> None:
 
 
 async def test_shutdown(celery_redis: RedisServer) -> None:
-    """The tasks of an app that has stopped keep their places, whether they were published or not."""
+    """The tasks of an app that has stopped keep their places, published or not."""
     async with client_of(celery_redis.url) as lists, AsyncExitStack() as stack:
         key = uuid4().hex
         engine = make(celery_redis.url, namespace=key)

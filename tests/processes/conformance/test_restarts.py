@@ -13,14 +13,14 @@ AFTER_A_RESTART = {
     "memory+local": None,
     "sqlite+local": TaskStatus.COMPLETED,
     "postgres+local": TaskStatus.COMPLETED,
-    "sqlite+celery": TaskStatus.CANCELLED,
+    "sqlite+celery": TaskStatus.COMPLETED,
     "jsonl+local": TaskStatus.CANCELLED,
     "memory+subprocess": None,
 }
 """How a task has ended that was delayed when the app was stopped and started again.
 
-A SQL store keeps it for the next process. A broker keeps only what was published, and the app
-publishes a task when its delay is over. Memory forgets, and a file of JSON lines is only read.
+A SQL store keeps it for the next process, and Redis for a worker. Memory forgets, and a file of
+JSON lines is only read.
 """
 
 
