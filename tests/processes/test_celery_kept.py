@@ -73,7 +73,7 @@ def status(state: State, task_id: str = "t") -> str:
 
 
 def test_known_at_once(state: State) -> None:
-    """A task that waits is known with its reason; while its keeper lives, only that publishes it."""
+    """A task that waits is known with its reason, and its living keeper publishes it."""
     keep(state, "t", Wait(0.0, (), "delayed until T"))
     facts = state.fetch(["t"])["t"]
     assert (facts["status"], facts["reason"]) == ("pending", "delayed until T")

@@ -569,7 +569,7 @@ class RedisProcess(Process):
         self.state._throttle = register(_scripts.THROTTLE.replace("redis.call('TIME')", _SET_CLOCK))
         self._book = RedisSchedules(self.state)
         self.places = StillLines(self.state, bool)
-        self.places._holder = name
+        self.places.holder = name
         self.places._alive = f"{self.state.prefix}alive:{name}"
         host: Any = NoTasks()
         self._reports = Reports(self.state, host, self.places.placed, self.places.missed)
