@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,7 +17,7 @@ from uuid import uuid4
 import pytest
 
 from framework import TaskStatus, get_task_manager, setup_async_framework
-from framework._tasks.places import PlaceRequest
+from framework._tasks.places import PlaceAnswer, PlaceRequest
 from framework.engines.celery import CeleryEngine
 from framework.engines.celery._messages import Message
 from framework.engines.celery._shared.lines import RedisLines
@@ -22,12 +25,13 @@ from framework.engines.celery._state import State, Wait
 from framework.stores.sql import SQLStore
 from tests.children import ROOT
 from tests.patience import PATIENCE
+from tests.processes.contracts.implementations import Redis
 from tests.processes.sharing import RedisDatabase
 from tests.processes.workers import client_of
 from tests.programs import program
 
 APP = Path(__file__).with_name("apps") / "keeping.py"
-ONE, TWO = "m|1|1", "m|2|1"
+ONE = "m|1|1"
 DUE = Wait(0.0, (), "waits")
 
 
@@ -152,6 +156,124 @@ def test_duplicate_of_a_dead_keeper(state: State) -> None:
     assert left(state) == ["old"]
     assert state.fetch(["new"])["new"]["reason"] == "a duplicate of task old"
     assert status(state, "new") == "cancelled"
+
+
+class World:
+    """Keepers that die, heirs that die between two steps, and workers, in a random order.
+
+    It counts the runs by itself.
+
+    Args:
+        url: An empty Redis.
+        seed: Of the order.
+    """
+
+    def __init__(self, url: str, seed: int) -> None:
+        self.redis = Redis(url)
+        self.keepers = [self.redis.start(), self.redis.start()]
+        self.state = self.keepers[0].state
+        self.rng = random.Random(seed)
+        self.line: dict[str, str] = {}
+        self.ready: list[str] = []
+        self.sent: list[str] = []
+        self.running: dict[str, str] = {}
+        self.runs: Counter[str] = Counter()
+        self.cancelled: set[str] = set()
+
+    def submit(self) -> None:
+        """Let a keeper accept a task, which then waits in a line, or for the next day, or not."""
+        task_id, keeper = f"t{len(self.line)}", self.rng.choice(self.keepers)
+        line = self.line[task_id] = self.rng.choice(["", "k", "l", "tomorrow"])
+        requests = (place(task_id, line),) if line in ("k", "l") else ()
+        wait = Wait(86_400.0 if line == "tomorrow" else 0.0, requests, "waits")
+        keep(self.state, task_id, wait, keeper.places.holder)
+        for one in requests:
+            keeper.places.join(one, partial(self._told, task_id))
+            keeper.places.make_calls()
+        if not line:
+            self.ready.append(task_id)
+
+    def _told(self, task_id: str, answer: PlaceAnswer) -> None:
+        if answer.granted:
+            self.ready.append(task_id)
+
+    def publish(self) -> None:
+        """Let a keeper publish what is ready, or die in between."""
+        self.redis.settle()
+        ready, self.ready = self.ready, []
+        for task_id in ready:
+            told = self.state.publish([message(task_id)], [task_id] if self.line[task_id] else [])
+            self._send([task_id] if not told else [])
+
+    def inherit(self) -> None:
+        """Let a worker look for what dead keepers have left, and perhaps die in between."""
+        self._send(left(self.state))
+
+    def _send(self, ids: list[str]) -> None:
+        for task_id in ids:
+            steps = self.rng.choice((0, 1, 2, 2, 2, 2))
+            if steps >= 1:
+                self.sent.append(task_id)
+            if steps == 2:
+                self.state.published([task_id])
+
+    def die(self) -> None:
+        """Fall silent; a keeper may go on later, since it was only slow."""
+        die(self.state, self.rng.choice(self.keepers).places.holder)
+
+    def work(self) -> None:
+        """Deliver a message to a worker."""
+        if self.sent:
+            task_id = self.sent.pop(self.rng.randrange(len(self.sent)))
+            worker = f"w|1|{sum(self.runs.values())}"
+            verdict = self.state.start(message(task_id), worker)
+            if verdict.kind == "run":
+                assert task_id not in self.cancelled
+                self.runs[task_id] += 1
+                self.running[task_id] = worker
+                lines = [self.line[one] for one in self.running if self.line[one] in ("k", "l")]
+                assert len(lines) == len(set(lines)), "two of one line run at a time"
+
+    def end(self) -> None:
+        """Let a task end that runs."""
+        if self.running:
+            task_id = self.rng.choice(sorted(self.running))
+            assert self.state.end(task_id, "completed", holder=self.running.pop(task_id))
+
+    def cancel(self) -> None:
+        """Cancel some task."""
+        task_id = f"t{self.rng.randrange(len(self.line) + 1)}"
+        if self.state.cancel(task_id, "") == 1:
+            self.cancelled.add(task_id)
+
+    def wind_up(self) -> None:
+        """Let all keepers die, and everything else go on until nothing is left to do."""
+        for keeper in self.keepers:
+            die(self.state, keeper.places.holder)
+        for _ in range(3 * len(self.line) + 3):
+            self.sent += left(self.state)
+            facts = self.state.fetch(list(self.line))
+            self.sent += [one for one, fact in facts.items() if fact.get("unsent")]
+            while self.sent:
+                self.work()
+            while self.running:
+                self.end()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_order(redis_url: str, seed: int) -> None:
+    """Whoever dies when: each task runs once, or was cancelled, or waits for the next day."""
+    world = World(redis_url, seed)
+    with closing(world.redis):
+        moves = [world.submit, world.publish, world.inherit, world.die, world.work, world.end]
+        for _ in range(80):
+            world.rng.choice([*moves, *moves, world.work, world.end, world.cancel])()
+        world.wind_up()
+        for task_id, line in world.line.items():
+            expected = "cancelled" if task_id in world.cancelled else "completed"
+            waits = line == "tomorrow" and expected == "completed"
+            assert status(world.state, task_id) == ("pending" if waits else expected), task_id
+            assert world.runs[task_id] == (expected == "completed" and not waits), task_id
 
 
 # -- with processes
