@@ -182,7 +182,7 @@ class Core:
         """
         for task in self.ledger.unfinished():
             if task.remote and not self.places.keeps(task):
-                self.intake.forget(task)
+                self.intake.forget_delay(task)
                 self.ledger.unfollow(task)
                 self.runner.release_clock(task)
 

@@ -37,7 +37,7 @@ from framework._tasks.restart import Restart
 from framework._tasks.specs import TaskSpec
 from framework._tasks.wire import encode_call, require_same_call
 from framework.exceptions import TaskCancelledError
-from framework.protocols import RemoteEngine
+from framework.protocols import KeepingEngine, RemoteEngine
 
 
 class Intake:
@@ -87,6 +87,11 @@ class Intake:
         self._delays = delays
         self.elsewhere = elsewhere
         self._remote = remote
+        # Without its type: to mypy, no `RemoteEngine` has the optional method.
+        engine: object = remote
+        self._keeper: KeepingEngine | None = None
+        if engine is not None and isinstance(engine, KeepingEngine):
+            self._keeper = engine
         self._owner = owner
         self._guarded: Callable[[], object] | None = None
         # Whether anybody takes part in a submission before the ledger does.
@@ -324,10 +329,10 @@ class Intake:
 
     def launch(self, task: LiveTask) -> None:
         """Hand a submitted task to the engine, after the delay of its spec."""
-        if self._remote is not None and may_wait(task):
+        if self._keeper is not None and may_wait(task):
             requests = () if task.stay is None else task.stay.requests
             due = task.created_at + task.spec.delay if task.spec.delay else None
-            task.kept = self._remote.keep(task, due, requests)
+            task.kept = self._keeper.keep(task, due, requests)
         if task.spec.claims:
             self.places.launch(task)
         elif task.spec.delay:

@@ -188,7 +188,7 @@ class LiveTask(TaskRecord):
         stay: What it has asked of the lines of unique and limited tasks; None if nothing.
         delivery: What a worker of a remote engine received; None elsewhere.
         engine_note: Belongs to the engine; see `protocols.EngineTask`.
-        kept: Whether a remote engine has noted it while it waits; see `RemoteEngine.keep`.
+        kept: Whether a remote engine has noted it while it waits; see `protocols.KeepingEngine`.
     """
 
     __slots__ = (

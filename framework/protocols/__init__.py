@@ -30,6 +30,7 @@ from framework._tasks.wire import (
 from framework.protocols._clock import Clock, TimerHandle
 from framework.protocols._engines import (
     EngineHost,
+    KeepingEngine,
     LoggingWorkers,
     RemoteEngine,
     Run,
@@ -67,6 +68,7 @@ __all__ = [
     "EventSink",
     "Fallible",
     "Interceptor",
+    "KeepingEngine",
     "Kind",
     "LargeStore",
     "LoggingWorkers",

@@ -130,24 +130,6 @@ class RemoteEngine(TaskEngine, Protocol):
     def admit(self, task: EngineTask) -> None:
         """Check a task before it is accepted; raise an error to refuse it."""
 
-    def keep(self, task: EngineTask, due: float | None, requests: Sequence[PlaceRequest]) -> bool:
-        """Note an admitted task that may have to wait before it is started; must not block.
-
-        An engine that does so answers for the task from now on: others find and cancel it as
-        they do a started one, and if this process dies or closes the engine, it is started by
-        another one, once it is due and has its places. As long as this process lives, it calls
-        ``start`` then. If the task ends here before that, it calls ``withdraw``.
-
-        Args:
-            task: The task.
-            due: Wall second before which it must not start; None for no delay.
-            requests: The places that it needs; those of one key have the same limit everywhere.
-
-        Returns:
-            Whether the engine does this. If not, the task waits in the memory of this process.
-        """
-        return False
-
     def fetch(self, task_ids: Collection[str]) -> Sequence[TaskRecord]:
         """Return the current records of these ids; may block."""
         ...
@@ -160,6 +142,29 @@ class RemoteEngine(TaskEngine, Protocol):
 
         Returns:
             False if the id is unknown, or the task has ended.
+        """
+        ...
+
+
+@runtime_checkable
+class KeepingEngine(Protocol):
+    """An optional method of a `RemoteEngine` that also has the tasks that wait for their start."""
+
+    def keep(self, task: EngineTask, due: float | None, requests: Sequence[PlaceRequest]) -> bool:
+        """Note an admitted task that may have to wait before it is started; never blocks.
+
+        The engine answers for the task from now on: others find and cancel it as they do a
+        started one, and if this process dies or closes the engine, another one starts it, once it
+        is due and has its places. As long as this process lives, it calls ``start`` then. If the
+        task ends here before that, it calls ``withdraw``.
+
+        Args:
+            task: The task.
+            due: Wall second before which it must not start; None for no delay.
+            requests: The places that it needs.
+
+        Returns:
+            Whether the engine does this. If not, the task waits in the memory of this process.
         """
         ...
 

@@ -405,7 +405,7 @@ class CeleryEngine(Sharing):
         publisher.put(Queued(task))
 
     def keep(self, task: EngineTask, due: float | None, requests: Sequence[PlaceRequest]) -> bool:
-        """Queue a task to be noted in Redis while it waits; see `protocols.RemoteEngine`."""
+        """Queue a task to be noted in Redis while it waits; see `protocols.KeepingEngine`."""
         publisher, lines, note = self._publisher, self._lines, task.engine_note
         if publisher is None or lines is None or note is None:
             return False

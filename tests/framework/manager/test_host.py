@@ -25,6 +25,7 @@ from framework import (
 )
 from framework._manager.host import RemoteHost
 from framework._tasks.ids import random_id
+from framework._tasks.places import PlaceRequest
 from framework._tasks.records import Label, TaskEvent, TaskRecord
 from framework.exceptions import BrokerUnavailableError
 from framework.protocols import EngineHost, EngineTask, Kind, Run
@@ -363,6 +364,43 @@ async def test_shutdown_lets_go(workers: Workers) -> None:
     with pytest.raises(FrameworkNotStartedError, match=STOPPED):
         await waiting
     assert workers.closed == 1
+
+
+class Keepers(Workers):
+    """Workers that also have the tasks that wait.
+
+    Attributes:
+        kept: What was said of these: the id, when it is due, and how many places it needs.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[tuple[str, float | None, int]] = []
+
+    def keep(self, task: EngineTask, due: float | None, requests: Sequence[PlaceRequest]) -> bool:
+        """Answer for a task that waits."""
+        self.kept.append((task.task_id, due, len(requests)))
+        return True
+
+
+async def test_engine_that_keeps_what_waits() -> None:
+    """What waits is kept by the engine: it is cancelled there, and a shutdown leaves it alone."""
+    workers = Keepers()
+    ends: list[TaskEvent] = []
+    async with setup_async_framework(None, engine=workers):
+        manager = get_task_manager()
+        manager.subscribe(ends.append, kinds=["cancelled", "interrupted"])
+        later, alone = work.options(delay=60), work.options(max_running=1)
+        ids = [await manager.submit(one, (1,)) for one in (work, later, later, alone, alone)]
+        tasks = [await manager.get_task(one) for one in ids]
+        assert await manager.cancel_task(ids[1])
+        assert manager.get_stats()["delayed"] == 1
+    due = [task.created_at.timestamp() + 60 for task in tasks if task is not None]
+    assert workers.started == [ids[0], ids[3]]
+    assert workers.kept == [
+        (ids[1], due[1], 0), (ids[2], due[2], 0), (ids[3], None, 1), (ids[4], None, 1),
+    ]  # fmt: skip
+    assert [(event.task_id, event.message) for event in ends] == [(ids[1], "asked")]
 
 
 # -- tasks of processes that have died
