@@ -395,7 +395,7 @@ async def test_engine_that_keeps_what_waits() -> None:
         tasks = [await manager.get_task(one) for one in ids]
         assert await manager.cancel_task(ids[1])
         assert manager.get_stats()["delayed"] == 1
-    due = [task.created_at.timestamp() + 60 for task in tasks if task is not None]
+    due = [pytest.approx(one.created_at.timestamp() + 60) for one in tasks if one is not None]
     assert workers.started == [ids[0], ids[3]]
     assert workers.kept == [
         (ids[1], due[1], 0), (ids[2], due[2], 0), (ids[3], None, 1), (ids[4], None, 1),
