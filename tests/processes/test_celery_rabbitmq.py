@@ -14,7 +14,7 @@ from celery.exceptions import Reject
 
 from framework import get_task_manager, setup_async_framework, worker
 from framework.doctor import examine
-from framework.engines.celery import CeleryEngine, _publisher
+from framework.engines.celery import CeleryEngine, _sender
 from framework.engines.celery._messages import Message
 from framework.worker import _deliveries
 from tests.patience import PATIENCE
@@ -53,7 +53,7 @@ async def test_killed_broker(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A message is sent again if the broker dies before it has stored it."""
-    monkeypatch.setattr(_publisher, "_ANSWER", 1.0)
+    monkeypatch.setattr(_sender, "_ANSWER", 1.0)
     async with setup_async_framework(None, engine=engine):
         ids = {str(celery_tasks.mark("first"))}
         await asyncio.to_thread(engine.flush)

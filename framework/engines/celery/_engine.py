@@ -24,9 +24,10 @@ from framework.engines.celery._entries import Entry
 from framework.engines.celery._messages import KEEP, Functions, Message, signature_hash
 from framework.engines.celery._notes import NOT_STARTED, Admitted, Notes
 from framework.engines.celery._priorities import level_of, require_levels
-from framework.engines.celery._publisher import Publisher, Queued, Sender, queue_of, route
+from framework.engines.celery._publisher import Publisher, Queued
 from framework.engines.celery._reports import Reports, record_of
 from framework.engines.celery._rescue import Rescue
+from framework.engines.celery._sender import Sender, queue_of, route
 from framework.engines.celery._shared.lines import RedisLines
 from framework.engines.celery._shared.sharing import Sharing
 from framework.engines.celery._state import State

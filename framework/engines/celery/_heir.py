@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from framework.engines.celery._messages import Message
-from framework.engines.celery._publisher import Sender
+from framework.engines.celery._sender import Sender
 from framework.engines.celery._state import State
 
 _LOGGER = logging.getLogger("asyncframe")

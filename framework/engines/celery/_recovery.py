@@ -24,7 +24,7 @@ from framework.engines.celery import _heir
 from framework.engines.celery._heir import Heir
 from framework.engines.celery._held import held
 from framework.engines.celery._messages import Message
-from framework.engines.celery._publisher import Sender
+from framework.engines.celery._sender import Sender
 from framework.engines.celery._settings import is_redis
 from framework.engines.celery._state import State, holder_here
 

@@ -1,0 +1,160 @@
+"""Sending messages to the broker, to the queue that a route says."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+from framework.engines.celery._messages import Message
+from framework.engines.celery._priorities import levels
+
+_LOGGER = logging.getLogger("asyncframe")
+
+_ANSWER: Final = 5.0
+"""Seconds to wait for an answer of the broker."""
+
+_GRACE: Final = 0.5
+"""Seconds from a task's limit until Celery kills it; its process has reported it by then."""
+
+
+class Sender:
+    """Sends messages by a connection of its own; one thread at a time.
+
+    Args:
+        app: The Celery app.
+        task: The Celery task that runs ours.
+        queue: The queue to send to; None to follow the app's routes.
+        own: The queue for messages that no route matches; None for the app's default.
+        note: Called with the name of each queue before the first message is sent to it.
+    """
+
+    def __init__(
+        self,
+        app: Any,  # Any: Celery has no types
+        task: Any,
+        queue: str | None,
+        own: str | None,
+        note: Callable[[str], None],
+    ) -> None:
+        self._app = app
+        self._task = task
+        self._queue = queue
+        self._own = own
+        self._note = note
+        self._noted: set[str] = set()
+        self._levels: tuple[int, ...] = ()
+        self._connection: Any = None
+        self._producer: Any = None
+
+    def send(self, message: Message, countdown: float = 0.0) -> None:
+        """Send a message to the broker; blocks.
+
+        Args:
+            message: The message.
+            countdown: Seconds for which a worker holds it back.
+
+        Raises:
+            Exception: Any error of the transport; the next call connects again.
+        """
+        limit, args = message.left, (message.as_json(),)
+        try:
+            self._task.apply_async(
+                args=args,
+                **self._destination(message.fn, args),
+                task_id=message.task_id,
+                # The name in logs and monitors.
+                shadow=message.fn,
+                producer=self._open(),
+                retry=False,
+                countdown=countdown or None,
+                **self._priority(message.level),
+                confirm_timeout=_ANSWER,
+                time_limit=None if limit is None else max(limit, 0.0) + _GRACE,
+                ignore_result=True,
+                argsrepr="",
+                kwargsrepr="",
+            )
+        except BaseException:
+            self.close()
+            raise
+
+    def _priority(self, level: int | None) -> dict[str, int]:
+        if level is None:
+            return {}
+        if not self._levels:
+            self._levels = levels(self._app)
+        return {"priority": self._levels[level]} if self._levels else {}
+
+    def _destination(self, function: str, args: tuple[Any, ...]) -> dict[str, Any]:
+        """Return the destination of a message, as options of `apply_async`."""
+        options = route(self._app, self._task, self._queue, self._own, function, args)
+        name = queue_of(options)
+        if name not in self._noted:
+            self._note(name)
+            self._noted.add(name)
+        return options
+
+    def _open(self) -> Any:
+        if self._producer is None:
+            self._connection = self._app.connection_for_write(
+                connect_timeout=2.0,
+                # No thread here would answer heartbeats; the next message finds a broken one.
+                heartbeat=0,
+                # The first three are for Redis, the others for RabbitMQ.
+                transport_options={
+                    "socket_connect_timeout": 2.0,
+                    "socket_timeout": _ANSWER,
+                    "retry_on_timeout": False,
+                    "read_timeout": _ANSWER,
+                    "write_timeout": _ANSWER,
+                },
+            )
+            self._producer = self._app.amqp.Producer(self._connection)
+        return self._producer
+
+    def close(self) -> None:
+        """Release the connection; harmless to call twice."""
+        connection, self._connection, self._producer = self._connection, None, None
+        if connection is not None:
+            try:
+                connection.release()
+            except Exception:  # it is broken, so there is nothing to release
+                _LOGGER.debug("a broker connection did not close", exc_info=True)
+
+
+def route(
+    app: Any, task: Any, queue: str | None, own: str | None, function: str, args: tuple[Any, ...]
+) -> dict[str, Any]:
+    """Return the destination of a message, as options of `apply_async`; see `Sender`.
+
+    A route for the function's name goes before one for the Celery task.
+
+    Args:
+        app: The Celery app.
+        task: The Celery task.
+        queue: As for `Sender`.
+        own: As for `Sender`.
+        function: Name of the function.
+        args: The arguments of the Celery task.
+    """
+    router, given = app.amqp.router, {} if queue is None else {"queue": queue}
+    names = [name for name in (function, task.name) if name]
+    routed = [n for n in names if router.lookup_route(n, args, {}, {}, task) is not None]
+    if not routed and queue is None and own is not None:
+        given = {"queue": declared(app, own)}
+    name = (*routed, task.name)[0]
+    options: dict[str, Any] = router.route(given, name, args, {}, task)
+    return {**options, "route_name": name}
+
+
+def queue_of(options: dict[str, Any]) -> str:
+    """Return the queue's name in routing options; "" if an exchange decides."""
+    name: str = getattr(options.get("queue"), "name", "")
+    return name
+
+
+def declared(app: Any, name: str | None) -> Any:
+    """Return a queue of the Celery app, created by its settings if it is new."""
+    queues = app.amqp.queues
+    return queues[name] if name in queues else queues.add(queues.new_missing(name))
