@@ -68,7 +68,7 @@ def message(**fields: Any) -> Message:
 async def outcome(engine: CeleryEngine, manager: TaskManager, sent: Message) -> Any:
     """Publish a message by hand and wait for what becomes of its task."""
     sender = engine.sender()
-    await asyncio.to_thread(engine.state.publish, [sent])
+    await asyncio.to_thread(engine.state.publish, [sent], "m|1|1")
     await asyncio.to_thread(sender.send, sent)
     await asyncio.to_thread(sender.close)
     return await manager.get_result(sent.task_id, timeout=PATIENCE)

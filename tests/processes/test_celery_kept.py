@@ -55,7 +55,7 @@ def state(redis_url: str) -> Iterator[State]:
 
 def keep(state: State, task_id: str, wait: Wait = DUE, keeper: str = ONE) -> None:
     """Keep a task in the name of a process that lives."""
-    assert state.keep([(message(task_id), wait)], keeper, 60.0) == []
+    assert state.keep([(message(task_id), wait)], keeper) == []
 
 
 def die(state: State, keeper: str = ONE) -> None:
@@ -65,7 +65,7 @@ def die(state: State, keeper: str = ONE) -> None:
 
 def left(state: State) -> list[str]:
     """Return the ids of the tasks that somebody is to publish now."""
-    return [task_id for task_id, _ in state.left(100, 0.0)]
+    return [task_id for task_id, _, _ in state.left(100, 0.0)]
 
 
 def status(state: State, task_id: str = "t") -> str:
@@ -83,10 +83,10 @@ def test_known_at_once(state: State) -> None:
     assert (facts["status"], facts["reason"]) == ("pending", "delayed until T")
     assert left(state) == []
     assert state.overdue(-1.0) == []
-    assert state.publish([message("t")]) == {}
+    assert state.publish([message("t")], ONE) == {}
     assert state.overdue(-1.0) == ["t"]
+    state.published(ONE, ["t"])
     die(state)
-    state.published(["t"])
     assert left(state) == []
 
 
@@ -97,7 +97,7 @@ def test_dead_keeper(state: State) -> None:
     die(state)
     assert left(state) == ["due"]
     assert left(state) == ["due"]
-    state.published(["due"])
+    state.published(ONE, ["due"])
     assert left(state) == []
     assert status(state, "late") == "pending"
 
@@ -107,9 +107,9 @@ def test_both_publish(state: State) -> None:
     keep(state, "t")
     die(state)
     assert left(state) == ["t"]
-    assert state.publish([message("t")]) == {}
-    state.published(["t"])
-    assert state.publish([message("t")]) == {"t": "sent"}
+    assert state.publish([message("t")], ONE) == {}
+    state.published(ONE, ["t"])
+    assert state.publish([message("t")], ONE) == {"t": "sent"}
 
 
 def test_cancelled_while_it_waits(state: State) -> None:
@@ -117,7 +117,7 @@ def test_cancelled_while_it_waits(state: State) -> None:
     keep(state, "t")
     assert state.cancel("t", "not wanted") == 1
     assert status(state) == "cancelled"
-    assert state.publish([message("t")]) == {"t": "sent"}
+    assert state.publish([message("t")], ONE) == {"t": "sent"}
     die(state)
     assert left(state) == []
     assert not state.client.exists(f"{state.prefix}keepers")
@@ -128,10 +128,11 @@ def test_ended_by_its_keeper(state: State, published: bool) -> None:
     """What ends at its keeper ends for all, or is cancelled if another process has published it."""
     keep(state, "t")
     if published:
-        state.publish([message("t")])
+        state.publish([message("t")], ONE)
+        state.published(ONE, ["t"])
     state.retire("t", "failed", '["ValueError", "no"]', "it could not be started")
     assert status(state) == ("cancelled" if published else "failed")
-    assert state.publish([message("t")]) == {"t": "sent"}
+    assert state.publish([message("t")], ONE) == {"t": "sent"}
 
 
 def test_place_of_a_dead_keeper(state: State) -> None:
@@ -141,7 +142,7 @@ def test_place_of_a_dead_keeper(state: State) -> None:
         keep(state, task_id, Wait(0.0, (place(task_id),), ""))
     die(state)
     assert left(state) == ["first"]
-    state.published(["first"])
+    state.published(ONE, ["first"])
     assert left(state) == []
     state.end("first", "completed")
     assert left(state) == ["second"]
@@ -174,6 +175,7 @@ class World:
         self.state = self.keepers[0].state
         self.rng = random.Random(seed)
         self.line: dict[str, str] = {}
+        self.keeper: dict[str, str] = {}
         self.ready: list[str] = []
         self.sent: list[str] = []
         self.running: dict[str, str] = {}
@@ -183,6 +185,7 @@ class World:
     def submit(self) -> None:
         """Let a keeper accept a task, which then waits in a line, or for the next day, or not."""
         task_id, keeper = f"t{len(self.line)}", self.rng.choice(self.keepers)
+        self.keeper[task_id] = keeper.places.holder
         line = self.line[task_id] = self.rng.choice(["", "k", "l", "tomorrow"])
         requests = (place(task_id, line),) if line in ("k", "l") else ()
         wait = Wait(86_400.0 if line == "tomorrow" else 0.0, requests, "waits")
@@ -202,20 +205,24 @@ class World:
         self.redis.settle()
         ready, self.ready = self.ready, []
         for task_id in ready:
-            told = self.state.publish([message(task_id)], [task_id] if self.line[task_id] else [])
-            self._send([task_id] if not told else [])
+            keeper = self.keeper[task_id]
+            told = self.state.publish(
+                [message(task_id)], keeper, [task_id] if self.line[task_id] else []
+            )
+            if not told:
+                self._send(task_id, keeper)
 
     def inherit(self) -> None:
         """Let a worker look for what dead keepers have left, and perhaps die in between."""
-        self._send(left(self.state))
+        for task_id, keeper, _ in self.state.left(100, 0.0):
+            self._send(task_id, keeper)
 
-    def _send(self, ids: list[str]) -> None:
-        for task_id in ids:
-            steps = self.rng.choice((0, 1, 2, 2, 2, 2))
-            if steps >= 1:
-                self.sent.append(task_id)
-            if steps == 2:
-                self.state.published([task_id])
+    def _send(self, task_id: str, keeper: str) -> None:
+        steps = self.rng.choice((0, 1, 2, 2, 2, 2))
+        if steps >= 1:
+            self.sent.append(task_id)
+        if steps == 2:
+            self.state.published(keeper, [task_id])
 
     def die(self) -> None:
         """Fall silent; a keeper may go on later, since it was only slow."""
@@ -252,8 +259,6 @@ class World:
             die(self.state, keeper.places.holder)
         for _ in range(3 * len(self.line) + 3):
             self.sent += left(self.state)
-            facts = self.state.fetch(list(self.line))
-            self.sent += [one for one, fact in facts.items() if fact.get("unsent")]
             while self.sent:
                 self.work()
             while self.running:

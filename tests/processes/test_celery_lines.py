@@ -131,7 +131,7 @@ def test_end_of_a_task(state: State, process: Any) -> None:
     """A published task has its place until it is final, also when its process has died."""
     one, two = process("one"), process("two")
     one.join("a")
-    assert state.publish([message("a")], one.lines) == {}
+    assert state.publish([message("a")], one.lines.holder, one.lines) == {}
     one.die()
     assert two.join("b") == PlaceAnswer(False, ("a",))
     assert state.start(message("a"), HOLDER).kind == "run"
@@ -157,9 +157,9 @@ def test_taken_for_dead(state: State, process: Any) -> None:
     one.join("a")
     state.client.delete(one.lines._alive)
     assert two.join("b") == GRANTED
-    assert state.publish([message("a")], one.lines) == {"a": "unplaced"}
+    assert state.publish([message("a")], one.lines.holder, one.lines) == {"a": "unplaced"}
     assert state.fetch(["a"]) == {}
-    assert state.publish([message("b")], two.lines) == {}
+    assert state.publish([message("b")], two.lines.holder, two.lines) == {}
 
 
 def test_taken_for_dead_while_it_waits(state: State, process: Any, monkeypatch: Any) -> None:
@@ -212,7 +212,7 @@ def test_cancelled_by_another_process(state: State, process: Any) -> None:
     two.join("b")
     three.join("c")
     assert state.cancel("b", "it was cancelled") == 1
-    assert state.publish([message("b")], two.lines) == {"b": "dropped"}
+    assert state.publish([message("b")], two.lines.holder, two.lines) == {"b": "dropped"}
     one.lines.leave("a")
     assert three.told("c") == GRANTED
     assert two.knows_nothing("b")

@@ -55,10 +55,10 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def publish(engine: CeleryEngine, *messages: Message) -> None:
     """Note and send messages, as an app does."""
     sender = engine.sender()
-    engine.state.publish(messages)
+    engine.state.publish(messages, ME)
     for one in messages:
         sender.send(one)
-    engine.state.published([one.task_id for one in messages])
+    engine.state.published(ME, [one.task_id for one in messages])
     sender.close()
 
 
@@ -161,7 +161,7 @@ def test_lost_again(engine: CeleryEngine, state: State) -> None:
 
 def test_noted_and_never_sent(engine: CeleryEngine, state: State) -> None:
     """A message that a process noted before it died is sent too."""
-    state.publish([message()])
+    state.publish([message()], ME)
     state.note_queue("asyncframe.processes")
     look(engine)
     assert waiting(state) == [message()]
@@ -241,13 +241,13 @@ def test_nothing_stays(engine: CeleryEngine, state: State) -> None:
     """Only the hash of a finished task is kept, and no message."""
     publish(engine, message())
     state.start(message(), ME)
-    assert state.message("t") is not None
+    assert state.client.hget(state.messages, "t") is not None
     state.end("t", "completed", holder=ME, result="3")
-    assert state.message("t") is None
+    assert state.client.hget(state.messages, "t") is None
     assert state.overdue(-1.0) == []
     keys = set(state.client.scan_iter(f"{state.prefix}*"))
     assert {one.removeprefix(state.prefix) for one in keys} == {
-        "task:t", "reports", "reports:n", "queues",
+        "task:t", "reports", "reports:n", "queues", "keepers", f"alive:{ME}",
     }  # fmt: skip
 
 
@@ -257,7 +257,7 @@ def test_hash_that_has_expired(engine: CeleryEngine, state: State) -> None:
     waiting(state)
     state.client.delete(f"{state.prefix}task:t")
     look(engine, times=1)
-    assert (state.overdue(-1.0), state.message("t")) == ([], None)
+    assert (state.overdue(-1.0), state.client.hget(state.messages, "t")) == ([], None)
 
 
 def test_one_looks(engine: CeleryEngine, state: State) -> None:

@@ -305,7 +305,7 @@ async def test_message_without_a_name(
     """A message of an earlier release, which has no function's name to show, still runs."""
     name = "tests.processes.celery_tasks.mark"
     sent = Message(uuid4().hex, name, name, "", json.dumps([[key], {}]), 1e9, 9.0, 9.0)
-    await asyncio.to_thread(watched_engine.state.publish, [sent])
+    await asyncio.to_thread(watched_engine.state.publish, [sent], "m|1|1")
     watched_engine.task.apply_async(
         args=(sent.as_json(),), task_id=sent.task_id, queue="watched", retry=False
     )

@@ -52,7 +52,7 @@ def facts(state: State) -> dict[str, str]:
 
 def test_first_delivery(state: State) -> None:
     """The first worker that asks gets the lease and runs the task."""
-    state.publish([message()])
+    state.publish([message()], "app|1|1")
     assert facts(state)["status"] == "pending"
     verdict = state.start(message(), "me|1|1")
     assert (verdict.kind, verdict.attempts) == ("run", 1)
@@ -62,18 +62,17 @@ def test_first_delivery(state: State) -> None:
 def test_message_of_a_noted_task(state: State) -> None:
     """A noted task has its message at hand until it ends, and says whether that is out."""
     for way, is_over in (
-        (lambda: state.published(["t"]), False),
+        (lambda: state.published("app|1|1", ["t"]), False),
         (lambda: state.start(message(), "me|1|1"), False),
         (lambda: state.cancel("t", "not wanted"), True),
     ):
         state.client.flushdb()
-        state.publish([message()])
-        assert Message.from_json(json.loads(state.message("t") or "")) == message()
-        assert facts(state)["unsent"] == "1"
-        assert abs(float(facts(state)["noted"]) - state.now()) < 60
+        state.publish([message()], "app|1|1")
+        assert Message.from_json(json.loads(state.client.hget(state.messages, "t"))) == message()
+        assert (facts(state)["unsent"], facts(state)["keeper"]) == ("1", "app|1|1")
         way()
-        assert "unsent" not in facts(state)
-        assert (state.message("t") is None) is is_over
+        assert not {"unsent", "keeper"} & facts(state).keys()
+        assert (state.client.hget(state.messages, "t") is None) is is_over
 
 
 def test_delivery_that_redis_does_not_know(state: State) -> None:
@@ -159,7 +158,7 @@ def test_end_by_another(state: State) -> None:
 
 def test_cancel_at_the_broker(state: State) -> None:
     """A task that waits is CANCELLED for good, and its message runs nothing."""
-    state.publish([message()])
+    state.publish([message()], "app|1|1")
     assert state.cancel("t", "not wanted") == 1
     assert state.start(message(), "me|1|1").kind == "over"
     assert (facts(state)["status"], facts(state)["reason"]) == ("cancelled", "not wanted")
@@ -242,7 +241,7 @@ def test_waiting_for_a_throttle_is_no_attempt(state: State) -> None:
 
 def test_reports_are_numbered(state: State) -> None:
     """Every move is reported once, in order, with the next number."""
-    state.publish([message()])
+    state.publish([message()], "app|1|1")
     state.start(message(), "me|1|1")
     state.progress("t", "me|1|1", 0.5, "half")
     state.progress("t", "other|2|2", 0.9, "not its task")
@@ -259,7 +258,7 @@ def test_reports_are_numbered(state: State) -> None:
 @pytest.mark.parametrize("late", [False, True])
 def test_message_that_may_come_twice(state: State, late: bool) -> None:
     """A message that may be at the broker twice runs once, when its task is forgotten too."""
-    state.publish([message()])
+    state.publish([message()], "app|1|1")
     if not late:
         state.repeated("t")
     state.start(message(), "me|1|1")

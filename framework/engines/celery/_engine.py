@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 import redis
@@ -26,7 +27,6 @@ from framework.engines.celery._notes import NOT_STARTED, Admitted, Notes
 from framework.engines.celery._priorities import level_of, require_levels
 from framework.engines.celery._publisher import Publisher, Queued
 from framework.engines.celery._reports import Reports, record_of
-from framework.engines.celery._rescue import Rescue
 from framework.engines.celery._sender import Sender, queue_of, route
 from framework.engines.celery._shared.lines import RedisLines
 from framework.engines.celery._shared.sharing import Sharing
@@ -144,7 +144,6 @@ class CeleryEngine(Sharing):
         self._reports: Reports | None = None
         self._lines: RedisLines | None = None
         self._entry: Entry | None = None
-        self._rescue: Rescue | None = None
         self._in_worker = False
         self._longest = 0.0
         # Without any priority, messages go where those of earlier releases went.
@@ -289,13 +288,11 @@ class CeleryEngine(Sharing):
         state = self.state
         self._lines = RedisLines(state, self._listen)
         self._reports = Reports(state, host, self._lines.placed, self._lines.missed)
-        self._rescue = Rescue(state, self.sender)
         self._publisher = Publisher(
             self.sender(),
             Notes(state, self._lines, host, self._listen, self._message).write,
-            state.published,
+            partial(state.published, self._lines.holder),
             state.repeated,
-            lambda task_id: state.cancel(task_id, NOT_STARTED),
             host,
             self._queue_size,
             self._publish_timeout,
@@ -312,7 +309,6 @@ class CeleryEngine(Sharing):
         publisher, reports, entry = self._publisher, self._reports, self._entry
         lines, clock = self._lines, SystemClock()
         end = clock.monotonic() + patience
-        rescue, self._rescue = self._rescue, None
         if publisher is not None:
             publisher.close(patience)
         if lines is not None:
@@ -322,8 +318,6 @@ class CeleryEngine(Sharing):
             reports.close()
         if entry is not None:
             entry.close()
-        if rescue is not None:
-            rescue.close()
         self._host = self._publisher = self._reports = self._entry = self._lines = None
         if self._state is not None:
             self._state.client.close()
@@ -407,24 +401,19 @@ class CeleryEngine(Sharing):
 
     def keep(self, task: EngineTask, due: float | None, requests: Sequence[PlaceRequest]) -> bool:
         """Queue a task to be noted in Redis while it waits; see `protocols.KeepingEngine`."""
-        publisher, lines, note = self._publisher, self._lines, task.engine_note
-        if publisher is None or lines is None or note is None:
+        publisher, note = self._publisher, task.engine_note
+        if publisher is None or note is None:
             return False
         if not note.kept:
             note.kept = True
-            lines.stay_alive()
             publisher.put(Queued(task, "keep", due, requests))
         return True
 
     def withdraw(self, task: EngineTask) -> None:
         """Remove a task that will not run any more from the queue, and from Redis."""
-        publisher, note = self._publisher, task.engine_note
-        if publisher is None:
-            return
-        if note is not None and note.kept:
-            publisher.put(Queued(task, "retire"))
-        else:
-            publisher.discard(task.task_id)
+        note: Admitted | None = task.engine_note
+        if self._publisher is not None:
+            self._publisher.retire(task, kept=note is not None and note.kept)
 
     def abandon(self, task: EngineTask) -> None:
         """Do nothing: a worker ends a function past its limit by itself."""
@@ -452,8 +441,6 @@ class CeleryEngine(Sharing):
             found = self.state.fetch(task_ids)
         except redis.RedisError as error:
             raise BrokerUnavailableError(f"Redis does not answer: {error}") from error
-        if self._rescue is not None:
-            self._rescue.look(found)
         return [record_of(task_id, facts, host.clock) for task_id, facts in found.items()]
 
     def fetch_call(self, task_id: str) -> str | None:

@@ -1,7 +1,8 @@
-"""Publishes the tasks that apps have left which waited for their time or a place.
+"""Publishes the tasks that apps have left unpublished when they died or stopped.
 
-Such a task is kept in Redis, and its keeper publishes it as long as it lives. If that has died,
-or has stopped, one of the workers does so, once the task is due and has its places.
+Redis has each task before its message is sent, and who its keeper is: the process that sends it
+as long as it lives. If that has died or stopped, one of the workers does so; for a task that has to
+wait before, once it is due and has its places.
 
 Guarantees: a task is published once it may be, whoever dies: until its message was sent, it is
 found again. If its keeper was only slow, and it is published twice, it runs once: the second
@@ -52,9 +53,9 @@ class Heir:
             return
         sender = self._make()
         try:
-            for task_id, text in left:
+            for task_id, keeper, text in left:
                 sender.send(Message.from_json(json.loads(text)))
-                self._state.published([task_id])
+                self._state.published(keeper, [task_id])
                 _LOGGER.info("task %s was published for a process that has ended", task_id)
         finally:
             sender.close()

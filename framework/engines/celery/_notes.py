@@ -12,7 +12,7 @@ from framework._tasks.records import TaskStatus
 from framework._tasks.wire import encode_error
 from framework.engines.celery._messages import Message
 from framework.engines.celery._publisher import Queued
-from framework.engines.celery._shared.lines import SILENT, RedisLines
+from framework.engines.celery._shared.lines import RedisLines
 from framework.engines.celery._state import State, Wait
 from framework.protocols import EngineHost, EngineTask
 
@@ -69,17 +69,19 @@ class Notes:
             redis.RedisError: If Redis does not answer; all of it may be noted once more.
         """
         self._listen()
+        # What is noted and not sent is left to others if this process falls silent.
+        self._lines.stay_alive()
         for one in queued:
             if one.move == "retire":
                 self._retire(one.task)
         waiting = [(self._message(o.task), self._wait(o)) for o in queued if o.move == "keep"]
         if waiting:
-            for task_id in self._state.keep(waiting, self._lines.holder, SILENT):
+            for task_id in self._state.keep(waiting, self._lines.holder):
                 self._end(task_id, TaskStatus.CANCELLED, NOT_STARTED)
         ready = {one.task_id: one.task for one in queued if one.move == "publish"}
         messages = {task_id: self._message(task) for task_id, task in ready.items()}
         if messages:
-            refused = self._state.publish(list(messages.values()), self._lines)
+            refused = self._state.publish(list(messages.values()), self._lines.holder, self._lines)
             for task_id, why in refused.items():
                 del messages[task_id]
                 self._refused(ready[task_id], why)
@@ -91,9 +93,12 @@ class Notes:
         return Wait(seconds, tuple(queued.requests), queued.task.reason)
 
     def _retire(self, task: Any) -> None:  # Any: a TaskRecord, which also has an error
-        failed = task.status is TaskStatus.FAILED and task.error is not None
+        status, reason = task.status, task.reason
+        if not status.is_final:  # it was withdrawn, and is about to be told
+            status, reason = TaskStatus.CANCELLED, NOT_STARTED
+        failed = status is TaskStatus.FAILED and task.error is not None
         error = encode_error(task.error) if failed else ""
-        self._state.retire(task.task_id, task.status.value, error, task.reason)
+        self._state.retire(task.task_id, status.value, error, reason)
 
     def _refused(self, task: EngineTask, why: str) -> None:
         if why == "dropped":

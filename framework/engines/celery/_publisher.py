@@ -1,11 +1,11 @@
 """Publishing to the broker: one thread behind a bounded queue, so that nobody waits for it.
 
-A task that waits for its time or a place before it is published passes here twice: first to be
-noted in Redis, and then to be sent.
+A task is noted in Redis first, and then sent. All that is queued is noted as soon as possible,
+although sending takes longer: what Redis has outlives this process, since a worker sends it then.
 
-Guarantees: every task that was queued is published, or ends with an error or CANCELLED; while
-the broker is unavailable each task that is to be published gives that as its reason; a message is
-sent only after Redis has its task.
+Guarantees: every task that was queued is published, or ends with an error or CANCELLED, here and
+in Redis; while the broker is unavailable each task that is to be published gives that as its
+reason.
 Relies on: a broker connection of its own, whose calls block for a few seconds at most; the
 lease and the end in Redis, which make a second copy of a message do nothing. A call that
 failed may have had its effect, so messages may be sent twice, but never go missing.
@@ -14,14 +14,13 @@ Lock order: `_condition` is innermost: neither host, Redis nor broker is called 
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
-from itertools import count
+from itertools import chain, count, islice
 from typing import Final, Literal
 
 from framework._tasks.jsonsafe import safe_str
@@ -37,6 +36,11 @@ from framework.protocols import EngineHost, EngineTask
 _LOGGER = logging.getLogger("asyncframe")
 
 _BATCH: Final = 100
+"""How many tasks to note in one round trip."""
+
+_FEW: Final = 10
+"""How many messages to send before new tasks are noted."""
+
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
 
@@ -46,13 +50,15 @@ class Queued:
 
     Attributes:
         task: The task.
+        task_id: Its id.
         move: ``publish``, ``keep`` it in Redis until it is published, or ``retire`` it from there
             since it has ended here.
         due: Wall second before which a kept one is not to be published; None for no delay.
         requests: The places that a kept one needs.
+        message: What to send, once Redis has the task; None before.
     """
 
-    __slots__ = ("due", "move", "requests", "task", "task_id")
+    __slots__ = ("due", "message", "move", "requests", "task", "task_id")
 
     def __init__(
         self,
@@ -66,6 +72,7 @@ class Queued:
         self.move = move
         self.due = due
         self.requests = requests
+        self.message: Message | None = None
 
 
 class Publisher:
@@ -73,11 +80,10 @@ class Publisher:
 
     Args:
         sender: Sends one message.
-        note: Writes tasks to Redis before they are sent, and returns the messages that are to be
-            sent by id; blocks.
+        note: Writes to Redis what is queued, and returns the messages that are to be sent by id;
+            blocks.
         published: Marks the messages of some ids as sent there; blocks.
         repeated: Marks the message of an id as possibly sent twice; blocks.
-        unnote: Undoes *note* for a task that is not sent after all; blocks.
         host: Receives the reports about tasks.
         size: How many tasks may be queued.
         timeout: Seconds for which a task waits for an unavailable broker.
@@ -89,7 +95,6 @@ class Publisher:
         note: Callable[[list[Queued]], Mapping[str, Message]],
         published: Callable[[list[str]], None],
         repeated: Callable[[str], None],
-        unnote: Callable[[str], object],
         host: EngineHost,
         size: int,
         timeout: float,
@@ -98,28 +103,31 @@ class Publisher:
         self._note = note
         self._published = published
         self._repeated = repeated
-        self._unnote = unnote
         self._host = host
         self._size = size
         self._timeout = timeout
         self._clock = SystemClock()
         self._condition = threading.Condition(threading.Lock())
-        # A task stays in it until it is sent, so that it can be withdrawn until then.
-        self._queue: dict[str, Queued] = {}
-        # How many tasks have left it, for the next one that finds it full.
+        # What Redis does not know yet, and what it has, but was not sent. A task stays there
+        # until it is sent, so that it can be withdrawn until then.
+        self._fresh: dict[str, Queued] = {}
+        self._noted: dict[str, Queued] = {}
+        # How many tasks have left them, for the next one that finds them full.
         self._gone = 0
         self._outflow = Outflow(self._clock.monotonic)
         self._sending = ""
-        # Tasks that were withdrawn although a failed call may have sent them.
-        self._doubtful: list[str] = []
-        # Why the broker is unavailable; "" while it works.
+        # Why the broker is unavailable, "" while it works; and whether that was seen by sending.
         self._down = ""
+        self._unsent = False
         self._closed = False
         self._give_up = False
         self._retry = threading.Event()
         self._thread: threading.Thread | None = None
 
     # -- any thread
+
+    def __len__(self) -> int:
+        return len(self._fresh) + len(self._noted)
 
     def require_room(self) -> None:
         """Check that one more task may be queued.
@@ -129,7 +137,7 @@ class Publisher:
         """
         # Without the lock: every submission asks, and threads that ask at the same moment may
         # exceed the bound by one each.
-        if len(self._queue) >= self._size:
+        if len(self) >= self._size:
             with self._condition:
                 raise QueueFullError(self._size, self._outflow.next_place(self._gone))
 
@@ -137,48 +145,39 @@ class Publisher:
         """Queue what is to be done with a task, in place of what was; never blocks.
 
         Raises:
-            RuntimeError: If the publisher is closed, and the task has not ended.
+            RuntimeError: If the publisher is closed.
         """
-        task_id = queued.task_id
         with self._condition:
-            if self._closed and queued.move != "retire":
+            if self._closed:
                 raise RuntimeError("the engine is closed and does not publish any more")
-            # Out first: what is queued later stands further behind.
-            self._queue.pop(task_id, None)
-            self._queue[task_id] = queued
-            # Only now: a process that submits nothing, such as most children of workers, has
-            # no such thread.
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="asyncframe-publisher", daemon=True
-                )
-                self._thread.start()
-            elif len(self._queue) == 1:  # the thread sleeps only while the queue is empty
-                self._condition.notify_all()
+            self._take_out(queued.task_id)
+            self._add(queued)
         # After the lock: `_broken` reports to all that are queued when it sets this, and
         # whoever comes later sees it here.
         if self._down and queued.move == "publish":
-            self._host.waiting(task_id, self._down)
+            self._host.waiting(queued.task_id, self._down)
 
-    def discard(self, task_id: str) -> None:
-        """Remove a task from the queue, if it is in it."""
+    def retire(self, task: EngineTask, *, kept: bool) -> None:
+        """Let a task that has ended here end in Redis as well, unless that has never heard of it.
+
+        Args:
+            task: The task.
+            kept: Whether Redis may have it although it is not queued.
+        """
         with self._condition:
-            self._gone += self._queue.pop(task_id, None) is not None
-            if not self._queue:
-                self._condition.notify_all()
+            if self._take_out(task.task_id) is not None or kept:
+                self._add(Queued(task, "retire"))
 
     def withdraw(self, task_id: str) -> bool:
-        """Remove a task from the queue; False if it is being sent now."""
+        """Let a task that is queued end CANCELLED in Redis; False if it is being sent now."""
         with self._condition:
             # While the broker is unavailable, "being sent" may last for minutes.
             if task_id == self._sending and not self._down:
                 return False
-            withdrawn = self._queue.pop(task_id, None) is not None
-            self._gone += withdrawn
-            if withdrawn and self._down:
-                # A failed call may have sent it; undone in Redis once that answers.
-                self._doubtful.append(task_id)
-        return withdrawn
+            found = self._take_out(task_id)
+            if found is not None:
+                self._add(Queued(found.task, "retire"))
+        return found is not None
 
     @property
     def fault(self) -> str:
@@ -188,7 +187,7 @@ class Publisher:
     def flush(self) -> None:
         """Block until everything is published, or the broker turns out to be unavailable."""
         with self._condition:
-            while self._queue and not self._down and not self._closed:
+            while len(self) and not self._down and not self._closed:
                 self._condition.wait()
 
     def close(self, patience: float) -> None:
@@ -207,7 +206,8 @@ class Publisher:
             # A call may still be in progress, and the process cannot wait for it forever.
             thread.join(_LAST)
         with self._condition:
-            left, self._queue = list(self._queue.values()), {}
+            left = [*self._noted.values(), *self._fresh.values()]
+            self._noted, self._fresh = {}, {}
         for one in left:
             if one.move != "retire":
                 self._host.ended(
@@ -216,9 +216,28 @@ class Publisher:
                     self._clock.time(),
                     reason="the framework shut down before it was published",
                 )
-            if not self._down:
-                with suppress(Exception):  # at worst the task stays PENDING in Redis
-                    self._unnote(one.task_id)
+        if left and not self._down:
+            with suppress(Exception):  # at worst the tasks stay PENDING in Redis
+                self._note([Queued(one.task, "retire") for one in left])
+
+    def _take_out(self, task_id: str) -> Queued | None:
+        """Remove a task, if it is queued; called with the lock held."""
+        found = self._fresh.pop(task_id, None) or self._noted.pop(task_id, None)
+        self._gone += found is not None
+        return found
+
+    def _add(self, queued: Queued) -> None:
+        """Add a task that is not queued; called with the lock held."""
+        self._fresh[queued.task_id] = queued
+        # Only now: a process that submits nothing, such as most children of workers, has
+        # no such thread.
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._run, name="asyncframe-publisher", daemon=True
+            )
+            self._thread.start()
+        elif len(self) == 1:  # the thread sleeps only while nothing is queued
+            self._condition.notify_all()
 
     # -- the thread
 
@@ -226,75 +245,90 @@ class Publisher:
         try:
             while True:
                 with self._condition:
-                    while not self._queue and not self._closed:
+                    while not len(self) and not self._closed:
                         self._condition.wait()
-                    if not self._queue or self._give_up:
+                    if not len(self) or self._give_up:
                         return
-                    batch = list(itertools.islice(self._queue.values(), _BATCH))
-                self._publish(batch)
+                if self._fresh:
+                    self._insist(self._write)
+                self._send_some()
         finally:
             self._sender.close()
 
-    def _publish(self, batch: list[Queued]) -> None:
-        """Publish, keep or retire some tasks; each is removed from the queue once that is done."""
+    def _write(self) -> None:
+        """Note the first of the tasks that Redis does not have, in one round trip.
+
+        Raises:
+            Exception: What Redis raises while it is unavailable.
+        """
+        with self._condition:
+            batch = list(islice(self._fresh.values(), _BATCH))
         wanted = [one for one in batch if one.move == "retire" or not one.task.status.is_final]
-        messages: dict[str, Message] = {}
-        # All in one round trip, and before any is sent: a worker must find its task in Redis.
-        noted = not wanted or self._insist(lambda: messages.update(self._note(wanted)))
+        messages = self._note(wanted) if wanted else {}
+        with self._condition:
+            for one in batch:
+                # It may have ended meanwhile, which Redis is told next.
+                if self._fresh.get(one.task_id) is one:
+                    del self._fresh[one.task_id]
+                    one.message = messages.get(one.task_id)
+                    if one.message is None:
+                        self._gone += 1
+                    else:
+                        self._noted[one.task_id] = one
+            if not len(self):
+                self._condition.notify_all()
+
+    def _send_some(self) -> None:
+        """Send some of the messages whose tasks Redis has."""
+        with self._condition:
+            some = list(islice(self._noted.values(), _FEW))
         sent: list[str] = []
-        for one in wanted if noted else ():
-            message = messages.get(one.task_id)
-            if message is None:
-                self._settle(one)
-            elif self._begin(one):
-                if not self._insist(partial(self._send, message, count()), one.task):
-                    break
+        for one in some:
+            if one.task.status.is_final:  # another process has cancelled it
+                self._drop(one)
+                continue
+            if not self._begin(one):
+                continue
+            if not self._insist(partial(self._send, one, count()), one.task):
+                break
+            if not one.task.status.is_final:
                 sent.append(one.task_id)
                 one.task.engine_note = None
                 if one.task.reason:
                     self._host.waiting(one.task_id, "")
-                self._drop(one)
+            self._drop(one)
         self._sending = ""
         if sent:
             with suppress(Exception):  # Redis is unavailable; at worst they are sent once more
                 self._published(sent)
-        for one in batch:
-            if one.move != "retire" and one.task.status.is_final:
-                self._drop(one)
-
-    def _drop(self, one: Queued) -> bool:
-        """Remove an entry from the queue; False if another one has taken its place, or none."""
-        with self._condition:
-            found = self._queue.get(one.task_id) is one
-            if found:
-                del self._queue[one.task_id]
-                self._gone += 1
-            if not self._queue:
-                self._condition.notify_all()
-        return found
-
-    def _settle(self, one: Queued) -> None:
-        """Remove an entry that needs no message; undo it if the task was withdrawn meanwhile."""
-        if not self._drop(one) and one.move == "keep" and one.task_id not in self._queue:
-            self._insist(partial(self._unnote, one.task_id))
-
-    def _send(self, message: Message, tries: count[int]) -> None:
-        if next(tries):
-            # The failed try may have sent it; Redis must then remember the end for longer.
-            self._repeated(message.task_id)
-        self._sender.send(message)
 
     def _begin(self, one: Queued) -> bool:
-        """Mark a task as being sent; False if it was withdrawn after Redis had it."""
+        """Mark a task as being sent; False if it was withdrawn."""
         # In one step with the look, so that `withdraw` comes either before or too late.
         with self._condition:
-            if self._queue.get(one.task_id) is one:
+            found = self._noted.get(one.task_id) is one
+            if found:
                 self._sending = one.task_id
-                return True
-            if one.task_id in self._queue:  # it has ended here, which Redis is told next
-                return False
-        self._insist(partial(self._unnote, one.task_id))
-        return False
+        return found
+
+    def _drop(self, one: Queued) -> None:
+        """Remove a task that was sent, unless it has ended meanwhile, which Redis is told next."""
+        with self._condition:
+            if self._noted.get(one.task_id) is one:
+                del self._noted[one.task_id]
+                self._gone += 1
+            if not len(self):
+                self._condition.notify_all()
+
+    def _send(self, one: Queued, tries: count[int]) -> None:
+        assert one.message is not None
+        if next(tries):
+            with suppress(Exception):  # then the broker is the same, and the next line says so
+                # Whatever comes while only the broker is away is to outlive this process, too.
+                self._write()
+            # The failed try may have sent it; Redis must then remember the end for longer.
+            self._repeated(one.task_id)
+        self._sender.send(one.message)
 
     def _insist(self, call: Callable[[], object], task: EngineTask | None = None) -> bool:
         """Repeat a call to the broker until it succeeds; False if the publisher gives up.
@@ -309,11 +343,13 @@ class Publisher:
             try:
                 call()
             except Exception as error:  # whatever the transport raises, it is unavailable
+                self._unsent |= task is not None
                 self._broken(error)
             else:
-                self._mended()
+                if task is not None or not self._unsent:
+                    self._mended()
                 return True
-            if self._give_up or (task is None and not self._queue):
+            if self._give_up or (task is None and not len(self)):
                 return False
             if task is not None and task.status.is_final:
                 return True
@@ -327,8 +363,7 @@ class Publisher:
         # In one step: a task that is queued later sees the reason by itself; see `put`.
         with self._condition:
             self._down = down
-            # Those that wait for something else have the time to wait for it in this queue.
-            queued = [one.task for one in self._queue.values() if one.move == "publish"]
+            queued = self._to_publish()
             if began:
                 self._condition.notify_all()
         if began:
@@ -340,8 +375,6 @@ class Publisher:
             # They are in the order of their submission, so the others came later.
             if now - task.queued < self._timeout:
                 break
-            self.discard(task.task_id)
-            self._doubtful.append(task.task_id)
             told = BrokerUnavailableError(
                 f"{self._down}; the task was given up after {self._timeout:g} s "
                 "(publish_timeout): see that the broker runs, and submit it again"
@@ -353,6 +386,13 @@ class Publisher:
                 error=told,
                 reason="it could not be published",
             )
+            # A failed call may have had its effect.
+            self.retire(task, kept=True)
+
+    def _to_publish(self) -> list[EngineTask]:
+        """Return the tasks that wait for the broker, and for nothing else, the first ones first."""
+        queued = chain(self._noted.values(), self._fresh.values())
+        return [one.task for one in queued if one.move == "publish"]
 
     def _unavailable(self, error: Exception) -> str:
         since = datetime.fromtimestamp(self._clock.time(), UTC).isoformat(timespec="seconds")
@@ -363,14 +403,11 @@ class Publisher:
             return
         _LOGGER.info("the broker is back")
         # First: a task that is queued meanwhile reports nothing, or is among those below.
-        self._down = ""
+        self._down, self._unsent = "", False
         with self._condition:
-            queued = [one.task for one in self._queue.values() if one.move == "publish"]
-            doubtful, self._doubtful = self._doubtful, []
+            queued = self._to_publish()
         for task in queued:
             self._host.waiting(task.task_id, "")
-        for task_id in doubtful:
-            self._insist(partial(self._unnote, task_id))
 
 
 _LAST: Final = 0.5

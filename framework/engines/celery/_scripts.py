@@ -25,6 +25,7 @@ KEPT_LIVE: Final = 30 * 86_400
 INLINE_RESULT: Final = 2_048
 """Maximum length of a result in its report; a longer one is fetched."""
 
+_KEPT: Final = kept.KEPT.replace("KEPT_LIVE", str(KEPT_LIVE))
 _LINES: Final = lines.LINES.replace("REPORTS", str(REPORTS_KEPT)).replace("KEPT", str(KEPT_LIVE))
 
 _HEAD: Final = f"""
@@ -43,11 +44,11 @@ local function is_final(status)
   return status ~= '' and status ~= 'pending' and status ~= 'running'
 end
 {_LINES}
-local function kept_by(process) return prefix .. 'kept:' .. process end
+{_KEPT}
 local function finish(status, result, error, reason, ttl)
   redis.call('HSET', task, 'status', status, 'ended', stamp(now), 'result', result,
     'error', error, 'reason', reason)
-  if get('keeper') ~= '' then redis.call('ZREM', kept_by(get('keeper')), id) end
+  if get('keeper') ~= '' then redis.call('ZREM', tasks_of(get('keeper')), id) end
   redis.call('HDEL', task, 'holder', 'until', 'next', 'unsent', 'missing',
     'keeper', 'due', 'places')
   redis.call('EXPIRE', task, ttl)
@@ -68,19 +69,12 @@ local function finish(status, result, error, reason, ttl)
 end
 """
 
-_ADD: Final = f"""
+_ADD: Final = """
 -- Adds the task, whose message and facts (field, value, ...) are in ARGV from a place on.
 local function add(from)
   redis.call('HSET', task, 'status', 'pending', 'attempts', '0', 'seq', '0',
     unpack(ARGV, from + 1))
   redis.call('HSET', messages, id, ARGV[from])
-end
--- From now on its message is to be sent, and is searched for.
-local function release()
-  redis.call('HSET', task, 'noted', stamp(now), 'unsent', '1', 'reason', '')
-  redis.call('HDEL', task, 'keeper', 'due', 'places')
-  redis.call('EXPIRE', task, {KEPT_LIVE})
-  redis.call('ZADD', live, now, id)
 end
 """
 
@@ -88,36 +82,43 @@ PUBLISH: Final = (
     _HEAD
     + _ADD
     + """
--- ARGV: id, whether it needs places ('1'), then what `add` takes
-local status, keeper = get('status'), get('keeper')
-if status ~= '' and keeper == '' then
+-- ARGV: id, keeper, its time to live in ms, whether it needs places ('1'), then what `add` takes
+local status = get('status')
+if status ~= '' and get('due') == '' then
   -- Asked once more, since the answer was lost; or another process was faster.
   return get('unsent') == '1' and 'send' or 'sent'
 end
-if ARGV[2] == '1' then
+if ARGV[4] == '1' then
   if redis.call('EXISTS', over) == 1 then return 'dropped' end
   if not has_places() then return 'unplaced' end
 end
-if status == '' then
-  add(3)
-else
-  redis.call('ZREM', kept_by(keeper), id)
-end
+if status == '' then add(5) end
 release()
+keep(ARGV[2], ARGV[3], now)
 return 'send'
 """
 )
-"""Add a task that is about to be published, unless it was kept.
+"""Add a task that is about to be sent, unless it was added while it waited for that.
 
 Returns ``send`` if its message is to be sent, ``sent`` if it was, or the task has ended,
 ``unplaced`` if others have its places, since its process has been silent for too long, and
 ``dropped`` if it was cancelled while it waited for them.
 """
 
-KEEP_TASK: Final = _HEAD + _ADD + kept.KEEP_TASK.replace("KEPT", str(KEPT_LIVE))
+SENT: Final = (
+    _HEAD
+    + """
+-- ARGV: id, keeper
+redis.call('HDEL', task, 'unsent', 'keeper')
+return redis.call('ZREM', tasks_of(ARGV[2]), id)
+"""
+)
+"""Mark the message of a task as sent."""
+
+KEEP_TASK: Final = _HEAD + _ADD + kept.KEEP_TASK.replace("KEPT_LIVE", str(KEPT_LIVE))
 RETIRE: Final = _HEAD + kept.RETIRE
 LEFT: Final = _HEAD + kept.LEFT
-RELEASE: Final = _HEAD + _ADD + kept.RELEASE
+RELEASE: Final = _HEAD + kept.RELEASE
 
 START: Final = (
     _HEAD
@@ -156,7 +157,7 @@ if ARGV[9] ~= '1' then redis.call('HINCRBY', task, 'attempts', 1) end
 redis.call('HSETNX', task, 'started', stamp(now))
 redis.call('HSET', task, 'status', 'running', 'holder', ARGV[2],
   'until', stamp(now + tonumber(ARGV[3])), 'seq', ARGV[4], 'reason', '')
-redis.call('HDEL', task, 'next', 'unsent', 'missing')
+redis.call('HDEL', task, 'next', 'unsent', 'keeper', 'missing')
 redis.call('EXPIRE', task, ARGV[7])
 redis.call('ZADD', live, now, id)
 tell('started', 'at', stamp(now), 'a', get('attempts'))
@@ -308,20 +309,21 @@ CHANGE_SCHEDULE: Final = (
     + _ADD
     + """
 -- KEYS, after the others: the schedule's hash, the set of names. ARGV: id of the task to add, or
--- '', name, then how many fields there are, each with its value before and after ('' for none),
--- then what `add` takes, or nothing
-local schedule, fields = KEYS[6], tonumber(ARGV[3])
-for at = 4, 3 + 3 * fields, 3 do
+-- '', name, its keeper, the time to live of that in ms, then how many fields there are, each with
+-- its value before and after ('' for none), then what `add` takes, or nothing
+local schedule, fields = KEYS[6], tonumber(ARGV[5])
+for at = 6, 5 + 3 * fields, 3 do
   if (redis.call('HGET', schedule, ARGV[at]) or '') ~= ARGV[at + 1] then return 0 end
 end
 redis.call('SADD', KEYS[7], ARGV[2])
-for at = 4, 3 + 3 * fields, 3 do
+for at = 6, 5 + 3 * fields, 3 do
   if ARGV[at + 2] ~= '' then redis.call('HSET', schedule, ARGV[at], ARGV[at + 2]) end
 end
-local from = 4 + 3 * fields
+local from = 6 + 3 * fields
 if ARGV[from] and get('status') == '' then
   add(from)
   release()
+  keep(ARGV[3], ARGV[4], now)
 end
 return 1
 """

@@ -27,6 +27,12 @@ from framework.engines.celery._messages import Message
 LEASE: Final = 5.0
 """Seconds until a lease expires; it is renewed every second."""
 
+SILENT: Final = 10.0
+"""Seconds of silence after which others consider a process dead that submits tasks."""
+
+LIFE: Final = str(round(SILENT * 1_000))
+"""The same in milliseconds, as scripts take it."""
+
 MAX_LOST: Final = 10
 """How many workers may die while running a task before it is INTERRUPTED."""
 
@@ -103,9 +109,10 @@ class State:
             client_name="asyncframe",
         )
         self._reports = [f"{self.prefix}reports", f"{self.prefix}reports:n"]
-        self._live, self._messages = f"{self.prefix}live", f"{self.prefix}messages"
+        self._live, self.messages = f"{self.prefix}live", f"{self.prefix}messages"
         register = self.client.register_script
         self._publish = register(_scripts.PUBLISH)
+        self._sent = register(_scripts.SENT)
         self._keep = register(_scripts.KEEP_TASK)
         self._retire = register(_scripts.RETIRE)
         self._left = register(_scripts.LEFT)
@@ -139,15 +146,18 @@ class State:
 
     def keys(self, task_id: str) -> list[str]:
         """Return the keys that the scripts about a task take."""
-        return [f"{self.prefix}task:{task_id}", *self._reports, self._live, self._messages]
+        return [f"{self.prefix}task:{task_id}", *self._reports, self._live, self.messages]
 
     # -- the moves
 
-    def publish(self, messages: Sequence[Message], placed: Container[str] = ()) -> dict[str, str]:
-        """Add tasks that are about to be published, in one round trip; see `_rescue`.
+    def publish(
+        self, messages: Sequence[Message], keeper: str, placed: Container[str] = ()
+    ) -> dict[str, str]:
+        """Add tasks that are about to be sent, in one round trip; see `_heir`.
 
         Args:
             messages: Their messages.
+            keeper: This process; see `holder_here`.
             placed: The ids of the tasks that need places.
 
         Returns:
@@ -157,26 +167,26 @@ class State:
         """
         pipe = self.client.pipeline(transaction=False)
         for message in messages:
-            needs = "1" if message.task_id in placed else ""
-            arguments = [message.task_id, needs, *self.facts_to_add(message)]
-            self._publish(self.keys(message.task_id), arguments, client=pipe)
+            given = [message.task_id, keeper, LIFE, "1" if message.task_id in placed else ""]
+            self._publish(
+                self.keys(message.task_id), given + self.facts_to_add(message), client=pipe
+            )
         told = zip(messages, pipe.execute(), strict=True)
         return {message.task_id: answer for message, answer in told if answer != "send"}
 
-    def keep(self, waiting: Sequence[tuple[Message, Wait]], keeper: str, life: float) -> list[str]:
+    def keep(self, waiting: Sequence[tuple[Message, Wait]], keeper: str) -> list[str]:
         """Add tasks that wait before they are published, in one round trip; see `_heir`.
 
         Args:
             waiting: Their messages, and what they wait for.
             keeper: This process; see `holder_here`.
-            life: Seconds of silence after which others consider it dead.
 
         Returns:
             Those that were not added, since they were cancelled before.
         """
         pipe = self.client.pipeline(transaction=False)
         for message, wait in waiting:
-            given = [message.task_id, keeper, str(_ms(life)), *wait.as_arguments()]
+            given = [message.task_id, keeper, LIFE, *wait.as_arguments()]
             self._keep(self.keys(message.task_id), given + self.facts_to_add(message), client=pipe)
         told = zip(waiting, pipe.execute(), strict=True)
         return [message.task_id for (message, _), answer in told if answer == "dropped"]
@@ -194,8 +204,8 @@ class State:
         if not self._retire(keys, [task_id, status, error, reason, self._ttl]):
             self.cancel(task_id, reason)
 
-    def left(self, most: int, pause: float) -> list[tuple[str, str]]:
-        """Return tasks of dead keepers that can be published, each with its message as JSON.
+    def left(self, most: int, pause: float) -> list[tuple[str, str, str]]:
+        """Return tasks of dead keepers to be sent: each with its keeper, and its message as JSON.
 
         Until a task is marked as `published` it is returned again, after *pause* seconds.
 
@@ -204,23 +214,24 @@ class State:
             pause: Seconds until others look at one again that still waits.
         """
         told = self._left(self.keys(""), ["", most])
+        found = list(zip(told[1::2], told[::2], strict=True))
         pipe = self.client.pipeline(transaction=False)
-        for keeper, task_id in zip(told[::2], told[1::2], strict=True):
+        for task_id, keeper in found:
             self._release(
                 self.keys(task_id), [task_id, keeper, repr(pause), self._ttl], client=pipe
             )
-        texts = pipe.execute() if told else []
-        return [(one, text) for one, text in zip(told[1::2], texts, strict=True) if text]
+        texts = pipe.execute() if found else []
+        return [(*one, text) for one, text in zip(found, texts, strict=True) if text]
 
     def facts_to_add(self, message: Message) -> list[str]:
         """Return what scripts take that add a task."""
         return [_text(message), *_facts(message)]
 
-    def published(self, task_ids: Collection[str]) -> None:
-        """Mark the first messages of tasks as sent, in one round trip."""
+    def published(self, keeper: str, task_ids: Collection[str]) -> None:
+        """Mark the first messages of tasks of a keeper as sent, in one round trip."""
         pipe = self.client.pipeline(transaction=False)
         for task_id in task_ids:
-            pipe.hdel(self.keys(task_id)[0], "unsent")
+            self._sent(self.keys(task_id), [task_id, keeper], client=pipe)
         pipe.execute()
 
     def repeated(self, task_id: str) -> None:
@@ -386,11 +397,6 @@ class State:
         pipe.execute()
 
     # -- messages that were lost
-
-    def message(self, task_id: str) -> str | None:
-        """Return the latest message of a live task as JSON."""
-        text: str | None = self.client.hget(self._messages, task_id)
-        return text
 
     def note_queue(self, name: str) -> None:
         """Note a queue of the broker that messages are sent to."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -17,7 +16,6 @@ from framework.engines.celery import _scripts
 from framework.engines.celery._messages import Message
 from framework.engines.celery._publisher import Publisher, Queued
 from framework.engines.celery._reports import Reports
-from framework.engines.celery._rescue import AFTER, Rescue
 from framework.engines.celery._shared.lines import RedisLines
 from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._pace import Pace
@@ -84,7 +82,7 @@ class Publishing:
             ended=lambda task_id, *_, **__: self.ended.append(task_id),
         )
         sender: Any = self.broker
-        self.publisher = Publisher(sender, _noted, _nothing, _nothing, _nothing, host, 10, 60.0)
+        self.publisher = Publisher(sender, _noted, _nothing, _nothing, host, 10, 60.0)
 
     def put(self, task_id: str) -> None:
         """Queue a task."""
@@ -95,7 +93,7 @@ class Publishing:
 
 
 def _noted(queued: Sequence[Queued]) -> dict[str, Message]:
-    return {one.task_id: message(one.task_id) for one in queued}
+    return {one.task_id: message(one.task_id) for one in queued if one.move == "publish"}
 
 
 def _nothing(_: object) -> None:
@@ -225,32 +223,6 @@ def read_reports_twice(run: Run) -> None:
     assert len(reads) <= 1
 
 
-def rescue_or_close(run: Run) -> None:
-    """Messages of dead processes are sent while the engine closes: its connection is open then."""
-    brokers: list[Broker] = []
-
-    def connect() -> Any:
-        brokers.append(Broker(run))
-        return brokers[-1]
-
-    state: Any = SimpleNamespace(
-        now=lambda: AFTER + 1.0,
-        message=lambda task_id: json.dumps(message(task_id).as_json()),
-        repeated=_nothing,
-        published=_nothing,
-    )
-    rescue = Rescue(state, connect)
-    facts = {"unsent": "1", "status": "pending", "noted": "0"}
-
-    def look() -> None:
-        rescue.look({"a": facts})
-
-    run.together(look, look, rescue.close)
-    rescue.close()
-    assert [one for broker in brokers for one in broker.sent] == ["a", "a"]
-    assert all(broker._closed for broker in brokers)
-
-
 def claim_twice(run: Run) -> None:
     """Two threads of a worker get the same task: one of them has it at a time."""
     process, inside = Process(), list[str]()
@@ -331,7 +303,6 @@ SCENARIOS: list[Callable[[Run], None]] = [
     flush_or_publish,
     read_reports_twice,
     share_places,
-    rescue_or_close,
     claim_twice,
     enter_twice,
     send_twice,

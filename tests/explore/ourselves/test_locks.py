@@ -56,7 +56,6 @@ NEEDED: dict[str, Scenario] = {
     "RedisLines._condition": remote.share_places,
     "Removal._lock": remote.remove_or_write,
     "Reports._lock": remote.read_reports_twice,
-    "Rescue._lock": remote.rescue_or_close,
     "Schedules._lock": timers.schedule_or_leave,
     "Series._lock": metrics.attach_twice,
     "SystemClock._changed": timers.set_or_fire,

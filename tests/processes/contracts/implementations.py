@@ -612,7 +612,7 @@ class RedisProcess(Process):
     def knows(self, record: TaskRecord) -> bool:
         """Return whether Redis has it as a live task, with its message."""
         facts = self.state.fetch([record.task_id]).get(record.task_id, {})
-        has_message = self.state.message(record.task_id) is not None
+        has_message = self.state.client.hexists(self.state.messages, record.task_id)
         return facts.get("status") == "pending" and has_message
 
     def end(self, record: TaskRecord, *, runs_on: bool = False) -> None:
@@ -640,7 +640,7 @@ class RedisProcess(Process):
 
     def hand_over(self, task_id: str) -> None:
         """Publish a task."""
-        assert self.state.publish([_message(task_id)], self.places) == {}
+        assert self.state.publish([_message(task_id)], self.places.holder, self.places) == {}
 
     def finish(self, task_id: str) -> None:
         """Let a worker run it to its end."""

@@ -1,27 +1,45 @@
-"""Tasks that wait for their time or for places before they are published, as scripts in Redis.
+"""Tasks that their process has yet to publish, as scripts in Redis.
 
-Such a task is kept: its hash names its keeper, the process that publishes it as long as it lives,
-and when it is due and which places it needs, so that another process can do that later. A sorted
-set for each keeper has its tasks by the time at which others are to look at them. A task that is
-kept has neither a message at the broker nor a lease, and keeps its places when its keeper dies.
+Such a task has a keeper: the process that sends its message to the broker as long as it lives.
+Some have to wait before that, and say when they are due and which places they need. Each keeper
+has a sorted set of its tasks, by the time at which others are to look at them if it has died.
+Until it is sent, a task has no lease, and it keeps its places when its keeper dies.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+KEPT: Final = """
+local function tasks_of(process) return prefix .. 'kept:' .. process end
+local function is_alive(process) return redis.call('EXISTS', prefix .. 'alive:' .. process) == 1 end
+-- Makes a process the keeper of the task, which others look at from some time on.
+local function keep(process, life, from)
+  redis.call('SET', prefix .. 'alive:' .. process, '1', 'PX', life)
+  redis.call('HSET', task, 'keeper', process)
+  redis.call('ZADD', tasks_of(process), from, id)
+  redis.call('SADD', prefix .. 'keepers', process)
+end
+-- From now on the message is to be sent, and is searched for.
+local function release()
+  redis.call('HSET', task, 'unsent', '1', 'reason', '')
+  redis.call('HDEL', task, 'due', 'places')
+  redis.call('EXPIRE', task, KEPT_LIVE)
+  redis.call('ZADD', live, now, id)
+end
+"""
+"""Functions that the scripts share."""
+
 KEEP_TASK: Final = """
 -- ARGV: id, keeper, its time to live in ms, seconds until it is due, its places as JSON, why it
 -- waits, then what `add` takes
-redis.call('SET', prefix .. 'alive:' .. ARGV[2], '1', 'PX', ARGV[3])
 if get('status') ~= '' then return 'kept' end
 if redis.call('EXISTS', over) == 1 then return 'dropped' end
 local due = now + tonumber(ARGV[4])
 add(7)
-redis.call('HSET', task, 'keeper', ARGV[2], 'due', stamp(due), 'places', ARGV[5], 'reason', ARGV[6])
-redis.call('EXPIRE', task, KEPT + math.ceil(tonumber(ARGV[4])))
-redis.call('ZADD', kept_by(ARGV[2]), due, id)
-redis.call('SADD', prefix .. 'keepers', ARGV[2])
+redis.call('HSET', task, 'due', stamp(due), 'places', ARGV[5], 'reason', ARGV[6])
+redis.call('EXPIRE', task, KEPT_LIVE + math.ceil(tonumber(ARGV[4])))
+keep(ARGV[2], ARGV[3], due)
 return 'kept'
 """
 """Add a task that waits before it is published; ``dropped`` if it was cancelled before."""
@@ -32,19 +50,19 @@ if get('keeper') == '' then return 0 end
 finish(ARGV[2], '', ARGV[3], ARGV[4], ARGV[5])
 return 1
 """
-"""Make a task final that is kept; 0 if it is not, or was published by another process."""
+"""Make a task final that was not sent; 0 if it was."""
 
 LEFT: Final = """
 -- ARGV: '', most ids
 local found = {}
 for _, keeper in ipairs(redis.call('SMEMBERS', prefix .. 'keepers')) do
-  if redis.call('EXISTS', prefix .. 'alive:' .. keeper) == 0 then
-    local ids = redis.call('ZRANGEBYSCORE', kept_by(keeper), '-inf', now, 'LIMIT', 0, ARGV[2])
+  if not is_alive(keeper) then
+    local ids = redis.call('ZRANGEBYSCORE', tasks_of(keeper), '-inf', now, 'LIMIT', 0, ARGV[2])
     for _, one in ipairs(ids) do
       found[#found + 1] = keeper
       found[#found + 1] = one
     end
-    if redis.call('EXISTS', kept_by(keeper)) == 0 then
+    if redis.call('EXISTS', tasks_of(keeper)) == 0 then
       redis.call('SREM', prefix .. 'keepers', keeper)
     end
   end
@@ -55,19 +73,17 @@ return found
 
 RELEASE: Final = """
 -- ARGV: id, keeper, seconds until the next look, ttl of a final hash
-local others = kept_by(ARGV[2])
-local is_kept = get('keeper') == ARGV[2]
-if get('status') ~= 'pending' or not (is_kept or get('unsent') == '1') then
-  redis.call('ZREM', others, id)
+local tasks = tasks_of(ARGV[2])
+if get('status') ~= 'pending' or get('keeper') ~= ARGV[2] then
+  redis.call('ZREM', tasks, id)
   return ''
 end
-if redis.call('EXISTS', prefix .. 'alive:' .. ARGV[2]) == 1 then return '' end
--- Another process looks at it now.
-if tonumber(redis.call('ZSCORE', others, id) or now) > now then return '' end
-redis.call('ZADD', others, now + tonumber(ARGV[3]), id)
-if is_kept then
+-- Or another process looks at it now.
+if is_alive(ARGV[2]) or tonumber(redis.call('ZSCORE', tasks, id) or now) > now then return '' end
+redis.call('ZADD', tasks, now + tonumber(ARGV[3]), id)
+if get('due') ~= '' then
   if tonumber(get('due')) > now then
-    redis.call('ZADD', others, get('due'), id)
+    redis.call('ZADD', tasks, get('due'), id)
     return ''
   end
   local waits = false
@@ -88,5 +104,5 @@ return redis.call('HGET', messages, id) or ''
 """
 """Return the message of a task whose keeper has died, to be sent; "" if it waits, or is over.
 
-Until it was sent and the set does not have it any more, it is returned again after a while.
+Until it was sent and has no keeper any more, it is returned again after a while.
 """

@@ -24,15 +24,12 @@ from framework._tasks.places import GRANTED, MOST_AHEAD, PlaceAnswer, PlaceReque
 from framework._threads.clock import SystemClock
 from framework.engines.celery import _scripts
 from framework.engines.celery._shared import line_scripts as _line_scripts
-from framework.engines.celery._state import State, holder_here
+from framework.engines.celery._state import LIFE, State, holder_here
 
 _LOGGER = logging.getLogger("asyncframe")
 
 BEAT: Final = 2.0
 """Seconds between two signs of life of a process whose tasks are in lines."""
-
-SILENT: Final = 10.0
-"""Seconds of silence after which others consider a process dead."""
 
 _LOOKED_AT: Final = 100
 _PAUSES: Final = (0.1, 0.3, 1.0, 2.0)
@@ -235,7 +232,7 @@ class RedisLines:
                 "1" if request.waits else "",
                 request.rank,
                 self.holder,
-                round(SILENT * 1000),
+                LIFE,
                 MOST_AHEAD,
             ],
         )
@@ -260,7 +257,7 @@ class RedisLines:
     def _show_life(self) -> None:
         """Renew this process's key, and look whether other processes have died."""
         try:
-            if not self._beat([self._alive], [round(SILENT * 1000)]):
+            if not self._beat([self._alive], [LIFE]):
                 self.missed()
             self._look_around()
         except Exception as error:  # Redis is unavailable; the next time will do

@@ -25,7 +25,7 @@ from framework._tasks.schedules import (
 )
 from framework.engines.celery import _scripts
 from framework.engines.celery._messages import Message
-from framework.engines.celery._state import State
+from framework.engines.celery._state import LIFE, State, holder_here
 
 _LOOK: Final = """
 -- KEYS: the schedule's hash. ARGV: the prefix of the tasks' hashes.
@@ -51,6 +51,7 @@ class RedisSchedules:
     def __init__(self, state: State) -> None:
         self._state = state
         self._names = f"{state.prefix}schedules"
+        self._holder = holder_here()
         register = state.client.register_script
         self._look = register(_LOOK)
         self._change = register(_scripts.CHANGE_SCHEDULE)
@@ -127,7 +128,8 @@ class RedisSchedules:
             task_id, added = message.task_id, self._state.facts_to_add(message)
         keys = [*self._state.keys(task_id), self._key(state.name), self._names]
         flat = itertools.chain.from_iterable(changes)
-        return bool(self._change(keys, [task_id, state.name, len(changes), *flat, *added]))
+        given = [task_id, state.name, self._holder, LIFE, len(changes), *flat, *added]
+        return bool(self._change(keys, given))
 
     def _key(self, name: str) -> str:
         return f"{self._state.prefix}schedule:{name}"
