@@ -29,11 +29,13 @@ T = TypeVar("T")
 
 
 @overload
-def background_task(fn: Callable[P, Coroutine[Any, Any, T]], /) -> BackgroundFunction[P, T]: ...
+def background_task(
+    fn: Callable[P, Coroutine[Any, Any, T]], /
+) -> BackgroundFunction[P, T, Coroutine[object, object, T]]: ...
 
 
 @overload
-def background_task(fn: Callable[P, T], /) -> BackgroundFunction[P, T]: ...
+def background_task(fn: Callable[P, T], /) -> BackgroundFunction[P, T, T]: ...
 
 
 @overload
@@ -72,11 +74,13 @@ def background_task(fn: Any = BRACKETS, /, **options: Unpack[BackgroundOptions])
 
 
 @overload
-def async_task(fn: Callable[P, Coroutine[Any, Any, T]], /) -> AwaitableFunction[P, T]: ...
+def async_task(
+    fn: Callable[P, Coroutine[Any, Any, T]], /
+) -> AwaitableFunction[P, T, Coroutine[object, object, T]]: ...
 
 
 @overload
-def async_task(fn: Callable[P, T], /) -> AwaitableFunction[P, T]: ...
+def async_task(fn: Callable[P, T], /) -> AwaitableFunction[P, T, T]: ...
 
 
 @overload

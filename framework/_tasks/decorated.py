@@ -25,17 +25,20 @@ P = ParamSpec("P")
 Q = ParamSpec("Q")
 S = TypeVar("S")
 T = TypeVar("T")
+R = TypeVar("R")
 T_co = TypeVar("T_co", covariant=True)
+R_co = TypeVar("R_co", covariant=True)
+F_co = TypeVar("F_co", covariant=True)
 
 
-class BackgroundCall(Protocol[P, T_co]):
+class BackgroundCall(Protocol[P, T_co, F_co]):
     """A `BackgroundFunction`, or such a method that is bound to its instance."""
 
     __name__: str
 
     @property
-    def fn(self) -> Callable[..., Any]:
-        """The undecorated function."""
+    def fn(self) -> F_co:
+        """The undecorated function, which takes the instance first if it is a method."""
         ...
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> TaskId[T_co]:
@@ -43,11 +46,26 @@ class BackgroundCall(Protocol[P, T_co]):
         ...
 
 
-class BackgroundFunction(BackgroundCall[P, T_co], Protocol[P, T_co]):
+class BoundCall(Protocol[P, R_co, F_co]):
+    """A method with one of the other decorators, bound to its instance."""
+
+    __name__: str
+
+    @property
+    def fn(self) -> F_co:
+        """The undecorated function, which takes the instance first."""
+        ...
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Call the method of this instance."""
+        ...
+
+
+class BackgroundFunction(BackgroundCall[P, T_co, Callable[P, R_co]], Protocol[P, T_co, R_co]):
     """A function whose call submits a task and returns its id."""
 
     @property
-    def fn(self) -> Callable[P, Any]:
+    def fn(self) -> Callable[P, R_co]:
         """The undecorated function."""
         ...
 
@@ -56,10 +74,10 @@ class BackgroundFunction(BackgroundCall[P, T_co], Protocol[P, T_co]):
 
     @overload
     def __get__(
-        self: BackgroundFunction[Concatenate[S, Q], T],
+        self: BackgroundFunction[Concatenate[S, Q], T, R],
         instance: S,
         owner: type[Any] | None = None,
-    ) -> BackgroundCall[Q, T]: ...
+    ) -> BackgroundCall[Q, T, Callable[Concatenate[S, Q], R]]: ...
 
     @COPY.spelled_out_in_copies
     def options(self, **options: Unpack[CopyOptions]) -> Self:
@@ -74,13 +92,13 @@ class BackgroundFunction(BackgroundCall[P, T_co], Protocol[P, T_co]):
         ...
 
 
-class AwaitableFunction(Protocol[P, T_co]):
+class AwaitableFunction(Protocol[P, T_co, R_co]):
     """A function whose call runs as a task; await the call to get the result."""
 
     __name__: str
 
     @property
-    def fn(self) -> Callable[P, Any]:
+    def fn(self) -> Callable[P, R_co]:
         """The undecorated function."""
         ...
 
@@ -93,10 +111,10 @@ class AwaitableFunction(Protocol[P, T_co]):
 
     @overload
     def __get__(
-        self: AwaitableFunction[Concatenate[S, Q], T],
+        self: AwaitableFunction[Concatenate[S, Q], T, R],
         instance: S,
         owner: type[Any] | None = None,
-    ) -> Callable[Q, Coroutine[Any, Any, T]]: ...
+    ) -> BoundCall[Q, Coroutine[Any, Any, T], Callable[Concatenate[S, Q], R]]: ...
 
     @COPY.spelled_out_in_copies
     def options(self, **options: Unpack[CopyOptions]) -> Self:
@@ -126,7 +144,7 @@ class RetriedFunction(Protocol[P, T_co]):
         self: RetriedFunction[Concatenate[S, Q], T],
         instance: S,
         owner: type[Any] | None = None,
-    ) -> Callable[Q, T]: ...
+    ) -> BoundCall[Q, T, Callable[Concatenate[S, Q], T]]: ...
 
     @RETRY.spelled_out_in_copies
     def options(self, **options: Unpack[RetryOptions]) -> Self:
@@ -160,7 +178,7 @@ class ThrottledFunction(Protocol[P, T_co]):
         self: ThrottledFunction[Concatenate[S, Q], T],
         instance: S,
         owner: type[Any] | None = None,
-    ) -> Callable[Q, T]: ...
+    ) -> BoundCall[Q, T, Callable[Concatenate[S, Q], T]]: ...
 
     @THROTTLE.spelled_out_in_copies
     def options(self, **options: Unpack[ThrottleOptions]) -> Self:
@@ -214,20 +232,24 @@ class BackgroundDecorator(Protocol):
     """``background_task(...)`` before it is put on a function."""
 
     @overload
-    def __call__(self, fn: Callable[P, Coroutine[Any, Any, T]], /) -> BackgroundFunction[P, T]: ...
+    def __call__(
+        self, fn: Callable[P, Coroutine[Any, Any, T]], /
+    ) -> BackgroundFunction[P, T, Coroutine[object, object, T]]: ...
 
     @overload
-    def __call__(self, fn: Callable[P, T], /) -> BackgroundFunction[P, T]: ...
+    def __call__(self, fn: Callable[P, T], /) -> BackgroundFunction[P, T, T]: ...
 
 
 class AwaitableDecorator(Protocol):
     """``async_task(...)`` before it is put on a function."""
 
     @overload
-    def __call__(self, fn: Callable[P, Coroutine[Any, Any, T]], /) -> AwaitableFunction[P, T]: ...
+    def __call__(
+        self, fn: Callable[P, Coroutine[Any, Any, T]], /
+    ) -> AwaitableFunction[P, T, Coroutine[object, object, T]]: ...
 
     @overload
-    def __call__(self, fn: Callable[P, T], /) -> AwaitableFunction[P, T]: ...
+    def __call__(self, fn: Callable[P, T], /) -> AwaitableFunction[P, T, T]: ...
 
 
 class RetryDecorator(Protocol):

@@ -135,11 +135,14 @@ async def use_background() -> None:
     assert_type(manager.wait_result(called_background("a")), dict[str, int])
     assert_type(await manager.wait(bare_background("a"), timeout=60), Task)
     assert_type(bare_background.options(timeout=5, delay=1.0)("a"), TaskId[int])
-    bare_background.fn("a")
+    assert_type(bare_background.fn("a"), int)
+    assert_type(called_background.fn("a", factor=3), dict[str, int])
+    assert_type(await called_async_background.fn("a"), list[str])
+    assert_type(await manager.submit(bare_background.fn, args=("a",)), TaskId[int])
+    assert_type(await manager.submit(called_async_background.fn, ("a",)), TaskId[list[str]])
     bare_background.options(timeout=5).fn(1)  # type: ignore[arg-type]  # and of what is undecorated
     await called_async_background.fn()  # type: ignore[call-arg]
     assert_type(background_task(anything)("a"), TaskId[Any])
-    background_task(anything)(1)  # type: ignore[arg-type]  # whatever it returns
     minute = timedelta(minutes=1)
     assert_type(bare_background.options(timeout=minute, delay=minute)("a"), TaskId[int])
     assert_type(called_async_background.options(name="other")("a"), TaskId[list[str]])
@@ -206,6 +209,8 @@ async def called_async_awaited(text: str) -> list[str]:
 async def use_awaited() -> None:
     """Await tasks: each gives the result."""
     assert_type(await bare_awaited("a"), int)
+    assert_type(bare_awaited.fn("a"), int)
+    assert_type(await called_async_awaited.fn("a"), list[str])
     bare_awaited.fn(1)  # type: ignore[arg-type]  # and of what is undecorated
     assert_type(await called_awaited("a"), list[str])
     assert_type(await bare_async_awaited("a"), int)
@@ -275,6 +280,9 @@ async def use_policies() -> None:
     assert_type(throttled.options(rate_limit=6, when_limited="wait")("a"), int)
     assert_type(bare_retried("a"), int)
     assert_type(bare_retried.fn("a"), int)
+    assert_type(await async_throttled.fn("a"), int)
+    assert_type(stacked.fn("a"), int)
+    assert_type(await async_stacked.fn("a"), int)
     assert_type(called_retried("a"), int)
     assert_type(await async_retried("a"), int)
     assert_type(bare_retried.options(max_retries=1)("a"), int)
@@ -394,7 +402,15 @@ async def use_methods(service: Service) -> None:
     assert_type(Service.method(service, "a"), TaskId[int])
     assert_type(Service.method.options(timeout=5)(service, "a"), TaskId[int])
     assert_type(Service.static("a"), TaskId[int])
+    assert_type(Service.method.fn(service, "a"), int)
+    assert_type(service.method.fn(service, "a"), int)
+    assert_type(await service.async_method.fn(service, "a"), int)
+    assert_type(await service.awaited.fn(service, "a"), int)
+    assert_type(service.retried.fn(service, "a"), int)
+    assert_type(service.limited.fn(service, "a"), int)
+    assert_type(Service.static.fn("a"), int)
     service.method(1)  # type: ignore[arg-type]  # the arguments are checked
+    service.method.fn("a")  # type: ignore[call-arg, arg-type]  # the instance is missing
 
 
 # -- TaskManager

@@ -39,7 +39,7 @@ class Submitting:
     @overload
     async def submit(
         self,
-        func: BackgroundCall[..., T],
+        func: BackgroundCall[..., T, Any],
         args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         *,
@@ -72,7 +72,7 @@ class Submitting:
     @overload
     async def submit(
         self,
-        func: BackgroundCall[..., T],
+        func: BackgroundCall[..., T, Any],
         args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         *,
@@ -105,7 +105,7 @@ class Submitting:
     @overload
     async def submit(
         self,
-        func: BackgroundCall[..., T],
+        func: BackgroundCall[..., T, Any],
         args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         *,
@@ -184,7 +184,7 @@ class Submitting:
     @overload
     def submit_nowait(
         self,
-        func: BackgroundCall[..., T],
+        func: BackgroundCall[..., T, Any],
         args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[SubmitOptions],

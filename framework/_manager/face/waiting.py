@@ -180,7 +180,7 @@ class Waiting(Submitting):
     @overload
     def map(
         self,
-        func: BackgroundCall[[I], T],
+        func: BackgroundCall[[I], T, Any],
         items: Iterable[I] | AsyncIterable[I],
         *,
         max_running: int | None = None,
