@@ -540,7 +540,8 @@ def _routers_with_default_lifespan(lifespan: object) -> list[object]:
 def _lifespans_in(lifespan: object) -> list[object]:
     """Return *lifespan* and whatever it wraps.
 
-    FastAPI merges lifespans of included routers into closures around the app's own.
+    FastAPI merges lifespans of included routers into closures around the app's own. If one
+    does so in another way, they are not found, and handlers of such routers run twice.
     """
     found: list[object] = []
     pending, seen = [lifespan], set()
@@ -550,6 +551,15 @@ def _lifespans_in(lifespan: object) -> list[object]:
             continue
         seen.add(id(one))
         found.append(one)
-        pending += [cell.cell_contents for cell in getattr(one, "__closure__", None) or ()]
+        pending += _enclosed(one)
         pending += [inner for inner in (getattr(one, "__wrapped__", None),) if inner is not None]
+    return found
+
+
+def _enclosed(function: object) -> list[object]:
+    """Return what the variables of a function's closure have; not those without a value yet."""
+    found: list[object] = []
+    for cell in getattr(function, "__closure__", None) or ():
+        with suppress(ValueError):
+            found.append(cell.cell_contents)
     return found

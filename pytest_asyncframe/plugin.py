@@ -159,7 +159,10 @@ def _open_toolkit(item: pytest.Item, asked: frozenset[str]) -> None:
     check_fixtures(item, settings.mode, asked)
 
     try:
-        from pytest_asyncframe._toolkit.toolkit import Toolkit  # only if it is used
+        from pytest_asyncframe._borrowed import require_known  # only if it is used
+
+        require_known()
+        from pytest_asyncframe._toolkit.toolkit import Toolkit  # as above
     except ImportError:
         check_framework()
         raise
@@ -286,6 +289,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     import asyncio  # 10 ms that a run without such tests need not pay
 
+    # A pytest without this gives no async test its arguments; pytest-asyncio would run it.
     names = pyfuncitem._fixtureinfo.argnames
     arguments = {name: pyfuncitem.funcargs[name] for name in names}
     with asyncio.Runner(loop_factory=toolkit.loop_factory) as runner:

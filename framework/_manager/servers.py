@@ -4,6 +4,9 @@ uvicorn, gunicorn and hypercorn do not pass the number to their workers in the e
 the function that runs the app is on the stack, and the server's settings are among its variables.
 Nor do they tell an app that they are about to leave: they wait for its responses first, those
 that never end included.
+
+In a server whose variables have other names, one process is counted, and streams end only when
+the server closes them.
 """
 
 from __future__ import annotations

@@ -340,7 +340,11 @@ _FACTORIES: Final = 5
 
 
 def _extra(frame: FrameType | None) -> Mapping[str, object] | None:
-    """Return the *extra* of the call that makes a record, which a factory is not given."""
+    """Return the *extra* of the call that makes a record, which a factory is not given.
+
+    If the logger does not make it in a ``makeRecord``, it is not found: an *extra* with one of
+    these names is refused then, as one with ``message`` is.
+    """
     for _ in range(_FACTORIES):
         if frame is None:
             break

@@ -62,8 +62,9 @@ def _unawaited(error: Exception) -> types.CoroutineType[Any, Any, Any] | None:
         found = [one.get("input") for one in errors()]
     elif type(error) is ValueError and isinstance(error.__cause__, TypeError):
         # Its message lists only what has failed; what could not be encoded, its last frame has.
+        # Where a FastAPI does that elsewhere, the error has no note.
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-        if frames[-1].f_code.co_name == "jsonable_encoder":
+        if frames and frames[-1].f_code.co_name == "jsonable_encoder":
             found = [frames[-1].f_locals.get("obj")]
     return next((one for one in found if isinstance(one, types.CoroutineType)), None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from collections.abc import MutableMapping
@@ -14,6 +15,25 @@ class Releasable(Protocol):
 
     def release(self) -> None:
         """Let the threads end once the queue is empty."""
+
+
+def require_known(module: object) -> None:
+    """Check that the standard library still has what ends the threads of a pool at exit.
+
+    Raises:
+        ImportError: If not. With threads that nobody ends, the process would not either.
+    """
+    missing = [name for name in _NEEDED if not hasattr(module, name)]
+    if missing:
+        raise ImportError(
+            f"asyncframe needs {missing[0]} of concurrent.futures.thread, which Python "
+            f"{sys.version_info.major}.{sys.version_info.minor} does not have: use a newer "
+            "asyncframe, or an older Python"
+        )
+
+
+_NEEDED = ("_threads_queues", "_shutdown", "_global_shutdown_lock")
+require_known(_stdlib)
 
 
 def joined_at_exit() -> MutableMapping[threading.Thread, Any]:

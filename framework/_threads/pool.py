@@ -86,6 +86,7 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
         self._clock = SystemClock() if clock is None else clock
         self._limit = None if limit == math.inf else limit
         self._crew = self._crew_type(
+            # Attributes of the standard pool that the interface of this one shows as well.
             self._max_workers,
             str(self._thread_name_prefix),
             initializer,

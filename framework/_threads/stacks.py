@@ -15,7 +15,8 @@ from typing import Final
 
 _SUSPENDS: Final = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_GENERATOR
 
-_CALLBACK: Final = asyncio.Handle._run.__code__
+# Without this method of asyncio's the caller of the coroutines is found, as with other loops.
+_CALLBACK: Final[CodeType | None] = getattr(getattr(asyncio.Handle, "_run", None), "__code__", None)
 
 _FRAMEWORK: Final = f"{Path(__file__).resolve().parents[1]}/"
 _STDLIB: Final = tuple(

@@ -47,7 +47,8 @@ def worker_init(engine: CeleryEngine, worker: Any) -> None:  # Any: Celery has n
 def _take_own_queue(engine: CeleryEngine) -> None:
     """Consume the engine's own queue as well, unless ``-Q`` names the queues."""
     queues, own = engine.app.amqp.queues, engine.own_queue()
-    if own is not None and queues._consume_from is None:
+    # A Celery without this attribute of its own counts as one that was given no queues.
+    if own is not None and getattr(queues, "_consume_from", None) is None:
         queues.select_add(declared(engine.app, own))
 
 

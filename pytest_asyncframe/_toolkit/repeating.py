@@ -1,6 +1,7 @@
 """What running one test several times needs of pytest.
 
-Relies on: names of pytest's that are not public.
+Relies on: names of pytest's that are not public. A pytest without one of them ends the run at the
+first test that is to run several times, and says so.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ def forget_runs(item: pytest.Item, properties: Sequence[tuple[str, object]]) -> 
         item: The test.
         properties: Its properties for reports before its first run.
     """
+    _require_known(item)
     made: Any = item  # some of its attributes are not public
     made._report_sections.clear()
     made.user_properties[:] = properties
@@ -40,6 +42,21 @@ def forget_runs(item: pytest.Item, properties: Sequence[tuple[str, object]]) -> 
         vars(item).pop("_instance", None)
     if hasattr(made, "_request") and not made._request:
         made._initrequest()
+
+
+def _require_known(item: pytest.Item) -> None:
+    needed: list[tuple[object, str]] = [
+        (item, "_report_sections"),
+        (item.session, "_setupstate"),
+        (item.config.hook.pytest_runtest_logreport, "_hookexec"),
+    ]
+    for owner, name in needed:
+        if not hasattr(owner, name):
+            raise pytest.UsageError(
+                f"a test that runs several times needs {name} of pytest's {type(owner).__name__}, "
+                f"which pytest {pytest.__version__} does not have: use a newer asyncframe, or an "
+                "older pytest"
+            )
 
 
 @contextmanager

@@ -249,7 +249,11 @@ class TaskBenchmark:
         timed: Callable[[Bench], Timed],
         batches: bool,
     ) -> tuple[Any, Figures]:
-        """Return the last result, and the figures; no figures if benchmarks are disabled."""
+        """Return the last result, and the figures; no figures if benchmarks are disabled.
+
+        The clock of pytest-benchmark is not public. Without it the test ends with an
+        AttributeError that names it.
+        """
         benchmark, clock = self.benchmark, self.benchmark._timer
         bench_with = functools.partial(opened, runner, call, clock, self.max_workers)
         with bench_with() as bench:

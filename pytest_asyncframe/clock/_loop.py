@@ -2,8 +2,8 @@
 
 Guarantees: time stands still while the loop has something to do. It may move while the loop
 waits in its selector; if the loop watches sockets, only after a silence.
-Relies on: `sequencer` for when time moves, and asyncio's own loop passing its timeout to the
-selector.
+Relies on: `sequencer` for when time moves, asyncio's own loop passing its timeout to the selector,
+and names of asyncio's that `_borrowed` lists.
 """
 
 from __future__ import annotations
@@ -219,7 +219,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def remove_signal_handler(self, sig: int) -> bool:
         """Remove a handler."""
         removed = super().remove_signal_handler(sig)
-        self._parking.hears_signals = bool(self._signal_handlers)  # type: ignore[attr-defined]
+        # Without asyncio's table, it goes on looking for signals.
+        self._parking.hears_signals = bool(getattr(self, "_signal_handlers", True))
         return removed
 
     def _write_to_self(self) -> None:

@@ -60,10 +60,12 @@ def all_replaced() -> Iterator[Replaced]:
     if pools is not None:
         yield pools.ProcessPoolExecutor, "submit", _submit_to_process
     pools = _module("multiprocessing.pool")
-    yield pools.ApplyResult, "__init__", _expecting
-    yield pools.IMapIterator, "__init__", _expecting
-    yield pools._PoolCache, "__delitem__", _taking_out
-    yield pools.Pool, "terminate", _giving_up
+    # Without this class, who waits for such a pool is told that nothing can continue.
+    if hasattr(pools, "_PoolCache"):
+        yield pools.ApplyResult, "__init__", _expecting
+        yield pools.IMapIterator, "__init__", _expecting
+        yield pools._PoolCache, "__delitem__", _taking_out
+        yield pools.Pool, "terminate", _giving_up
     yield from _anyio.counted()
     yield from _runners.on_the_clock()
     for module, class_name in (("time_machine", "travel"), ("freezegun.api", "_freeze_time")):
@@ -252,7 +254,7 @@ def _giving_up(present: Present, real: Callable[..., None]) -> Callable[..., Non
         try:
             real(pool)
         finally:
-            for result in list(pool._cache.values()):
+            for result in list(getattr(pool, "_cache", {}).values()):
                 present.results.come(result)
 
     return terminate

@@ -257,7 +257,8 @@ class StartedThreads:
             grace: Real seconds to wait for each of them to end, 0 or more.
         """
         processes: Any = sys.modules.get("concurrent.futures.process")
-        managers = () if processes is None else processes._threads_wakeups
+        # Without this table, a pool of processes that a test has not shut down is named as well.
+        managers = getattr(processes, "_threads_wakeups", ())
         lines = []
         for thread in list(busy(self.before)):
             if thread.daemon or thread in managers or _is_anyios(thread):

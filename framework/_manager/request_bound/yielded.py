@@ -5,6 +5,9 @@ context managers around the generators, which tell what they have yielded: FastA
 a local variable, those of the dependencies by their code.
 
 Relies on: the generators being suspended while code of the request runs, on whichever thread.
+
+Where FastAPI keeps them elsewhere, or an interpreter compiles them to instructions that are not
+known here, nothing is found, and so the calls that would be refused are let through.
 """
 
 from __future__ import annotations
@@ -175,7 +178,14 @@ class _Yield(NamedTuple):
 
 @lru_cache(maxsize=1_024)
 def _yields(code: CodeType) -> Mapping[int, _Yield]:
-    """Return the ``yield`` expressions of a function by their offsets in its code."""
+    """Return the ``yield`` expressions of a function by their offsets; {} if that is unknown."""
+    try:
+        return _yields_of(code)
+    except (LookupError, TypeError, ValueError):  # instructions of another interpreter
+        return {}
+
+
+def _yields_of(code: CodeType) -> Mapping[int, _Yield]:
     every = list(dis.get_instructions(code))
     steps = [one for one in every if one.opname not in _SKIPPED]
     parameters = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
@@ -184,14 +194,14 @@ def _yields(code: CodeType) -> Mapping[int, _Yield]:
         if step.opname != "YIELD_VALUE":
             continue
         first = place - 1
-        while steps[first].opname in _PARTS:
+        while first > 0 and steps[first].opname in _PARTS:
             first -= 1
         source, after = steps[first], [one.opname for one in steps[place + 1 : place + 4]]
         # A variable of an outer function is none of its own; one that it shares is.
         is_local = source.opname.startswith("LOAD_FAST") or source.argval in code.co_cellvars
         one = _Yield(
             name=source.argval if is_local and first == place - 1 else "",
-            is_made=source.argval not in parameters if is_local else source.opname not in _FOREIGN,
+            is_made=source.argval not in parameters if is_local else not _is_foreign(source),
             is_followed=after[:2] != ["POP_TOP", "RETURN_CONST"]
             and after != ["POP_TOP", "LOAD_CONST", "RETURN_VALUE"],
         )
@@ -206,4 +216,11 @@ _SKIPPED: Final = frozenset(
 """Instructions that change no value."""
 
 _PARTS: Final = ("LOAD_ATTR", "LOAD_METHOD")
-_FOREIGN: Final = ("LOAD_GLOBAL", "LOAD_DEREF", "LOAD_CONST")
+
+
+def _is_foreign(source: dis.Instruction) -> bool:
+    """Whether an instruction takes a value that the function has not made: a global, a constant.
+
+    So does one with a name that is not known, rather than that a call is refused without cause.
+    """
+    return source.opname.startswith("LOAD_") or source.opname.startswith("<")

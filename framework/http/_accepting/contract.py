@@ -20,7 +20,9 @@ from typing import Annotated, Any, Final, Union, get_args, get_origin
 from fastapi import Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.datastructures import DefaultPlaceholder
-from fastapi.dependencies import utils as dependencies
+
+# Undocumented. A FastAPI without them cannot import this module: routes would answer 200 otherwise.
+from fastapi.dependencies.utils import get_typed_return_annotation, get_typed_signature
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
@@ -103,7 +105,7 @@ def _model_of(endpoint: Any, options: Mapping[str, Any]) -> Any:  # Any: an anno
     # None says that FastAPI checks nothing, and not what the route returns.
     if model is None or isinstance(model, DefaultPlaceholder):
         try:
-            return dependencies.get_typed_return_annotation(endpoint)
+            return get_typed_return_annotation(endpoint)
         except Exception:  # FastAPI raises it again, and says which route it is
             return None
     return model
@@ -232,8 +234,8 @@ class _Accepting:
         setattr(accept, AT_START, self._require_status)
         # Older versions of FastAPI look for the names of annotations in the module of this
         # function, so they are resolved here.
-        signature = dependencies.get_typed_signature(self._endpoint)
-        returned = dependencies.get_typed_return_annotation(self._endpoint)
+        signature = get_typed_signature(self._endpoint)
+        returned = get_typed_return_annotation(self._endpoint)
         accept.__signature__ = signature.replace(  # type: ignore[attr-defined]  # for inspect
             return_annotation=inspect.Signature.empty if returned is None else returned
         )

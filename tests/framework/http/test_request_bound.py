@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dis
 import functools
 import inspect
 import io
@@ -11,6 +12,7 @@ import re
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any
 
 import fastapi.middleware
@@ -38,6 +40,7 @@ from framework import (
     setup_async_framework,
 )
 from framework._manager import intake
+from framework._manager.request_bound import yielded
 from framework._tasks.current import current_scope
 from pytest_asyncframe.probe import Probe
 
@@ -695,3 +698,23 @@ def test_scopes_need_no_names_of_fastapi() -> None:
         work(Session())
 
     ask(app)
+
+
+def test_an_interpreter_with_other_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing is known of a generator's code, its value is let through, and nothing fails."""
+    known = dis.get_instructions
+
+    def renamed(code: CodeType) -> list[Any]:
+        steps = known(code)
+        unknown = [one._replace(opname=f"<{one.opcode}>", argval=None) for one in steps]
+        pairs = zip(steps, unknown, strict=True)
+        return [one if one.opname == "YIELD_VALUE" else other for one, other in pairs]
+
+    def refuse(_: CodeType) -> list[Any]:
+        raise ValueError
+
+    for other in (renamed, refuse):
+        yielded._yields.cache_clear()
+        monkeypatch.setattr(dis, "get_instructions", other)
+        ask(app_of(sync_session))
+    yielded._yields.cache_clear()
