@@ -37,6 +37,18 @@ def start_report() -> TaskId[str]:
     return make_report()
 
 
+@background_task
+def ship(order: int) -> str:
+    """Ship an order."""
+    return f"{order} is on its way"
+
+
+@app.post("/orders/{number}", status_code=202, dependencies=[Depends(log_in)])
+def take_order(number: int) -> TaskId[str]:
+    """Ship an order, and say on the page which one."""
+    return ship.options(description=f"order {number}")(number)
+
+
 def test_the_page() -> None:
     """Those who know the password see the page, and its button starts a task."""
     with TestClient(app) as client:
@@ -47,3 +59,12 @@ def test_the_page() -> None:
         task_id = client.post(button["path"]).json()
         (row,) = client.get(f"/tasks/dashboard/list?search={task_id}").json()["rows"]
         assert row["text"] == "The report of this month"
+
+
+def test_tasks_are_found_by_what_they_are_about() -> None:
+    """The search finds the task of one order."""
+    with TestClient(app) as client:
+        client.auth = ("", PASSWORD)
+        ids = [client.post(f"/orders/{number}").json() for number in (7, 8)]
+        (row,) = client.get("/tasks/dashboard/list?search=order 8").json()["rows"]
+        assert (row["id"], row["text"]) == (ids[1], "order 8")

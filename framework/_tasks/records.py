@@ -353,7 +353,8 @@ class TaskEvent:
         delay: For ``retrying`` and ``throttled``, the seconds that it will wait; else None.
         progress: For ``progress``, from 0.0 to 1.0; else None.
         message: The message of the progress, or the reason for a final status.
-        error: For ``failed``, ``timed_out`` and ``retrying``, the exception; else None.
+        error: For ``failed``, ``timed_out``, ``interrupted`` and ``retrying``, the exception; for
+            ``cancelled`` perhaps one; else None.
         wait_time: For the end of a task that has started, the seconds that it waited for its
             start, without a delay that was asked for; else None.
         duration: For the end of a task that has started, the seconds from its start to its
