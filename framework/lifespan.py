@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, suppress
 from contextvars import Token
+from datetime import timedelta
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias, TypeVar
@@ -71,18 +72,18 @@ def setup_async_framework(
     app: Starlette | None = None,
     *,
     max_workers: int | None = None,
-    graceful_shutdown_timeout: float = 30.0,
-    task_timeout: float | None = None,
+    graceful_shutdown_timeout: float | timedelta = 30.0,
+    task_timeout: float | timedelta | None = None,
     queue_size: int = 10_000,
-    result_ttl: float = 86_400.0,
+    result_ttl: float | timedelta = 86_400.0,
     max_finished_tasks: int = 100_000,
-    cleanup_interval: float = 60.0,
+    cleanup_interval: float | timedelta = 60.0,
     clock: Clock | None = None,
     executor: ThreadPoolExecutorEnhanced | None = None,
     store: TaskStore | None = None,
     engine: TaskEngine | None = None,
     telemetry: Sequence[Telemetry] = (),
-    slow_loop: float = 1.0,
+    slow_loop: float | timedelta = 1.0,
 ) -> FrameworkLifespan:
     """Set up the task framework for an app, as its lifespan or inside it.
 
@@ -96,6 +97,8 @@ def setup_async_framework(
     ones; waiting and running tasks get *graceful_shutdown_timeout* seconds; then queued tasks
     become CANCELLED, ``async def`` tasks are cancelled, and tasks that still run on a thread
     become INTERRUPTED. The event loop is not blocked meanwhile.
+
+    All times are numbers of seconds, or timedeltas.
 
     Args:
         app: The app; None to use the framework without one, or if you pass the result as an
@@ -141,7 +144,7 @@ def setup_async_framework(
         max_finished_tasks=max_finished_tasks,
         cleanup_interval=cleanup_interval,
     )
-    grace = checks.number(
+    grace = checks.seconds(
         "graceful_shutdown_timeout", graceful_shutdown_timeout, at_least=0, finite=False
     )
     parts = _checked_parts(clock, executor, store, engine, max_workers)
@@ -150,7 +153,7 @@ def setup_async_framework(
 
 
 def _checked_slow_loop(value: object) -> float:
-    seconds = checks.number("slow_loop", value, at_least=0)
+    seconds = checks.seconds("slow_loop", value, at_least=0)
     if 0 < seconds < _SHORTEST:
         raise ValueError(
             f"slow_loop must be 0, to switch it off, or at least {_SHORTEST:g}, not {value!r}"

@@ -38,11 +38,11 @@ class Settings:
             else checks.integer("max_workers", workers, at_least=1),
             task_timeout=checks.limit("task_timeout", given["task_timeout"]),
             queue_size=checks.integer("queue_size", given["queue_size"], at_least=1),
-            result_ttl=checks.number("result_ttl", given["result_ttl"], above=0, finite=False),
+            result_ttl=checks.seconds("result_ttl", given["result_ttl"], above=0, finite=False),
             max_finished_tasks=checks.integer(
                 "max_finished_tasks", given["max_finished_tasks"], at_least=0
             ),
-            cleanup_interval=checks.number(
+            cleanup_interval=checks.seconds(
                 "cleanup_interval", given["cleanup_interval"], above=0, finite=False
             ),
         )

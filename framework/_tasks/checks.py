@@ -40,7 +40,9 @@ def number(
         ValueError: If it is NaN or out of range.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be {_range(above, at_least, at_most)}, not {show(value)}")
+        hint = "; for seconds, use .total_seconds()" if isinstance(value, timedelta) else ""
+        wanted = _range(above, at_least, at_most)
+        raise TypeError(f"{name} must be {wanted}, not {show(value)}{hint}")
     try:
         seen = float(value)
     except OverflowError:  # an int too large for a float
@@ -67,7 +69,8 @@ def seconds(
 ) -> float:
     """Return a time in seconds, given as a number of them or as a timedelta.
 
-    The arguments are those of `number`.
+    The options, settings and timeouts of the framework are checked here, so that a timedelta
+    does for each of them. The arguments are those of `number`.
 
     Raises:
         TypeError: If *value* is neither.
@@ -105,12 +108,20 @@ def limit(name: str, value: object) -> float | None:
     """Return a time limit in seconds, above 0: None for the default, infinity for no limit.
 
     Raises:
-        TypeError: If *value* is neither None nor a number.
+        TypeError: If *value* is neither None, a number nor a timedelta.
         ValueError: If it is NaN, 0 or negative.
     """
-    if value is None:
-        return None
-    return number(name, value, above=0, finite=False)
+    return None if value is None else seconds(name, value, above=0, finite=False)
+
+
+def timeout(value: object) -> float | None:
+    """Return how many seconds to wait, 0 or more: None and infinity for no limit.
+
+    Raises:
+        TypeError: If *value* is neither None, a number nor a timedelta.
+        ValueError: If it is NaN or negative.
+    """
+    return None if value is None else seconds("timeout", value, at_least=0, finite=False)
 
 
 def text(name: str, value: object) -> str:

@@ -14,6 +14,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any, ClassVar, ParamSpec
 
 from framework._tasks import checks
@@ -44,11 +45,11 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
         thread_name_prefix: Threads are named ``<prefix>_<n>``; "" for the standard name.
         initializer: Called first on each thread with *initargs*; None for none.
         initargs: Arguments for *initializer*.
-        task_timeout: Time limit of each call in seconds, above 0, from its start; None or
-            infinity for no limit. At the limit its future gets `TaskTimeoutError`, and
-            callbacks of the future run on a separate thread. The call's thread cannot be
-            stopped: it counts as abandoned, and is replaced while at most *max_workers*
-            threads are abandoned.
+        task_timeout: Time limit of each call in seconds or as a timedelta, above 0, from its
+            start; None or infinity for no limit. At the limit its future gets
+            `TaskTimeoutError`, and callbacks of the future run on a separate thread. The call's
+            thread cannot be stopped: it counts as abandoned, and is replaced while at most
+            *max_workers* threads are abandoned.
         queue_size: How many calls may wait, 1 or more; None for no bound.
         clock: The clock for limits and figures; None for the system clock.
 
@@ -65,7 +66,7 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
         thread_name_prefix: str = "",
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
-        task_timeout: float | None = None,
+        task_timeout: float | timedelta | None = None,
         queue_size: int | None = None,
         clock: Clock | None = None,
     ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import timedelta
 from typing import Final
 
 from fastapi import APIRouter
@@ -20,7 +21,7 @@ def health_router(
     *,
     prefix: str = "/health",
     unready_on: Collection[str] = ("pool",),
-    shutdown_delay: float = 0.0,
+    shutdown_delay: float | timedelta = 0.0,
     include_in_schema: bool = False,
 ) -> APIRouter:
     """Return a router with two routes for health checks: ``/health/live`` and ``/health/ready``.
@@ -48,11 +49,11 @@ def health_router(
     Args:
         prefix: The beginning of both paths: "" or a path such as ``/health``.
         unready_on: The problems on which ``ready`` answers 503.
-        shutdown_delay: Seconds between SIGTERM and the server's shutdown, 0 or more. In that
-            time the server works as before, but ``ready`` answers 503, so that load balancers
-            stop sending requests before the server stops accepting them. A second SIGTERM ends
-            it. Needs a server that handles signals as uvicorn does, and must be included in the
-            app that the server runs, not in one that is mounted there.
+        shutdown_delay: Seconds or a timedelta between SIGTERM and the server's shutdown, 0 or
+            more. In that time the server works as before, but ``ready`` answers 503, so that load
+            balancers stop sending requests before the server stops accepting them. A second
+            SIGTERM ends it. Needs a server that handles signals as uvicorn does, and must be
+            included in the app that the server runs, not in one that is mounted there.
         include_in_schema: Whether the routes are in the OpenAPI schema.
 
     Raises:
@@ -61,7 +62,7 @@ def health_router(
             *shutdown_delay* is negative or infinite.
     """
     unready = checks.choices("unready_on", unready_on, CHECKS)
-    delay = checks.number("shutdown_delay", shutdown_delay, at_least=0)
+    delay = checks.seconds("shutdown_delay", shutdown_delay, at_least=0)
     leaving = Leaving(delay)
     router = APIRouter(
         prefix=checks.path_prefix("prefix", prefix),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from importlib.util import find_spec
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -47,8 +48,8 @@ class PrometheusSink:
         buckets: The upper bounds of the histograms' buckets, in ascending seconds above 0.
         max_names: How many names of tasks have series of their own in each process, 1 or more.
             Later ones are counted as ``other``.
-        refresh_interval: Seconds between two writes of the gauges, above 0. Only for several
-            processes.
+        refresh_interval: Seconds or a timedelta between two writes of the gauges, above 0. Only
+            for several processes.
 
     Raises:
         TypeError: If a parameter is of the wrong type.
@@ -62,13 +63,13 @@ class PrometheusSink:
         *,
         buckets: Sequence[float] = BUCKETS,
         max_names: int = 200,
-        refresh_interval: float = 5.0,
+        refresh_interval: float | timedelta = 5.0,
     ) -> None:
         if registry is not None and not isinstance(registry, CollectorRegistry):
             raise TypeError(
                 f"registry must be a CollectorRegistry or None, not {checks.show(registry)}"
             )
-        self._interval = checks.number("refresh_interval", refresh_interval, above=0)
+        self._interval = checks.seconds("refresh_interval", refresh_interval, above=0)
         self._series = series_on(
             REGISTRY if registry is None else registry,
             _checked_buckets(buckets),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import math
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from framework import (
     setup_async_framework,
     throttled_task,
 )
+from pytest_asyncframe.probe import Probe
 from tests.framework.refusing import Told, told_by
 
 NAN = math.nan
@@ -81,12 +83,12 @@ def test_setup() -> None:
     refuse(
         partial(setup_async_framework, None),
         cases("max_workers", WHOLE_1, 0, -1, 1.5, NAN, True, "4", [4]),
-        cases("graceful_shutdown_timeout", AT_LEAST_0, -1, -math.inf, NAN, True, "30", None),
-        cases("task_timeout", ABOVE_0, 0, -1, NAN, True, "30"),
+        cases("graceful_shutdown_timeout", DELAY, -1, -math.inf, NAN, True, "30", None),
+        cases("task_timeout", LIMIT, 0, -1, NAN, True, "30"),
         cases("queue_size", WHOLE_1, 0, -1, 1.5, math.inf, True, "10", None),
-        cases("result_ttl", ABOVE_0, 0, -1, NAN, False, "1", None),
+        cases("result_ttl", LIMIT, 0, -1, NAN, False, "1", None),
         cases("max_finished_tasks", WHOLE_0, -1, 0.5, NAN, True, "10", None),
-        cases("cleanup_interval", ABOVE_0, 0, -1, NAN, True, "60", None),
+        cases("cleanup_interval", LIMIT, 0, -1, NAN, True, "60", None),
         cases("executor", "a ThreadPoolExecutorEnhanced or None", "pool", 5, object),
     )
 
@@ -184,7 +186,7 @@ def test_pool() -> None:
     refuse(
         ThreadPoolExecutorEnhanced,
         cases("max_workers", WHOLE_1, 1.5, NAN, True, "4", [4]),
-        cases("task_timeout", ABOVE_0, 0, -1, NAN, True, "30"),
+        cases("task_timeout", LIMIT, 0, -1, NAN, True, "30"),
         cases("queue_size", WHOLE_1, 0, -1, 1.5, math.inf, True, "10"),
         cases("thread_name_prefix", "a string", None, 5, b"x"),
     )
@@ -210,6 +212,11 @@ def test_pool_shutdown() -> None:
     with ThreadPoolExecutorEnhanced(max_workers=1) as pool:
         refuse(pool.shutdown, cases("timeout", AT_LEAST_0, -1, NAN, True, "1"))
 
+        hour = timedelta(hours=1)
+        assert told_by(pool.shutdown, timeout=hour) == (
+            TypeError,
+            f"timeout must be {AT_LEAST_0}, not {hour!r}; for seconds, use .total_seconds()",
+        )
         assert pool.submit(int).result() == 0
 
 
@@ -269,7 +276,7 @@ def test_submit_id_in_use(task_manager: TaskManager) -> None:
 # -- asking
 
 
-PATIENCE = cases("timeout", AT_LEAST_0, -1, NAN, True, "5")
+PATIENCE = cases("timeout", DELAY, -1, NAN, True, "5")
 
 
 async def test_get_result(task_manager: TaskManager) -> None:
@@ -281,11 +288,27 @@ async def test_get_result(task_manager: TaskManager) -> None:
             await task_manager.get_result(task_id, timeout=value)
         told.append((type(caught.value), str(caught.value)))
     assert told == [
-        (error, f"timeout must be {AT_LEAST_0}, not {value!r}") for _, value, error, _ in PATIENCE
+        (error, f"timeout must be {DELAY}, not {value!r}") for _, value, error, _ in PATIENCE
     ]
 
     await task_manager.get_result(task_id)
     assert await task_manager.get_result(task_id, timeout=0) == 0
+
+
+async def test_waiting_for_a_timedelta(asyncframe: Probe) -> None:
+    """Every way to wait takes its timeout as a timedelta."""
+    half, manager = timedelta(minutes=0.5), asyncframe.manager
+    task_id = await manager.submit(asyncframe.clock.sleep, (600,))
+    with pytest.raises(TimeoutError):
+        await manager.get_result(task_id, half)
+    with pytest.raises(TimeoutError):
+        await manager.gather([task_id], timeout=half)
+    assert (await manager.wait(task_id, timeout=half)).status == "running"
+    with pytest.raises(TimeoutError):
+        await asyncio.to_thread(manager.wait_result, task_id, half)
+    assert asyncframe.clock.monotonic() == 120
+    await manager.get_result(task_id)
+    assert manager.cleanup_completed_tasks(half) == 0
 
 
 def test_wait_result(task_manager: TaskManager) -> None:
@@ -299,7 +322,7 @@ async def test_cleanup(task_manager: TaskManager) -> None:
 
     refuse(
         task_manager.cleanup_completed_tasks,
-        cases("max_age", AT_LEAST_0, -1, NAN, True, "5", None),
+        cases("max_age", DELAY, -1, NAN, True, "5", None),
     )
 
     assert len(task_manager.get_all_tasks()) == 1
@@ -381,6 +404,17 @@ def test_timedelta() -> None:
         made = made if hasattr(made, "fn") else made(lambda: None)
         known = getattr(made, "__asyncframe_spec__", None) or made.__asyncframe_policy__
         assert known.options[name] == 30.0, name
+
+    lifespan = setup_async_framework(
+        graceful_shutdown_timeout=half,
+        task_timeout=half,
+        result_ttl=half,
+        cleanup_interval=half,
+        slow_loop=half,
+    )
+    settings = lifespan._settings
+    found = (settings.task_timeout, settings.result_ttl, settings.cleanup_interval)
+    assert (*found, lifespan._grace, lifespan._slow_loop) == (30.0,) * 5
 
     moment = datetime(2026, 1, 1, tzinfo=UTC)
     error, text = told_by(background_task(int).options, delay=moment)

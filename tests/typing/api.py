@@ -144,6 +144,7 @@ async def use_background() -> None:
     await called_async_background.fn()  # type: ignore[call-arg]
     assert_type(background_task(anything)("a"), TaskId[Any])
     minute = timedelta(minutes=1)
+    assert_type(await manager.get_result(bare_background("a"), timeout=minute), int)
     assert_type(bare_background.options(timeout=minute, delay=minute)("a"), TaskId[int])
     assert_type(called_async_background.options(name="other")("a"), TaskId[list[str]])
     assert_type(background_task(len)([1]), TaskId[int])

@@ -342,7 +342,7 @@ class TaskManager(Waiting):
         """
         return TaskId((await run_again(self._core, task_id, sys._getframe(1))).task_id)
 
-    def cleanup_completed_tasks(self, max_age: float = 3600.0) -> int:
+    def cleanup_completed_tasks(self, max_age: float | timedelta = 3600.0) -> int:
         """Forget tasks that ended *max_age* seconds ago or earlier.
 
         A failure that nobody has read, and that was not logged when the task ended, is logged
@@ -350,16 +350,16 @@ class TaskManager(Waiting):
         short steps.
 
         Args:
-            max_age: Seconds, 0 or more; 0 forgets all finished tasks.
+            max_age: Seconds, 0 or more, or a timedelta; 0 forgets all finished tasks.
 
         Returns:
             How many tasks were forgotten.
 
         Raises:
-            TypeError: If *max_age* is not a number.
+            TypeError: If *max_age* is neither a number nor a timedelta.
             ValueError: If it is negative or NaN.
         """
-        age = checks.number("max_age", max_age, at_least=0, finite=False)
+        age = checks.seconds("max_age", max_age, at_least=0, finite=False)
         return self._core.endings.retention.evict(ended_before=self._core.clock.monotonic() - age)
 
 

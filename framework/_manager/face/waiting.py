@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
+from datetime import timedelta
 from types import CodeType, FrameType
 from typing import Any, Literal, NamedTuple, TypeVar, Unpack, cast, overload
 
@@ -31,18 +32,20 @@ class Waiting(Submitting):
     """The part of a `TaskManager` that waits for tasks."""
 
     @overload
-    async def get_result(self, task_id: TaskId[T], timeout: float | None = None) -> T: ...
+    async def get_result(
+        self, task_id: TaskId[T], timeout: float | timedelta | None = None
+    ) -> T: ...
 
     @overload
-    async def get_result(self, task_id: str, timeout: float | None = None) -> Any: ...
+    async def get_result(self, task_id: str, timeout: float | timedelta | None = None) -> Any: ...
 
-    async def get_result(self, task_id: str, timeout: float | None = None) -> Any:
+    async def get_result(self, task_id: str, timeout: float | timedelta | None = None) -> Any:
         """Wait until a task has ended, and return its result. It does not poll.
 
         Args:
             task_id: The task.
-            timeout: How many seconds to wait, 0 or more; None for no limit. It only limits the
-                wait; the task continues.
+            timeout: How many seconds to wait, 0 or more, or a timedelta; None for no limit. It
+                only limits the wait; the task continues.
 
         Returns:
             The return value of the task's function.
@@ -59,20 +62,19 @@ class Waiting(Submitting):
             TimeoutError: If *timeout* has passed.
             DeadlockError: If the task waits for the caller, directly or through other tasks.
         """
-        if timeout is not None:
-            timeout = checks.number("timeout", timeout, at_least=0, finite=False)
+        limit = checks.timeout(timeout)
         record, elsewhere = self._core.ledger.find(task_id), self._core.elsewhere
         if record is None and elsewhere is not None:
-            record = await elsewhere.until_final(task_id, timeout)
-        return await self._core.results.get(_require(task_id, record), timeout)
+            record = await elsewhere.until_final(task_id, limit)
+        return await self._core.results.get(_require(task_id, record), limit)
 
     @overload
-    def wait_result(self, task_id: TaskId[T], timeout: float | None = None) -> T: ...
+    def wait_result(self, task_id: TaskId[T], timeout: float | timedelta | None = None) -> T: ...
 
     @overload
-    def wait_result(self, task_id: str, timeout: float | None = None) -> Any: ...
+    def wait_result(self, task_id: str, timeout: float | timedelta | None = None) -> Any: ...
 
-    def wait_result(self, task_id: str, timeout: float | None = None) -> Any:
+    def wait_result(self, task_id: str, timeout: float | timedelta | None = None) -> Any:
         """Block until a task has ended, and return its result; `get_result` for threads.
 
         If a thread of the pool waits for a task that is still queued, it runs that task itself,
@@ -88,14 +90,13 @@ class Waiting(Submitting):
                 "wait_result() would block the event loop of this thread: use "
                 "'await get_result(task_id)' here"
             )
-        if timeout is not None:
-            timeout = checks.number("timeout", timeout, at_least=0, finite=False)
+        limit = checks.timeout(timeout)
         record, elsewhere = self._core.ledger.find(task_id), self._core.elsewhere
         if record is None and elsewhere is not None:
-            record = elsewhere.block_until_final(task_id, timeout)
-        return self._core.results.wait(_require(task_id, record), timeout)
+            record = elsewhere.block_until_final(task_id, limit)
+        return self._core.results.wait(_require(task_id, record), limit)
 
-    async def wait(self, task_id: str, timeout: float | None = None) -> Task:
+    async def wait(self, task_id: str, timeout: float | timedelta | None = None) -> Task:
         """Wait until a task has ended, whatever its outcome, and return it. It does not poll.
 
         Unlike `get_result` it raises neither the error of the task nor a `TimeoutError`, and
@@ -103,23 +104,22 @@ class Waiting(Submitting):
 
         Args:
             task_id: The task.
-            timeout: How many seconds to wait, 0 or more; None for no limit. It only limits the
-                wait; the task continues.
+            timeout: How many seconds to wait, 0 or more, or a timedelta; None for no limit. It
+                only limits the wait; the task continues.
 
         Returns:
             A snapshot of the task. It has not ended if *timeout* has passed, or if the framework
             stops while a worker of its engine goes on with the task.
 
         Raises:
-            TypeError: If *task_id* is not a string, or *timeout* not a number.
+            TypeError: If *task_id* is not a string, or *timeout* no time.
             ValueError: If *timeout* is negative or NaN.
             TaskNotFoundError: If the id is unknown.
             StoreUnavailableError: If a store that several processes share cannot be used.
             FrameworkNotStartedError: If another process has the task, and this one stops.
         """
-        if timeout is not None:
-            timeout = checks.number("timeout", timeout, at_least=0, finite=False)
-        record = await until_ended(self._core, task_id, timeout)
+        limit = checks.timeout(timeout)
+        record = await until_ended(self._core, task_id, limit)
         if record is None:
             raise TaskNotFoundError(task_id)
         return Task(self._core.ledger.snapshot(record), source=record, scene=self._core.scene)
@@ -129,7 +129,7 @@ class Waiting(Submitting):
         self,
         task_ids: Iterable[TaskId[T]],
         *,
-        timeout: float | None = None,
+        timeout: float | timedelta | None = None,
         return_exceptions: Literal[False] = False,
     ) -> list[T]: ...
 
@@ -138,7 +138,7 @@ class Waiting(Submitting):
         self,
         task_ids: Iterable[TaskId[T]],
         *,
-        timeout: float | None = None,
+        timeout: float | timedelta | None = None,
         return_exceptions: bool,
     ) -> list[T | BaseException]: ...
 
@@ -147,7 +147,7 @@ class Waiting(Submitting):
         self,
         task_ids: Iterable[str],
         *,
-        timeout: float | None = None,
+        timeout: float | timedelta | None = None,
         return_exceptions: bool = False,
     ) -> list[Any]: ...
 
@@ -155,7 +155,7 @@ class Waiting(Submitting):
         self,
         task_ids: Iterable[str],
         *,
-        timeout: float | None = None,
+        timeout: float | timedelta | None = None,
         return_exceptions: bool = False,
     ) -> list[Any]:
         """Wait for several tasks, and return their results in the order of the ids.
@@ -165,7 +165,8 @@ class Waiting(Submitting):
 
         Args:
             task_ids: The tasks; an id may occur twice.
-            timeout: How many seconds to wait for all of them, 0 or more; None for no limit.
+            timeout: How many seconds to wait for all of them, 0 or more, or a timedelta; None for
+                no limit.
             return_exceptions: Whether to wait for all tasks, and return errors in place of
                 results.
 

@@ -249,7 +249,9 @@ async def test_f5_a_clean_up_of_everything_leaves_what_runs(task_manager: TaskMa
 @pytest.mark.parametrize("age", [-1, -0.001, math.nan])
 def test_f5_an_impossible_age_is_refused(task_manager: TaskManager, age: float) -> None:
     """A negative or undefined age is a ValueError that names it."""
-    with pytest.raises(ValueError, match=rf"^max_age must be a number at least 0, not {age!r}$"):
+    with pytest.raises(
+        ValueError, match=rf"^max_age must be a number at least 0 or a timedelta, not {age!r}$"
+    ):
         task_manager.cleanup_completed_tasks(max_age=age)
 
 

@@ -254,7 +254,11 @@ BAD_PARAMETERS: list[Refusal] = [
     ({"prefix": "/"}, ValueError, f"prefix must be {PATHS}, not '/'"),
     ({"unready_on": "pool"}, TypeError, "unready_on must be a collection of strings, not 'pool'"),
     ({"unready_on": ["disk"]}, ValueError, f"unready_on must be {PROBLEMS}, not 'disk'"),
-    ({"shutdown_delay": -1}, ValueError, "shutdown_delay must be a number at least 0, not -1"),
+    (
+        {"shutdown_delay": -1},
+        ValueError,
+        "shutdown_delay must be a number at least 0 or a timedelta, not -1",
+    ),
     ({"include_in_schema": 1}, TypeError, "include_in_schema must be True or False, not 1"),
 ]
 

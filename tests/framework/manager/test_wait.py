@@ -94,6 +94,6 @@ async def test_an_unknown_id(task_manager: TaskManager) -> None:
 async def test_a_bad_timeout(task_manager: TaskManager, timeout: float) -> None:
     """A timeout that is negative or NaN is refused."""
     with pytest.raises(
-        ValueError, match=rf"^timeout must be a number at least 0, not {timeout!r}$"
+        ValueError, match=rf"^timeout must be a number at least 0 or a timedelta, not {timeout!r}$"
     ):
         await task_manager.wait("x", timeout=timeout)

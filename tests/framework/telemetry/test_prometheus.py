@@ -378,7 +378,7 @@ def test_bad_parameters() -> None:
         ({"max_names": 0}, (ValueError, "max_names must be a whole number of at least 1, not 0")),
         (
             {"refresh_interval": 0},
-            (ValueError, "refresh_interval must be a number above 0, not 0"),
+            (ValueError, "refresh_interval must be a number above 0 or a timedelta, not 0"),
         ),
     ]
     told = [

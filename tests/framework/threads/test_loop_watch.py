@@ -278,8 +278,8 @@ async def test_off() -> None:
 
 BAD = {
     0.05: "slow_loop must be 0, to switch it off, or at least 0.1, not 0.05",
-    -1: "slow_loop must be a number at least 0, not -1",
-    float("inf"): "slow_loop must be a number at least 0, not inf",
+    -1: "slow_loop must be a number at least 0 or a timedelta, not -1",
+    float("inf"): "slow_loop must be a number at least 0 or a timedelta, not inf",
 }
 
 
