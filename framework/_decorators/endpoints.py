@@ -6,11 +6,12 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from types import FunctionType
-from typing import Any, get_type_hints  # routes are whatever a router has put together
+from typing import Any, get_origin, get_type_hints  # routes are whatever a router has put together
 
 from framework._manager.request_bound.kinds import refused
 from framework._tasks import registry
 from framework._tasks.functions import bare_function, layer_of, one_line, optional_of
+from framework._tasks.ids import TaskId
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -34,6 +35,7 @@ def warn_of_plain_endpoints(app: object) -> None:
             continue
         _warn_of_refused_arguments(path, endpoint)
         _warn_of_lost_parameters(path, endpoint)
+        _warn_of_plain_id(path, route, endpoint)
         stacked = decorated.get(endpoint)
         if stacked is not None and _is_in_place_of(stacked, endpoint):
             layer = layer_of(stacked)
@@ -67,6 +69,25 @@ def _warn_of_refused_arguments(path: str, endpoint: Any) -> None:
                 name,
                 why.cure,
             )
+
+
+def _warn_of_plain_id(path: str, route: Any, endpoint: Any) -> None:
+    """Name a route that says by its annotation that it returns an id, and by nothing its status.
+
+    FastAPI answers 200 then, as if the work were done. Who wants that says ``status_code=200``.
+    A GET may show the id of a task that has been there before.
+    """
+    model = getattr(route, "response_model", None)
+    if TaskId not in (model, get_origin(model)) or layer_of(endpoint) is not None:
+        return
+    shows = "GET" in (getattr(route, "methods", None) or ())
+    if getattr(route, "status_code", 200) is None and not shows:
+        _LOGGER.warning(
+            "the route %s returns the id of a task with status 200: annotate it with "
+            "'-> Accepted[...]' of framework.http, which answers 202 and says where to ask, or "
+            "give it a status_code",
+            one_line(path),
+        )
 
 
 def _warn_of_lost_parameters(path: str, endpoint: Any) -> None:

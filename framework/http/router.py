@@ -15,7 +15,11 @@ from framework._tasks import checks
 from framework._tasks.records import TaskStatus
 from framework.exceptions import FrameworkNotStartedError, RunAgainError, TaskNotFoundError
 from framework.http._access.access import Access
-from framework.http._access.mounted import warn_of_hidden_routes, warn_of_open_routes
+from framework.http._access.mounted import (
+    warn_of_hidden_routes,
+    warn_of_no_framework,
+    warn_of_open_routes,
+)
 from framework.http._access.owners import checked_owner
 from framework.http._responses import answer, answer_of_task, ended, refusal
 from framework.http._routes import shows_status
@@ -146,7 +150,8 @@ class _Mounting:
 
     @asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncIterator[None]:  # Any: an app of any kind
-        """Tell what is wrong with how the router is mounted."""
+        """Tell what is wrong with how the router is mounted, once the app's own lifespan runs."""
+        warn_of_no_framework()
         warn_of_open_routes(app, self.endpoints)
         warn_of_hidden_routes(app, self.endpoints)
         yield

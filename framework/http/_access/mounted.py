@@ -10,6 +10,8 @@ from typing import Any  # routes are whatever a router has put together
 import fastapi.routing
 from starlette.routing import Match
 
+from framework._manager.frameworks import find_core
+
 _LOGGER = logging.getLogger("asyncframe")
 
 
@@ -21,6 +23,16 @@ def routes_of(app: Any) -> Iterator[Any]:
     # Older versions of FastAPI copy the routes of included routers.
     unfold = getattr(fastapi.routing, "iter_route_contexts", iter)
     yield from unfold(app.routes)
+
+
+def warn_of_no_framework() -> None:
+    """Log a warning if no framework runs when an app with a router has started."""
+    if find_core() is None:
+        _LOGGER.warning(
+            "the app has task_router(), but no task framework: each request to it fails; use "
+            "FastAPI(lifespan=setup_async_framework), or enter setup_async_framework(app) in your "
+            "own lifespan"
+        )
 
 
 def warn_of_open_routes(app: Any, endpoints: Collection[Callable[..., Any]]) -> None:

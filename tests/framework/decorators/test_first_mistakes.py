@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from fastapi import APIRouter, FastAPI, UploadFile
+from fastapi import APIRouter, Depends, FastAPI, UploadFile
 from fastapi.exceptions import ResponseValidationError
 from fastapi.testclient import TestClient
 
@@ -27,6 +27,7 @@ from framework import (
     setup_async_framework,
     throttled_task,
 )
+from framework.http import Accepted, task_router
 
 
 def test_a_setup_with_limits_is_a_lifespan() -> None:
@@ -114,6 +115,43 @@ def test_what_a_part_is_made_of_is_told(parts: dict[str, Any], told: str) -> Non
     """A URL for a store, or a Celery app for an engine, is answered with how to make one."""
     with pytest.raises(TypeError, match=f"^{re.escape(told)}"):
         setup_async_framework(None, **parts)
+
+
+def test_a_route_that_answers_an_id_with_200_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """A route is told of Accepted if it returns an id and says no status; other routes are not."""
+    app, router = FastAPI(lifespan=setup_async_framework), APIRouter(prefix="/more")
+
+    @background_task
+    def work() -> int:
+        return 1
+
+    def start() -> TaskId[int]:
+        return work()
+
+    def several() -> list[TaskId[int]]:
+        return [work()]
+
+    app.post("/plain")(start)
+    router.put("/included")(start)
+    for status in (200, 202):
+        app.post(f"/{status}", status_code=status)(start)
+    app.get("/shown")(start)
+    app.post("/task")(work)
+    app.post("/several")(several)
+    app.post("/accepted")(accepting)
+    app.include_router(router)
+    app.include_router(task_router(dependencies=[Depends(lambda: None)]))
+    with TestClient(app):
+        pass
+    told = "returns the id of a task with status 200: annotate it with '-> Accepted[...]' of "
+    found = [line for line in caplog.messages if told in line]
+    assert {line.split()[2] for line in found} == {"/plain", "/more/included"}
+    assert caplog.messages == found
+
+
+def accepting() -> Accepted[int]:
+    """Return an id, which is answered with 202."""
+    raise NotImplementedError
 
 
 def test_a_route_below_a_decorator_is_told(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,6 +7,8 @@ import itertools
 import json
 import re
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -586,3 +588,22 @@ async def test_a_task_manager_of_ones_own(task_manager: TaskManager) -> None:
     app = FastAPI()
     app.include_router(task_router(dependencies=LOGIN))
     assert TestClient(app).get(f"/tasks/{task_id}").json()["result"] == 3
+
+
+def test_an_app_without_a_framework(caplog: pytest.LogCaptureFixture) -> None:
+    """An app with the router that starts without a framework says so; in its lifespan is enough."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with setup_async_framework(app):
+            yield
+
+    told = (
+        "the app has task_router(), but no task framework: each request to it fails; use FastAPI("
+    )
+    for own, expected in ((None, [told]), (lifespan, []), (setup_async_framework, [])):
+        app = FastAPI(lifespan=own)
+        app.include_router(task_router(dependencies=LOGIN))
+        with TestClient(app):
+            assert [line[: len(told)] for line in caplog.messages] == expected
+        caplog.clear()
