@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_asyncframe._toolkit.exploring import REFUSED, RUN
 from pytest_asyncframe._toolkit.items import (
+    PROOF,
+    REFUSED,
+    RUN,
     closeness,
     code_of,
     is_from,
@@ -34,8 +36,6 @@ from pytest_asyncframe._toolkit.options import (
     settings_for,
     settings_of,
 )
-from pytest_asyncframe._toolkit.repeating import PROOF
-from pytest_asyncframe._toolkit.variants import in_variant
 
 if TYPE_CHECKING:
     from framework import TaskManager, ThreadPoolExecutorEnhanced
@@ -155,6 +155,8 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
 
 
 def _open_toolkit(item: pytest.Item, asked: frozenset[str]) -> None:
+    from pytest_asyncframe._toolkit.variants import in_variant  # only if it is used
+
     settings = in_variant(item, settings_for(item, item.config.stash[_SETTINGS]))
     check_fixtures(item, settings.mode, asked)
 

@@ -15,7 +15,7 @@ import pytest
 from pytest_asyncframe._explore.replay import Following
 from pytest_asyncframe._explore.run import is_failure
 from pytest_asyncframe._explore.schedule import Default, Strategy
-from pytest_asyncframe._toolkit.repeating import PROOF
+from pytest_asyncframe._toolkit.items import PROOF
 
 SECTION = "exploration"
 """The title of the section of a report, and the name of its property in JUnit's XML."""

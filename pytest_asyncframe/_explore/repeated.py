@@ -22,8 +22,7 @@ from _pytest.runner import call_and_report, runtestprotocol
 from pytest_asyncframe._explore.hush import hushed
 from pytest_asyncframe._explore.locks import FoundLocks, kept_by
 from pytest_asyncframe._explore.run import Ended, Run
-from pytest_asyncframe._toolkit.exploring import RUN
-from pytest_asyncframe._toolkit.items import is_from
+from pytest_asyncframe._toolkit.items import RUN, is_from
 from pytest_asyncframe._toolkit.repeating import forget_runs, withheld
 
 When: TypeAlias = Literal["setup", "call", "teardown"]

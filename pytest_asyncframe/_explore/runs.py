@@ -37,8 +37,7 @@ from pytest_asyncframe._explore.schedule import Default, Deviating, Step, Strate
 from pytest_asyncframe._explore.telling import pages
 from pytest_asyncframe._explore.telling.lanes import picture
 from pytest_asyncframe._explore.telling.story import told
-from pytest_asyncframe._toolkit.exploring import REFUSED
-from pytest_asyncframe._toolkit.items import code_of
+from pytest_asyncframe._toolkit.items import REFUSED, code_of
 from pytest_asyncframe._toolkit.options import Settings, settings_for
 from pytest_asyncframe._toolkit.repeating import shows_fixtures
 

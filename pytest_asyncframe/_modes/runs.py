@@ -25,9 +25,9 @@ from pytest_asyncframe._modes.results import (
     sentence,
     shown,
 )
-from pytest_asyncframe._toolkit.exploring import REFUSED
+from pytest_asyncframe._toolkit.items import PROOF, REFUSED
 from pytest_asyncframe._toolkit.options import Settings, settings_for
-from pytest_asyncframe._toolkit.repeating import PROOF, forget_runs, shows_fixtures, withheld
+from pytest_asyncframe._toolkit.repeating import forget_runs, shows_fixtures, withheld
 from pytest_asyncframe._toolkit.variants import VARIANT, Variant
 
 SECTION = "task modes"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
-import pytest
-
 if TYPE_CHECKING:
     from datetime import datetime
+
+    import pytest
 
     from pytest_asyncframe._toolkit.toolkit import Toolkit
     from pytest_asyncframe._turns.choices import Chooser
@@ -58,10 +58,3 @@ class ReportedRun(Exploration, Protocol):
     def reported(self, report: pytest.TestReport) -> pytest.TestReport:
         """Return the report that users see, given that of a phase of the test."""
         ...
-
-
-RUN = pytest.StashKey[ReportedRun]()
-"""The present run of an explored test, on its item; not set for other tests."""
-
-REFUSED = pytest.StashKey[str]()
-"""Why a test that is marked to be run several times cannot be, on its item."""

@@ -1,4 +1,6 @@
-"""What a test item says about itself: the fixtures that it requests, its module, its code.
+"""What a test item says about itself, and what the plugin keeps on it and on its reports.
+
+Every pytest run loads this.
 
 Relies on: `_fixtureinfo` of pytest's items, which is not public.
 """
@@ -8,9 +10,21 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Sequence
 from types import CodeType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from pytest_asyncframe._toolkit.exploring import ReportedRun
+
+RUN: pytest.StashKey[ReportedRun] = pytest.StashKey()
+"""The present run of an explored test, on its item; not set for other tests."""
+
+REFUSED = pytest.StashKey[str]()
+"""Why a test that is marked to be run several times cannot be, on its item."""
+
+PROOF = "asyncframe_proof"
+"""The attribute of a report that says what a pass proves. xdist sends it to its controller."""
 
 
 def requested(item: pytest.Item, names: Collection[str], module: str) -> frozenset[str]:

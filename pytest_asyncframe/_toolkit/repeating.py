@@ -12,10 +12,6 @@ from typing import Any
 
 import pytest
 
-PROOF = "asyncframe_proof"
-"""The attribute of a report that says what a pass proves. xdist sends it to its controller."""
-
-
 _FIXTURES_ONLY = ("setuponly", "setupplan", "setupshow")
 """Options of pytest that show the fixtures of a test, which several runs would show again."""
 
