@@ -153,15 +153,16 @@ class Core:
         if interceptor is not None:
             return WatchedPolicies(self.clock, self.rng, pauses, interceptor)
         # No other process lives in virtual time.
-        if isinstance(windows, SharedWindows) and isinstance(self.clock, SystemClock):
-            return SharedPolicies(self.clock, self.rng, pauses, windows, self.boxes)
-        return own_type(self.clock, self.rng, pauses)
+        alone = windows is None or not isinstance(self.clock, SystemClock)
+        if alone or not isinstance(windows, SharedWindows):
+            return own_type(self.clock, self.rng, pauses)
+        return SharedPolicies(self.clock, self.rng, pauses, windows, self.boxes)
 
     def _shared_places(self) -> SharedPlaces | None:
         """Return who keeps the places of all processes: the engine, or else the store."""
         candidates: tuple[object, ...] = (self.remote, self.ledger.shared)
         for one in candidates:
-            if isinstance(one, SharedPlaces):
+            if one is not None and isinstance(one, SharedPlaces):
                 return one
         return None
 
@@ -169,7 +170,7 @@ class Core:
 
     def _permits(self, shared: object) -> Permits | None:
         """Return what starts tasks that other processes may take over; None if none may."""
-        if self.remote is not None or not isinstance(shared, RequeueStore):
+        if self.remote is not None or shared is None or not isinstance(shared, RequeueStore):
             return None
         permits = Permits(self.runner, shared)
         self.runner.permitted = permits.runs

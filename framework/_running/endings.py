@@ -24,7 +24,7 @@ from framework._tasks.options import SILENT
 from framework._tasks.records import FAILURES, FINAL, TaskStatus
 from framework._threads.waiters import wake_all
 from framework.exceptions import TaskCancelledError, TaskInterruptedError, TaskTimeoutError
-from framework.protocols import LoggingWorkers, TaskEngine
+from framework.protocols import TaskEngine
 
 
 class Endings:
@@ -50,7 +50,7 @@ class Endings:
         self.retention = Retention(ledger, max_finished)
         self.settle = None if ledger.shared is None else ledger.shared.settle
         self._engine = engine
-        self._workers_log = isinstance(engine, LoggingWorkers) and engine.logs_failures
+        self._workers_log: bool = getattr(engine, "logs_failures", False)
         self._monotonic = ledger.clock.monotonic
         self._failures = Failures(self._monotonic)
 

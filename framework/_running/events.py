@@ -125,7 +125,9 @@ class Events:
         """Sort the subscriptions by kind, and find the tracers; with the lock held."""
         chosen = _by_kind(self._subscriptions)
         sinks = [one.sink for one in self._subscriptions]
-        self.tracers = tuple(sink for sink in sinks if isinstance(sink, TaskTracer))
+        # The method first: the check of a protocol takes long.
+        maybe = (sink for sink in sinks if hasattr(sink, "starting"))
+        self.tracers = tuple(sink for sink in maybe if isinstance(sink, TaskTracer))
         if self.tracers:
             # They are called together with these events, even if they did not ask for them.
             chosen = {"submitted": (), "started": ()} | chosen

@@ -556,7 +556,7 @@ def _tell_why(
 
 def _kept_calls(store: TaskStore) -> int:
     """Return of how many tasks to keep the arguments here."""
-    if isinstance(store, CallStore):
+    if hasattr(store, "fetch_call") and isinstance(store, CallStore):
         # It keeps them itself, but writes them a moment later.
         return _KEPT if store.keep_arguments else 0
     most: int = getattr(store, "keep_arguments", _KEPT)

@@ -24,6 +24,7 @@ from framework import (
     ThreadPoolExecutorEnhanced,
     async_task,
     background_task,
+    protocols,
     retry_task,
 )
 from framework._manager.core import Core
@@ -426,3 +427,23 @@ def test_a_copy_with_other_options_is_freed_at_once() -> None:
         assert gone() is None
     finally:
         gc.enable()
+
+
+def test_a_framework_checks_no_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A framework in memory, and a sink, are made without a check of an optional protocol.
+
+    Before Python 3.12 each takes 12 us, and a test with a fixture of the plugin makes a framework.
+    """
+    checked: list[str] = []
+    kind: Any = type(protocols.TaskTracer)
+    real = kind.__instancecheck__
+
+    def check(cls: type, instance: object) -> bool:
+        checked.append(cls.__name__)
+        return bool(real(cls, instance))
+
+    monkeypatch.setattr(kind, "__instancecheck__", check)
+    with override_framework() as manager:
+        manager.subscribe(lambda _: None)
+
+    assert [name for name in checked if name in protocols.__all__] == []
