@@ -111,7 +111,7 @@ async def test_a_stream_that_ends(asyncframe: Probe) -> None:
 
 
 def test_a_stream_without_an_end(asyncframe: Probe) -> None:
-    """A sync test can read as many lines as it needs."""
+    """A sync test can read as many lines as it needs, from Starlette 1.9 on."""
     with asyncframe.client(app) as client, client.stream("GET", "/events") as response:
         lines = response.iter_lines()
         assert next(lines) == ": listening"
