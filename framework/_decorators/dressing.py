@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import functools
 import inspect
+import sys
 import types
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -52,6 +53,11 @@ def decorate(
     if isinstance(fn, (staticmethod, classmethod)):
         return type(fn)(decorate(layer, fn.__func__, make))
     function = require_callable(layer, fn)
+    if isinstance(function, type) and _is_being_defined(function):
+        raise TypeError(
+            f"{layer} needs a function, not the class {function.__qualname__}, which would be no "
+            "class any more: decorate a function that creates it, or one of its methods"
+        )
     inner = function
     while isinstance(inner, functools.partial):
         inner = inner.func
@@ -62,6 +68,19 @@ def decorate(
             f"is {_ORDER}"
         )
     return make(function)
+
+
+def _is_being_defined(cls: type) -> bool:
+    """Whether a decorator stands above a class of a module, whose name is not there yet.
+
+    A class may be passed as any function may. Of one inside a function nobody can know.
+    """
+    found: object = sys.modules.get(cls.__module__)
+    if found is None or "<locals>" in cls.__qualname__:
+        return False
+    for name in cls.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is not cls
 
 
 def dress(

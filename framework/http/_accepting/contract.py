@@ -377,9 +377,13 @@ class _Accepting:
             return returned.task_id
         if isinstance(returned, Response) or not self._alone:
             return None
+        hint = ""
+        if inspect.iscoroutine(returned):
+            returned.close()  # said here, so that Python need not
+            hint = f": write 'await {returned.__name__}(...)'"
         raise TypeError(
             f"{self._label} must return the id of a task, or a Task, as its annotation "
-            f"Accepted says, not a value of type {type(returned).__qualname__}"
+            f"Accepted says, not a value of type {type(returned).__qualname__}{hint}"
         )
 
     async def _task(self, core: Core, task_id: str) -> TaskRecord | None:

@@ -156,20 +156,24 @@ async def test_headers_of_the_route(asyncframe: Probe) -> None:
 
 
 async def test_something_else(asyncframe: Probe) -> None:
-    """A route that returns no task is told what it must return."""
+    """A route that returns no task is told what it must return, and of a forgotten await."""
     router = APIRouter()
 
     @router.post("/reports")
     async def create(title: str) -> Accepted[Report]:
         return Report(title=title)  # type: ignore[return-value]  # the mistake
 
+    @router.post("/later")
+    async def forget() -> Accepted[int]:
+        return get_task_manager().submit(int)  # type: ignore[return-value]  # the mistake
+
+    told = "must return the id of a task, or a Task, as its annotation Accepted says, not a value"
     async with asyncframe.client(made(router)) as client:
-        with pytest.raises(
-            TypeError,
-            match=r"^POST /reports must return the id of a task, or a Task, as its annotation "
-            r"Accepted says, not a value of type Report$",
-        ):
+        with pytest.raises(TypeError, match=rf"^POST /reports {told} of type Report$"):
             await client.post("/reports", params={"title": "Q3"})
+        awaited = rf"^POST /later {told} of type coroutine: write 'await submit\(\.\.\.\)'$"
+        with pytest.raises(TypeError, match=awaited):
+            await client.post("/later")
 
 
 async def test_an_unknown_id(asyncframe: Probe) -> None:
