@@ -65,10 +65,21 @@ def foreign() -> set[tuple[str, str]]:
 
 
 def test_what_is_not_public_is_checked_or_has_a_default() -> None:
-    """A private name of another project is listed by a check, or read with a default."""
+    """A private name of another project is listed by a check, or read with a default.
+
+    What a pool needs to end is checked at its import, which says what is missing.
+    """
     checked = {name for _, _, names in _borrowed._needed() for name in names}
 
     assert {one for one in foreign() if one[0] not in checked | ELSEWHERE} == set()
+
+    exits.require_known(concurrent.futures.thread)
+    told = (
+        r"^asyncframe needs _shutdown of concurrent\.futures\.thread, which Python 3\.\d+ does not "
+        r"have: use a newer asyncframe, or an older Python$"
+    )
+    with pytest.raises(ImportError, match=told):
+        exits.require_known(SimpleNamespace(_threads_queues={}))
 
 
 def test_a_python_without_what_virtual_time_needs(
@@ -88,14 +99,3 @@ def test_a_python_without_what_virtual_time_needs(
         "newer asyncframe, or an older Python"
     )
     assert told in result.stdout.str()
-
-
-def test_a_python_without_what_ends_threads_at_exit() -> None:
-    """The import fails with a sentence that names what is missing."""
-    exits.require_known(concurrent.futures.thread)
-    told = (
-        r"^asyncframe needs _shutdown of concurrent\.futures\.thread, which Python 3\.\d+ does not "
-        r"have: use a newer asyncframe, or an older Python$"
-    )
-    with pytest.raises(ImportError, match=told):
-        exits.require_known(SimpleNamespace(_threads_queues={}))

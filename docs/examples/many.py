@@ -1,4 +1,4 @@
-"""Run a task for each of many items, a few at a time, and show how far it is."""
+"""Run a task for each of many items, a few at a time, or one task after another."""
 
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -9,6 +9,7 @@ from framework import (
     background_task,
     current_task,
     get_task_manager,
+    retry_task,
     setup_async_framework,
 )
 
@@ -63,6 +64,35 @@ async def make_all(pictures: list[str]) -> list[str]:
     return await get_task_manager().map(thumbnail, pictures, max_running=8)
 
 
+@background_task
+def notify(customer: str, invoice: str) -> str:
+    """Tell a customer that the invoice is there."""
+    return f"{invoice} sent to {customer}"
+
+
+@background_task
+@retry_task(max_retries=3)
+def make_invoice(customer: str) -> TaskId[str]:
+    """Make an invoice, and then start what comes after it."""
+    invoice = f"{customer}.pdf"
+    return notify.options(description=f"invoice of {customer}")(customer, invoice)
+
+
+@background_task
+def sum_up(month: int) -> int:
+    """Return the turnover of a month."""
+    return 100 * month
+
+
+@background_task
+async def make_report(first: int, second: int) -> str:
+    """Do several steps in order: two at the same time, then a third with their results."""
+    manager = get_task_manager()
+    turnovers = await manager.gather([sum_up(first), sum_up(second)])
+    sent = notify("the boss", f"{sum(turnovers)}.pdf")
+    return await manager.get_result(sent)
+
+
 def test_each_picture_gets_a_thumbnail() -> None:
     """A bad picture does not stop the others, and the last progress is 1."""
     with TestClient(app) as client:
@@ -85,3 +115,20 @@ def test_prices_come_in_order() -> None:
     with TestClient(app) as client:
         answer = client.request("GET", "/prices", json=["tea", "coffee"])
         assert answer.json() == {"tea": 3, "coffee": 6}
+
+
+def test_a_task_starts_the_next() -> None:
+    """The result of the first is the id of the second."""
+    with TestClient(app):
+        manager = app.state.task_manager
+        following = manager.wait_result(manager.submit_nowait(make_invoice, ("ann",)), timeout=60)
+        assert manager.wait_result(following, timeout=60) == "ann.pdf sent to ann"
+        assert manager.get_all_tasks()[following]["description"] == "invoice of ann"
+
+
+def test_a_task_that_does_several_steps() -> None:
+    """Its result is that of the last step."""
+    with TestClient(app):
+        manager = app.state.task_manager
+        report = manager.submit_nowait(make_report, (1, 2))
+        assert manager.wait_result(report, timeout=60) == "300.pdf sent to the boss"

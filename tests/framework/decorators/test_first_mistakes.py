@@ -102,19 +102,17 @@ MAKE_A_STORE = (
 )
 
 
-@pytest.mark.parametrize(
-    ("parts", "told"),
-    [
+def test_what_a_part_is_made_of_is_told() -> None:
+    """A URL for a store, or a Celery app for an engine, is answered with how to make one."""
+    celery_app = Celery("shop", set_as_current=False)
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"store": "sqlite:///tasks.db"}, MAKE_A_STORE),
         ({"engine": "redis://localhost"}, f"{MAKE_AN_ENGINE}'redis://localhost'"),
-        ({"engine": Celery("shop", set_as_current=False)}, f"{MAKE_AN_ENGINE}<Celery shop"),
-    ],
-    ids=["store", "engine", "Celery app"],
-)
-def test_what_a_part_is_made_of_is_told(parts: dict[str, Any], told: str) -> None:
-    """A URL for a store, or a Celery app for an engine, is answered with how to make one."""
-    with pytest.raises(TypeError, match=f"^{re.escape(told)}"):
-        setup_async_framework(None, **parts)
+        ({"engine": celery_app}, f"{MAKE_AN_ENGINE}<Celery shop"),
+    )
+    for parts, told in cases:
+        with pytest.raises(TypeError, match=f"^{re.escape(told)}"):
+            setup_async_framework(None, **parts)
 
 
 def test_a_route_that_answers_an_id_with_200_is_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -324,37 +322,36 @@ async def look_up() -> int:
     return 7
 
 
-@pytest.mark.parametrize(
-    ("call", "told"),
-    [
+AS_CELERY: tuple[tuple[Callable[[], Any], str], ...] = (
+    (
+        lambda: count.delay(1),  # type: ignore[attr-defined]  # what is wrong
+        "call the function itself: count(...); with options: count.options(delay=3)(...)",
+    ),
+    (
+        lambda: look_up.apply_async(1),  # type: ignore[attr-defined]  # what is wrong
         (
-            lambda: count.delay(1),  # type: ignore[attr-defined]  # what is wrong
-            "call the function itself: count(...); with options: count.options(delay=3)(...)",
+            "call the function itself: await look_up(...); with options: await "
+            "look_up.options(delay=3)(...)"
         ),
-        (
-            lambda: look_up.apply_async(1),  # type: ignore[attr-defined]  # what is wrong
-            (
-                "call the function itself: await look_up(...); with options: await "
-                "look_up.options(delay=3)(...)"
-            ),
-        ),
-    ],
+    ),
 )
-def test_calling_as_celery_does_is_told(
-    task_manager: TaskManager, call: Callable[[], Any], told: str
-) -> None:
+
+
+def test_calling_as_celery_does_is_told(task_manager: TaskManager) -> None:
     """The error of a route or a task that calls another one as Celery does says how to call it."""
-    app = FastAPI(lifespan=setup_async_framework)
-    app.get("/call")(call)
-    with pytest.raises(AttributeError, match=r"^'function' object has no attribute ") as caught:
-        task_manager.wait_result(task_manager.submit_nowait(call))
-    assert caught.value.__notes__ == [told]
-    with (
-        TestClient(app) as client,
-        pytest.raises(AttributeError, match=r"^'function' object has no attribute ") as in_route,
-    ):
-        client.get("/call")
-    assert in_route.value.__notes__ == [told]
+    refused = r"^'function' object has no attribute "
+    for call, told in AS_CELERY:
+        app = FastAPI(lifespan=setup_async_framework)
+        app.get("/call")(call)
+        with pytest.raises(AttributeError, match=refused) as caught:
+            task_manager.wait_result(task_manager.submit_nowait(call))
+        assert caught.value.__notes__ == [told]
+        with (
+            TestClient(app) as client,
+            pytest.raises(AttributeError, match=refused) as in_route,
+        ):
+            client.get("/call")
+        assert in_route.value.__notes__ == [told]
 
 
 def test_a_route_that_returns_what_it_should_await_is_told() -> None:
