@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -203,23 +203,23 @@ def forgets() -> None:
     """Return nothing."""
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (True, r"always\(\) takes a function, such as lambda: sold <= stock, not True"),
-        (needs_one, r"always\(\) calls <function needs_one at .*> without arguments: missing .*"),
-        (waits, r"always\(\) takes a plain function, not the coroutine function <.*>"),
-        (starts_one, r"always\(\) takes a predicate, but .* returned an awaitable, .*"),
-        (
-            forgets,
-            r"always\(\) takes a predicate, but .* returned None, and must return whether .*",
-        ),
-    ],
+NO_PREDICATES: tuple[tuple[Any, str], ...] = (
+    (True, r"always\(\) takes a function, such as lambda: sold <= stock, not True"),
+    (needs_one, r"always\(\) calls <function needs_one at .*> without arguments: missing .*"),
+    (waits, r"always\(\) takes a plain function, not the coroutine function <.*>"),
+    (starts_one, r"always\(\) takes a predicate, but .* returned an awaitable, .*"),
+    (
+        forgets,
+        r"always\(\) takes a predicate, but .* returned None, and must return whether .*",
+    ),
 )
-def test_what_is_no_predicate(asyncframe: Probe, given: Callable[[], object], message: str) -> None:
+
+
+def test_what_is_no_predicate(asyncframe: Probe) -> None:
     """What cannot be called without arguments, or returns no truth, is refused at once."""
-    with pytest.raises(TypeError, match=f"^{message}$"):
-        asyncframe.always(given)
+    for given, message in NO_PREDICATES:
+        with pytest.raises(TypeError, match=f"^{message}$"):
+            asyncframe.always(given)
 
 
 @pytest.mark.parametrize(

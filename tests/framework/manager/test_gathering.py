@@ -322,25 +322,23 @@ async def test_a_map_is_used_once(asyncframe: Probe) -> None:
             await run
 
 
-@pytest.mark.parametrize(
-    ("arguments", "options", "error"),
-    [
-        ((str, 5), {}, "items must be iterable, not 5"),
-        ((str, []), {"max_running": 0}, "max_running must be a whole number of at least 1, not 0"),
-        (("str", []), {}, "map needs a function or another callable, not 'str'"),
+MAP_REFUSALS: tuple[tuple[tuple[Any, ...], dict[str, Any], str], ...] = (
+    ((str, 5), {}, "items must be iterable, not 5"),
+    ((str, []), {"max_running": 0}, "max_running must be a whole number of at least 1, not 0"),
+    (("str", []), {}, "map needs a function or another callable, not 'str'"),
+    (
+        (str, []),
+        {"task_id": "x"},
         (
-            (str, []),
-            {"task_id": "x"},
-            (
-                f"map() got an unexpected keyword argument 'task_id'; its options are "
-                f"{', '.join(MAP.options)}; each item is one argument"
-            ),
+            f"map() got an unexpected keyword argument 'task_id'; its options are "
+            f"{', '.join(MAP.options)}; each item is one argument"
         ),
-    ],
+    ),
 )
-def test_map_refuses_bad_arguments_at_the_call(
-    arguments: tuple[Any, ...], options: dict[str, Any], error: str, asyncframe: Probe
-) -> None:
+
+
+def test_map_refuses_bad_arguments_at_the_call(asyncframe: Probe) -> None:
     """A bad argument of map is refused by the call itself, naming what is allowed."""
-    with pytest.raises((TypeError, ValueError), match=f"^{re.escape(error)}$"):
-        asyncframe.manager.map(*arguments, **options)
+    for arguments, options, error in MAP_REFUSALS:
+        with pytest.raises((TypeError, ValueError), match=f"^{re.escape(error)}$"):
+            asyncframe.manager.map(*arguments, **options)
