@@ -9,11 +9,12 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import CellType, FunctionType, SimpleNamespace
 
 import pytest
 
-from framework._threads import exits
+from framework._threads import exits, stacks
+from framework.lifespan import _lifespans_in
 from pytest_asyncframe import _borrowed
 from tests.plugin.endings import PLAIN
 
@@ -99,3 +100,20 @@ def test_a_python_without_what_virtual_time_needs(
         "newer asyncframe, or an older Python"
     )
     assert told in result.stdout.str()
+
+
+def test_looks_that_find_nothing() -> None:
+    """A closure without a value, and a loop that runs its callbacks elsewhere, are no errors."""
+    value = 7
+
+    def inner() -> int:
+        return value
+
+    lifespan = FunctionType(inner.__code__, {}, closure=(CellType(),))
+    assert _lifespans_in(lifespan) == [lifespan]
+
+    frame = sys._getframe()
+    code = frame.f_code
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stacks, "_CALLBACK", None)
+        assert stacks.turn_of(frame) is code
