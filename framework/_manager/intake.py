@@ -79,11 +79,9 @@ class Intake:
         self.new_id = new_id
         self.homes: list[Home] = []
         self.in_place = remote is None
-        self.durable = ledger.shared is not None and ledger.shared.durable
         self.default_limit: float | None = None
         self.permits: Permits | None = None
         self.places = places
-        self.securing = Securing(ledger, runner, self.cancel_pending)
         self._delays = delays
         self.elsewhere = elsewhere
         self._remote = remote
@@ -92,6 +90,8 @@ class Intake:
         self._keeper: KeepingEngine | None = None
         if engine is not None and isinstance(engine, KeepingEngine):
             self._keeper = engine
+        self.securing = Securing(ledger, runner, self._keeper, self._keep, self.cancel_pending)
+        self.durable = self.securing.is_needed
         self._owner = owner
         self._guarded: Callable[[], object] | None = None
         # Whether anybody takes part in a submission before the ledger does.
@@ -330,15 +330,21 @@ class Intake:
     def launch(self, task: LiveTask) -> None:
         """Hand a submitted task to the engine, after the delay of its spec."""
         if self._keeper is not None and may_wait(task):
-            requests = () if task.stay is None else task.stay.requests
-            due = task.created_at + task.spec.delay if task.spec.delay else None
-            task.kept = self._keeper.keep(task, due, requests)
+            self._keep(task)
         if task.spec.claims:
             self.places.launch(task)
         elif task.spec.delay:
             self._delays.delay(task, task.spec.delay)
         else:
             self.runner.launch(task)
+
+    def _keep(self, task: LiveTask) -> None:
+        """Let an engine that can do that answer for a task from now on, unless it does."""
+        if self._keeper is None or task.kept:
+            return
+        requests = () if task.stay is None else task.stay.requests
+        due = task.created_at + task.spec.delay if task.spec.delay else None
+        task.kept = self._keeper.keep(task, due, requests)
 
     def start_in_place(
         self,

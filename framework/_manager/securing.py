@@ -1,6 +1,6 @@
-"""Securing: a submission that returns only when the record of its task is stored safely.
+"""Securing: a submission that returns only when its task outlives this process.
 
-See `protocols.SharedStore.durable`.
+See `protocols.SharedStore.durable` and `protocols.KeepingEngine.durable`.
 """
 
 from __future__ import annotations
@@ -13,23 +13,39 @@ from framework._running.runner import Runner
 from framework._tasks.current import secured_ids
 from framework._tasks.live import LiveTask, Waiter
 from framework._threads.waiters import LoopWaiter, ThreadWaiter
+from framework.protocols import KeepingEngine, SharedStore
 
 
 class Securing:
-    """Waits until a shared store has written records.
+    """Waits until a shared store has written records, and an engine has noted the tasks.
 
     Args:
         ledger: Has the store.
         runner: Ends a task whose record cannot be written.
+        keeper: The engine, if it notes tasks before they are started; otherwise None.
+        keep: Lets the engine do so, unless the task was started.
         cancel_pending: Cancels a task that has not started, with a reason.
+
+    Attributes:
+        is_needed: Whether submissions have to wait for that.
     """
 
     def __init__(
-        self, ledger: Ledger, runner: Runner, cancel_pending: Callable[[LiveTask, str], bool]
+        self,
+        ledger: Ledger,
+        runner: Runner,
+        keeper: KeepingEngine | None,
+        keep: Callable[[LiveTask], None],
+        cancel_pending: Callable[[LiveTask, str], bool],
     ) -> None:
         self._ledger = ledger
         self._runner = runner
+        self._keep = keep
         self._cancel_pending = cancel_pending
+        shared = ledger.shared
+        self._store = shared if shared is not None and shared.durable else None
+        self.is_needed = self._store is not None or (keeper is not None and keeper.durable)
+        self._keeper = keeper if self.is_needed else None
 
     def wait(self, task: LiveTask) -> None:
         """Block until the record of a task that is being submitted is stored safely.
@@ -83,16 +99,24 @@ class Securing:
         return told[0]
 
     def _ask(self, task: LiveTask, waiter: Waiter) -> list[BaseException | None]:
-        """Wake *waiter* when it is known; return a list that then has the error or None."""
-        shared = self._ledger.shared
-        assert shared is not None
+        """Wake *waiter* when it is known; return a list that then begins with the error or None."""
         told: list[BaseException | None] = []
+        parts: list[SharedStore | KeepingEngine] = []
+        if self._store is not None:
+            parts.append(self._store)
+        if self._keeper is not None:
+            # One that was started may have left the engine's hands already.
+            self._keep(task)
+            parts.append(self._keeper)
 
         def secured(why: BaseException | None) -> None:
-            told.append(why)
-            waiter.wake()
+            # An error first: one is enough.
+            told.insert(0, why) if why is not None else told.append(why)
+            if why is not None or len(told) == len(parts):
+                waiter.wake()
 
-        shared.secure(task, secured)
+        for one in parts:
+            one.secure(task, secured)
         return told
 
     def _require(self, task: LiveTask, error: BaseException | None) -> None:

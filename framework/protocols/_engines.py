@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from framework._tasks.engine_task import EngineTask
@@ -148,10 +148,17 @@ class RemoteEngine(TaskEngine, Protocol):
 
 @runtime_checkable
 class KeepingEngine(Protocol):
-    """An optional method of a `RemoteEngine` that also has the tasks that wait for their start."""
+    """Optional members of a `RemoteEngine` that also has the tasks that wait for their start.
+
+    Attributes:
+        durable: Whether ``await submit(...)``, and a submission from a thread, return only when
+            the task outlives this process; see `SharedStore.durable`.
+    """
+
+    durable: bool
 
     def keep(self, task: EngineTask, due: float | None, requests: Sequence[PlaceRequest]) -> bool:
-        """Note an admitted task that may have to wait before it is started; never blocks.
+        """Note an admitted task that was not started yet; never blocks.
 
         The engine answers for the task from now on: others find and cancel it as they do a
         started one, and if this process dies or closes the engine, another one starts it, once it
@@ -167,6 +174,13 @@ class KeepingEngine(Protocol):
             Whether the engine does this. If not, the task waits in the memory of this process.
         """
         ...
+
+    def secure(self, task: EngineTask, told: Callable[[BaseException | None], None]) -> None:
+        """Call *told* with None when a task that was kept or started outlives this process.
+
+        If that takes more than five seconds, call it with the error. Never blocks; *told* may be
+        called on any thread, also at once.
+        """
 
 
 @runtime_checkable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import subprocess
@@ -18,20 +19,25 @@ import pytest
 
 from framework import TaskStatus, get_task_manager, setup_async_framework
 from framework._tasks.places import PlaceAnswer, PlaceRequest
-from framework.engines.celery import CeleryEngine
+from framework.engines.celery import CeleryEngine, _publisher
 from framework.engines.celery._messages import Message
 from framework.engines.celery._shared.lines import RedisLines
 from framework.engines.celery._state import State, Wait
+from framework.exceptions import BrokerUnavailableError
 from framework.stores.sql import SQLStore
 from tests.children import ROOT
 from tests.patience import PATIENCE
+from tests.processes import celery_tasks
+from tests.processes.celery_app import make
 from tests.processes.contracts.implementations import Redis
+from tests.processes.servers import RedisServer
 from tests.processes.sharing import RedisDatabase
 from tests.processes.workers import client_of
 from tests.programs import program
 
 APP = Path(__file__).with_name("apps") / "keeping.py"
 ONE = "m|1|1"
+NOT_STORED = r"\Athe task was not stored within 0\.05 s: .*\Z"
 DUE = Wait(0.0, (), "waits")
 
 
@@ -320,6 +326,39 @@ async def test_app_that_ends(
         names = [await manager.get_result(task_id, timeout=PATIENCE) for task_id in ids]
         assert names == ["first", "second", "third", "fourth"]
         assert sorted(await lists.lrange(f"{key}:ran", 0, -1)) == sorted(names)
+
+
+async def test_durable(celery_redis: RedisDatabase, celery_worker: object) -> None:
+    """With `durable`, Redis has a task when its submission returns, on a loop and on a thread."""
+    engine, key = make(celery_redis.url, durable=True), uuid4().hex
+    async with setup_async_framework(None, engine=engine):
+        manager = get_task_manager()
+        for task_id in (
+            await manager.submit(celery_tasks.mark, (key,)),
+            await manager.submit(celery_tasks.mark, (key,), delay=60.0),
+            await manager.submit(celery_tasks.alone, (key,)),
+            await asyncio.to_thread(celery_tasks.mark, key),
+        ):
+            assert status(engine.state, task_id) != "unknown"
+
+
+async def test_durable_without_redis(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A durable submission that Redis does not take raises, and its task is never published."""
+    monkeypatch.setattr(_publisher, "PATIENCE", 0.05)
+    engine = make(redis_server.url, durable=True)
+    async with setup_async_framework(None, engine=engine):
+        manager = get_task_manager()
+        known = await manager.submit(celery_tasks.mark, ("k",))
+        redis_server.stop()
+        with pytest.raises(BrokerUnavailableError, match=NOT_STORED):
+            await manager.submit(celery_tasks.mark, ("k",))
+        [refused] = (await manager.list_tasks(status=TaskStatus.FAILED)).tasks
+        redis_server.start()
+        await asyncio.to_thread(engine.flush)
+        assert status(engine.state, refused.task_id) in ("unknown", "failed")
+        assert status(engine.state, known) == "pending"
 
 
 def child(*arguments: str) -> Any:

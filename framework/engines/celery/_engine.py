@@ -80,6 +80,9 @@ class CeleryEngine(Sharing):
             Celery app's name.
         allow_soft_limits: Whether workers may use a pool other than prefork, in which a
             limit cannot end blocking code.
+        durable: Whether ``await submit(...)``, a submission from a thread, and an answer 202 wait
+            until Redis has the task, for at most 5 s. If not, a process that is killed loses what
+            it accepted in the milliseconds before. A store that is durable implies it.
         keep_arguments: If a task ends without a result, Redis keeps its arguments for
             `TaskManager.run_again`, if they take at most this many bytes of JSON; 0 or False
             to keep none.
@@ -110,6 +113,7 @@ class CeleryEngine(Sharing):
         state_url: str | None = None,
         namespace: str | None = None,
         allow_soft_limits: bool = False,
+        durable: bool = False,
         keep_arguments: int = KEEP,
         worker_telemetry: Sequence[Telemetry] = (),
     ) -> None:
@@ -133,6 +137,7 @@ class CeleryEngine(Sharing):
             else celery_app.main or "default"
         )
         self.allow_soft_limits: bool = checks.flag("allow_soft_limits", allow_soft_limits)
+        self.durable: bool = checks.flag("durable", durable)
         self.keep_arguments: int = checks.amount("keep_arguments", keep_arguments)
         self.worker_telemetry: tuple[Telemetry, ...] = checks.telemetry(
             "worker_telemetry", worker_telemetry
@@ -408,6 +413,13 @@ class CeleryEngine(Sharing):
             note.kept = True
             publisher.put(Queued(task, "keep", due, requests))
         return True
+
+    def secure(self, task: EngineTask, told: Callable[[BaseException | None], None]) -> None:
+        """Call *told* once Redis has a task; see `protocols.KeepingEngine`."""
+        if self._publisher is None:
+            told(BrokerUnavailableError("the engine is closed"))
+        else:
+            self._publisher.secure(task.task_id, told)
 
     def withdraw(self, task: EngineTask) -> None:
         """Remove a task that will not run any more from the queue, and from Redis."""

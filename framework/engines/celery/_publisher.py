@@ -21,7 +21,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from itertools import chain, count, islice
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 from framework._tasks.jsonsafe import safe_str
 from framework._tasks.places import PlaceRequest
@@ -41,6 +41,11 @@ _BATCH: Final = 100
 _FEW: Final = 10
 """How many messages to send before new tasks are noted."""
 
+PATIENCE: Final = 5.0
+"""Seconds for which a submission waits until Redis has its task."""
+
+Told: TypeAlias = Callable[[BaseException | None], object]
+
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
 
@@ -56,9 +61,11 @@ class Queued:
         due: Wall second before which a kept one is not to be published; None for no delay.
         requests: The places that a kept one needs.
         message: What to send, once Redis has the task; None before.
+        since: Monotonic second from which somebody waits until Redis has it.
+        told: Who waits for that; each is called with None, or with why it takes too long.
     """
 
-    __slots__ = ("due", "message", "move", "requests", "task", "task_id")
+    __slots__ = ("due", "message", "move", "requests", "since", "task", "task_id", "told")
 
     def __init__(
         self,
@@ -73,6 +80,8 @@ class Queued:
         self.due = due
         self.requests = requests
         self.message: Message | None = None
+        self.since = 0.0
+        self.told: list[Told] = []
 
 
 class Publisher:
@@ -150,12 +159,24 @@ class Publisher:
         with self._condition:
             if self._closed:
                 raise RuntimeError("the engine is closed and does not publish any more")
-            self._take_out(queued.task_id)
+            is_queued = queued.task_id in self._fresh or queued.task_id in self._noted
+            if queued.move == "keep" and is_queued:
+                return  # it was started already
             self._add(queued)
         # After the lock: `_broken` reports to all that are queued when it sets this, and
         # whoever comes later sees it here.
         if self._down and queued.move == "publish":
             self._host.waiting(queued.task_id, self._down)
+
+    def secure(self, task_id: str, told: Told) -> None:
+        """Call *told* with None once Redis has a task, or with why it does not; any thread."""
+        with self._condition:
+            queued = self._fresh.get(task_id)
+            if queued is not None:
+                queued.since = queued.since or self._clock.monotonic()
+                queued.told.append(told)
+        if queued is None:
+            told(None)
 
     def retire(self, task: EngineTask, *, kept: bool) -> None:
         """Let a task that has ended here end in Redis as well, unless that has never heard of it.
@@ -165,7 +186,7 @@ class Publisher:
             kept: Whether Redis may have it although it is not queued.
         """
         with self._condition:
-            if self._take_out(task.task_id) is not None or kept:
+            if task.task_id in self._fresh or task.task_id in self._noted or kept:
                 self._add(Queued(task, "retire"))
 
     def withdraw(self, task_id: str) -> bool:
@@ -174,7 +195,7 @@ class Publisher:
             # While the broker is unavailable, "being sent" may last for minutes.
             if task_id == self._sending and not self._down:
                 return False
-            found = self._take_out(task_id)
+            found = self._fresh.get(task_id) or self._noted.get(task_id)
             if found is not None:
                 self._add(Queued(found.task, "retire"))
         return found is not None
@@ -209,6 +230,8 @@ class Publisher:
             left = [*self._noted.values(), *self._fresh.values()]
             self._noted, self._fresh = {}, {}
         for one in left:
+            for call in one.told:
+                call(BrokerUnavailableError("the framework shut down before Redis had the task"))
             if one.move != "retire":
                 self._host.ended(
                     one.task_id,
@@ -220,14 +243,13 @@ class Publisher:
             with suppress(Exception):  # at worst the tasks stay PENDING in Redis
                 self._note([Queued(one.task, "retire") for one in left])
 
-    def _take_out(self, task_id: str) -> Queued | None:
-        """Remove a task, if it is queued; called with the lock held."""
-        found = self._fresh.pop(task_id, None) or self._noted.pop(task_id, None)
-        self._gone += found is not None
-        return found
-
     def _add(self, queued: Queued) -> None:
-        """Add a task that is not queued; called with the lock held."""
+        """Queue what is to be done with a task in place of what was; called with the lock held."""
+        before = self._fresh.pop(queued.task_id, None)
+        if before is not None:
+            # Whoever waits for the first move waits for the next one.
+            queued.since, queued.told = before.since, before.told
+        self._gone += (before or self._noted.pop(queued.task_id, None)) is not None
         self._fresh[queued.task_id] = queued
         # Only now: a process that submits nothing, such as most children of workers, has
         # no such thread.
@@ -265,11 +287,13 @@ class Publisher:
             batch = list(islice(self._fresh.values(), _BATCH))
         wanted = [one for one in batch if one.move == "retire" or not one.task.status.is_final]
         messages = self._note(wanted) if wanted else {}
+        told: list[Told] = []
         with self._condition:
             for one in batch:
                 # It may have ended meanwhile, which Redis is told next.
                 if self._fresh.get(one.task_id) is one:
                     del self._fresh[one.task_id]
+                    told += one.told
                     one.message = messages.get(one.task_id)
                     if one.message is None:
                         self._gone += 1
@@ -277,6 +301,8 @@ class Publisher:
                         self._noted[one.task_id] = one
             if not len(self):
                 self._condition.notify_all()
+        for call in told:
+            call(None)
 
     def _send_some(self) -> None:
         """Send some of the messages whose tasks Redis has."""
@@ -364,8 +390,12 @@ class Publisher:
         with self._condition:
             self._down = down
             queued = self._to_publish()
+            impatient = self._impatient()
             if began:
                 self._condition.notify_all()
+        late = f"the task was not stored within {PATIENCE:g} s: {safe_str(error, 200)}"
+        for call in impatient:
+            call(BrokerUnavailableError(late))
         if began:
             for task in queued:
                 self._host.waiting(task.task_id, down)
@@ -388,6 +418,15 @@ class Publisher:
             )
             # A failed call may have had its effect.
             self.retire(task, kept=True)
+
+    def _impatient(self) -> list[Told]:
+        """Return those who have waited too long for Redis; called with the lock held."""
+        until, found = self._clock.monotonic() - PATIENCE, list[Told]()
+        for one in self._fresh.values():
+            if one.told and one.since <= until:
+                found += one.told
+                one.told = []
+        return found
 
     def _to_publish(self) -> list[EngineTask]:
         """Return the tasks that wait for the broker, and for nothing else, the first ones first."""
