@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -371,16 +371,24 @@ class Keepers(Workers):
 
     Attributes:
         kept: What was said of these: the id, when it is due, and how many places it needs.
+        secured: The ids that somebody waited for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, durable: bool = False) -> None:
         super().__init__()
+        self.durable = durable
+        self.secured: list[str] = []
         self.kept: list[tuple[str, float | None, int]] = []
 
     def keep(self, task: EngineTask, due: float | None, requests: Sequence[PlaceRequest]) -> bool:
         """Answer for a task that waits."""
         self.kept.append((task.task_id, due, len(requests)))
         return True
+
+    def secure(self, task: EngineTask, told: Callable[[BaseException | None], None]) -> None:
+        """Say that the first task is safe, and that no other one is."""
+        self.secured.append(task.task_id)
+        told(BrokerUnavailableError("full") if len(self.secured) > 1 else None)
 
 
 async def test_engine_that_keeps_what_waits() -> None:
@@ -401,6 +409,20 @@ async def test_engine_that_keeps_what_waits() -> None:
         (ids[1], due[1], 0), (ids[2], due[2], 0), (ids[3], None, 1), (ids[4], None, 1),
     ]  # fmt: skip
     assert [(event.task_id, event.message) for event in ends] == [(ids[1], "asked")]
+
+
+async def test_engine_that_secures_tasks() -> None:
+    """With a durable engine a submission waits for it, and ends the task that is not safe."""
+    workers = Keepers(durable=True)
+    async with setup_async_framework(None, engine=workers):
+        manager = get_task_manager()
+        safe = await manager.submit(work, (1,))
+        with pytest.raises(BrokerUnavailableError, match=r"\Afull\Z"):
+            await asyncio.to_thread(work, 2)
+        [lost] = (await manager.list_tasks(status=TaskStatus.FAILED)).tasks
+        assert workers.secured == [one for one, _, _ in workers.kept] == [safe, lost.task_id]
+        assert workers.started == [safe]
+        assert await status(manager, safe) is TaskStatus.PENDING
 
 
 # -- tasks of processes that have died
