@@ -40,6 +40,10 @@ _MOVES: Final[dict[TaskStatus, Move]] = {
 }
 
 
+_ASK_AGAIN: Final = 1.0
+"""Seconds until an engine is asked again that did not answer."""
+
+
 class RemoteHost:
     """The framework's side of its `SharedStore` and its `RemoteEngine`.
 
@@ -92,12 +96,27 @@ class RemoteHost:
 
     def adopt(self, records: Sequence[TaskRecord]) -> None:
         """Track remote tasks whose own process is gone; final ones end here."""
-        adopted = [record.task_id for record in records if self._take_in(record)]
+        adopted = [str(record.task_id) for record in records if self._take_in(record)]
+        if adopted:
+            self._look_up(adopted)
+
+    def _look_up(self, adopted: Sequence[str]) -> None:
+        """Ask the engine for the state of adopted tasks, a moment later."""
         engine, elsewhere = self._core.remote, self._core.elsewhere
-        if not adopted or engine is None or elsewhere is None:
-            return
-        # If the engine does not answer now, it looks up all live tasks once it does.
-        elsewhere.post(lambda: self._catch_up(adopted, engine.fetch(adopted)))
+
+        def ask() -> None:
+            assert engine is not None
+            try:
+                found = engine.fetch(adopted)
+            except Exception:  # it is away, or not open yet, or closed already
+                when = self.clock.monotonic() + _ASK_AGAIN
+                self.clock.call_at(when, lambda: self._look_up(adopted), background=True)
+            else:
+                self._catch_up(adopted, found)
+
+        if engine is not None and elsewhere is not None:
+            with suppress(FrameworkNotStartedError):  # then the next process adopts them
+                elsewhere.post(ask)
 
     def call_of(self, record: TaskRecord, most: int) -> str | None:
         """Return the arguments of a task as JSON, or why not; see `protocols.StoreHost`."""

@@ -444,11 +444,12 @@ class CeleryEngine(Sharing):
         """Return the records of these ids from Redis; blocks.
 
         Raises:
-            BrokerUnavailableError: If Redis does not answer.
+            BrokerUnavailableError: If Redis does not answer, or the engine is not open.
         """
         host = self._host
         if host is None:
-            return []
+            # Not an empty answer: a store would end the tasks that it asks for.
+            raise BrokerUnavailableError("the engine is not open")
         try:
             found = self.state.fetch(task_ids)
         except redis.RedisError as error:

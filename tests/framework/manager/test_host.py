@@ -23,6 +23,7 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
+from framework._manager import host as _host
 from framework._manager.host import RemoteHost
 from framework._tasks.ids import random_id
 from framework._tasks.places import PlaceRequest
@@ -478,21 +479,22 @@ async def test_adopted_of_an_unknown_function(manager: TaskManager, host: Remote
 
 
 async def test_adopted_while_the_engine_is_away(
-    manager: TaskManager, host: RemoteHost, workers: Workers
+    manager: TaskManager, host: RemoteHost, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tasks adopted while the engine does not answer are kept until it reports on them."""
-    asked = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    """Tasks adopted while the engine does not answer wait, and it is asked for them again."""
+    monkeypatch.setattr(_host, "_ASK_AGAIN", 0.0)
+    now, answers = host.clock.time(), iter([BrokerUnavailableError("away")] * 2)
 
     def away(_: Collection[str]) -> Sequence[TaskRecord]:
-        loop.call_soon_threadsafe(asked.set)
-        raise BrokerUnavailableError("away")
+        for error in answers:
+            assert [record.task_id for record in host.live()] == ["waits"]
+            raise error
+        return [record_of("waits", TaskStatus.CANCELLED, now)]
 
     workers.fetch = away  # type: ignore[assignment,method-assign]  # as said
-    host.adopt([record_of("waits", TaskStatus.PENDING, host.clock.time())])
-    await asyncio.wait_for(asked.wait(), PATIENCE)
-    assert await status(manager, "waits") is TaskStatus.PENDING
-    assert [record.task_id for record in host.live()] == ["waits"]
+    host.adopt([record_of("waits", TaskStatus.PENDING, now)])
+    ended = await manager.wait("waits", timeout=PATIENCE)
+    assert ended.status is TaskStatus.CANCELLED
 
 
 async def test_adopted_twice(manager: TaskManager, host: RemoteHost) -> None:
