@@ -211,7 +211,7 @@ def test_cancelled_by_another_process(state: State, process: Any) -> None:
     one.join("a")
     two.join("b")
     three.join("c")
-    assert state.cancel("b", "it was cancelled") == 1
+    assert state.cancel("b", "it was cancelled") == "it was cancelled"
     assert state.publish([message("b")], two.lines.holder, two.lines) == {"b": "dropped"}
     one.lines.leave("a")
     assert three.told("c") == GRANTED

@@ -16,7 +16,7 @@ from framework import TaskCancelledError
 from framework._threads.clock import SystemClock
 from framework.engines.celery._messages import Message
 from framework.engines.celery._reports import record_of
-from framework.engines.celery._state import State, holder_here, holder_of, is_dead
+from framework.engines.celery._state import ASKED, State, holder_here, holder_of, is_dead
 from tests.patience import PATIENCE
 
 ELSEWHERE = "another-machine@1.1|1|1"
@@ -143,7 +143,7 @@ def test_end_is_for_good(state: State) -> None:
     assert state.start(message(), "me|1|1").kind == "over"
     assert not state.end("t", "failed", holder="me|1|1")
     assert not state.end("t", "timeout", seq=0)
-    assert state.cancel("t", "late") == 0
+    assert state.cancel("t", "late") == ""
     assert (facts(state)["status"], facts(state)["result"]) == ("completed", "3")
     assert 0 < state.client.ttl(f"{state.prefix}task:t") <= 60
 
@@ -159,7 +159,7 @@ def test_end_by_another(state: State) -> None:
 def test_cancel_at_the_broker(state: State) -> None:
     """A task that waits is CANCELLED for good, and its message runs nothing."""
     state.publish([message()], "app|1|1")
-    assert state.cancel("t", "not wanted") == 1
+    assert state.cancel("t", "not wanted") == "not wanted"
     assert state.start(message(), "me|1|1").kind == "over"
     assert (facts(state)["status"], facts(state)["reason"]) == ("cancelled", "not wanted")
 
@@ -168,7 +168,7 @@ def test_cancel_while_it_runs(state: State) -> None:
     """Its holder is woken and hears of it with the next renewal, and so do all processes."""
     state.start(message(), "me|1|1")
     assert state.renew("t", "me|1|1") is False
-    assert state.cancel("t", "not wanted") == 2
+    assert state.cancel("t", "not wanted") == ASKED
     assert [fields["k"] for _, fields in state.read("0-0", 0.1)] == ["started", "asked"]
     assert state.awaken("me|1|1", 1.0)
     assert state.renew("t", "me|1|1") is True
@@ -183,9 +183,17 @@ def test_cancelled_and_died(state: State) -> None:
     assert facts(state)["status"] == "cancelled"
 
 
+def test_cancel_between_attempts(state: State) -> None:
+    """A task that is cancelled before its next attempt does not say that it never ran."""
+    state.start(message(), "me|1|1")
+    state.again(message(1), "me|1|1", "retrying", 1.0, "", "failed once")
+    assert state.cancel("t", "not wanted") == "it was cancelled before its next attempt"
+    assert facts(state)["reason"] == "it was cancelled before its next attempt"
+
+
 def test_cancel_of_nobody(state: State) -> None:
     """An unknown task is not cancelled."""
-    assert state.cancel("t", "not wanted") == 0
+    assert state.cancel("t", "not wanted") == ""
 
 
 def test_next_delivery(state: State) -> None:

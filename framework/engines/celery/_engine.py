@@ -30,7 +30,7 @@ from framework.engines.celery._reports import Reports, record_of
 from framework.engines.celery._sender import Sender, queue_of, route
 from framework.engines.celery._shared.lines import RedisLines
 from framework.engines.celery._shared.sharing import Sharing
-from framework.engines.celery._state import State
+from framework.engines.celery._state import ASKED, State
 from framework.engines.celery._tasks import CeleryTasks
 from framework.exceptions import BrokerUnavailableError
 from framework.protocols import (
@@ -489,32 +489,31 @@ class CeleryEngine(Sharing):
         Raises:
             BrokerUnavailableError: If Redis does not answer, and the task is at the broker.
         """
-        reason = NOT_STARTED
         try:
-            found = self.state.cancel(task_id, reason)
-            if found == _TOLD:
+            found = self.state.cancel(task_id, NOT_STARTED)
+            if found == ASKED:
                 # After the answer the function can find out that it was cancelled.
                 self.state.await_heard(task_id, _HEARS)
-            if found == _CANCELLED:
-                self._tell_cancelled(task_id, reason)
+            elif found:
+                self._tell_cancelled(task_id, found)
             if found:
                 return True
         except redis.RedisError as error:
-            if self._withdrawn(task_id, reason):
+            if self._withdrawn(task_id):
                 return True
             raise BrokerUnavailableError(f"Redis does not answer: {error}") from error
-        if self._withdrawn(task_id, reason):
+        if self._withdrawn(task_id):
             return True
         # It may have been published in between.
         with suppress(redis.RedisError):
-            return bool(self.state.cancel(task_id, reason))
+            return bool(self.state.cancel(task_id, NOT_STARTED))
         return False
 
-    def _withdrawn(self, task_id: str, reason: str) -> bool:
+    def _withdrawn(self, task_id: str) -> bool:
         publisher = self._publisher
         if publisher is None or not publisher.withdraw(task_id):
             return False
-        self._tell_cancelled(task_id, reason)
+        self._tell_cancelled(task_id, NOT_STARTED)
         return True
 
     def _tell_cancelled(self, task_id: str, reason: str) -> None:
@@ -562,8 +561,6 @@ class CeleryEngine(Sharing):
         return found
 
 
-_CANCELLED: Final = 1
-_TOLD: Final = 2
 _HEARS: Final = 0.5
 """Seconds to wait until a worker has received a cancellation; a busy one may take longer."""
 

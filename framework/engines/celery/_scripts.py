@@ -225,8 +225,9 @@ return 1
 """Make a task final."""
 
 CANCEL: Final = (
-    _HEAD
-    + """
+    (
+        _HEAD
+        + """
 -- ARGV: id, ttl of a final hash, reason, prefix of the lists that wake workers
 local status = get('status')
 if status == '' and redis.call('EXISTS', stay_of(id)) == 1 then
@@ -234,22 +235,26 @@ if status == '' and redis.call('EXISTS', stay_of(id)) == 1 then
   redis.call('SET', over, '1', 'EX', KEPT)
   leave()
   tell('dropped', 'w', ARGV[3])
-  return 1
+  return ARGV[3]
 end
-if status == '' or is_final(status) then return 0 end
+if status == '' or is_final(status) then return '' end
 redis.call('HSET', task, 'cancel', '1')
 local holder = get('holder')
-if status == 'pending' or holder == '' then
-  finish('cancelled', '', '', ARGV[3], ARGV[2])
-  return 1
+if holder == '' then
+  local reason = status == 'pending' and ARGV[3] or 'BETWEEN'
+  finish('cancelled', '', '', reason, ARGV[2])
+  return reason
 end
 redis.call('RPUSH', ARGV[4] .. holder, id)
 redis.call('EXPIRE', ARGV[4] .. holder, 60)
 tell('asked')
-return 2
+return 'asked'
 """
-).replace("KEPT", str(KEPT_LIVE))
-"""Cancel: 0 unknown or final, 1 CANCELLED, 2 the worker is informed."""
+    )
+    .replace("KEPT", str(KEPT_LIVE))
+    .replace("BETWEEN", "it was cancelled before its next attempt")
+)
+"""Cancel, and return why it is CANCELLED; ``asked`` if its worker is informed, "" if it is over."""
 
 RECOVER: Final = (
     _HEAD

@@ -33,6 +33,9 @@ SILENT: Final = 10.0
 LIFE: Final = str(round(SILENT * 1_000))
 """The same in milliseconds, as scripts take it."""
 
+ASKED: Final = "asked"
+"""What `State.cancel` answers about a task that runs."""
+
 MAX_LOST: Final = 10
 """How many workers may die while running a task before it is INTERRUPTED."""
 
@@ -350,11 +353,21 @@ class State:
         )
         return bool(done)
 
-    def cancel(self, task_id: str, reason: str) -> int:
-        """Cancel: 0 if unknown or final, 1 if CANCELLED, 2 if its worker is informed."""
-        return int(
-            self._cancel(self.keys(task_id), [task_id, self._ttl, reason, f"{self.prefix}wake:"])
+    def cancel(self, task_id: str, reason: str) -> str:
+        """Cancel a task, or ask its worker to.
+
+        Args:
+            task_id: The task.
+            reason: Why it is CANCELLED if it has not started.
+
+        Returns:
+            The reason if it is CANCELLED; `ASKED` if its worker is informed; "" if it is unknown
+            or final.
+        """
+        answer: str = self._cancel(
+            self.keys(task_id), [task_id, self._ttl, reason, f"{self.prefix}wake:"]
         )
+        return answer
 
     def heard(self, task_id: str) -> None:
         """Confirm that the task's worker has received its cancellation."""
