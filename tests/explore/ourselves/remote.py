@@ -71,29 +71,50 @@ class Publishing:
         publisher: The publisher.
         broker: Its connection.
         ended: The ids of the tasks that it has ended.
+        redis: What Redis has of each task: kept, unsent, sent, ended, or asked to stop.
     """
 
     def __init__(self, run: Run) -> None:
         self.broker = Broker(run)
         self.ended: list[str] = []
+        self.redis: dict[str, str] = {}
         host: Any = SimpleNamespace(
             clock=run.clock,
             waiting=lambda *_: None,
             ended=lambda task_id, *_, **__: self.ended.append(task_id),
         )
         sender: Any = self.broker
-        self.publisher = Publisher(sender, _noted, _nothing, _nothing, host, 10, 60.0)
+        self.publisher = Publisher(sender, self._note, self._sent, _nothing, host, 10, 60.0)
+
+    def _note(self, queued: Sequence[Queued]) -> dict[str, Message]:
+        """Do what the scripts in Redis do."""
+        messages = {}
+        for one in queued:
+            state = self.redis.get(one.task_id)
+            if one.move == "keep":
+                self.redis.setdefault(one.task_id, "kept")
+            elif one.move == "publish" and state in (None, "kept", "unsent"):
+                self.redis[one.task_id] = "unsent"
+                messages[one.task_id] = message(one.task_id)
+            elif one.move == "retire" and state is not None:
+                self.redis[one.task_id] = "asked" if state == "sent" else "ended"
+        return messages
+
+    def _sent(self, ids: Sequence[str]) -> None:
+        for task_id in ids:
+            if self.redis[task_id] == "unsent":
+                self.redis[task_id] = "sent"
 
     def put(self, task_id: str) -> None:
         """Queue a task."""
-        task: Any = SimpleNamespace(
-            task_id=task_id, status=TaskStatus.PENDING, reason="", queued=0.0, engine_note=None
-        )
-        self.publisher.put(Queued(task))
+        self.publisher.put(Queued(new_task(task_id)))
 
 
-def _noted(queued: Sequence[Queued]) -> dict[str, Message]:
-    return {one.task_id: message(one.task_id) for one in queued if one.move == "publish"}
+def new_task(task_id: str) -> Any:
+    """Return as much of a task as a publisher looks at."""
+    return SimpleNamespace(
+        task_id=task_id, status=TaskStatus.PENDING, reason="", queued=0.0, engine_note=None
+    )
 
 
 def _nothing(_: object) -> None:
@@ -114,6 +135,25 @@ def publish_or_withdraw(run: Run) -> None:
     run.together(put, withdraw)
     it.publisher.close(5.0)
     assert sorted([*it.broker.sent, *withdrawn]) == ["a", "b"]
+
+
+def publish_or_end(run: Run) -> None:
+    """A task that waits ends here while it is noted and published: it ends in Redis, too."""
+    it, task, told = Publishing(run), new_task("a"), list[object]()
+
+    def submit() -> None:
+        it.publisher.put(Queued(task, "keep"))
+        it.publisher.secure("a", told.append)
+        it.publisher.put(Queued(task))
+
+    def end() -> None:
+        task.status = TaskStatus.CANCELLED
+        it.publisher.retire(task, kept=True)
+
+    run.together(submit, end)
+    it.publisher.close(5.0)
+    assert told == [None]
+    assert it.redis.get("a") in (None, "ended", "asked")
 
 
 def publish_or_close(run: Run) -> None:
@@ -299,6 +339,7 @@ def remove_or_write(run: Run) -> None:
 
 SCENARIOS: list[Callable[[Run], None]] = [
     publish_or_withdraw,
+    publish_or_end,
     publish_or_close,
     flush_or_publish,
     read_reports_twice,
