@@ -366,6 +366,39 @@ def test_a_task_that_comes_as_the_broker_goes_says_so(monkeypatch: pytest.Monkey
     assert all(reason.endswith(": no route") for reason in host.said.values())
 
 
+@pytest.mark.parametrize("during", ["keep", "publish", "send"])
+def test_a_task_that_ends_while_it_is_noted_or_sent(during: str) -> None:
+    """A task that ends here at that moment is ended in Redis right after it."""
+    task, moves = waiting_task("t"), list[str]()
+
+    def move(name: str) -> None:
+        moves.append(name)
+        if name == during:
+            task.status = TaskStatus.CANCELLED
+            publisher.retire(task, kept=True)
+
+    def note(queued: list[Queued]) -> dict[str, Any]:
+        for one in queued:
+            move(one.move)
+        return {one.task_id: one for one in queued if one.move == "publish"}
+
+    sender: Any = SimpleNamespace(send=lambda _: move("send"), close=bool)
+    host: Any = Reasons()
+    nothing: Any = bool
+    publisher = Publisher(sender, note, nothing, nothing, host, size=10, timeout=60.0)
+    if during == "keep":
+        publisher.put(Queued(task, "keep"))
+        publisher.flush()
+    if not task.status.is_final:
+        publisher.put(Queued(task))
+        publisher.flush()
+    publisher.close(PATIENCE)
+    before = {"keep": ["keep"], "publish": ["publish"], "send": ["publish", "send"]}
+    assert moves == [*before[during], "retire"]
+
+
 def waiting_task(task_id: str) -> Any:
     """Return as much of a task as a publisher looks at."""
-    return SimpleNamespace(task_id=task_id, status=TaskStatus.PENDING, queued=0.0)
+    return SimpleNamespace(
+        task_id=task_id, status=TaskStatus.PENDING, reason="", queued=0.0, engine_note=None
+    )
