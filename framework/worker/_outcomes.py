@@ -7,19 +7,46 @@ RETRY. ``Ignore`` ends a delivery without a word. In each case the message is ac
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, TypeAlias
+from typing import Any, Final, Literal, NoReturn, TypeAlias
 
 from celery.exceptions import Ignore, Retry, TaskPredicate
 
 from framework._running.log import users_frames
 from framework._tasks.jsonsafe import safe_repr
+from framework._threads.clock import SystemClock
 from framework.engines.celery._tasks import ShownError, keep_revoked
 from framework.exceptions import TaskCancelledError, TaskFailedError
 
 _LOGGER = logging.getLogger("asyncframe")
 
 Kind: TypeAlias = Literal["completed", "failed", "cancelled", "retried", "dropped"]
+
+
+_AWAY: Final = 1.0
+"""Seconds between attempts to report an outcome while Redis is unavailable."""
+
+
+def insist(state: Any, call: dict[str, Any]) -> None:  # Any: `State`, or what stands for it
+    """Report an outcome as soon as Redis is available again, on a thread of its own.
+
+    Args:
+        state: Redis.
+        call: The arguments of `State.end`; a second report changes nothing.
+    """
+    clock = SystemClock()
+
+    def tell() -> None:
+        while True:
+            try:
+                state.end(**call)
+            except Exception:  # it is still unavailable
+                clock.sleep(_AWAY)
+            else:
+                return
+
+    threading.Thread(target=tell, name="asyncframe-outcome", daemon=True).start()
 
 
 class UnsaidError(Ignore):  # type: ignore[misc]  # Celery has no types

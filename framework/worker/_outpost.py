@@ -34,7 +34,7 @@ from framework._tasks.specs import TaskSpec
 from framework._threads.clock import SystemClock
 from framework._threads.stacks import place
 from framework.exceptions import TaskTimeoutError
-from framework.worker._outcomes import Kind, Outcome
+from framework.worker._outcomes import Kind, Outcome, insist
 from framework.worker._policies import PublishAgain, WorkerPolicies
 
 if TYPE_CHECKING:
@@ -284,6 +284,8 @@ class Outpost:
             if pause is not None:
                 self.clock.sleep(pause)
         _LOGGER.warning("the end of task %s is left to the worker's main process", task_id)
+        # That may hear of it only after a limit has passed, and kills this process then.
+        insist(self._state, call)
         return call
 
     # -- what is told while a body runs

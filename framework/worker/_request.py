@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from billiard.exceptions import TimeLimitExceeded
 from celery.worker.request import Request
+from celery.worker.state import task_ready
 
 from framework._tasks import wire
 from framework._threads.clock import SystemClock
@@ -15,22 +16,29 @@ from framework.engines.celery._messages import Message
 from framework.engines.celery._state import holder_of, is_dead
 from framework.engines.celery._tasks import keep_failure
 from framework.exceptions import TaskTimeoutError
-from framework.worker._outcomes import RevokedError, UnsaidError
+from framework.worker._outcomes import RevokedError, UnsaidError, insist
 
 _LOGGER = logging.getLogger("asyncframe")
 
-_AWAY: Final = 1.0
-"""Seconds between attempts to report an outcome while Redis is unavailable."""
+_LATE: Final = 1.0
+"""Seconds after which a limit that is noticed late was noticed by a worker that was away."""
+
+_HEARD: Final = 3.0
+"""Seconds from Redis's return within which a pool process has reported what it could not."""
+
+_LOOK: Final = 0.1
 
 
 class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
     """A delivery in the worker's main process."""
 
     _holder = ""
+    _accepted = 0.0
+    _ended = False
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
-        """Remember which process has the delivery."""
-        self._holder = holder_of(pid)
+        """Remember which process has the delivery, and since which monotonic second."""
+        self._holder, self._accepted = holder_of(pid), time_accepted
         super().on_accepted(pid, time_accepted)
 
     def on_failure(self, exc_info: Any, **kwargs: Any) -> None:
@@ -38,11 +46,48 @@ class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
         error = getattr(exc_info.exception, "exc", exc_info.exception)
         if isinstance(error, UnsaidError):
             self._insist(error.args[0])
-        elif isinstance(error, TimeLimitExceeded) and not self._tell_timeout():
-            self.reject(requeue=True)
+        elif isinstance(error, TimeLimitExceeded):
+            self._ended = self._has_ended(error.args[0])
+            if self._ended:
+                return
+            if not self._tell_timeout():
+                self.reject(requeue=True)
         super().on_failure(exc_info, **kwargs)
         if isinstance(error, RevokedError):
             self.send_event("task-revoked", terminated=False, signum=None, expired=False)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """Acknowledge a task that had ended, and tell Celery's tools of no timeout."""
+        if self._ended:
+            task_ready(self)
+            self.acknowledge()
+        else:
+            super().on_timeout(soft, timeout)
+
+    def _has_ended(self, limit: float) -> bool:
+        """Return whether a task that is to be killed had ended within its limit.
+
+        While the broker is away, Celery looks neither at limits nor at what pool processes send.
+        When it is back, it looks at the limits first, and kills a process that ended its task
+        long ago. Such a process reports the end itself, as soon as it can.
+
+        Args:
+            limit: Seconds after which Celery should have killed it.
+        """
+        clock = SystemClock()
+        late = clock.monotonic() - self._accepted >= limit + _LATE
+        if not late or not self._holder or is_dead(self._holder):
+            return False
+        end = clock.monotonic() + _HEARD
+        while clock.monotonic() < end:
+            try:
+                facts = self.task.asyncframe_engine.state.fetch([self.id]).get(self.id)
+            except Exception:  # it is still unavailable
+                return False
+            if facts is None or facts["status"] not in ("pending", "running"):
+                return facts is not None and facts["status"] != "timeout"
+            clock.sleep(_LOOK)
+        return False
 
     def _tell_timeout(self) -> bool:
         """End a task TIMEOUT if its process could not do so itself.
@@ -83,15 +128,4 @@ class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
 
     def _insist(self, call: dict[str, Any]) -> None:
         """Report an outcome as soon as Redis is available again."""
-        state, clock = self.task.asyncframe_engine.state, SystemClock()
-
-        def tell() -> None:
-            while True:
-                try:
-                    state.end(**call)
-                except Exception:  # it is still unavailable
-                    clock.sleep(_AWAY)
-                else:
-                    return
-
-        threading.Thread(target=tell, name="asyncframe-outcome", daemon=True).start()
+        insist(self.task.asyncframe_engine.state, call)

@@ -243,30 +243,39 @@ async def test_lost_data(redis_server: RedisServer) -> None:
         assert reason == "Redis does not know it any more: its data was lost or evicted"
 
 
-@pytest.mark.parametrize("environment", [{}, {"ASYNCFRAME_TEST_IMPATIENT": "1"}])
+IMPATIENT = {"ASYNCFRAME_TEST_IMPATIENT": "1"}
+LEFT = "is left to the worker's main process"
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [({}, []), (IMPATIENT, [LEFT]), (IMPATIENT, [LEFT, "Trying again in 6.00 seconds"])],
+    ids=["short", "left", "past-the-limit"],
+)
 async def test_end_while_it_is_away(
-    redis_server: RedisServer, tmp_path: Path, environment: dict[str, str]
+    redis_server: RedisServer, tmp_path: Path, environment: dict[str, str], words: list[str]
 ) -> None:
     """What a task returns while Redis is away is told when that is back, and is its result.
 
-    Its process waits for a while, and then the worker itself does, which no limit ends.
+    Its process waits for a while, and then the worker itself does, which no limit ends; nor does
+    one that has passed when the worker, which tried to connect for six seconds, looks again.
     """
     gate = Gate(tmp_path / "gate")
     app = "tests.processes.celery_app:celery_app"
-    with closing(CeleryWorker(app, redis_server.url, environment=environment)) as worker:
+    # Celery ends a worker that loses its broker while it waits for messages and runs a task.
+    alone = ("--concurrency", "1")
+    with closing(CeleryWorker(app, redis_server.url, *alone, environment=environment)) as worker:
         worker.start()
         async with setup_async_framework(None, engine=make(redis_server.url)):
             started = asyncio.Event()
             loop, manager = asyncio.get_running_loop(), get_task_manager()
             manager.subscribe(lambda _: loop.call_soon_threadsafe(started.set), kinds=["started"])
-            task_id = tasks.hold(gate.path)
+            task_id = await manager.submit(tasks.hold, (gate.path,), timeout=4)
             await asyncio.wait_for(started.wait(), PATIENCE)
             redis_server.stop()
             gate.open("word")
-            await asyncio.to_thread(worker.saw, f"the end of task {task_id} is not reported yet")
-            if environment:
-                left = f"the end of task {task_id} is left to the worker's main process"
-                await asyncio.to_thread(worker.saw, left)
+            for one in (f"the end of task {task_id} is not reported yet", *words):
+                await asyncio.to_thread(worker.saw, one)
             redis_server.start()
             assert await manager.get_result(task_id, timeout=PATIENCE) == "word"
     gate.close()
