@@ -1,13 +1,19 @@
-"""One of several processes of an app that share a store, of which some are killed or suspended.
+"""One of several processes of an app whose processes are killed, suspended and ended.
 
-``crowded.py <url> <file>``. It takes orders, a line of JSON each, and answers each with a line:
+It is run as a module, and Celery workers import it. The environment says what it uses:
+``CROWD_FILE``, where its functions write; ``CROWD_STORE``, a database, or "" for none; and, with
+Celery, what `celery_app` reads. It takes orders, a line of JSON each, and answers with a line each:
 
-- ``["submit", count]``: submits *count* tasks of each kind; the answer has the kind of each id
-  whose submission has returned.
+- ``["submit", count, kinds]``: submits *count* tasks of each kind; the answer has the kind of
+  each id whose submission has returned.
+- ``["map", count]``: runs a function for so many items; the answer is that of "submit".
+- ``["cancel", ids]``: what came of it for each id.
 - ``["settle", ids, seconds]``: waits until they have ended, for so long at most.
-- ``["look", ids]``: the status of each id, or null for one that it does not know.
+- ``["look", ids]``: status, result, attempts and reason of each id, or null if it is unknown.
+- ``["drain", ids]``: leaves the framework, and then looks.
 
-Each function appends ``begin <id>`` and ``end <id>`` to *file*, whatever the store says.
+Each function appends ``begin <id> <pid> <kind> <key>`` to the file, and ``end`` or, when it
+raises, ``stop`` with the same words, whatever is said of its task.
 """
 
 from __future__ import annotations
@@ -17,6 +23,9 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 from framework import (
@@ -27,74 +36,127 @@ from framework import (
     retry_task,
     setup_async_framework,
 )
-from framework.exceptions import StoreUnavailableError
+from framework.exceptions import FrameworkError
 from framework.stores.sql import SQLStore
 
-URL, FILE = sys.argv[1:]
+ENGINE: Any = None
+if "ASYNCFRAME_TEST_REDIS" in os.environ:
+    from tests.processes.celery_app import celery_app, engine
+
+    ENGINE = engine
+    __all__ = ["celery_app"]
+
+FILE, STORE = os.environ["CROWD_FILE"], os.environ["CROWD_STORE"]
 PAUSE = 0.3
+KEYS = 3
 NEVER = threading.Event()
 
 
-def note(word: str) -> None:
-    """Append to the file, in one step."""
+@contextmanager
+def noted(slot: str) -> Iterator[str]:
+    """Write down that a body begins and ends; yield the id of its task."""
     task = current_task()
     assert task is not None
-    file = os.open(FILE, os.O_APPEND | os.O_WRONLY | os.O_CREAT)
-    os.write(file, f"{word} {task.task_id}\n".encode())
-    os.close(file)
+    rest = f"{task.task_id} {os.getpid()} {slot}\n"
+
+    def note(word: str) -> None:
+        file = os.open(FILE, os.O_APPEND | os.O_WRONLY | os.O_CREAT)
+        os.write(file, f"{word} {rest}".encode())
+        os.close(file)
+
+    note("begin")
+    try:
+        yield task.task_id
+    except BaseException:
+        note("stop")
+        raise
+    note("end")
 
 
-def work(number: int) -> int:
+def work(slot: str) -> str:
     """Take a while on a thread."""
-    note("begin")
-    NEVER.wait(PAUSE)
-    note("end")
-    return number
+    with noted(slot) as task_id:
+        NEVER.wait(PAUSE)
+    return task_id
 
 
-async def work_on_loop(number: int) -> int:
+def work_long(slot: str) -> str:
+    """Take longer than its limit."""
+    with noted(slot) as task_id:
+        NEVER.wait(4 * PAUSE)
+    return task_id
+
+
+async def work_on_loop(slot: str) -> str:
     """Take a while on the loop."""
-    note("begin")
-    paused = asyncio.Event()
-    asyncio.get_running_loop().call_later(PAUSE, paused.set)
-    await paused.wait()
-    note("end")
-    return number
+    with noted(slot) as task_id:
+        paused = asyncio.Event()
+        asyncio.get_running_loop().call_later(PAUSE, paused.set)
+        await paused.wait()
+    return task_id
 
 
-def fail(number: int) -> int:
+def fail(slot: str) -> str:
     """Raise."""
-    note("begin")
-    raise LookupError(number)
+    with noted(slot):
+        raise LookupError(slot)
 
 
 def named(name: str, fn: Any, **options: Any) -> Any:
     """Return a task of a function under a name of its own."""
-    return background_task(name=f"tests.{name}", timeout=60, on_error="silent", **options)(fn)
+    given = {"timeout": 8, "on_error": "silent", **options}
+    return background_task(name=f"tests.{name}", **given)(fn)
 
 
+def slot_of(slot: str) -> str:
+    """Return what a limit counts."""
+    return slot
+
+
+AGAIN = {"on_restart": "requeue"}
 KINDS: dict[str, Any] = {
     "plain": named("plain", work),
-    "requeued": named("requeued", work, on_restart="requeue"),
-    "on_loop": named("on_loop", work_on_loop, on_restart="requeue"),
-    "again": named("again", work, on_restart="requeue", idempotent=True),
-    "limited": named("limited", work, on_restart="requeue", max_running=3),
-    "failing": named("failing", fail, on_restart="requeue"),
+    "requeued": named("requeued", work, **AGAIN),
+    "on_loop": named("on_loop", work_on_loop, **AGAIN),
+    "again": named("again", work, idempotent=True, **AGAIN),
+    "limited": named("limited", work, max_running=2, key=slot_of, **AGAIN),
+    "failing": named("failing", fail, **AGAIN),
     "retried": named("retried", retry_task(max_retries=1, retry_delay=0.1)(fail)),
+    "returned": named("returned", work, unique=True, **AGAIN),
+    "raised": named("raised", work, unique=True, on_duplicate="raise", **AGAIN),
+    "replaced": named("replaced", work, unique=True, on_duplicate="replace", **AGAIN),
+    "late": named("late", work_long, max_running=2, key=slot_of, timeout=PAUSE),
 }
 KINDS["delayed"] = KINDS["requeued"].options(delay=2.0)
+NUMBERS = count()
 
 
-async def submit(manager: TaskManager, count: int) -> dict[str, str]:
-    """Submit tasks of all kinds; return the kind of each that was accepted."""
+async def submit(manager: TaskManager, many: int, kinds: list[str]) -> dict[str, str]:
+    """Submit tasks; return the kind of each that was accepted."""
     found = {}
-    for number in range(count):
-        for kind, task in KINDS.items():
+    for _ in range(many):
+        key = next(NUMBERS) % KEYS
+        for kind in kinds:
             try:
-                found[str(await manager.submit(task, (number,)))] = kind
-            except StoreUnavailableError:  # it is refused, and never runs
+                task_id = await manager.submit(KINDS[kind], (f"{kind} {key}",))
+            except FrameworkError:  # it is refused, and never runs
                 continue
+            found[str(task_id)] = kind
     return found
+
+
+async def run_map(manager: TaskManager, many: int) -> dict[str, str]:
+    """Run a function for many items; return the kind of each task."""
+    items = [f"plain {number % KEYS}" for number in range(many)]
+    run = manager.map(KINDS["plain"], items, max_running=5)
+    found = {str(one.task.task_id): "plain" async for one in run}
+    assert (len(found), run.ended) == (many, many)
+    return found
+
+
+async def cancel(manager: TaskManager, ids: list[str]) -> dict[str, str]:
+    """Ask for the ends of tasks; return what came of it."""
+    return {one: (await manager.request_cancel(one)).outcome.value for one in ids}
 
 
 async def settle(manager: TaskManager, ids: list[str], seconds: float) -> bool:
@@ -106,27 +168,35 @@ async def settle(manager: TaskManager, ids: list[str], seconds: float) -> bool:
     return True
 
 
-async def look(manager: TaskManager, ids: list[str]) -> dict[str, str | None]:
-    """Return the status of each task as this process knows it."""
-    found = [await manager.get_task(task_id) for task_id in ids]
+async def look(manager: TaskManager, ids: list[str]) -> dict[str, Any]:
+    """Return what this process knows of each task."""
+    found = await asyncio.gather(*map(manager.get_task, ids))
     return {
-        task_id: None if task is None else task.status.value
+        task_id: task and [task.status.value, task.result, task.attempts, task.reason or ""]
         for task_id, task in zip(ids, found, strict=True)
     }
 
 
-ORDERS: dict[str, Any] = {"submit": submit, "settle": settle, "look": look}
+ORDERS: dict[str, Any] = {
+    "submit": submit, "map": run_map, "cancel": cancel, "settle": settle, "look": look,
+}  # fmt: skip
 
 
 async def main() -> None:
     """Take orders until the input ends."""
-    store, loop = SQLStore(URL, durable=True), asyncio.get_running_loop()
-    async with setup_async_framework(None, store=store, max_workers=8):
+    store = SQLStore(STORE, durable=True) if STORE else None
+    given: dict[str, Any] = {"store": store, "engine": ENGINE, "max_workers": 8}
+    loop, line = asyncio.get_running_loop(), ""
+    async with setup_async_framework(None, **given):
+        manager = get_task_manager()
         print("ready", flush=True)
         while line := await loop.run_in_executor(None, sys.stdin.readline):
             order, *arguments = json.loads(line)
-            answer = await ORDERS[order](get_task_manager(), *arguments)
-            print(json.dumps(answer), flush=True)
+            if order == "drain":
+                break
+            print(json.dumps(await ORDERS[order](manager, *arguments)), flush=True)
+    if line:
+        print(json.dumps(await look(manager, *arguments)), flush=True)
 
 
 if __name__ == "__main__":
