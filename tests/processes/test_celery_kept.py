@@ -129,16 +129,19 @@ def test_cancelled_while_it_waits(state: State) -> None:
     assert not state.client.exists(f"{state.prefix}keepers")
 
 
-@pytest.mark.parametrize("published", [False, True])
-def test_ended_by_its_keeper(state: State, published: bool) -> None:
-    """What ends at its keeper ends for all, or is cancelled if another process has published it."""
-    keep(state, "t")
-    if published:
+@pytest.mark.parametrize("was", ["unknown", "kept", "unsent", "sent"])
+def test_ended_by_its_keeper(state: State, was: str) -> None:
+    """What ends at its keeper ends so for all, or is cancelled if its message was sent."""
+    if was != "unknown":
+        keep(state, "t")
+    if was in ("unsent", "sent"):
         state.publish([message("t")], ONE)
+    if was == "sent":
         state.published(ONE, ["t"])
-    state.retire("t", "failed", '["ValueError", "no"]', "it could not be started")
-    assert status(state) == ("cancelled" if published else "failed")
+    state.retire(message("t"), "failed", '["ValueError", "no"]', "it could not be started")
+    assert status(state) == ("cancelled" if was == "sent" else "failed")
     assert state.publish([message("t")], ONE) == {"t": "sent"}
+    assert state.client.exists(state.messages) == 0
 
 
 def test_place_of_a_dead_keeper(state: State) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes.crowds import FAR, FAULTS, crowd
+from tests.processes.crowds import FAULTS, crowd
 from tests.processes.hearing import lies
 
 BACK_ENDS = {
@@ -26,37 +26,8 @@ BACK_ENDS = {
 }
 """The fixtures of a back end's store, and of the broker from which Celery workers take tasks."""
 
-LOST = ("delayed", "limited", "returned", "raised", "replaced")
-"""The kinds that wait in their app."""
-
-KNOWN = {
-    # On Celery, a task that waits in its app is known to that alone, and is lost with it. With a
-    # store it ends INTERRUPTED then, also if its app was only suspended, and even if it ran.
-    *(f"unknown: {kind}" for kind in LOST),
-    *(f"interrupted without a cause: {kind}" for kind in LOST),
-    *(f"cancelled without a cause: {kind}" for kind in LOST),
-    # It had begun, and waited for its next attempt.
-    "cancelled before it started, and begun: retried",
-}
-"""What is wrong on Celery still. To be removed line by line, as it is cured."""
-
-KNOWN_OF = {"apps killed", "tasks cancelled"}
-"""The faults after which any kind may be unknown on Celery without a store.
-
-A submission returns before Redis has its task; and one that is cancelled before that is known to
-its app alone.
-"""
-
 KNOWN_NEAR = {"too many at a time: late"}
 """What is wrong if apps end: they leave the store before the threads of TIMEOUT tasks end."""
-
-
-def known(name: str, fault: str) -> set[str]:
-    """Return what is wrong still."""
-    store, broker = BACK_ENDS[name]
-    if not broker:
-        return KNOWN_NEAR if fault == "apps ended" else set()
-    return KNOWN | {f"unknown: {kind}" for kind in FAR if not store and fault in KNOWN_OF}
 
 
 def cases() -> Iterator[Any]:
@@ -94,7 +65,8 @@ def test_what_is_said_of_each_id(
     record_property("ends", dict(made.ends))
     record_property("found", dict(made.found))
     assert made.ids > 500
-    assert set(made.found) - known(name, fault) == set()
+    known = KNOWN_NEAR if not broker and fault == "apps ended" else set()
+    assert set(made.found) - known == set()
 
 
 ACCEPTED: dict[str, tuple[str, str]] = {

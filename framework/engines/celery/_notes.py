@@ -96,9 +96,12 @@ class Notes:
         status, reason = task.status, task.reason
         if not status.is_final:  # it was withdrawn, and is about to be told
             status, reason = TaskStatus.CANCELLED, NOT_STARTED
+        if task.engine_note is None:  # it was sent meanwhile
+            self._state.cancel(task.task_id, reason)
+            return
         failed = status is TaskStatus.FAILED and task.error is not None
         error = encode_error(task.error) if failed else ""
-        self._state.retire(task.task_id, status.value, error, reason)
+        self._state.retire(self._message(task), status.value, error, reason)
 
     def _refused(self, task: EngineTask, why: str) -> None:
         if why == "dropped":

@@ -116,7 +116,7 @@ return redis.call('ZREM', tasks_of(ARGV[2]), id)
 """Mark the message of a task as sent."""
 
 KEEP_TASK: Final = _HEAD + _ADD + kept.KEEP_TASK.replace("KEPT_LIVE", str(KEPT_LIVE))
-RETIRE: Final = _HEAD + kept.RETIRE
+RETIRE: Final = _HEAD + _ADD + kept.RETIRE
 LEFT: Final = _HEAD + kept.LEFT
 RELEASE: Final = _HEAD + kept.RELEASE
 

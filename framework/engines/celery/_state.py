@@ -194,17 +194,18 @@ class State:
         told = zip(waiting, pipe.execute(), strict=True)
         return [message.task_id for (message, _), answer in told if answer == "dropped"]
 
-    def retire(self, task_id: str, status: str, error: str, reason: str) -> None:
-        """Make a task that is kept final; ask its worker to stop if it was published.
+    def retire(self, message: Message, status: str, error: str, reason: str) -> None:
+        """Make a task final whose message was not sent; ask its worker to stop if it was.
 
         Args:
-            task_id: The task.
+            message: Its message.
             status: The final status.
             error: As JSON; "" for none.
             reason: For people.
         """
-        keys = self.keys(task_id)
-        if not self._retire(keys, [task_id, status, error, reason, self._ttl]):
+        task_id = message.task_id
+        given = [task_id, status, error, reason, str(self._ttl)]
+        if not self._retire(self.keys(task_id), given + self.facts_to_add(message)):
             self.cancel(task_id, reason)
 
     def left(self, most: int, pause: float) -> list[tuple[str, str, str]]:

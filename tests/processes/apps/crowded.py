@@ -44,6 +44,7 @@ if "ASYNCFRAME_TEST_REDIS" in os.environ:
     from tests.processes.celery_app import celery_app, engine
 
     ENGINE = engine
+    engine.durable = True
     __all__ = ["celery_app"]
 
 FILE, STORE = os.environ["CROWD_FILE"], os.environ["CROWD_STORE"]

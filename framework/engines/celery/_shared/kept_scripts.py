@@ -45,12 +45,17 @@ return 'kept'
 """Add a task that waits before it is published; ``dropped`` if it was cancelled before."""
 
 RETIRE: Final = """
--- ARGV: id, status, error, reason, ttl of a final hash
-if get('keeper') == '' then return 0 end
+-- ARGV: id, status, error, reason, ttl of a final hash, then what `add` takes
+if get('status') == '' then
+  -- Others ask for it as well.
+  add(6)
+elseif get('keeper') == '' then
+  return 0
+end
 finish(ARGV[2], '', ARGV[3], ARGV[4], ARGV[5])
 return 1
 """
-"""Make a task final that was not sent; 0 if it was."""
+"""Make a task final that was not sent, whether it was added before or not; 0 if it was sent."""
 
 LEFT: Final = """
 -- ARGV: '', most ids
