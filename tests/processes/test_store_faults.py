@@ -154,15 +154,16 @@ def test_file_is_removed(
     )
 
 
+@pytest.mark.parametrize("ending", ["-wal", "-shm"])
 @pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
 def test_log_is_removed(
-    sqlite_url: str, tmp_path: Path, replaced: bool, caplog: pytest.LogCaptureFixture
+    sqlite_url: str, tmp_path: Path, replaced: bool, ending: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The same holds for SQLite's log, in which what was written last stands alone."""
-    log = Path(f"{file_of(sqlite_url)}-wal")
+    """The same holds for SQLite's log, and for the index and the locks that belong to it."""
+    log = Path(f"{file_of(sqlite_url)}{ending}")
     with peers(sqlite_url, 1, pace=QUICK) as (peer,):
         peer.finished()
-        away = log.rename(tmp_path / "away.db-wal")
+        away = log.rename(tmp_path / "away")
         if replaced:
             log.write_bytes(b"")
         task = peer.accept()

@@ -61,7 +61,12 @@ _LIBRARIES: Final = {"sqlite": "sqlite3", "postgresql": "psycopg"}
 """The driver of each."""
 
 _WRITES: Final = "asyncframe_writes"
-_LOG: Final = "asyncframe_log"
+
+_BESIDE: Final = {
+    "-wal": "what was written last",
+    "-shm": "the locks of those that write",
+}
+"""The endings of SQLite's files beside the database, and what is gone with each."""
 
 # Of a server that is gone without a word, the network itself tells only after minutes.
 _POSTGRESQL: Final = {
@@ -311,24 +316,27 @@ class Database:
             )
 
     def _require_log(self, connection: Connection) -> None:
-        """Check that SQLite's log is still the one that this connection writes to.
+        """Check that SQLite's log and its index are still those that this connection uses.
 
-        SQLite removes it when nobody has a connection any more, and never before. Others make a
-        new one, and then nobody finds what stands in the old one alone.
+        SQLite removes them when nobody has a connection any more, and never before. Others make
+        new ones. Nobody finds what stands in the old log alone; and whoever has another index has
+        other locks too, and overwrites what the others append to the log.
 
         Raises:
-            OSError: If it is not there, or is another one.
+            OSError: If one of them is not there, or is another one.
         """
         assert self._file is not None
-        log, info = f"{self._file[0]}-wal", connection.connection.info
-        found, known = _identity(log), info.get(_LOG)
-        if known is None:
-            info[_LOG] = found
-        elif found != known:
-            raise OSError(
-                f"the file {log} was removed or replaced while in use, and with it what was "
-                "written last: put it back, or restart all processes of this app"
-            )
+        info = connection.connection.info
+        for ending, holds in _BESIDE.items():
+            file = self._file[0] + ending
+            found, known = _identity(file), info.get(file)
+            if known is None:
+                info[file] = found
+            elif found != known:
+                raise OSError(
+                    f"the file {file} was removed or replaced while in use, and with it {holds}: "
+                    "put it back, or restart all processes of this app"
+                )
 
 
 def _identity(file: str) -> tuple[int, int] | None:
