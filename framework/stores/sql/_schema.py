@@ -5,13 +5,14 @@ with one history that never branches, all processes of an app run the same steps
 start, and users should not need a tool for tables that belong to the library.
 
 Guarantees: each step runs once, however many processes start at the same time; a database of
-a newer release is refused and not changed.
+a newer release is refused and not changed. `_shared.predecessors` has what precedes an upgrade.
 """
 
 from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 from itertools import chain
 from typing import Final
 
@@ -277,12 +278,20 @@ _LOCK: Final = 0x6173796E63667261
 """An advisory lock's number that no other program is likely to use."""
 
 
-def prepare(database: Database, steps: tuple[tuple[str, ...], ...] = STEPS) -> None:
+def prepare(
+    database: Database,
+    steps: tuple[tuple[str, ...], ...] = STEPS,
+    may_upgrade: Callable[[Connection], bool] = lambda _: True,
+) -> bool:
     """Create the tables, or upgrade them.
 
     Args:
         database: The database.
         steps: The steps from each version to the next.
+        may_upgrade: Asked in the transaction that would upgrade tables that are there.
+
+    Returns:
+        Whether the tables are of the last step; False if they may not be upgraded yet.
 
     Raises:
         StoreUnavailableError: If they are of a newer release.
@@ -294,35 +303,36 @@ def prepare(database: Database, steps: tuple[tuple[str, ...], ...] = STEPS) -> N
         with database.writing() as connection:
             if database.dialect == "postgresql":
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-                # An index of a large table takes longer than any other statement.
-                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
             # Once more, now that nobody else is at it.
             found = version_of(connection)
-            for statement in (*_left_out(connection, found), *chain.from_iterable(steps[found:])):
-                connection.exec_driver_sql(statement)
+            if 0 < found < len(steps) and not may_upgrade(connection):
+                return False
             if found < len(steps):
-                connection.execute(sa.update(META).values(schema_version=len(steps)))
-                if found:
-                    _tell_of_upgrade(connection, found, len(steps))
+                _take(connection, found, steps)
     if found > len(steps):
-        raise StoreUnavailableError(
-            f"the tables of this database have version {found}, but this release supports "
-            f"{len(steps)}: use the release that created them, or a newer one"
-        )
+        raise newer_tables(found, len(steps))
+    return True
 
 
-def _tell_of_upgrade(connection: Connection, before: int, after: int) -> None:
-    """Log that the tables are upgraded, and that processes of the release before may not know."""
-    count = sa.select(sa.func.count()).select_from(PROCESSES)
-    others = connection.execute(count).scalar_one()
-    _LOGGER.info("the tables of the store are upgraded from version %d to %d", before, after)
-    if others:
-        _LOGGER.warning(
-            "the tables of the store were upgraded while processes of an older release may be "
-            "running (%d): stop them, since they do not know what the new ones write, and may end "
-            "tasks INTERRUPTED that wait",
-            others,
-        )
+def _take(connection: Connection, found: int, steps: tuple[tuple[str, ...], ...]) -> None:
+    """Take the steps from version *found* on."""
+    if connection.dialect.name == "postgresql":
+        # An index of a large table takes longer than any other statement.
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+    for statement in (*_left_out(connection, found), *chain.from_iterable(steps[found:])):
+        connection.exec_driver_sql(statement)
+    connection.execute(sa.update(META).values(schema_version=len(steps)))
+    if found:
+        told = "the tables of the store are upgraded from version %d to %d"
+        _LOGGER.info(told, found, len(steps))
+
+
+def newer_tables(found: int, supported: int = len(STEPS)) -> StoreUnavailableError:
+    """Return the error for tables of a newer release, with version *found*."""
+    return StoreUnavailableError(
+        f"the tables of this database have version {found}, but this release supports "
+        f"{supported}: use the release that created them, or a newer one"
+    )
 
 
 _GREW: Final = 3

@@ -25,7 +25,8 @@ from framework.stores.sql._history import History
 from framework.stores.sql._mirror import Mirror
 from framework.stores.sql._pace import Pace
 from framework.stores.sql._rows import can_be_kept
-from framework.stores.sql._schema import is_outdated, prepare
+from framework.stores.sql._schema import is_outdated
+from framework.stores.sql._shared.predecessors import Predecessors
 from framework.stores.sql._shared.schedules import ScheduleRows
 from framework.stores.sql._writer import Writer
 
@@ -109,8 +110,9 @@ class SQLStore:
         """Create the tables if needed, read the history and start writing; blocks.
 
         Raises:
-            StoreUnavailableError: If the database cannot be used, for five seconds; or at
-                once, if a newer release has made its tables.
+            StoreUnavailableError: If the database cannot be used, for five seconds; at once, if
+                a newer release has made its tables; or if processes of an older release still
+                use them after a minute.
             RuntimeError: If it is open: each framework needs a store of its own.
         """
         if self._open:
@@ -129,9 +131,13 @@ class SQLStore:
 
     def _open_in_time(self, host: StoreHost) -> None:
         begun, error = self._clock.monotonic(), None
+        older = Predecessors(self._database, self._clock)
         while error is None or self._clock.monotonic() < begun + self._patience(error):
             try:
-                prepare(self._database)
+                if not older.let_upgrade():
+                    self._clock.sleep(self._pace.beat)
+                    begun, error = self._clock.monotonic(), None
+                    continue
                 self._writer = Writer(
                     self._database,
                     self._backlog,

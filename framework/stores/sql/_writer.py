@@ -101,6 +101,8 @@ class Writer:
         self.inquiries = InquiryRows(database, self.membership, backlog)
         self.errors = 0
         self._failing_since: float | None = None
+        # Whether the others consider this process dead, and it has no new id yet.
+        self._given_up = False
         self._pause = pace.pause_min
         self._looked = self._beaten = self._watched = self._tried_aside = 0.0
         # Maximum size of the next batch; halved after a fault, to find the record at fault.
@@ -213,7 +215,7 @@ class Writer:
             if fault is None:
                 self._try_aside()
         except GivenUpError:
-            self._come_back()
+            fault = self._come_back()
         except FAULTS as error:
             fault = fault or error
         except Exception:  # a fault of our own must not end the thread either
@@ -523,17 +525,25 @@ class Writer:
                 self.membership.beat(connection)
             self._beaten = self._clock.monotonic()
 
-    def _come_back(self) -> None:
-        """Continue under a new id: the others consider this process dead."""
-        _LOGGER.error(
-            "this process was not running for so long that the others that share the store "
-            "consider it dead: its unfinished tasks end INTERRUPTED"
-        )
-        self._backlog.refuse_starts()
-        self._host.interrupt("the process stood still, and the others gave it up")
+    def _come_back(self) -> BaseException | None:
+        """Continue under a new id, since the others consider this process dead.
+
+        Returns:
+            Why it cannot yet; None if it does.
+        """
+        if not self._given_up:
+            self._given_up = True
+            _LOGGER.error(
+                "this process was not running for so long that the others that share the store "
+                "consider it dead: its unfinished tasks end INTERRUPTED"
+            )
+            self._backlog.refuse_starts()
+            self._host.interrupt("the process stood still, and the others gave it up")
         try:
             with self._database.writing() as connection:
                 self.membership.enter(connection, self._host.clock.time())
                 self.inquiries.enter(connection)
-        except FAULTS as error:
-            self._failed(error)
+        except (*FAULTS, StoreUnavailableError) as error:
+            return error
+        self._given_up = False
+        return None

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from framework._tasks.ids import random_id
-from framework.stores.sql._schema import PROCESSES
+from framework.stores.sql._schema import PROCESSES, STEPS, newer_tables, version_of
 from framework.stores.sql._statements import Statements
 
 _LOGGER = logging.getLogger("asyncframe")
@@ -58,7 +58,11 @@ class Membership:
         self._seen: dict[str, tuple[int, int]] = {}
 
     def enter(self, connection: Connection, now: float) -> None:
-        """Enter with a new id; *now* is in wall seconds, for people to read."""
+        """Enter with a new id; *now* is in wall seconds, for people to read.
+
+        Raises:
+            StoreUnavailableError: If a newer release has upgraded the tables.
+        """
         self.process_id = random_id()
         self.identities.append(self.process_id)
         connection.execute(
@@ -70,6 +74,10 @@ class Membership:
                 beat=0,
             )
         )
+        # In this order: whoever upgrades them sees the row, or this one sees the upgrade.
+        found = version_of(connection)
+        if found > len(STEPS):
+            raise newer_tables(found)
         self._seen.clear()
 
     def leave(self, connection: Connection) -> None:

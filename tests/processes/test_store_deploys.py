@@ -1,0 +1,194 @@
+"""A new release beside an old one: the tables are upgraded when the old processes have ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from framework import background_task, get_task_manager, setup_async_framework
+from framework.exceptions import StoreUnavailableError
+from framework.stores.sql import SQLStore, _database
+from framework.stores.sql._database import Database, checked_url
+from framework.stores.sql._pace import Pace
+from framework.stores.sql._schema import PROCESSES, STEPS
+from framework.stores.sql._shared import membership, predecessors
+from framework.stores.sql._shared.membership import MISSED
+from framework.stores.sql._shared.predecessors import Predecessors
+from tests.children import ROOT
+from tests.patience import PATIENCE
+from tests.processes.siblings import TestClock, peers
+from tests.processes.test_store_faults import heard, locked
+
+NEWER = (*STEPS, ("ALTER TABLE asyncframe_tasks ADD COLUMN further TEXT",))
+"""The tables of the next release."""
+
+QUICK = Pace(pause_min=0.001, pause_max=0.01)
+
+
+@pytest.fixture
+def newer(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Predecessors]:
+    """What a process of the next release asks at its start, a second after the other."""
+    monkeypatch.setattr(predecessors, "STEPS", NEWER)
+    with closing(Database(checked_url(sql_url), False)) as database:
+        yield Predecessors(database, TestClock(), patience=30.0)
+
+
+def asked(older: Predecessors, seconds: int) -> list[bool]:
+    """Ask once a second whether the tables are upgraded."""
+    clock: Any = older._clock
+    told = []
+    for _ in range(seconds):
+        told.append(older.let_upgrade())
+        clock.pass_time(1.0)
+    return told
+
+
+def test_a_new_release_waits_for_the_old_one(
+    sql_url: str, newer: Predecessors, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While a process of the old release lives, a new one waits, says so once, and gives up."""
+    me = f"{socket.gethostname()} (pid {os.getpid()})"
+    clock: Any = newer._clock
+    with peers(sql_url, 1) as (old,):
+        for _ in range(3):
+            assert asked(newer, MISSED) == [False] * MISSED
+            old.tick()
+        clock.pass_time(12.0)
+        with pytest.raises(
+            StoreUnavailableError,
+            match=r"^the tables of this database have version 6, and processes of the release that "
+            rf"made them are still running: {re.escape(me)}; this "
+            r"release needs version 7: stop them, then start this process again$",
+        ):
+            newer.let_upgrade()
+        task = old.accept()
+        assert old.writer.attempt()
+        assert old.row(task).status == "pending"
+        with old.database.writing() as connection:
+            old.writer.membership.leave(connection)
+        assert newer.let_upgrade()
+        assert newer.let_upgrade()
+    (told,) = caplog.messages
+    assert told == (
+        "the tables of the store are of an older release, whose processes may still be running: "
+        f"{me}; this process starts when they have ended, or gives up after 30 s"
+    )
+
+
+def test_an_old_process_that_stood_still(
+    sql_url: str, newer: Predecessors, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that gives no sign of life is not waited for, and writes nothing when it continues."""
+    with peers(sql_url, 1, pace=QUICK) as (old,):
+        task, given_up = old.accept(), old.process_id
+        assert asked(newer, MISSED + 1)[-2:] == [False, True]
+        assert [old.writer.attempt() for _ in range(3)] == [False] * 3
+
+        assert old.row(task) is None
+        assert len(old.host.interrupted) == 1
+        assert old.backlog.fault == (
+            "the tables of this database have version 7, but this release supports 6: use the "
+            "release that created them, or a newer one"
+        )
+        with old.database.reading() as connection:
+            assert connection.execute(sa.select(PROCESSES)).all() == []
+    assert [one.split(" ")[0] for one in caplog.messages] == ["the", "process", "this", "the"]
+    assert caplog.messages[1].startswith(f"process {given_up} is not responding")
+
+
+def test_a_database_that_cannot_be_written_proves_nothing(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a new process cannot write either, an old one that gives no sign is not dead."""
+    monkeypatch.setattr(_database, "LOCK_PATIENCE", 0.001)
+    monkeypatch.setattr(predecessors, "STEPS", NEWER)
+    with peers(sqlite_url, 2) as (old, new):
+        older = Predecessors(new.database, new.clock)
+        with old.database.writing() as connection:
+            connection.execute(sa.delete(PROCESSES).where(PROCESSES.c.process_id != old.process_id))
+        assert asked(older, MISSED) == [False] * MISSED
+        with (
+            locked(sqlite_url),
+            pytest.raises(sa.exc.OperationalError, match=r"^\(.+\) database is locked"),
+        ):
+            older.let_upgrade()
+        assert asked(older, MISSED + 1)[-2:] == [False, True]
+
+
+@background_task(on_restart="requeue", name="tests.deployed")
+def deployed(number: int) -> int:
+    """Run in the new release."""
+    return number
+
+
+OLD = """
+import asyncio, sys, threading
+from framework import background_task, get_task_manager, setup_async_framework
+from framework.stores.sql import SQLStore
+
+end = threading.Event()
+
+@background_task(on_restart="requeue", idempotent=True, name="tests.deployed")
+def deployed(number: int) -> int:
+    end.wait()
+    return -1
+
+async def main():
+    store = SQLStore(sys.argv[1], durable=True)
+    async with setup_async_framework(
+        None, store=store, max_workers=1, graceful_shutdown_timeout=0.01
+    ):
+        print(*[await get_task_manager().submit(deployed, (n,)) for n in range(9)], flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+    end.set()
+
+asyncio.run(main())
+"""
+"""A process of the old release, with tasks that it does not get done before its input ends."""
+
+
+def old_release(url: str) -> subprocess.Popen[str]:
+    """Start a process of the old release."""
+    return subprocess.Popen(
+        [sys.executable, "-c", OLD, url],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.extended("processes")
+async def test_a_rolling_deploy_loses_nothing(
+    sql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tasks that wait when the old release ends run in the new one, which has waited for it."""
+    old = old_release(sql_url)
+    stdin, stdout = old.stdin, old.stdout
+    assert stdin is not None
+    assert stdout is not None
+    with old, heard("whose processes may still be running") as said:
+        task_ids = (await asyncio.to_thread(stdout.readline)).split()
+        monkeypatch.setattr(predecessors, "STEPS", NEWER)
+        monkeypatch.setattr(membership, "STEPS", NEWER)
+
+        def end_the_old() -> None:
+            assert said.wait(PATIENCE)
+            stdin.close()
+
+        ending = asyncio.create_task(asyncio.to_thread(end_the_old))
+        async with setup_async_framework(None, store=SQLStore(sql_url, durable=True)):
+            await ending
+            manager = get_task_manager()
+            results = [await manager.get_result(one, timeout=PATIENCE) for one in task_ids]
+    assert results == list(range(9))
