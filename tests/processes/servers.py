@@ -402,3 +402,40 @@ class PostgresServer(Server, Databases):
             printed, _ = process.communicate()
             assert process.returncode == 0, printed
         super().start()
+
+
+class StandbyServer(PostgresServer):
+    """A PostgreSQL that follows another one, which commits nothing before this one has it.
+
+    Args:
+        primary: The other one; it runs.
+    """
+
+    ready = "database system is ready to accept read-only connections"
+
+    def __init__(self, primary: PostgresServer) -> None:
+        super().__init__()
+        self._primary = primary
+
+    def command(self) -> list[str]:
+        """Return the program and its arguments."""
+        followed = f"host=127.0.0.1 port={self._primary.port} user=postgres"
+        settings = [f"primary_conninfo={followed}", "wal_retrieve_retry_interval=100ms"]
+        return [*super().command(), *(word for one in settings for word in ("-c", one))]
+
+    def start(self) -> None:
+        """Copy the other one's files while it is stopped for a moment, and follow it."""
+        self._primary.stop()
+        shutil.copytree(self._primary._data, self._data, copy_function=shutil.copy)
+        Path(self._data, "standby.signal").touch()
+        for path in (Path(self._data), *Path(self._data).rglob("*")):
+            if self.owner is not None:
+                shutil.chown(path, self.owner, pwd.getpwnam(self.owner).pw_gid)
+        self._primary.start()
+        super().start()
+        self._primary._do("postgres", "ALTER SYSTEM SET synchronous_standby_names = '*'")
+        self._primary._do("postgres", "SELECT pg_reload_conf()")
+
+    def promote(self) -> None:
+        """Take over, and return when it can be written."""
+        self._do("postgres", "SELECT pg_promote()")

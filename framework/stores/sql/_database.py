@@ -61,6 +61,7 @@ _LIBRARIES: Final = {"sqlite": "sqlite3", "postgresql": "psycopg"}
 """The driver of each."""
 
 _WRITES: Final = "asyncframe_writes"
+_POOLED: Final = "asyncframe_pooled"
 
 _BESIDE: Final = {
     "-wal": "what was written last",
@@ -78,13 +79,19 @@ _POSTGRESQL: Final = {
     "tcp_user_timeout": 5_000,
     "application_name": "asyncframe",
 }
-# The last one ends the transaction of a process that was suspended in it: it has the lock
-# that every writer needs.
-_POSTGRESQL_SETTINGS: Final = (
-    "SET lock_timeout = '2s'",
-    "SET statement_timeout = '10s'",
-    "SET idle_in_transaction_session_timeout = '5s'",
-)
+_OF_SEVERAL: Final = {"target_session_attrs": "read-write"}
+"""What else is asked of the server if the URL names several, of which one can be written."""
+
+_POSTGRESQL_SETTINGS: Final = {
+    "lock_timeout": "'2s'",
+    "statement_timeout": "'10s'",
+    # Ends the transaction of a process that was suspended in it: it has the lock that every
+    # writer needs.
+    "idle_in_transaction_session_timeout": "'5s'",
+    # Also without durability: a server that crashes must not take a version back that others
+    # have read up to. One flush for each batch costs no task anything.
+    "synchronous_commit": "on",
+}
 
 
 def checked_url(url: object) -> URL:
@@ -156,7 +163,8 @@ class Database:
         self.dialect: Dialect = "sqlite" if url.get_backend_name() == "sqlite" else "postgresql"
         options: dict[str, Any] = {"connect_args": {"timeout": LOCK_PATIENCE}}
         if self.dialect == "postgresql":
-            given = {name: value for name, value in _POSTGRESQL.items() if name not in url.query}
+            wanted = _POSTGRESQL | (_OF_SEVERAL if _has_several_hosts(url) else {})
+            given = {name: value for name, value in wanted.items() if name not in url.query}
             options = {
                 "connect_args": given,
                 "isolation_level": "READ COMMITTED",
@@ -183,38 +191,44 @@ class Database:
             # SQLite's transactions see one moment by themselves.
             self._readers = self._engine.execution_options(isolation_level="REPEATABLE READ")
         self._clock = SystemClock()
-        self._settings = self._settings_of(durable)
+        self._durable = durable
         # SQLite's file, and which one it was when it was opened.
         self._file: tuple[str, tuple[int, int] | None] | None = None
         if self.dialect == "sqlite":
             event.listen(self._engine, "do_connect", self._before_connect)
             event.listen(self._engine, "begin", self._begin)
+        else:
+            event.listen(self._engine, "begin", self._begin_pooled)
 
-    def _settings_of(self, durable: bool) -> tuple[str, ...]:
-        if self.dialect == "postgresql":
-            # Also without durability: a server that crashes must not take a version back that
-            # others have read up to. One flush for each batch costs no task anything.
-            return (*_POSTGRESQL_SETTINGS, "SET synchronous_commit = on")
-        return (
-            "PRAGMA journal_mode = WAL",
-            f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}",
-        )
-
-    def _on_connect(self, connection: Any, _: object) -> None:  # Any: a driver's connection
+    def _on_connect(self, connection: Any, entry: Any) -> None:  # Any: of a driver, of the pool
         if self.dialect == "sqlite":
-            # So that the driver begins no transactions; `_begin` does.
-            connection.isolation_level = None
+            self._prepare_file(connection)
         else:
             connection.autocommit = True
-        cursor = connection.cursor()
-        for setting in self._settings:
-            cursor.execute(setting)
-        if self.dialect == "sqlite" and self._file is None:
-            file = cursor.execute("PRAGMA database_list").fetchone()[2]
-            self._file = file, _identity(file)
-        cursor.close()
-        if self.dialect == "postgresql":
+            self._prepare_session(connection, entry)
             connection.autocommit = False
+
+    def _prepare_file(self, connection: Any) -> None:
+        # So that the driver begins no transactions; `_begin` does.
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
+        if self._file is None:
+            file = connection.execute("PRAGMA database_list").fetchone()[2]
+            self._file = file, _identity(file)
+
+    def _prepare_session(self, connection: Any, entry: Any) -> None:
+        """Make the session's settings, unless a pooler gives each transaction another one.
+
+        A pooler has no process, so what it tells as the number of one is not the server's.
+        """
+        server = connection.execute("SELECT pg_backend_pid()").fetchone()[0]
+        if server != connection.info.backend_pid:
+            entry.info[_POOLED] = True
+            # What one session has prepared, another one does not know, or knows as something else.
+            connection.prepare_threshold = None
+        else:
+            connection.execute(_set("SET"))
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -280,6 +294,11 @@ class Database:
         else:
             connection.exec_driver_sql("BEGIN")
 
+    def _begin_pooled(self, connection: Connection) -> None:
+        if connection.connection.info.get(_POOLED, False):
+            driver: Any = connection.connection.driver_connection  # a module's without types
+            driver.execute(_set("SET LOCAL"))
+
     def _begin_to_write(self, connection: Connection) -> None:
         """Begin a transaction with SQLite's write lock.
 
@@ -337,6 +356,15 @@ class Database:
                     f"the file {file} was removed or replaced while in use, and with it {holds}: "
                     "put it back, or restart all processes of this app"
                 )
+
+
+def _has_several_hosts(url: URL) -> bool:
+    hosts = [url.host or "", *url.normalized_query.get("host", ())]
+    return len([one for host in hosts for one in host.split(",") if one]) > 1
+
+
+def _set(command: str) -> str:
+    return "; ".join(f"{command} {name} = {value}" for name, value in _POSTGRESQL_SETTINGS.items())
 
 
 def _identity(file: str) -> tuple[int, int] | None:
