@@ -216,6 +216,15 @@ def test_told_when_it_is_safe(sql_url: str) -> None:
     assert told == [None]
 
 
+def test_who_waits_waits_for_nobody(sqlite_url: str) -> None:
+    """A record that a caller waits for is written at once, also while others are gathered."""
+    with opened(sqlite_url, Pace(gather=10 * PATIENCE, hurry=10 * PATIENCE)) as store:
+        safe(store, new_record(TestClock()))
+        for _ in range(3):
+            store.note(new_record(TestClock()))
+            safe(store, new_record(TestClock()))
+
+
 def test_told_in_time_that_it_is_not_safe(sqlite_url: str) -> None:
     """After five seconds without a commit, a waiting caller gets one error."""
     told: list[BaseException | None] = []

@@ -93,6 +93,8 @@ class Backlog:
         self._closed = False
         self._timed = False
         self._wake = threading.Event()
+        # Set when somebody comes who waits, also while the writer gathers records.
+        self._urgent = threading.Event()
         self._idle = True
         self.live: dict[str, TaskRecord] = {}
         self.fault = ""
@@ -153,8 +155,7 @@ class Backlog:
             timed, self._timed = self._timed, True
         if not timed:
             self._clock.call_at(waiter.deadline, self._expire, background=True)
-        if self._idle:
-            self._wake.set()
+        self._hurry()
 
     def start(self, record: TaskRecord, told: Permitted) -> None:
         """Queue the start of a task, and call *told* once it is written, or refused."""
@@ -165,8 +166,7 @@ class Backlog:
                 self._dirty[record.task_id] = record
                 told = _ignore
         told(False)
-        if self._idle:
-            self._wake.set()
+        self._hurry()
 
     def release(self, record: TaskRecord) -> None:
         """Queue the copy of a task that belongs to nobody from now on."""
@@ -193,8 +193,14 @@ class Backlog:
         return record is not None and record.restart is not None and not record.status.is_final
 
     def wake(self) -> None:
-        """Wake the writer."""
+        """Wake the writer, and let it gather no more records: somebody waits."""
         self._wake.set()
+        self._urgent.set()
+
+    def _hurry(self) -> None:
+        self._urgent.set()
+        if self._idle:
+            self._wake.set()
 
     def _full(self) -> StoreUnavailableError:
         return StoreUnavailableError(
@@ -240,10 +246,21 @@ class Backlog:
         self._wake.clear()
         return woken
 
+    def gather(self, seconds: float, is_waited_for: Callable[[], bool]) -> bool:
+        """Wait for more records for *seconds*, or until somebody waits; return whether one does."""
+        # In this order: whoever comes meanwhile is either seen here or ends the wait.
+        self._urgent.clear()
+        return is_waited_for() or self._urgent.wait(seconds)
+
     @property
     def waited_for(self) -> bool:
         """Whether a caller waits until a record is safe."""
-        return bool(self._waiters or self._taken_waiters or self._starts)
+        return self.waiters > 0
+
+    @property
+    def waiters(self) -> int:
+        """For how many records a caller waits."""
+        return len(self._waiters) + len(self._taken_waiters) + len(self._starts)
 
     def starts(self, task_id: str) -> bool:
         """Return whether a task waits for its start to be written."""

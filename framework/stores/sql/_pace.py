@@ -10,8 +10,9 @@ class Pace:
     """The intervals of the thread, in seconds above 0.
 
     Attributes:
-        gather: How long records are collected before a batch is written.
-        hurry: The same while a caller waits until a record is safe.
+        gather: How long records are collected before a batch is written, while no caller waits
+            until a record is safe.
+        hurry: The same while callers wait, and come in bursts.
         look: Between two reads of what others have written.
         watch: The same while somebody waits for a change of another process's task.
         beat: Between two increments of this process's counter.
@@ -21,7 +22,7 @@ class Pace:
     """
 
     gather: float = 0.02
-    hurry: float = 0.002
+    hurry: float = 0.001
     look: float = 0.1
     watch: float = 0.05
     beat: float = 1.0

@@ -107,6 +107,8 @@ class Writer:
         self._looked = self._beaten = self._watched = self._tried_aside = 0.0
         # Maximum size of the next batch; halved after a fault, to find the record at fault.
         self._most = BATCH
+        # How many waited for the latest batch.
+        self._crowd = 0
         # The number of written batches, and what it was when a record failed by itself.
         self._written = 0
         self._alone: dict[str, int] = {}
@@ -165,12 +167,21 @@ class Writer:
             if self._closing.is_set():
                 break
             if waits and len(self._backlog) < BATCH:
-                # Records come in bursts: a short wait makes one transaction of many.
-                pace = self._pace
-                hurries = self._backlog.waited_for or self.lines.waits or self.windows.waits
-                self._closing.wait(pace.hurry if hurries else pace.gather)
+                self._gather()
             self.attempt()
         self._finish()
+
+    def _gather(self) -> None:
+        """Wait a moment, since records come in bursts: that makes one transaction of many."""
+        pace = self._pace
+        # While a transaction is under way, others gather by themselves: whoever waits, and came
+        # alone before, need not wait for them.
+        if self._backlog.gather(pace.gather, self._is_waited_for) and self._crowd > 1:
+            self._closing.wait(pace.hurry)
+        self._crowd = self._backlog.waiters + self.lines.waiters
+
+    def _is_waited_for(self) -> bool:
+        return self._backlog.waited_for or self.lines.waits or self.windows.waits
 
     def _until_due(self) -> float:
         """Return the seconds until the next look or beat, or until more is to be claimed."""
@@ -370,9 +381,10 @@ class Writer:
             restart.written.append(process)
         try:
             refused: Collection[Row] = ()
+            whole = not free
             if own:
                 if self.statements.put(connection, own, process, version) < len(own):
-                    refused = self.follower.ended_before(connection, own, version)
+                    whole, refused = False, self.follower.ended_before(connection, own, version)
                 self._tell_of_strangers(connection, own)
             if free:
                 self.statements.release(connection, free, process, version)
@@ -382,8 +394,10 @@ class Writer:
                     restart.written.clear()
             raise
         starting = [row.task_id for row in others_may if row.starts]
-        started = self.statements.started(connection, starting, process) if starting else ()
-        return started, refused
+        # If all rows were written, these tasks belong to this process, and run.
+        if starting and not whole:
+            return self.statements.started(connection, starting, process), refused
+        return starting, refused
 
     def _beat_is_due(self) -> bool:
         return self._clock.monotonic() >= self._beaten + self._pace.beat

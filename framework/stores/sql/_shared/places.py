@@ -180,6 +180,11 @@ class SharedLines:
         """Whether there is a request to answer."""
         return bool(self._asked)
 
+    @property
+    def waiters(self) -> int:
+        """How many requests there are to answer."""
+        return len(self._asked)
+
     # -- the store's thread
 
     def settle(self) -> None:
