@@ -1,4 +1,4 @@
-"""A new release beside an old one: the tables are upgraded when the old processes have ended."""
+"""Processes one after the other: a new release after an old one, and a start after a kill."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ import pytest
 import sqlalchemy as sa
 
 from framework import background_task, get_task_manager, setup_async_framework
+from framework._tasks.ids import random_id
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql import SQLStore, _database
 from framework.stores.sql._database import Database, checked_url
 from framework.stores.sql._pace import Pace
 from framework.stores.sql._schema import PROCESSES, STEPS
-from framework.stores.sql._shared import membership, predecessors
+from framework.stores.sql._shared import machine, membership, predecessors
 from framework.stores.sql._shared.membership import MISSED
 from framework.stores.sql._shared.predecessors import Predecessors
-from tests.children import ROOT
+from tests.children import ROOT, run
 from tests.patience import PATIENCE
 from tests.processes.siblings import TestClock, peers
 from tests.processes.test_store_faults import heard, locked
@@ -157,10 +158,10 @@ asyncio.run(main())
 """A process of the old release, with tasks that it does not get done before its input ends."""
 
 
-def old_release(url: str) -> subprocess.Popen[str]:
-    """Start a process of the old release."""
+def started(program: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start another process."""
     return subprocess.Popen(
-        [sys.executable, "-c", OLD, url],
+        [sys.executable, "-c", program, *arguments],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -173,7 +174,7 @@ async def test_a_rolling_deploy_loses_nothing(
     sql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tasks that wait when the old release ends run in the new one, which has waited for it."""
-    old = old_release(sql_url)
+    old = started(OLD, sql_url)
     stdin, stdout = old.stdin, old.stdout
     assert stdin is not None
     assert stdout is not None
@@ -192,3 +193,55 @@ async def test_a_rolling_deploy_loses_nothing(
             manager = get_task_manager()
             results = [await manager.get_result(one, timeout=PATIENCE) for one in task_ids]
     assert results == list(range(9))
+
+
+@pytest.mark.extended("processes")
+async def test_what_was_killed_here_is_dead_at_once(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An app that is started again goes on with its tasks, however many beats may be missed."""
+    monkeypatch.setattr(membership, "MISSED", 1_000_000)
+    store = SQLStore(sqlite_url, durable=True)
+    store._pace = Pace(beat=0.05)
+    with started(OLD, sqlite_url) as old:
+        assert old.stdout is not None
+        task_ids = (await asyncio.to_thread(old.stdout.readline)).split()
+        old.kill()
+    async with setup_async_framework(None, store=store):
+        manager = get_task_manager()
+        results = [await manager.get_result(one, timeout=PATIENCE) for one in task_ids]
+    assert results == list(range(9))
+
+
+LOOK = """
+import sys
+from framework.stores.sql._shared import machine
+if len(sys.argv) > 1:
+    print(machine.has_ended(sys.argv[1], int(sys.argv[2])))
+else:
+    print(machine.process_id(), flush=True)
+    input()
+"""
+
+
+@pytest.mark.extended("processes")
+def test_only_what_can_be_seen_has_ended() -> None:
+    """A process that runs, or runs elsewhere, has not ended; one that has is known by its start."""
+
+    def look(process_id: str, pid: int, *before: str) -> str:
+        return run(*before, sys.executable, "-c", LOOK, process_id, str(pid), cwd=ROOT).stdout
+
+    with started(LOOK) as other:
+        assert other.stdout is not None
+        process_id = other.stdout.readline().strip()
+        elsewhere = process_id[:16] + "0" * 12 + process_id[28:]
+        assert not machine.has_ended(process_id, other.pid)
+        assert machine.has_ended(process_id, os.getpid()), "another one has its number"
+        other.kill()
+    assert machine.has_ended(process_id, other.pid)
+    assert not machine.has_ended(elsewhere, other.pid)
+    assert not machine.has_ended(random_id(), other.pid), "of an older release"
+    if os.geteuid() == 0:
+        spaces = [("unshare", "--pid", "--fork"), ("unshare", "--pid", "--fork", "--mount-proc")]
+        assert [look(process_id, other.pid, *one) for one in spaces] == ["False\n"] * 2
+    assert look(process_id, other.pid) == "True\n"

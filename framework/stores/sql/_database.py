@@ -200,6 +200,11 @@ class Database:
         else:
             event.listen(self._engine, "begin", self._begin_pooled)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether all processes that share it run on one machine."""
+        return self.dialect == "sqlite"
+
     def _on_connect(self, connection: Any, entry: Any) -> None:  # Any: of a driver, of the pool
         if self.dialect == "sqlite":
             self._prepare_file(connection)

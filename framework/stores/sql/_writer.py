@@ -91,7 +91,7 @@ class Writer:
         self.statements = Statements(database.dialect)
         self.pages = Pages(database.dialect)
         self.removal = Removal(self.statements, clock)
-        self.membership = Membership(self.statements)
+        self.membership = Membership(self.statements, database.is_local)
         self.drafts = Drafts(backlog, self.membership, host, clock, keep_arguments)
         self.follower = Follower(
             database, self.statements, self.membership, backlog, mirror, host, clock
@@ -104,7 +104,9 @@ class Writer:
         # Whether the others consider this process dead, and it has no new id yet.
         self._given_up = False
         self._pause = pace.pause_min
-        self._looked = self._beaten = self._watched = self._tried_aside = 0.0
+        self._looked = self._beaten = self._tried_aside = 0.0
+        # At once: what a process left that was killed is taken over by the next one that starts.
+        self._watched = -math.inf
         # Maximum size of the next batch; halved after a fault, to find the record at fault.
         self._most = BATCH
         # How many waited for the latest batch.

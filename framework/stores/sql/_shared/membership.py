@@ -5,6 +5,9 @@ counters of the others. A process is dead if its counter stands still while this
 increments its own six times. So clocks may differ and jump, and nobody counts as dead while
 the database cannot be written or the machine is suspended.
 
+One that runs on this machine, and has ended for sure, is dead at once. Only a database that no
+other machine has is asked so: a copy of a running machine cannot be told from the first one.
+
 Guarantees: a process whose row is gone writes no task before it has a new row. `_orphans` has
 what becomes of its live tasks.
 """
@@ -20,8 +23,8 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from framework._tasks.ids import random_id
 from framework.stores.sql._schema import PROCESSES, STEPS, newer_tables, version_of
+from framework.stores.sql._shared import machine
 from framework.stores.sql._statements import Statements
 
 _LOGGER = logging.getLogger("asyncframe")
@@ -45,14 +48,16 @@ class Membership:
 
     Args:
         statements: The SQL of the tasks.
+        local: Whether all processes that share the database run on one machine.
 
     Attributes:
         process_id: The id of this process since it last entered; "" before.
         identities: All ids that it has had.
     """
 
-    def __init__(self, statements: Statements) -> None:
+    def __init__(self, statements: Statements, local: bool) -> None:
         self._statements = statements
+        self._local = local
         self.process_id = ""
         self.identities: list[str] = []
         self._seen: dict[str, tuple[int, int]] = {}
@@ -63,7 +68,7 @@ class Membership:
         Raises:
             StoreUnavailableError: If a newer release has upgraded the tables.
         """
-        self.process_id = random_id()
+        self.process_id = machine.process_id()
         self.identities.append(self.process_id)
         connection.execute(
             sa.insert(PROCESSES).values(
@@ -111,13 +116,18 @@ class Membership:
         Returns:
             The dead ones, each with its counter.
         """
-        found = connection.execute(sa.select(PROCESSES.c.process_id, PROCESSES.c.beat))
+        found = connection.execute(
+            sa.select(PROCESSES.c.process_id, PROCESSES.c.beat, PROCESSES.c.pid)
+        )
         seen: dict[str, tuple[int, int]] = {}
-        for process_id, beat in found:
+        for process_id, beat, pid in found:
             if process_id == self.process_id:
                 continue
             last, missed = self._seen.get(process_id, (-1, 0))
             seen[process_id] = (beat, missed + 1) if beat == last else (beat, 0)
+            # One that has given a sign of life since the last call need not be looked for.
+            if self._local and last in {beat, -1} and machine.has_ended(process_id, pid):
+                seen[process_id] = beat, MISSED
         self._seen = seen
         return [(one, beat) for one, (beat, missed) in seen.items() if missed >= MISSED]
 

@@ -51,7 +51,7 @@ class Predecessors:
         self._clock = clock
         self._patience = patience
         self._statements = Statements(database.dialect)
-        self._seen = Membership(self._statements)
+        self._seen = Membership(self._statements, database.is_local)
         self._version = 0
         self._until: float | None = None
         self._left: list[str] = []
@@ -72,7 +72,7 @@ class Predecessors:
                 return True
         except FAULTS:
             # What was not committed is no sign that the others could have given one.
-            self._seen = Membership(self._statements)
+            self._seen = Membership(self._statements, self._database.is_local)
             raise
         now = self._clock.monotonic()
         if self._until is None:
