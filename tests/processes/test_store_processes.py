@@ -298,18 +298,23 @@ def test_sign_of_life_at_the_last_moment(sql_url: str) -> None:
         assert slow.process_id in living(other)
 
 
-def test_backup_that_was_put_back(sql_url: str) -> None:
-    """A database that suddenly knows less than before is read anew."""
+def test_backup_that_was_put_back(sql_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A database that suddenly knows less than before is read anew, and whoever notices says so."""
     with peers(sql_url) as (one, two):
-        one.finished(5)
+        for _ in range(5):
+            one.finished()
         two.writer.follower.look()
         with one.database.writing() as connection:
             connection.exec_driver_sql("UPDATE asyncframe_meta SET version = 1")
             connection.exec_driver_sql("DELETE FROM asyncframe_tasks")
         (task,) = one.finished()
         two.writer.follower.look()
-
         assert two.mirror.get(task.task_id) is not None
+        (other,) = two.finished()
+        one.writer.follower.look()
+        assert one.mirror.get(other.task_id) is not None
+    lost = "the database of the store has gone back to an earlier state, version 2 after 5: "
+    assert [text.startswith(lost) for text in caplog.messages] == [True, True]
 
 
 def test_two_clean_ups_at_once(sqlite_url: str) -> None:

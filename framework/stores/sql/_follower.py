@@ -113,7 +113,9 @@ class Follower:
 
     def wrote(self, version: int) -> None:
         """Note that this process itself has written *version*."""
-        if version == self.version + 1:
+        if version <= self.version:
+            self._go_back(version)
+        elif version == self.version + 1:
             # Nobody else has written in between, so there is nothing to read either.
             self.version = version
 
@@ -122,14 +124,24 @@ class Follower:
         with self._database.reading() as connection:
             version, removed, asked = self._statements.position(connection)
             if version < self.version:
-                # A backup that was put back has less than was read before: all is read anew.
-                self.version = -1
-                self._mirror.expect_again()
+                self._go_back(version)
             found, reached = self._since(connection, version)
         self._take_in(found)
         self.version, self.asked = reached, asked
         if self.forget(removed):
             self._mirror.follow(removed)
+
+    def _go_back(self, version: int) -> None:
+        """Let all be read anew: the database has less than was read or written before."""
+        _LOGGER.error(
+            "the database of the store has gone back to an earlier state, version %d after %d: a "
+            "backup was put back, or a standby that lagged behind has taken over; what it lacks "
+            "is lost: restart all processes of this app",
+            version,
+            self.version,
+        )
+        self.version = -1
+        self._mirror.expect_again()
 
     def _since(self, connection: Connection, version: int) -> tuple[list[Row], int]:
         """Return the rows up to *version*, and that version.
