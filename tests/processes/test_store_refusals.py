@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -218,6 +218,27 @@ def test_one_record_at_which_the_database_fails(
     )
     assert caplog.text.count("cannot be written to the store, but others can") == 1
     assert f"task {bad.task_id} is now written to the store" in said(caplog)
+
+
+def test_no_record_is_to_blame_for_a_connection(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A database that takes only some connections is not taken for one that refuses a record."""
+    with peers(sqlite_url, 1, pace=QUICK) as (peer,):
+        tasks = [peer.accept(), peer.accept()]
+        writing, can = peer.database.writing, iter([False, False, True, False])
+
+        def connect() -> Any:
+            if not next(can, True):
+                raise refused("53300")
+            return writing()
+
+        monkeypatch.setattr(peer.database, "writing", connect)
+        for _ in range(4):
+            with suppress(sa.exc.OperationalError):
+                peer.writer.write()
+        assert [peer.row(task).status for task in tasks] == ["pending"] * 2
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize("passes", [True, False])

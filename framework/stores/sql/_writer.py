@@ -109,6 +109,8 @@ class Writer:
         self._watched = -math.inf
         # Maximum size of the next batch; halved after a fault, to find the record at fault.
         self._most = BATCH
+        # Whether the latest batch came as far as its rows: otherwise none of them is at fault.
+        self._reached = False
         # How many waited for the latest batch.
         self._crowd = 0
         # The number of written batches, and what it was when a record failed by itself.
@@ -310,7 +312,8 @@ class Writer:
                 if not rows:
                     raise
                 if not is_data_fault(error):
-                    self._narrow(records, error)
+                    if self._reached:
+                        self._narrow(records, error)
                     raise
                 self._write_halves(records, rows, error)
                 continue
@@ -331,9 +334,11 @@ class Writer:
     def _write_batch(self, rows: list[Written], bound: float | None) -> bool:
         """Write rows and remove old ones; True if there is more to remove."""
         gone = Deleted()
+        self._reached = False
         with self._database.writing() as connection:
             # First of all: the row that this locks makes writers take turns.
             version, removed = self.membership.turn(connection)
+            self._reached = True
             beats = self._beat_is_due()
             if beats:
                 self.membership.beat(connection)
