@@ -411,7 +411,7 @@ class StandbyServer(PostgresServer):
         primary: The other one; it runs.
     """
 
-    ready = "database system is ready to accept read-only connections"
+    ready = "database system is ready to accept read"  # -only, or only before version 14
 
     def __init__(self, primary: PostgresServer) -> None:
         super().__init__()
