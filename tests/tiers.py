@@ -85,7 +85,7 @@ class Guard:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         """Watch while a test runs that may start none."""
-        self._watching = item.get_closest_marker("extended") is None
+        self._watching = not any(map(item.get_closest_marker, ("extended", "soak")))
         self._refused.clear()
         try:
             return (yield)
