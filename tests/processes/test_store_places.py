@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
-from framework._tasks.records import Label
+from framework._tasks.records import Label, TaskStatus
 from framework._tasks.restart import Restart
 from framework.protocols import PlaceAnswer, PlaceRequest
 from framework.stores.sql import _writer
@@ -313,6 +313,27 @@ def test_a_process_that_leaves_in_order_gives_its_places_back(sql_url: str) -> N
         second.join()
         one.writer.close(5.0)
         one.writer._finish()
+        look(two)
+
+        assert second.told[-1] == GRANTED
+
+
+def test_a_process_that_leaves_keeps_the_places_of_its_threads(sql_url: str) -> None:
+    """The place of a TIMEOUT task whose thread runs on is free once its process counts as dead."""
+    with peers(sql_url) as (one, two):
+        first, second = Guest(one), Guest(two)
+        first.join()
+        one.start(first.record)
+        first.record.still_running = True
+        one.end(first.record, TaskStatus.TIMEOUT)
+        one.writer.write()
+        second.join()
+        one.writer.close(5.0)
+        one.writer._finish()
+        look(two)
+        assert second.told == [PlaceAnswer(False, (first.task_id,))]
+        for _ in range(MISSED + 1):
+            two.tick()
         look(two)
 
         assert second.told[-1] == GRANTED

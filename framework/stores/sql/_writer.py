@@ -35,7 +35,7 @@ from framework.stores.sql._removal import Deleted, Removal
 from framework.stores.sql._rows import NOT_WHOLE, Written
 from framework.stores.sql._shared.inquiries import InquiryRows
 from framework.stores.sql._shared.membership import GivenUpError, Membership
-from framework.stores.sql._shared.places import SharedLines, inherit
+from framework.stores.sql._shared.places import SharedLines, inherit, is_held_on
 from framework.stores.sql._shared.windows import WindowRows
 from framework.stores.sql._statements import Row, Statements
 
@@ -208,8 +208,11 @@ class Writer:
                 try:
                     with self._database.writing() as connection:
                         version, _ = self.membership.turn(connection)
-                        self.membership.leave(connection)
-                        inherit(connection, version)
+                        # Those places are free when this process counts as dead: its threads
+                        # end with it.
+                        if not is_held_on(connection, self.membership.process_id):
+                            self.membership.leave(connection)
+                            inherit(connection, version)
                 except GivenUpError:  # its row is gone already
                     pass
                 except FAULTS as error:

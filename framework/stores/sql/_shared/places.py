@@ -79,6 +79,17 @@ _OVER: Final = (
     )
     .exists()
 )
+_HELD_ON: Final = (
+    sa.select(PLACES.c.line)
+    .join(TASKS, TASKS.c.task_id == PLACES.c.task_id)
+    .where(
+        PLACES.c.process == bindparam("own"),
+        PLACES.c.granted == 1,
+        TASKS.c.ended_at.is_not(None),
+        TASKS.c.still_running == 1,
+    )
+    .limit(1)
+)
 _DROP_OVER: Final = sa.delete(PLACES).where(_PLACED, _OVER)
 _GRANTED_SINCE: Final = sa.select(PLACES.c.line, PLACES.c.task_id).where(
     PLACES.c.process == bindparam("own"),
@@ -387,6 +398,11 @@ class _Step:
             self._connection.execute(_GRANT, {**values, **own})
             self.granted.append((line, first.task_id))
             placed += 1
+
+
+def is_held_on(connection: Connection, process: str) -> bool:
+    """Return whether a task of a process has ended, and has a place since its function runs on."""
+    return connection.execute(_HELD_ON, {"own": process}).first() is not None
 
 
 def inherit(connection: Connection, version: int) -> None:
