@@ -26,6 +26,7 @@ BACK_ENDS = {
 }
 """The fixtures of a back end's store, and of the broker from which Celery workers take tasks."""
 
+
 def cases() -> Iterator[Any]:
     """Yield each back end with each fault that it may have."""
     for name, (_, broker) in BACK_ENDS.items():

@@ -321,7 +321,7 @@ def remove_or_write(run: Run) -> None:
         return False
 
     made: Any = None
-    database: Any = SimpleNamespace(writing=nullcontext, dialect=sqlite.dialect())
+    database: Any = SimpleNamespace(writing=nullcontext, dialect=sqlite.dialect(), is_local=False)
     writer: Any = Writer(database, Backlog(run.clock), made, made, run.clock, Pace())
     writer.membership = SimpleNamespace(turn=lambda _: (1, 0.0), process_id="one")
     statements: Any = SimpleNamespace(remove=remove)
