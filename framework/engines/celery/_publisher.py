@@ -46,6 +46,8 @@ PATIENCE: Final = 5.0
 
 Told: TypeAlias = Callable[[BaseException | None], object]
 
+_UNAVAILABLE: Final = "broker unavailable since "
+
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
 
@@ -320,7 +322,8 @@ class Publisher:
             if not one.task.status.is_final:
                 sent.append(one.task_id)
                 one.task.engine_note = None
-                if one.task.reason:
+                # Not another one: a worker may have reported on the task already.
+                if one.task.reason.startswith(_UNAVAILABLE):
                     self._host.waiting(one.task_id, "")
             self._drop(one)
         self._sending = ""
@@ -435,7 +438,7 @@ class Publisher:
 
     def _unavailable(self, error: Exception) -> str:
         since = datetime.fromtimestamp(self._clock.time(), UTC).isoformat(timespec="seconds")
-        return f"broker unavailable since {since}: {safe_str(error, 200)}"
+        return f"{_UNAVAILABLE}{since}: {safe_str(error, 200)}"
 
     def _mended(self) -> None:
         if not self._down:

@@ -320,9 +320,10 @@ def remove_or_write(run: Run) -> None:
         done.append(bound)
         return False
 
+    mirror: Any = SimpleNamespace(expect_again=bool)
     made: Any = None
     database: Any = SimpleNamespace(writing=nullcontext, dialect=sqlite.dialect(), is_local=False)
-    writer: Any = Writer(database, Backlog(run.clock), made, made, run.clock, Pace())
+    writer: Any = Writer(database, Backlog(run.clock), mirror, made, run.clock, Pace())
     writer.membership = SimpleNamespace(turn=lambda _: (1, 0.0), process_id="one")
     statements: Any = SimpleNamespace(remove=remove)
     writer.removal = Removal(statements, run.clock)
