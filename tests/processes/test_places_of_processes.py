@@ -262,7 +262,6 @@ async def test_a_failing_database_refuses_and_loses_nothing(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who waits for the answer gets an error in time; who does not is accepted when it works."""
-    monkeypatch.setattr(places, "_PATIENCE", 0.2)
 
     def fail(*_: object) -> None:
         raise OperationalError("", {}, Exception("gone"))
@@ -272,6 +271,7 @@ async def test_a_failing_database_refuses_and_loses_nothing(
         assert isinstance(store, SQLStore)
         task, other = (background_task(unique=True)(fn) for fn in (abs, int))
         with monkeypatch.context() as patch:
+            patch.setattr(places, "_PATIENCE", 0.2)
             patch.setattr(store._writer.membership, "turn", fail)
             with pytest.raises(
                 StoreUnavailableError,
