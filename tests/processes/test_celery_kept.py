@@ -37,7 +37,7 @@ from tests.programs import program
 
 APP = Path(__file__).with_name("apps") / "keeping.py"
 ONE = "m|1|1"
-NOT_STORED = r"\Athe task was not stored within 0\.05 s: .*\Z"
+NOT_STORED = r"^the task was not stored within 0\.05 s: .*$"
 DUE = Wait(0.0, (), "waits")
 
 
