@@ -112,7 +112,8 @@ class State:
             client_name="asyncframe",
         )
         self._reports = [f"{self.prefix}reports", f"{self.prefix}reports:n"]
-        self._live, self.messages = f"{self.prefix}live", f"{self.prefix}messages"
+        self._live = f"{self.prefix}live"
+        self.messages: str = f"{self.prefix}messages"
         register = self.client.register_script
         self._publish = register(_scripts.PUBLISH)
         self._sent = register(_scripts.SENT)
