@@ -38,7 +38,7 @@ _LOGGER = logging.getLogger("asyncframe")
 _BATCH: Final = 100
 """How many tasks to note in one round trip."""
 
-_FEW: Final = 10
+_FEW: Final = 50
 """How many messages to send before new tasks are noted."""
 
 PATIENCE: Final = 5.0
@@ -148,7 +148,7 @@ class Publisher:
         """
         # Without the lock: every submission asks, and threads that ask at the same moment may
         # exceed the bound by one each.
-        if len(self) >= self._size:
+        if len(self._fresh) + len(self._noted) >= self._size:
             with self._condition:
                 raise QueueFullError(self._size, self._outflow.next_place(self._gone))
 
