@@ -128,10 +128,7 @@ def test_lies_are_found() -> None:
     assert set(lies(ACCEPTED, [GOOD], DONE, asked={"b": "cancelled"})) == {
         "cancelled, and then not: requeued"
     }
-
-
-def test_workers_may_begin_again() -> None:
-    """On a worker, a task whose process died may begin again, and one whose process lives not."""
+    # On a worker, a task whose process died may begin again, and one whose process lives not.
     text = "begin a 1 plain 0\ndead 1\nbegin a 2 plain 0\nend a 2 plain 0\n"
     accepted = {"a": ("plain", "9")}
     said: list[dict[str, Any]] = [{"a": ["completed", "a", 2, ""]}]
