@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack, closing
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -20,6 +21,7 @@ import pytest
 from framework import TaskStatus, get_task_manager, setup_async_framework
 from framework._tasks.places import PlaceAnswer, PlaceRequest
 from framework.engines.celery import CeleryEngine, _publisher
+from framework.engines.celery._heir import Heir
 from framework.engines.celery._messages import Message
 from framework.engines.celery._shared.lines import RedisLines
 from framework.engines.celery._state import State, Wait
@@ -166,6 +168,22 @@ def test_duplicate_of_a_dead_keeper(state: State) -> None:
     assert left(state) == ["old"]
     assert state.fetch(["new"])["new"]["reason"] == "a duplicate of task old"
     assert status(state, "new") == "cancelled"
+
+
+def test_message_of_a_newer_release(state: State, caplog: pytest.LogCaptureFixture) -> None:
+    """A task that this release cannot read keeps no other one waiting, and is told of once."""
+    sent: list[str] = []
+    sender: Any = SimpleNamespace(send=lambda one: sent.append(one.task_id), close=bool)
+    for task_id in ("new", "old"):
+        keep(state, task_id)
+    state.client.hset(state.messages, "new", '{"later": 1}')
+    die(state)
+    heir = Heir(state, lambda: sender)
+    heir.look()
+    state.client.zadd(f"{state.prefix}kept:{ONE}", {"new": 0.0})
+    heir.look()
+    assert (sent, status(state, "new")) == (["old"], "pending")
+    assert caplog.text.count("task new waits for a worker that can read it: ") == 1
 
 
 class World:

@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from framework.engines.celery._messages import Message
+from framework.engines.celery._messages import Message, MessageError
 from framework.engines.celery._sender import Sender
 from framework.engines.celery._state import State
 
@@ -41,6 +41,8 @@ class Heir:
     def __init__(self, state: State, sender: Callable[[], Sender]) -> None:
         self._state = state
         self._make = sender
+        # Tasks that this release cannot read, and that were told of.
+        self._unread: set[str] = set()
 
     def look(self) -> None:
         """Publish the tasks that may be published now; blocks.
@@ -54,8 +56,20 @@ class Heir:
         sender = self._make()
         try:
             for task_id, keeper, text in left:
-                sender.send(Message.from_json(json.loads(text)))
-                self._state.published(keeper, [task_id])
-                _LOGGER.info("task %s was published for a process that has ended", task_id)
+                message = self._read(task_id, text)
+                if message is not None:
+                    sender.send(message)
+                    self._state.published(keeper, [task_id])
+                    _LOGGER.info("task %s was published for a process that has ended", task_id)
         finally:
             sender.close()
+
+    def _read(self, task_id: str, text: str) -> Message | None:
+        """Return a message; None if a newer release has written it, whose workers can read it."""
+        try:
+            return Message.from_json(json.loads(text))
+        except MessageError as error:
+            if task_id not in self._unread:
+                self._unread.add(task_id)
+                _LOGGER.warning("task %s waits for a worker that can read it: %s", task_id, error)
+            return None
