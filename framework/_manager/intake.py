@@ -57,8 +57,8 @@ class Intake:
         homes: The homes of the apps, the latest first.
         elsewhere: Looks for tasks of other processes; None if there can be none.
         in_place: Whether a coroutine that is awaited as a task runs where it is awaited.
-        durable: Whether a submission that can wait returns only when its record is stored
-            safely.
+        durable: Whether a submission that can wait returns only when its task outlives this
+            process; see `Securing`.
         permits: Starts tasks that other processes may take over; None if none may.
         default_limit: Time limit in seconds of tasks without their own; None for no limit.
     """

@@ -39,7 +39,7 @@ class Sharing:
 
     @abstractmethod
     def fetch(self, task_ids: Collection[str]) -> Sequence[TaskRecord]:
-        """Return the records of these ids; publishes those whose process has died."""
+        """Return the records of these ids."""
 
     @abstractmethod
     def _message(self, task: EngineTask) -> Message:
