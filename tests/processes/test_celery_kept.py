@@ -13,19 +13,25 @@ from contextlib import AsyncExitStack, closing
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
+import httpx
 import pytest
+from fastapi import FastAPI
 
 from framework import TaskStatus, get_task_manager, setup_async_framework
 from framework._tasks.places import PlaceAnswer, PlaceRequest
+from framework._threads.clock import SystemClock
 from framework.engines.celery import CeleryEngine, _publisher
 from framework.engines.celery._heir import Heir
 from framework.engines.celery._messages import Message
+from framework.engines.celery._notes import Admitted, Notes
+from framework.engines.celery._publisher import Queued
 from framework.engines.celery._shared.lines import RedisLines
 from framework.engines.celery._state import State, Wait
 from framework.exceptions import BrokerUnavailableError
+from framework.http import Accepted, task_router
 from framework.stores.sql import SQLStore
 from tests.children import ROOT
 from tests.patience import PATIENCE
@@ -184,6 +190,17 @@ def test_message_of_a_newer_release(state: State, caplog: pytest.LogCaptureFixtu
     heir.look()
     assert (sent, status(state, "new")) == (["old"], "pending")
     assert caplog.text.count("task new waits for a worker that can read it: ") == 1
+
+
+def test_queued_after_it_was_sent(state: State) -> None:
+    """A task that was sent before it could be kept stays as it is, and stops no other one."""
+    lines, host = RedisLines(state, lambda: None), SimpleNamespace(clock=SystemClock())
+    notes = Notes(state, lines, cast("Any", host), lambda: None, lambda one: message(one.task_id))
+    sent: Any = SimpleNamespace(task_id="sent", engine_note=None)
+    waits: Any = SimpleNamespace(task_id="t", engine_note=Admitted("f", "[[],{}]"), reason="")
+    assert notes.write([Queued(sent, "keep"), Queued(waits, "keep")]) == {}
+    assert (status(state, "sent"), status(state)) == ("unknown", "pending")
+    lines.close(PATIENCE)
 
 
 class World:
@@ -361,6 +378,27 @@ async def test_durable(celery_redis: RedisDatabase, celery_worker: object) -> No
             await asyncio.to_thread(celery_tasks.mark, key),
         ):
             assert status(engine.state, task_id) != "unknown"
+
+
+async def test_durable_answer(celery_redis: RedisDatabase, celery_worker: object) -> None:
+    """With `durable`, Redis has the tasks that routes accept when they answer 202."""
+    engine, key = make(celery_redis.url, durable=True), uuid4().hex
+    app = FastAPI()
+    app.include_router(task_router())
+
+    @app.post("/")
+    async def start() -> Accepted[str]:
+        return celery_tasks.mark(key)
+
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(setup_async_framework(app, engine=engine))
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+        await stack.enter_async_context(client)
+        for _ in range(50):
+            answer = await client.post("/")
+            assert answer.status_code == 202
+            assert status(engine.state, answer.json()["task_id"]) != "unknown"
+        assert engine.fault() == ""
 
 
 async def test_durable_without_redis(

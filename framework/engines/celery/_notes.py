@@ -74,6 +74,8 @@ class Notes:
         for one in queued:
             if one.move == "retire":
                 self._retire(one.task)
+        # One may have been sent since it was queued: its note is gone then, and nothing is to do.
+        queued = [one for one in queued if one.task.engine_note is not None]
         waiting = [(self._message(o.task), self._wait(o)) for o in queued if o.move == "keep"]
         if waiting:
             for task_id in self._state.keep(waiting, self._lines.holder):
