@@ -88,7 +88,14 @@ _HOW = {
 """The levels and policies that find the failure in few runs, where lines and ``mixed`` do not."""
 
 _RUNS = 100
-"""Runs within which it must fail; most need ten."""
+"""Runs of one seed within which it should fail; most need ten."""
+
+_SEEDS = 10
+"""How many seeds may be tried.
+
+One in thirty schedules of the rarest failures fails, and what a process has imported and cached
+before changes which ones a seed gives: 100 runs miss such a failure once in thirty times.
+"""
 
 
 # It guards the listing of names while one is added, for which weak dictionaries are copied there.
@@ -105,8 +112,8 @@ _MARKS = {"registry._LOCK": [_copies_weak_dictionaries]}
 def test_a_scenario_fails_without_the_lock(lock: str) -> None:
     """If the lock keeps nobody out, one of few schedules fails."""
     level, policy = _HOW.get(lock, ("line", "mixed"))
-    _, failed = Explorer(NEEDED[lock], level, without=lock).explore(policy, _RUNS)
-    assert failed is not None
+    explorer = Explorer(NEEDED[lock], level, without=lock)
+    assert any(explorer.explore(policy, _RUNS, seed)[1] for seed in range(_SEEDS))
 
 
 def test_each_lock_has_a_scenario_or_a_reason() -> None:
