@@ -21,8 +21,8 @@ from benchmarks._measure import child
 from benchmarks._servers import databases
 from benchmarks.history import fill
 from framework import TaskManager, TaskStatus, get_task_manager, setup_async_framework
-from framework._tasks.ids import random_id
-from framework._tasks.records import TaskRecord, label_of
+from framework._records.ids import random_id
+from framework._records.records import TaskRecord, label_of
 from framework.protocols import TaskStore
 from framework.stores.memory import MemoryStore
 from framework.stores.sql import SQLStore

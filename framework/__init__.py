@@ -11,12 +11,13 @@ from framework._manager.face.gathering import MapItem, TaskMap
 from framework._manager.face.listing import TaskPage
 from framework._manager.face.manager import TaskManager
 from framework._manager.frameworks import get_task_manager, get_thread_pool
-from framework._tasks import exports, injection
+from framework._records import exports
+from framework._records.ids import TaskId
+from framework._records.records import CancelOutcome, TaskStatus
+from framework._records.schedules import ScheduleInfo
+from framework._tasks import injection
 from framework._tasks import task as _task
 from framework._tasks.current import current_task
-from framework._tasks.ids import TaskId
-from framework._tasks.records import CancelOutcome, TaskStatus
-from framework._tasks.schedules import ScheduleInfo
 from framework._tasks.task import Task
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework.exceptions import (

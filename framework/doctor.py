@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from framework._tasks import checks
+from framework._records import checks
 
 __all__ = ["Finding", "examine", "main"]
 
@@ -68,7 +68,7 @@ def examine(engine: Any) -> Report:  # Any: a CeleryEngine, whose module needs t
     Args:
         engine: The `CeleryEngine`.
     """
-    from framework.engines.celery._entries import entries
+    from framework.engines.celery._redis.entries import entries
 
     report = Report()
     report.findings.extend(_settings_of(engine))
@@ -215,7 +215,7 @@ def _queues(workers: list[dict[str, Any]], engine: Any) -> Iterator[Finding]:
 
 def _shared_queues(engine: Any) -> Iterator[Finding]:
     """Find other namespaces in this Redis that use the queue of this one."""
-    from framework.engines.celery._entries import all_entries
+    from framework.engines.celery._redis.entries import all_entries
 
     own = engine.namespace
     users: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
@@ -240,7 +240,7 @@ def _shared_queues(engine: Any) -> Iterator[Finding]:
 
 def _lost(workers: list[dict[str, Any]], engine: Any, notes: list[str]) -> Iterator[Finding]:
     """Find tasks that are not running and have no message at the broker."""
-    from framework.engines.celery._recovery import stuck
+    from framework.engines.celery._publishing.recovery import stuck
 
     try:
         found = stuck(engine.app, engine.state)

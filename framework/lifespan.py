@@ -21,20 +21,20 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias, TypeVar
 from framework._decorators.endpoints import prepare_endpoints, warn_of_plain_endpoints
 from framework._manager.drain import Reminder, at_most, drain
 from framework._manager.frameworks import Framework, Parts, override
+from framework._manager.others.taking_over import warn_of_lost_tasks
 from framework._manager.servers import worker_count
 from framework._manager.settings import Settings
-from framework._manager.taking_over import warn_of_lost_tasks
+from framework._records import checks
+from framework._records.reasons import span
 from framework._running.log import install_task_fields
-from framework._tasks import checks
 from framework._tasks.current import OVER, current_home, current_scope
 from framework._tasks.live import Home, Sleeper
 from framework._tasks.mistakes import explain, explain_response
-from framework._tasks.reasons import span
 from framework._threads.clock import SystemClock
-from framework._threads.loop_watch import LoopWatch
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.sleepers import LoopSleeper
 from framework._threads.user_threads import LIFESPAN
+from framework._threads.watch.loop_watch import LoopWatch
 from framework.protocols import Clock, TaskEngine, TaskStore, Telemetry
 
 if TYPE_CHECKING:

@@ -30,10 +30,11 @@ from framework._manager.frameworks import (
     without_override,
 )
 from framework._manager.settings import Settings
+from framework._records import exports
 from framework._running.outcomes import WorkerCrashError
 from framework._running.results import Results
-from framework._running.retry import RetryPolicy
-from framework._tasks import exports, registry
+from framework._running.waits.retry import RetryPolicy
+from framework._tasks import registry
 from framework._tasks.functions import (
     bare_function,
     is_async,

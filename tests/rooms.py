@@ -33,6 +33,7 @@ TESTS = {
     "_threads": ("tests/framework/threads",),
     "protocols": ("tests/framework/test_seams.py",),
     "_tasks": ("tests/framework/tasks",),
+    "_records": ("tests/framework/tasks",),
     "exceptions": ("tests/framework/test_public_surface.py",),
 }
 """Where the tests of each room are."""

@@ -13,7 +13,8 @@ from types import CellType, FunctionType, SimpleNamespace
 
 import pytest
 
-from framework._threads import exits, stacks
+from framework._threads import exits
+from framework._threads.watch import stacks
 from framework.lifespan import _lifespans_in
 from pytest_asyncframe import _borrowed
 from tests.plugin.endings import PLAIN

@@ -15,7 +15,8 @@ import types
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from framework._tasks import checks
+from framework._records import checks
+from framework._records.ids import TaskId
 from framework._tasks.functions import (
     dependencies_of,
     is_async,
@@ -24,7 +25,6 @@ from framework._tasks.functions import (
     require_callable,
     signature_of,
 )
-from framework._tasks.ids import TaskId
 from framework._tasks.options import OptionList
 
 D = TypeVar("D")  # one of the lists of options

@@ -9,9 +9,9 @@ from types import FunctionType
 from typing import Any, get_origin, get_type_hints  # routes are whatever a router has put together
 
 from framework._manager.request_bound.kinds import refused
+from framework._records.ids import TaskId
 from framework._tasks import registry
 from framework._tasks.functions import bare_function, layer_of, one_line, optional_of
-from framework._tasks.ids import TaskId
 
 _LOGGER = logging.getLogger("asyncframe")
 

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from framework._decorators.dressing import BRACKETS, apply, copier, dress, of_colour
 from framework._manager.frameworks import find_policies
-from framework._running.retry import RetryPolicy
+from framework._running.waits.retry import RetryPolicy
 from framework._tasks import registry
 from framework._tasks.decorated import RetriedFunction, RetryDecorator
 from framework._tasks.functions import Check, checker_for, is_async, name_of

@@ -11,10 +11,10 @@ from typing import Any, Unpack
 from framework._decorators.dressing import decorate, dress
 from framework._decorators.submitted import check_requeued
 from framework._manager.frameworks import find_core
+from framework._records.due import Cron, Daily, DueTimes, Every, Once, interval
 from framework._tasks import registry
 from framework._tasks.current import current_home
 from framework._tasks.decorated import ScheduleDecorator
-from framework._tasks.due import Cron, Daily, DueTimes, Every, Once, interval
 from framework._tasks.functions import checker_for, kind_of, name_of, signature_of
 from framework._tasks.injection import injected
 from framework._tasks.live import Home

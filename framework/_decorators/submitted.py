@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar, Unpack, overload
 from framework._decorators.dressing import BRACKETS, Dress, apply, copier
 from framework._manager.face.submitting import outcome
 from framework._manager.frameworks import STATE, require_core
+from framework._records.ids import TaskId
 from framework._tasks import registry
 from framework._tasks.decorated import (
     AwaitableDecorator,
@@ -19,7 +20,6 @@ from framework._tasks.decorated import (
     BackgroundFunction,
 )
 from framework._tasks.functions import check_key, checker_for, kind_of, name_of, positional_range
-from framework._tasks.ids import TaskId
 from framework._tasks.injection import injected
 from framework._tasks.options import BACKGROUND, COPY, TASK, BackgroundOptions, TaskOptions
 from framework._tasks.specs import TaskSpec

@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 from framework._decorators.dressing import by_name, copier, decorate, dress, of_colour
 from framework._manager.frameworks import STATE, find_policies
-from framework._running.throttle import ThrottlePolicy
+from framework._running.waits.throttle import ThrottlePolicy
 from framework._tasks import registry
 from framework._tasks.decorated import ThrottleDecorator
 from framework._tasks.functions import check_key, name_of

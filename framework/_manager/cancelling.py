@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from framework._manager.core import Core
+from framework._records.reasons import THREAD_STOPS
+from framework._records.records import CancelOutcome, TaskRecord, TaskStatus
 from framework._tasks.live import RUNNING, LiveTask
-from framework._tasks.reasons import THREAD_STOPS
-from framework._tasks.records import CancelOutcome, TaskRecord, TaskStatus
 from framework._threads.waiters import Onlooker
 
 _PATIENCE: Final = 1.0

@@ -14,25 +14,25 @@ from contextlib import suppress
 from typing import TypeGuard
 
 from framework._manager.cleanup import CleanUp
-from framework._manager.delays import Delays
-from framework._manager.elsewhere import Elsewhere
-from framework._manager.intake import Intake
-from framework._manager.places import Places
+from framework._manager.others.elsewhere import Elsewhere
 from framework._manager.scene import LiveScene
 from framework._manager.scheduling.schedules import Schedules
 from framework._manager.settings import Settings
+from framework._manager.submitting.delays import Delays
+from framework._manager.submitting.intake import Intake
+from framework._manager.submitting.places import Places
+from framework._records.records import EVENT_OF, FAILURES
 from framework._running.coroutines import runs_of
 from framework._running.endings import Endings
 from framework._running.ledger import Ledger
 from framework._running.log import log_attempt, log_final, report_unread
-from framework._running.pauses import Pauses
-from framework._running.permits import Permits
-from framework._running.policies import Policies, WatchedPolicies
 from framework._running.results import Results
 from framework._running.runner import Runner
-from framework._running.shared_windows import SharedPolicies
+from framework._running.waits.pauses import Pauses
+from framework._running.waits.permits import Permits
+from framework._running.waits.policies import Policies, WatchedPolicies
+from framework._running.waits.shared_windows import SharedPolicies
 from framework._tasks.live import Sleeper
-from framework._tasks.records import EVENT_OF, FAILURES
 from framework._threads.clock import SystemClock
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.waiters import Mailboxes

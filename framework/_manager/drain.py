@@ -18,11 +18,11 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from framework._manager.core import Core
+from framework._records.reasons import span
+from framework._records.records import FINAL, TaskStatus
+from framework._records.restart import WAITS
 from framework._running.log import Tally
 from framework._tasks.live import Driver, Home, LiveTask, Sleeper
-from framework._tasks.reasons import span
-from framework._tasks.records import FINAL, TaskStatus
-from framework._tasks.restart import WAITS
 from framework._threads.sleepers import LoopSleeper
 from framework.exceptions import TaskInterruptedError
 from framework.protocols import Clock

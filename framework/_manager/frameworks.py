@@ -23,12 +23,12 @@ from dataclasses import dataclass, fields
 from framework._manager.app_rules import AppRules
 from framework._manager.core import Core
 from framework._manager.face.manager import TaskManager
-from framework._manager.host import RemoteHost
+from framework._manager.others.host import RemoteHost
 from framework._manager.settings import Settings
+from framework._records.ids import random_id
 from framework._running.endings import Endings
-from framework._running.policies import Policies, standalone
+from framework._running.waits.policies import Policies, standalone
 from framework._tasks.current import current_home
-from framework._tasks.ids import random_id
 from framework._tasks.live import Home
 from framework._threads.clock import SystemClock
 from framework._threads.pool import ThreadPoolExecutorEnhanced

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from framework._tasks import checks
+from framework._records import checks
 
 
 @dataclass(frozen=True, slots=True)

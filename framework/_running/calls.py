@@ -11,8 +11,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 
+from framework._records.records import TaskRecord
 from framework._tasks.live import LiveTask
-from framework._tasks.records import TaskRecord
 
 
 class Calls:

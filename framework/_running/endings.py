@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from framework._records.records import FAILURES, FINAL, TaskStatus
 from framework._running.hooks import Report, run_hooks
 from framework._running.ledger import Ledger
 from framework._running.limits import Limits
@@ -21,7 +22,6 @@ from framework._running.retention import Retention
 from framework._tasks.live import LiveTask, Move, Waiter
 from framework._tasks.mistakes import explain
 from framework._tasks.options import SILENT
-from framework._tasks.records import FAILURES, FINAL, TaskStatus
 from framework._threads.waiters import wake_all
 from framework.exceptions import TaskCancelledError, TaskInterruptedError, TaskTimeoutError
 from framework.protocols import TaskEngine

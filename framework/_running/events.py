@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from framework._records.records import END_KINDS, TaskEvent, TaskRecord, TaskStatus
 from framework._tasks.live import CARRIED, LiveTask, Outbox
-from framework._tasks.records import END_KINDS, TaskEvent, TaskRecord, TaskStatus
 from framework.protocols import Clock, EventSink, TaskTracer
 
 _LOGGER = logging.getLogger("asyncframe")

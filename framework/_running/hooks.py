@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable
 from typing import TypeAlias
 
+from framework._records.records import TaskRecord, TaskStatus
 from framework._tasks.current import hook_owner
 from framework._tasks.live import LiveTask
-from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.task import Task
 from framework._threads.user_threads import HOOK, call_on_thread
 

@@ -20,9 +20,11 @@ from collections import Counter
 from types import TracebackType
 from typing import Any, Final, Literal, TypeAlias
 
+from framework._records.checks import show
+from framework._records.pages import PageQuery
+from framework._records.records import EVENT_OF, FINAL, TaskRecord, TaskStatus
 from framework._running.calls import Calls
 from framework._running.events import Events
-from framework._tasks.checks import show
 from framework._tasks.live import (
     COMPLETED,
     PENDING,
@@ -34,8 +36,6 @@ from framework._tasks.live import (
     Waiter,
     copy_record,
 )
-from framework._tasks.pages import PageQuery
-from framework._tasks.records import EVENT_OF, FINAL, TaskRecord, TaskStatus
 from framework._threads.outflow import Outflow
 from framework._threads.waiters import wake_all
 from framework.exceptions import FrameworkNotStartedError, QueueFullError

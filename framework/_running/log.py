@@ -23,10 +23,10 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Final
 
+from framework._records.jsonsafe import cut, safe_str
+from framework._records.records import TaskEvent, TaskRecord, TaskStatus, is_unseen
 from framework._tasks.current import current_record
-from framework._tasks.jsonsafe import cut, safe_str
 from framework._tasks.live import LiveTask
-from framework._tasks.records import TaskEvent, TaskRecord, TaskStatus, is_unseen
 from framework.exceptions import TaskTimeoutError
 
 _LOGGER = logging.getLogger("asyncframe")

@@ -7,7 +7,7 @@ import concurrent.futures
 import traceback
 from typing import Any, Final
 
-from framework._tasks.records import TaskRecord, TaskStatus
+from framework._records.records import TaskRecord, TaskStatus
 from framework.exceptions import (
     TaskCancelledError,
     TaskFailedError,

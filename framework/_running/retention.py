@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from framework._records.records import TaskRecord
 from framework._running.ledger import Ledger
 from framework._running.log import report_unread
-from framework._tasks.records import TaskRecord
 
 _SPARE: Final = 128
 """If there are too many finished tasks, one in this many is removed at once."""

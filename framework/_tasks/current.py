@@ -9,8 +9,8 @@ from collections.abc import MutableMapping
 from contextvars import ContextVar
 from typing import Any, Final  # an ASGI scope has values of any type
 
-from framework._tasks import checks
-from framework._tasks.jsonsafe import LONGEST_TEXT, cut
+from framework._records import checks
+from framework._records.jsonsafe import LONGEST_TEXT, cut
 from framework._tasks.live import Home, LiveTask
 from framework._tasks.task import Task, TaskControl
 from framework.exceptions import TaskCancelledError

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
 
-from framework._tasks.ids import TaskId
+from framework._records.ids import TaskId
 from framework._tasks.options import (
     COPY,
     RETRY,

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final, Protocol
 
+from framework._records.ids import TaskId
+from framework._records.records import TaskRecord, TaskStatus, label_of
 from framework._tasks import registry
-from framework._tasks.ids import TaskId
-from framework._tasks.records import TaskRecord, TaskStatus, label_of
 from framework._tasks.wire import (
     decode_error,
     decode_result,

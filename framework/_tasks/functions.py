@@ -14,9 +14,9 @@ import types
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, Final, TypeAlias
 
-from framework._tasks.checks import show
-from framework._tasks.jsonsafe import cut, safe_repr
-from framework._tasks.records import Kind
+from framework._records.checks import show
+from framework._records.jsonsafe import cut, safe_repr
+from framework._records.records import Kind
 
 Check: TypeAlias = Callable[..., object]
 """Called with a call's arguments; raises TypeError if they do not fit the signature."""

@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping
 from contextvars import Context, ContextVar
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
-from framework._tasks.ids import TaskId
+from framework._records.ids import TaskId
+from framework._records.records import Rare, TaskRecord, TaskStatus
 from framework._tasks.places import Stay
-from framework._tasks.records import Rare, TaskRecord, TaskStatus
 from framework._tasks.specs import Hooks, TaskSpec
 
 Move: TypeAlias = Literal["start", "complete", "fail", "time_out", "cancel", "interrupt"]

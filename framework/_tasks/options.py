@@ -18,9 +18,9 @@ from datetime import datetime, time, timedelta, tzinfo
 from functools import partial
 from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, TypedDict, TypeVar, cast
 
-from framework._tasks import checks, due
+from framework._records import checks, due
+from framework._records.jsonsafe import LONGEST_TEXT, cut
 from framework._tasks.functions import one_line
-from framework._tasks.jsonsafe import LONGEST_TEXT, cut
 from framework._tasks.task import Task
 
 D = TypeVar("D")  # one of the TypedDicts

@@ -15,9 +15,9 @@ from functools import partial
 from types import MethodType
 from typing import Any, Final
 
+from framework._records.ids import TaskId
+from framework._records.jsonsafe import cut, safe_repr
 from framework._tasks.functions import check_key, name_of, signature_of
-from framework._tasks.ids import TaskId
-from framework._tasks.jsonsafe import cut, safe_repr
 from framework._tasks.specs import TaskSpec
 from framework._tasks.wire import encode_call
 

@@ -8,7 +8,8 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias, cast
 
-from framework._tasks.due import DueTimes
+from framework._records.due import DueTimes
+from framework._records.records import Kind, Label, label_of
 from framework._tasks.functions import Check, checker_for, is_wrapper, kind_of, layer_of, name_of
 from framework._tasks.injection import injected
 from framework._tasks.options import (
@@ -21,7 +22,6 @@ from framework._tasks.options import (
     ScheduleOptions,
     merged,
 )
-from framework._tasks.records import Kind, Label, label_of
 from framework._tasks.task import Task
 
 Hook: TypeAlias = Callable[[Task], object]

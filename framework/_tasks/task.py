@@ -6,10 +6,10 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from framework._tasks.ids import Accepted, TaskId
-from framework._tasks.jsonsafe import jsonable, safe_str
-from framework._tasks.reasons import cancel_of, explain, last_error, reason_of
-from framework._tasks.records import TaskRecord, TaskStatus
+from framework._records.ids import Accepted, TaskId
+from framework._records.jsonsafe import jsonable, safe_str
+from framework._records.reasons import cancel_of, explain, last_error, reason_of
+from framework._records.records import TaskRecord, TaskStatus
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, SerializationInfo

@@ -22,10 +22,10 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
-from framework._tasks import json_bytes
+from framework._records import json_bytes
+from framework._records.jsonsafe import SHORT_INT, safe_repr, safe_str
 from framework._tasks.functions import bare_function, name_of, signature_of
 from framework._tasks.injection import as_task
-from framework._tasks.jsonsafe import SHORT_INT, safe_repr, safe_str
 from framework._tasks.task import SENT
 from framework.exceptions import RemoteTaskError
 

@@ -31,12 +31,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import thread as _stdlib
 from typing import Any, ClassVar
 
-from framework._tasks.records import TaskStatus
+from framework._records.records import TaskStatus
 from framework._threads.exits import ExitSignal, joined_at_exit
 from framework._threads.levels import LevelQueue, place_of
 from framework._threads.outflow import Outflow
 from framework._threads.pool_threads import Item, PoolThread, current_pool_thread, forget_others
-from framework._threads.wait_graph import WaitGraph
+from framework._threads.watch.wait_graph import WaitGraph
 from framework.exceptions import QueueFullError
 
 _LOGGER = logging.getLogger("concurrent.futures")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from framework._tasks.records import TaskStatus
+from framework._records.records import TaskStatus
 from framework._threads.crew import Crew
 from framework._threads.pool_threads import Item
 

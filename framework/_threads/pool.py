@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any, ClassVar, ParamSpec
 
-from framework._tasks import checks
+from framework._records import checks
 from framework._threads.clock import SystemClock, join_all
 from framework._threads.crew import Crew
 from framework._threads.figures import pool_figures

@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from typing import Any, Protocol
 
-from framework._tasks.records import TaskStatus
+from framework._records.records import TaskStatus
 
 _LOGGER = logging.getLogger("concurrent.futures")
 

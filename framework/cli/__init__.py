@@ -6,7 +6,7 @@ nothing over, and ends nothing.
 
 from __future__ import annotations
 
-from framework._tasks import exports
+from framework._records import exports
 from framework.cli._program import main
 
 __all__ = ["main"]

@@ -6,8 +6,8 @@ import json
 from datetime import datetime
 from typing import Any, Final
 
+from framework._records.records import TaskRecord
 from framework._running.log import escaped
-from framework._tasks.records import TaskRecord
 from framework._tasks.task import Task
 from framework._threads.clock import SystemClock
 from framework.exceptions import RemoteTaskError

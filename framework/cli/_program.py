@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from framework import __version__
-from framework._tasks import checks
-from framework._tasks.records import TaskStatus
+from framework._records import checks
+from framework._records.records import TaskStatus
 from framework.cli import _schedules, _tasks
 from framework.cli._mistakes import FOUND, GOOD, CommandError
 from framework.cli._screen import Screen

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from framework._records.schedules import ScheduleState
 from framework._running.log import escaped
 from framework._tasks import registry
-from framework._tasks.schedules import ScheduleState
 from framework.cli._facts import moment, short_id
 from framework.cli._mistakes import GOOD, USAGE, CommandError
 from framework.cli._screen import Screen

@@ -12,7 +12,7 @@ from framework.cli._apps import App, find_app
 from framework.cli._mistakes import USAGE, CommandError
 
 if TYPE_CHECKING:
-    from framework.stores.sql._observer import Observer
+    from framework.stores.sql._reading.observer import Observer
 
 STORE = "ASYNCFRAME_STORE"
 APP = "ASYNCFRAME_APP"
@@ -41,7 +41,7 @@ def opened(arguments: Namespace) -> Iterator[Source]:
     """
     url, app = _named(arguments)
     try:
-        from framework.stores.sql._observer import Observer
+        from framework.stores.sql._reading.observer import Observer
 
         observer = Observer(url)
     except (ImportError, TypeError, ValueError) as error:

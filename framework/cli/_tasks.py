@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from framework._manager.face.listing import checked_query, cursor
+from framework._records.pages import Key, PageQuery, key_of
+from framework._records.records import TaskRecord
 from framework._running.log import escaped
-from framework._tasks.pages import Key, PageQuery, key_of
-from framework._tasks.records import TaskRecord
 from framework._threads.clock import SystemClock
 from framework.cli._facts import facts_of, lines_of, note_of, seen, short_id, span
 from framework.cli._mistakes import FOUND, GOOD, USAGE, CommandError
@@ -19,7 +19,7 @@ from framework.cli._sources import Source
 from framework.exceptions import BrokerUnavailableError
 
 if TYPE_CHECKING:
-    from framework.stores.sql._observer import Sight
+    from framework.stores.sql._reading.observer import Sight
 
 _EVERY: Final = 0.1
 """Seconds between two looks at a task."""

@@ -16,7 +16,7 @@ from concurrent.futures import thread as _stdlib
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Protocol, cast
 
-from framework._tasks.records import TaskRecord
+from framework._records.records import TaskRecord
 from framework._threads.crew import Crew
 from framework._threads.levels import level_of
 from framework._threads.pool import ThreadPoolExecutorEnhanced

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from framework._tasks import exports
+from framework._records import exports
 from framework.http.accepted import Accepted
 from framework.http.health import health_router
 from framework.http.router import task_router

@@ -11,8 +11,8 @@ from fastapi import HTTPException, Request
 from fastapi.responses import JSONResponse
 
 from framework._manager.face.manager import TaskManager
-from framework._tasks.jsonsafe import is_small
-from framework._tasks.reasons import facts_of
+from framework._records.jsonsafe import is_small
+from framework._records.reasons import facts_of
 from framework._tasks.task import Task
 from framework.exceptions import FrameworkNotStartedError, RunAgainError
 from framework.http._streaming.hub import hub_of

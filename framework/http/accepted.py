@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from framework.http._accepting import contract
 
 if TYPE_CHECKING:
-    from framework._tasks.ids import Accepted
+    from framework._records.ids import Accepted
 else:
     from framework.http._accepting.answer import Accepted
 

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 
 from framework._manager.core import Core
 from framework._manager.frameworks import find_core
-from framework._tasks import checks
+from framework._records import checks
 from framework.http._leaving import Leaving
 
 CHECKS: Final = ("pool", "queue", "store", "broker")

@@ -11,8 +11,8 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response, params
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
-from framework._tasks import checks
-from framework._tasks.records import TaskStatus
+from framework._records import checks
+from framework._records.records import TaskStatus
 from framework.exceptions import FrameworkNotStartedError, RunAgainError, TaskNotFoundError
 from framework.http._access.access import Access
 from framework.http._access.mounted import (

@@ -19,9 +19,9 @@ from pydantic import (
     model_validator,
 )
 
-from framework._tasks.jsonsafe import examined, jsonable
-from framework._tasks.reasons import error_text, reason_of
-from framework._tasks.records import CancelOutcome, TaskStatus
+from framework._records.jsonsafe import examined, jsonable
+from framework._records.reasons import error_text, reason_of
+from framework._records.records import CancelOutcome, TaskStatus
 from framework._tasks.task import Task
 
 _LOGGER = logging.getLogger("asyncframe")

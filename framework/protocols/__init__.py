@@ -9,16 +9,14 @@ store that stores them or sends them to another process.
 
 from __future__ import annotations
 
-from framework._tasks import exports
-from framework._tasks.engine_task import EngineTask, TaskFunction, TaskWaiter
+from framework._records import exports
+from framework._records.pages import PageQuery
+from framework._records.records import Kind, TaskEvent, TaskRecord, TaskStatus
+from framework._records.restart import Restart
+from framework._records.schedules import RunClaim, ScheduleState
 from framework._tasks.facts import dump_record, load_record
-from framework._tasks.pages import PageQuery
 from framework._tasks.places import PlaceAnswer, PlaceRequest
-from framework._tasks.records import Kind, TaskEvent, TaskRecord, TaskStatus
 from framework._tasks.registry import find_function
-from framework._tasks.restart import Restart
-from framework._tasks.schedules import RunClaim, ScheduleState
-from framework._tasks.windows import WindowAnswer, WindowRequest
 from framework._tasks.wire import (
     decode_call,
     decode_error,
@@ -28,6 +26,7 @@ from framework._tasks.wire import (
     encode_result,
 )
 from framework.protocols._clock import Clock, TimerHandle
+from framework.protocols._engine_task import EngineTask, TaskFunction, TaskWaiter
 from framework.protocols._engines import (
     EngineHost,
     KeepingEngine,
@@ -57,6 +56,7 @@ from framework.protocols._stores import (
     StoreHost,
     TaskStore,
 )
+from framework.protocols._windows import WindowAnswer, WindowRequest
 
 __all__ = [
     "AskingDirectory",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from framework._tasks.engine_task import EngineTask
+from framework._records.records import Kind, TaskRecord, TaskStatus
 from framework._tasks.places import PlaceRequest
-from framework._tasks.records import Kind, TaskRecord, TaskStatus
 from framework.protocols._clock import Clock
+from framework.protocols._engine_task import EngineTask
 
 
 class Run(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from framework._tasks.records import TaskEvent, TaskRecord
+from framework._records.records import TaskEvent, TaskRecord
 
 
 class EventSink(Protocol):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol, runtime_checkable
 
+from framework._records.records import TaskRecord
+from framework._records.schedules import RunClaim, ScheduleState
 from framework._tasks.places import PlaceAnswer, PlaceRequest
-from framework._tasks.records import TaskRecord
-from framework._tasks.schedules import RunClaim, ScheduleState
-from framework._tasks.windows import WindowAnswer, WindowRequest
+from framework.protocols._windows import WindowAnswer, WindowRequest
 
 
 @runtime_checkable

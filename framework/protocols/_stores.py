@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from framework._tasks.pages import PageQuery
-from framework._tasks.records import TaskRecord, TaskStatus
+from framework._records.pages import PageQuery
+from framework._records.records import TaskRecord, TaskStatus
 from framework.protocols._clock import Clock
 
 

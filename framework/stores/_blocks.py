@@ -8,8 +8,8 @@ from contextlib import suppress
 from itertools import chain
 from typing import Final
 
-from framework._tasks.ids import TaskId
-from framework._tasks.records import TaskRecord, TaskStatus, label_of
+from framework._records.ids import TaskId
+from framework._records.records import TaskRecord, TaskStatus, label_of
 from framework.stores._filters import BY_ID, NO, YES, Filter
 
 _ID_BYTES: Final = 16

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from framework._tasks.pages import PageQuery
-from framework._tasks.records import TaskStatus
-from framework._tasks.searching import finder
+from framework._records.pages import PageQuery
+from framework._records.records import TaskStatus
+from framework._records.searching import finder
 
 NO, BY_ID, YES = range(3)
 """Whether a task with a label matches: not, if its id has what is searched for, or yes."""

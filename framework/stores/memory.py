@@ -13,9 +13,9 @@ from itertools import accumulate, islice, repeat
 from operator import itemgetter
 from typing import Final
 
-from framework._tasks import checks
-from framework._tasks.pages import PageQuery
-from framework._tasks.records import TaskRecord, TaskStatus
+from framework._records import checks
+from framework._records.pages import PageQuery
+from framework._records.records import TaskRecord, TaskStatus
 from framework.stores._blocks import Block
 from framework.stores._filters import Filter
 

@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
-from framework._tasks import checks, exports
-from framework._tasks.jsonsafe import safe_str
+from framework._records import checks, exports
+from framework._records.jsonsafe import safe_str
 from framework.protocols import TaskEvent, TaskRecord, TaskStatus
 
 try:

@@ -15,7 +15,7 @@ if find_spec("prometheus_client") is None:
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
-from framework._tasks import checks, exports
+from framework._records import checks, exports
 from framework.telemetry._series import series_on
 
 if TYPE_CHECKING:

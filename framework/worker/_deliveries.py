@@ -16,7 +16,7 @@ from framework._tasks import wire
 from framework._threads.clock import SystemClock
 from framework.engines.celery import CeleryEngine, _settings
 from framework.engines.celery._messages import Message, MessageError
-from framework.engines.celery._state import State, Verdict, holder_here, is_dead
+from framework.engines.celery._redis.state import State, Verdict, holder_here, is_dead
 from framework.exceptions import TaskInterruptedError, TaskTimeoutError
 from framework.worker._outcomes import Outcome
 from framework.worker._outpost import Outpost, watch_signal

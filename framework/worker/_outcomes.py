@@ -13,8 +13,8 @@ from typing import Any, Final, Literal, NoReturn, TypeAlias
 
 from celery.exceptions import Ignore, Retry, TaskPredicate
 
+from framework._records.jsonsafe import safe_repr
 from framework._running.log import users_frames
-from framework._tasks.jsonsafe import safe_repr
 from framework._threads.clock import SystemClock
 from framework.engines.celery._tasks import ShownError, keep_revoked
 from framework.exceptions import TaskCancelledError, TaskFailedError

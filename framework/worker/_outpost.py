@@ -22,24 +22,24 @@ from typing import TYPE_CHECKING, Any, Final
 
 from framework._manager.frameworks import Framework, Parts
 from framework._manager.settings import Settings
+from framework._records.ids import TaskId
+from framework._records.jsonsafe import safe_str
+from framework._records.records import TaskEvent, TaskStatus
 from framework._running.endings import Endings
 from framework._running.log import install_task_fields
 from framework._tasks import wire
 from framework._tasks.current import current_home
-from framework._tasks.ids import TaskId
-from framework._tasks.jsonsafe import safe_str
 from framework._tasks.live import CARRIED, Home, LiveTask, Waiter, new_task
-from framework._tasks.records import TaskEvent, TaskStatus
 from framework._tasks.specs import TaskSpec
 from framework._threads.clock import SystemClock
-from framework._threads.stacks import place
+from framework._threads.watch.stacks import place
 from framework.exceptions import TaskTimeoutError
 from framework.worker._outcomes import Kind, Outcome, insist
 from framework.worker._policies import PublishAgain, WorkerPolicies
 
 if TYPE_CHECKING:
     from framework.engines.celery._messages import Message
-    from framework.engines.celery._state import State
+    from framework.engines.celery._redis.state import State
 
 _LOGGER = logging.getLogger("asyncframe")
 

@@ -11,13 +11,13 @@ import hashlib
 from collections.abc import Awaitable, Callable, Generator, Hashable
 from typing import Any, Final, TypeVar
 
-from framework._running.policies import Policies, retry_reason, throttle_reason
-from framework._running.retry import RetryPolicy
-from framework._running.throttle import ThrottlePolicy
+from framework._records.jsonsafe import safe_repr
+from framework._records.records import TaskRecord
+from framework._running.waits.policies import Policies, retry_reason, throttle_reason
+from framework._running.waits.retry import RetryPolicy
+from framework._running.waits.throttle import ThrottlePolicy
 from framework._tasks.current import current_record
-from framework._tasks.jsonsafe import safe_repr
 from framework._tasks.live import LiveTask, Sleeper
-from framework._tasks.records import TaskRecord
 from framework.exceptions import TaskCancelledError
 
 T = TypeVar("T")

@@ -8,10 +8,10 @@ from typing import Any, Final
 from celery import concurrency, current_app
 
 from framework.engines.celery import CeleryEngine
-from framework.engines.celery._entries import Entry
 from framework.engines.celery._messages import Message
-from framework.engines.celery._recovery import Recovery
-from framework.engines.celery._sender import declared
+from framework.engines.celery._publishing.recovery import Recovery
+from framework.engines.celery._publishing.sender import declared
+from framework.engines.celery._redis.entries import Entry
 from framework.worker._deliveries import PROCESS
 
 _LOGGER = logging.getLogger("asyncframe")

@@ -40,11 +40,12 @@ from pytest_asyncframe._toolkit.polling import Polling
 from pytest_asyncframe._turns.actors import TestEndedError
 from pytest_asyncframe._turns.choices import Chooser, RandomChooser
 from pytest_asyncframe._turns.sequencer import Sequencer
-from pytest_asyncframe.clock import StuckError, VirtualClock, _patches, _stalls
+from pytest_asyncframe.clock import StuckError, VirtualClock, _stalls
 from pytest_asyncframe.clock._blocked import BlockedLoops
+from pytest_asyncframe.clock._patched import patches
+from pytest_asyncframe.clock._patched.runners import AnyioRunner
+from pytest_asyncframe.clock._patched.threads import StartedThreads
 from pytest_asyncframe.clock._polled import RealTimeReads
-from pytest_asyncframe.clock._runners import AnyioRunner
-from pytest_asyncframe.clock._threads import StartedThreads
 from pytest_asyncframe.executor import DeterministicExecutor, SequencedExecutor
 from pytest_asyncframe.faults import FaultPlan
 
@@ -175,7 +176,7 @@ class Toolkit:
         # work, and the patches go once no thread of the test waits on the clock.
         sequencer.first = stack.enter_context(sequencer.working())
         if self.clock is not None:
-            stack.enter_context(_patches.installed(self.clock, wall=True))
+            stack.enter_context(patches.installed(self.clock, wall=True))
             self._anyio = AnyioRunner()
             stack.enter_context(self._anyio.exchanged())
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from types import CodeType, FrameType
 
 from pytest_asyncframe._places import is_users, outwards, place_of
-from pytest_asyncframe.clock._threads import is_join
+from pytest_asyncframe.clock._patched.threads import is_join
 
 _STEP: CodeType = asyncio.BaseEventLoop._run_once.__code__  # type: ignore[attr-defined]  # asyncio's
 """Runs the callbacks of a loop."""

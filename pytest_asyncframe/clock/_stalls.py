@@ -23,7 +23,7 @@ from pytest_asyncframe._turns.actors import Actor
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock._clock import StuckError, VirtualDeadlockError
 from pytest_asyncframe.clock._loop import VirtualLoop
-from pytest_asyncframe.clock._threads import busy
+from pytest_asyncframe.clock._patched.threads import busy
 
 
 def watch(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from framework._running.retry import RetryPolicy
-from framework._running.throttle import ThrottlePolicy
+from framework._running.waits.retry import RetryPolicy
+from framework._running.waits.throttle import ThrottlePolicy
 from framework._tasks.options import RETRY, THROTTLE, RetryOptions, ThrottleOptions
 
 

@@ -28,11 +28,12 @@ from framework import (
     retry_task,
 )
 from framework._manager.core import Core
+from framework._records import ids
+from framework._records.ids import random_id
+from framework._records.records import TaskEvent
 from framework._running import events, results
-from framework._tasks import functions, ids
-from framework._tasks.ids import random_id
+from framework._tasks import functions
 from framework._tasks.live import live
-from framework._tasks.records import TaskEvent
 from framework._threads import waiters
 from framework._threads.clock import SystemClock
 from framework._threads.pool_threads import PoolThread

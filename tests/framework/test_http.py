@@ -63,7 +63,7 @@ def test_ids_are_128_bits_of_the_systems_randomness(
         return asked[-1]
 
     real = os.urandom
-    monkeypatch.setattr("framework._tasks.ids._SPARE", [])
+    monkeypatch.setattr("framework._records.ids._SPARE", [])
     monkeypatch.setattr(os, "urandom", urandom)
     ids = {task_manager.new_id() for _ in range(256)}
     monkeypatch.undo()

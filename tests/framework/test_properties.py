@@ -18,8 +18,8 @@ from framework import (
     ThreadPoolExecutorEnhanced,
     async_task,
 )
-from framework._running.retry import MAX_DELAY
-from framework._tasks.jsonsafe import jsonable
+from framework._records.jsonsafe import jsonable
+from framework._running.waits.retry import MAX_DELAY
 from framework._threads.deadlines import Deadlines
 from framework.protocols import EngineTask, Kind, Run
 from framework.testing import override_framework

@@ -14,7 +14,7 @@ import pytest
 
 from framework import ThreadPoolExecutorEnhanced, background_task
 from pytest_asyncframe.clock import VirtualDeadlockError, _stalls
-from pytest_asyncframe.clock._threads import busy
+from pytest_asyncframe.clock._patched.threads import busy
 from pytest_asyncframe.probe import Probe
 from tests.plugin.endings import PLAIN
 

@@ -17,7 +17,8 @@ from framework import (
     TaskTimeoutError,
     ThreadPoolExecutorEnhanced,
 )
-from pytest_asyncframe.clock import StuckError, VirtualClock, _patches
+from pytest_asyncframe.clock import StuckError, VirtualClock
+from pytest_asyncframe.clock._patched import patches
 from pytest_asyncframe.probe import Probe
 from tests.plugin.waits import compute, sleep
 
@@ -231,7 +232,7 @@ def test_pools_that_are_loaded_a_second_time(monkeypatch: pytest.MonkeyPatch) ->
     """The module that the test imports is patched, not an earlier copy of it."""
     monkeypatch.setattr(multiprocessing, "pool", multiprocessing.pool)
     monkeypatch.delitem(sys.modules, "multiprocessing.pool")
-    with _patches.installed(VirtualClock(), wall=False):
+    with patches.installed(VirtualClock(), wall=False):
         replaced = sys.modules["multiprocessing.pool"].ApplyResult.__init__
 
     assert replaced is not sys.modules["multiprocessing.pool"].ApplyResult.__init__

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from pytest_asyncframe.clock import VirtualClock, _patches
-from pytest_asyncframe.clock._present import Present, Replaced, replaced
+from pytest_asyncframe.clock import VirtualClock
+from pytest_asyncframe.clock._patched import patches
+from pytest_asyncframe.clock._patched.present import Present, Replaced, replaced
 from pytest_asyncframe.probe import Probe
 
 
@@ -96,8 +97,8 @@ def test_replacements_that_cannot_be_made() -> None:
 
 def test_time_is_real_after_the_test() -> None:
     """Every function is its own again when a test has ended."""
-    before = {(owner, name): getattr(owner, name) for owner, name, _ in _patches.all_replaced()}
-    with _patches.installed(VirtualClock(), wall=False):
+    before = {(owner, name): getattr(owner, name) for owner, name, _ in patches.all_replaced()}
+    with patches.installed(VirtualClock(), wall=False):
         inside = {(owner, name): getattr(owner, name) for owner, name in before}
 
     assert not [key for key, real in before.items() if inside[key] is real]

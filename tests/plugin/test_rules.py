@@ -296,7 +296,7 @@ def test_a_throttle_that_lets_too_many_through(ending: Ending) -> None:
     """A throttle that allows one call more than its rate is found out."""
     told = ending("""
     from framework import background_task, throttled_task
-    from framework._running.throttle import Gate
+    from framework._running.waits.throttle import Gate
 
     @background_task
     @throttled_task(rate_limit=3, time_window=10, when_limited="wait")
@@ -319,7 +319,7 @@ def test_a_retry_that_never_stops(ending: Ending) -> None:
     """A retry that makes more attempts than it may is found out."""
     told = ending("""
     from framework import background_task, retry_task
-    from framework._running.retry import RetryPolicy
+    from framework._running.waits.retry import RetryPolicy
 
     @background_task
     @retry_task(max_retries=2)

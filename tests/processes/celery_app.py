@@ -10,7 +10,8 @@ from celery import Celery, signals
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 
-from framework.engines.celery import CeleryEngine, _recovery, _settings
+from framework.engines.celery import CeleryEngine, _settings
+from framework.engines.celery._publishing import recovery
 from framework.telemetry.opentelemetry import OpenTelemetrySink
 from framework.worker import _outpost
 from tests.processes import celery_depends, celery_tasks
@@ -54,7 +55,7 @@ _provider.add_span_processor(SimpleSpanProcessor(Exporter()))
 # A worker whose death is to be noticed within a test is given less time.
 _settings.MARGIN = _number("MARGIN", _settings.MARGIN)  # type: ignore[misc]  # final elsewhere
 _settings.HOLD = _number("HOLD", _settings.HOLD)  # type: ignore[misc]  # as above
-_recovery.EVERY = _number("EVERY", _recovery.EVERY)  # type: ignore[misc]  # as above
+recovery.EVERY = _number("EVERY", recovery.EVERY)  # type: ignore[misc]  # as above
 
 if "ASYNCFRAME_TEST_IMPATIENT" in os.environ:
     _outpost._PAUSES = (0.05,)  # type: ignore[misc,assignment]  # as above

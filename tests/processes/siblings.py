@@ -8,16 +8,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from framework._tasks.ids import TaskId, random_id
+from framework._records.ids import TaskId, random_id
+from framework._records.records import Label, TaskRecord, TaskStatus
 from framework._tasks.live import copy_record
-from framework._tasks.records import Label, TaskRecord, TaskStatus
 from framework._threads.clock import SystemClock
 from framework.protocols import Clock
 from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._database import Database, checked_url
-from framework.stores.sql._history import History
-from framework.stores.sql._mirror import Mirror
 from framework.stores.sql._pace import Pace
+from framework.stores.sql._reading.history import History
+from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._schema import TASKS, prepare
 from framework.stores.sql._writer import Writer
 

@@ -23,13 +23,14 @@ from fastapi import FastAPI
 from framework import TaskStatus, get_task_manager, setup_async_framework
 from framework._tasks.places import PlaceAnswer, PlaceRequest
 from framework._threads.clock import SystemClock
-from framework.engines.celery import CeleryEngine, _publisher
-from framework.engines.celery._heir import Heir
+from framework.engines.celery import CeleryEngine
 from framework.engines.celery._messages import Message
-from framework.engines.celery._notes import Admitted, Notes
-from framework.engines.celery._publisher import Queued
+from framework.engines.celery._publishing import publisher
+from framework.engines.celery._publishing.heir import Heir
+from framework.engines.celery._publishing.notes import Admitted, Notes
+from framework.engines.celery._publishing.publisher import Queued
+from framework.engines.celery._redis.state import State, Wait
 from framework.engines.celery._shared.lines import RedisLines
-from framework.engines.celery._state import State, Wait
 from framework.exceptions import BrokerUnavailableError
 from framework.http import Accepted, task_router
 from framework.stores.sql import SQLStore
@@ -405,7 +406,7 @@ async def test_durable_without_redis(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A durable submission that Redis does not take raises, and its task is never published."""
-    monkeypatch.setattr(_publisher, "PATIENCE", 0.05)
+    monkeypatch.setattr(publisher, "PATIENCE", 0.05)
     engine = make(redis_server.url, durable=True)
     async with setup_async_framework(None, engine=engine):
         manager = get_task_manager()

@@ -15,10 +15,10 @@ from framework import TaskStatus, get_task_manager, setup_async_framework
 from framework._tasks.places import GRANTED, PlaceAnswer, PlaceRequest
 from framework.engines.celery import CeleryEngine
 from framework.engines.celery._messages import Message
-from framework.engines.celery._reports import Reports
+from framework.engines.celery._redis.reports import Reports
+from framework.engines.celery._redis.state import State
 from framework.engines.celery._shared import lines as _lines
 from framework.engines.celery._shared.lines import RedisLines
-from framework.engines.celery._state import State
 from tests.patience import PATIENCE
 from tests.processes import celery_tasks
 from tests.processes.celery_app import make

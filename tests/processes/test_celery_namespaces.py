@@ -12,7 +12,7 @@ import pytest
 from framework import get_task_manager, setup_async_framework
 from framework.engines.celery import CeleryEngine
 from framework.engines.celery._messages import Message
-from framework.engines.celery._sender import queue_of, route
+from framework.engines.celery._publishing.sender import queue_of, route
 from framework.engines.celery._tasks import TASK_NAME
 from tests.patience import PATIENCE
 from tests.processes import celery_tasks

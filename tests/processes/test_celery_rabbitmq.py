@@ -14,8 +14,9 @@ from celery.exceptions import Reject
 
 from framework import get_task_manager, setup_async_framework, worker
 from framework.doctor import examine
-from framework.engines.celery import CeleryEngine, _sender
+from framework.engines.celery import CeleryEngine
 from framework.engines.celery._messages import Message
+from framework.engines.celery._publishing import sender
 from framework.worker import _deliveries
 from tests.patience import PATIENCE
 from tests.processes import celery_tasks
@@ -53,7 +54,7 @@ async def test_killed_broker(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A message is sent again if the broker dies before it has stored it."""
-    monkeypatch.setattr(_sender, "_ANSWER", 1.0)
+    monkeypatch.setattr(sender, "_ANSWER", 1.0)
     async with setup_async_framework(None, engine=engine):
         ids = {str(celery_tasks.mark("first"))}
         await asyncio.to_thread(engine.flush)

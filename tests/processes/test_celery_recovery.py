@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from framework.doctor import examine
-from framework.engines.celery import CeleryEngine, _recovery
-from framework.engines.celery._held import held
+from framework.engines.celery import CeleryEngine
 from framework.engines.celery._messages import Message
-from framework.engines.celery._recovery import Recovery, missing
-from framework.engines.celery._state import State
+from framework.engines.celery._publishing import recovery
+from framework.engines.celery._publishing.held import held
+from framework.engines.celery._publishing.recovery import Recovery, missing
+from framework.engines.celery._redis.state import State
 from tests.patience import PATIENCE
 from tests.processes.celery_app import make
 from tests.processes.servers import RedisServer
@@ -49,7 +50,7 @@ def state(engine: CeleryEngine) -> State:
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever was published a moment ago is looked at, and twice at once."""
-    monkeypatch.setattr(_recovery, "EVERY", -1.0)
+    monkeypatch.setattr(recovery, "EVERY", -1.0)
 
 
 def publish(engine: CeleryEngine, *messages: Message) -> None:

@@ -19,7 +19,7 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework._tasks.records import TaskEvent
+from framework._records.records import TaskEvent
 from framework.engines.celery import CeleryEngine
 from tests.patience import PATIENCE
 from tests.processes import celery_tasks

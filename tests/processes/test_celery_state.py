@@ -15,8 +15,8 @@ import pytest
 from framework import TaskCancelledError
 from framework._threads.clock import SystemClock
 from framework.engines.celery._messages import Message
-from framework.engines.celery._reports import record_of
-from framework.engines.celery._state import ASKED, State, holder_here, holder_of, is_dead
+from framework.engines.celery._redis.reports import record_of
+from framework.engines.celery._redis.state import ASKED, State, holder_here, holder_of, is_dead
 from tests.patience import PATIENCE
 
 ELSEWHERE = "another-machine@1.1|1|1"

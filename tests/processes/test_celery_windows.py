@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from framework._threads.clock import SystemClock
-from framework.engines.celery._state import State
+from framework.engines.celery._redis.state import State
 from framework.exceptions import RateLimitExceededError
 from framework.worker._policies import WorkerPolicies
 from tests.framework.policies import throttle_policy

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from framework._tasks.reasons import delayed
+from framework._records.reasons import delayed
 from framework._threads.clock import SystemClock
 from framework.cli import _screen, _tasks, main
 from tests.children import python
@@ -488,7 +488,7 @@ APPS = {
 
 RUNNER = """
 import contextlib, io, json
-from framework._tasks.reasons import delayed
+from framework._records.reasons import delayed
 from framework._threads.clock import SystemClock
 from framework.cli import _screen, _tasks, main
 said = []

@@ -18,7 +18,7 @@ import pytest
 import sqlalchemy as sa
 
 from framework.cli import _screen, main
-from framework.stores.sql._observer import Observer
+from framework.stores.sql._reading.observer import Observer
 from framework.stores.sql._schema import PROCESSES
 from tests.children import python
 from tests.patience import PATIENCE

@@ -20,7 +20,7 @@ from celery import Celery
 from framework import background_task, setup_async_framework
 from framework.doctor import FINDINGS, GOOD, USAGE, Finding, examine, main
 from framework.engines.celery import CeleryEngine
-from framework.engines.celery._entries import entries
+from framework.engines.celery._redis.entries import entries
 from tests.children import python
 from tests.patience import PATIENCE
 from tests.processes.servers import RedisServer
@@ -420,7 +420,7 @@ def shop(tmp_path: Path, url: str) -> Path:
     text = f"""
 from celery import Celery
 from framework import background_task, setup_async_framework
-from framework.engines.celery._entries import entries
+from framework.engines.celery._redis.entries import entries
 from framework.engines.celery import CeleryEngine
 
 celery_app = Celery("shop", broker={url!r})

@@ -17,7 +17,7 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework._tasks.records import TaskRecord
+from framework._records.records import TaskRecord
 from framework.engines.celery import CeleryEngine
 from framework.http._streaming.hub import Seat, hub_of
 from framework.stores.sql import SQLStore

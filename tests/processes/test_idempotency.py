@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 
 from framework import background_task, get_task_manager, setup_async_framework
-from framework._manager import claims
+from framework._manager.submitting import claims
 from framework.exceptions import StoreUnavailableError
 from framework.http import Accepted, task_router
 from framework.stores.sql import SQLStore

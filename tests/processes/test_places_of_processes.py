@@ -28,8 +28,8 @@ from framework import (
     setup_async_framework,
     throttled_task,
 )
-from framework._manager import places
-from framework._tasks.records import TaskRecord
+from framework._manager.submitting import places
+from framework._records.records import TaskRecord
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql import SQLStore
 from framework.stores.sql._pace import Pace

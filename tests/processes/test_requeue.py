@@ -26,8 +26,8 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework._manager import elsewhere, host, taking_over
-from framework._tasks.restart import WAITS
+from framework._manager.others import elsewhere, host, taking_over
+from framework._records.restart import WAITS
 from framework.protocols import TaskEvent
 from framework.stores.sql import SQLStore
 from framework.stores.sql._database import Database, checked_url

@@ -11,9 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from framework import background_task
-from framework._tasks.ids import random_id
-from framework._tasks.records import Label, TaskRecord
-from framework._tasks.restart import WAITS, Restart
+from framework._records.ids import random_id
+from framework._records.records import Label, TaskRecord
+from framework._records.restart import WAITS, Restart
 from framework.stores.sql._schema import TASKS
 from framework.stores.sql._shared import orphans as _orphans
 from framework.stores.sql._shared.membership import MISSED

@@ -22,14 +22,14 @@ from framework import (
     scheduled_task,
     setup_async_framework,
 )
-from framework._tasks.records import TaskEvent
+from framework._records.records import TaskEvent
 from framework.exceptions import (
     ScheduleBusyError,
     ScheduleNotFoundError,
     StoreUnavailableError,
 )
 from framework.stores.sql import SQLStore
-from framework.stores.sql._observer import Observer
+from framework.stores.sql._reading.observer import Observer
 from framework.stores.sql._schema import SCHEDULES, TASKS
 from framework.testing import lasting_schedules
 from pytest_asyncframe.clock import VirtualClock

@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from framework import background_task, get_task_manager, setup_async_framework
-from framework._tasks.ids import random_id
+from framework._records.ids import random_id
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql import SQLStore, _database
 from framework.stores.sql._database import Database, checked_url

@@ -16,10 +16,11 @@ from sqlalchemy.exc import OperationalError
 
 from benchmarks.history import fill
 from framework import get_task_manager, setup_async_framework
-from framework._tasks.records import TaskRecord
-from framework.stores.sql import SQLStore, _follower, _mirror, _pages, _statements
-from framework.stores.sql._older import STATUSES, Older
+from framework._records.records import TaskRecord
+from framework.stores.sql import SQLStore, _follower, _statements
 from framework.stores.sql._pace import Pace
+from framework.stores.sql._reading import mirror, pages
+from framework.stores.sql._reading.older import STATUSES, Older
 from framework.stores.sql._schema import PROCESSES, STEPS, TASKS
 from tests.processes.siblings import COMPLETED, FAILED, INTERRUPTED, START, Peer, peers
 
@@ -27,10 +28,10 @@ from tests.processes.siblings import COMPLETED, FAILED, INTERRUPTED, START, Peer
 @pytest.fixture(autouse=True)
 def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hold four finished tasks in memory, move two at once, and read three marks at once."""
-    monkeypatch.setattr(_mirror, "HELD", 4)
-    monkeypatch.setattr(_mirror, "_SLACK", 0)
-    monkeypatch.setattr(_mirror, "_MOVED", 2)
-    monkeypatch.setattr(_pages, "MARKS", 3)
+    monkeypatch.setattr(mirror, "HELD", 4)
+    monkeypatch.setattr(mirror, "_SLACK", 0)
+    monkeypatch.setattr(mirror, "_MOVED", 2)
+    monkeypatch.setattr(pages, "MARKS", 3)
 
 
 def moved(peer: Peer) -> None:
@@ -201,7 +202,7 @@ def test_stamps_are_exact(sql_url: str) -> None:
 def test_signs_of_life_while_it_starts(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that takes long to count the history gives a sign of life every second."""
     slow: list[Peer] = []
-    marks = _pages.Pages.marks
+    marks = pages.Pages.marks
 
     def read(self: Any, connection: Any, after: Any) -> Any:
         slow[-1].clock.pass_time(Pace().beat)
@@ -216,7 +217,7 @@ def test_signs_of_life_while_it_starts(sql_url: str, monkeypatch: pytest.MonkeyP
 
     with peers(sql_url, 1) as (one,):
         one.finished(9)
-        monkeypatch.setattr(_pages.Pages, "marks", read)
+        monkeypatch.setattr(pages.Pages, "marks", read)
         two = Slow(sql_url)
         with one.database.reading() as connection:
             beat = connection.execute(
@@ -231,7 +232,7 @@ def test_what_ends_while_it_starts(sql_url: str, monkeypatch: pytest.MonkeyPatch
     """Tasks that end or are removed between two reads of a start are counted once, or not."""
     with peers(sql_url, 1) as (one,):
         one.finished(8)
-        marks = _pages.Pages.marks
+        marks = pages.Pages.marks
         steps = iter([lambda: one.finished(2), lambda: one.writer.remove(START + 1.0)])
 
         def read(self: Any, connection: Any, after: Any) -> Any:
@@ -241,7 +242,7 @@ def test_what_ends_while_it_starts(sql_url: str, monkeypatch: pytest.MonkeyPatch
             one.writer.write()
             return found
 
-        monkeypatch.setattr(_pages.Pages, "marks", read)
+        monkeypatch.setattr(pages.Pages, "marks", read)
         with peers(sql_url, 1) as (two,):
             two.writer.follower.look()
 
@@ -499,7 +500,7 @@ def test_older_is_a_sorted_list(steps: list[tuple[int, bool]]) -> None:
 
 def test_a_start_makes_few_statements(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of statements with which a process starts is that of its reads of marks."""
-    monkeypatch.setattr(_pages, "MARKS", 1_000)
+    monkeypatch.setattr(pages, "MARKS", 1_000)
     counts = []
     with peers(sql_url, 1) as (one,):
         for _ in range(2):

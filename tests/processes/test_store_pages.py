@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from framework import TaskManager, background_task, get_task_manager, setup_async_framework
-from framework._tasks.pages import PageQuery, key_of
-from framework._tasks.records import Label, TaskRecord, TaskStatus
+from framework._records.pages import PageQuery, key_of
+from framework._records.records import Label, TaskRecord, TaskStatus
 from framework.exceptions import StoreUnavailableError
-from framework.stores.sql import SQLStore, _mirror, _pages
-from framework.stores.sql._pages import Pages
+from framework.stores.sql import SQLStore
+from framework.stores.sql._reading import mirror, pages
+from framework.stores.sql._reading.pages import Pages
+from framework.stores.sql._reading.wanted import shape_of
 from framework.stores.sql._rows import wall_end
-from framework.stores.sql._wanted import shape_of
 from tests.processes.siblings import COMPLETED, FAILED, INTERRUPTED, PENDING, START, Peer, peers
 
 NAMES = ("shop.pack", "shop.send", "mail")
@@ -25,8 +26,8 @@ STATUSES = (COMPLETED, FAILED, TaskStatus.CANCELLED, COMPLETED)
 @pytest.fixture(autouse=True)
 def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hold two finished tasks in memory."""
-    monkeypatch.setattr(_mirror, "HELD", 2)
-    monkeypatch.setattr(_mirror, "_SLACK", 0)
+    monkeypatch.setattr(mirror, "HELD", 2)
+    monkeypatch.setattr(mirror, "_SLACK", 0)
 
 
 def walk(peer: Peer, query: PageQuery) -> list[str]:
@@ -220,7 +221,7 @@ def test_lists_are_those_of_records(sql_url: str, monkeypatch: pytest.MonkeyPatc
         one.mirror.move()
         tasks += [one.end(one.accept(label=LABELS[2]), FAILED)]
         for few in (1_000, 2):
-            monkeypatch.setattr(_pages, "_FEW", few)
+            monkeypatch.setattr(pages, "_FEW", few)
             for filters in FILTERS:
                 require_same(one, tasks, PageQuery(4, **filters))
                 require_same(one, tasks, PageQuery(4, **filters, search="order"))
@@ -309,7 +310,7 @@ def test_a_page_far_behind_reads_one_index(sqlite_url: str) -> None:
             for oldest_first in (False, True):
                 query = PageQuery(5, offset=2_000, oldest_first=oldest_first, **filters)
                 shape = shape_of(query)
-                for statement in (_pages._skip("sqlite", shape)[0], _pages._count("sqlite", shape)):
+                for statement in (pages._skip("sqlite", shape)[0], pages._count("sqlite", shape)):
                     plan = plan_of(connection, statement, query)
                     if len(plan) != 1 or "COVERING INDEX asyncframe_tasks_" not in plan[0]:
                         wrong.append((query, plan))
@@ -324,14 +325,14 @@ def test_an_owner_of_several_statuses_is_one_look(sqlite_url: str) -> None:
         both = ({"owner": "ann"}, "owner"), ({"name": "mail"}, "name")
         for filters, index in both:
             query = PageQuery(5, statuses=frozenset({FAILED, COMPLETED}), **filters)
-            plan = plan_of(connection, _pages._page("sqlite", shape_of(query)), query)
+            plan = plan_of(connection, pages._page("sqlite", shape_of(query)), query)
             assert any(f"USING INDEX asyncframe_tasks_{index} " in line for line in plan), plan
 
 
 def plan_of(connection: Any, statement: Any, query: PageQuery) -> list[str]:
     """Return how SQLite answers a statement, a line for each step."""
     compiled = statement.compile(connection, compile_kwargs={"render_postcompile": True})
-    values = _pages._values("sqlite", query, 0.0)
+    values = pages._values("sqlite", query, 0.0)
     given = tuple(map((compiled.params | values).__getitem__, compiled.positiontup))
     found = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}", given)
     return [row[-1] for row in found]

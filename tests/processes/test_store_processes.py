@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from framework.stores.sql._mirror import HELD
 from framework.stores.sql._pace import Pace
+from framework.stores.sql._reading.mirror import HELD
 from framework.stores.sql._schema import PROCESSES, TASKS
 from framework.stores.sql._shared import orphans as _orphans
 from framework.stores.sql._shared.membership import MISSED, GivenUpError

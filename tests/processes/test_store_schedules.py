@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy.engine import Connection
 
-from framework._tasks.records import TaskRecord
-from framework._tasks.schedules import RunClaim
+from framework._records.records import TaskRecord
+from framework._records.schedules import RunClaim
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._shared.schedules import ScheduleRows
 from tests.processes.siblings import START, Peer, new_record, peers

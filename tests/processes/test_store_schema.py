@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from benchmarks.history import fill
-from framework._tasks.pages import PageQuery
+from framework._records.pages import PageQuery
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import PlaceAnswer, PlaceRequest
 from framework.stores.sql import SQLStore

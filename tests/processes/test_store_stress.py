@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
+from framework._records.records import TaskStatus
 from framework._tasks.live import copy_record
-from framework._tasks.records import TaskStatus
 from framework.stores.sql import SQLStore, _writer
 from framework.stores.sql._pace import Pace
 from tests.patience import PATIENCE

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from framework._tasks.records import TaskRecord, TaskStatus
+from framework._records.records import TaskRecord, TaskStatus
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql import _drafts, _follower, _statements, _writer
 from tests.processes.siblings import (

@@ -34,7 +34,7 @@ from typing import Any, assert_type
 
 from framework import TaskId, TaskManager, async_task, background_task, get_task_manager
 from framework import retry_task, setup_async_framework, throttled_task
-from framework._running.retry import RetryPolicy
+from framework._running.waits.retry import RetryPolicy
 from framework._tasks.specs import TaskSpec
 
 

@@ -13,16 +13,16 @@ from functools import partial
 from types import FrameType
 from typing import Any, NamedTuple
 
-from framework._manager.accepting import accept_checked
 from framework._manager.app_rules import AppRules
 from framework._manager.core import Core
 from framework._manager.request_bound.arguments import require_lasting
+from framework._manager.submitting.accepting import accept_checked
+from framework._records.jsonsafe import safe_str
+from framework._records.records import TaskRecord
 from framework._tasks import registry
-from framework._tasks.jsonsafe import safe_str
 from framework._tasks.live import COMPLETED, LiveTask
 from framework._tasks.options import COPY
 from framework._tasks.places import Existing
-from framework._tasks.records import TaskRecord
 from framework._tasks.specs import TaskSpec
 from framework._tasks.wire import call_options, decode_call, encode_call
 from framework.exceptions import RunAgainError, TaskNotFoundError

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from framework._manager.core import Core
+from framework._records.records import TaskRecord
 from framework._tasks.live import LiveTask
-from framework._tasks.records import TaskRecord
 from framework._threads.waiters import Onlooker
 from framework.protocols import Clock
 

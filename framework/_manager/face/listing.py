@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from framework._manager.core import Core
 from framework._manager.scene import ListScene
-from framework._tasks import checks
+from framework._records import checks
+from framework._records.pages import Key, PageQuery, key_of, with_own
+from framework._records.records import TaskRecord, TaskStatus
 from framework._tasks.live import LiveTask
-from framework._tasks.pages import Key, PageQuery, key_of, with_own
-from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.task import Task
 from framework.protocols import CountingStore, PagedStore, TaskStore
 

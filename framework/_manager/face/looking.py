@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from framework._manager.core import Core
-from framework._tasks.records import TaskRecord
+from framework._records.records import TaskRecord
 from framework._tasks.task import Task
 
 

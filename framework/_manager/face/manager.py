@@ -28,10 +28,10 @@ from framework._manager.face.looking import find_task
 from framework._manager.face.waiting import Waiting
 from framework._manager.scene import ListScene
 from framework._manager.scheduling.control import ScheduleControl
-from framework._tasks import checks
-from framework._tasks.ids import TaskId
+from framework._records import checks
+from framework._records.ids import TaskId
+from framework._records.records import EVENT_KINDS, TaskRecord, TaskStatus
 from framework._tasks.live import PENDING, RUNNING
-from framework._tasks.records import EVENT_KINDS, TaskRecord, TaskStatus
 from framework._tasks.task import Task
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework.protocols import Clock, EventSink, Telemetry

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Unpack, overload
 
-from framework._manager.accepting import accept, require_free_now, take_in
 from framework._manager.core import Core
-from framework._tasks import checks
+from framework._manager.submitting.accepting import accept, require_free_now, take_in
+from framework._records import checks
+from framework._records.ids import TaskId
 from framework._tasks.decorated import BackgroundCall
-from framework._tasks.ids import TaskId
 from framework._tasks.live import LiveTask
 from framework._tasks.options import SUBMIT, SubmitOptions
 from framework._tasks.places import Existing

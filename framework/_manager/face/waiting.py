@@ -9,18 +9,18 @@ from datetime import timedelta
 from types import CodeType, FrameType
 from typing import Any, Literal, NamedTuple, TypeVar, Unpack, cast, overload
 
-from framework._manager.accepting import accept
 from framework._manager.face.ending import until_ended
 from framework._manager.face.gathering import TaskMap, gather
 from framework._manager.face.submitting import Submitting
-from framework._tasks import checks
+from framework._manager.submitting.accepting import accept
+from framework._records import checks
+from framework._records.ids import TaskId
+from framework._records.records import TaskRecord
 from framework._tasks.decorated import BackgroundCall
 from framework._tasks.functions import name_of, require_callable
-from framework._tasks.ids import TaskId
 from framework._tasks.live import LiveTask
 from framework._tasks.options import MAP, RunOptions, SubmitOptions
 from framework._tasks.places import Existing
-from framework._tasks.records import TaskRecord
 from framework._tasks.task import Task
 from framework.exceptions import DuplicateTaskError, TaskNotFoundError
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from framework._tasks.ids import TaskId
+from framework._records.ids import TaskId
 
 _PLAIN: Final = (
     *(str, int, float, complex, bool, bytes, type(None), type(Ellipsis), TaskId),

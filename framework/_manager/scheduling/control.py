@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from framework._manager.core import Core
 from framework._manager.scheduling.timetables import Timetable
-from framework._tasks import checks
-from framework._tasks.ids import TaskId
-from framework._tasks.records import TaskRecord
-from framework._tasks.schedules import ScheduleInfo, ScheduleState
+from framework._records import checks
+from framework._records.ids import TaskId
+from framework._records.records import TaskRecord
+from framework._records.schedules import ScheduleInfo, ScheduleState
 from framework.exceptions import ScheduleBusyError, ScheduleNotFoundError
 
 T = TypeVar("T")

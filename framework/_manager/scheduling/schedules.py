@@ -21,12 +21,12 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
-from framework._manager.elsewhere import Elsewhere
-from framework._manager.intake import Intake
+from framework._manager.others.elsewhere import Elsewhere
 from framework._manager.scheduling.timetables import OwnBook, Timetable
+from framework._manager.submitting.intake import Intake
+from framework._records.schedules import RunClaim, ScheduleState
 from framework._tasks import registry
 from framework._tasks.live import Home, LiveTask
-from framework._tasks.schedules import RunClaim, ScheduleState
 from framework._tasks.specs import Hook, Schedule
 from framework._tasks.task import Task
 from framework.exceptions import FrameworkError, FrameworkNotStartedError, StoreUnavailableError

@@ -14,10 +14,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from framework._tasks.due import DueTimes, Every, recent
-from framework._tasks.live import LiveTask
-from framework._tasks.records import FINAL, TaskRecord
-from framework._tasks.schedules import (
+from framework._records.due import DueTimes, Every, recent
+from framework._records.records import FINAL, TaskRecord
+from framework._records.schedules import (
     CLOCK_ERROR,
     RunClaim,
     ScheduleState,
@@ -26,6 +25,7 @@ from framework._tasks.schedules import (
     state_entered,
     state_paused,
 )
+from framework._tasks.live import LiveTask
 from framework._tasks.specs import Schedule, TaskSpec
 from framework.protocols import Clock, ScheduleBook, TimerHandle
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from framework._tasks import exports
+from framework._records import exports
 
 try:
     from framework.engines.celery._engine import CeleryEngine

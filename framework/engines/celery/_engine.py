@@ -13,24 +13,25 @@ import redis
 from amqp.exceptions import AMQPError, MessageNacked
 from kombu.exceptions import OperationalError
 
-from framework._tasks import checks, registry
+from framework._records import checks
+from framework._records.records import TaskRecord, TaskStatus
+from framework._tasks import registry
 from framework._tasks.options import NORMAL
 from framework._tasks.places import PlaceRequest
-from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.specs import TaskSpec
 from framework._tasks.wire import CallEncoder, call_encoder, decode_call, refusals, settled
 from framework._threads.clock import SystemClock
 from framework.engines.celery import _settings, _worker_side
-from framework.engines.celery._entries import Entry
 from framework.engines.celery._messages import KEEP, Functions, Message, signature_hash
-from framework.engines.celery._notes import NOT_STARTED, Admitted, Notes
 from framework.engines.celery._priorities import level_of, require_levels
-from framework.engines.celery._publisher import Publisher, Queued
-from framework.engines.celery._reports import Reports, record_of
-from framework.engines.celery._sender import Sender, queue_of, route
+from framework.engines.celery._publishing.notes import NOT_STARTED, Admitted, Notes
+from framework.engines.celery._publishing.publisher import Publisher, Queued
+from framework.engines.celery._publishing.sender import Sender, queue_of, route
+from framework.engines.celery._redis.entries import Entry
+from framework.engines.celery._redis.reports import Reports, record_of
+from framework.engines.celery._redis.state import ASKED, State
 from framework.engines.celery._shared.lines import RedisLines
 from framework.engines.celery._shared.sharing import Sharing
-from framework.engines.celery._state import ASKED, State
 from framework.engines.celery._tasks import CeleryTasks
 from framework.exceptions import BrokerUnavailableError
 from framework.protocols import (

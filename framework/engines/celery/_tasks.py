@@ -16,7 +16,7 @@ from typing import Any, Final
 from celery import states
 from celery.backends.base import DisabledBackend
 
-from framework._tasks.jsonsafe import safe_repr
+from framework._records.jsonsafe import safe_repr
 from framework._tasks.options import SILENT
 from framework.engines.celery import _worker_side
 

@@ -26,14 +26,14 @@ from fastapi.dependencies.utils import get_typed_return_annotation, get_typed_si
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
-from framework._manager.claims import claim
 from framework._manager.core import Core
 from framework._manager.frameworks import require_core
+from framework._manager.submitting.claims import claim
+from framework._records.ids import TaskId
+from framework._records.records import TaskRecord, TaskStatus
 from framework._tasks.current import secured_ids
 from framework._tasks.functions import is_async
-from framework._tasks.ids import TaskId
 from framework._tasks.live import LiveTask
-from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.task import Task
 from framework.exceptions import TaskNotFoundError
 from framework.http._accepting import links

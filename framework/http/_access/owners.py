@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, cast, get_type_hints
 from fastapi import Request, params
 
 from framework._manager.frameworks import require_core
-from framework._tasks import checks
+from framework._records import checks
 from framework._tasks.current import OVER, current_home, current_scope
 from framework._tasks.functions import is_async
 from framework._tasks.live import Home

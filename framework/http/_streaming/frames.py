@@ -6,7 +6,7 @@ import json
 from typing import Final
 from zlib import crc32
 
-from framework._tasks.records import TaskRecord, visible_state
+from framework._records.records import TaskRecord, visible_state
 from framework._tasks.task import Task
 from framework.http.views import view_of, without_places
 

@@ -20,8 +20,8 @@ from typing import Final
 
 from framework._manager.core import Core
 from framework._manager.servers import find_server, is_leaving
+from framework._records.records import TaskEvent, TaskRecord
 from framework._tasks.live import LiveTask
-from framework._tasks.records import TaskEvent, TaskRecord
 from framework._tasks.task import Task
 from framework._threads.clock import SystemClock
 from framework.http._streaming.frames import Frame, mark_of

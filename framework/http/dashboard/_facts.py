@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from framework._manager.face.manager import TaskManager
-from framework._running.policies import Policies
-from framework._running.throttle import ThrottlePolicy
+from framework._records.jsonsafe import jsonable
+from framework._records.reasons import facts_of
+from framework._records.records import TaskStatus
+from framework._running.waits.policies import Policies
+from framework._running.waits.throttle import ThrottlePolicy
 from framework._tasks import registry
-from framework._tasks.jsonsafe import jsonable
-from framework._tasks.reasons import facts_of
-from framework._tasks.records import TaskStatus
 from framework._tasks.task import Task
 from framework.http.dashboard._rows import second
 

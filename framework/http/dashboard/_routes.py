@@ -9,8 +9,8 @@ from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
-from framework._tasks import checks
-from framework._tasks.records import TaskStatus
+from framework._records import checks
+from framework._records.records import TaskStatus
 from framework.exceptions import ScheduleBusyError, ScheduleNotFoundError
 from framework.http._access.access import Access
 from framework.http.dashboard import _facts

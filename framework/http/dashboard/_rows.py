@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Final
 
-from framework._tasks.jsonsafe import cut, jsonable
-from framework._tasks.reasons import facts_of, reason_of
+from framework._records.jsonsafe import cut, jsonable
+from framework._records.reasons import facts_of, reason_of
 from framework._tasks.task import Task
 
 _LONGEST: Final = 300

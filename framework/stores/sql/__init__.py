@@ -12,7 +12,7 @@ if find_spec("sqlalchemy") is None:
         "a store in a SQL database needs SQLAlchemy: install the extra 'sql' of asyncframe"
     )
 
-from framework._tasks import exports
+from framework._records import exports
 from framework.stores.sql._store import SQLStore
 
 __all__ = ["SQLStore"]

@@ -24,7 +24,7 @@ from sqlalchemy.exc import (
     StatementError,
 )
 
-from framework._tasks import checks
+from framework._records import checks
 from framework._threads.clock import SystemClock
 
 Dialect: TypeAlias = Literal["sqlite", "postgresql"]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from framework._tasks.records import TaskRecord, TaskStatus
-from framework._tasks.restart import Restart
+from framework._records.records import TaskRecord, TaskStatus
+from framework._records.restart import Restart
 from framework._threads.clock import SystemClock
 from framework.protocols import StoreHost
 from framework.stores.sql._backlog import Backlog

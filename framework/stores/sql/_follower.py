@@ -17,15 +17,15 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
-from framework._tasks.records import TaskRecord, TaskStatus
-from framework._tasks.restart import Restart
+from framework._records.records import TaskRecord, TaskStatus
+from framework._records.restart import Restart
 from framework._threads.clock import SystemClock
 from framework.protocols import StoreHost
 from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._database import Database
-from framework.stores.sql._mirror import Mirror
-from framework.stores.sql._older import Older
-from framework.stores.sql._pages import End, Pages
+from framework.stores.sql._reading.mirror import Mirror
+from framework.stores.sql._reading.older import Older
+from framework.stores.sql._reading.pages import End, Pages
 from framework.stores.sql._rows import Written
 from framework.stores.sql._shared import orphans as _orphans
 from framework.stores.sql._shared import places as _places

@@ -9,21 +9,22 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from framework._tasks import checks, registry
-from framework._tasks.pages import PageQuery
+from framework._records import checks
+from framework._records.pages import PageQuery
+from framework._records.records import TaskRecord, TaskStatus
+from framework._records.schedules import RunClaim, ScheduleState
+from framework._tasks import registry
 from framework._tasks.places import PlaceAnswer, PlaceRequest
-from framework._tasks.records import TaskRecord, TaskStatus
-from framework._tasks.schedules import RunClaim, ScheduleState
-from framework._tasks.windows import WindowAnswer, WindowRequest
 from framework._tasks.wire import settled
 from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import StoreHost
+from framework.protocols._windows import WindowAnswer, WindowRequest
 from framework.stores.sql._backlog import Backlog, Permitted, Told
 from framework.stores.sql._database import FAULTS, Database, checked_url, is_busy, why
-from framework.stores.sql._history import History
-from framework.stores.sql._mirror import Mirror
 from framework.stores.sql._pace import Pace
+from framework.stores.sql._reading.history import History
+from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._rows import can_be_kept
 from framework.stores.sql._schema import is_outdated
 from framework.stores.sql._shared.predecessors import Predecessors

@@ -20,7 +20,7 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
-from framework._tasks.records import TaskRecord
+from framework._records.records import TaskRecord
 from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import StoreHost
@@ -28,9 +28,9 @@ from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._database import FAULTS, Database, is_data_fault, why
 from framework.stores.sql._drafts import Drafts
 from framework.stores.sql._follower import BREATH, IN_TIME, Follower
-from framework.stores.sql._mirror import Mirror
 from framework.stores.sql._pace import Pace
-from framework.stores.sql._pages import Pages
+from framework.stores.sql._reading.mirror import Mirror
+from framework.stores.sql._reading.pages import Pages
 from framework.stores.sql._removal import Deleted, Removal
 from framework.stores.sql._rows import NOT_WHOLE, Written
 from framework.stores.sql._shared.inquiries import InquiryRows

@@ -14,9 +14,9 @@ from framework._manager import frameworks
 from framework._manager.core import Core
 from framework._manager.drain import drain
 from framework._manager.face.manager import TaskManager
+from framework._records.records import FINAL
 from framework._tasks import registry
 from framework._tasks.live import Home
-from framework._tasks.records import FINAL
 from framework._threads.waiters import Mailbox, Mailboxes
 from framework.exceptions import FrameworkNotStartedError, TaskCancelledError, TaskInterruptedError
 from tests.explore.ourselves.run import Late, Run, asleep, watching

@@ -18,7 +18,8 @@ from types import FrameType
 from typing import Any
 
 from framework._manager import frameworks
-from framework._tasks import records, registry
+from framework._records import records
+from framework._tasks import registry
 from framework.telemetry import _series
 from pytest_asyncframe._explore.locks.model import Modelled, ModelLock, ModelRLock, current
 from pytest_asyncframe._explore.locks.names import Origin, found_in, made_by

@@ -9,13 +9,13 @@ from typing import Any
 
 from sqlalchemy.dialects import sqlite
 
-from framework._running.lines import Lines
+from framework._records.records import TaskStatus
+from framework._running.waits.lines import Lines
 from framework._tasks.places import PlaceAnswer, PlaceRequest
-from framework._tasks.records import TaskStatus
-from framework.engines.celery import _scripts
 from framework.engines.celery._messages import Message
-from framework.engines.celery._publisher import Publisher, Queued
-from framework.engines.celery._reports import Reports
+from framework.engines.celery._publishing.publisher import Publisher, Queued
+from framework.engines.celery._redis import scripts
+from framework.engines.celery._redis.reports import Reports
 from framework.engines.celery._shared.lines import RedisLines
 from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._pace import Pace
@@ -203,7 +203,7 @@ class RedisOfLines:
         return []
 
     def _register(self, script: str) -> Callable[..., Any]:
-        known = {_scripts.JOIN: self._join, _scripts.LEAVE_LINES: self._leave}
+        known = {scripts.JOIN: self._join, scripts.LEAVE_LINES: self._leave}
         return known.get(script, lambda *_: 1)
 
     def _join(self, _: object, given: Sequence[Any]) -> list[Any]:

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from framework import background_task
 from framework._manager.frameworks import Framework, Parts
-from framework._manager.host import RemoteHost
+from framework._manager.others.host import RemoteHost
 from framework._manager.settings import Settings
-from framework._running.permits import _Wait
-from framework._tasks.records import TaskRecord, TaskStatus
+from framework._records.records import TaskRecord, TaskStatus
+from framework._running.waits.permits import _Wait
 from framework._threads.waiters import ThreadWaiter
 from framework.protocols import StoreHost
 from framework.stores.memory import MemoryStore

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from framework import TaskManager
-from framework._manager.elsewhere import Elsewhere
+from framework._manager.others.elsewhere import Elsewhere
 from framework._manager.scheduling.schedules import Schedules
 from framework._manager.scheduling.timetables import OwnBook
+from framework._records.records import TaskRecord
+from framework._records.schedules import RunClaim, ScheduleState
 from framework._tasks.live import LiveTask
-from framework._tasks.records import TaskRecord
-from framework._tasks.schedules import RunClaim, ScheduleState
 from framework._tasks.specs import Schedule
 from framework._threads.waiters import Mailboxes
 from tests.explore.ourselves.run import Run

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from framework._manager.elsewhere import Elsewhere
-from framework._tasks.records import TaskRecord, TaskStatus, label_of
+from framework._manager.others.elsewhere import Elsewhere
+from framework._records.records import TaskRecord, TaskStatus, label_of
 from framework._threads.waiters import Mailboxes
 from framework.exceptions import FrameworkNotStartedError
 from framework.stores import memory
@@ -14,7 +14,7 @@ from framework.stores.memory import MemoryStore
 from framework.stores.sql import _backlog
 from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._follower import Follower
-from framework.stores.sql._mirror import Mirror
+from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._rows import Reader
 from tests.explore.ourselves.run import Run
 

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from framework import TaskTimeoutError, retry_task, throttled_task
-from framework._manager.host import RemoteHost
+from framework._manager.others.host import RemoteHost
+from framework._records.records import FINAL, TaskRecord
 from framework._running.calls import Calls
-from framework._tasks.records import FINAL, TaskRecord
 from framework.exceptions import QueueFullError, TaskCancelledError, TaskNotFoundError
 from framework.telemetry.opentelemetry import OpenTelemetrySink
 from tests.explore.ourselves.run import Gate, Late, Run

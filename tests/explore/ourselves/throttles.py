@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from framework import throttled_task
-from framework._running.policies import Policies
-from framework._running.throttle import Gate, Gates, ThrottlePolicy
+from framework._running.waits.policies import Policies
+from framework._running.waits.throttle import Gate, Gates, ThrottlePolicy
 from framework._tasks.options import THROTTLE
 from framework.exceptions import RateLimitExceededError, TaskCancelledError
 from tests.explore.ourselves.run import Run

@@ -23,7 +23,7 @@ from framework import (
     scheduled_task,
     throttled_task,
 )
-from framework._tasks.ids import TaskId
+from framework._records.ids import TaskId
 from framework._tasks.registry import find_function
 from tests.framework.refusing import told_by
 from tests.patience import PATIENCE

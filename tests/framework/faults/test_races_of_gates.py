@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from framework._running.throttle import Gate, Gates
+from framework._running.waits.throttle import Gate, Gates
 from pytest_asyncframe.clock import VirtualClock
 from tests.framework.policies import throttle_policy
 from tests.framework.racing import RacingClock

@@ -28,7 +28,7 @@ from framework import (
     get_thread_pool,
     setup_async_framework,
 )
-from framework._tasks.checks import show
+from framework._records.checks import show
 from framework.exceptions import DeadlockError
 from framework.testing import override_framework
 from pytest_asyncframe.clock import VirtualClock

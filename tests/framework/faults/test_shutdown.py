@@ -30,7 +30,7 @@ from framework import (
     setup_async_framework,
     throttled_task,
 )
-from framework._running.policies import standalone
+from framework._running.waits.policies import standalone
 from framework._threads.sleepers import ThreadSleeper
 from pytest_asyncframe.probe import Probe
 from tests.children import python

@@ -22,9 +22,9 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework._manager.elsewhere import Elsewhere
-from framework._tasks.checks import show
-from framework._tasks.records import TaskRecord
+from framework._manager.others.elsewhere import Elsewhere
+from framework._records.checks import show
+from framework._records.records import TaskRecord
 from framework.http import Accepted, task_router
 from framework.stores.sql import SQLStore
 from pytest_asyncframe.probe import Probe

@@ -19,8 +19,8 @@ from framework import (
     setup_async_framework,
     throttled_task,
 )
-from framework._tasks import reasons
-from framework._tasks.records import TaskRecord
+from framework._records import reasons
+from framework._records.records import TaskRecord
 from framework._tasks.task import Task
 from framework.http import task_router
 from framework.http.dashboard import _facts

@@ -39,8 +39,8 @@ from framework import (
     retry_task,
     setup_async_framework,
 )
-from framework._manager import intake
 from framework._manager.request_bound import yielded
+from framework._manager.submitting import intake
 from framework._tasks.current import current_scope
 from pytest_asyncframe.probe import Probe
 

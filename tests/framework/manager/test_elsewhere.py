@@ -10,8 +10,8 @@ from itertools import pairwise
 import pytest
 
 from framework import FrameworkNotStartedError, TaskStatus
-from framework._manager.elsewhere import _PAUSES, _STEP, Elsewhere
-from framework._tasks.records import Label, TaskRecord
+from framework._manager.others.elsewhere import _PAUSES, _STEP, Elsewhere
+from framework._records.records import Label, TaskRecord
 from framework._threads.clock import SystemClock
 from framework._threads.waiters import Mailboxes
 from framework.exceptions import BrokerUnavailableError, StoreUnavailableError

@@ -23,11 +23,11 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework._manager import host as _host
-from framework._manager.host import RemoteHost
-from framework._tasks.ids import random_id
+from framework._manager.others import host as _host
+from framework._manager.others.host import RemoteHost
+from framework._records.ids import random_id
+from framework._records.records import Label, TaskEvent, TaskRecord
 from framework._tasks.places import PlaceRequest
-from framework._tasks.records import Label, TaskEvent, TaskRecord
 from framework.exceptions import BrokerUnavailableError
 from framework.protocols import EngineHost, EngineTask, Kind, Run
 from tests.framework.faults.refusals import said_by

@@ -19,7 +19,7 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework._tasks.checks import show
+from framework._records.checks import show
 from framework.protocols import PageQuery, TaskRecord
 from framework.stores.memory import MemoryStore
 from tests.framework.faults.refusals import said_by

@@ -21,7 +21,7 @@ from framework import (
     scheduled_task,
     setup_async_framework,
 )
-from framework._tasks.checks import show
+from framework._records.checks import show
 from pytest_asyncframe.probe import Probe
 
 USER: ContextVar[str | None] = ContextVar("user", default=None)

@@ -20,7 +20,7 @@ from framework import (
     background_task,
     get_task_manager,
 )
-from framework._running.lines import Lines
+from framework._running.waits.lines import Lines
 from framework.exceptions import DeadlockError
 from pytest_asyncframe.probe import Probe
 from tests.framework.faults.refusals import said

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from framework._tasks.records import TaskRecord
+from framework._records.records import TaskRecord
 from framework.protocols import StoreHost
 from framework.stores.memory import MemoryStore
 

@@ -22,8 +22,8 @@ from hypothesis.stateful import (
 )
 
 from framework import QueueFullError, Task, TaskStatus
+from framework._records.records import TaskRecord
 from framework._tasks.live import LiveTask, Move
-from framework._tasks.records import TaskRecord
 from framework.protocols import TaskEvent
 from framework.stores.memory import MemoryStore
 from framework.testing import override_framework

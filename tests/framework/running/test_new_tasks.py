@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextvars import copy_context
 
 from framework import TaskManager
-from framework._tasks.ids import TaskId
+from framework._records.ids import TaskId
+from framework._records.records import TaskRecord
 from framework._tasks.live import LiveTask, new_task
-from framework._tasks.records import TaskRecord
 
 
 def unset(task: LiveTask) -> list[str]:

@@ -17,7 +17,7 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework._running import permits
+from framework._running.waits import permits
 from tests.framework.running.asked import Store
 from tests.framework.running.messages import STOPPING, UNKNOWN
 from tests.patience import PATIENCE

@@ -18,7 +18,7 @@ from framework import (
     throttled_task,
 )
 from framework._manager.frameworks import find_policies
-from framework._running.policies import Policies, WatchedPolicies
+from framework._running.waits.policies import Policies, WatchedPolicies
 from framework.protocols import Interceptor, TaskRecord
 from framework.testing import Call, call_of, function_name, override_framework
 from pytest_asyncframe.probe import Probe

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from framework._tasks.ids import TaskId, random_id
-from framework._tasks.pages import PageQuery
-from framework._tasks.records import Label, TaskRecord, TaskStatus
+from framework._records.ids import TaskId, random_id
+from framework._records.pages import PageQuery
+from framework._records.records import Label, TaskRecord, TaskStatus
 from framework.stores import memory
 from framework.stores._blocks import Block
 from framework.stores._filters import Filter

@@ -14,7 +14,7 @@ from cronsim import CronSim
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framework._tasks.due import (
+from framework._records.due import (
     Cron,
     Daily,
     DueTimes,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from framework import TaskStatus, background_task
-from framework._tasks.records import Label
+from framework._records.records import Label
 from framework.exceptions import (
     RemoteTaskError,
     TaskCancelledError,

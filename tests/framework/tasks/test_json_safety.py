@@ -20,7 +20,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from framework import TaskManager, background_task, current_task
-from framework._tasks.jsonsafe import jsonable, safe_repr, safe_str
+from framework._records.jsonsafe import jsonable, safe_repr, safe_str
 
 
 def strict(value: object) -> Any:

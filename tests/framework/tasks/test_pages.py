@@ -8,8 +8,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framework._tasks.pages import PageQuery, key_of, with_own
-from framework._tasks.records import Label, TaskRecord, TaskStatus
+from framework._records.pages import PageQuery, key_of, with_own
+from framework._records.records import Label, TaskRecord, TaskStatus
 
 PLACES = st.tuples(st.integers(0, 6), st.sampled_from("abcdefgh"))
 """When a task was submitted, and its id."""

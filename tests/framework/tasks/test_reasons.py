@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 from framework import Task, TaskStatus
-from framework._tasks import reasons
-from framework._tasks.ids import TaskId
-from framework._tasks.records import Kind, Label, TaskRecord
+from framework._records import reasons
+from framework._records.ids import TaskId
+from framework._records.records import Kind, Label, TaskRecord
 from framework.exceptions import TaskInterruptedError, TaskTimeoutError
 
 NOON = 1_800_014_400.0

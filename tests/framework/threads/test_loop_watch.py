@@ -17,10 +17,10 @@ import pytest
 from framework import get_task_manager, setup_async_framework
 from framework._running.ledger import Ledger
 from framework._tasks.live import Home
-from framework._threads import loop_watch
 from framework._threads.clock import SystemClock, Timer
-from framework._threads.loop_watch import LoopWatch
-from framework._threads.stacks import frames_of, place, turn_of
+from framework._threads.watch import loop_watch
+from framework._threads.watch.loop_watch import LoopWatch
+from framework._threads.watch.stacks import frames_of, place, turn_of
 from framework.stores.memory import MemoryStore
 from pytest_asyncframe.probe import Probe
 from tests.framework.refusing import told_by

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from framework import TaskManager, get_task_manager, setup_async_framework
-from framework._tasks.records import TaskEvent
+from framework._records.records import TaskEvent
 from framework.protocols import TaskEngine, TaskStore
 from tests.patience import PATIENCE
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from framework import TaskManager, TaskStatus
-from framework._tasks.ids import random_id
+from framework._records.ids import random_id
 from framework.exceptions import RunAgainError
 from tests.patience import PATIENCE
 from tests.processes.conformance import tasks

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from framework.engines.celery import _state
+from framework.engines.celery._redis import state
 from framework.engines.celery._shared import lines, schedules
 from tests.processes.contracts.implementations import KINDS, LONG, BackEnd, opened
 from tests.tiers import back_ends
@@ -22,7 +22,7 @@ def back_end(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         return found
 
     # The signs of life in Redis expire in real time.
-    for module in (lines, schedules, _state):
+    for module in (lines, schedules, state):
         monkeypatch.setattr(module, "LIFE", str(round(LONG * 1_000)))
     with closing(opened(request.param, url)) as made:
         yield made

@@ -14,16 +14,16 @@ from typing import Any, ClassVar, Final, NamedTuple
 import sqlalchemy as sa
 
 from framework._manager.scheduling.timetables import OwnBook
-from framework._running.lines import Lines
-from framework._running.throttle import Gate
-from framework._tasks.records import TaskRecord, TaskStatus
-from framework._tasks.schedules import RunClaim, ScheduleState
-from framework.engines.celery import _scripts
+from framework._records.records import TaskRecord, TaskStatus
+from framework._records.schedules import RunClaim, ScheduleState
+from framework._running.waits.lines import Lines
+from framework._running.waits.throttle import Gate
 from framework.engines.celery._messages import Message
-from framework.engines.celery._reports import Reports
+from framework.engines.celery._redis import scripts
+from framework.engines.celery._redis.reports import Reports
+from framework.engines.celery._redis.state import State
 from framework.engines.celery._shared.lines import RedisLines
 from framework.engines.celery._shared.schedules import RedisSchedules
-from framework.engines.celery._state import State
 from framework.protocols import PlaceAnswer, PlaceRequest, WindowAnswer, WindowRequest
 from framework.stores.sql._schema import TASKS
 from framework.stores.sql._shared.membership import MISSED
@@ -566,7 +566,7 @@ class RedisProcess(Process):
         self._clock = TestClock()
         self.state = State(url, "test", 60.0)
         register = self.state.client.register_script
-        self.state._throttle = register(_scripts.THROTTLE.replace("redis.call('TIME')", _SET_CLOCK))
+        self.state._throttle = register(scripts.THROTTLE.replace("redis.call('TIME')", _SET_CLOCK))
         self._book = RedisSchedules(self.state)
         self.places = StillLines(self.state, bool)
         self.places.holder = name

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
-from framework._tasks.records import TaskRecord
-from framework._tasks.schedules import CLOCK_ERROR, RunClaim, ScheduleState
+from framework._records.records import TaskRecord
+from framework._records.schedules import CLOCK_ERROR, RunClaim, ScheduleState
 from tests.processes.contracts.drawn import PROCESSES, Machine, drive, how_many, mortal, numbers
 from tests.processes.contracts.implementations import BackEnd, Process
 from tests.processes.siblings import START

@@ -19,12 +19,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, TypeAlias
 
-from framework._tasks.jsonsafe import safe_str
+from framework._records.jsonsafe import safe_str
 from framework._tasks.places import GRANTED, MOST_AHEAD, PlaceAnswer, PlaceRequest
 from framework._threads.clock import SystemClock
-from framework.engines.celery import _scripts
-from framework.engines.celery._shared import line_scripts as _line_scripts
-from framework.engines.celery._state import LIFE, State, holder_here
+from framework.engines.celery._redis import line_scripts as _line_scripts
+from framework.engines.celery._redis import scripts
+from framework.engines.celery._redis.state import LIFE, State, holder_here
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -81,10 +81,10 @@ class RedisLines:
         self._thread: threading.Thread | None = None
         self._looked = 0
         register = state.client.register_script
-        self._join = register(_scripts.JOIN)
-        self._leave = register(_scripts.LEAVE_LINES)
-        self._drop = register(_scripts.DROP)
-        self._look = register(_scripts.LOOK)
+        self._join = register(scripts.JOIN)
+        self._leave = register(scripts.LEAVE_LINES)
+        self._drop = register(scripts.DROP)
+        self._look = register(scripts.LOOK)
         self._beat = register(_line_scripts.BEAT)
 
     # -- any thread

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
-from framework._tasks.records import TaskRecord
-from framework._tasks.schedules import (
+from framework._records.records import TaskRecord
+from framework._records.schedules import (
     RunClaim,
     ScheduleState,
     answer_to,
@@ -23,9 +23,9 @@ from framework._tasks.schedules import (
     state_entered,
     state_paused,
 )
-from framework.engines.celery import _scripts
 from framework.engines.celery._messages import Message
-from framework.engines.celery._state import LIFE, State, holder_here
+from framework.engines.celery._redis import scripts
+from framework.engines.celery._redis.state import LIFE, State, holder_here
 
 _LOOK: Final = """
 -- KEYS: the schedule's hash. ARGV: the prefix of the tasks' hashes.
@@ -54,7 +54,7 @@ class RedisSchedules:
         self._holder = holder_here()
         register = state.client.register_script
         self._look = register(_LOOK)
-        self._change = register(_scripts.CHANGE_SCHEDULE)
+        self._change = register(scripts.CHANGE_SCHEDULE)
 
     def enter(self, name: str, timing: str, now: float) -> ScheduleState:
         """Enter a schedule that this process runs; see `ScheduleBook.enter_schedule`."""

@@ -12,12 +12,12 @@ from typing import Any
 
 import redis
 
-from framework._tasks.records import TaskRecord
+from framework._records.records import TaskRecord
 from framework.engines.celery._messages import Message
-from framework.engines.celery._reports import Reports
+from framework.engines.celery._redis.reports import Reports
+from framework.engines.celery._redis.state import State
 from framework.engines.celery._shared.lines import RedisLines
 from framework.engines.celery._shared.schedules import RedisSchedules
-from framework.engines.celery._state import State
 from framework.exceptions import FrameworkError, StoreUnavailableError
 from framework.protocols import EngineTask, PlaceAnswer, PlaceRequest, RunClaim, ScheduleState
 

@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from framework._tasks.ids import random_id
+from framework._records.ids import random_id
 
 _RANDOM: Final = 16
 _MACHINE: Final = 12

@@ -14,8 +14,8 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from framework._tasks.records import TaskRecord
-from framework._tasks.schedules import (
+from framework._records.records import TaskRecord
+from framework._records.schedules import (
     RunClaim,
     ScheduleState,
     answer_to,

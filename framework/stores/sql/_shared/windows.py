@@ -24,8 +24,8 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
-from framework._tasks.windows import WindowAnswer, WindowRequest
 from framework._threads.clock import SystemClock
+from framework.protocols._windows import WindowAnswer, WindowRequest
 from framework.stores.sql._database import Database
 from framework.stores.sql._schema import WINDOWS
 from framework.stores.sql._shared.membership import Membership

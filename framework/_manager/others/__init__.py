@@ -1,0 +1,1 @@
+"""Tasks of other processes: found, awaited, cancelled, reported and taken over."""

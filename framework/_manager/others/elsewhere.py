@@ -1,0 +1,510 @@
+"""Elsewhere: finds, awaits and cancels tasks of other processes, without blocking a loop.
+
+One thread sends the queries for all callers: if a hundred coroutines wait for a hundred tasks
+of other processes, that is one query at a time. The thread is started by the first question
+and ends with the framework. Who waits for a change is not answered by queries again and again,
+but by one query after the directories have told that the task has changed, if they can.
+
+Guarantees: every question gets an answer or an error; a question whose caller has gone is
+dropped; an id is unknown only if there is no other process, or after every other process has
+answered an inquiry, or after a second if they cannot be asked.
+Relies on: directories that block for a few seconds at most.
+Lock order: `_condition` guards the questions; only a waiter's lock is taken under it. Directories
+call `_news` without a lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Final, Protocol
+
+from framework._manager.others.inquiries import Inquiries
+from framework._manager.others.questions import NO_WAITER, Following, Question, Then
+from framework._records import checks
+from framework._records.records import FINAL, TaskRecord
+from framework._threads.clock import SystemClock
+from framework._threads.waiters import LoopWaiter, Mailboxes, ThreadWaiter
+from framework.exceptions import FrameworkNotStartedError, StoreUnavailableError
+from framework.protocols import Clock, NewsDirectory, SharedDirectory
+
+_LOGGER = logging.getLogger("asyncframe")
+
+_PAUSES: Final = (0.03, 0.07, 0.1, 0.15, 0.25, 0.4)
+"""Seconds until the next query for an unknown id. Its process writes the record within 0.1 s
+after it has returned the id, or within half a second on a busy machine. The sum is twice that.
+Then, if the other processes were asked, the last one is repeated until all have answered."""
+
+_LONGEST: Final = 15.0
+"""Seconds after which a question ends with an error if another process has not answered: longer
+than it takes until one that does not run at all is noticed, and does not count any more."""
+
+_EVERY: Final = 0.05
+"""Seconds between two queries for a task that is awaited, if a directory tells no news."""
+
+_CHECK: Final = 2.0
+"""Seconds between two queries for all tasks that are awaited, if the directories tell news: some
+may be lost, as with a connection, and this process itself may have taken a task over."""
+
+_STEP: Final = 0.02
+"""Questions are repeated at multiples of this many seconds, so that any number of them makes
+50 queries a second at most."""
+
+
+class Directory(Protocol):
+    """A store or engine that knows tasks of other processes; both methods may block."""
+
+    def fetch(self, task_ids: Collection[str]) -> Sequence[TaskRecord]:
+        """Return the records that exist for these ids."""
+        ...
+
+    def request_cancel(self, task_id: str) -> bool:
+        """Request a task's cancellation; False if it is unknown or final."""
+        ...
+
+
+class Elsewhere:
+    """Queries the directories of one manager.
+
+    Args:
+        directories: The directories, in the order in which to query them.
+        clock: The framework's clock, for the timeouts of callers.
+        boxes: The mailboxes of the event loops.
+        real: A clock of real time for the queries, since virtual time is only in this process.
+    """
+
+    def __init__(
+        self,
+        directories: Sequence[Directory],
+        clock: Clock,
+        boxes: Mailboxes,
+        real: SystemClock | None = None,
+    ) -> None:
+        self._directories = directories
+        self._clock = clock
+        self._boxes = boxes
+        self._real = real or SystemClock()
+        self._inquiries = Inquiries(directories, self._real)
+        self._condition = threading.Condition(threading.Lock())
+        self._new: list[Question] = []
+        # By the multiple of `_STEP` at which to repeat them.
+        self._later: dict[int, list[Question]] = {}
+        # Those that wait for a change, by their task, and when all of them are looked up next.
+        self._watched: dict[str, dict[Question, None]] = {}
+        self._check_at = 0.0
+        self._told_by = [one for one in directories if isinstance(one, NewsDirectory)]
+        self._has_news = len(self._told_by) == len(directories)
+        # Used by the thread only, like what it does at the end.
+        self._stop_news: list[Callable[[], object]] = []
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    # -- from a coroutine
+
+    async def find(
+        self,
+        task_id: str,
+        *,
+        patient: bool = True,
+        sees: Callable[[TaskRecord], bool] | None = None,
+    ) -> TaskRecord | None:
+        """Return a task's record; None if it is unknown.
+
+        Args:
+            task_id: The task.
+            patient: Whether to repeat the query until the task is surely unknown.
+            sees: Whether the caller may see a record; one that it may not see is unknown, and
+                takes as long; None if it may see all.
+
+        Raises:
+            StoreUnavailableError: If that is not sure after `_LONGEST` seconds.
+        """
+        if not checks.may_be_task_id(task_id):
+            return None
+        record: TaskRecord | None = await self._ask(task_id, last=not patient, sees=sees)
+        return record
+
+    async def until_final(self, task_id: str, timeout: float | None) -> TaskRecord | None:
+        """Suspend until a task is final and return its record; None if it is unknown.
+
+        Raises:
+            TimeoutError: If *timeout* seconds have passed; None for no timeout.
+        """
+        if not checks.may_be_task_id(task_id):
+            return None
+        record: TaskRecord | None = await self._ask(task_id, final=True, timeout=timeout)
+        return record
+
+    def follow(
+        self, task_id: str, told: Callable[[TaskRecord | None], object]
+    ) -> Callable[[], object]:
+        """Call *told* with the record of a task now and after each change, until it is final.
+
+        It is called on another thread. Several changes in a short time may be one. The last
+        call has the final record; or None, if the task is unknown, or the framework stops.
+
+        Returns:
+            A function that ends it; harmless to call twice.
+        """
+        question = Following(task_id, told)
+        self._put(question)
+
+        def stop() -> None:
+            question.dropped = True
+            self._unwatch(question)
+
+        return stop
+
+    async def call(self, call: Callable[[], Any]) -> Any:
+        """Call *call*, which may block, on the thread of the queries; return its result."""
+        return await self._ask(None, call=call)
+
+    async def cancel(self, task_id: str) -> bool:
+        """Request a task's cancellation; False if it is unknown or final."""
+        return bool(await self.call(lambda: self._request_cancel(task_id)))
+
+    # -- from a thread
+
+    def block_until_final(self, task_id: str, timeout: float | None) -> TaskRecord | None:
+        """Block until a task is final, like `until_final`."""
+        if not checks.may_be_task_id(task_id):
+            return None
+        waiter = ThreadWaiter(self._clock)
+        question = Question(waiter, task_id, final=True)
+        until = None if timeout is None else self._clock.monotonic() + timeout
+        self._put(question)
+        try:
+            if not waiter.wait(until):
+                raise _too_long(question, timeout)
+        finally:
+            question.dropped = True
+            self._unwatch(question)
+        record: TaskRecord | None = question.outcome()
+        return record
+
+    def post(self, call: Callable[[], Any]) -> None:
+        """Call *call*, which may block, on the thread of the queries, without waiting."""
+        self._put(Question(NO_WAITER, None, call=call))
+
+    def when_known(self, task_id: str, call: Callable[[], object]) -> None:
+        """Call *call*, which must not block, on some thread once others find a task.
+
+        It is called as well if the task is surely unknown.
+        """
+        self._put(Question(Then(call), task_id))
+
+    def post_cancel(self, task_id: str) -> None:
+        """Request a task's cancellation without waiting, once its process has written it."""
+        found = Then(lambda: self.post(lambda: self._request_cancel(task_id)))
+        self._put(Question(found, task_id))
+
+    def close(self) -> None:
+        """Answer all open questions with an error, and end the thread."""
+        with self._condition:
+            self._closed = True
+            left = [*self._new, *(one for due in self._later.values() for one in due)]
+            left += [one for some in self._watched.values() for one in some]
+            self._new, self._later, self._watched = [], {}, {}
+            self._condition.notify()
+        for question in dict.fromkeys(left):
+            question.finish(None, FrameworkNotStartedError("stopped"))
+
+    async def _ask(
+        self,
+        task_id: str | None,
+        *,
+        final: bool = False,
+        last: bool = False,
+        timeout: float | None = None,
+        call: Callable[[], Any] | None = None,
+        sees: Callable[[TaskRecord], bool] | None = None,
+    ) -> Any:
+        waiter = LoopWaiter(self._boxes)
+        question = Question(waiter, task_id, final=final, call=call)
+        question.last, question.sees = last, sees
+        timer = None
+        self._put(question)
+        try:
+            if timeout is not None:
+                timer = self._clock.call_at(self._clock.monotonic() + timeout, waiter.wake)
+            await waiter.future
+        finally:
+            question.dropped = True
+            if final:
+                self._unwatch(question)
+            if timer is not None:
+                timer.cancel()
+        if not question.done:
+            raise _too_long(question, timeout)
+        return question.outcome()
+
+    def _put(self, question: Question) -> None:
+        with self._condition:
+            if self._closed:
+                raise FrameworkNotStartedError("stopped")
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="asyncframe-elsewhere", daemon=True
+                )
+                self._thread.start()
+            if question.final and question.task_id is not None:
+                if not self._watched:
+                    self._check_at = self._real.monotonic() + _CHECK
+                self._watched.setdefault(question.task_id, {})[question] = None
+            self._add(question)
+            self._condition.notify()
+
+    def _add(self, question: Question) -> None:
+        """Add a question that is due now; with the lock held."""
+        if not question.queued:
+            question.queued = True
+            self._new.append(question)
+
+    def _unwatch(self, question: Question) -> None:
+        assert question.task_id is not None
+        with self._condition:
+            some = self._watched.get(question.task_id)
+            if some is None:
+                return
+            some.pop(question, None)
+            if not some:
+                del self._watched[question.task_id]
+            if not self._watched:
+                # So that the thread asks for no more news.
+                self._condition.notify()
+
+    def changed(self, task_ids: Collection[str] | None) -> None:
+        """Look up tasks that have changed, if somebody waits for that; any thread.
+
+        Args:
+            task_ids: Their ids; None if any task may have changed.
+        """
+        with self._condition:
+            changed = self._watched if task_ids is None else task_ids
+            before = len(self._new)
+            for task_id in changed:
+                for question in self._watched.get(task_id, ()):
+                    self._add(question)
+            if len(self._new) > before:
+                self._condition.notify()
+
+    # -- on the thread
+
+    def _run(self) -> None:
+        while True:
+            due: list[Question] = []
+            with self._condition:
+                while not (self._closed or self._is_to_listen() or (due := self._take_due())):
+                    self._real.wait(self._condition, self._pause())
+                closed, watched = self._closed, bool(self._watched)
+            self._listen(watched and not closed)
+            if closed:
+                return
+            for question in due:
+                if question.call is not None:
+                    self._call(question)
+            self._search([question for question in due if question.call is None])
+
+    def _is_to_listen(self) -> bool:
+        """Return whether to begin or to stop to listen for news; with the lock held."""
+        return bool(self._watched) is not bool(self._stop_news) and bool(self._told_by)
+
+    def _listen(self, watched: bool) -> None:
+        """Let the directories tell news while somebody waits for them; without the lock."""
+        if watched is bool(self._stop_news):
+            return
+        if not watched:
+            for stop in self._stop_news:
+                stop()
+            self._stop_news = []
+            return
+        # Before the first look at a task, so that no change after it is missed.
+        for one in self._told_by:
+            try:
+                self._stop_news.append(one.watch(self.changed))
+            except Exception:  # then it is asked again and again, like those without news
+                _LOGGER.exception("%r does not tell which tasks change", one)
+                self._told_by, self._has_news = [], False
+                return
+
+    def _take_due(self) -> list[Question]:
+        """Remove and return the questions that are due; those dropped are only removed."""
+        due, self._new = self._new, []
+        for question in due:
+            question.queued = False
+        if self._watched and self._has_news and self._real.monotonic() >= self._check_at:
+            self._check_at = self._real.monotonic() + _CHECK
+            due = list(dict.fromkeys([*due, *(one for q in self._watched.values() for one in q)]))
+        if self._later:
+            now = self._real.monotonic() / _STEP
+            for step in sorted(step for step in self._later if step <= now):
+                again = self._later.pop(step)
+                for question in again:
+                    question.repeated = False
+                due += again
+        return [question for question in due if not question.dropped and not question.done]
+
+    def _pause(self) -> float | None:
+        """Return how many seconds to sleep; None for until the next question."""
+        times = [self._check_at] if self._watched and self._has_news else []
+        if self._later:
+            times.append(min(self._later) * _STEP)
+        return max(0.0, min(times) - self._real.monotonic()) if times else None
+
+    def _call(self, question: Question) -> None:
+        assert question.call is not None
+        try:
+            answer = question.call()
+        except Exception as error:  # raised in the caller
+            question.finish(None, error)
+        else:
+            question.finish(answer)
+
+    def _search(self, questions: list[Question]) -> None:
+        if not questions:
+            return
+        # Before the query, which then finds what the others have written.
+        self._inquiries.go_on(max(one.inquiry or 0 for one in questions))
+        again: list[tuple[float, Question]] = []
+        sought: list[Question] = []
+        for question in questions:
+            if self._only_waits(question):
+                again.append((_PAUSES[-1], question))
+            else:
+                sought.append(question)
+        found, error = self._fetch({one.task_id for one in sought if one.task_id})
+        unknown = []
+        for question in sought:
+            record = found.get(question.task_id or "")
+            if record is None or not (question.sees is None or question.sees(record)):
+                unknown.append(question)
+            elif record.status in FINAL or not question.final:
+                question.finish(record)
+            else:
+                question.see(record)
+                if not self._has_news:
+                    again.append((_EVERY, question))
+        self._ask_again(again + self._pauses(unknown, error))
+
+    def _only_waits(self, question: Question) -> bool:
+        """Return whether a query would be in vain, since another process has not answered."""
+        return (
+            question.tries >= len(_PAUSES)
+            and not question.final
+            and not self._inquiries.is_over(question.inquiry or 0)
+            and self._real.monotonic() < question.until
+        )
+
+    def _in_vain(self, questions: Sequence[Question]) -> set[Question]:
+        """Return those among the questions without an answer whose task surely does not exist."""
+        over = [
+            one
+            for one in questions
+            if one.inquiry is not None
+            and self._inquiries.is_over(one.inquiry)
+            and (self._inquiries.certain or one.tries >= len(_PAUSES))
+        ]
+        expected = self._inquiries.expected({one.task_id or "" for one in over}) if over else ()
+        return {one for one in over if one.task_id not in expected}
+
+    def _pauses(
+        self, unknown: list[Question], error: Exception | None
+    ) -> list[tuple[float, Question]]:
+        """Answer questions for unknown tasks, or return them with the time until the next try."""
+        again: list[tuple[float, Question]] = []
+        alone: bool | None = None
+        in_vain = set() if error is not None else self._in_vain(unknown)
+        now = self._real.monotonic()
+        for question in unknown:
+            if error is not None and isinstance(question, Following):
+                again.append((_PAUSES[-1], question))
+            elif error is not None:
+                # The directory that does not answer may know it.
+                question.finish(None, error)
+            elif question.last:
+                question.finish(None)
+            elif question in in_vain:
+                question.finish(None, self._doubt())
+            elif now >= question.until:
+                question.finish(None, self._doubt() or _no_answer(question))
+            else:
+                if alone is None:
+                    alone = self._is_alone()
+                # One more try: the last other process may have written it and then ended.
+                question.last = alone
+                pause = _PAUSES[min(question.tries, len(_PAUSES) - 1)]
+                again.append((0.0 if alone else pause, question))
+                if question.inquiry is None:
+                    question.inquiry, question.until = self._inquiries.next(), now + _LONGEST
+                question.tries += 1
+        return again
+
+    def _ask_again(self, questions: list[tuple[float, Question]]) -> None:
+        """Schedule questions again, each after its number of seconds."""
+        with self._condition:
+            if not self._closed:
+                now = self._real.monotonic()
+                for pause, question in questions:
+                    if question.repeated:
+                        continue
+                    question.repeated = True
+                    step = math.ceil((now + pause) / _STEP) if pause else 0
+                    self._later.setdefault(step, []).append(question)
+                return
+        for _, question in questions:
+            question.finish(None, FrameworkNotStartedError("stopped"))
+
+    def _fetch(self, task_ids: set[str]) -> tuple[dict[str, TaskRecord], Exception | None]:
+        """Return the records found, and the error of a directory that does not answer."""
+        found: dict[str, TaskRecord] = {}
+        failed: Exception | None = None
+        for directory in self._directories:
+            missing = task_ids - found.keys()
+            if not missing:
+                break
+            try:
+                records = directory.fetch(missing)
+            except Exception as error:  # raised in the caller, unless another one knows the task
+                failed = error
+            else:
+                found |= {str(record.task_id): record for record in records}
+        return found, failed
+
+    def _is_alone(self) -> bool:
+        """Return whether it is certain that no other process could know a task."""
+        try:
+            return all(
+                isinstance(one, SharedDirectory) and one.is_alone() for one in self._directories
+            )
+        except Exception:  # not certain then; the question itself can still be answered
+            return False
+
+    def _doubt(self) -> Exception | None:
+        """Return why an unknown task may exist all the same; None if it does not exist."""
+        doubts = (one.doubt() for one in self._directories if isinstance(one, SharedDirectory))
+        return next(filter(None, doubts), None)
+
+    def _request_cancel(self, task_id: str) -> bool:
+        return any(directory.request_cancel(task_id) for directory in self._directories)
+
+
+def _no_answer(question: Question) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"another process has not answered for {_LONGEST:g} s whether it has task "
+        f"{question.task_id!r}, so that may exist; try again later"
+    )
+
+
+def _too_long(question: Question, timeout: float | None) -> TimeoutError:
+    task_id = question.task_id
+    if question.seen:
+        return TimeoutError(
+            f"task {task_id} of another process is not final after {timeout:g} s of waiting; "
+            "it goes on"
+        )
+    return TimeoutError(
+        f"task {task_id!r} is still unknown after {timeout:g} s of waiting: it may not exist, or "
+        "its process is too busy to write its record; wait for a second or longer"
+    )

@@ -1,0 +1,296 @@
+"""Receives the reports of a shared store and a remote engine about this process's tasks.
+
+Guarantees: a report about a task that is unknown here, or final, changes nothing; timestamps of
+another machine's clock never lie in the future here, nor before the submission.
+Relies on: the ledger for every move.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from contextvars import copy_context
+from typing import Any, Final
+
+from framework._manager.core import Core
+from framework._manager.face.again import call_text
+from framework._manager.others.taking_over import release, take_over
+from framework._records.ids import TaskId
+from framework._records.records import EVENT_OF, FINAL, TaskRecord, TaskStatus
+from framework._tasks import registry
+from framework._tasks.live import PENDING, LiveTask, Move, new_task
+from framework._tasks.specs import TaskSpec
+from framework._tasks.wire import unreported_error
+from framework.exceptions import (
+    FrameworkError,
+    FrameworkNotStartedError,
+    TaskCancelledError,
+    TaskInterruptedError,
+    TaskTimeoutError,
+)
+
+_LOGGER = logging.getLogger("asyncframe")
+
+_MOVES: Final[dict[TaskStatus, Move]] = {
+    TaskStatus.FAILED: "fail",
+    TaskStatus.TIMEOUT: "time_out",
+    TaskStatus.CANCELLED: "cancel",
+    TaskStatus.INTERRUPTED: "interrupt",
+}
+
+
+_ASK_AGAIN: Final = 1.0
+"""Seconds until an engine is asked again that did not answer."""
+
+
+class RemoteHost:
+    """The framework's side of its `SharedStore` and its `RemoteEngine`.
+
+    Args:
+        core: The core whose tasks are reported on.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._ledger = core.ledger
+        self._endings = core.endings
+        self.clock = core.clock
+        self.shared = core.ledger.shared is not None
+
+    # -- for a shared store
+
+    def snapshot(self, record: TaskRecord) -> TaskRecord:
+        """Return a copy of a live record that is consistent in itself."""
+        return self._ledger.snapshot(record)
+
+    def cancel(self, task_id: str, reason: str = "") -> None:
+        """Cancel a task of this process; see `protocols.StoreHost`."""
+        task = self._ledger.find_live(task_id)
+        if task is None or not self._ledger.request_cancel(task):
+            return
+        if task.remote and not self._core.places.keeps(task):
+            self._ask_engine(task_id)
+            return
+        before = reason or "it was cancelled before it started"
+        if not self._core.intake.cancel_pending(task, before):
+            # Set before the cancellation, which ends the task with this reason.
+            task.reason = reason or task.reason
+            self._endings.stop_body(task)
+
+    def _ask_engine(self, task_id: str) -> None:
+        engine, elsewhere = self._core.remote, self._core.elsewhere
+        if engine is not None and elsewhere is not None:
+            with suppress(FrameworkNotStartedError):
+                elsewhere.post(lambda: engine.request_cancel(task_id))
+
+    def interrupt(self, reason: str) -> None:
+        """End every live task of this process INTERRUPTED, except for remote ones.
+
+        Those that the other processes may run are left to them.
+        """
+        for task in self._ledger.unfinished():
+            if not task.remote and not self._core.intake.let_go(task, reason):
+                error = TaskInterruptedError(task.task_id, task.name)
+                self._endings.end(task, "interrupt", error=error, reason=reason, body_ended=False)
+
+    def adopt(self, records: Sequence[TaskRecord]) -> None:
+        """Track remote tasks whose own process is gone; final ones end here."""
+        adopted = [str(record.task_id) for record in records if self._take_in(record)]
+        if adopted:
+            self._look_up(adopted)
+
+    def _look_up(self, adopted: Sequence[str]) -> None:
+        """Ask the engine for the state of adopted tasks, a moment later."""
+        engine, elsewhere = self._core.remote, self._core.elsewhere
+
+        def ask() -> None:
+            assert engine is not None
+            try:
+                found = engine.fetch(adopted)
+            except Exception:  # it is away, or not open yet, or closed already
+                when = self.clock.monotonic() + _ASK_AGAIN
+                self.clock.call_at(when, lambda: self._look_up(adopted), background=True)
+            else:
+                self._catch_up(adopted, found)
+
+        if engine is not None and elsewhere is not None:
+            with suppress(FrameworkNotStartedError):  # then the next process adopts them
+                elsewhere.post(ask)
+
+    def call_of(self, record: TaskRecord, most: int) -> str | None:
+        """Return the arguments of a task as JSON, or why not; see `protocols.StoreHost`."""
+        return call_text(record, most)
+
+    def room(self) -> int:
+        """Return how many tasks of ended processes this one can take over now."""
+        core = self._core
+        if not core.takes_over or core.permits is None or self._ledger.state != "running":
+            return 0
+        return max(0, self._ledger.queue_size - self._ledger.pending)
+
+    def take_over(self, records: Sequence[TaskRecord]) -> None:
+        """Run tasks of ended processes here; see `protocols.StoreHost`."""
+        for record in records:
+            try:
+                take_over(self._core, record)
+            except Exception:  # the others must not be lost with it
+                _LOGGER.exception("task %s could not be taken over", record.task_id)
+                if self._ledger.find_live(str(record.task_id)) is None:
+                    release(self._core, record)
+
+    def buried(self, records: Sequence[TaskRecord]) -> None:
+        """Publish how tasks of dead processes have ended, which these cannot do any more."""
+        for record in records:
+            kind = EVENT_OF[record.status]
+            self._ledger.emit(kind, record, record.status, record.attempts, message=record.reason)
+
+    def evicted(self, records: Sequence[TaskRecord]) -> None:
+        """Tell of tasks that were counted as removed before."""
+        self._endings.retention.tell(records)
+
+    def _take_in(self, record: TaskRecord) -> bool:
+        """Make a live task of another process one of this one; False if that fails."""
+        known = getattr(registry.find_function(record.name), "__asyncframe_spec__", None)
+        if not isinstance(known, TaskSpec):
+            known = TaskSpec(_unknown_here, name=record.name, kind="thread", check=None)
+        created = self.clock.monotonic() - max(0.0, self.clock.time() - record.created_at)
+        home = self._core.intake.home()
+        task = new_task(
+            TaskId(record.task_id), known, copy_context(), home, created, record.created_at
+        )
+        task.label, task.remote = record.label, True
+        try:
+            self._ledger.add(task, bounded=False)
+        except (FrameworkError, ValueError):  # it is stopping, or has it already
+            return False
+        return True
+
+    def _catch_up(self, adopted: Sequence[str], records: Sequence[TaskRecord]) -> None:
+        """Bring adopted tasks to the state that the engine reports."""
+        for record in records:
+            task_id = str(record.task_id)
+            started = record.wall(record.started)
+            if started is not None:
+                self.started(task_id, started.timestamp(), record.attempts)
+            ended = record.wall(record.ended)
+            if ended is not None:
+                self.ended(
+                    task_id,
+                    record.status,
+                    ended.timestamp(),
+                    result=record.result,
+                    error=record.error,
+                    reason=record.reason,
+                    attempts=record.attempts,
+                )
+        for task_id in set(adopted) - {record.task_id for record in records}:
+            reason = "its process died before it was published"
+            self.ended(task_id, TaskStatus.INTERRUPTED, self.clock.time(), reason=reason)
+
+    # -- for a remote engine
+
+    def live(self) -> list[LiveTask]:
+        """Return the remote tasks that are not final, as far as this process tracks them."""
+        return [task for task in self._ledger.unfinished() if task.remote]
+
+    def waiting(self, task_id: str, reason: str) -> None:
+        """Set why a task waits; "" if it only waits for its turn."""
+        task = self._find(task_id)
+        if task is not None and task.reason != reason:
+            task.reason = reason
+            self._ledger.share(task)
+
+    def asked_to_cancel(self, task_id: str) -> None:
+        """Record that some process has asked to cancel a task."""
+        task = self._find(task_id)
+        if task is not None and not task.cancel_requested:
+            self._ledger.request_cancel(task)
+
+    def started(self, task_id: str, at: float, attempt: int) -> None:
+        """Record the start of a task, or of a further attempt."""
+        task = self._find(task_id)
+        if task is None:
+            return
+        first = task.status is PENDING
+        if first:
+            # One less, since the start adds one and reports the sum.
+            task.attempts = max(attempt, 1) - 1
+            if not self._ledger.start(task, self._stamp(task, at)):
+                return
+        with self._ledger.lock:
+            task.attempts = max(attempt, 1)
+            task.bodies = 1
+            task.reason = ""
+        self._ledger.share(task)
+        if task.outbox is not None:
+            self._ledger.flush(task)
+
+    def progress(self, task_id: str, share: float, message: str) -> None:
+        """Record the progress of a task."""
+        task = self._find(task_id)
+        if task is not None:
+            self._ledger.progress(task, share, message)
+
+    def announce(self, task_id: str, kind: str, delay: float, error: BaseException | None) -> None:
+        """Count a retry's or throttle's wait, and send its event."""
+        task = self._find(task_id)
+        if task is not None:
+            self._ledger.announce(kind, task, delay, error)
+
+    def ended(
+        self,
+        task_id: str,
+        status: TaskStatus,
+        at: float,
+        *,
+        result: Any = None,
+        error: BaseException | None = None,
+        reason: str = "",
+        attempts: int = 1,
+    ) -> None:
+        """Record the end of a task."""
+        task = self._find(task_id)
+        if task is None:
+            return
+        if task.status is PENDING and status in (TaskStatus.COMPLETED, TaskStatus.TIMEOUT):
+            # The report of its start never arrived.
+            self.started(task_id, at, attempts)
+        now = self._stamp(task, at)
+        if task.started is not None:
+            now = max(now, task.started)
+            task.attempts = max(task.attempts, attempts)
+        if status is TaskStatus.COMPLETED:
+            self._endings.complete(task, result, now)
+        else:
+            told = _error_of(task, status, error)
+            self._endings.end(task, _MOVES[status], error=told, reason=reason, now=now)
+        self._core.intake.forget_delay(task)
+        self._core.runner.release_clock(task)
+
+    def _find(self, task_id: str) -> LiveTask | None:
+        task = self._ledger.find_live(task_id)
+        return task if task is not None and task.remote and task.status not in FINAL else None
+
+    def _stamp(self, task: LiveTask, at: float) -> float:
+        """Convert a wall timestamp to monotonic seconds, from the submission to now."""
+        return min(max(task.created + at - task.created_at, task.created), self.clock.monotonic())
+
+
+def _error_of(task: LiveTask, status: TaskStatus, error: BaseException | None) -> BaseException:
+    if status is TaskStatus.FAILED:
+        return unreported_error() if error is None else error
+    if status is TaskStatus.TIMEOUT:
+        limit = task.limit if task.limit is not None else 0.0
+        own = isinstance(error, TaskTimeoutError)
+        return (
+            error if own and error is not None else TaskTimeoutError(task.task_id, task.name, limit)
+        )
+    made: Callable[[str, str], BaseException] = (
+        TaskCancelledError if status is TaskStatus.CANCELLED else TaskInterruptedError
+    )
+    return made(task.task_id, task.name)
+
+
+def _unknown_here(*_: Any, **__: Any) -> None:
+    """Stand in for a function that this process does not know; never called."""

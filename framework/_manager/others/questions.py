@@ -1,0 +1,148 @@
+"""Questions about tasks of other processes, and what happens to their answers.
+
+Guarantees: each question is answered once, except that a follower is told each state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+from framework._records.records import TaskRecord, visible_state
+from framework._tasks.live import Waiter
+from framework.exceptions import FrameworkNotStartedError
+
+
+class _NoWaiter:
+    """A waiter that ignores being woken."""
+
+    reads = False
+
+    def wake(self) -> None:
+        """Do nothing."""
+
+    def nudge(self) -> None:
+        """Do nothing."""
+
+
+class Then(_NoWaiter):
+    """A waiter that does something when it is woken, unless the framework has stopped."""
+
+    def __init__(self, do: Callable[[], object]) -> None:
+        self._do = do
+
+    def wake(self) -> None:
+        """Do it."""
+        with suppress(FrameworkNotStartedError):
+            self._do()
+
+
+NO_WAITER: Final = _NoWaiter()
+
+
+class Question:
+    """A question of one coroutine or thread.
+
+    Attributes:
+        task_id: The task to find; None if *call* is set.
+        final: Whether to wait until the task is final.
+        call: Called on the thread instead of a query.
+        waiter: Is woken when `answer` or `error` is set.
+        sees: Whether the caller may see a record; None if it may see all.
+        tries: How many queries did not find the task.
+        inquiry: The number of the inquiry that must be over before the task is unknown; None
+            before the first query.
+        until: Monotonic second of real time until which it waits for that.
+        last: Whether not to repeat the query if it does not find the task.
+        seen: Whether a query has found the task.
+        queued: Whether it is among the new questions; with the lock.
+        repeated: Whether it is among those to repeat later; with the lock.
+        dropped: Whether the caller does not need the answer any more; set without the lock,
+            since the worst that follows is one more query.
+    """
+
+    __slots__ = (
+        "answer",
+        "call",
+        "done",
+        "dropped",
+        "error",
+        "final",
+        "inquiry",
+        "last",
+        "queued",
+        "repeated",
+        "seen",
+        "sees",
+        "task_id",
+        "tries",
+        "until",
+        "waiter",
+    )
+
+    def __init__(
+        self,
+        waiter: Waiter,
+        task_id: str | None,
+        *,
+        final: bool = False,
+        call: Callable[[], Any] | None = None,
+    ) -> None:
+        self.waiter = waiter
+        self.task_id = task_id
+        self.final = final
+        self.call = call
+        self.sees: Callable[[TaskRecord], bool] | None = None
+        self.tries = 0
+        self.inquiry: int | None = None
+        self.until = math.inf
+        self.dropped = self.done = self.seen = self.last = False
+        self.queued = self.repeated = False
+        self.answer: Any = None
+        self.error: BaseException | None = None
+
+    def see(self, record: TaskRecord) -> None:
+        """Note that the task was found, and is not final."""
+        self.seen = True
+
+    def finish(self, answer: Any, error: BaseException | None = None) -> None:
+        """Set the answer or the error, and wake the waiter."""
+        self.answer, self.error, self.done = answer, error, True
+        self.waiter.wake()
+
+    def outcome(self) -> Any:
+        """Return the answer, or raise the error."""
+        if self.error is not None:
+            raise self.error
+        return self.answer
+
+
+class Following(Question):
+    """A question that is answered again and again, until the task is final.
+
+    Attributes:
+        told: Called on the thread with each answer: a record, or None if the task is unknown.
+    """
+
+    __slots__ = ("_latest", "told")
+
+    def __init__(self, task_id: str, told: Callable[[TaskRecord | None], object]) -> None:
+        super().__init__(NO_WAITER, task_id, final=True)
+        self.told = told
+        self._latest: object = None
+
+    def see(self, record: TaskRecord) -> None:
+        """Tell of the state, if it is not the one that was told before."""
+        super().see(record)
+        state = visible_state(record), record.progress, record.progress_message
+        if state != self._latest and not self.dropped:
+            self._latest = state
+            self.told(record)
+
+    def finish(self, answer: Any, error: BaseException | None = None) -> None:
+        """Tell of the last state."""
+        if not self.done and not self.dropped:
+            self.done = True
+            self.told(answer)

@@ -1,0 +1,186 @@
+"""Taking over: tasks that another process accepted and could not run any more."""
+
+from __future__ import annotations
+
+import logging
+import math
+from contextvars import copy_context
+from functools import partial
+from typing import Final
+
+from framework._manager.core import Core
+from framework._manager.others.questions import Then
+from framework._records.ids import TaskId
+from framework._records.reasons import delayed
+from framework._records.records import TaskRecord
+from framework._records.restart import Restart
+from framework._tasks import registry
+from framework._tasks.current import current_home
+from framework._tasks.live import CARRIED, LiveTask, new_task
+from framework._tasks.options import COPY, CopyOptions
+from framework._tasks.specs import TaskSpec
+from framework._tasks.wire import call_options, decode_call, encode_call
+from framework.exceptions import FrameworkError
+from framework.protocols import RequeueStore
+
+_LOGGER = logging.getLogger("asyncframe")
+
+REASON: Final = "its process ended, and another one has taken it over"
+
+
+def take_over(core: Core, record: TaskRecord) -> bool:
+    """Run a task of another process here, whose row belongs to this process now.
+
+    Its id, name, description, owner, arguments, time limit, priority, delay, time of submission,
+    number of attempts and trace stay. Its context, the line that submitted it, and the hooks of the
+    submission are gone; those of its function apply. A task that was submitted from outside the
+    app gets its options here.
+
+    Args:
+        core: The core that takes it.
+        record: The task, PENDING, with its restart.
+
+    Returns:
+        Whether this process runs it. If not, the store has it back.
+    """
+    restart: Restart | None = record.restart
+    assert restart is not None
+    spec = _spec_of(core, record, restart)
+    if spec is None:
+        release(core, record)
+        return False
+    is_new = restart.fresh
+    if is_new:
+        _settle_options(core, restart, spec)
+    task = _task_of(core, record, restart, spec)
+    if is_new:
+        task.reason = ""
+    try:
+        core.ledger.add(task, bounded=False, emit_submitted=is_new)
+    except (FrameworkError, ValueError):  # it is stopping, or the store takes no more
+        release(core, record)
+        return False
+    _wake_those_who_wait(core, task)
+    if not is_new:
+        core.ledger.requeued(task)
+    elif task.outbox is not None:
+        core.ledger.flush_submitted(task)
+    try:
+        task.args, kwargs = decode_call(spec.fn, restart.call)
+        if is_new and not record.run_again_of:
+            # A schedule that was triggered from outside, where nobody knows what it takes.
+            kwargs |= core.schedules.arguments_by_hand(record.name, record.created_at)
+            restart.call = encode_call(spec.fn, task.args, kwargs)
+        task.kwargs = kwargs or None
+        if spec.claims:
+            core.places.prepare(task)
+    except Exception as error:  # the function has changed; its types are the user's code
+        core.runner.refuse(task, error)
+        return True
+    core.places.resume(task)
+    core.intake.launch(task)
+    return True
+
+
+def _wake_those_who_wait(core: Core, task: LiveTask) -> None:
+    """Tell those who wait for a task of another process of its end, of which that has no news."""
+    if core.elsewhere is not None:
+        news = Then(partial(core.elsewhere.changed, [str(task.task_id)]))
+        core.ledger.register(task, news)
+
+
+def release(core: Core, record: TaskRecord) -> None:
+    """Give a task back that cannot be taken over, for another process or a later time."""
+    restart: Restart | None = record.restart
+    store: object = core.ledger.shared
+    assert restart is not None
+    assert isinstance(store, RequeueStore)
+    record.restart = restart.free_copy()
+    store.release(record)
+
+
+def _spec_of(core: Core, record: TaskRecord, restart: Restart) -> TaskSpec | None:
+    """Return the spec of a task's function, with the options of its submission."""
+    known = registry.find_spec(record.name)
+    if known is None:
+        return None
+    if restart.fresh:
+        about = record.description or known.description
+        return known.replace(
+            {**_kept_options(record, restart), "description": about, "on_restart": "requeue"}
+        )
+    now = core.clock.time()
+    return known.replace(
+        {
+            "description": record.description,
+            "timeout": math.inf if restart.limit is None else restart.limit,
+            "delay": 0.0 if restart.due is None else max(0.0, restart.due - now),
+            "priority": restart.priority,
+            "idempotent": restart.idempotent,
+            "on_restart": "requeue",
+        }
+    )
+
+
+def _kept_options(record: TaskRecord, restart: Restart) -> CopyOptions:
+    """Return the options that were kept with the call of a task that is run again."""
+    try:
+        return COPY.checked("run_again", call_options(restart.call))
+    except (TypeError, ValueError) as error:  # of another release of the app
+        _LOGGER.warning(
+            "task %s (%s) runs without the options of the one that it repeats: %s",
+            record.task_id,
+            record.name,
+            error,
+        )
+        return {}
+
+
+def _settle_options(core: Core, restart: Restart, spec: TaskSpec) -> None:
+    """Note the options of a task that was submitted from outside, as `Intake` does for others."""
+    limit = core.intake.default_limit if spec.timeout is None else spec.timeout
+    restart.limit = None if limit == math.inf else limit
+    restart.priority, restart.idempotent = spec.priority, spec.options["idempotent"]
+    restart.fresh = False
+
+
+def _task_of(core: Core, record: TaskRecord, restart: Restart, spec: TaskSpec) -> LiveTask:
+    """Return the live task; its submission lies before this process's first second, perhaps."""
+    created = core.clock.monotonic() - max(0.0, core.clock.time() - record.created_at)
+    home = core.intake.home()
+    context = copy_context()
+    # Inside the task, this framework is the current one.
+    context.run(current_home.set, home)
+    context.run(CARRIED.set, restart.carried)
+    task = new_task(TaskId(record.task_id), spec, context, home, created, record.created_at)
+    task.queued = core.clock.monotonic()
+    task.label = record.label
+    core.intake.give(task, record.owner)
+    task.limit = restart.limit
+    task.attempts = record.attempts
+    task.restart = restart
+    task.hooks = spec.hooks
+    if record.run_again_of:
+        task.run_again_of = record.run_again_of
+    task.reason = delayed(restart.due) if restart.due is not None and spec.delay else REASON
+    return task
+
+
+def warn_of_lost_tasks(core: Core) -> None:
+    """Warn if functions ask to be requeued, and the store does not keep their tasks for that."""
+    if core.remote is not None or (core.intake.durable and core.permits is not None):
+        return
+    specs = [getattr(one, "__asyncframe_spec__", None) for one in registry.functions()]
+    names = sorted({one.name for one in specs if isinstance(one, TaskSpec) and one.requeue})
+    if not names:
+        return
+    lost = (
+        "tasks that were accepted just before a crash are lost"
+        if core.permits is not None
+        else "it has no effect, since no other process knows this one's tasks"
+    )
+    _LOGGER.warning(
+        "on_restart='requeue' of %s: %s; use store=SQLStore(url, durable=True)",
+        names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more",
+        lost,
+    )

@@ -1,0 +1,159 @@
+"""Accepting: the submission of a function by its caller, checked and handed to the intake.
+
+Lock order: none is held here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import FrameType, MethodType
+from typing import Any, Final  # a task's function may take and return anything
+
+from framework._manager.submitting.claims import claimed
+from framework._manager.submitting.intake import Intake
+from framework._records import checks
+from framework._records.records import TaskRecord
+from framework._running.ledger import id_in_use
+from framework._tasks.functions import is_wrapper, layer_of, require_callable
+from framework._tasks.live import LiveTask
+from framework._tasks.options import COPY, SUBMIT, SubmitOptions, merged
+from framework._tasks.places import Existing
+from framework._tasks.specs import TaskSpec, require_arguments, spec_for
+
+
+def take_in(
+    intake: Intake,
+    caller: str,
+    frame: FrameType,
+    func: Callable[..., Any],
+    args: object,
+    kwargs: object,
+    options: SubmitOptions,
+    awaited: bool = False,
+) -> LiveTask | Existing:
+    """Check a submission and submit it; see `TaskManager.submit` for the parameters.
+
+    Args:
+        intake: Takes it.
+        caller: The name of the method that was called.
+        frame: The frame of its caller.
+        func: The function.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        options: The options of the submission.
+        awaited: Whether the caller waits for its end; see `Intake.submit`.
+
+    Returns:
+        The task, or the one of another process that a unique one is to use.
+    """
+    # The lines of `_checked` again: every submission would pay for the call.
+    if options:
+        options = SUBMIT.checked(caller, options, _HINTS[caller])
+    spec, bound = _spec(func, options)
+    positional, named = require_arguments(args, kwargs)
+    if bound:
+        positional = (*bound, *positional)
+    if spec.check is not None:
+        spec.check(*positional, **named)
+    return intake.submit(spec, positional, named, frame, awaited)
+
+
+async def accept(
+    intake: Intake,
+    caller: str,
+    frame: FrameType,
+    func: Callable[..., Any],
+    args: object,
+    kwargs: object,
+    options: SubmitOptions,
+    awaited: bool = False,
+) -> LiveTask | Existing:
+    """Submit as `take_in` does, with the checks and waits that a shared store or engine needs."""
+    if options.get("task_id") is not None:
+        await _require_free(intake, checks.task_id("task_id", options["task_id"]))
+    spec, positional, named = _checked(caller, func, args, kwargs, options)
+    if not (spec.claims or intake.durable):
+        return intake.submit(spec, positional, named, frame, awaited)
+    return await accept_checked(intake, spec, positional, named, frame, awaited=awaited)
+
+
+async def _require_free(intake: Intake, task_id: str) -> None:
+    """Check that no other process has a task with this id, as far as the store knows.
+
+    Raises:
+        ValueError: If one has.
+    """
+    assert intake.elsewhere is not None
+    if await intake.elsewhere.find(task_id, patient=False):
+        raise id_in_use(task_id)
+
+
+def require_free_now(intake: Intake, task_id: object) -> None:
+    """Check that no task in the store has this id that is not in memory; may block.
+
+    Raises:
+        ValueError: If one has.
+        StoreUnavailableError: If the store cannot be read.
+    """
+    large = intake.ledger.large
+    if large is not None and isinstance(task_id, str) and large.has(task_id):
+        raise id_in_use(task_id)
+
+
+async def accept_checked(
+    intake: Intake,
+    spec: TaskSpec,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    frame: FrameType,
+    repeated: TaskRecord | None = None,
+    awaited: bool = False,
+) -> LiveTask | Existing:
+    """Submit a checked call as `accept` does; see `Intake.submit_special`."""
+    spec = claimed(spec)
+    if spec.claims:
+        return await intake.submit_patiently(spec, args, kwargs, frame, repeated, awaited)
+    task = intake.submit_special(spec, args, kwargs, frame, False, repeated, awaited)
+    assert isinstance(task, LiveTask)
+    if intake.durable:
+        await intake.securing.until_safe(task)
+    intake.launch(task)
+    return task
+
+
+def _checked(
+    caller: str,
+    func: Callable[..., Any],
+    args: object,
+    kwargs: object,
+    options: SubmitOptions,
+) -> tuple[TaskSpec, tuple[Any, ...], dict[str, Any]]:
+    """Return the spec and the arguments of a submission."""
+    if options:
+        options = SUBMIT.checked(caller, options, _HINTS[caller])
+    spec, bound = _spec(func, options)
+    positional, named = require_arguments(args, kwargs)
+    if bound:
+        positional = (*bound, *positional)
+    if spec.check is not None:
+        spec.check(*positional, **named)
+    return spec, positional, named
+
+
+_ARGUMENTS: Final = "; arguments of the function go in args=(...) or kwargs={...}"
+_HINTS: Final = {"submit": f", wait{_ARGUMENTS}", "submit_nowait": _ARGUMENTS}
+
+
+def _spec(func: Callable[..., Any], options: SubmitOptions) -> tuple[TaskSpec, tuple[Any, ...]]:
+    """Return the spec of *func*, and its instance as an argument if it is a bound method."""
+    if layer_of(func) in ("background_task", "async_task") and not is_wrapper(func):
+        # Its own spec: with a new one, its call would submit a second task.
+        spec = func.__asyncframe_spec__  # type: ignore[attr-defined]  # set by the decorator
+        assert isinstance(spec, TaskSpec)
+        bound = (func.__self__,) if isinstance(func, MethodType) else ()
+        if options:
+            spec = spec.replace(options)
+            spec.require_kept()
+        return spec, bound
+    complete = merged(COPY.defaults, options) if options else COPY.defaults
+    return spec_for(require_callable("submit", func), complete), ()

@@ -1,0 +1,1 @@
+"""What is known of a task, as data, and how values are checked, shown and carried."""

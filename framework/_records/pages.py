@@ -1,0 +1,171 @@
+"""Pages of tasks, in the order in which they were submitted."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from framework._records.records import Label, TaskRecord, TaskStatus
+from framework._records.searching import finder
+
+Key = tuple[float, str]
+"""A task's place in the order: when it was submitted, in wall seconds, and its id."""
+
+R = TypeVar("R", bound=TaskRecord)
+
+
+def key_of(record: TaskRecord) -> Key:
+    """Return a task's place in the order, which never changes and is the same everywhere."""
+    return record.created_at, str(record.task_id)
+
+
+@dataclass(frozen=True, slots=True)
+class PageQuery:
+    """Which tasks to return: the next ones in the order of ``(created_at, task_id)``.
+
+    A task keeps its place when it starts or ends. So while somebody reads page after page,
+    other tasks may come and go, and none is shown twice or left out.
+
+    The last four attributes are only used with a `protocols.CountingStore`.
+
+    Attributes:
+        limit: How many at most, from 1.
+        status: Only tasks with this status; None for all.
+        name: Only tasks with this name; None for all.
+        after: Only tasks behind this ``(created_at, task_id)``; None to begin at the start.
+        oldest_first: Whether the order begins with the oldest submission; if not, with the
+            newest.
+        ended_since: Only tasks that ended at this wall second or later; None for all.
+        statuses: Only tasks with one of these statuses; empty for all.
+        owner: Only tasks of this owner; None for all.
+        search: Only tasks that have this text in their id, name or description, in upper or
+            lower case; "" for all.
+        offset: How many to skip, from 0.
+    """
+
+    limit: int
+    status: TaskStatus | None = None
+    name: str | None = None
+    after: Key | None = None
+    oldest_first: bool = False
+    ended_since: float | None = None
+    statuses: frozenset[TaskStatus] = frozenset()
+    owner: str | None = None
+    search: str = ""
+    offset: int = 0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every `protocols.PagedStore` can answer it."""
+        return not self.statuses and self.owner is None and not self.search and not self.offset
+
+    def distance(self, created_at: float) -> float:
+        """Return a number that grows along the order, from when a task was submitted."""
+        return created_at if self.oldest_first else -created_at
+
+    def has_status(self, status: TaskStatus) -> bool:
+        """Return whether tasks with *status* match."""
+        if self.status is not None and status is not self.status:
+            return False
+        return not self.statuses or status in self.statuses
+
+    def has_label(self, label: Label) -> bool:
+        """Return whether tasks with *label* match, but for what is searched for."""
+        if self.name is not None and label.name != self.name:
+            return False
+        return self.owner is None or label.owner == self.owner
+
+    def is_behind(self, key: Key) -> bool:
+        """Return whether a task with this place comes after the start."""
+        if self.after is None:
+            return True
+        return key > self.after if self.oldest_first else key < self.after
+
+    def may_match(self, record: TaskRecord) -> bool:
+        """Return whether a task matches, apart from its status, which may change."""
+        return self.may_count(record) and self.is_behind(key_of(record))
+
+    def may_count(self, record: TaskRecord) -> bool:
+        """Return whether a task matches, apart from its status, wherever the start is."""
+        label = record.label
+        if not self.has_label(label):
+            return False
+        if self.ended_since is not None:
+            if record.ended is None:
+                return False
+            if record.created_at + (record.ended - record.created) < self.ended_since:
+                return False
+        if not self.search:
+            return True
+        has = finder(self.search)
+        return has(label.name) or has(label.description) or has(str(record.task_id))
+
+    def matches(self, record: TaskRecord) -> bool:
+        """Return whether a task matches."""
+        return self.has_status(record.status) and self.may_match(record)
+
+    def counts(self, record: TaskRecord) -> bool:
+        """Return whether a task counts for the total: it matches, wherever the start is."""
+        return self.has_status(record.status) and self.may_count(record)
+
+    def first(self, records: Iterable[R]) -> list[R]:
+        """Return those of *records* that are on the page, in order."""
+        take = heapq.nsmallest if self.oldest_first else heapq.nlargest
+        found = take(self.offset + self.limit, filter(self.matches, records), key=key_of)
+        return found[self.offset :]
+
+    def in_order(self, records: Iterable[R]) -> list[R]:
+        """Return all *records* in order."""
+        return sorted(records, key=key_of, reverse=not self.oldest_first)
+
+    def comes_first(self, one: TaskRecord, other: TaskRecord) -> bool:
+        """Return whether *one* comes before *other*."""
+        before = key_of(one) < key_of(other)
+        return before if self.oldest_first else not before
+
+
+Fetch = Callable[[PageQuery], Sequence[TaskRecord]]
+"""Returns the records of a page."""
+
+
+def with_own(query: PageQuery, own: Sequence[TaskRecord], fetch: Fetch) -> list[TaskRecord]:
+    """Return a page of tasks of which some are here, and the others are elsewhere.
+
+    Args:
+        query: Which page.
+        own: All that match and are here, in order. If one of them is elsewhere as well, since it
+            has just ended, it is returned from there.
+        fetch: Returns pages of the others.
+    """
+    skip = min(len(own), query.offset)
+    page = fetch(replace(query, offset=query.offset - skip))
+    if skip and not _all_before(query, own, skip, page):
+        # Mostly none of them is before the page then: the newest tasks are those that are here.
+        skip = _how_many_before(query, own, skip - 1, fetch)
+        page = fetch(replace(query, offset=query.offset - skip))
+    found = {str(one.task_id): one for one in own[skip : skip + query.limit]}
+    found |= {str(one.task_id): one for one in page}
+    # Those that are here are not looked at again: their status may have changed.
+    return query.in_order(found.values())[: query.limit]
+
+
+def _all_before(
+    query: PageQuery, own: Sequence[TaskRecord], many: int, page: Sequence[TaskRecord]
+) -> bool:
+    """Return whether the first *many* of *own* come before *page*, which skips all but these."""
+    return not page or query.comes_first(own[many - 1], page[0])
+
+
+def _how_many_before(query: PageQuery, own: Sequence[TaskRecord], most: int, fetch: Fetch) -> int:
+    """Return how many of *own*, at most *most*, come before the page; by halves."""
+    low, high, at = 0, most, 1
+    while low < high:
+        one = fetch(replace(query, offset=query.offset - at, limit=1))
+        if _all_before(query, own, at, one):
+            low = at
+        else:
+            high = at - 1
+        at = (low + high + 1) // 2
+    return low

@@ -1,0 +1,377 @@
+"""What is known about a task: its status, its record, and its events."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from types import CodeType, TracebackType
+from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar, overload
+
+from framework._records.restart import Restart
+
+T = TypeVar("T")
+
+Kind: TypeAlias = Literal["thread", "loop"]
+"""Where a task's function runs: on a thread of the pool, or on the app's event loop."""
+
+
+class TaskStatus(StrEnum):
+    """The status of a task; its value is used in JSON.
+
+    ``PENDING`` and ``RUNNING`` are live. The others are final and never change.
+    """
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+
+    # For speed: Enum's own __hash__ is Python code, and every task looks statuses up in dicts.
+    __hash__ = str.__hash__
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the task has ended."""
+        return self not in _LIVE
+
+
+_LIVE = frozenset({TaskStatus.PENDING, TaskStatus.RUNNING})
+
+FINAL: Final = frozenset(TaskStatus) - _LIVE
+"""The final statuses; ``status in FINAL`` is faster than `TaskStatus.is_final`."""
+
+
+FAILURES: Final = (TaskStatus.FAILED, TaskStatus.TIMEOUT)
+"""The statuses of tasks whose error somebody should read."""
+
+
+class Origin:
+    """Where a task was submitted: a code object and an instruction in it.
+
+    The line is looked up only when it is needed, since most tasks are never asked for it.
+    """
+
+    __slots__ = ("_code", "_instruction")
+
+    def __init__(self, code: CodeType, instruction: int) -> None:
+        self._code = code
+        self._instruction = instruction
+
+    @property
+    def line(self) -> int:
+        """Line number of the submitting call, from 1; 0 if unknown."""
+        for start, end, line in self._code.co_lines():
+            if start <= self._instruction < end:
+                return line or 0
+        return 0
+
+    def __str__(self) -> str:
+        return f"{self._code.co_filename}:{self.line} in {self._code.co_qualname}"
+
+
+class Label:
+    """Name, description and owner of a task, shared by the tasks of one function and owner.
+
+    So an owner costs a task nothing, and a store that packs its records keeps it once.
+    """
+
+    __slots__ = ("description", "name", "owner")
+
+    def __init__(self, name: str, description: str, owner: str | None = None) -> None:
+        self.name: str = name
+        self.description: str = description
+        self.owner: str | None = owner
+
+
+@functools.lru_cache(maxsize=1_024)
+def label_of(name: str, description: str, owner: str | None = None) -> Label:
+    """Return the label with these texts; recently used ones are shared.
+
+    A function that is not decorated, or is submitted with options, asks for its label at each
+    submission. Without sharing, each kept task would hold a label of its own.
+    """
+    return Label(name, description, owner)
+
+
+class Rare(Generic[T]):
+    """An attribute that few records need, kept in their `rest` unless it has its default.
+
+    A slot for each would cost every task time and memory, and most tasks need none of them.
+
+    Args:
+        default: Its value until it is set. Setting this same object removes the entry.
+    """
+
+    __slots__ = ("_default", "_name")
+
+    def __init__(self, default: T) -> None:
+        self._default = default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, record: None, owner: type) -> Self: ...
+
+    @overload
+    def __get__(self, record: TaskRecord, owner: type) -> T: ...
+
+    def __get__(self, record: TaskRecord | None, owner: type) -> T | Self:
+        if record is None:
+            return self
+        rest = record.rest
+        return self._default if rest is None else rest.get(self._name, self._default)
+
+    def __set__(self, record: TaskRecord, value: T) -> None:
+        rest = record.rest
+        if value is self._default:
+            if rest is not None:
+                rest.pop(self._name, None)
+            return
+        if rest is None:
+            # Two threads may both find no dict, and one would replace the dict of the other.
+            with _FIRST:
+                rest = record.rest
+                if rest is None:
+                    rest = record.rest = {}
+        rest[self._name] = value
+
+
+# Nothing fails without it while there is a global lock: threads are switched between the second
+# look and the assignment only if the garbage collector calls a finalizer there.
+_FIRST = threading.Lock()
+
+
+class TaskRecord:
+    """The data about one task. The manager writes it and a store keeps it.
+
+    A store may read all of it on any thread. The record of a live task may change at any
+    time, so read a consistent copy (`protocols.StoreHost.snapshot`). After the task has ended,
+    only ``read``, ``logged`` and ``still_running`` change; a store may keep the record as long
+    as it likes.
+
+    Attributes:
+        task_id: The id.
+        label: Name, description and owner, shared by the tasks of one function and owner.
+        status: The status.
+        created_at: When it was submitted, in seconds since the epoch. The only wall-clock time:
+            the others are shown by their distance from it, so that durations are right even
+            if the wall clock is changed.
+        created: The same in monotonic seconds of the framework's clock, like the next three.
+        queued: When the engine got it: later than `created` if it was delayed.
+        started: When its function first started; None if it has not.
+        ended: When it ended; None if it has not.
+        attempts: How often its function was started.
+        result: Its return value; None unless it is COMPLETED.
+        code: The code that submitted it, which is ten times cheaper to get than a file name and
+            a line; None if unknown.
+        instruction: The instruction in it.
+        rest: Attributes that few tasks have, by name; None if there are none. See `Rare`.
+        error: The error that ended it.
+        traceback: The error's traceback as first raised.
+        progress: The last reported progress, 0.0 to 1.0; None if there is none.
+        progress_message: The message that was reported with it.
+        cancel_requested: Whether somebody tried to cancel it.
+        still_running: Whether its function still runs although the task has ended.
+        reason: Why it waits or how it ended: words, or facts that `reasons` puts into words.
+        last_error: The last attempt's error, while the task waits for the next attempt.
+        read: Whether somebody has read its failure.
+        logged: Whether its failure needs no line in the log: it has one, or is to have none.
+        run_again_of: The id of the task that it repeats; "" if it repeats none.
+        remote: Whether a `protocols.RemoteEngine` runs it, so that it may outlive the process
+            that submitted it.
+        restart: What another process needs to run it if this one ends; None if no other does.
+        store_note: For the store's own use; None at first. Copies have it too.
+    """
+
+    __slots__ = (
+        "task_id",
+        "label",
+        "status",
+        "created_at",
+        "created",
+        "queued",
+        "started",
+        "ended",
+        "attempts",
+        "result",
+        "code",
+        "instruction",
+        "rest",
+    )
+
+    task_id: str
+    label: Label
+    status: TaskStatus
+    created_at: float
+    created: float
+    queued: float
+    started: float | None
+    ended: float | None
+    attempts: int
+    result: Any  # whatever the task returned
+    code: CodeType | None
+    instruction: int
+    rest: dict[str, Any] | None
+
+    error: Rare[BaseException | None] = Rare(None)
+    traceback: Rare[TracebackType | None] = Rare(None)
+    progress: Rare[float | None] = Rare(None)
+    progress_message: Rare[str] = Rare("")
+    cancel_requested: Rare[bool] = Rare(False)
+    still_running: Rare[bool] = Rare(False)
+    reason: Rare[str] = Rare("")
+    last_error: Rare[str | None] = Rare(None)
+    read: Rare[bool] = Rare(False)
+    logged: Rare[bool] = Rare(False)
+    run_again_of: Rare[str] = Rare("")
+    remote: Rare[bool] = Rare(False)
+    restart: Rare[Restart | None] = Rare(None)
+    store_note: Rare[Any] = Rare(None)
+
+    @property
+    def name(self) -> str:
+        """The name from the decorator, or the name of the task's function."""
+        return self.label.name
+
+    @property
+    def description(self) -> str:
+        """A text for people; "" if there is none."""
+        return self.label.description
+
+    @property
+    def owner(self) -> str | None:
+        """Whom it belongs to; None for nobody."""
+        return self.label.owner
+
+    @owner.setter
+    def owner(self, owner: str | None) -> None:
+        self.label = label_of(self.label.name, self.label.description, owner)
+
+    @property
+    def origin(self) -> Origin | None:
+        """The line that submitted the task; None if unknown."""
+        return None if self.code is None else Origin(self.code, self.instruction)
+
+    def wall(self, stamp: float | None) -> datetime | None:
+        """Return a monotonic *stamp* as an aware datetime in UTC; None for None."""
+        if stamp is None:
+            return None
+        # `wall_second`, written out, since lists show several stamps of each task.
+        return datetime.fromtimestamp(self.created_at + (stamp - self.created), UTC)
+
+    def wall_second(self, stamp: float) -> float:
+        """Return a monotonic *stamp* in seconds since the epoch, by the clock at submission."""
+        return self.created_at + (stamp - self.created)
+
+
+def is_unseen(record: TaskRecord) -> bool:
+    """Return whether a task has failed, and its error was neither read nor logged."""
+    return (
+        record.status in FAILURES
+        and not record.read
+        and not record.logged
+        and record.error is not None
+    )
+
+
+def visible_state(record: TaskRecord) -> tuple[Any, ...]:
+    """Return what people see change in a task while it is live, but for its progress.
+
+    It is the same in all processes.
+    """
+    rest = record.rest
+    if rest is None:
+        return (record.status, record.attempts, "", False, None)
+    return (
+        record.status,
+        record.attempts,
+        record.reason,
+        record.cancel_requested,
+        record.last_error,
+    )
+
+
+class CancelOutcome(StrEnum):
+    """What came of a request to cancel a task; its value is used in JSON.
+
+    ``CANCELLED``: the task is CANCELLED, and never runs again. ``ASKED``: it has not ended, and
+    may stop later. ``CANNOT``: it has ended otherwise, or is unknown.
+    """
+
+    CANCELLED = "cancelled"
+    ASKED = "asked"
+    CANNOT = "cannot"
+
+
+EVENT_OF: Final = {
+    TaskStatus.COMPLETED: "completed",
+    TaskStatus.FAILED: "failed",
+    TaskStatus.TIMEOUT: "timed_out",
+    TaskStatus.CANCELLED: "cancelled",
+    TaskStatus.INTERRUPTED: "interrupted",
+}
+"""The kind of event for each final status."""
+
+END_KINDS: Final = frozenset(EVENT_OF.values())
+"""The kinds of events that tell of a task's end."""
+
+EVENT_KINDS: Final = (
+    "submitted",
+    "started",
+    "progress",
+    "retrying",
+    "throttled",
+    "requeued",
+    *EVENT_OF.values(),
+    "late_result",
+    "evicted",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEvent:
+    """Something that happened to a task.
+
+    Attributes:
+        kind: ``submitted``, ``started``, ``progress``, ``retrying``, ``throttled``, ``requeued``,
+            ``completed``, ``failed``, ``timed_out``, ``cancelled``, ``interrupted``,
+            ``late_result`` or ``evicted``.
+        task_id: The task; None for a retry or throttle outside a task.
+        name: Name of the task or of the throttled or retried function.
+        at: When, in monotonic seconds of the framework's clock.
+        time: When, in seconds since the epoch by the framework's clock.
+        attempt: The number of the attempt, from 1; 0 before the first one.
+        status: The task's status after the event; None outside a task.
+        origin: The line that submitted the task; None if unknown.
+        delay: For ``retrying`` and ``throttled``, the seconds that it will wait; else None.
+        progress: For ``progress``, from 0.0 to 1.0; else None.
+        message: The message of the progress, or the reason for a final status.
+        error: For ``failed``, ``timed_out``, ``interrupted`` and ``retrying``, the exception; for
+            ``cancelled`` perhaps one; else None.
+        wait_time: For the end of a task that has started, the seconds that it waited for its
+            start, without a delay that was asked for; else None.
+        duration: For the end of a task that has started, the seconds from its start to its
+            end; else None.
+    """
+
+    kind: str
+    task_id: str | None
+    name: str
+    at: float
+    time: float
+    attempt: int = 0
+    status: TaskStatus | None = None
+    origin: Origin | None = None
+    delay: float | None = None
+    progress: float | None = None
+    message: str = ""
+    error: BaseException | None = None
+    wait_time: float | None = None
+    duration: float | None = None

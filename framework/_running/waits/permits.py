@@ -1,0 +1,202 @@
+"""Permits: tasks that another process may take over start only when the store permits it.
+
+Others may have taken a process for dead that was only suspended, and may run its tasks. So the
+start of such a task is stored first, on condition that the task still waits and still belongs
+to this process. The invariants:
+
+1. The row of a task belongs to one process at most. It gets another owner only in a transaction
+   that finds no row of its process among the living ones, or if its process has released it.
+2. The function of a task starts only after a commit, in a transaction that found this process
+   among the living ones, in which the row of the task belonged to this process, and changed from
+   PENDING to RUNNING; or had done so before, if the answer to that commit was lost.
+3. Nobody takes over a task whose row is RUNNING, unless it may run twice, or its process has
+   written that it never started.
+
+So it starts once at most. Whether it starts here or is given away is decided once, by the ledger
+with its lock held: `Ledger.start` makes it RUNNING, or `Ledger.give_away` takes it out.
+
+Relies on: a store that calls back once for each start.
+Lock order: the ledger's lock is held for the few lines of a decision, and nothing else with it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Final, cast
+
+from framework._records.records import FINAL, Kind, TaskRecord
+from framework._running.runner import Runner
+from framework._tasks.live import PENDING, LiveTask, copy_record
+from framework._threads.waiters import ThreadWaiter, wake_all
+from framework.protocols import RequeueStore, Run
+
+PATIENCE: Final = 5.0
+"""How many seconds a thread of the pool waits for a permit; then it turns to other tasks."""
+
+
+class Permits:
+    """Starts the tasks of one manager that others may take over, and gives them away.
+
+    Args:
+        runner: Starts tasks without further questions.
+        store: Permits the starts.
+
+    Attributes:
+        runs: What an engine calls with such a task; see `protocols.Run`.
+        forget: Called with a task that is given away; forgets its delay and its places.
+    """
+
+    forget: Callable[[LiveTask], object]
+
+    def __init__(self, runner: Runner, store: RequeueStore) -> None:
+        self._runner = runner
+        self._ledger = runner.ledger
+        self._store = store
+        self.runs: dict[Kind, Run] = {
+            "thread": _asking(self._on_thread, runner.runs["thread"]),
+            "loop": _asking(self._on_loop, runner.runs["loop"]),
+        }
+
+    # -- starting
+
+    def _on_thread(self, task: LiveTask) -> bool:
+        """Wait for the permit on a thread of the pool, and run the task."""
+        if task.status in FINAL:
+            return False
+        wait = _Wait(ThreadWaiter(self._ledger.clock), partial(self._start_later, task))
+        self._store.start(task, wait.told)
+        permitted = wait.outcome(self._ledger.clock.monotonic() + PATIENCE)
+        if permitted is None:
+            # The store fails. Other tasks need this thread; this one is queued again later.
+            return False
+        return self._may_begin(task, permitted) and self._runner.runs["thread"](task)
+
+    def _start_later(self, task: LiveTask, permitted: bool) -> None:
+        """Queue a task again whose permit came late."""
+        if self._may_begin(task, permitted):
+            self._runner.engine.start(task, "thread", self._runner.runs["thread"])
+
+    def _on_loop(self, task: LiveTask) -> bool:
+        """Ask for the permit on the task's loop; it starts there when that has come."""
+        if task.status in FINAL or task.loop is None:
+            return False
+        box = self._runner.boxes.of(task.loop)
+
+        def told(permitted: bool) -> None:
+            if not box.post(partial(self._start_on_loop, task, permitted)):
+                self.let_go(task, "")
+
+        self._store.start(task, told)
+        return True
+
+    def _start_on_loop(self, task: LiveTask, permitted: bool) -> None:
+        if self._may_begin(task, permitted):
+            self._runner.runs["loop"](task)
+
+    def _may_begin(self, task: LiveTask, permitted: bool) -> bool:
+        """Return whether a task may start here; one that another process has is given away."""
+        if not permitted:
+            self.let_go(task, "")
+        if not permitted or task.status is not PENDING:
+            self._runner.release_clock(task)
+            return False
+        return True
+
+    # -- giving away
+
+    def let_go(self, task: LiveTask, reason: str) -> bool:
+        """Give a task to the other processes, unless it has started and must not do so again.
+
+        Nothing of it is stored or counted here any more. Its waiters are woken; they find it in
+        the store.
+
+        Args:
+            task: The task.
+            reason: Why it waits, for people.
+
+        Returns:
+            Whether it was given away.
+        """
+        restart, ledger = task.restart, self._ledger
+        if restart is None:
+            return False
+        with ledger.lock:
+            waits = task.status is PENDING
+            if not waits and (task.status in FINAL or not restart.idempotent):
+                return False
+            free = _free_copy(task, reason)
+            restart.state = "left"
+            waiters = ledger.give_away(task)
+        self._store.release(free)
+        task.home.live.pop(task.task_id, None)
+        if waits:
+            task.args = task.kwargs = task.context = None
+        if task.limit_key is not None:
+            self._runner.limits.disarm(task)
+        if task.bodies:
+            self._runner.endings.stop_body(task)
+        self.forget(task)
+        self._runner.engine.withdraw(task)
+        self._runner.release_clock(task)
+        wake_all(waiters)
+        if task.home.on_idle is not None and not task.home.live:
+            task.home.on_idle()
+        return True
+
+
+def _free_copy(task: LiveTask, reason: str) -> TaskRecord:
+    """Return the record that the store keeps of a task that is given away."""
+    assert task.restart is not None
+    free = copy_record(task)
+    free.status, free.started, free.reason = PENDING, None, reason
+    free.progress, free.progress_message = None, ""
+    free.restart = task.restart.free_copy()
+    return free
+
+
+def _asking(ask: Callable[[LiveTask], bool], plain: Run) -> Run:
+    """Return what an engine calls, which asks first and drops tasks like *plain*."""
+
+    # A function with an attribute, as those of `coroutines.runs_of`.
+    def run(task: LiveTask) -> bool:
+        return ask(task)
+
+    run.drop = plain.drop  # type: ignore[attr-defined]
+    return cast("Run", run)
+
+
+class _Wait:
+    """One wait of a thread for a permit, which it may give up.
+
+    Args:
+        waiter: The thread.
+        late: Called with the permit if it comes after the thread has gone.
+    """
+
+    def __init__(self, waiter: ThreadWaiter, late: Callable[[bool], None]) -> None:
+        self._waiter = waiter
+        self._late = late
+        # Nothing fails without it while there is a global lock: threads are switched at calls,
+        # and neither of its two blocks makes one.
+        self._lock = threading.Lock()
+        self._permitted: bool | None = None
+        self._gone = False
+
+    def told(self, permitted: bool) -> None:
+        """Take the permit or its refusal."""
+        with self._lock:
+            self._permitted, gone = permitted, self._gone
+        if gone:
+            self._late(permitted)
+        else:
+            self._waiter.wake()
+
+    def outcome(self, until: float) -> bool | None:
+        """Wait until monotonic second *until*; None if there is no answer by then."""
+        while self._waiter.wait(until) is None:
+            pass
+        with self._lock:
+            self._gone = self._permitted is None
+            return self._permitted

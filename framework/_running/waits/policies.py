@@ -1,0 +1,409 @@
+"""Policies: the state and the waiting of retries and throttles.
+
+Each manager has one `Policies`; code outside any framework shares one for the process.
+
+Guarantees: a sleep ends at once when its task is cancelled or ends, or the framework shuts
+down.
+Lock order: `_lock` is held for one change of a table; gates and sleepers are called without
+it.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+from collections.abc import Awaitable, Callable, Generator, Hashable
+from contextlib import closing
+from typing import TypeVar
+
+from framework._records import reasons
+from framework._records.records import FINAL
+from framework._running.waits.pauses import Pauses
+from framework._running.waits.retry import RetryPolicy
+from framework._running.waits.throttle import Gate, Gates, ThrottlePolicy
+from framework._tasks.current import current_record
+from framework._tasks.live import LiveTask, Sleeper
+from framework._threads.clock import SystemClock
+from framework._threads.sleepers import LoopSleeper, ThreadSleeper
+from framework.exceptions import RateLimitExceededError, TaskCancelledError
+from framework.protocols import Clock, Interceptor
+
+T = TypeVar("T")
+
+
+class Policies:
+    """State of retries and throttles of one manager, or of code outside any.
+
+    Args:
+        clock: Source of time for windows and delays.
+        rng: Source of the jitter.
+        pauses: Registers the sleeps of the manager's tasks; None outside any framework.
+
+    Attributes:
+        direct: The gates of functions throttled as a whole, which never retire. Each call of
+            such a function asks its gate here and saves `take`, except for the first. Empty
+            where `take` does more than to ask the gate.
+        asks: Whether `take` may block, so that a coroutine uses `take_on_loop`.
+    """
+
+    asks = False
+
+    def __init__(self, clock: Clock, rng: random.Random, pauses: Pauses | None = None) -> None:
+        self.clock = clock
+        self.monotonic = clock.monotonic
+        self.rng = rng
+        self.pauses = pauses
+        # Nothing fails without it while there is a global lock: a sleeper is added before
+        # `_closing` is read, and `close` sets that before it reads the sleepers.
+        self._lock = threading.Lock()
+        self._gates: dict[ThrottlePolicy, Gates] = {}
+        self.direct: dict[ThrottlePolicy, Gate] = {}
+        # A dict, so that they are woken in the order in which they came.
+        self._sleepers: dict[Sleeper, None] = {}
+        self._closing = False
+
+    def gates(self, policy: ThrottlePolicy) -> Gates:
+        """Return the gates of one throttled function."""
+        gates = self._gates.get(policy)
+        if gates is None:
+            with self._lock:
+                gates = self._gates.setdefault(policy, Gates(policy))
+        return gates
+
+    def throttles(self) -> list[ThrottlePolicy]:
+        """Return the policies of the throttled functions that were called."""
+        return list(self._gates)
+
+    def take(self, policy: ThrottlePolicy, key: Hashable) -> float | None:
+        """Count a call and return None; or return the monotonic second to try again at."""
+        if policy.has_key:
+            return self.gates(policy).take(key, self.monotonic)
+        gate = self.direct[policy] = self.gates(policy).single()
+        return gate.take(self.monotonic)
+
+    async def take_on_loop(self, policy: ThrottlePolicy, key: Hashable) -> float | None:
+        """Count a call, and wait until it may begin; return when to try again if it may not.
+
+        Only called if `asks` is true: these policies answer at once, by `take`.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Interrupt every sleep, and every one that starts later."""
+        for sleeper in self.begin_close():
+            sleeper.interrupt()
+
+    def begin_close(self) -> list[Sleeper]:
+        """Interrupt every sleep that starts from now on; return the others, to be interrupted."""
+        with self._lock:
+            self._closing = True
+            return list(self._sleepers)
+
+    # -- throttle
+
+    def limit_error(self, policy: ThrottlePolicy, due: float) -> RateLimitExceededError:
+        """Return the error of a call that is not allowed before monotonic second *due*."""
+        now = self.clock.monotonic()
+        wait = max(due - now, 1e-9)
+        # Rounded down, the caller would come back too early.
+        while now + wait < due:
+            wait = math.nextafter(wait, math.inf)
+        rate, window = policy.options["rate_limit"], policy.window
+        return RateLimitExceededError(policy.name, rate, window, wait)
+
+    def refuse(self, policy: ThrottlePolicy, due: float) -> RateLimitExceededError:
+        """Publish that a call was refused, and return its error."""
+        error = self.limit_error(policy, due)
+        self._announce("throttled", policy.name, error.retry_after, error)
+        return error
+
+    def wait_turn(self, policy: ThrottlePolicy, key: Hashable, due: float) -> None:
+        """Block this thread until the call is counted.
+
+        Raises:
+            RateLimitExceededError: If the framework shuts down first.
+            TaskCancelledError: If the calling task is cancelled or ends first.
+        """
+        sleeper = ThreadSleeper(self.clock)
+        with closing(self._turn(policy, key, due, sleeper)) as steps:
+            for until in steps:
+                sleeper.wait(until)
+
+    async def await_turn(self, policy: ThrottlePolicy, key: Hashable, due: float) -> None:
+        """Suspend this coroutine until the call is counted; raises like `wait_turn`."""
+        sleeper = LoopSleeper(self.clock)
+        with closing(self._turn(policy, key, due, sleeper)) as steps:
+            for until in steps:
+                await sleeper.wait(until)
+
+    def _turn(
+        self, policy: ThrottlePolicy, key: Hashable, due: float, sleeper: Sleeper
+    ) -> Generator[float | None, None, None]:
+        """Wait in the queue of a gate; yields when to wake up, None for when signalled."""
+        gate, turn = self.gates(policy).join(key, sleeper, self.monotonic)
+        passed = False
+        try:
+            with Sleep(self, sleeper, throttle_reason(policy, turn), suspends=True) as sleep:
+                self._announce("throttled", policy.name, due - self.clock.monotonic(), None)
+                while not sleeper.interrupted:
+                    passed, until = gate.step(sleeper, self.monotonic)
+                    if passed:
+                        return
+                    yield until
+                sleep.raise_if_unwanted()
+                raise self.limit_error(policy, due)
+        finally:
+            # Also if the waiting coroutine is cancelled, which closes this generator.
+            if not passed:
+                gate.leave(sleeper)
+
+    # -- retry
+
+    def retry(
+        self, policy: RetryPolicy, name: str, call: Callable[[], T], error: BaseException
+    ) -> T:
+        """Retry a call whose first attempt raised *error*; blocks between attempts.
+
+        Returns:
+            What the first successful attempt returns.
+
+        Raises:
+            BaseException: The error of the last attempt, if no further retry is allowed or the
+                framework shuts down.
+            TaskCancelledError: If the calling task is cancelled or ends first.
+        """
+        sleeper = ThreadSleeper(self.clock)
+        latest = [error]
+        try:
+            with closing(self._retries(policy, name, latest, sleeper)) as steps:
+                for until in steps:
+                    if until is not None:
+                        sleeper.wait(until)
+                        continue
+                    try:
+                        return call()
+                    except BaseException as raised:  # allows() rejects what is never retried
+                        latest[0] = error = raised
+            raise error
+        finally:
+            # A traceback refers to this frame: a reference back would make a cycle.
+            del error, latest
+
+    async def retry_async(
+        self,
+        policy: RetryPolicy,
+        name: str,
+        call: Callable[[], Awaitable[T]],
+        error: BaseException,
+    ) -> T:
+        """Retry like `retry`, with an async *call*; suspends between attempts."""
+        sleeper = LoopSleeper(self.clock)
+        latest = [error]
+        try:
+            with closing(self._retries(policy, name, latest, sleeper)) as steps:
+                for until in steps:
+                    if until is not None:
+                        await sleeper.wait(until)
+                        continue
+                    try:
+                        return await call()
+                    except BaseException as raised:  # allows() rejects what is never retried
+                        latest[0] = error = raised
+            raise error
+        finally:
+            # A traceback refers to this frame: a reference back would make a cycle.
+            del error, latest
+
+    def _retries(
+        self, policy: RetryPolicy, name: str, latest: list[BaseException], sleeper: Sleeper
+    ) -> Generator[float | None, None, None]:
+        """Decide about retries; the caller waits and makes the attempts.
+
+        Args:
+            policy: When to retry.
+            name: Name of the retried function.
+            latest: The error of the latest attempt; the caller replaces it after each attempt.
+            sleeper: What the caller waits with.
+
+        Yields:
+            For each retry the monotonic second until which to wait, and then None, when it
+            is time to make the attempt.
+        """
+        attempt = 1
+        while policy.allows(latest[0], attempt):
+            delay = policy.delay(attempt, self.rng.uniform)
+            due = self.clock.monotonic() + delay
+            reason = retry_reason(policy, attempt, due, latest[0])
+            with Sleep(self, sleeper, reason, latest[0]) as sleep:
+                self._announce("retrying", name, delay, latest[0])
+                yield due
+            if not sleep.may_go_on(latest[0]):
+                return
+            attempt += 1
+            yield None
+
+    def _announce(self, kind: str, name: str, delay: float, error: BaseException | None) -> None:
+        if self.pauses is not None:
+            self.pauses.announce(kind, name, current_record.get(), delay, error)
+
+    def add_sleeper(
+        self,
+        sleeper: Sleeper,
+        record: LiveTask | None,
+        reason: str,
+        error: BaseException | None = None,
+    ) -> None:
+        """Register a sleeper; it is interrupted at once if the policies are closed."""
+        with self._lock:
+            self._sleepers[sleeper] = None
+            closing = self._closing
+        if record is not None and self.pauses is not None:
+            self.pauses.begin_sleep(record, sleeper, reason, error)
+        if closing:
+            sleeper.interrupt()
+
+    def remove_sleeper(self, sleeper: Sleeper, record: LiveTask | None, reason: str) -> None:
+        """Unregister a sleeper that has woken up."""
+        with self._lock:
+            self._sleepers.pop(sleeper, None)
+        if record is not None and self.pauses is not None:
+            self.pauses.end_sleep(record, reason)
+
+
+class WatchedPolicies(Policies):
+    """Policies that report each call that a throttle allows to an interceptor.
+
+    A separate class, so that it costs nothing without an interceptor.
+
+    Args:
+        clock: Source of time for windows and delays.
+        rng: Source of the jitter.
+        pauses: Registers the sleeps of the manager's tasks.
+        interceptor: Its `after_throttle` is called.
+    """
+
+    def __init__(
+        self, clock: Clock, rng: random.Random, pauses: Pauses, interceptor: Interceptor
+    ) -> None:
+        super().__init__(clock, rng, pauses)
+        self.monotonic = self._read_clock
+        self._interceptor = interceptor
+        self._latest = threading.local()
+
+    def take(self, policy: ThrottlePolicy, key: Hashable) -> float | None:
+        """Count a call like `Policies.take`, and report it if it is allowed."""
+        due = self.gates(policy).take(key, self.monotonic)
+        if due is None:
+            self._report(policy)
+        return due
+
+    def _turn(
+        self, policy: ThrottlePolicy, key: Hashable, due: float, sleeper: Sleeper
+    ) -> Generator[float | None, None, None]:
+        yield from super()._turn(policy, key, due, sleeper)
+        self._report(policy)
+
+    def _read_clock(self) -> float:
+        now: float = self.clock.monotonic()
+        self._latest.reading = now
+        return now
+
+    def _report(self, policy: ThrottlePolicy) -> None:
+        # The gate counted this call with its last reading of the clock on this thread. A new
+        # reading would be later, and the reported calls could seem to exceed the rate.
+        self._interceptor.after_throttle(policy.name, current_record.get(), self._latest.reading)
+
+
+class Sleep:
+    """The sleep of one call, inside or outside a task."""
+
+    __slots__ = ("_error", "_policies", "_reason", "_record", "_sleeper", "_suspends")
+
+    def __init__(
+        self,
+        policies: Policies,
+        sleeper: Sleeper,
+        reason: str,
+        error: BaseException | None = None,
+        *,
+        suspends: bool = False,
+    ) -> None:
+        self._policies = policies
+        self._sleeper = sleeper
+        self._reason = reason
+        self._error = error
+        self._record = current_record.get() if policies.pauses is not None else None
+        self._suspends = suspends
+
+    def __enter__(self) -> Sleep:
+        if self._record is not None and self._suspends:
+            assert self._policies.pauses is not None
+            self._policies.pauses.limits.suspend(self._record)
+        self._policies.add_sleeper(self._sleeper, self._record, self._reason, self._error)
+        # Its traceback refers to the frame that refers to this object.
+        self._error = None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._policies.remove_sleeper(self._sleeper, self._record, self._reason)
+        if self._record is not None and self._suspends:
+            assert self._policies.pauses is not None
+            self._policies.pauses.limits.resume(self._record)
+
+    def raise_if_unwanted(self) -> None:
+        """Do nothing outside a task, or in one whose result is still wanted.
+
+        Raises:
+            TaskCancelledError: If the task is being cancelled or is final already.
+        """
+        record = self._record
+        if record is not None and (record.cancel_requested or record.status in FINAL):
+            raise TaskCancelledError(record.task_id, record.name)
+
+    def may_go_on(self, error: BaseException) -> bool:
+        """Return whether to make the next attempt, and count it if so.
+
+        Raises:
+            TaskCancelledError: From *error*, if the task is being cancelled or is final.
+        """
+        try:
+            self.raise_if_unwanted()
+        except TaskCancelledError as cancelled:
+            raise cancelled from error
+        if self._sleeper.interrupted:
+            return False
+        if self._record is not None:
+            assert self._policies.pauses is not None
+            self._policies.pauses.count_attempt(self._record)
+        return True
+
+
+def retry_reason(policy: RetryPolicy, attempt: int, due: float, error: BaseException) -> str:
+    """Return why the current task waits until monotonic second *due*; "" outside a task.
+
+    Args:
+        policy: The retry.
+        attempt: Number of the attempt that has failed, from 1.
+        due: When the next one is due.
+        error: What it has raised.
+    """
+    task, attempts = current_record.get(), policy.options["max_retries"] + 1
+    if task is None:
+        return ""
+    return reasons.retrying(task.wall_second(due), attempt, attempts, reasons.error_text(error))
+
+
+def throttle_reason(policy: ThrottlePolicy, due: float) -> str:
+    """Return why the current task waits until monotonic second *due*; "" outside a task."""
+    task, options = current_record.get(), policy.options
+    if task is None:
+        return ""
+    return reasons.throttled(
+        task.wall_second(due), policy.name, options["rate_limit"], policy.window
+    )
+
+
+def standalone() -> Policies:
+    """Return policies for code outside any framework, with the system's clock."""
+    return Policies(SystemClock(), random.Random())

@@ -1,0 +1,1 @@
+"""Watching threads and event loops: their stacks, and deadlocks among them."""

@@ -1,0 +1,148 @@
+"""Finds messages that the broker has lost, and publishes them again.
+
+A worker takes a message off its queue, and records a moment later that it has it. If it dies in
+between, the message is lost, and its task would wait forever. The same happens if a worker
+cannot return a message because Redis is full. So every message is kept in Redis until its task
+is final, and one worker at a time compares the tasks with the messages at the broker.
+
+Guarantees: a task whose message is lost runs again; a task whose message was only slow, or moved
+during the search, runs once: its second delivery finds the lease, or the end, which Redis
+remembers for longer than the task.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from framework._records.jsonsafe import safe_str
+from framework._threads.clock import SystemClock
+from framework.engines.celery._messages import Message
+from framework.engines.celery._publishing import heir
+from framework.engines.celery._publishing.heir import Heir
+from framework.engines.celery._publishing.held import held
+from framework.engines.celery._publishing.sender import Sender
+from framework.engines.celery._redis.state import State, holder_here
+from framework.engines.celery._settings import is_redis
+
+_LOGGER = logging.getLogger("asyncframe")
+
+EVERY: Final = 10.0
+"""Seconds between two searches, and the minimum age of the tasks to search for."""
+
+_SHARE: Final = 50
+"""A search may take this fraction of the time: one part in so many."""
+
+_LONGEST: Final = 20.0
+"""Seconds after which another worker may start a search: the first may have died."""
+
+_PAUSES: Final = (20.0, 3_600.0)
+"""Seconds until a task is searched for again: after its first copy, and at most."""
+
+
+class Recovery:
+    """Searches for lost messages, and for tasks that apps have left, on a thread of its own.
+
+    Args:
+        app: The Celery app; only a Redis broker is searched.
+        state: Redis.
+        sender: Makes a sender with a connection of its own; called when first needed.
+    """
+
+    def __init__(self, app: Any, state: State, sender: Callable[[], Sender]) -> None:
+        self._app = app
+        self._state = state
+        self._make = sender
+        self._heir = Heir(state, sender)
+        self._clock = SystemClock()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="asyncframe-recovery", daemon=True)
+
+    def start(self) -> None:
+        """Start searching."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop; a search in progress ends with its next step."""
+        self._closed.set()
+
+    def _run(self) -> None:
+        search_at = self._clock.monotonic()
+        while not self._closed.is_set():
+            self._try(self._heir.look)
+            if self._clock.monotonic() >= search_at:
+                self._try(self.look)
+                search_at = self._clock.monotonic() + EVERY
+            self._closed.wait(heir.EVERY)
+
+    def _try(self, look: Callable[[], None]) -> None:
+        try:
+            look()
+        except Exception as error:  # unavailable, or full; the next look tries again
+            _LOGGER.debug("could not look for tasks to publish: %s", safe_str(error))
+
+    def look(self) -> None:
+        """Publish lost messages, unless another process is searching; blocks.
+
+        Raises:
+            Exception: What Redis or the broker raises while it is unavailable.
+        """
+        if not self._state.lead(holder_here(), _LONGEST):
+            return
+        began = self._clock.monotonic()
+        try:
+            self._publish(missing(self._app, self._state))
+        finally:
+            # A little less than the time until this process's next search.
+            took = self._clock.monotonic() - began
+            self._state.rest(max(0.9 * EVERY, took * _SHARE))
+
+    def _publish(self, lost: Iterator[str]) -> None:
+        sender = None
+        try:
+            for task_id in lost:
+                text = self._state.recover(task_id, EVERY / 2, _PAUSES)
+                if self._closed.is_set():
+                    return
+                if text:
+                    sender = sender or self._make()
+                    sender.send(Message.from_json(json.loads(text)))
+                    _LOGGER.warning(
+                        "task %s was published again: the broker had lost its message", task_id
+                    )
+        finally:
+            if sender is not None:
+                sender.close()
+
+
+def missing(app: Any, state: State) -> Iterator[str]:
+    """Yield live tasks without a message at the broker, oldest first.
+
+    Tasks that were published or started a moment ago are left out.
+
+    Raises:
+        Exception: What Redis or the broker raises while it is unavailable.
+    """
+    waiting = state.overdue(EVERY) if is_redis(app) else []
+    if not waiting:
+        return
+    queues = state.queues()
+    if "" in queues:  # a user's exchange decides, so nobody knows which
+        return
+    with held(app) as broker:
+        there = broker.ids(queues)
+    yield from (task_id for task_id in waiting if task_id not in there)
+
+
+def stuck(app: Any, state: State) -> list[str]:
+    """Return those of the `missing` tasks that no process runs, oldest first.
+
+    Raises:
+        Exception: What Redis or the broker raises while it is unavailable.
+    """
+    lost, now = list(missing(app, state)), state.now()
+    found = state.fetch(lost)
+    return [one for one in lost if one in found and float(found[one].get("until") or 0.0) < now]

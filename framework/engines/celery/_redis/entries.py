@@ -1,0 +1,129 @@
+"""The list of running workers and apps: each process keeps an entry in Redis.
+
+``python -m framework doctor`` reads it. An entry that is no longer renewed belongs to a
+process that has died.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
+from typing import Any, Final, Literal
+
+from framework._threads.clock import SystemClock
+from framework.engines.celery._redis.state import State, holder_here
+
+_LOGGER = logging.getLogger("asyncframe")
+
+EVERY: Final = 10.0
+"""Seconds between two renewals of an entry."""
+
+
+_KEPT: Final = 86_400.0
+"""Seconds after which the entry of a process that was killed is dropped."""
+
+
+class Entry:
+    """One process's entry, renewed by a thread of its own.
+
+    Args:
+        state: Redis.
+        kind: The list that it belongs to.
+        signatures: Returns the hash of each function's signature by its name.
+        facts: Further facts about the process, for JSON.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        kind: Literal["workers", "apps"],
+        signatures: Callable[[], Mapping[str, str]],
+        facts: Mapping[str, Any],
+    ) -> None:
+        self._state = state
+        self._key = state.processes(kind)
+        self._signatures = signatures
+        self._facts = {"hostname": socket.gethostname(), **facts}
+        self._clock = SystemClock()
+        self._field = holder_here()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="asyncframe-entry", daemon=True)
+
+    def start(self) -> None:
+        """Start renewing the entry."""
+        self._thread.start()
+
+    def tell(self) -> None:
+        """Write the entry once, if Redis answers; blocks for two round trips."""
+        try:
+            self._tell()
+        except Exception as error:  # Redis is unavailable, which the process logs elsewhere
+            _LOGGER.debug("this process is not listed: %r", error)
+
+    def close(self) -> None:
+        """Remove the entry; blocks for a round trip."""
+        self._closed.set()
+        try:
+            self._state.client.hdel(self._key, self._field)
+        except Exception as error:  # then it is removed by its age
+            _LOGGER.debug("this process stays listed: %r", error)
+
+    def _run(self) -> None:
+        try:
+            self._drop_old()
+        except Exception as error:  # Redis is unavailable; the next process drops them
+            _LOGGER.debug("old entries are not dropped: %r", error)
+        while not self._closed.is_set():
+            self.tell()
+            self._closed.wait(EVERY)
+
+    def _drop_old(self) -> None:
+        """Drop the entries of processes that were killed long ago."""
+        now = self._state.now()
+        told = self._state.client.hgetall(self._key).items()
+        old = [field for field, text in told if now - json.loads(text)["told"] > _KEPT]
+        if old:
+            self._state.client.hdel(self._key, *old)
+
+    def _tell(self) -> None:
+        before = self._clock.time()
+        told, after = self._state.now(), self._clock.time()
+        entry = {
+            **self._facts,
+            "pid": os.getpid(),
+            "version": version("asyncframe"),
+            "told": told,
+            "skew": (before + after) / 2 - told,
+            "signatures": dict(self._signatures()),
+        }
+        self._state.client.hset(self._key, self._field, json.dumps(entry))
+        if self._closed.is_set():
+            # It was removed a moment ago.
+            self._state.client.hdel(self._key, self._field)
+
+
+def entries(state: State, kind: Literal["workers", "apps"], fresh: float) -> list[dict[str, Any]]:
+    """Return the entries of a kind that were renewed in the last *fresh* seconds; blocks."""
+    now = state.now()
+    told = [json.loads(text) for text in state.client.hgetall(state.processes(kind)).values()]
+    return [one for one in told if now - one["told"] <= fresh]
+
+
+def all_entries(state: State, fresh: float) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the recent entries of all namespaces of this Redis; blocks.
+
+    Scans all keys, which takes a while if there are millions.
+    """
+    now = state.now()
+    for kind in ("workers", "apps"):
+        for key in state.client.scan_iter(f"asyncframe:*:{kind}", count=1_000, _type="hash"):
+            namespace = key.removeprefix("asyncframe:").removesuffix(f":{kind}")
+            for text in state.client.hvals(key):
+                told = json.loads(text)
+                if now - told["told"] <= fresh:
+                    yield namespace, told

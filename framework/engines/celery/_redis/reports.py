@@ -1,0 +1,266 @@
+"""Reads the reports of workers, on one thread in each process that submits.
+
+Guarantees: reports are handed on in their order; after a gap (the stream was trimmed, Redis was
+unavailable) every live task is looked up instead, so that nothing is missed for good.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Mapping
+from typing import Final
+
+from framework._records.jsonsafe import safe_str
+from framework._records.records import TaskRecord, TaskStatus
+from framework._tasks import registry
+from framework._tasks.facts import load_record
+from framework._tasks.wire import decode_error, decode_result
+from framework._threads.clock import SystemClock
+from framework.engines.celery._redis.state import State
+from framework.protocols import Clock, EngineHost
+
+_LOGGER = logging.getLogger("asyncframe")
+
+_BLOCK: Final = 1.0
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 2.0
+
+LOST: Final = "Redis does not know it any more: its data was lost or evicted"
+
+
+class Reports:
+    """Reads the stream and reports to the host.
+
+    Args:
+        state: Redis.
+        host: Receives the reports about its tasks.
+        placed: Called with a task and its line when it has a place there.
+        missed: Called when reports of places may have been missed.
+
+    Attributes:
+        fault: Why Redis cannot be read; "" while it can.
+        told: Called with the ids of all tasks that were reported on; see
+            `protocols.NewsDirectory`. None for nobody.
+    """
+
+    told: Callable[[Collection[str] | None], object] | None = None
+
+    def __init__(
+        self,
+        state: State,
+        host: EngineHost,
+        placed: Callable[[str, str], None],
+        missed: Callable[[], None],
+    ) -> None:
+        self._state = state
+        self._host = host
+        self._placed = placed
+        self._missed = missed
+        self.fault = ""
+        self._clock = SystemClock()
+        self._after = ""
+        self._number = 0
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def find_place(self) -> None:
+        """Find the end of the stream, so that all later reports are read; blocks.
+
+        Raises:
+            Exception: What Redis raises if it cannot be reached.
+        """
+        with self._lock:
+            if not self._after:
+                self._after, self._number = self._state.latest()
+
+    def start(self) -> None:
+        """Start reading; harmless to call twice."""
+        with self._lock:
+            if self._thread is None and not self._closed.is_set():
+                self._thread = threading.Thread(
+                    target=self._run, name="asyncframe-reports", daemon=True
+                )
+                self._thread.start()
+
+    def close(self) -> None:
+        """End the thread; blocks for a moment."""
+        self._closed.set()
+        with self._lock:
+            thread = self._thread
+        if thread is None:
+            return
+        try:
+            self._state.poke()
+        except Exception:  # then the thread is not waiting for Redis, but for its next try
+            _LOGGER.debug("Redis is away at the end", exc_info=True)
+        thread.join(2 * _BLOCK)
+
+    # -- the thread
+
+    def _run(self) -> None:
+        pause, gap = _FIRST_PAUSE, False
+        while not self._closed.is_set():
+            try:
+                self.find_place()
+                if gap:
+                    self._catch_up()
+                    gap = False
+                # Before the next line, which waits for a report.
+                if self.fault:
+                    self.fault = ""
+                    _LOGGER.info("the reports of workers can be read again")
+                gap = self._take(self._state.read(self._after, _BLOCK))
+            except Exception as error:  # whatever the client raises, Redis is unavailable
+                self.fault = f"cannot read the reports of workers: {safe_str(error)}"
+                if not gap and not self._closed.is_set():
+                    _LOGGER.warning("%s", self.fault)
+                gap, self._after = True, ""
+                self._closed.wait(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            else:
+                pause = _FIRST_PAUSE
+
+    def _take(self, entries: list[tuple[str, dict[str, str]]]) -> bool:
+        """Hand on some reports; return whether some before or between them are missing."""
+        gap = False
+        for entry, fields in entries:
+            self._after = entry
+            if "n" in fields:
+                number = int(fields["n"])
+                gap |= number != self._number + 1
+                self._number = number
+                try:
+                    self._tell(fields)
+                except Exception:  # one bad report must not stop the others
+                    _LOGGER.exception("invalid report of a worker: %r", fields)
+        told = self.told
+        if told is not None:
+            told({fields["i"] for _, fields in entries if "i" in fields})
+        return gap
+
+    def _tell(self, fields: Mapping[str, str]) -> None:
+        host, task_id, kind = self._host, fields["i"], fields["k"]
+        if kind == "started":
+            host.started(task_id, float(fields["at"]), int(fields["a"]))
+        elif kind == "placed":
+            self._placed(task_id, fields["l"])
+        elif kind == "dropped":
+            now = self._clock.time()
+            host.ended(task_id, TaskStatus.CANCELLED, now, reason=fields["w"], attempts=0)
+        elif kind == "asked":
+            host.asked_to_cancel(task_id)
+        elif kind == "progress":
+            host.progress(task_id, float(fields["p"]), fields["m"])
+        elif kind == "again":
+            error = decode_error(fields["e"]) if fields["e"] else None
+            host.waiting(task_id, fields["w"])
+            host.announce(task_id, fields["o"], float(fields["d"]), error)
+        elif kind == "ended" and fields["b"] == "1":
+            self._tell_state(task_id, self._state.fetch([task_id]).get(task_id))
+        elif kind == "ended":
+            self._tell_end(
+                task_id,
+                fields["s"],
+                fields["at"],
+                fields["r"],
+                fields["e"],
+                fields["w"],
+                fields["a"],
+                fields["f"],
+            )
+
+    def _tell_end(
+        self,
+        task_id: str,
+        status: str,
+        at: str,
+        result: str,
+        error: str,
+        reason: str,
+        attempts: str,
+        fn: str,
+    ) -> None:
+        self._host.ended(
+            task_id,
+            TaskStatus(status),
+            float(at),
+            result=decode_result(registry.find_function(fn), result) if result else None,
+            error=decode_error(error) if error else None,
+            reason=reason,
+            attempts=int(attempts or 0),
+        )
+
+    def _catch_up(self) -> None:
+        """Look up every live task that Redis should have; see `CeleryEngine.admit`."""
+        notes = {str(one.task_id): one.engine_note for one in self._host.live()}
+        ids = [task_id for task_id, note in notes.items() if note is None or note.kept]
+        for begin in range(0, len(ids), 1_000):
+            some = ids[begin : begin + 1_000]
+            found = self._state.fetch(some)
+            for task_id in some:
+                # What only waits is not lost with Redis: this process publishes it.
+                if task_id in found or notes[task_id] is None:
+                    self._tell_state(task_id, found.get(task_id))
+        self._missed()
+        if self.told is not None:
+            self.told(None)
+
+    def _tell_state(self, task_id: str, facts: Mapping[str, str] | None) -> None:
+        if facts is None:
+            self._host.ended(task_id, TaskStatus.INTERRUPTED, self._clock.time(), reason=LOST)
+            return
+        if facts.get("started"):
+            self._host.started(task_id, float(facts["started"]), int(facts["attempts"]))
+        if facts.get("share"):
+            self._host.progress(task_id, float(facts["share"]), facts.get("message", ""))
+        if TaskStatus(facts["status"]).is_final:
+            self._tell_end(
+                task_id,
+                facts["status"],
+                facts["ended"],
+                facts["result"],
+                facts["error"],
+                facts["reason"],
+                facts["attempts"],
+                facts.get("fn", ""),
+            )
+            return
+        self._host.waiting(task_id, facts.get("reason", ""))
+        if facts.get("cancel") == "1":
+            self._host.asked_to_cancel(task_id)
+
+
+def record_of(task_id: str, facts: Mapping[str, str], clock: Clock) -> TaskRecord:
+    """Return the record of a task's hash in Redis, with result and error decoded."""
+    record = load_record(
+        {
+            "task_id": task_id,
+            "name": facts.get("name", ""),
+            "description": facts.get("about"),
+            "status": facts["status"],
+            "created_at": facts.get("created") or 0.0,
+            "started_at": _number(facts, "started"),
+            "ended_at": _number(facts, "ended"),
+            "attempts": int(facts.get("attempts") or 0),
+            "error": facts.get("error"),
+            "reason": facts.get("reason"),
+            "progress": _number(facts, "share"),
+            "progress_message": facts.get("message"),
+            "cancel_requested": facts.get("cancel") == "1",
+            "remote": True,
+            "run_again_of": facts.get("run_again_of"),
+            "owner": facts.get("owner"),
+        },
+        clock,
+    )
+    # By the function and not by the name: `.options(name=...)` may have given it another one.
+    if facts.get("result"):
+        function = registry.find_function(facts.get("fn", ""))
+        record.result = decode_result(function, facts["result"])
+    return record
+
+
+def _number(facts: Mapping[str, str], field: str) -> float | None:
+    return float(facts[field]) if facts.get(field) else None

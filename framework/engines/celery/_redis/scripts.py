@@ -1,0 +1,400 @@
+"""The changes of a remote task in Redis, each as one script, so that each is atomic.
+
+A task is a hash. Every script that changes one also appends to the stream of reports, whose
+entries are numbered, so that a reader notices a missing one. Times are those of Redis, in
+seconds since the epoch, because the clocks of workers may differ.
+
+``KEYS`` are the task's hash, the stream of reports, the counter of reports, the live tasks
+by their latest move, and their messages, in this order; ``ARGV[1]`` is the task's id.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from framework.engines.celery._messages import KEEP
+from framework.engines.celery._redis import kept_scripts as kept
+from framework.engines.celery._redis import line_scripts as lines
+
+REPORTS_KEPT: Final = 20_000
+"""The approximate length of the stream; a reader that is further behind reads the hashes."""
+
+KEPT_LIVE: Final = 30 * 86_400
+"""Seconds without a change after which a live task's hash is dropped: no workers run."""
+
+INLINE_RESULT: Final = 2_048
+"""Maximum length of a result in its report; a longer one is fetched."""
+
+_KEPT: Final = kept.KEPT.replace("KEPT_LIVE", str(KEPT_LIVE))
+_LINES: Final = lines.LINES.replace("REPORTS", str(REPORTS_KEPT)).replace("KEPT", str(KEPT_LIVE))
+
+_HEAD: Final = f"""
+local task, stream, counter, id = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
+local live, messages, over = KEYS[4], KEYS[5], KEYS[1] .. ':over'
+local clock = redis.call('TIME')
+local now = clock[1] + clock[2] / 1000000
+local function stamp(seconds) return string.format('%.6f', seconds) end
+local function get(field) return redis.call('HGET', task, field) or '' end
+local function tell(kind, ...)
+  local number = redis.call('INCR', counter)
+  redis.call('XADD', stream, 'MAXLEN', '~', {REPORTS_KEPT}, '*',
+    'n', number, 'k', kind, 'i', id, ...)
+end
+local function is_final(status)
+  return status ~= '' and status ~= 'pending' and status ~= 'running'
+end
+{_LINES}
+{_KEPT}
+local function finish(status, result, error, reason, ttl)
+  redis.call('HSET', task, 'status', status, 'ended', stamp(now), 'result', result,
+    'error', error, 'reason', reason)
+  if get('keeper') ~= '' then redis.call('ZREM', tasks_of(get('keeper')), id) end
+  redis.call('HDEL', task, 'holder', 'until', 'next', 'unsent', 'missing',
+    'keeper', 'due', 'places')
+  redis.call('EXPIRE', task, ttl)
+  redis.call('ZREM', live, id)
+  local text = status ~= 'completed' and redis.call('HGET', messages, id)
+  local message = text and cjson.decode(text)
+  if message and #message.call <= (message.keep or {KEEP}) then
+    redis.call('HSET', task, 'call', message.call)
+  end
+  redis.call('HDEL', messages, id)
+  -- A second message may come when the hash is gone.
+  if get('copies') ~= '' then redis.call('SET', over, '1', 'EX', {KEPT_LIVE}) end
+  local big = '0'
+  if #result > {INLINE_RESULT} then big = '1'; result = '' end
+  tell('ended', 's', status, 'at', stamp(now), 'r', result, 'e', error, 'w', reason,
+    'a', get('attempts'), 'b', big, 'f', get('fn'))
+  leave()
+end
+"""
+
+_ADD: Final = """
+-- Adds the task, whose message and facts (field, value, ...) are in ARGV from a place on.
+local function add(from)
+  redis.call('HSET', task, 'status', 'pending', 'attempts', '0', 'seq', '0',
+    unpack(ARGV, from + 1))
+  redis.call('HSET', messages, id, ARGV[from])
+end
+"""
+
+PUBLISH: Final = (
+    _HEAD
+    + _ADD
+    + """
+-- ARGV: id, keeper, its time to live in ms, whether it needs places ('1'), then what `add` takes
+local status = get('status')
+if status ~= '' and get('due') == '' then
+  -- Asked once more, since the answer was lost; or another process was faster.
+  return get('unsent') == '1' and 'send' or 'sent'
+end
+if ARGV[4] == '1' then
+  if redis.call('EXISTS', over) == 1 then return 'dropped' end
+  if not has_places() then return 'unplaced' end
+end
+if status == '' then add(5) end
+release()
+keep(ARGV[2], ARGV[3], now)
+return 'send'
+"""
+)
+"""Add a task that is about to be sent, unless it was added while it waited for that.
+
+Returns ``send`` if its message is to be sent, ``sent`` if it was, or the task has ended,
+``unplaced`` if others have its places, since its process has been silent for too long, and
+``dropped`` if it was cancelled while it waited for them.
+"""
+
+SENT: Final = (
+    _HEAD
+    + """
+-- ARGV: id, keeper
+redis.call('HDEL', task, 'unsent', 'keeper')
+return redis.call('ZREM', tasks_of(ARGV[2]), id)
+"""
+)
+"""Mark the message of a task as sent."""
+
+KEEP_TASK: Final = _HEAD + _ADD + kept.KEEP_TASK.replace("KEPT_LIVE", str(KEPT_LIVE))
+RETIRE: Final = _HEAD + _ADD + kept.RETIRE
+LEFT: Final = _HEAD + kept.LEFT
+RELEASE: Final = _HEAD + kept.RELEASE
+
+START: Final = (
+    _HEAD
+    + """
+-- ARGV: id, holder, lease, sequence, holder known to be dead, most losses, ttl of a live
+-- hash, ttl of a final one, whether it only waited ('1'), then field, value, ...
+local status = get('status')
+if is_final(status) then return {'over', status, 0} end
+if status == '' then
+  if redis.call('EXISTS', over) == 1 then return {'over', '', 0} end
+  redis.call('HSET', task, 'status', 'pending', 'attempts', '0', unpack(ARGV, 10))
+end
+local seq, known = tonumber(ARGV[4]), tonumber(get('seq') ~= '' and get('seq') or '0')
+if seq < known then
+  local again = get('next')
+  if again ~= '' and seq == known - 1 then
+    -- A worker of an earlier release has put the message itself there.
+    return {'again', again == '1' and redis.call('HGET', messages, id) or again, 0}
+  end
+  return {'stale', '', 0}
+end
+local holder = get('holder')
+if holder ~= '' and holder ~= ARGV[2] then
+  local left = tonumber(get('until') ~= '' and get('until') or '0') - now
+  if left > 0 and holder ~= ARGV[5] then return {'busy', holder, stamp(left)} end
+  if redis.call('HINCRBY', task, 'lost', 1) >= tonumber(ARGV[6]) then
+    finish('interrupted', '', '', 'the worker that ran it died, ' .. ARGV[6] .. ' times', ARGV[8])
+    return {'over', 'interrupted', 0}
+  end
+end
+if get('cancel') == '1' then
+  finish('cancelled', '', '', 'it was cancelled', ARGV[8])
+  return {'over', 'cancelled', 0}
+end
+if ARGV[9] ~= '1' then redis.call('HINCRBY', task, 'attempts', 1) end
+redis.call('HSETNX', task, 'started', stamp(now))
+redis.call('HSET', task, 'status', 'running', 'holder', ARGV[2],
+  'until', stamp(now + tonumber(ARGV[3])), 'seq', ARGV[4], 'reason', '')
+redis.call('HDEL', task, 'next', 'unsent', 'keeper', 'missing')
+redis.call('EXPIRE', task, ARGV[7])
+redis.call('ZADD', live, now, id)
+tell('started', 'at', stamp(now), 'a', get('attempts'))
+return {'run', get('attempts'), 0}
+"""
+)
+"""Take a task's lease; see `State.start` for the verdicts."""
+
+RENEW: Final = (
+    _HEAD
+    + """
+-- ARGV: id, holder, lease
+if get('holder') ~= ARGV[2] then return -1 end
+redis.call('HSET', task, 'until', stamp(now + tonumber(ARGV[3])))
+return get('cancel') == '1' and 1 or 0
+"""
+)
+"""Renew a lease; 1 if cancellation was requested, -1 if the lease is lost."""
+
+PROGRESS: Final = (
+    _HEAD
+    + """
+-- ARGV: id, holder, share, message
+if get('holder') ~= ARGV[2] then return 0 end
+redis.call('HSET', task, 'share', ARGV[3], 'message', ARGV[4])
+tell('progress', 'p', ARGV[3], 'm', ARGV[4])
+return 1
+"""
+)
+"""Set a task's progress."""
+
+AGAIN: Final = (
+    _HEAD
+    + """
+-- ARGV: id, holder, next message, kind, delay, error, reason
+if get('next') ~= '' and redis.call('HGET', messages, id) == ARGV[3] then
+  return 1 -- asked once more, since the answer was lost
+end
+if get('holder') ~= ARGV[2] then return 0 end
+if get('cancel') == '1' then return -1 end
+redis.call('HINCRBY', task, 'seq', 1)
+redis.call('HSET', task, 'next', '1', 'reason', ARGV[7])
+redis.call('HDEL', task, 'holder', 'until')
+redis.call('ZADD', live, now, id)
+redis.call('HSET', messages, id, ARGV[3])
+tell('again', 'o', ARGV[4], 'd', ARGV[5], 'e', ARGV[6], 'w', ARGV[7], 'a', get('attempts'))
+return 1
+"""
+)
+"""Release the lease until the next message; -1 if cancellation was requested."""
+
+END: Final = (
+    _HEAD
+    + """
+-- ARGV: id, holder ('' for whoever has it), sequence, status, result, error, reason, ttl,
+-- share, message
+if is_final(get('status')) then return 0 end
+if ARGV[2] ~= '' and get('holder') ~= ARGV[2] then return 0 end
+if ARGV[2] == '' and get('seq') ~= ARGV[3] then return 0 end
+if ARGV[9] ~= '' then redis.call('HSET', task, 'share', ARGV[9], 'message', ARGV[10]) end
+finish(ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8])
+return 1
+"""
+)
+"""Make a task final."""
+
+CANCEL: Final = (
+    (
+        _HEAD
+        + """
+-- ARGV: id, ttl of a final hash, reason, prefix of the lists that wake workers
+local status = get('status')
+if status == '' and redis.call('EXISTS', stay_of(id)) == 1 then
+  -- It waits for a place, and its process must not publish it any more.
+  redis.call('SET', over, '1', 'EX', KEPT)
+  leave()
+  tell('dropped', 'w', ARGV[3])
+  return ARGV[3]
+end
+if status == '' or is_final(status) then return '' end
+redis.call('HSET', task, 'cancel', '1')
+local holder = get('holder')
+if holder == '' then
+  local reason = status == 'pending' and ARGV[3] or 'BETWEEN'
+  finish('cancelled', '', '', reason, ARGV[2])
+  return reason
+end
+redis.call('RPUSH', ARGV[4] .. holder, id)
+redis.call('EXPIRE', ARGV[4] .. holder, 60)
+tell('asked')
+return 'asked'
+"""
+    )
+    .replace("KEPT", str(KEPT_LIVE))
+    .replace("BETWEEN", "it was cancelled before its next attempt")
+)
+"""Cancel, and return why it is CANCELLED; ``asked`` if its worker is informed, "" if it is over."""
+
+RECOVER: Final = (
+    _HEAD
+    + """
+-- ARGV: id, seconds from the first sight of a lost message to the second, ttl of a final
+-- hash, shortest and longest pause until it is looked for again
+local status = get('status')
+if status == '' or is_final(status) then
+  redis.call('ZREM', live, id)
+  redis.call('HDEL', messages, id)
+  return ''
+end
+if get('holder') ~= '' and tonumber(get('until')) > now then
+  redis.call('HDEL', task, 'missing')
+  return ''
+end
+local since = get('missing')
+if since == '' or now - tonumber(since) < tonumber(ARGV[2]) then
+  redis.call('HSETNX', task, 'missing', stamp(now))
+  return ''
+end
+local message = redis.call('HGET', messages, id)
+if not message then
+  finish('interrupted', '', '', 'its message was lost', ARGV[3])
+  return ''
+end
+redis.call('HDEL', task, 'missing')
+local copies = redis.call('HINCRBY', task, 'copies', 1)
+redis.call('ZADD', live, now + math.min(ARGV[4] * 2 ^ (copies - 1), ARGV[5]), id)
+return message
+"""
+)
+"""Return the message of a task whose message is lost; "" if it must not be sent."""
+
+REPEATED: Final = (
+    _HEAD
+    + """
+-- ARGV: id
+local status = get('status')
+if is_final(status) then
+  redis.call('SET', over, '1', 'EX', KEPT)
+elseif status ~= '' then
+  redis.call('HINCRBY', task, 'copies', 1)
+end
+return status
+"""
+).replace("KEPT", str(KEPT_LIVE))
+"""Mark a message as possibly sent twice."""
+
+JOIN: Final = _HEAD + lines.JOIN
+LEAVE_LINES: Final = _HEAD + lines.LEAVE_LINES
+DROP: Final = _HEAD + lines.DROP
+LOOK: Final = _HEAD + lines.LOOK
+
+CHANGE_SCHEDULE: Final = (
+    _HEAD
+    + _ADD
+    + """
+-- KEYS, after the others: the schedule's hash, the set of names. ARGV: id of the task to add, or
+-- '', name, its keeper, the time to live of that in ms, then how many fields there are, each with
+-- its value before and after ('' for none), then what `add` takes, or nothing
+local schedule, fields = KEYS[6], tonumber(ARGV[5])
+for at = 6, 5 + 3 * fields, 3 do
+  if (redis.call('HGET', schedule, ARGV[at]) or '') ~= ARGV[at + 1] then return 0 end
+end
+redis.call('SADD', KEYS[7], ARGV[2])
+for at = 6, 5 + 3 * fields, 3 do
+  if ARGV[at + 2] ~= '' then redis.call('HSET', schedule, ARGV[at], ARGV[at + 2]) end
+end
+local from = 6 + 3 * fields
+if ARGV[from] and get('status') == '' then
+  add(from)
+  release()
+  keep(ARGV[3], ARGV[4], now)
+end
+return 1
+"""
+)
+"""Change a schedule, and add the task of its run; returns 0 if others have changed it meanwhile."""
+
+THROTTLE: Final = """
+-- KEYS: stamps of the calls in the window, those who wait. ARGV: rate, window, who.
+local stamps, waiting = KEYS[1], KEYS[2]
+local rate, window, who = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+local clock = redis.call('TIME')
+local now = clock[1] * 1000000 + clock[2]
+local length = math.ceil(window * 1000000)
+local keep = math.ceil(window) + 60
+-- A call exactly one window after another is free, so one of that age has left.
+redis.call('ZREMRANGEBYSCORE', stamps, '-inf', now - length)
+-- Who has not come back a minute after its turn will not come.
+redis.call('ZREMRANGEBYSCORE', waiting, '-inf', now - 60000000)
+local used = redis.call('ZCARD', stamps)
+local mine = who ~= '' and redis.call('ZSCORE', waiting, who) or false
+local ahead = redis.call('ZCOUNT', waiting, '-inf', mine and ('(' .. mine) or '+inf')
+if used + ahead < rate then
+  local number = redis.call('INCR', stamps .. ':n')
+  redis.call('EXPIRE', stamps .. ':n', keep)
+  redis.call('ZADD', stamps, now, number)
+  redis.call('EXPIRE', stamps, keep)
+  if mine then redis.call('ZREM', waiting, who) end
+  return -number
+end
+-- Slots become free in the order of their stamps, and then again a window later.
+local place = used + ahead - rate
+local round = math.floor(place / rate)
+local entry = redis.call('ZRANGE', stamps, place % rate, place % rate, 'WITHSCORES')
+local from = entry[2] and tonumber(entry[2]) or now
+local due = math.max(from + length * (round + 1), now + 1)
+if who ~= '' then
+  if not mine then redis.call('ZADD', waiting, due, who) end
+  redis.call('EXPIRE', waiting, keep + math.ceil((due - now) / 1000000))
+end
+return due - now
+"""
+"""Count a call and return minus its number, or the microseconds until the next try."""
+
+RESTAMP: Final = """
+-- KEYS: stamps of the calls in the window. ARGV: number of one, window, seconds from now.
+local stamp = redis.call('ZSCORE', KEYS[1], ARGV[1])
+local clock = redis.call('TIME')
+local now = clock[1] * 1000000 + clock[2]
+if not stamp then return 0 end
+if tonumber(stamp) <= now - math.ceil(ARGV[2] * 1000000) then
+  -- Others may have been counted since in its place.
+  redis.call('ZREM', KEYS[1], ARGV[1])
+  return 0
+end
+redis.call('ZADD', KEYS[1], now + math.ceil(ARGV[3] * 1000000), ARGV[1])
+return 1
+"""
+"""Move a counted call to another time; 0 if its window has passed: count it again."""
+
+FORGET: Final = """
+-- KEYS: the task's hash
+local status = redis.call('HGET', KEYS[1], 'status')
+if not status or status == 'pending' or status == 'running' then return 0 end
+return redis.call('DEL', KEYS[1])
+"""
+"""Drop a final task."""
+
+LEAVE: Final = "return redis.call('ZREM', KEYS[1], ARGV[1])"
+"""Give up waiting for a throttle's slot."""

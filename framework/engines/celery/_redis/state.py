@@ -1,0 +1,598 @@
+"""The states of remote tasks in Redis, which are changed only by scripts.
+
+Guarantees: each change is atomic in Redis, and is reported in the stream in the order of the
+changes; a final status never changes.
+Thread rule: every method blocks for a round trip, and may be called from any thread but a
+loop's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Collection, Container, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from framework._tasks.places import PlaceRequest
+from framework.engines.celery._messages import Message
+from framework.engines.celery._redis import scripts
+
+LEASE: Final = 5.0
+"""Seconds until a lease expires; it is renewed every second."""
+
+SILENT: Final = 10.0
+"""Seconds of silence after which others consider a process dead that submits tasks."""
+
+LIFE: Final = str(round(SILENT * 1_000))
+"""The same in milliseconds, as scripts take it."""
+
+ASKED: Final = "asked"
+"""What `State.cancel` answers about a task that runs."""
+
+MAX_LOST: Final = 10
+"""How many workers may die while running a task before it is INTERRUPTED."""
+
+_HEARD_KEPT: Final = 10
+
+_TIMEOUT: Final = 5.0
+"""Timeout of connections and answers; Redis answers in a fraction of a millisecond."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a worker must do with a delivery.
+
+    Attributes:
+        kind: ``run``, ``over`` (final: drop), ``stale`` (a later delivery exists: drop),
+            ``again`` (it was never published: publish it), ``busy`` (another process
+            has the lease: look again later).
+        attempts: Attempts so far, this one included, with ``run``.
+        message: The later delivery, with ``again``; the final status, with ``over``, or "" if
+            Redis does not know it any more.
+        holder: Who has the lease, with ``busy``.
+        left: Seconds until its lease runs out, with ``busy``.
+    """
+
+    kind: str
+    attempts: int = 0
+    message: str = ""
+    holder: str = ""
+    left: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What a task waits for before it is published.
+
+    Attributes:
+        seconds: Until it is due, 0.0 or more.
+        requests: The places that it needs.
+        reason: Why it waits, for people.
+    """
+
+    seconds: float
+    requests: tuple[PlaceRequest, ...]
+    reason: str
+
+    def as_arguments(self) -> list[str]:
+        """Return what a script takes of it."""
+        places = [
+            {"key": one.key, "limit": one.limit, "waits": one.waits, "rank": one.rank}
+            for one in self.requests
+        ]
+        return [repr(self.seconds), json.dumps(places), self.reason]
+
+
+class State:
+    """Remote tasks of one namespace.
+
+    Args:
+        url: Of Redis.
+        namespace: Keeps apps that share a Redis apart.
+        result_ttl: Seconds that a final task is kept, above 0.
+    """
+
+    def __init__(self, url: str, namespace: str, result_ttl: float) -> None:
+        self.prefix: str = f"asyncframe:{namespace}:"
+        self._ttl = max(1, round(result_ttl))
+        self.client: Any = redis.Redis.from_url(  # Any: the client's types mix sync and async
+            url,
+            decode_responses=True,
+            socket_timeout=_TIMEOUT,
+            socket_connect_timeout=_TIMEOUT,
+            # Once, for a connection that was closed while idle: a script may run twice.
+            retry=Retry(NoBackoff(), 1),
+            client_name="asyncframe",
+        )
+        self._reports = [f"{self.prefix}reports", f"{self.prefix}reports:n"]
+        self._live = f"{self.prefix}live"
+        self.messages: str = f"{self.prefix}messages"
+        register = self.client.register_script
+        self._publish = register(scripts.PUBLISH)
+        self._sent = register(scripts.SENT)
+        self._keep = register(scripts.KEEP_TASK)
+        self._retire = register(scripts.RETIRE)
+        self._left = register(scripts.LEFT)
+        self._release = register(scripts.RELEASE)
+        self._start = register(scripts.START)
+        self._renew = register(scripts.RENEW)
+        self._progress = register(scripts.PROGRESS)
+        self._again = register(scripts.AGAIN)
+        self._end = register(scripts.END)
+        self._cancel = register(scripts.CANCEL)
+        self._throttle = register(scripts.THROTTLE)
+        self._restamp = register(scripts.RESTAMP)
+        self._leave = register(scripts.LEAVE)
+        self._forget = register(scripts.FORGET)
+        self._repeat = register(scripts.REPEATED)
+        self._recover = register(scripts.RECOVER)
+
+    @property
+    def reports(self) -> str:
+        """Key of the stream of reports."""
+        return self._reports[0]
+
+    @property
+    def counter(self) -> str:
+        """Key of the latest report's number."""
+        return self._reports[1]
+
+    def processes(self, kind: str) -> str:
+        """Return the key of the hash with the entries of a kind of process."""
+        return f"{self.prefix}{kind}"
+
+    def keys(self, task_id: str) -> list[str]:
+        """Return the keys that the scripts about a task take."""
+        return [f"{self.prefix}task:{task_id}", *self._reports, self._live, self.messages]
+
+    # -- the moves
+
+    def publish(
+        self, messages: Sequence[Message], keeper: str, placed: Container[str] = ()
+    ) -> dict[str, str]:
+        """Add tasks that are about to be sent, in one round trip; see `_heir`.
+
+        Args:
+            messages: Their messages.
+            keeper: This process; see `holder_here`.
+            placed: The ids of the tasks that need places.
+
+        Returns:
+            Those whose messages are not to be sent, by id: ``sent`` if they were, or the tasks
+            have ended; ``unplaced`` if they have lost their places; ``dropped`` if they were
+            cancelled while they waited for them.
+        """
+        pipe = self.client.pipeline(transaction=False)
+        for message in messages:
+            given = [message.task_id, keeper, LIFE, "1" if message.task_id in placed else ""]
+            self._publish(
+                self.keys(message.task_id), given + self.facts_to_add(message), client=pipe
+            )
+        told = zip(messages, pipe.execute(), strict=True)
+        return {message.task_id: answer for message, answer in told if answer != "send"}
+
+    def keep(self, waiting: Sequence[tuple[Message, Wait]], keeper: str) -> list[str]:
+        """Add tasks that wait before they are published, in one round trip; see `_heir`.
+
+        Args:
+            waiting: Their messages, and what they wait for.
+            keeper: This process; see `holder_here`.
+
+        Returns:
+            Those that were not added, since they were cancelled before.
+        """
+        pipe = self.client.pipeline(transaction=False)
+        for message, wait in waiting:
+            given = [message.task_id, keeper, LIFE, *wait.as_arguments()]
+            self._keep(self.keys(message.task_id), given + self.facts_to_add(message), client=pipe)
+        told = zip(waiting, pipe.execute(), strict=True)
+        return [message.task_id for (message, _), answer in told if answer == "dropped"]
+
+    def retire(self, message: Message, status: str, error: str, reason: str) -> None:
+        """Make a task final whose message was not sent; ask its worker to stop if it was.
+
+        Args:
+            message: Its message.
+            status: The final status.
+            error: As JSON; "" for none.
+            reason: For people.
+        """
+        task_id = message.task_id
+        given = [task_id, status, error, reason, str(self._ttl)]
+        if not self._retire(self.keys(task_id), given + self.facts_to_add(message)):
+            self.cancel(task_id, reason)
+
+    def left(self, most: int, pause: float) -> list[tuple[str, str, str]]:
+        """Return tasks of dead keepers to be sent: each with its keeper, and its message as JSON.
+
+        Until a task is marked as `published` it is returned again, after *pause* seconds.
+
+        Args:
+            most: How many tasks of each keeper to look at.
+            pause: Seconds until others look at one again that still waits.
+        """
+        told = self._left(self.keys(""), ["", most])
+        found = list(zip(told[1::2], told[::2], strict=True))
+        pipe = self.client.pipeline(transaction=False)
+        for task_id, keeper in found:
+            self._release(
+                self.keys(task_id), [task_id, keeper, repr(pause), self._ttl], client=pipe
+            )
+        texts = pipe.execute() if found else []
+        return [(*one, text) for one, text in zip(found, texts, strict=True) if text]
+
+    def facts_to_add(self, message: Message) -> list[str]:
+        """Return what scripts take that add a task."""
+        return [_text(message), *_facts(message)]
+
+    def published(self, keeper: str, task_ids: Collection[str]) -> None:
+        """Mark the first messages of tasks of a keeper as sent, in one round trip."""
+        pipe = self.client.pipeline(transaction=False)
+        for task_id in task_ids:
+            self._sent(self.keys(task_id), [task_id, keeper], client=pipe)
+        pipe.execute()
+
+    def repeated(self, task_id: str) -> None:
+        """Mark a task's message as possibly sent twice, so that the second finds the end."""
+        self._repeat(self.keys(task_id), [task_id])
+
+    def now(self) -> float:
+        """Return the wall clock of Redis, in seconds since the epoch."""
+        seconds, micros = self.client.time()
+        return float(seconds) + float(micros) / 1e6
+
+    def start(self, message: Message, holder: str, dead: str = "") -> Verdict:
+        """Take the lease of a delivered task.
+
+        Args:
+            message: What was delivered.
+            holder: This process; see `holder_here`.
+            dead: A holder that is known to be dead.
+        """
+        kind, text, left = self._start(
+            self.keys(message.task_id),
+            [
+                message.task_id,
+                holder,
+                LEASE,
+                message.seq,
+                dead,
+                MAX_LOST,
+                scripts.KEPT_LIVE,
+                self._ttl,
+                "1" if message.waited else "0",
+                *_facts(message),
+            ],
+        )
+        if kind == "run":
+            return Verdict(kind, attempts=int(text))
+        if kind == "busy":
+            return Verdict(kind, holder=text, left=float(left))
+        return Verdict(kind, message=text)
+
+    def renew(self, task_id: str, holder: str) -> bool | None:
+        """Renew a lease; return whether cancellation was requested, None if it is lost."""
+        answer = self._renew(self.keys(task_id), [task_id, holder, LEASE])
+        return None if answer < 0 else bool(answer)
+
+    def progress(self, task_id: str, holder: str, share: float, message: str) -> None:
+        """Set a task's progress."""
+        self._progress(self.keys(task_id), [task_id, holder, repr(share), message])
+
+    def again(
+        self, message: Message, holder: str, kind: str, delay: float, error: str, reason: str
+    ) -> bool | None:
+        """Release the lease until *message*, the next delivery.
+
+        Returns:
+            True on success, False if cancellation was requested, None if the lease is lost.
+        """
+        answer = self._again(
+            self.keys(message.task_id),
+            [
+                message.task_id,
+                holder,
+                _text(message),
+                kind,
+                repr(delay),
+                error,
+                reason,
+            ],
+        )
+        return None if not answer else answer > 0
+
+    def sent(self, message: Message) -> None:
+        """Mark the next delivery as sent."""
+        self.client.hdel(self.keys(message.task_id)[0], "next")
+
+    def end(
+        self,
+        task_id: str,
+        status: str,
+        *,
+        holder: str = "",
+        seq: int = 0,
+        result: str = "",
+        error: str = "",
+        reason: str = "",
+        share: float | None = None,
+        message: str = "",
+    ) -> bool:
+        """Make a task final; False if it is final already, or another process has it.
+
+        Args:
+            task_id: The task.
+            status: The final status.
+            holder: This process, if it has the lease; "" for whoever had delivery *seq*.
+            seq: Number of the delivery, without a *holder*.
+            result: As JSON.
+            error: As JSON.
+            reason: For people.
+            share: Its progress, if any was reported.
+            message: The text of the progress.
+        """
+        done = self._end(
+            self.keys(task_id),
+            [
+                task_id,
+                holder,
+                str(seq),
+                status,
+                result,
+                error,
+                reason,
+                self._ttl,
+                "" if share is None else repr(share),
+                message,
+            ],
+        )
+        return bool(done)
+
+    def cancel(self, task_id: str, reason: str) -> str:
+        """Cancel a task, or ask its worker to.
+
+        Args:
+            task_id: The task.
+            reason: Why it is CANCELLED if it has not started.
+
+        Returns:
+            The reason if it is CANCELLED; `ASKED` if its worker is informed; "" if it is unknown
+            or final.
+        """
+        answer: str = self._cancel(
+            self.keys(task_id), [task_id, self._ttl, reason, f"{self.prefix}wake:"]
+        )
+        return answer
+
+    def heard(self, task_id: str) -> None:
+        """Confirm that the task's worker has received its cancellation."""
+        key = f"{self.prefix}heard:{task_id}"
+        pipe = self.client.pipeline(transaction=True)
+        pipe.delete(key)
+        pipe.rpush(key, "1")
+        pipe.expire(key, _HEARD_KEPT)
+        pipe.execute()
+
+    def await_heard(self, task_id: str, seconds: float) -> None:
+        """Block until the task's worker confirms the cancellation, or *seconds* pass."""
+        key = f"{self.prefix}heard:{task_id}"
+        # Put back, for others that wait for it at the same time.
+        self.client.blmove(key, key, seconds)
+
+    def awaken(self, holder: str, seconds: float) -> bool:
+        """Block until this process is asked to check its task, or *seconds* pass."""
+        return self.client.blpop([f"{self.prefix}wake:{holder}"], timeout=seconds) is not None
+
+    def fetch(self, task_ids: Collection[str]) -> dict[str, dict[str, str]]:
+        """Return the hashes of the tasks that exist, by id."""
+        ids = list(task_ids)
+        pipe = self.client.pipeline(transaction=False)
+        for task_id in ids:
+            pipe.hgetall(self.keys(task_id)[0])
+        found = pipe.execute() if ids else []
+        return {task_id: facts for task_id, facts in zip(ids, found, strict=True) if facts}
+
+    def kept_call(self, task_id: str) -> tuple[str, str] | None:
+        """Return the kept call of a task and its limit; None if its call was not kept."""
+        call, limit = self.client.hmget(self.keys(task_id)[0], "call", "limit")
+        return None if call is None else (call, limit or "")
+
+    def forget(self, task_ids: Collection[str]) -> None:
+        """Drop the tasks that are final."""
+        pipe = self.client.pipeline(transaction=False)
+        for task_id in task_ids:
+            self._forget(self.keys(task_id)[:1], client=pipe)
+        pipe.execute()
+
+    # -- messages that were lost
+
+    def note_queue(self, name: str) -> None:
+        """Note a queue of the broker that messages are sent to."""
+        self.client.sadd(f"{self.prefix}queues", name)
+
+    def queues(self) -> list[str]:
+        """Return the names of all queues that messages were ever sent to."""
+        return sorted(self.client.smembers(f"{self.prefix}queues"))
+
+    def overdue(self, age: float) -> list[str]:
+        """Return live tasks whose latest change is older than *age* seconds, oldest first."""
+        found: list[str] = self.client.zrangebyscore(self._live, "-inf", self.now() - age)
+        return found
+
+    def recover(self, task_id: str, wait: float, pauses: tuple[float, float]) -> str:
+        """Return the message of a task, as JSON, if the broker has lost it.
+
+        Args:
+            task_id: The task.
+            wait: Seconds for which its message must have been missing.
+            pauses: Seconds until it is searched for again, after the first copy and at most;
+                they double with each copy.
+
+        Returns:
+            "" if a process runs it, it is final, or its message has not been missing that long.
+        """
+        text: str = self._recover(
+            self.keys(task_id), [task_id, repr(wait), self._ttl, *map(repr, pauses)]
+        )
+        return text
+
+    def lead(self, holder: str, seconds: float) -> bool:
+        """Return whether this process, and no other, may search for lost messages now."""
+        return bool(self.client.set(f"{self.prefix}lead", holder, nx=True, px=_ms(seconds)))
+
+    def rest(self, seconds: float) -> None:
+        """Let no process search for lost messages for some seconds."""
+        self.client.pexpire(f"{self.prefix}lead", _ms(seconds))
+
+    # -- throttles
+
+    def take(self, key: str, rate: int, window: float, who: str) -> tuple[float | None, int]:
+        """Count a call, or return when to try again.
+
+        Args:
+            key: Of the window.
+            rate: Calls per window.
+            window: Seconds.
+            who: The caller that keeps a place in the queue; "" for none.
+
+        Returns:
+            None and the call's number, or the seconds until the next try and 0.
+        """
+        stamps = f"{self.prefix}throttle:{key}"
+        answer = self._throttle([stamps, f"{stamps}:w"], [rate, repr(window), who])
+        return (None, -answer) if answer < 0 else (answer / 1e6, 0)
+
+    def restamp(self, key: str, number: int, window: float, ahead: float) -> bool:
+        """Move a call to *ahead* seconds from now; False if its window has passed."""
+        stamps = f"{self.prefix}throttle:{key}"
+        return bool(self._restamp([stamps], [number, repr(window), repr(ahead)]))
+
+    def leave(self, key: str, who: str) -> None:
+        """Give up a place in a throttle's queue."""
+        self._leave([f"{self.prefix}throttle:{key}:w"], [who])
+
+    # -- reports
+
+    def latest(self) -> tuple[str, int]:
+        """Return the stream's latest entry and the number of the latest report."""
+        pipe = self.client.pipeline(transaction=True)
+        pipe.xrevrange(self.reports, count=1)
+        pipe.get(self.counter)
+        entries, number = pipe.execute()
+        return (entries[0][0] if entries else "0-0"), int(number or 0)
+
+    def poke(self) -> None:
+        """Wake every reader of the reports, without a report."""
+        self.client.xadd(self.reports, {"k": "poke"}, maxlen=scripts.REPORTS_KEPT)
+
+    def read(self, after: str, seconds: float) -> list[tuple[str, dict[str, str]]]:
+        """Block until there are reports after an entry, for at most *seconds*."""
+        found = self.client.xread({self.reports: after}, count=500, block=round(seconds * 1000))
+        if not found:
+            return []
+        # One stream: a list of pairs by the older protocol, a dict by the newer one.
+        batches: Iterable[Any] = found.values() if isinstance(found, dict) else found[0][1:]
+        return [entry for batch in batches for entry in _flat(batch)]
+
+
+def _flat(batch: Any) -> Iterable[tuple[str, dict[str, str]]]:  # Any: differs by protocol
+    for entry in batch:
+        if isinstance(entry, list):
+            yield from _flat(entry)
+        else:
+            yield entry
+
+
+def _text(message: Message) -> str:
+    return json.dumps(message.as_json())
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
+
+
+def _facts(message: Message) -> list[str]:
+    return [
+        "name",
+        message.name,
+        "fn",
+        message.fn,
+        "about",
+        message.about,
+        "created",
+        repr(message.created),
+        "limit",
+        "" if message.limit is None else repr(message.limit),
+        *(("run_again_of", message.run_again_of) if message.run_again_of else ()),
+        *(("owner", message.owner) if message.owner else ()),
+    ]
+
+
+# -- who holds a lease
+
+
+def holder_here() -> str:
+    """Return an identifier of this process, unique across machines and restarts."""
+    return holder_of(os.getpid())
+
+
+def holder_of(pid: int) -> str:
+    """Return the same for another process of this machine."""
+    return f"{_machine()}|{pid}|{_born(pid)}"
+
+
+def is_dead(holder: str) -> bool:
+    """Return whether a process is known to be dead; False on another machine."""
+    machine, _, process = holder.partition("|")
+    pid, _, born = process.partition("|")
+    if machine != _machine() or not pid.isdigit():
+        return False
+    return _born(int(pid)) != born
+
+
+def _machine() -> str:
+    """Return the host, its boot and its process namespace: containers have their own."""
+    if not _MACHINE:
+        boot = _read("/proc/sys/kernel/random/boot_id")[:8]
+        table = "" if not boot else str(os.stat("/proc/self/ns/pid").st_ino)  # noqa: PTH116  # a magic link, which must not be resolved
+        _MACHINE.append(f"{socket.gethostname()}@{boot}.{table}".replace("|", "-"))
+    return _MACHINE[0]
+
+
+_MACHINE: list[str] = []
+
+
+def _born(pid: int) -> str:
+    """Return the start of a process, in ticks since the boot; "" if it does not run."""
+    text = _read(f"/proc/{pid}/stat")
+    # The program's name is in brackets and may contain any character.
+    after = text.rpartition(")")[2].split()
+    if len(after) > _START_TIME and after[0] not in ("Z", "X"):
+        return after[_START_TIME]
+    if text or Path("/proc/self/stat").exists():
+        return ""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return ""
+    except PermissionError:
+        pass
+    return "lives"
+
+
+_START_TIME = 19
+"""Position of the start time after the program's name (proc(5), field 22)."""
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text("utf-8", "replace")
+    except OSError:
+        return ""

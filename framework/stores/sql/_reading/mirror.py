@@ -1,0 +1,344 @@
+"""The tasks of all processes in memory, so that nobody waits for the database.
+
+Of many finished tasks it holds the latest; of the others it knows when and how they ended.
+
+Guarantees: a task is counted here from the moment it ends in this process, or is read from
+the database, until it is removed; a final status stays, unless the database had another one
+first. What is not written yet is held here.
+Lock order: `_keeping`, under which a finished task is added only once, moved or removed, and
+the memory store takes its own lock; then `_lock`, for the counts and the others' live tasks.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from framework._records.records import FAILURES, TaskRecord, TaskStatus, is_unseen
+from framework.protocols import Clock
+from framework.stores.memory import MemoryStore
+from framework.stores.sql._reading.older import Older
+from framework.stores.sql._rows import Reader, readable, wall_end
+from framework.stores.sql._statements import Row, just_before
+
+_COMPLETED = TaskStatus.COMPLETED
+
+_SAME: Final = 1e-3
+"""By how many seconds the ends of one task may differ: the database rounds them."""
+
+HELD: Final = 10_000
+"""How many finished tasks are held in memory: a few megabytes, and the tasks of the last minutes,
+which are asked for most. The database is asked for the others."""
+
+_SLACK: Final = 1_024
+"""By how many they may be more before the oldest are moved."""
+
+_MOVED: Final = 256
+"""How many are moved at once, which takes half a millisecond."""
+
+
+class Mirror:
+    """Finished tasks of all processes, and the live ones of the others.
+
+    Args:
+        clock: The framework's: records have its monotonic stamps.
+        is_own: Whether a task is one of this process's own live ones.
+        waits: Whether a task of this process waits to be written; called on the store's thread.
+
+    Attributes:
+        held: How many finished tasks are held whole.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        is_own: Callable[[str], bool],
+        waits: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        self._clock = clock
+        self._is_own = is_own
+        self._waits = waits
+        self._reader = Reader()
+        self.held = HELD
+        self._finished = MemoryStore()
+        self._older = Older()
+        # Of the older ones: those that wait to be written, failures that nobody knows of, and
+        # those whose rows will change once more, when their bodies let go of them.
+        self._pinned: dict[str, TaskRecord] = {}
+        # Of the older ones only their wall seconds are known. If the wall clock jumps, they are
+        # removed later, and never too early: see `remove`.
+        self._first_offset = self.offset
+        # Of the older ones that ended by this wall second, rows may be read again.
+        self._again_by = -math.inf
+        self._moving = False
+        self._others: dict[str, TaskRecord] = {}
+        self._counts: Counter[TaskStatus] = Counter()
+        self._lock = threading.Lock()
+        self._keeping = threading.Lock()
+
+    @property
+    def offset(self) -> float:
+        """Wall clock minus monotonic clock, in seconds."""
+        return self._clock.time() - self._clock.monotonic()
+
+    # -- any thread
+
+    def put(self, record: TaskRecord) -> None:
+        """Add a task that has become final in this process."""
+        self._finished.put(record)
+        status = record.status
+        with self._lock:
+            self._counts[status] += 1
+        if self._others:
+            self.forget(record.task_id)
+
+    def get(self, task_id: str) -> TaskRecord | None:
+        """Return a finished task's record, or None if it is not held here."""
+        record = self._finished.get(task_id) or self._pinned.get(task_id)
+        return None if record is None else readable(record)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all finished tasks are held here, and the database has no others."""
+        return not self._older
+
+    def records(self, status: TaskStatus | None = None) -> list[TaskRecord]:
+        """Return held finished tasks in the order of their end, then the others' live ones."""
+        with self._keeping:
+            pinned = list(self._pinned.values())
+            found = self._finished.list(status)
+        older = [one for one in pinned if status is None or one.status is status]
+        return [readable(one) for one in [*older, *found]] + self.others(status)
+
+    def others(self, status: TaskStatus | None = None) -> list[TaskRecord]:
+        """Return the live tasks of other processes."""
+        with self._lock:
+            others = list(self._others.values())
+        return [one for one in others if status is None or one.status is status]
+
+    def unread(self) -> list[TaskRecord]:
+        """Return the failures of this process that nobody has read, and that were not logged."""
+        with self._keeping:
+            found = list(self._pinned.values())
+            # By status, since most tasks have completed and would be unpacked in vain.
+            found += [one for status in FAILURES for one in self._finished.list(status)]
+        return [record for record in found if is_unseen(record)]
+
+    def figures(self) -> dict[str, int]:
+        """Return the number of tasks of each status."""
+        with self._lock:
+            counts = self._counts.copy()
+        return {status.value: counts[status] for status in TaskStatus}
+
+    def remove(
+        self, *, ended_before: float | None, keep: int | None, completed: bool
+    ) -> tuple[int, Sequence[TaskRecord], float | None]:
+        """Remove the oldest tasks; see `protocols.TaskStore`.
+
+        Returns:
+            Their number, the records, and the wall second up to which other processes must
+            remove theirs; None for nothing.
+        """
+        now, offset = self._clock.time(), self.offset
+        with self._keeping:
+            # The clock of the machine where they ended may be ahead of this one's.
+            now = max(now, self._older.last or 0.0)
+            surplus = 0 if keep is None else len(self._older) + len(self._finished) - keep
+            wall = 0.0
+            if ended_before is not None:
+                wall = ended_before + min(self._first_offset, offset)
+            removed, told = self._drop(
+                ended_before=ended_before,
+                keep=keep,
+                completed=completed,
+                older=self._older.bound(wall, surplus),
+            )
+            oldest = self._oldest()
+        if not removed:
+            return 0, told, None
+        # By the stamps of what is left, so that a wall clock that has jumped removes no
+        # more elsewhere than it does here.
+        bound = now if oldest is None else just_before(oldest)
+        if ended_before is not None and keep is None:
+            bound = min(bound, ended_before + offset)
+        return removed, [readable(record) for record in told], bound
+
+    def _oldest(self) -> float | None:
+        """Return the wall second at which the task ended that would be removed first."""
+        older, held = self._older.first, self._finished.oldest()
+        stamps = [older] if older is not None else []
+        return min(stamps if held is None else [*stamps, wall_end(held)], default=None)
+
+    # -- the store's own thread
+
+    def follow(self, bound: float) -> None:
+        """Remove what another process has removed: all that ended by wall second *bound*."""
+        with self._keeping:
+            self._drop(ended_before=bound - self.offset, keep=None, completed=False, older=bound)
+
+    def add_older(self, older: Older) -> None:
+        """Count tasks that only the database holds; called once, before all else."""
+        with self._lock:
+            self._older = older
+            self._counts.update(older.counts())
+        # What changes while they are counted is read again.
+        self.expect_again()
+
+    def expect_again(self) -> None:
+        """Prepare for rows of older tasks that are counted already."""
+        with self._keeping:
+            self._again_by = max(self._again_by, self._older.last or -math.inf)
+
+    def move(self) -> bool:
+        """Let go of the oldest tasks if there are too many; return whether some are left.
+
+        Failures that nobody has read or logged are kept: their own process logs them in the end.
+        """
+        if len(self._finished) <= self.held + _SLACK and not self._moving:
+            return False
+        with self._keeping:
+            left = max(self.held, len(self._finished) - _MOVED)
+            _, moved = self._finished.remove(keep=left)
+            for record in moved:
+                self._older.add(wall_end(record), record.status)
+                if self._must_stay(record):
+                    self._pinned[record.task_id] = record
+            self._moving = left > self.held
+        if not self._moving:
+            self._unpin()
+        return self._moving
+
+    def _must_stay(self, record: TaskRecord) -> bool:
+        return self._waits(record.task_id) or is_unseen(record) or record.still_running
+
+    def _unpin(self) -> None:
+        """Let go of older tasks that no longer have to stay."""
+        with self._keeping:
+            for task_id, record in list(self._pinned.items()):
+                if not self._must_stay(record):
+                    del self._pinned[task_id]
+
+    def absorb(self, rows: Iterable[Row]) -> None:
+        """Add rows that other processes have written."""
+        offset = self.offset
+        final: list[tuple[TaskRecord, float]] = []
+        for row in rows:
+            task_id: str = row[0]
+            if self._is_own(task_id):
+                continue
+            if row[7] is not None:
+                final.append((self._reader.record_of(row, offset), row[7]))
+            elif self._finished.get(task_id) is None:
+                record = self._reader.record_of(row, offset)
+                with self._lock:
+                    self._count_other(task_id, -1)
+                    self._others[task_id] = record
+                    self._count_other(task_id, 1)
+        self._keep(final)
+
+    def _keep(self, final: Iterable[tuple[TaskRecord, float]]) -> list[TaskRecord]:
+        """Add final records of the database once; return the records that are kept.
+
+        One that differs from what is held counts more: this process was given up, perhaps while
+        it stood still, and somebody else has ended the task before its own end was written.
+
+        Args:
+            final: Each with the wall second of its row at which it ended.
+        """
+        kept, new = [], []
+        with self._keeping:
+            for record, ended_at in final:
+                task_id = record.task_id
+                known = self._finished.get(task_id) or self._pinned.get(task_id)
+                counted = ended_at <= self._again_by and self._older.has(ended_at)
+                if known is None and not counted:
+                    self._finished.put(record)
+                    new.append(record)
+                elif known is not None and _differs(known, record):
+                    self._replace(known, record)
+                    known = record
+                kept.append(known or record)
+        with self._lock:
+            for record in new:
+                self._counts[record.status] += 1
+                self._count_other(record.task_id, -1)
+                self._others.pop(record.task_id, None)
+        return kept
+
+    def _replace(self, known: TaskRecord, record: TaskRecord) -> None:
+        """Keep what the database says of a task that has ended otherwise here; `_keeping` held."""
+        if known.task_id in self._pinned:
+            self._older.remove(wall_end(known), known.status)
+            self._older.add(wall_end(record), record.status)
+            self._pinned[known.task_id] = record
+        else:
+            self._finished.replace(record)
+        with self._lock:
+            self._counts[known.status] -= 1
+            self._counts[record.status] += 1
+
+    def forget(self, task_id: str) -> None:
+        """Drop another process's live task, which has ended or now belongs to this process."""
+        with self._lock:
+            self._count_other(task_id, -1)
+            self._others.pop(task_id, None)
+
+    def read(self, rows: Iterable[Row]) -> list[TaskRecord]:
+        """Return the records of rows that were just read; any thread.
+
+        Final ones are added, so that lists agree with this answer from now on.
+        """
+        offset = self.offset
+        found = []
+        for row in rows:
+            record = self._reader.record_of(row, offset)
+            if record.status.is_final and not self._is_own(record.task_id):
+                (record,) = self._keep([(record, row[7])])
+            found.append(readable(record))
+        return found
+
+    def read_only(self, rows: Iterable[Row]) -> list[TaskRecord]:
+        """Return the records of rows, and add none of them; any thread.
+
+        For a task that is held here, its own record, which knows whether its error was read.
+        """
+        offset = self.offset
+        return [self.get(row[0]) or readable(self._reader.record_of(row, offset)) for row in rows]
+
+    def _count_other(self, task_id: str, by: int) -> None:
+        record = self._others.get(task_id)
+        if record is not None:
+            self._counts[record.status] += by
+
+    def _drop(
+        self, *, ended_before: float | None, keep: int | None, completed: bool, older: float
+    ) -> tuple[int, Sequence[TaskRecord]]:
+        """Remove tasks; with `_keeping` held. Of the older ones those up to wall second *older*."""
+        removed, told = self._finished.remove(
+            ended_before=ended_before, keep=keep, completed=completed
+        )
+        gone = Counter(record.status for record in told)
+        if not completed:
+            gone[_COMPLETED] = removed - (gone.total() - gone[_COMPLETED])
+        dropped = self._older.drop(older)
+        if dropped.total():
+            pinned = [one for one in self._pinned.values() if wall_end(one) <= older]
+            for record in pinned:
+                del self._pinned[record.task_id]
+            told = [*pinned, *told]
+            removed += dropped.total()
+            gone += dropped
+        if removed:
+            with self._lock:
+                self._counts.subtract(gone)
+        return removed, told
+
+
+def _differs(known: TaskRecord, record: TaskRecord) -> bool:
+    """Return whether two final records of a task tell of two ends."""
+    if known.status is not record.status:
+        return True
+    return abs(wall_end(known) - wall_end(record)) > _SAME

@@ -1,0 +1,381 @@
+"""Observer: reads the tasks of a database from outside, and submits what others are to do.
+
+Guarantees: it does not count as a process of the app. It makes no tables, takes over no tasks,
+and gives no process up, however long it looks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from framework._records.ids import random_id
+from framework._records.pages import PageQuery
+from framework._records.records import FINAL, TaskRecord, TaskStatus
+from framework._records.restart import Restart
+from framework._records.schedules import ScheduleState
+from framework.exceptions import StoreUnavailableError
+from framework.stores.sql._database import FAULTS, Database, checked_url, why
+from framework.stores.sql._reading.pages import Pages
+from framework.stores.sql._rows import Reader, can_be_kept, readable
+from framework.stores.sql._schema import PROCESSES, SCHEDULES, STEPS, TASKS, version_of
+from framework.stores.sql._shared import schedules as _schedules
+from framework.stores.sql._statements import Row, Statements
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
+
+OUTSIDE: Final = "it was submitted from outside, and waits for a process that knows its function"
+"""Reason of a task that no process has seen yet."""
+
+AMBIGUOUS: Final = 5
+"""How many ids with the same beginning are returned at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process that shares the database.
+
+    Attributes:
+        host: The name of its machine.
+        pid: Its number there.
+    """
+
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """A task, as an observer sees it.
+
+    Attributes:
+        record: The task, with its result as JSON gives it.
+        process: The process that has it; None if that has ended.
+    """
+
+    record: TaskRecord
+    process: Process | None
+
+
+class Observer:
+    """Reads the tasks of one database.
+
+    Args:
+        url: The database, as `SQLStore` takes it.
+
+    Raises:
+        TypeError: If *url* is not a string or URL.
+        ValueError: If it is for another database, or for one in memory.
+        StoreUnavailableError: If the database has no tables of this release, or cannot be read.
+    """
+
+    def __init__(self, url: str | URL) -> None:
+        self._url = checked_url(url)
+        self._database = Database(self._url, durable=False)
+        self._statements = Statements(self._database.dialect)
+        self._pages = Pages(self._database.dialect)
+        self._reader = Reader()
+        try:
+            self._require_file()
+            with self._reading() as connection:
+                self._require_tables(connection)
+        except BaseException:
+            self._database.close()
+            raise
+
+    def __repr__(self) -> str:
+        # Without the driver, which the user need not have named.
+        shown = self._url.set(drivername=self._database.dialect)
+        return shown.render_as_string(hide_password=True)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._database.close()
+
+    def _require_file(self) -> None:
+        # SQLite would make an empty one.
+        if self._database.dialect == "sqlite" and not self._url.query.get("uri"):
+            file = Path(self._url.database or "").absolute()
+            if not file.is_file():
+                raise StoreUnavailableError(f"there is no file {file}")
+
+    def _require_tables(self, connection: Connection) -> None:
+        found, needed = version_of(connection), len(STEPS)
+        if found == needed:
+            return
+        if not found:
+            raise StoreUnavailableError(
+                f"{self!r} has no tasks: no app has used this database as its store yet"
+            )
+        cure = (
+            "start the app once with this release, which upgrades them"
+            if found < needed
+            else "use the release of the app, or a newer one"
+        )
+        raise StoreUnavailableError(
+            f"the tables of {self!r} have version {found}, and this release reads {needed}: {cure}"
+        )
+
+    # -- reading
+
+    def page(self, query: PageQuery) -> list[TaskRecord]:
+        """Return a page of the tasks of all processes.
+
+        Raises:
+            StoreUnavailableError: If the database fails.
+        """
+        if not all(map(can_be_kept, (query.name or "", query.owner or "", query.search))):
+            return []
+        rows: list[Row] = []
+        # What to skip is known when both kinds are there.
+        whole = replace(query, offset=0, limit=query.offset + query.limit)
+        with self._reading() as connection:
+            removed = self._statements.position(connection).removed
+            if not all(one in FINAL for one in TaskStatus if query.has_status(one)):
+                rows += self._pages.live_page(connection, whole)
+            if any(map(query.has_status, FINAL)):
+                rows += self._pages.page(connection, whole, removed)
+        return query.first(self._record_of(row) for row in rows)
+
+    def find(self, start: str) -> list[str]:
+        """Return the ids that are *start*, or else begin with it; at most `AMBIGUOUS`.
+
+        Raises:
+            StoreUnavailableError: If the database fails.
+        """
+        if not can_be_kept(start):
+            return []
+        column = TASKS.c.task_id
+        begins = sa.select(column).where(column.startswith(start, autoescape=True))
+        with self._reading() as connection:
+            exact = connection.execute(sa.select(column).where(column == start)).scalars().all()
+            found = exact or connection.execute(begins.limit(AMBIGUOUS)).scalars().all()
+        return [one for one in found if one.startswith(start)]
+
+    def has_processes(self) -> bool:
+        """Return whether a process of the app shares the database now.
+
+        Raises:
+            StoreUnavailableError: If the database fails.
+        """
+        with self._reading() as connection:
+            query = sa.select(PROCESSES.c.process_id).limit(1)
+            return connection.execute(query).first() is not None
+
+    def look(self, task_id: str) -> Sight | None:
+        """Return a task; None if it is unknown.
+
+        Raises:
+            StoreUnavailableError: If the database fails.
+        """
+        with self._reading() as connection:
+            rows = self._statements.of_ids(connection, [task_id])
+            if not rows:
+                return None
+            query = sa.select(PROCESSES.c.host, PROCESSES.c.pid)
+            found = connection.execute(query.where(PROCESSES.c.process_id == rows[0][-1])).first()
+        process = None if found is None else Process(found.host, found.pid)
+        return Sight(self._record_of(rows[0][:-2]), process)
+
+    def _record_of(self, row: Sequence[Any]) -> TaskRecord:  # Any: the columns of a table
+        # Without an offset: its times are those of the wall clock.
+        return readable(self._reader.record_of(row, 0.0))
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with self._answering(), self._database.reading() as connection:
+            yield connection
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except FAULTS as error:
+            raise StoreUnavailableError(f"{self!r} cannot be read: {why(error)}") from error
+
+    # -- asking
+
+    def request_cancel(self, task_id: str) -> bool:
+        """Ask the process of a live task to cancel it.
+
+        Returns:
+            False if no live task has this id.
+
+        Raises:
+            StoreUnavailableError: If the database fails.
+        """
+        with self._answering(), self._database.writing() as connection:
+            version, _, _ = self._statements.advance(connection, "")
+            return self._statements.request_cancel(connection, task_id, version)
+
+    def run_again(self, task_id: str, now: float) -> str:
+        """Submit the call of a task that ended without a result again, as a new task.
+
+        It belongs to no process: one that knows its function takes it over within a second or
+        two, or when it starts.
+
+        Args:
+            task_id: The task.
+            now: The wall time, in seconds since the epoch.
+
+        Returns:
+            The id of the new task.
+
+        Raises:
+            ValueError: If it cannot be run again; it says why.
+            StoreUnavailableError: If the database fails.
+        """
+        with self._answering(), self._database.writing() as connection:
+            version, _, _ = self._statements.advance(connection, "")
+            row = connection.execute(_CALL, {"task_id": task_id}).one_or_none()
+            if row is None:
+                raise ValueError("it was removed from the store")
+            _require_call(row)
+            again = random_id()
+            self._submit(
+                connection,
+                again,
+                row.name,
+                row.description,
+                row.call,
+                now,
+                version,
+                task_id,
+                row.owner,
+            )
+            return again
+
+    def _submit(
+        self,
+        connection: Connection,
+        task_id: str,
+        name: str,
+        description: str,
+        call: str,
+        now: float,
+        version: int,
+        run_again_of: str | None = None,
+        owner: str | None = None,
+    ) -> None:
+        """Write a task that belongs to no process."""
+        restart = Restart(call, fresh=True)
+        connection.execute(
+            sa.insert(TASKS).values(
+                task_id=task_id,
+                name=name,
+                description=description,
+                status=TaskStatus.PENDING.value,
+                process="",
+                remote=0,
+                created_at=now,
+                attempts=0,
+                progress_message="",
+                reason=OUTSIDE,
+                cancel_requested=0,
+                still_running=0,
+                version=version,
+                call=call,
+                restart=restart.facts(),
+                run_again_of=run_again_of,
+                owner=owner,
+            )
+        )
+
+    # -- schedules
+
+    def schedules(self) -> list[ScheduleState]:
+        """Return the schedules of all processes, by name.
+
+        Raises:
+            StoreUnavailableError: If the database fails.
+        """
+        with self._reading() as connection:
+            return _schedules.read_all(connection)
+
+    def pause_schedule(self, name: str, paused: bool, now: float) -> bool:
+        """Pause a schedule for all processes, or resume it; False if the name is not known.
+
+        Raises:
+            StoreUnavailableError: If the database fails.
+        """
+        with self._answering(), self._database.writing() as connection:
+            self._statements.advance(connection, "")
+            return _schedules.pause(connection, name, paused, now)
+
+    def trigger(self, name: str, now: float) -> str:
+        """Run a schedule now, though it is paused; its due times stay as they are.
+
+        The run belongs to no process, as that of `run_again`.
+
+        Args:
+            name: The schedule.
+            now: The wall time, in seconds since the epoch.
+
+        Returns:
+            The id of the task.
+
+        Raises:
+            LookupError: If there is no such schedule.
+            ValueError: If its last run has not ended, or was on Celery.
+            StoreUnavailableError: If the database fails.
+        """
+        with self._answering(), self._database.writing() as connection:
+            version, _, _ = self._statements.advance(connection, "")
+            task_id = random_id()
+            if connection.execute(_LAST_IS_REMOTE, {"name": name}).first() is not None:
+                raise ValueError("its runs go to Celery: trigger it in the app")
+            started = _schedules.start_by_hand(connection, name, task_id, now)
+            if started is None:
+                raise LookupError(name)
+            if not started:
+                raise ValueError("its last run has not ended")
+            self._submit(connection, task_id, name, "", _NO_ARGUMENTS, now, version)
+            return task_id
+
+
+_NO_ARGUMENTS: Final = "[[], {}]"
+"""The call of a function without arguments; see `wire.encode_call`."""
+
+_CALL: Final = sa.select(
+    TASKS.c.name,
+    TASKS.c.description,
+    TASKS.c.owner,
+    TASKS.c.status,
+    TASKS.c.remote,
+    TASKS.c.call,
+).where(TASKS.c.task_id == sa.bindparam("task_id"))
+
+
+_LAST_IS_REMOTE: Final = (
+    sa.select(TASKS.c.task_id)
+    .join(SCHEDULES, SCHEDULES.c.task_id == TASKS.c.task_id)
+    .where(SCHEDULES.c.name == sa.bindparam("name"), TASKS.c.remote == 1)
+)
+
+
+def _require_call(row: Any) -> None:  # Any: a row of `_CALL`
+    """Check that a task may be run again, and that its arguments were kept.
+
+    Raises:
+        ValueError: If not; it says why.
+    """
+    status = TaskStatus(row.status)
+    if not status.is_final:
+        raise ValueError(f"it is {status}: wait until it has ended, or cancel it")
+    if status is TaskStatus.COMPLETED:
+        raise ValueError("it completed, and the arguments of such tasks are not kept")
+    if row.remote:
+        raise ValueError("it ran on Celery: use manager.run_again(task_id) in the app")
+    if row.call is None:
+        raise ValueError("its arguments were not kept")
+    if row.call.startswith('"'):
+        raise ValueError(f"its arguments were not kept: {json.loads(row.call)}")

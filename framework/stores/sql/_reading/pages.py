@@ -1,0 +1,343 @@
+"""The SQL that reads finished tasks: in the order of their end, or by pages.
+
+A page is read from where the last one ended, and not by counting rows that come before it. So
+the last page costs what the first one does, and rows that come or go in between do not shift it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any, Final, TypeAlias
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+from sqlalchemy.engine import Connection
+
+from framework._records.pages import Key, PageQuery
+from framework._records.records import FINAL, TaskStatus
+from framework.stores.sql._database import Dialect
+from framework.stores.sql._reading.older import CODES, STATUSES, TICKS
+from framework.stores.sql._reading.wanted import (
+    FIRST_ID,
+    LAST_ID,
+    Order,
+    Shape,
+    pattern,
+    shape_of,
+    where,
+)
+from framework.stores.sql._rows import can_be_kept
+from framework.stores.sql._schema import TASKS
+from framework.stores.sql._statements import CHUNK, ROW, Row, fetch, just_before, packed
+
+MARKS: Final = 50_000
+"""How many marks are read at once, which takes some 20 ms."""
+
+_FEW: Final = 1_000
+"""How many rows are skipped, or found by a search, one by one; more are counted first."""
+
+End: TypeAlias = tuple[float, str]
+"""Where a task is in the order of their end: its wall second, and its id."""
+
+_END: Final = sa.tuple_(TASKS.c.ended_at, TASKS.c.task_id)
+_PLACE: Final = sa.tuple_(bindparam("ended_at"), bindparam("task_id"))
+_AFTER: Final = _END > _PLACE
+
+
+class Pages:
+    """Reads finished tasks; each method within a transaction that may only read.
+
+    Args:
+        dialect: SQLAlchemy's name of the database.
+    """
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect: Dialect = dialect
+        self._history = {status: packed(dialect, _history(status)) for status in (None, *STATUSES)}
+        self._of_ids = packed(
+            dialect,
+            sa.select(*ROW).where(TASKS.c.task_id.in_(bindparam("task_ids", expanding=True))),
+        )
+        self._marks = {last: _marks(dialect, last) for last in (False, True)}
+
+    def history(
+        self, connection: Connection, after: End, status: TaskStatus | None = None
+    ) -> list[Row]:
+        """Return the next rows in the order of their end, at most `CHUNK`."""
+        values = {"ended_at": after[0], "task_id": after[1]}
+        return fetch(self._dialect, connection, self._history[status], values)
+
+    def has_more(self, connection: Connection, after: End, than: int) -> bool:
+        """Return whether more than *than* tasks ended after that moment."""
+        return self._end(connection, after, than) is not None
+
+    def marks(self, connection: Connection, after: End) -> tuple[Sequence[int], End | None]:
+        """Return when and how the next tasks ended, at most `MARKS`.
+
+        Returns:
+            For each what `Older.extend` takes, and the last one's place; None if there are no
+            more.
+        """
+        last = self._end(connection, after, MARKS - 1)
+        values: dict[str, Any] = {"ended_at": after[0], "task_id": after[1]}
+        if last is not None:
+            values |= {"last_ended_at": last[0], "last_task_id": last[1]}
+        text = connection.execute(self._marks[last is None], values).scalar()
+        return sorted(map(int, text.split(","))) if text else (), last
+
+    def _end(self, connection: Connection, after: End, number: int) -> End | None:
+        values = {"ended_at": after[0], "task_id": after[1], "number": number}
+        row = connection.execute(_NTH, values).one_or_none()
+        return None if row is None else (row[0], row[1])
+
+    def page(self, connection: Connection, query: PageQuery, removed: float) -> list[Row]:
+        """Return the rows of a page, without those that ended by wall second *removed*."""
+        if query.search:
+            return self.searched(connection, query, removed)[0]
+        if query.offset > _FEW and query.after is None:
+            query = self._begun(connection, query, removed)
+        return self._rows(connection, query, removed)
+
+    def searched(
+        self, connection: Connection, query: PageQuery, removed: float
+    ) -> tuple[list[Row], int]:
+        """Return the rows of a page of a search, and how many rows it finds in all.
+
+        It looks at every row once, unless it finds many; then the page is near, from one end or
+        the other.
+        """
+        values = _values(self._dialect, query, removed)
+        statement = _places(self._dialect, shape_of(query))
+        found = self._fetch_places(connection, statement, {**values, "limit": _FEW + 1})
+        if len(found) <= _FEW:
+            places = sorted(filter(query.is_behind, found), reverse=not query.oldest_first)
+            page = places[query.offset : query.offset + query.limit]
+            return self._rows_of(connection, [task_id for _, task_id in page]), len(found)
+        total = self.count(connection, query, removed)
+        left = total - query.offset
+        if query.after is not None or left > total / 2 or left <= 0:
+            return self._rows(connection, query, removed) if left > 0 else [], total
+        limit = min(query.limit, left)
+        back = replace(query, oldest_first=not query.oldest_first, offset=left - limit, limit=limit)
+        return self._rows(connection, back, removed)[::-1], total
+
+    def count(self, connection: Connection, query: PageQuery, removed: float) -> int:
+        """Return how many rows match, without those that ended by wall second *removed*."""
+        values = _values(self._dialect, query, removed)
+        found = connection.execute(_count(self._dialect, shape_of(query)), values)
+        return int(found.scalar_one())
+
+    def ended(self, connection: Connection, task_ids: Collection[str]) -> set[str]:
+        """Return those of some ids whose rows are final."""
+        found: set[str] = set()
+        ids = list(filter(can_be_kept, task_ids))
+        for begin in range(0, len(ids), MARKS):
+            part = {"ids": json.dumps(ids[begin : begin + MARKS])}
+            text = connection.execute(_ended(self._dialect), part).scalar()
+            found.update(json.loads(text or "[]"))
+        return found
+
+    def live_page(self, connection: Connection, query: PageQuery) -> list[Row]:
+        """Return the rows of a page of live tasks."""
+        statement = _live(self._dialect, shape_of(query))
+        values = _values(self._dialect, query, 0.0)
+        return fetch(self._dialect, connection, statement, values)
+
+    def _begun(self, connection: Connection, query: PageQuery, removed: float) -> PageQuery:
+        """Return the same query, but one that begins at its page.
+
+        An index alone tells when the first task of the page was submitted.
+        """
+        shape, values = shape_of(query), _values(self._dialect, query, removed)
+        skip, (at, tied, before) = {**values, "limit": 1}, _skip(self._dialect, shape)
+        moment = connection.execute(at, skip).scalar()
+        if moment is None:
+            return replace(query, limit=0)
+        values["moment"] = moment
+        skipped = query.offset
+        if connection.execute(tied, values).scalar_one() > 1:
+            # It may be any of those that were submitted at once.
+            skipped = int(connection.execute(before, values).scalar_one())
+        place = (float(moment), FIRST_ID if query.oldest_first else LAST_ID)
+        return replace(query, after=place, offset=query.offset - skipped)
+
+    def _rows(self, connection: Connection, query: PageQuery, removed: float) -> list[Row]:
+        if not query.limit:
+            return []
+        values = _values(self._dialect, query, removed)
+        statement = _page(self._dialect, shape_of(query))
+        return fetch(self._dialect, connection, statement, values)
+
+    def _fetch_places(
+        self, connection: Connection, statement: sa.Select[Any], values: dict[str, Any]
+    ) -> list[Key]:
+        found = connection.execute(statement, values)
+        if self._dialect != "sqlite":
+            return [(created_at, task_id) for created_at, task_id in found]
+        places: list[list[Any]] = json.loads(found.scalar_one())
+        return [(ticks / TICKS, task_id) for ticks, task_id in places]
+
+    def _rows_of(self, connection: Connection, task_ids: Sequence[str]) -> list[Row]:
+        if not task_ids:
+            return []
+        found = fetch(self._dialect, connection, self._of_ids, {"task_ids": list(task_ids)})
+        rows = {row[0]: row for row in found}
+        return [rows[task_id] for task_id in task_ids if task_id in rows]
+
+
+_NTH: Final = (
+    sa.select(TASKS.c.ended_at, TASKS.c.task_id)
+    .where(_AFTER)
+    .order_by(TASKS.c.ended_at, TASKS.c.task_id)
+    .offset(bindparam("number"))
+    .limit(1)
+)
+
+
+def _history(status: TaskStatus | None) -> sa.Select[Any]:
+    query = sa.select(*ROW).where(_AFTER)
+    if status is not None:
+        query = query.where(_is(status))
+    return query.order_by(TASKS.c.ended_at, TASKS.c.task_id).limit(CHUNK)
+
+
+def _is(status: TaskStatus) -> sa.ColumnElement[bool]:
+    # Not a parameter: PostgreSQL then plans for this status, and not for an average one.
+    return TASKS.c.status == sa.literal_column(f"'{status.value}'")
+
+
+def _values(dialect: Dialect, query: PageQuery, removed: float) -> dict[str, Any]:
+    """Return the values of the statements for a query."""
+    if query.ended_since is not None:
+        removed = max(removed, just_before(query.ended_since))
+    created_at, task_id = query.after or _begin(query.oldest_first)
+    return {
+        "removed": removed,
+        "name": query.name,
+        "owner": query.owner,
+        "search": pattern(dialect, query.search) if query.search else "",
+        "created_at": created_at,
+        "task_id": task_id,
+        "limit": query.limit,
+        "offset": query.offset,
+        "most": query.limit + query.offset,
+    }
+
+
+def _begin(oldest_first: bool) -> Key:
+    """Return a place that all tasks come after."""
+    return (-_FAR, FIRST_ID) if oldest_first else (_FAR, LAST_ID)
+
+
+_FAR: Final = 1e300
+
+
+def _marks(dialect: Dialect, last: bool) -> sa.Select[Any]:
+    """Return the query for marks up to a place; with *last* for all that are left."""
+    ticks = TASKS.c.ended_at * TICKS
+    if dialect == "sqlite":
+        # It cuts the fraction off, where PostgreSQL would round it.
+        whole: Any = sa.cast(ticks, sa.BigInteger)
+    else:
+        whole = sa.cast(sa.func.floor(ticks), sa.BigInteger)
+    code = sa.case(
+        *((_is(status), sa.literal_column(str(code))) for code, status in enumerate(STATUSES))
+    )
+    query = sa.select((whole * CODES + code).label("mark")).where(_AFTER)
+    if not last:
+        end = sa.tuple_(bindparam("last_ended_at"), bindparam("last_task_id"))
+        query = query.where(end >= _END)
+    marks = query.subquery()
+    if dialect == "sqlite":
+        return sa.select(sa.func.group_concat(marks.c.mark, ","))
+    return sa.select(sa.func.string_agg(sa.cast(marks.c.mark, sa.Text), ","))
+
+
+# -- the statements for pages, by what is asked for
+
+
+@functools.lru_cache(maxsize=256)
+def _page(dialect: Dialect, shape: Shape) -> sa.Select[Any]:
+    """Return the query for a page.
+
+    For some statuses: the first rows of each status, and of those the first, so that an index
+    has each status in order. For all else an index has all rows in order.
+    """
+    own = Order(dialect, shape.oldest_first, TASKS.c.created_at, TASKS.c.task_id)
+    by = "created" if shape.by in ("status", "rows") and shape.search else shape.by
+    shapes = [replace(shape, statuses=(one,)) for one in shape.statuses or () if one in FINAL]
+    parts = []
+    for one in shapes if by == "status" else [shape]:
+        part = sa.select(TASKS.c.task_id, TASKS.c.created_at)
+        part = part.where(*where(dialect, one, by), *own.behind())
+        parts.append(sa.select(part.order_by(*own.columns()).limit(bindparam("most")).subquery()))
+    found = (parts[0] if len(parts) == 1 else sa.union_all(*parts)).subquery()
+    of_found = Order(dialect, shape.oldest_first, found.c.created_at, found.c.task_id)
+    chosen = sa.select(found.c.task_id).order_by(*of_found.columns())
+    chosen = chosen.limit(bindparam("limit")).offset(bindparam("offset"))
+    rows = sa.select(*ROW).where(TASKS.c.task_id.in_(chosen)).order_by(*own.columns())
+    return packed(dialect, rows)
+
+
+@functools.lru_cache(maxsize=256)
+def _skip(dialect: Dialect, shape: Shape) -> tuple[sa.Select[Any], sa.Select[Any], sa.Select[Any]]:
+    """Return queries for the moment of a row of a page, for how many have it, and come before."""
+    # Rows of several statuses are in order only in the index that has all.
+    many = shape.by == "status" and len(shape.statuses or ()) > 1
+    wanted, created_at = where(dialect, shape, "created" if many else shape.by), TASKS.c.created_at
+    order = Order(dialect, shape.oldest_first, created_at, TASKS.c.task_id)
+    at = sa.select(created_at).where(*wanted, order.behind()[0]).order_by(order.columns()[0])
+    at = at.limit(bindparam("limit")).offset(bindparam("offset"))
+    moment: Any = bindparam("moment")
+    count = sa.select(sa.func.count()).select_from(TASKS)
+    before = created_at < moment if shape.oldest_first else created_at > moment
+    return at, count.where(*wanted, created_at == moment), count.where(*wanted, before)
+
+
+@functools.lru_cache(maxsize=256)
+def _count(dialect: Dialect, shape: Shape) -> sa.Select[Any]:
+    """Return the query for how many rows match."""
+    return sa.select(sa.func.count()).select_from(TASKS).where(*where(dialect, shape, shape.by))
+
+
+@functools.lru_cache(maxsize=256)
+def _places(dialect: Dialect, shape: Shape) -> sa.Select[Any]:
+    """Return the query for the places of the rows that match, in no order."""
+    chosen = sa.select(TASKS.c.created_at, TASKS.c.task_id).where(*where(dialect, shape, shape.by))
+    chosen = chosen.limit(bindparam("limit"))
+    if dialect != "sqlite":
+        return chosen
+    found = chosen.subquery()
+    ticks = sa.cast(found.c.created_at * TICKS, sa.BigInteger)
+    return sa.select(sa.func.json_group_array(sa.func.json_array(ticks, found.c.task_id)))
+
+
+@functools.lru_cache(maxsize=256)
+def _live(dialect: Dialect, shape: Shape) -> sa.Select[Any]:
+    """Return the query for a page of live rows, which are few."""
+    order = Order(dialect, shape.oldest_first, TASKS.c.created_at, TASKS.c.task_id)
+    chosen = sa.select(*ROW).where(*where(dialect, shape, "live"), *order.behind())
+    chosen = chosen.order_by(*order.columns()).limit(bindparam("most"))
+    return packed(dialect, chosen)
+
+
+@functools.lru_cache(maxsize=2)
+def _ended(dialect: Dialect) -> sa.Select[Any]:
+    """Return the query for those of some ids that are final, as one JSON text."""
+    ids = bindparam("ids", type_=sa.Text())
+    if dialect == "sqlite":
+        given = sa.func.json_each(ids).table_valued("value", name="given")
+        array: Any = sa.func.json_group_array
+    else:
+        values = sa.func.json_array_elements_text(sa.cast(ids, sa.JSON))
+        given = values.table_valued("value", name="given")
+        array = sa.func.json_agg
+    some = sa.select(given.c.value)
+    chosen = sa.select(TASKS.c.task_id).where(
+        TASKS.c.task_id.in_(some), TASKS.c.ended_at.is_not(None)
+    )
+    found = sa.select(array(chosen.subquery().c.task_id))
+    return found if dialect == "sqlite" else sa.select(sa.cast(found.scalar_subquery(), sa.Text))

@@ -1,0 +1,164 @@
+"""The SQL for which rows a page has, and in which order: so that an index has them together.
+
+SQLite chooses an index by rules, mostly without looking at the data. So each statement is made for
+one index, and the columns of others are hidden from the choice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+from sqlalchemy.sql.operators import custom_op
+
+from framework._records.pages import PageQuery
+from framework._records.records import TaskStatus
+from framework._records.searching import variants
+from framework.stores.sql._database import Dialect
+from framework.stores.sql._schema import TASKS
+
+By: TypeAlias = Literal["owner", "name", "status", "created", "rows", "live"]
+"""What finds the rows: an index, all rows one after the other, or whether they are live."""
+
+FIRST_ID: Final = ""
+LAST_ID: Final = chr(0x10FFFF)
+"""Before and after every id: these have at least one character, and only printable ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a statement for a query depends on; all else are its values.
+
+    Attributes:
+        statuses: Those that match; None for all.
+        name: Whether the name is given.
+        owner: Whether the owner is given.
+        search: How to search: not, for ASCII letters, or for others too.
+        oldest_first: Whether the order begins with the oldest submission.
+    """
+
+    statuses: tuple[TaskStatus, ...] | None
+    name: bool
+    owner: bool
+    search: Literal["", "ascii", "other"]
+    oldest_first: bool
+
+    @property
+    def by(self) -> By:
+        """What finds the rows best."""
+        if self.owner:
+            return "owner"
+        if self.name:
+            return "name"
+        # Most have completed: then all rows are read more quickly in their own order.
+        if self.statuses is not None and (
+            not self.search or TaskStatus.COMPLETED not in self.statuses
+        ):
+            return "status"
+        return "rows" if self.search else "created"
+
+
+def shape_of(query: PageQuery) -> Shape:
+    """Return what a statement for *query* depends on."""
+    chosen = query.status is not None or bool(query.statuses)
+    return Shape(
+        statuses=tuple(filter(query.has_status, TaskStatus)) if chosen else None,
+        name=query.name is not None,
+        owner=query.owner is not None,
+        search="" if not query.search else "ascii" if query.search.isascii() else "other",
+        oldest_first=query.oldest_first,
+    )
+
+
+def where(dialect: Dialect, shape: Shape, by: By) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions for the rows that match, found by one index."""
+
+    def column(name: str) -> Any:
+        found = TASKS.c[name]
+        if dialect != "sqlite" or by == name:
+            return found
+        # A plus in front hides it from the choice of an index.
+        return sa.UnaryExpression(found, operator=custom_op("+"), type_=found.type)
+
+    wanted: list[sa.ColumnElement[bool]]
+    if by == "live":
+        wanted = [TASKS.c.ended_at.is_(None)]
+    else:
+        ended_at = column("ended_at")
+        # The first one is for the indexes, which have only those.
+        wanted = [] if by == "rows" else [TASKS.c.ended_at.is_not(None)]
+        wanted.append(ended_at > bindparam("removed"))
+    if shape.statuses is not None:
+        # Not parameters: PostgreSQL then plans for these, and not for average ones.
+        literals: list[Any] = [sa.literal_column(f"'{one.value}'") for one in shape.statuses]
+        status = column("status")
+        wanted.append(status == literals[0] if len(literals) == 1 else status.in_(literals))
+    if shape.name:
+        wanted.append(column("name") == bindparam("name"))
+    if shape.owner:
+        wanted.append(column("owner") == bindparam("owner"))
+    if shape.search:
+        texts = (TASKS.c.name, TASKS.c.description, TASKS.c.task_id)
+        wanted.append(sa.or_(*(_has(dialect, one, shape.search) for one in texts)))
+    return wanted
+
+
+def _has(dialect: Dialect, text: Any, kind: str) -> sa.ColumnElement[bool]:
+    """Return the condition for a text that has what is searched for; see `pattern`."""
+    if dialect == "sqlite":
+        # Both in ASCII letters alone, or in none.
+        if kind == "ascii":
+            return text.like(bindparam("search"), escape="\\")  # type: ignore[no-any-return]
+        return text.op("GLOB", is_comparison=True)(bindparam("search"))  # type: ignore[no-any-return]
+    # By code points, whatever the language of the database.
+    plain = text.collate("C")
+    if kind == "ascii":
+        return sa.func.lower(plain).like(bindparam("search"), escape="\\")
+    return plain.op("~", is_comparison=True)(bindparam("search"))  # type: ignore[no-any-return]
+
+
+def pattern(dialect: Dialect, search: str) -> str:
+    """Return the pattern by which a database searches for a text; see `searching.variants`."""
+    if search.isascii():
+        # Faster in PostgreSQL than to compare without regard to case.
+        plain = "".join(f"\\{one}" if one in "\\%_" else one for one in search.lower())
+        return f"%{plain}%"
+    if dialect == "sqlite":
+        return f"*{''.join(_in_glob(one) for one in variants(search))}*"
+    return "".join(_in_expression(one) for one in variants(search))
+
+
+def _in_glob(some: str) -> str:
+    return f"[{some}]" if len(some) > 1 or some in "*?[" else some
+
+
+def _in_expression(some: str) -> str:
+    if len(some) > 1:
+        return f"[{some}]"
+    return some if some.isalnum() or not some.isascii() else f"\\{some}"
+
+
+class Order:
+    """The order of submissions, by two columns of a query."""
+
+    def __init__(self, dialect: Dialect, oldest_first: bool, created_at: Any, task_id: Any) -> None:
+        self._created_at = created_at
+        # By code points, as Python and SQLite do it, whatever the language of the database.
+        self._task_id = task_id.collate("C") if dialect == "postgresql" else task_id
+        self._oldest_first = oldest_first
+
+    def columns(self) -> list[Any]:
+        """Return what to order by."""
+        keys = [self._created_at, self._task_id]
+        return keys if self._oldest_first else [key.desc() for key in keys]
+
+    def behind(self) -> list[sa.ColumnElement[bool]]:
+        """Return the conditions for what comes after a task; the first one is for the index."""
+        at, task_id = self._created_at, self._task_id
+        created_at: Any = bindparam("created_at")
+        after: Any = bindparam("task_id")
+        if self._oldest_first:
+            return [at >= created_at, sa.or_(at > created_at, task_id > after)]
+        return [at <= created_at, sa.or_(at < created_at, task_id < after)]

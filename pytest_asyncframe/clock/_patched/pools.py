@@ -1,0 +1,258 @@
+"""The user's own thread pools: time stands still while one of their threads works.
+
+Relies on: a future calling its `_invoke_callbacks` once it has its result; the threads of a
+pool ending by themselves once it is shut down and has no more calls.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
+
+from framework.testing import ControlledExecutor
+from pytest_asyncframe._turns.actors import Actor, Arrival
+from pytest_asyncframe._turns.sequencer import Sequencer
+from pytest_asyncframe.clock._patched.named import name_of_call
+
+Submit = Callable[..., Future[Any]]
+
+
+class Pools:
+    """The user's thread pools that actors of a test use.
+
+    Args:
+        sequencer: The test's.
+    """
+
+    def __init__(self, sequencer: Sequencer) -> None:
+        self._sequencer = sequencer
+        # Weakly, since a pool ends its threads when nobody refers to it any more.
+        self._pools: WeakKeyDictionary[Executor, _CountedPool] = WeakKeyDictionary()
+        self._shared: WeakSet[Executor] = WeakSet()
+
+    def submit(
+        self,
+        real: Submit,
+        pool: Any,  # a thread pool, whose private attributes are used
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Future[Any]:
+        """Submit a call to *pool*, whose own `submit` is *real*, and count it."""
+        if isinstance(pool, ControlledExecutor):
+            return real(pool, fn, *args, **kwargs)
+        if self._sequencer.here is None:
+            self._shared.add(pool)
+            return real(pool, fn, *args, **kwargs)
+        counted = self._pools.get(pool)
+        if counted is None:
+            counted = self._pools[pool] = _CountedPool(self._sequencer, pool._max_workers)
+        return counted.submit(functools.partial(real, pool), fn, args, kwargs)
+
+    def shut_down(
+        self,
+        real: Callable[..., None],
+        pool: Any,  # as above
+        wait: bool,
+        timeout: float | None,
+        options: dict[str, Any],
+    ) -> None:
+        """Shut down *pool*, whose own `shutdown` is *real*; wait for all calls on the clock.
+
+        The threads of a pool are in no order, and which one has run which call is chance. So
+        who joins them one after another would be woken in between in some runs only.
+        """
+        if timeout is not None:
+            options["timeout"] = timeout
+        counted = self._pools.get(pool)
+        if not wait or counted is None or pool in self._shared or counted.works_here:
+            real(pool, wait, **options)
+            return
+        real(pool, wait=False, **options)
+        if counted.wait_until_idle(timeout):
+            # The threads have nothing left to do, so this takes no virtual time.
+            with self._sequencer.real():
+                real(pool, wait=True)
+        else:
+            real(pool, wait=True, timeout=0)
+
+
+def after_callbacks(future: Any, call: Callable[[], object]) -> None:
+    """Call *call* after all callbacks of *future*; at once if it is done.
+
+    Args:
+        future: A `Future`, whose private attributes are used.
+        call: The function.
+    """
+    invoke = future._invoke_callbacks
+
+    def invoke_and_call() -> None:
+        try:
+            invoke()
+        finally:
+            call()
+
+    with future._condition:
+        done = future.done()
+        if not done:
+            future._invoke_callbacks = invoke_and_call
+    if done:
+        call()
+
+
+def _named(run: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Return *run* under another name, which pools of ours show."""
+
+    def sync_inner(*args: Any) -> Any:
+        return run(*args)
+
+    sync_inner.__qualname__ = name
+    sync_inner.__module__ = None  # type: ignore[assignment]  # the name has it
+    return sync_inner
+
+
+class _CountedPool:
+    """A thread pool that announces as many of its calls as it has threads.
+
+    Calls are announced in the order of their submission, which is also the order in which
+    they get their turns.
+    """
+
+    def __init__(self, sequencer: Sequencer, threads: int) -> None:
+        self.sequencer = sequencer
+        self._free = threads
+        self._lock = threading.Lock()
+        self._waiting: dict[_CountedCall, None] = {}
+        self._idle = threading.Condition()
+        self._unfinished: set[_CountedCall] = set()
+
+    @property
+    def works_here(self) -> bool:
+        """Whether the calling thread runs a call of the pool."""
+        me = threading.get_ident()
+        with self._idle:
+            return any(call.thread == me for call in self._unfinished)
+
+    def wait_until_idle(self, timeout: float | None) -> bool:
+        """Wait on the clock until all calls have ended; False after *timeout* seconds."""
+        with self._idle:
+            return self._idle.wait_for(lambda: not self._unfinished, timeout)
+
+    def finish(self, call: _CountedCall) -> None:
+        """Forget a call that needs no thread any more."""
+        with self._idle:
+            self._unfinished.discard(call)
+            if not self._unfinished:
+                self._idle.notify_all()
+
+    def submit(
+        self,
+        real: Submit,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Future[Any]:
+        """Submit a call, counted from now until the callbacks of its future have run."""
+        call = _CountedCall(self, name_of_call(fn, args, kwargs))
+        with self._idle:
+            self._unfinished.add(call)
+        with self._lock:
+            self._waiting[call] = None
+            self._announce()
+        try:
+            # It may wait for a new thread to start.
+            with self.sequencer.real():
+                future = real(_named(call.run, call.name), fn, args, kwargs)
+        except BaseException:
+            self.end(call)
+            self.finish(call)
+            raise
+        call.follow(future)
+        return future
+
+    def begin(self, call: _CountedCall) -> Arrival | None:
+        """Give a call a thread; return its announcement, None if it was not announced."""
+        with self._lock:
+            if call in self._waiting:
+                del self._waiting[call]
+                self._free -= 1
+            return call.arrival
+
+    def end(self, call: _CountedCall) -> None:
+        """Give the thread of a call that has ended, or was cancelled, to the next one."""
+        with self._lock:
+            if call in self._waiting:
+                del self._waiting[call]
+            else:
+                self._free += 1
+            self._announce()
+        self.sequencer.give_up(call.arrival)
+
+    def _announce(self) -> None:
+        while self._free > 0 and self._waiting:
+            call = next(iter(self._waiting))
+            del self._waiting[call]
+            self._free -= 1
+            call.arrival = self.sequencer.expect(call.name)
+
+
+class _CountedCall:
+    """One call of a pool.
+
+    Its thread is an actor until the callbacks of its future have run, since these wake
+    whoever waits for the result. At a time limit they run while the call is still running,
+    on any thread: its own may wait on the clock, and fire the timer itself.
+
+    Attributes:
+        name: The name of its function.
+        arrival: The announcement of its thread; None while no thread is free.
+        thread: The identifier of the thread that runs it; None before.
+    """
+
+    def __init__(self, pool: _CountedPool, name: str) -> None:
+        self.name: str = name
+        self._pool = pool
+        self._lock = threading.Lock()
+        self.thread: int | None = None
+        self._actor: Actor | None = None
+        # Of the two ends, that of the call and that of its future, the second one leaves.
+        self._half_ended = False
+        self._followed = threading.Lock()
+        self._followed.acquire()
+        self.arrival: Arrival | None = None
+
+    def run(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the call on the pool's thread, as an actor."""
+        # Not before `follow`: the submitter may not have the future yet.
+        self._followed.acquire()
+        self.thread = threading.get_ident()
+        sequencer = self._pool.sequencer
+        self._actor = sequencer.enter(self._pool.begin(self))
+        try:
+            return fn(*args, **kwargs)
+        finally:
+            self._end_half()
+
+    def follow(self, future: Future[Any]) -> None:
+        """Leave once the callbacks of *future* have run; see `run`."""
+        after_callbacks(future, self._leave)
+        self._followed.release()
+
+    def _leave(self) -> None:
+        self._pool.end(self)
+        if self.thread is None:  # cancelled
+            self._pool.finish(self)
+            return
+        self._end_half()
+
+    def _end_half(self) -> None:
+        """Leave if both the call and its future have ended."""
+        with self._lock:
+            both, self._half_ended = self._half_ended, True
+        if both and self._actor is not None:
+            self._pool.finish(self)
+            self._pool.sequencer.leave(self._actor)

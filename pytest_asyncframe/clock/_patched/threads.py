@@ -1,0 +1,278 @@
+"""Threads that a test starts: starting, joining, and those that are left running.
+
+Relies on: a thread's `run` being looked up when it starts; the frames of threads, to tell
+which ones are idle.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from types import CodeType, FrameType
+from typing import Any
+
+from framework.testing import is_caller, is_idle, is_pool_thread
+from pytest_asyncframe._places import called_at, is_users, outwards, place_of
+from pytest_asyncframe._turns.actors import Arrival, TestEndedError
+from pytest_asyncframe._turns.sequencer import Sequencer
+from pytest_asyncframe.clock._loop import VirtualLoop
+from pytest_asyncframe.clock._patched.named import name_of_call
+from pytest_asyncframe.clock._patched.present import Present
+
+Start = Callable[[threading.Thread], None]
+Join = Callable[..., None]
+
+_JOIN = threading.Thread.join
+
+_WAITING = {
+    *("threading", "queue", "selectors", "contextlib", "asyncio.runners"),
+    f"{__package__}.patches",
+}
+"""Modules that wait for others: their caller shows whether a thread is idle."""
+
+_IDLE = {("concurrent.futures.thread", "_worker"), ("anyio._backends._asyncio", "run")}
+"""Where idle threads of other pools wait for work: the module and the function."""
+
+_ENDED = "_asyncframe_ended"
+"""The attribute of a thread that holds its `_End`."""
+
+_TO_END = 0.5
+"""Real seconds within which a thread ends that has done its work."""
+
+_STARTED = "_asyncframe_started"
+"""The attribute of a thread that says where it was started."""
+
+
+def start_on(present: Present, real: Start) -> Start:
+    """Return a `Thread.start` for threads that actors may join on the clock."""
+
+    @functools.wraps(real)
+    def start(self: threading.Thread) -> None:
+        sequencer = present.clock.sequencer
+        # Not `sequencer.here`: within a pool's submit this thread is away.
+        if threading.get_ident() not in sequencer.actors or hasattr(self, _ENDED):
+            real(self)
+            return
+        counted = (
+            is_caller(self)
+            or _is_users_timer(self, sys._getframe(1))
+            or (sequencer.takes_threads and _runs_users_code(self))
+        )
+        pooled = sequencer.here is None or _works_on_the_clock(self)
+        arrival = sequencer.expect(_name(self)) if counted else None
+        _tell_end(sequencer, self, arrival, pooled=pooled)
+        if not (counted or pooled):
+            sequencer.outside.add_thread(self)
+        try:
+            # It waits for the new thread to start, which takes no virtual time.
+            with sequencer.real():
+                real(self)
+        except BaseException:
+            sequencer.outside.remove_thread(self)
+            sequencer.give_up(arrival)
+            raise
+
+    return start
+
+
+def _runs_users_code(thread: Any) -> bool:  # Any: its target is not a public attribute
+    """Whether what a thread runs is the user's code, and not that of a library's worker."""
+    runs = getattr(thread, "_target", None) or type(thread).run
+    code = getattr(inspect.unwrap(runs), "__code__", None) if callable(runs) else None
+    return code is not None and is_users(code)
+
+
+def _is_users_timer(thread: threading.Thread, caller: FrameType) -> bool:
+    """Whether a thread is a timer of a test or its app, not a timeout of pytest's."""
+    if not isinstance(thread, threading.Timer):
+        return False
+    for frame in outwards(caller):
+        if is_users(frame.f_code):
+            return True
+        # A plugin started it. What lies further out has called pytest, such as a test of it.
+        if str(frame.f_globals.get("__name__")).startswith("_pytest."):
+            break
+    return False
+
+
+def _works_on_the_clock(thread: Any) -> bool:  # Any: its target is not a public attribute
+    """Whether a thread belongs to a pool or to anyio, or shuts down the executor of a loop."""
+    runs = getattr(thread, "_target", None)
+    of_a_loop = isinstance(getattr(runs, "__self__", None), VirtualLoop)
+    return of_a_loop or is_pool_thread(thread) or _is_anyios(thread)
+
+
+def _is_anyios(thread: Any) -> bool:  # Any: its target is not a public attribute
+    """Whether a thread is one of anyio's workers, or runs the loop of a portal."""
+    runs = getattr(thread, "_target", None)
+    modules = [getattr(one, "__module__", "") for one in (type(thread), runs)]
+    return any(str(module).startswith("anyio.") for module in modules)
+
+
+def _name(thread: Any) -> str:  # Any: see above
+    runs = getattr(thread, "_target", None)
+    return "thread" if runs is None else name_of_call(runs)
+
+
+class _End:
+    """The end of a thread.
+
+    Attributes:
+        came: Set on the thread when its work is done.
+        pooled: Whether it belongs to a pool, so that all its work is on the clock.
+    """
+
+    def __init__(self, *, pooled: bool) -> None:
+        self.came = threading.Event()
+        self.pooled = pooled
+
+
+def _tell_end(
+    sequencer: Sequencer, thread: Any, arrival: Arrival | None, *, pooled: bool
+) -> None:  # Any: it gets attributes
+    run = thread.run
+    end = _End(pooled=pooled)
+    setattr(thread, _ENDED, end)
+
+    def run_and_tell() -> None:
+        actor = None if arrival is None else sequencer.enter(arrival)
+        try:
+            run()
+        except TestEndedError:
+            if actor is None:
+                raise
+        finally:
+            del thread.run
+            end.came.set()
+            sequencer.outside.remove_thread(thread)
+            if actor is not None:
+                sequencer.leave(actor)
+            sequencer.has_ended(threading.get_ident())
+
+    thread.run = run_and_tell
+
+
+def join_on(present: Present, real: Join) -> Join:
+    """Return a `Thread.join` that waits on the clock for threads that have worked on it."""
+
+    @functools.wraps(real)
+    def join(self: threading.Thread, timeout: float | None = None) -> None:
+        _join(present.clock.sequencer, real, self, timeout)
+
+    return join
+
+
+def _join(
+    sequencer: Sequencer, real: Join, thread: threading.Thread, timeout: float | None
+) -> None:
+    end, ident, actor = getattr(thread, _ENDED, None), thread.ident, sequencer.here
+    if (
+        end is None
+        or ident is None
+        or not (end.pooled or ident in sequencer.known)
+        or actor is None
+        or thread is threading.current_thread()
+    ):
+        real(thread, timeout)
+        return
+    if ident not in sequencer.actors:
+        # It is about to end, in real time. Others run only after that: whether it has ended
+        # by now is chance.
+        with sequencer.real():
+            real(thread, _TO_END)
+        if not thread.is_alive():
+            return
+    frame = sys._current_frames().get(ident)
+    idle = ident not in sequencer.actors and frame is not None and _idle(frame)
+    # An idle thread of a pool ends when the pool is shut down, not by itself.
+    with nullcontext() if idle else sequencer.joining(ident, actor):
+        gone = end.came.wait(None if timeout is None else max(timeout, 0))
+    if gone:
+        real(thread)
+
+
+def is_join(code: CodeType) -> bool:
+    """Whether code is that of `Thread.join`, replaced or not."""
+    return code in (_JOIN.__code__, _join.__code__)
+
+
+def busy(before: set[threading.Thread]) -> Iterator[threading.Thread]:
+    """Yield the threads that are not idle, except those of *before*."""
+    found = [one for one in threading.enumerate() if one.ident is not None and one not in before]
+    if not found:
+        return
+    frames = sys._current_frames()
+    for thread in found:
+        frame = frames.get(thread.ident or 0)
+        # A thread without a frame is just starting.
+        if frame is None or not _idle(frame):
+            yield thread
+
+
+def _idle(frame: FrameType) -> bool:
+    for step in outwards(frame):
+        module, code = step.f_globals.get("__name__"), step.f_code
+        if module not in _WAITING:
+            return is_idle(code) or (module, code.co_name) in _IDLE
+    return False
+
+
+class StartedThreads:
+    """The threads that a test has started, and where.
+
+    Attributes:
+        before: The threads that existed before the test.
+    """
+
+    def __init__(self) -> None:
+        self.before: set[threading.Thread] = set(threading.enumerate())
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record where threads are started inside the block."""
+        real = threading.Thread.start
+
+        @functools.wraps(real)
+        def start(self: threading.Thread) -> None:
+            setattr(self, _STARTED, called_at(sys._getframe(1)))
+            real(self)
+
+        threading.Thread.start = start  # type: ignore[method-assign]  # see above
+        try:
+            yield
+        finally:
+            threading.Thread.start = real  # type: ignore[method-assign]
+
+    def left(self, grace: float) -> list[str]:
+        """Return the threads of the test that still work, a line each.
+
+        Daemon threads are left out, since nobody has to end them, and so are anyio's, which
+        end with their loop, and idle threads of pools, which tests may share.
+
+        Args:
+            grace: Real seconds to wait for each of them to end, 0 or more.
+        """
+        processes: Any = sys.modules.get("concurrent.futures.process")
+        # Without this table, a pool of processes that a test has not shut down is named as well.
+        managers = getattr(processes, "_threads_wakeups", ())
+        lines = []
+        for thread in list(busy(self.before)):
+            if thread.daemon or thread in managers or _is_anyios(thread):
+                continue
+            # In real time, so threads that sleep on the clock sleep on.
+            _JOIN(thread, grace)
+            frame = sys._current_frames().get(thread.ident or 0)
+            if not thread.is_alive() or frame is None or _idle(frame):
+                continue
+            started = getattr(thread, _STARTED, "")
+            here = place_of(outwards(frame))
+            lines.append(
+                thread.name
+                + (f", started at {started}" if started else "")
+                + (f", is at {here}" if here else "")
+            )
+        return lines
