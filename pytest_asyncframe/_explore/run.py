@@ -16,7 +16,7 @@ from pytest_asyncframe._explore.points.levels import Level
 from pytest_asyncframe._explore.points.lines import Lines, Scope
 from pytest_asyncframe._explore.schedule import Course, Step, Strategy
 from pytest_asyncframe._explore.telling.witness import Witness
-from pytest_asyncframe._toolkit.toolkit import Toolkit
+from pytest_asyncframe._toolkit.exploring import Explored
 from pytest_asyncframe._turns.choices import Chooser
 from pytest_asyncframe._turns.outside import Outside
 
@@ -76,11 +76,11 @@ class Run:
         return [] if self._outside is None else list(self._outside.met)
 
     @contextmanager
-    def installed(self, toolkit: Toolkit) -> Iterator[None]:
+    def installed(self, explored: Explored) -> Iterator[None]:
         """Install the points of the level, and what makes runs alike, inside the block."""
-        clock = toolkit.require_clock("interleave")
+        clock = explored.require_clock("interleave")
         self._outside = clock.sequencer.outside
-        points = levels.installed(toolkit, self._level, self._lines, self.witness)
+        points = levels.installed(explored, self._level, self._lines, self.witness)
         with world.same(self.seed), sets.ordered(clock), points:
             yield
 

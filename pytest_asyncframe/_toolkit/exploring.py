@@ -10,8 +10,31 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from pytest_asyncframe._toolkit.toolkit import Toolkit
+    from framework import TaskManager
+    from pytest_asyncframe._seen.recorder import Recorder
     from pytest_asyncframe._turns.choices import Chooser
+    from pytest_asyncframe.clock import VirtualClock
+    from pytest_asyncframe.clock._blocked import BlockedLoops
+
+
+class Explored(Protocol):
+    """The parts of a test that an exploration watches; made by its toolkit.
+
+    Attributes:
+        recorder: Keeps what happens in the test.
+        blocked: The calls that blocked an event loop.
+        manager: The manager of the test.
+    """
+
+    recorder: Recorder
+    blocked: BlockedLoops
+
+    @property
+    def manager(self) -> TaskManager: ...
+
+    def require_clock(self, name: str) -> VirtualClock:
+        """Return the virtual clock; RuntimeError that says *name* if time is real."""
+        ...
 
 
 class Exploration(Protocol):
@@ -34,10 +57,10 @@ class Exploration(Protocol):
         """Return the id of the next task."""
         ...
 
-    def installed(self, toolkit: Toolkit) -> AbstractContextManager[object]:
+    def installed(self, explored: Explored) -> AbstractContextManager[object]:
         """Install what makes this run like all others, and its points, inside the block.
 
-        Entered on the thread of the test when all parts of *toolkit* exist, and left before
+        Entered on the thread of the test when all parts of *explored* exist, and left before
         the first of them ends.
         """
         ...

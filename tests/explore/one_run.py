@@ -14,6 +14,7 @@ from pytest_asyncframe._explore.points.lines import Lines, Scope
 from pytest_asyncframe._explore.schedule import Course, Step, Strategy
 from pytest_asyncframe._explore.telling.story import Entry
 from pytest_asyncframe._explore.telling.witness import Witness
+from pytest_asyncframe._toolkit.exploring import Explored
 from pytest_asyncframe._toolkit.options import Settings
 from pytest_asyncframe._toolkit.toolkit import Toolkit
 from pytest_asyncframe._turns.choices import Chooser
@@ -103,9 +104,9 @@ class _Run:
         """Return the id of the next task."""
         return f"task-{next(self._numbers)}"
 
-    def installed(self, toolkit: Toolkit) -> AbstractContextManager[object]:
+    def installed(self, explored: Explored) -> AbstractContextManager[object]:
         """Install the points of the level."""
-        return levels.installed(toolkit, self._level, self._lines, self._witness)
+        return levels.installed(explored, self._level, self._lines, self._witness)
 
 
 def one_run(

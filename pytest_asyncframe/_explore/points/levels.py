@@ -12,8 +12,8 @@ from pytest_asyncframe._explore import locks
 from pytest_asyncframe._explore.points import awaits, calls
 from pytest_asyncframe._explore.points.lines import Lines, Scope
 from pytest_asyncframe._explore.telling.witness import Witness
+from pytest_asyncframe._toolkit.exploring import Explored
 from pytest_asyncframe._toolkit.items import code_of
-from pytest_asyncframe._toolkit.toolkit import Toolkit
 from pytest_asyncframe._turns.outside import Outside
 
 Level: TypeAlias = Literal["tasks", "awaits", "framework", "locks", "line", "opcode"]
@@ -69,7 +69,7 @@ def telling(scope: Scope, lines: Lines | None) -> Iterator[Lines | None]:
 
 @contextmanager
 def installed(
-    toolkit: Toolkit,
+    explored: Explored,
     level: Level,
     lines: Lines | None = None,
     witness: Witness | None = None,
@@ -77,28 +77,28 @@ def installed(
     """Make the points of *level* inside the block.
 
     Args:
-        toolkit: The open parts of a test, before its fixtures are made.
+        explored: The open parts of a test, before its fixtures are made.
         level: The level.
         lines: What `claimed` or `telling` has given.
         witness: Keeps what happens; None if nobody asks for it.
     """
     at_least = LEVELS.index(level)
     with ExitStack() as stack:
-        clock = toolkit.require_clock("interleave")
+        clock = explored.require_clock("interleave")
         clock.sequencer.takes_threads = True
         points = at_least >= LEVELS.index("locks")
-        note = toolkit.recorder.note
+        note = explored.recorder.note
         stack.enter_context(locks.controlled(clock.sequencer, note, points=points))
         names = None
         if at_least >= LEVELS.index("awaits"):
-            names = stack.enter_context(awaits.installed(clock, toolkit.blocked.own))
+            names = stack.enter_context(awaits.installed(clock, explored.blocked.own))
         if at_least >= LEVELS.index("framework"):
-            stack.enter_context(calls.installed(clock.sequencer, toolkit.manager))
+            stack.enter_context(calls.installed(clock.sequencer, explored.manager))
         point: Callable[[str, str], object]
         point = clock.sequencer.point if level in _LINES else _nowhere
         if witness is not None:
-            stack.enter_context(witness.watching(clock.sequencer, names, toolkit.recorder.note))
-            stack.callback(toolkit.manager.subscribe(witness.on_event))
+            stack.enter_context(witness.watching(clock.sequencer, names, explored.recorder.note))
+            stack.callback(explored.manager.subscribe(witness.on_event))
             point = witness.at_lines(point)
         if lines is not None:
             clock.sequencer.on_enter = lines.begin_thread
