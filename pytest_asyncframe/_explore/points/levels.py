@@ -97,7 +97,8 @@ def installed(
         point: Callable[[str, str], object]
         point = clock.sequencer.point if level in _LINES else _nowhere
         if witness is not None:
-            stack.enter_context(witness.watching(clock.sequencer, names, explored.recorder.note))
+            known = None if names is None else names.known
+            stack.enter_context(witness.watching(clock.sequencer, known, note))
             stack.callback(explored.manager.subscribe(witness.on_event))
             point = witness.at_lines(point)
         if lines is not None:

@@ -15,7 +15,6 @@ from types import CodeType, FrameType
 from typing import Any
 
 from framework.protocols import TaskEvent
-from pytest_asyncframe._explore.points.awaits import Names
 from pytest_asyncframe._explore.telling.statements import statement_at
 from pytest_asyncframe._explore.telling.story import Deviation, Ended, Entry, Ran
 from pytest_asyncframe._places import users_frame
@@ -42,27 +41,31 @@ class Witness:
         self._chooser = chooser
         self._file_of = file_of
         self._sequencer: Sequencer | None = None
-        self._names: Names | None = None
+        self._known: Callable[[asyncio.Task[Any]], str | None] = _unknown
         self._latest: FrameType | None = None
         self._note: Callable[[str], object] = lambda _: None
         self.entries: list[Entry] = []
 
     @contextmanager
     def watching(
-        self, sequencer: Sequencer, names: Names | None, note: Callable[[str], object]
+        self,
+        sequencer: Sequencer,
+        known: Callable[[asyncio.Task[Any]], str | None] | None,
+        note: Callable[[str], object],
     ) -> Iterator[None]:
         """Know who runs inside the block, which is one run.
 
         Args:
             sequencer: The actors of the test.
-            names: The identities of asyncio tasks; None where they have none.
+            known: Returns the identity of an asyncio task, or None; None where they have none.
             note: Called with a text for the timeline, on the thread of who is paused.
         """
-        self._sequencer, self._names, self._note = sequencer, names, note
+        self._sequencer, self._known, self._note = sequencer, known or _unknown, note
         try:
             yield
         finally:
-            self._latest = self._sequencer = self._names = None
+            self._latest = self._sequencer = None
+            self._known = _unknown
 
     def choose(self, kind: str, what: str, options: Sequence[str], preempts: bool) -> int:
         """Return the index of what comes next; see `Chooser`."""
@@ -113,7 +116,7 @@ class Witness:
         if actor is None:
             return ""
         task = None if asyncio._get_running_loop() is None else asyncio.current_task()
-        known = None if task is None or self._names is None else self._names.known(task)
+        known = None if task is None else self._known(task)
         return actor.identity if known is None else known
 
     def _frame_of(self, identity: str) -> FrameType | None:
@@ -137,6 +140,10 @@ class Witness:
             return
         self._latest = None
         last.value = _set_by(last.source, frame)
+
+
+def _unknown(_: object) -> None:
+    """Return no identity."""
 
 
 def _set_by(source: str, frame: FrameType) -> str:
