@@ -13,8 +13,9 @@ from framework._manager.face.manager import TaskManager
 from framework._manager.frameworks import get_task_manager, get_thread_pool
 from framework._records import exports
 from framework._records.ids import TaskId
-from framework._records.records import CancelOutcome, TaskStatus
+from framework._records.records import CancelOutcome
 from framework._records.schedules import ScheduleInfo
+from framework._records.statuses import TaskStatus
 from framework._tasks import injection
 from framework._tasks import task as _task
 from framework._tasks.current import current_task

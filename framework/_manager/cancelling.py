@@ -7,8 +7,9 @@ from typing import Final
 
 from framework._manager.core import Core
 from framework._records.reasons import THREAD_STOPS
-from framework._records.records import CancelOutcome, TaskRecord, TaskStatus
-from framework._tasks.live import RUNNING, LiveTask
+from framework._records.records import CancelOutcome, TaskRecord
+from framework._records.statuses import RUNNING, TaskStatus
+from framework._tasks.live import LiveTask
 from framework._threads.waiters import Onlooker
 
 _PATIENCE: Final = 1.0

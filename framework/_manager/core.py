@@ -21,7 +21,7 @@ from framework._manager.settings import Settings
 from framework._manager.submitting.delays import Delays
 from framework._manager.submitting.intake import Intake
 from framework._manager.submitting.places import Places
-from framework._records.records import EVENT_OF, FAILURES
+from framework._records.statuses import EVENT_OF, FAILURES
 from framework._running.coroutines import runs_of
 from framework._running.endings import Endings
 from framework._running.ledger import Ledger

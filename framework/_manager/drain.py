@@ -19,8 +19,8 @@ from typing import Any, Final, TypeVar
 
 from framework._manager.core import Core
 from framework._records.reasons import span
-from framework._records.records import FINAL, TaskStatus
 from framework._records.restart import WAITS
+from framework._records.statuses import FINAL, TaskStatus
 from framework._running.log import Tally
 from framework._tasks.live import Driver, Home, LiveTask, Sleeper
 from framework._threads.sleepers import LoopSleeper

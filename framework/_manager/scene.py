@@ -7,9 +7,10 @@ Lock order: none is held here.
 from __future__ import annotations
 
 from framework._records.records import Kind, TaskRecord
+from framework._records.statuses import PENDING
 from framework._running.ledger import Ledger
 from framework._tasks import registry
-from framework._tasks.live import PENDING, LiveTask
+from framework._tasks.live import LiveTask
 from framework._tasks.specs import TaskSpec
 from framework._threads.levels import level_of
 from framework.engines.local import LocalEngine

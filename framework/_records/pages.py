@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from framework._records.records import Label, TaskRecord, TaskStatus
+from framework._records.records import Label, TaskRecord
 from framework._records.searching import finder
+from framework._records.statuses import TaskStatus
 
 Key = tuple[float, str]
 """A task's place in the order: when it was submitted, in wall seconds, and its id."""

@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, Protocol
 
 from framework._records.jsonsafe import safe_str
-from framework._records.records import CancelOutcome, Kind, TaskRecord, TaskStatus
+from framework._records.records import CancelOutcome, Kind, TaskRecord
+from framework._records.statuses import TRAITS, TaskStatus
 from framework.exceptions import TaskTimeoutError
 
 _MARK: Final = "@["
@@ -280,7 +281,7 @@ def _running(record: TaskRecord, scene: Scene | None) -> str:
 
 def _ending(record: TaskRecord, scene: Scene | None) -> str:
     status, ended = record.status, record.ended
-    parts = [_ENDED[status]]
+    parts = [TRAITS[status].words]
     if ended is not None:
         parts.append(f"at {moment(record.wall_second(ended), _now(record, scene))}")
         if record.started is not None:
@@ -300,15 +301,6 @@ def _ending(record: TaskRecord, scene: Scene | None) -> str:
     if record.cancel_requested and status is not TaskStatus.CANCELLED:
         told += "; it was asked to cancel, but ended otherwise"
     return told
-
-
-_ENDED: Final = {
-    TaskStatus.COMPLETED: "completed",
-    TaskStatus.FAILED: "failed",
-    TaskStatus.TIMEOUT: "timed out",
-    TaskStatus.CANCELLED: "cancelled",
-    TaskStatus.INTERRUPTED: "interrupted",
-}
 
 
 def _attempt(record: TaskRecord) -> str:

@@ -1,4 +1,4 @@
-"""What is known about a task: its status, its record, and its events."""
+"""What is known about a task: its record, and its events."""
 
 from __future__ import annotations
 
@@ -11,44 +11,12 @@ from types import CodeType, TracebackType
 from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar, overload
 
 from framework._records.restart import Restart
+from framework._records.statuses import EVENT_OF, FAILURES, TaskStatus
 
 T = TypeVar("T")
 
 Kind: TypeAlias = Literal["thread", "loop"]
 """Where a task's function runs: on a thread of the pool, or on the app's event loop."""
-
-
-class TaskStatus(StrEnum):
-    """The status of a task; its value is used in JSON.
-
-    ``PENDING`` and ``RUNNING`` are live. The others are final and never change.
-    """
-
-    PENDING = "pending"
-    RUNNING = "running"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    TIMEOUT = "timeout"
-    CANCELLED = "cancelled"
-    INTERRUPTED = "interrupted"
-
-    # For speed: Enum's own __hash__ is Python code, and every task looks statuses up in dicts.
-    __hash__ = str.__hash__
-
-    @property
-    def is_final(self) -> bool:
-        """Whether the task has ended."""
-        return self not in _LIVE
-
-
-_LIVE = frozenset({TaskStatus.PENDING, TaskStatus.RUNNING})
-
-FINAL: Final = frozenset(TaskStatus) - _LIVE
-"""The final statuses; ``status in FINAL`` is faster than `TaskStatus.is_final`."""
-
-
-FAILURES: Final = (TaskStatus.FAILED, TaskStatus.TIMEOUT)
-"""The statuses of tasks whose error somebody should read."""
 
 
 class Origin:
@@ -309,18 +277,6 @@ class CancelOutcome(StrEnum):
     ASKED = "asked"
     CANNOT = "cannot"
 
-
-EVENT_OF: Final = {
-    TaskStatus.COMPLETED: "completed",
-    TaskStatus.FAILED: "failed",
-    TaskStatus.TIMEOUT: "timed_out",
-    TaskStatus.CANCELLED: "cancelled",
-    TaskStatus.INTERRUPTED: "interrupted",
-}
-"""The kind of event for each final status."""
-
-END_KINDS: Final = frozenset(EVENT_OF.values())
-"""The kinds of events that tell of a task's end."""
 
 EVENT_KINDS: Final = (
     "submitted",

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Final, Literal, TypeAlias
 
 from framework._records.ids import TaskId
-from framework._records.records import TaskStatus
+from framework._records.statuses import TaskStatus
 
 RunClaim: TypeAlias = Literal["claimed", "taken", "busy", "paused"]
 """The answer to a process that wants to run a schedule."""

@@ -17,10 +17,10 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
-from framework._records.records import FINAL
+from framework._records.statuses import FINAL, PENDING
 from framework._running.outcomes import clear_frames, raise_or_return
 from framework._running.runner import Runner, set_current
-from framework._tasks.live import PENDING, LiveTask
+from framework._tasks.live import LiveTask
 from framework.exceptions import TaskCancelledError, TaskInterruptedError
 from framework.protocols import Kind, Run
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from framework._records.records import FAILURES, FINAL, TaskStatus
+from framework._records.statuses import FAILURES, FINAL, TaskStatus
 from framework._running.hooks import Report, run_hooks
 from framework._running.ledger import Ledger
 from framework._running.limits import Limits

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from framework._records.records import END_KINDS, TaskEvent, TaskRecord, TaskStatus
+from framework._records.records import TaskEvent, TaskRecord
+from framework._records.statuses import END_KINDS, TaskStatus
 from framework._tasks.live import CARRIED, LiveTask, Outbox
 from framework.protocols import Clock, EventSink, TaskTracer
 

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import TypeAlias
 
-from framework._records.records import TaskRecord, TaskStatus
+from framework._records.records import TaskRecord
+from framework._records.statuses import TaskStatus
 from framework._tasks.current import hook_owner
 from framework._tasks.live import LiveTask
 from framework._tasks.task import Task

@@ -22,20 +22,11 @@ from typing import Any, Final, Literal, TypeAlias
 
 from framework._records.checks import show
 from framework._records.pages import PageQuery
-from framework._records.records import EVENT_OF, FINAL, TaskRecord, TaskStatus
+from framework._records.records import TaskRecord
+from framework._records.statuses import COMPLETED, EVENT_OF, FINAL, PENDING, RUNNING, TaskStatus
 from framework._running.calls import Calls
 from framework._running.events import Events
-from framework._tasks.live import (
-    COMPLETED,
-    PENDING,
-    RUNNING,
-    TARGETS,
-    Home,
-    LiveTask,
-    Move,
-    Waiter,
-    copy_record,
-)
+from framework._tasks.live import TARGETS, Home, LiveTask, Move, Waiter, copy_record
 from framework._threads.outflow import Outflow
 from framework._threads.waiters import wake_all
 from framework.exceptions import FrameworkNotStartedError, QueueFullError

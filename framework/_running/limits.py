@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from framework._tasks.live import RUNNING, LiveTask
+from framework._records.statuses import RUNNING
+from framework._tasks.live import LiveTask
 from framework._threads.deadlines import Deadlines
 from framework.protocols import Clock
 

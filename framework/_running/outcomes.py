@@ -7,7 +7,8 @@ import concurrent.futures
 import traceback
 from typing import Any, Final
 
-from framework._records.records import TaskRecord, TaskStatus
+from framework._records.records import TaskRecord
+from framework._records.statuses import TaskStatus
 from framework.exceptions import (
     TaskCancelledError,
     TaskFailedError,

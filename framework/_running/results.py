@@ -14,11 +14,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol  # a result is whatever the task returned
 
-from framework._records.records import FINAL, TaskRecord
+from framework._records.records import TaskRecord
+from framework._records.statuses import FINAL, PENDING, RUNNING
 from framework._running.ledger import Ledger
 from framework._running.outcomes import raise_or_return
 from framework._tasks.current import current_record
-from framework._tasks.live import PENDING, RUNNING, LiveTask
+from framework._tasks.live import LiveTask
 from framework._threads.crew import Crew
 from framework._threads.pool_threads import PoolThread, current_item, current_pool_thread
 from framework._threads.waiters import LoopWaiter, Mailboxes, ThreadWaiter

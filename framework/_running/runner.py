@@ -15,11 +15,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from framework._records.records import FINAL, Kind
+from framework._records.records import Kind
+from framework._records.statuses import FINAL, PENDING
 from framework._running.drives import Drives
 from framework._running.endings import Endings
 from framework._tasks.current import current_record
-from framework._tasks.live import PENDING, LiveTask
+from framework._tasks.live import LiveTask
 from framework._tasks.options import NORMAL
 from framework._threads.clock import SystemClock
 from framework._threads.waiters import Mailboxes

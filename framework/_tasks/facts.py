@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 
 from framework._records.ids import TaskId
-from framework._records.records import TaskRecord, TaskStatus, label_of
+from framework._records.records import TaskRecord, label_of
+from framework._records.statuses import TaskStatus
 from framework._tasks import registry
 from framework._tasks.wire import (
     decode_error,

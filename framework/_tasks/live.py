@@ -16,15 +16,12 @@ from contextvars import Context, ContextVar
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from framework._records.ids import TaskId
-from framework._records.records import Rare, TaskRecord, TaskStatus
+from framework._records.records import Rare, TaskRecord
+from framework._records.statuses import COMPLETED, PENDING, RUNNING, TaskStatus
 from framework._tasks.places import Stay
 from framework._tasks.specs import Hooks, TaskSpec
 
 Move: TypeAlias = Literal["start", "complete", "fail", "time_out", "cancel", "interrupt"]
-
-PENDING: Final = TaskStatus.PENDING
-RUNNING: Final = TaskStatus.RUNNING
-COMPLETED: Final = TaskStatus.COMPLETED
 
 _MOVES: Final[dict[Move, dict[TaskStatus, TaskStatus]]] = {
     "start": {PENDING: RUNNING, RUNNING: RUNNING},

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from framework._records.ids import Accepted, TaskId
 from framework._records.jsonsafe import jsonable, safe_str
 from framework._records.reasons import cancel_of, explain, last_error, reason_of
-from framework._records.records import TaskRecord, TaskStatus
+from framework._records.records import TaskRecord
+from framework._records.statuses import TaskStatus
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, SerializationInfo

@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import thread as _stdlib
 from typing import Any, ClassVar
 
-from framework._records.records import TaskStatus
+from framework._records.statuses import TaskStatus
 from framework._threads.exits import ExitSignal, joined_at_exit
 from framework._threads.levels import LevelQueue, place_of
 from framework._threads.outflow import Outflow

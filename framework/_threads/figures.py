@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from framework._records.records import TaskStatus
+from framework._records.statuses import FINAL, TRAITS
 from framework._threads.crew import Crew
 from framework._threads.pool_threads import Item
 
@@ -27,10 +27,9 @@ def pool_figures(crew: Crew) -> dict[str, Any]:
         figures["submitted"] = crew.submitted
         figures["rejected"] = crew.rejected
         cancelled = crew.cancelled
-    figures["completed"] = ended[TaskStatus.COMPLETED]
-    figures["failed"] = ended[TaskStatus.FAILED] + ended[TaskStatus.INTERRUPTED]
-    figures["cancelled"] = cancelled + ended[TaskStatus.CANCELLED]
-    figures["timed_out"] = ended[TaskStatus.TIMEOUT]
+    figures |= {"completed": 0, "failed": 0, "cancelled": cancelled, "timed_out": 0}
+    for status in FINAL:
+        figures[TRAITS[status].figure] += ended[status]
     figures["wait_time"] = summary([started - queued for queued, started, _ in timings])
     figures["run_time"] = summary([end - started for _, started, end in timings])
     return figures

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, TypeVar
 
-from framework._records.records import TaskStatus
+from framework._records.statuses import TaskStatus
 from framework._tasks.functions import name_of
 from framework._threads.crew import Crew
 from framework._threads.deadlines import Deadlines

@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from typing import Any, Protocol
 
-from framework._records.records import TaskStatus
+from framework._records.statuses import TaskStatus
 
 _LOGGER = logging.getLogger("concurrent.futures")
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from framework._records.records import TaskRecord
+from framework._records.statuses import FAILURES
 from framework._running.log import escaped
 from framework._tasks.task import Task
 from framework._threads.clock import SystemClock
@@ -65,7 +66,7 @@ def short_id(task_id: str) -> str:
 
 def note_of(facts: dict[str, Any]) -> str:
     """Return what else there is to say about a task in one line."""
-    if facts["error_message"] is not None and facts["status"] in ("failed", "timeout"):
+    if facts["error_message"] is not None and facts["status"] in FAILURES:
         return escaped(f"{facts['error_type']}: {facts['error_message']}")
     parts = []
     if facts["progress"] is not None and facts["end_time"] is None:

@@ -11,7 +11,7 @@ from typing import Final
 
 from framework import __version__
 from framework._records import checks
-from framework._records.records import TaskStatus
+from framework._records.statuses import TaskStatus
 from framework.cli import _schedules, _tasks
 from framework.cli._mistakes import FOUND, GOOD, CommandError
 from framework.cli._screen import Screen

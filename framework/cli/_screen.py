@@ -12,21 +12,17 @@ from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import Any, Final, TextIO
 
+from framework._records.statuses import TRAITS
+
 Update = Callable[[float | None, str], object]
 """Shows how far something is: a share or None, and words."""
 
 STYLES: Final = {
-    "pending": "dim",
-    "running": "cyan",
-    "completed": "green",
-    "failed": "red",
-    "timeout": "red",
-    "cancelled": "yellow",
-    "interrupted": "magenta",
+    **{status.value: traits.style for status, traits in TRAITS.items()},
     "active": "green",
     "paused": "yellow",
 }
-"""The colours of statuses."""
+"""The colours of statuses, of tasks and of schedules."""
 
 ENDLESS: Final = 1_000_000
 """Columns of a line that is not to be cut."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from framework._tasks.live import PENDING
+from framework._records.statuses import PENDING
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.waiters import Mailboxes
 from framework.protocols import EngineTask, Kind, Run

@@ -21,7 +21,8 @@ from pydantic import (
 
 from framework._records.jsonsafe import examined, jsonable
 from framework._records.reasons import error_text, reason_of
-from framework._records.records import CancelOutcome, TaskStatus
+from framework._records.records import CancelOutcome
+from framework._records.statuses import TaskStatus
 from framework._tasks.task import Task
 
 _LOGGER = logging.getLogger("asyncframe")

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
-from framework._records.records import Kind, TaskStatus
+from framework._records.records import Kind
+from framework._records.statuses import TaskStatus
 
 
 class TaskFunction(Protocol):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from framework._records.records import Kind, TaskRecord, TaskStatus
+from framework._records.records import Kind, TaskRecord
+from framework._records.statuses import TaskStatus
 from framework._tasks.places import PlaceRequest
 from framework.protocols._clock import Clock
 from framework.protocols._engine_task import EngineTask

@@ -9,7 +9,8 @@ from itertools import chain
 from typing import Final
 
 from framework._records.ids import TaskId
-from framework._records.records import TaskRecord, TaskStatus, label_of
+from framework._records.records import TaskRecord, label_of
+from framework._records.statuses import TaskStatus
 from framework.stores._filters import BY_ID, NO, YES, Filter
 
 _ID_BYTES: Final = 16

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from framework._records.pages import PageQuery
-from framework._records.records import TaskStatus
 from framework._records.searching import finder
+from framework._records.statuses import TaskStatus
 
 NO, BY_ID, YES = range(3)
 """Whether a task with a label matches: not, if its id has what is searched for, or yes."""

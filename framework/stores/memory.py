@@ -15,7 +15,8 @@ from typing import Final
 
 from framework._records import checks
 from framework._records.pages import PageQuery
-from framework._records.records import TaskRecord, TaskStatus
+from framework._records.records import TaskRecord
+from framework._records.statuses import TaskStatus
 from framework.stores._blocks import Block
 from framework.stores._filters import Filter
 

@@ -16,7 +16,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from framework._manager.core import Core
-from framework._records.records import END_KINDS, TaskEvent, TaskStatus
+from framework._records.records import TaskEvent
+from framework._records.statuses import END_KINDS, TaskStatus
 from framework.telemetry._figures import FIGURE, Figure, Readings, figures_of, labels_of
 from framework.telemetry._processes import Published, Refresh, are_several, forget_dead_processes
 

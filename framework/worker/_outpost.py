@@ -24,7 +24,8 @@ from framework._manager.frameworks import Framework, Parts
 from framework._manager.settings import Settings
 from framework._records.ids import TaskId
 from framework._records.jsonsafe import safe_str
-from framework._records.records import TaskEvent, TaskStatus
+from framework._records.records import TaskEvent
+from framework._records.statuses import TaskStatus
 from framework._running.endings import Endings
 from framework._running.log import install_task_fields
 from framework._tasks import wire

@@ -9,7 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from framework._records.ids import TaskId, random_id
-from framework._records.records import Label, TaskRecord, TaskStatus
+from framework._records.records import Label, TaskRecord
+from framework._records.statuses import TaskStatus
 from framework._tasks.live import copy_record
 from framework._threads.clock import SystemClock
 from framework.protocols import Clock

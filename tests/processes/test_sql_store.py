@@ -20,7 +20,7 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework._records.records import TaskStatus
+from framework._records.statuses import TaskStatus
 from framework.protocols import LargeStore, PagedStore, SharedDirectory, SharedStore, TaskEvent
 from framework.stores.sql import SQLStore
 from tests.children import python

@@ -10,7 +10,8 @@ import pytest
 
 from framework import TaskManager, background_task, get_task_manager, setup_async_framework
 from framework._records.pages import PageQuery, key_of
-from framework._records.records import Label, TaskRecord, TaskStatus
+from framework._records.records import Label, TaskRecord
+from framework._records.statuses import TaskStatus
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql import SQLStore
 from framework.stores.sql._reading import mirror, pages

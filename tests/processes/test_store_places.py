@@ -10,8 +10,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
-from framework._records.records import Label, TaskStatus
+from framework._records.records import Label
 from framework._records.restart import Restart
+from framework._records.statuses import TaskStatus
 from framework.protocols import PlaceAnswer, PlaceRequest
 from framework.stores.sql import _writer
 from framework.stores.sql._schema import PLACES

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from framework._records.records import TaskStatus
+from framework._records.statuses import TaskStatus
 from framework._tasks.live import copy_record
 from framework.stores.sql import SQLStore, _writer
 from framework.stores.sql._pace import Pace

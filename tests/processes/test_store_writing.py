@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from framework._records.records import TaskRecord, TaskStatus
+from framework._records.records import TaskRecord
+from framework._records.statuses import TaskStatus
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql import _drafts, _follower, _statements, _writer
 from tests.processes.siblings import (

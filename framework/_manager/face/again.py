@@ -19,8 +19,9 @@ from framework._manager.request_bound.arguments import require_lasting
 from framework._manager.submitting.accepting import accept_checked
 from framework._records.jsonsafe import safe_str
 from framework._records.records import TaskRecord
+from framework._records.statuses import COMPLETED
 from framework._tasks import registry
-from framework._tasks.live import COMPLETED, LiveTask
+from framework._tasks.live import LiveTask
 from framework._tasks.options import COPY
 from framework._tasks.places import Existing
 from framework._tasks.specs import TaskSpec

@@ -16,13 +16,11 @@ from framework._manager.core import Core
 from framework._manager.scene import ListScene
 from framework._records import checks
 from framework._records.pages import Key, PageQuery, key_of, with_own
-from framework._records.records import TaskRecord, TaskStatus
+from framework._records.records import TaskRecord
+from framework._records.statuses import WITHOUT_RESULT, TaskStatus
 from framework._tasks.live import LiveTask
 from framework._tasks.task import Task
 from framework.protocols import CountingStore, PagedStore, TaskStore
-
-FAILED: Final = (TaskStatus.FAILED, TaskStatus.TIMEOUT, TaskStatus.INTERRUPTED)
-"""The statuses of tasks that have no result although nobody cancelled them."""
 
 MOST: Final = 1_000
 """The largest page."""
@@ -119,7 +117,7 @@ _LONGEST_SEARCH: Final = 255
 
 def failures_query(core: Core, since: object, name: object, limit: int, after: object) -> PageQuery:
     """Return what `TaskManager.failed` was asked for; raises like `checked_query`."""
-    query = checked_query(FAILED, name, limit=limit, after=after)
+    query = checked_query(WITHOUT_RESULT, name, limit=limit, after=after)
     return replace(query, ended_since=_moment(since, core.clock.time()))
 
 

@@ -30,8 +30,8 @@ from framework._manager.scene import ListScene
 from framework._manager.scheduling.control import ScheduleControl
 from framework._records import checks
 from framework._records.ids import TaskId
-from framework._records.records import EVENT_KINDS, TaskRecord, TaskStatus
-from framework._tasks.live import PENDING, RUNNING
+from framework._records.records import EVENT_KINDS, TaskRecord
+from framework._records.statuses import PENDING, RUNNING, TaskStatus
 from framework._tasks.task import Task
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework.protocols import Clock, EventSink, Telemetry

@@ -24,7 +24,8 @@ from typing import Any, Final, Protocol
 from framework._manager.others.inquiries import Inquiries
 from framework._manager.others.questions import NO_WAITER, Following, Question, Then
 from framework._records import checks
-from framework._records.records import FINAL, TaskRecord
+from framework._records.records import TaskRecord
+from framework._records.statuses import FINAL
 from framework._threads.clock import SystemClock
 from framework._threads.waiters import LoopWaiter, Mailboxes, ThreadWaiter
 from framework.exceptions import FrameworkNotStartedError, StoreUnavailableError

@@ -17,9 +17,10 @@ from framework._manager.core import Core
 from framework._manager.face.again import call_text
 from framework._manager.others.taking_over import release, take_over
 from framework._records.ids import TaskId
-from framework._records.records import EVENT_OF, FINAL, TaskRecord, TaskStatus
+from framework._records.records import TaskRecord
+from framework._records.statuses import EVENT_OF, FINAL, PENDING, TaskStatus
 from framework._tasks import registry
-from framework._tasks.live import PENDING, LiveTask, Move, new_task
+from framework._tasks.live import LiveTask, Move, new_task
 from framework._tasks.specs import TaskSpec
 from framework._tasks.wire import unreported_error
 from framework.exceptions import (

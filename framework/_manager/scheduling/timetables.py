@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from framework._records.due import DueTimes, Every, recent
-from framework._records.records import FINAL, TaskRecord
+from framework._records.records import TaskRecord
 from framework._records.schedules import (
     CLOCK_ERROR,
     RunClaim,
@@ -25,6 +25,7 @@ from framework._records.schedules import (
     state_entered,
     state_paused,
 )
+from framework._records.statuses import FINAL
 from framework._tasks.live import LiveTask
 from framework._tasks.specs import Schedule, TaskSpec
 from framework.protocols import Clock, ScheduleBook, TimerHandle

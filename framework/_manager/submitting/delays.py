@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from framework._records.records import FINAL
+from framework._records.statuses import FINAL
 from framework._running.runner import Runner
 from framework._tasks.live import LiveTask
 

@@ -25,14 +25,15 @@ from framework._manager.submitting.securing import Securing
 from framework._records import checks
 from framework._records.ids import TaskId
 from framework._records.reasons import delayed
-from framework._records.records import TaskRecord, TaskStatus
+from framework._records.records import TaskRecord
 from framework._records.restart import Restart
+from framework._records.statuses import PENDING, TaskStatus
 from framework._running.coroutines import Drive
 from framework._running.ledger import Ledger
 from framework._running.runner import Runner
 from framework._running.waits.permits import Permits
 from framework._tasks.current import current_home, current_record, hook_owner
-from framework._tasks.live import PENDING, Home, LiveTask, Owner
+from framework._tasks.live import Home, LiveTask, Owner
 from framework._tasks.places import Existing
 from framework._tasks.specs import TaskSpec
 from framework._tasks.wire import encode_call, require_same_call

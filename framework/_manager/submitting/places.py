@@ -24,10 +24,10 @@ from framework._manager.others.elsewhere import Elsewhere
 from framework._manager.submitting.delays import Delays
 from framework._records.ids import TaskId
 from framework._records.reasons import delayed
-from framework._records.records import FINAL
+from framework._records.statuses import FINAL, PENDING
 from framework._running.runner import Runner
 from framework._running.waits.lines import Lines
-from framework._tasks.live import PENDING, LiveTask, Waiter
+from framework._tasks.live import LiveTask, Waiter
 from framework._tasks.places import Existing, PlaceAnswer, PlaceRequest, Stay, stay_of
 from framework._threads.waiters import LoopWaiter, ThreadWaiter
 from framework._threads.watch.wait_graph import WaitGraph

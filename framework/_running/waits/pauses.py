@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from framework._records.jsonsafe import safe_str
 from framework._records.records import TaskEvent
+from framework._records.statuses import RUNNING
 from framework._running.ledger import Ledger
 from framework._running.limits import Limits
-from framework._tasks.live import RUNNING, LiveTask, Sleeper
+from framework._tasks.live import LiveTask, Sleeper
 
 
 class Pauses:

@@ -26,9 +26,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, cast
 
-from framework._records.records import FINAL, Kind, TaskRecord
+from framework._records.records import Kind, TaskRecord
+from framework._records.statuses import FINAL, PENDING
 from framework._running.runner import Runner
-from framework._tasks.live import PENDING, LiveTask, copy_record
+from framework._tasks.live import LiveTask, copy_record
 from framework._threads.waiters import ThreadWaiter, wake_all
 from framework.protocols import RequeueStore, Run
 

@@ -18,7 +18,7 @@ from contextlib import closing
 from typing import TypeVar
 
 from framework._records import reasons
-from framework._records.records import FINAL
+from framework._records.statuses import FINAL
 from framework._running.waits.pauses import Pauses
 from framework._running.waits.retry import RetryPolicy
 from framework._running.waits.throttle import Gate, Gates, ThrottlePolicy

@@ -21,7 +21,8 @@ import weakref
 from types import CodeType, FrameType
 from typing import Any, Final
 
-from framework._tasks.live import RUNNING, Home, LiveTask
+from framework._records.statuses import RUNNING
+from framework._tasks.live import Home, LiveTask
 from framework._threads.clock import SystemClock
 from framework._threads.watch.stacks import frames_of, is_debugged, place, turn_of
 from framework.protocols import TimerHandle

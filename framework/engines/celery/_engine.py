@@ -14,7 +14,8 @@ from amqp.exceptions import AMQPError, MessageNacked
 from kombu.exceptions import OperationalError
 
 from framework._records import checks
-from framework._records.records import TaskRecord, TaskStatus
+from framework._records.records import TaskRecord
+from framework._records.statuses import TaskStatus
 from framework._tasks import registry
 from framework._tasks.options import NORMAL
 from framework._tasks.places import PlaceRequest

@@ -10,7 +10,7 @@ from pydantic_core import CoreSchema
 
 from framework._manager.frameworks import find_core
 from framework._records.ids import TaskId
-from framework._records.records import TaskStatus
+from framework._records.statuses import TaskStatus
 from framework._tasks.current import current_record, current_scope
 from framework._tasks.task import Task
 from framework.http._routes import find_status_route, no_status_route

@@ -30,7 +30,8 @@ from framework._manager.core import Core
 from framework._manager.frameworks import require_core
 from framework._manager.submitting.claims import claim
 from framework._records.ids import TaskId
-from framework._records.records import TaskRecord, TaskStatus
+from framework._records.records import TaskRecord
+from framework._records.statuses import TaskStatus
 from framework._tasks.current import secured_ids
 from framework._tasks.functions import is_async
 from framework._tasks.live import LiveTask

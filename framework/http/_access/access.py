@@ -10,7 +10,8 @@ from fastapi import Request
 from framework._manager.face.looking import find_task
 from framework._manager.face.manager import TaskManager
 from framework._manager.frameworks import require_core
-from framework._records.records import TaskRecord, TaskStatus
+from framework._records.records import TaskRecord
+from framework._records.statuses import TaskStatus
 from framework._tasks.task import Task
 from framework.exceptions import TaskNotFoundError
 from framework.http._access.owners import answer_of, is_used, use, use_late

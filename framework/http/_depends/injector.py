@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any  # a task's function may take and return anything
 
 from framework._decorators.dressing import Dress
-from framework._records.records import TaskStatus
+from framework._records.statuses import TaskStatus
 from framework._tasks.current import current_home, current_record
 from framework._tasks.functions import is_async, name_of, signature_of
 from framework._tasks.injection import LAYER

@@ -10,7 +10,7 @@ from typing import Any, Final
 from framework._manager.face.manager import TaskManager
 from framework._records.jsonsafe import jsonable
 from framework._records.reasons import facts_of
-from framework._records.records import TaskStatus
+from framework._records.statuses import TaskStatus
 from framework._running.waits.policies import Policies
 from framework._running.waits.throttle import ThrottlePolicy
 from framework._tasks import registry

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from framework._records import checks
-from framework._records.records import TaskStatus
+from framework._records.statuses import TaskStatus
 from framework.exceptions import ScheduleBusyError, ScheduleNotFoundError
 from framework.http._access.access import Access
 from framework.http.dashboard import _facts

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Final, TypeAlias
 
-from framework._records.records import TaskRecord, TaskStatus
+from framework._records.records import TaskRecord
+from framework._records.statuses import TaskStatus
 from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from framework._records.records import TaskRecord, TaskStatus
+from framework._records.records import TaskRecord
 from framework._records.restart import Restart
+from framework._records.statuses import TaskStatus
 from framework._threads.clock import SystemClock
 from framework.protocols import StoreHost
 from framework.stores.sql._backlog import Backlog

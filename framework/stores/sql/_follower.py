@@ -17,8 +17,9 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
-from framework._records.records import TaskRecord, TaskStatus
+from framework._records.records import TaskRecord
 from framework._records.restart import Restart
+from framework._records.statuses import TaskStatus
 from framework._threads.clock import SystemClock
 from framework.protocols import StoreHost
 from framework.stores.sql._backlog import Backlog

@@ -13,8 +13,9 @@ from typing import Any, Final, NamedTuple
 
 from framework._records.ids import TaskId
 from framework._records.jsonsafe import safe_str
-from framework._records.records import Label, TaskRecord, TaskStatus
+from framework._records.records import Label, TaskRecord
 from framework._records.restart import Restart
+from framework._records.statuses import TaskStatus
 from framework._tasks import registry
 from framework._tasks.wire import decode_error, decode_result, encode_error, encode_result
 from framework.exceptions import RemoteTaskError, TaskInterruptedError

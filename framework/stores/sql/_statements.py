@@ -18,7 +18,7 @@ from sqlalchemy import bindparam
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from framework._records.records import TaskStatus
+from framework._records.statuses import TaskStatus
 from framework.stores.sql._database import Dialect
 from framework.stores.sql._reading.older import TICKS
 from framework.stores.sql._rows import COLUMNS, WRITTEN, Written

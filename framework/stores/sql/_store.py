@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from framework._records import checks
 from framework._records.pages import PageQuery
-from framework._records.records import TaskRecord, TaskStatus
+from framework._records.records import TaskRecord
 from framework._records.schedules import RunClaim, ScheduleState
+from framework._records.statuses import TaskStatus
 from framework._tasks import registry
 from framework._tasks.places import PlaceAnswer, PlaceRequest
 from framework._tasks.wire import settled

@@ -14,7 +14,7 @@ from framework._manager import frameworks
 from framework._manager.core import Core
 from framework._manager.drain import drain
 from framework._manager.face.manager import TaskManager
-from framework._records.records import FINAL
+from framework._records.statuses import FINAL
 from framework._tasks import registry
 from framework._tasks.live import Home
 from framework._threads.waiters import Mailbox, Mailboxes

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy.dialects import sqlite
 
-from framework._records.records import TaskStatus
+from framework._records.statuses import TaskStatus
 from framework._running.waits.lines import Lines
 from framework._tasks.places import PlaceAnswer, PlaceRequest
 from framework.engines.celery._messages import Message

@@ -11,7 +11,8 @@ from framework import background_task
 from framework._manager.frameworks import Framework, Parts
 from framework._manager.others.host import RemoteHost
 from framework._manager.settings import Settings
-from framework._records.records import TaskRecord, TaskStatus
+from framework._records.records import TaskRecord
+from framework._records.statuses import TaskStatus
 from framework._running.waits.permits import _Wait
 from framework._threads.waiters import ThreadWaiter
 from framework.protocols import StoreHost

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeAlias
 from framework._manager.face.manager import TaskManager
 from framework._manager.frameworks import Framework, Parts
 from framework._manager.settings import Settings
-from framework._records.records import EVENT_OF, FINAL
+from framework._records.statuses import EVENT_OF, FINAL
 from framework._threads.clock import SystemClock
 from framework._threads.crew import Crew
 from framework._threads.pool import ThreadPoolExecutorEnhanced

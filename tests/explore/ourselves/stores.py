@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from framework._manager.others.elsewhere import Elsewhere
-from framework._records.records import TaskRecord, TaskStatus, label_of
+from framework._records.records import TaskRecord, label_of
+from framework._records.statuses import TaskStatus
 from framework._threads.waiters import Mailboxes
 from framework.exceptions import FrameworkNotStartedError
 from framework.stores import memory

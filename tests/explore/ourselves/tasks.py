@@ -10,7 +10,8 @@ from typing import Any
 
 from framework import TaskTimeoutError, retry_task, throttled_task
 from framework._manager.others.host import RemoteHost
-from framework._records.records import FINAL, TaskRecord
+from framework._records.records import TaskRecord
+from framework._records.statuses import FINAL
 from framework._running.calls import Calls
 from framework.exceptions import QueueFullError, TaskCancelledError, TaskNotFoundError
 from framework.telemetry.opentelemetry import OpenTelemetrySink

@@ -10,8 +10,9 @@ from framework._manager.cleanup import CleanUp
 from framework._manager.settings import Settings
 from framework._manager.submitting.delays import Delays
 from framework._records.due import Every
+from framework._records.statuses import PENDING
 from framework._tasks import registry
-from framework._tasks.live import PENDING, Home, LiveTask
+from framework._tasks.live import Home, LiveTask
 from framework._tasks.options import SCHEDULE
 from framework._tasks.specs import Schedule, spec_for
 from framework._threads.clock import Timer

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from framework._records.ids import TaskId, random_id
 from framework._records.pages import PageQuery
-from framework._records.records import Label, TaskRecord, TaskStatus
+from framework._records.records import Label, TaskRecord
+from framework._records.statuses import TaskStatus
 from framework.stores import memory
 from framework.stores._blocks import Block
 from framework.stores._filters import Filter

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framework._records.pages import PageQuery, key_of, with_own
-from framework._records.records import Label, TaskRecord, TaskStatus
+from framework._records.records import Label, TaskRecord
+from framework._records.statuses import TaskStatus
 
 PLACES = st.tuples(st.integers(0, 6), st.sampled_from("abcdefgh"))
 """When a task was submitted, and its id."""

@@ -24,7 +24,8 @@ from framework import (
     setup_async_framework,
     throttled_task,
 )
-from framework._records.records import END_KINDS, EVENT_KINDS
+from framework._records.records import EVENT_KINDS
+from framework._records.statuses import END_KINDS
 from framework.telemetry._series import Metrics
 from framework.telemetry.prometheus import BUCKETS, PrometheusSink
 from pytest_asyncframe.clock import VirtualClock

@@ -14,8 +14,9 @@ from typing import Any, ClassVar, Final, NamedTuple
 import sqlalchemy as sa
 
 from framework._manager.scheduling.timetables import OwnBook
-from framework._records.records import TaskRecord, TaskStatus
+from framework._records.records import TaskRecord
 from framework._records.schedules import RunClaim, ScheduleState
+from framework._records.statuses import TaskStatus
 from framework._running.waits.lines import Lines
 from framework._running.waits.throttle import Gate
 from framework.engines.celery._messages import Message

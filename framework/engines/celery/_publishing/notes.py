@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from framework._records.records import TaskStatus
+from framework._records.statuses import TaskStatus
 from framework._tasks.wire import encode_error
 from framework.engines.celery._messages import Message
 from framework.engines.celery._publishing.publisher import Queued

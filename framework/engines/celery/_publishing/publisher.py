@@ -24,7 +24,7 @@ from itertools import chain, count, islice
 from typing import Final, Literal, TypeAlias
 
 from framework._records.jsonsafe import safe_str
-from framework._records.records import TaskStatus
+from framework._records.statuses import TaskStatus
 from framework._tasks.places import PlaceRequest
 from framework._threads.clock import SystemClock
 from framework._threads.outflow import Outflow

@@ -12,7 +12,8 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from framework._records.jsonsafe import safe_str
-from framework._records.records import TaskRecord, TaskStatus
+from framework._records.records import TaskRecord
+from framework._records.statuses import TaskStatus
 from framework._tasks import registry
 from framework._tasks.facts import load_record
 from framework._tasks.wire import decode_error, decode_result

@@ -13,7 +13,8 @@ from dataclasses import replace
 from typing import Final
 
 from framework._records.pages import PageQuery, key_of, with_own
-from framework._records.records import FINAL, TaskRecord, TaskStatus
+from framework._records.records import TaskRecord
+from framework._records.statuses import FINAL, TaskStatus
 from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._database import Database
 from framework.stores.sql._follower import Follower

@@ -17,7 +17,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from framework._records.records import FAILURES, TaskRecord, TaskStatus, is_unseen
+from framework._records.records import TaskRecord, is_unseen
+from framework._records.statuses import FAILURES, TaskStatus
 from framework.protocols import Clock
 from framework.stores.memory import MemoryStore
 from framework.stores.sql._reading.older import Older

@@ -18,9 +18,10 @@ from sqlalchemy.engine import Connection
 
 from framework._records.ids import random_id
 from framework._records.pages import PageQuery
-from framework._records.records import FINAL, TaskRecord, TaskStatus
+from framework._records.records import TaskRecord
 from framework._records.restart import Restart
 from framework._records.schedules import ScheduleState
+from framework._records.statuses import FINAL, TaskStatus
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._database import FAULTS, Database, checked_url, why
 from framework.stores.sql._reading.pages import Pages

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
-from framework._records.records import FINAL, TaskStatus
+from framework._records.statuses import FINAL, TaskStatus
 
 TICKS: Final = 2.0**28
 """Ticks in a second. SQLite rounds a float that it writes as text, but not a number of ticks; so

@@ -17,7 +17,7 @@ from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
 from framework._records.pages import Key, PageQuery
-from framework._records.records import FINAL, TaskStatus
+from framework._records.statuses import FINAL, TaskStatus
 from framework.stores.sql._database import Dialect
 from framework.stores.sql._reading.older import CODES, STATUSES, TICKS
 from framework.stores.sql._reading.wanted import (

@@ -14,8 +14,8 @@ from sqlalchemy import bindparam
 from sqlalchemy.sql.operators import custom_op
 
 from framework._records.pages import PageQuery
-from framework._records.records import TaskStatus
 from framework._records.searching import variants
+from framework._records.statuses import TaskStatus
 from framework.stores.sql._database import Dialect
 from framework.stores.sql._schema import TASKS
 

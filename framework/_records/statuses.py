@@ -1,0 +1,188 @@
+"""Statuses: what a task may be, and in one table what follows from that.
+
+A new status is a member with a row in `TRAITS`. All other code reads the rows, and names a status
+only where it is about that very one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Literal
+
+from framework.exceptions import TaskCancelledError, TaskInterruptedError
+
+
+class TaskStatus(StrEnum):
+    """The status of a task; its value is used in JSON.
+
+    ``PENDING`` and ``RUNNING`` are live. The others are final and never change.
+    """
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+
+    # For speed: Enum's own __hash__ is Python code, and every task looks statuses up in dicts.
+    __hash__ = str.__hash__
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the task has ended."""
+        return self in FINAL
+
+
+PENDING: Final = TaskStatus.PENDING
+RUNNING: Final = TaskStatus.RUNNING
+COMPLETED: Final = TaskStatus.COMPLETED
+FAILED: Final = TaskStatus.FAILED
+TIMEOUT: Final = TaskStatus.TIMEOUT
+CANCELLED: Final = TaskStatus.CANCELLED
+INTERRUPTED: Final = TaskStatus.INTERRUPTED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What follows from a status.
+
+    Attributes:
+        after: The statuses that it may come after; none for the first one.
+        event: The kind of the event that tells of it.
+        words: How it is said in a sentence: "timed out".
+        label: Its name for people: "Timed out".
+        group: The label under which people look for it.
+        tone: Its colour on the dashboard: a class of the page's styles.
+        style: Its colour on a terminal: a style of ``rich``.
+        sign: What its icon has in its circle: a path in a square of 16 units; "" for nothing.
+        figure: Under which figure of its pool it is counted; "" while the task is live.
+        failed: Whether the task has no result although nobody wanted that.
+        raised: Whether its function's code, or its time limit, has raised an error that somebody
+            should read.
+        error: The error of whoever waits for the task, made of its id and name; None for the
+            result or the error that the task itself has.
+    """
+
+    after: tuple[TaskStatus, ...]
+    event: str
+    words: str
+    label: str
+    group: str
+    tone: Literal["muted", "accent", "good", "warn", "bad"]
+    style: str
+    sign: str = ""
+    figure: str = ""
+    failed: bool = False
+    raised: bool = False
+    error: type[TaskCancelledError | TaskInterruptedError] | None = None
+
+
+TRAITS: Final[Mapping[TaskStatus, Traits]] = {
+    RUNNING: Traits(
+        after=(PENDING, RUNNING),  # the second one if it is delivered again
+        event="started",
+        words="running",
+        label="Running",
+        group="Running",
+        tone="accent",
+        style="cyan",
+    ),
+    PENDING: Traits(
+        after=(),
+        event="submitted",
+        words="waiting",
+        label="Waiting",
+        group="Waiting",
+        tone="muted",
+        style="dim",
+    ),
+    COMPLETED: Traits(
+        after=(RUNNING,),
+        event="completed",
+        words="completed",
+        label="Completed",
+        group="Completed",
+        tone="good",
+        style="green",
+        sign="M5.6 8.2l1.7 1.7 3.1-3.5",
+        figure="completed",
+    ),
+    FAILED: Traits(
+        after=(PENDING, RUNNING),
+        event="failed",
+        words="failed",
+        label="Failed",
+        group="Failed",
+        tone="bad",
+        style="red",
+        sign="M6 6l4 4m0-4l-4 4",
+        figure="failed",
+        failed=True,
+        raised=True,
+    ),
+    TIMEOUT: Traits(
+        after=(RUNNING,),
+        event="timed_out",
+        words="timed out",
+        label="Timed out",
+        group="Failed",
+        tone="warn",
+        style="red",
+        sign="M8 4.8V8l2 1.6",
+        figure="timed_out",
+        failed=True,
+        raised=True,
+    ),
+    CANCELLED: Traits(
+        after=(PENDING, RUNNING),
+        event="cancelled",
+        words="cancelled",
+        label="Cancelled",
+        group="Cancelled",
+        tone="muted",
+        style="yellow",
+        sign="M4 12l8-8",
+        figure="cancelled",
+        error=TaskCancelledError,
+    ),
+    INTERRUPTED: Traits(
+        after=(PENDING, RUNNING),
+        event="interrupted",
+        words="interrupted",
+        label="Interrupted",
+        group="Failed",
+        tone="bad",
+        style="magenta",
+        sign="M8 5v3.4M8 10.9v.1",
+        figure="failed",
+        failed=True,
+        error=TaskInterruptedError,
+    ),
+}
+"""What follows from each status, in the order in which people look for them."""
+
+FINAL: Final = frozenset(status for status, one in TRAITS.items() if one.figure)
+"""The final statuses; ``status in FINAL`` is faster than `TaskStatus.is_final`."""
+
+FAILURES: Final = tuple(status for status, one in TRAITS.items() if one.raised)
+"""The statuses of tasks whose error somebody should read."""
+
+WITHOUT_RESULT: Final = tuple(status for status, one in TRAITS.items() if one.failed)
+"""The statuses of tasks that have no result although nobody wanted that."""
+
+EVENT_OF: Final = {status: one.event for status, one in TRAITS.items() if one.figure}
+"""The kind of event for each final status."""
+
+END_KINDS: Final = frozenset(EVENT_OF.values())
+"""The kinds of events that tell of a task's end."""
+
+# The status that each one leads to, or None where it is refused. Every pair has an entry, so the
+# ledger reads the table without a call while it holds its lock.
+TARGETS: Final[Mapping[TaskStatus, dict[TaskStatus, TaskStatus | None]]] = {
+    to: {before: to if before in one.after else None for before in TaskStatus}
+    for to, one in TRAITS.items()
+}
