@@ -15,6 +15,7 @@
 #   make fastapi         run the tests of the routes with older versions of FastAPI too
 #   make lint types imports docs
 #                        the checks; `make format` rewrites what lint would
+#   make pages           write into the pages of docs/ the code of the examples that they show
 #   make changelog       check that a change of the packages has its fragment in changelog.d/
 #   make wheel           build the wheel, and try it in an environment of its own
 #   make bench           measure against peers, half an hour on a quiet machine, into
@@ -54,7 +55,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := test
 .NOTPARALLEL: # pip must not install into an environment twice at a time
-.PHONY: demo test test-all coverage covered soak mutants fastapi lint format types imports docs changelog wheel bench clean
+.PHONY: demo test test-all coverage covered soak mutants fastapi lint format pages types imports docs changelog wheel bench clean
 
 demo: $(VENV)/.demo
 	PORT=$(PORT) $(BIN)/python -m framework.example
@@ -100,10 +101,19 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff format --check
 	$(BIN)/python .ci/steady.py tests docs/examples
 	$(BIN)/towncrier build --draft --version next >/dev/null
+	@$(COG) --check --diff --check-fail-msg='make pages writes what is missing' $(SHOWING)
 
 format: $(VENV)/.lint
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+	@$(COG) -r $(SHOWING)
+
+# Pages with code that is a part of another file.
+SHOWING = $(shell grep -rl '\[\[\[cog' docs --include='*.md')
+COG = $(BIN)/cog -P -I .ci -p 'from shown import show' --verbosity=1
+
+pages: $(VENV)/.lint
+	@$(COG) -r $(SHOWING)
 
 types: $(VENV)/.types
 	$(BIN)/mypy

@@ -7,6 +7,7 @@ import asyncio
 import gc
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +16,14 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from tests.ci.scripts import load
+
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 EXAMPLES = sorted((DOCS / "examples").glob("*.py"))
 PLUGIN_EXAMPLES = sorted((DOCS / "examples" / "plugin").glob("*.py"))
 """These are collected by pytest itself."""
+SHOWN = re.compile(r"^<!-- \[\[\[cog (.*) \]\]\] -->\n([^\0]*?)^<!-- \[\[\[end", re.MULTILINE)
+"""A call that writes a block into a page, and that block."""
 
 
 @contextmanager
@@ -58,12 +63,21 @@ def test_example(path: Path) -> None:
         del test
 
 
-def test_every_example_is_shown() -> None:
-    """Some page includes each file."""
-    pages = "\n".join(page.read_text("utf-8") for page in DOCS.rglob("*.md"))
-    names = [path.relative_to(DOCS).as_posix() for path in [*EXAMPLES, *PLUGIN_EXAMPLES]]
+def test_every_example_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """Some page shows each file, and all pages show what the files have (or: make pages)."""
+    pages = {str(page): page.read_text("utf-8") for page in DOCS.rglob("*.md")}
+    blocks = [(name, *block) for name, text in pages.items() for block in SHOWN.findall(text)]
+    files = [path.relative_to(DOCS).as_posix() for path in [*EXAMPLES, *PLUGIN_EXAMPLES]]
+    calls = "\n".join(call for _, call, _ in blocks)
+    show = load("shown").show
+    old = []
+    for name, call, block in blocks:
+        eval(call, {"show": show})
+        if capsys.readouterr().out != block:
+            old.append((name, call))
 
-    assert [name for name in names if f"{name}\n" not in pages] == []
+    assert old == []
+    assert [file for file in files if f'"docs/{file}"' not in calls] == []
 
 
 def imports_of(path: Path) -> set[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from sybil import Document, Sybil
+from sybil import Document, Region, Sybil
 from sybil.parsers.myst import PythonCodeBlockParser
 
 from framework import exceptions
@@ -25,9 +25,21 @@ PAGES = sorted(
 )
 
 
+SHOWN = re.compile(r"<!-- \[\[\[cog .*?\[\[\[end\]\]\] -->", re.DOTALL)
+"""Parts of other files, which run as these files."""
+
+
+def own_blocks(document: Document) -> Iterator[Region]:
+    """Yield a page's blocks of Python, without those that show other files."""
+    shown = [match.span() for match in SHOWN.finditer(document.text)]
+    for block in PythonCodeBlockParser()(document):
+        if not any(begin < block.start < end for begin, end in shown):
+            yield block
+
+
 def parsed(page: Path) -> Document:
     """Return a page with its blocks of Python."""
-    return Sybil([PythonCodeBlockParser()]).parse(page)
+    return Sybil([own_blocks]).parse(page)
 
 
 WITH_BLOCKS = [page for page in PAGES if any(parsed(page).examples())]
