@@ -54,12 +54,12 @@ from framework.protocols import (
     Clock,
     Interceptor,
     Kind,
-    SharedStore,
     TaskEngine,
     TaskRecord,
     TaskStatus,
     TaskStore,
 )
+from framework.protocols._features import features_of
 
 __all__ = [
     "Call",
@@ -407,8 +407,8 @@ def override_framework(
     Raises:
         RuntimeError: If an override is active already and *nested* is false.
     """
-    # The check of a protocol takes long, and most tests have no store.
-    settle = store.settle if store is not None and isinstance(store, SharedStore) else None
+    shared = features_of(store).shared
+    settle = None if shared is None else shared.settle
     rules = AppRules(interceptor, settle) if app_rules else interceptor
     parts = Parts(
         clock=clock,

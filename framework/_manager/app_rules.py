@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from framework._tasks.live import Home, live
-from framework.protocols import Interceptor, SharedStore, TaskRecord, TaskRules
+from framework.protocols import Features, Interceptor, TaskRecord, TaskRules
+from framework.protocols._features import features_of
 
 Settle: TypeAlias = Callable[[TaskRecord, Any], Any]
 
@@ -28,17 +29,18 @@ class AppRules(Interceptor):
         self._inner = _Passive() if inner is None else inner
         self._settle = settle
         self._engines: dict[Home, TaskRules] = {}
-        self._stores: dict[Home, SharedStore] = {}
+        self._stores: dict[Home, Features] = {}
 
     def add(self, home: Home, engine: object, store: object) -> None:
         """Apply the rules of an app's *engine* and *store* to the tasks of *home*."""
         if isinstance(engine, TaskRules):
             self._engines[home] = engine
-        if isinstance(store, SharedStore):
-            self._stores[home] = store
+        features = features_of(store)
+        if features.shared is not None:
+            self._stores[home] = features
 
-    def store_of(self, home: Home) -> SharedStore | None:
-        """Return the store of the app of *home*; None if no other process would share it."""
+    def store_of(self, home: Home) -> Features | None:
+        """Return what the store of the app of *home* can do; None if it would not be shared."""
         return self._stores.get(home)
 
     def settle(self, record: TaskRecord, result: Any) -> Any:
@@ -51,8 +53,8 @@ class AppRules(Interceptor):
         engine, store = self._engines.get(task.home), self._stores.get(task.home)
         if engine is not None:
             result = engine.settle(task, result)
-        if store is not None:
-            result = store.settle(record, result)
+        if store is not None and store.shared is not None:
+            result = store.shared.settle(record, result)
         return result if self._settle is None else self._settle(record, result)
 
     # -- protocols.Interceptor

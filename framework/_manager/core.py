@@ -11,7 +11,6 @@ import math
 import random
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeGuard
 
 from framework._manager.cleanup import CleanUp
 from framework._manager.others.elsewhere import Elsewhere
@@ -40,16 +39,13 @@ from framework.engines.local import LocalEngine
 from framework.exceptions import FrameworkNotStartedError
 from framework.protocols import (
     Clock,
-    Fallible,
     Interceptor,
     RemoteEngine,
     RequeueStore,
-    ScheduleBook,
-    SharedPlaces,
-    SharedWindows,
     TaskEngine,
     TaskStore,
 )
+from framework.protocols._features import features_of
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -71,6 +67,7 @@ class Core:
 
     Attributes:
         remote: The engine, if its tasks run in other processes; otherwise None.
+        abilities: What *remote* can do besides.
         elsewhere: Looks for tasks of other processes; None if there can be none.
         scene: What is needed to say why a task waits.
         permits: Starts tasks that other processes may take over; None if none may.
@@ -103,6 +100,7 @@ class Core:
         # The method first: the check of a protocol takes as long as all else here together.
         may_be_remote = hasattr(engine, "request_cancel")
         self.remote = engine if may_be_remote and isinstance(engine, RemoteEngine) else None
+        abilities = self.abilities = features_of(self.remote)
         self.ledger = Ledger(clock, store, settings.queue_size)
         self.ledger.interceptor = interceptor
         shared = self.ledger.shared
@@ -113,11 +111,12 @@ class Core:
         self.runner = Runner(self.endings, self.boxes, self.engine, interceptor)
         self.runner.runs = runs_of(self.runner)
         self.runner.use_levels = pool._crew.use_levels
-        self.permits = self._permits(shared)
+        self.permits = self._permits(self.ledger.features.requeue)
         if self.remote is not None:
             self.endings.retention.forget = self._forget_elsewhere
         self.policies = self._policies(policies_type, Pauses(self.ledger, self.endings.limits))
-        self.places = Places(self.runner, self.elsewhere, self._shared_places(), pool._crew.waits)
+        places = abilities.places or self.ledger.features.places
+        self.places = Places(self.runner, self.elsewhere, places, pool._crew.waits)
         self.delays = self.places.delays = Delays(self.runner, self.places.start)
         self.intake = Intake(
             self.ledger,
@@ -133,7 +132,7 @@ class Core:
         if self.permits is not None:
             self.permits.forget = self.intake.forget
         self.places.cancel_pending = self.intake.cancel_pending
-        book = next((one for one in (shared, self.remote) if _is_book(one)), None)
+        book = self.ledger.features.schedules or abilities.schedules
         self.schedules = Schedules(self.intake, rng, book, self.elsewhere)
         self.clean_up = CleanUp(self.ledger, self.endings.retention, settings)
         self.apply(settings)
@@ -149,30 +148,21 @@ class Core:
     def _policies(self, own_type: type[Policies], pauses: Pauses) -> Policies:
         """Return the policies, whose windows are shared if the store can do that."""
         interceptor = self.ledger.interceptor
-        windows: object = self.ledger.shared
+        windows = self.ledger.features.windows
         if interceptor is not None:
             return WatchedPolicies(self.clock, self.rng, pauses, interceptor)
         # No other process lives in virtual time.
-        alone = windows is None or not isinstance(self.clock, SystemClock)
-        if alone or not isinstance(windows, SharedWindows):
+        if windows is None or not isinstance(self.clock, SystemClock):
             return own_type(self.clock, self.rng, pauses)
         return SharedPolicies(self.clock, self.rng, pauses, windows, self.boxes)
 
-    def _shared_places(self) -> SharedPlaces | None:
-        """Return who keeps the places of all processes: the engine, or else the store."""
-        candidates: tuple[object, ...] = (self.remote, self.ledger.shared)
-        for one in candidates:
-            if one is not None and isinstance(one, SharedPlaces):
-                return one
-        return None
-
     # -- tasks of other processes
 
-    def _permits(self, shared: object) -> Permits | None:
+    def _permits(self, store: RequeueStore | None) -> Permits | None:
         """Return what starts tasks that other processes may take over; None if none may."""
-        if self.remote is not None or shared is None or not isinstance(shared, RequeueStore):
+        if self.remote is not None or store is None:
             return None
-        permits = Permits(self.runner, shared)
+        permits = Permits(self.runner, store)
         self.runner.permitted = permits.runs
         return permits
 
@@ -200,9 +190,8 @@ class Core:
 
         Those that do not tell are left out. Never blocks.
         """
-        # Without their types: to mypy, no store has the optional method.
-        parts: dict[str, object] = {"store": self.ledger.shared, "broker": self.remote}
-        return {name: part.fault() for name, part in parts.items() if isinstance(part, Fallible)}
+        parts = {"store": self.ledger.features.fallible, "broker": self.abilities.fallible}
+        return {name: part.fault() for name, part in parts.items() if part is not None}
 
     # -- starting and stopping
 
@@ -260,8 +249,3 @@ class Core:
     def after_fork(self) -> None:
         """Accept no more tasks in a forked child, which has neither the threads nor the loop."""
         self.ledger.after_fork()
-
-
-def _is_book(part: object) -> TypeGuard[ScheduleBook]:
-    # The method first, as above.
-    return hasattr(part, "claim_run") and isinstance(part, ScheduleBook)

@@ -30,7 +30,8 @@ from framework._tasks.live import TARGETS, Home, LiveTask, Move, Waiter, copy_re
 from framework._threads.outflow import Outflow
 from framework._threads.waiters import wake_all
 from framework.exceptions import FrameworkNotStartedError, QueueFullError
-from framework.protocols import CallStore, Clock, Interceptor, LargeStore, SharedStore, TaskStore
+from framework.protocols import CallStore, Clock, Interceptor, TaskStore
+from framework.protocols._features import features_of
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -49,6 +50,7 @@ class Ledger(Events):
     Attributes:
         homes: The homes that may have live tasks; one that has left stays until it has none.
         kept: How many finished tasks the store has.
+        features: What the store can do.
         calls: The arguments of tasks that did not complete.
         shared: The store, if other processes read it and need live tasks as well.
         large: The store, if it does not hold all its tasks in memory.
@@ -61,11 +63,10 @@ class Ledger(Events):
     def __init__(self, clock: Clock, store: TaskStore, queue_size: int) -> None:
         super().__init__(clock)
         self.store = store
-        # The method first: the check of a protocol takes long.
-        may_be_shared = hasattr(store, "request_cancel")
-        self.shared = store if may_be_shared and isinstance(store, SharedStore) else None
-        self.calls = Calls(_kept_calls(store))
-        self.large = store if hasattr(store, "unread") and isinstance(store, LargeStore) else None
+        self.features = features_of(store)
+        self.shared = self.features.shared
+        self.calls = Calls(_kept_calls(store, self.features.calls))
+        self.large = self.features.large
         self.queue_size = queue_size
         self._outflow = Outflow(clock.monotonic)
         self.homes: list[Home] = []
@@ -545,11 +546,11 @@ def _tell_why(
         task.still_running = True
 
 
-def _kept_calls(store: TaskStore) -> int:
+def _kept_calls(store: TaskStore, keeper: CallStore | None) -> int:
     """Return of how many tasks to keep the arguments here."""
-    if hasattr(store, "fetch_call") and isinstance(store, CallStore):
+    if keeper is not None:
         # It keeps them itself, but writes them a moment later.
-        return _KEPT if store.keep_arguments else 0
+        return _KEPT if keeper.keep_arguments else 0
     most: int = getattr(store, "keep_arguments", _KEPT)
     return most
 

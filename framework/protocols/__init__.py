@@ -37,6 +37,7 @@ from framework.protocols._engines import (
     TaskEngine,
     TaskRules,
 )
+from framework.protocols._features import Featured, Features
 from framework.protocols._observers import EventSink, Interceptor, TaskTracer, Telemetry
 from framework.protocols._sharing import (
     AskingDirectory,
@@ -68,6 +69,8 @@ __all__ = [
     "EngineTask",
     "EventSink",
     "Fallible",
+    "Featured",
+    "Features",
     "Interceptor",
     "KeepingEngine",
     "Kind",

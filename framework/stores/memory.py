@@ -17,6 +17,7 @@ from framework._records import checks
 from framework._records.pages import PageQuery
 from framework._records.records import TaskRecord
 from framework._records.statuses import TaskStatus
+from framework.protocols import Features
 from framework.stores._blocks import Block
 from framework.stores._filters import Filter
 
@@ -75,6 +76,11 @@ class MemoryStore:
     def __len__(self) -> int:
         with self._lock:
             return self._count()
+
+    @property
+    def features(self) -> Features:
+        """What it can do; see `protocols.Featured`."""
+        return Features(pages=self, counts=self)
 
     def put(self, record: TaskRecord) -> None:
         """Keep a record that has just become final."""

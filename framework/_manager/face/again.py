@@ -88,11 +88,11 @@ async def _call_of(core: Core, record: TaskRecord) -> _Call:
 
 def _keeper(core: Core, record: TaskRecord) -> CallStore | None:
     """Return the store that keeps calls as JSON; in a test that of the app, which is replaced."""
-    store: object = core.ledger.store
+    features = core.ledger.features
     rules = core.runner.interceptor
     if isinstance(rules, AppRules) and isinstance(record, LiveTask):
-        store = rules.store_of(record.home) or store
-    return store if isinstance(store, CallStore) else None
+        features = rules.store_of(record.home) or features
+    return features.calls
 
 
 def _unwritten(keeper: CallStore, record: TaskRecord) -> str | None:
@@ -113,9 +113,8 @@ async def _fetched(core: Core, task_id: str) -> str | None:
     Raises:
         ValueError: If one says why it has not.
     """
-    keepers: tuple[object, ...] = (core.ledger.store, core.remote)
-    for keeper in keepers:
-        if isinstance(keeper, CallStore):
+    for keeper in (core.ledger.features.calls, core.abilities.calls):
+        if keeper is not None:
             assert core.elsewhere is not None
             text: str | None = await core.elsewhere.call(partial(keeper.fetch_call, task_id))
             if text is not None:

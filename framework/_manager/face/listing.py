@@ -18,9 +18,9 @@ from framework._records import checks
 from framework._records.pages import Key, PageQuery, key_of, with_own
 from framework._records.records import TaskRecord
 from framework._records.statuses import WITHOUT_RESULT, TaskStatus
+from framework._running.ledger import Ledger
 from framework._tasks.live import LiveTask
 from framework._tasks.task import Task
-from framework.protocols import CountingStore, PagedStore, TaskStore
 
 MOST: Final = 1_000
 """The largest page."""
@@ -152,7 +152,7 @@ async def page_of(core: Core, query: PageQuery) -> TaskPage:
     def read() -> TaskPage:
         return read_page(core, query)
 
-    if core.ledger.shared is None or not isinstance(core.ledger.store, PagedStore):
+    if core.ledger.shared is None or core.ledger.features.pages is None:
         return read()
     assert core.elsewhere is not None
     page: TaskPage = await core.elsewhere.call(read)
@@ -162,7 +162,7 @@ async def page_of(core: Core, query: PageQuery) -> TaskPage:
 def read_page(core: Core, query: PageQuery) -> TaskPage:
     """Return the tasks that match *query*; blocks if the store does."""
     # First: a task that ends meanwhile is in the store then.
-    own, store = core.ledger.matching(query), _Stored(core.ledger.store)
+    own, store = core.ledger.matching(query), _Stored(core.ledger)
     tasks, place = _tasks_of(core, query, own, store)
     total = store.count(query) + sum(core.ledger.is_unstored(one) for one in own)
     # What was read is there, even if it was removed before it was counted.
@@ -193,19 +193,20 @@ class _Stored:
     """What a store has for a list, whatever it can do.
 
     Args:
-        store: The store.
+        ledger: Whose store it is.
     """
 
-    def __init__(self, store: TaskStore) -> None:
-        self._store = store
+    def __init__(self, ledger: Ledger) -> None:
+        self._store = ledger.store
+        self._features = ledger.features
         self._all: Sequence[TaskRecord] | None = None
 
     def page(self, query: PageQuery) -> Sequence[TaskRecord]:
         """Return a page."""
-        store = self._store
-        if isinstance(store, CountingStore):
-            return store.page(query)
-        if isinstance(store, PagedStore) and replace(query, statuses=frozenset()).is_plain:
+        counts, store = self._features.counts, self._features.pages
+        if counts is not None:
+            return counts.page(query)
+        if store is not None and replace(query, statuses=frozenset()).is_plain:
             if not query.statuses:
                 return store.page(query)
             # One after the other, which it knows already.
@@ -218,8 +219,9 @@ class _Stored:
 
     def count(self, query: PageQuery) -> int:
         """Return how many tasks match in all."""
-        if isinstance(self._store, CountingStore):
-            return self._store.count(query)
+        counts = self._features.counts
+        if counts is not None:
+            return counts.count(query)
         return sum(map(query.counts, self._listed()))
 
     def _listed(self) -> Sequence[TaskRecord]:
@@ -238,7 +240,7 @@ def dicts_of(core: Core, query: PageQuery, limit: int | None) -> dict[str, dict[
     """
     found: dict[str, dict[str, Any]] = {}
     left, place = math.inf if limit is None else limit, None
-    own, store = core.ledger.matching(query), _Stored(core.ledger.store)
+    own, store = core.ledger.matching(query), _Stored(core.ledger)
     while left > 0:
         query = replace(query, limit=int(min(MOST, left)))
         tasks, place = _tasks_of(core, query, own, store)

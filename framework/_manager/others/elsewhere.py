@@ -29,7 +29,8 @@ from framework._records.statuses import FINAL
 from framework._threads.clock import SystemClock
 from framework._threads.waiters import LoopWaiter, Mailboxes, ThreadWaiter
 from framework.exceptions import FrameworkNotStartedError, StoreUnavailableError
-from framework.protocols import Clock, NewsDirectory, SharedDirectory
+from framework.protocols import Clock
+from framework.protocols._features import features_of
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -87,7 +88,8 @@ class Elsewhere:
         self._clock = clock
         self._boxes = boxes
         self._real = real or SystemClock()
-        self._inquiries = Inquiries(directories, self._real)
+        self._abilities = [features_of(one) for one in directories]
+        self._inquiries = Inquiries(self._abilities, self._real)
         self._condition = threading.Condition(threading.Lock())
         self._new: list[Question] = []
         # By the multiple of `_STEP` at which to repeat them.
@@ -95,7 +97,7 @@ class Elsewhere:
         # Those that wait for a change, by their task, and when all of them are looked up next.
         self._watched: dict[str, dict[Question, None]] = {}
         self._check_at = 0.0
-        self._told_by = [one for one in directories if isinstance(one, NewsDirectory)]
+        self._told_by = [one.news for one in self._abilities if one.news is not None]
         self._has_news = len(self._told_by) == len(directories)
         # Used by the thread only, like what it does at the end.
         self._stop_news: list[Callable[[], object]] = []
@@ -476,15 +478,14 @@ class Elsewhere:
     def _is_alone(self) -> bool:
         """Return whether it is certain that no other process could know a task."""
         try:
-            return all(
-                isinstance(one, SharedDirectory) and one.is_alone() for one in self._directories
-            )
+            known = [one.directory for one in self._abilities]
+            return all(one is not None and one.is_alone() for one in known)
         except Exception:  # not certain then; the question itself can still be answered
             return False
 
     def _doubt(self) -> Exception | None:
         """Return why an unknown task may exist all the same; None if it does not exist."""
-        doubts = (one.doubt() for one in self._directories if isinstance(one, SharedDirectory))
+        doubts = (one.doubt() for able in self._abilities if (one := able.directory) is not None)
         return next(filter(None, doubts), None)
 
     def _request_cancel(self, task_id: str) -> bool:

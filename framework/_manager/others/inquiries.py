@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from framework._threads.clock import SystemClock
-from framework.protocols import AskingDirectory
+from framework.protocols import AskingDirectory, Features
 
 _BETWEEN: Final = 1.0
 """Seconds between the beginnings of two inquiries. Each makes every process write once, as its
@@ -26,15 +26,15 @@ class Inquiries:
     """The inquiries of one process.
 
     Args:
-        directories: All directories; those that cannot ask others take no part.
+        directories: What each of the directories can do; those that cannot ask others take no part.
         clock: Real time.
 
     Attributes:
         certain: Whether all directories can ask, so that nothing has to be guessed.
     """
 
-    def __init__(self, directories: Sequence[object], clock: SystemClock) -> None:
-        self._asking = [one for one in directories if isinstance(one, AskingDirectory)]
+    def __init__(self, directories: Sequence[Features], clock: SystemClock) -> None:
+        self._asking = [one.asking for one in directories if one.asking is not None]
         self.certain = len(self._asking) == len(directories)
         self._clock = clock
         # The number of the latest inquiry that has begun, and of the latest that is over.

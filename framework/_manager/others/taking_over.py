@@ -21,7 +21,6 @@ from framework._tasks.options import COPY, CopyOptions
 from framework._tasks.specs import TaskSpec
 from framework._tasks.wire import call_options, decode_call, encode_call
 from framework.exceptions import FrameworkError
-from framework.protocols import RequeueStore
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -92,9 +91,9 @@ def _wake_those_who_wait(core: Core, task: LiveTask) -> None:
 def release(core: Core, record: TaskRecord) -> None:
     """Give a task back that cannot be taken over, for another process or a later time."""
     restart: Restart | None = record.restart
-    store: object = core.ledger.shared
+    store = core.ledger.features.requeue
     assert restart is not None
-    assert isinstance(store, RequeueStore)
+    assert store is not None
     record.restart = restart.free_copy()
     store.release(record)
 

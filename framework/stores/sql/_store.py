@@ -19,7 +19,7 @@ from framework._tasks.places import PlaceAnswer, PlaceRequest
 from framework._tasks.wire import settled
 from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
-from framework.protocols import StoreHost
+from framework.protocols import Features, StoreHost
 from framework.protocols._windows import WindowAnswer, WindowRequest
 from framework.stores.sql._backlog import Backlog, Permitted, Told
 from framework.stores.sql._database import FAULTS, Database, checked_url, is_busy, why
@@ -104,6 +104,25 @@ class SQLStore:
             self._clock if host is None else host.clock,
             self._backlog.live.__contains__,
             self._backlog.holds,
+        )
+
+    @property
+    def features(self) -> Features:
+        """What it can do; see `protocols.Featured`."""
+        return Features(
+            shared=self,
+            pages=self,
+            counts=self,
+            calls=self,
+            requeue=self,
+            large=self,
+            schedules=self,
+            places=self,
+            windows=self,
+            directory=self,
+            asking=self,
+            news=self,
+            fallible=self,
         )
 
     # -- beginning and ending

@@ -17,6 +17,8 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
+from framework.protocols import TaskStore
+from framework.protocols._features import features_of
 from framework.stores.memory import MemoryStore
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.executor import DeterministicExecutor
@@ -32,6 +34,12 @@ pytestmark = pytest.mark.asyncframe(lost_failures="off", leaks="off")
 async def hang() -> None:
     """Run past the limit."""
     await asyncio.Event().wait()
+
+
+def put_in(manager: TaskManager, store: TaskStore) -> None:
+    """Let a manager that has no tasks yet keep them in *store*."""
+    ledger = manager._core.ledger
+    ledger.store, ledger.features = store, features_of(store)
 
 
 async def ids_of(manager: TaskManager, *args: Any, **options: Any) -> list[str]:
@@ -94,7 +102,7 @@ def test_since_counts_from_the_end_of_a_task(
 ) -> None:
     """`since` is compared with when a task ended, in every store, also of packed records."""
     if plain:
-        task_manager._core.ledger.store = PlainStore()
+        put_in(task_manager, PlainStore())
     ids = []
     for number in range(600):
         ids.append(fail() if number % 100 == 99 else add(number))
@@ -186,7 +194,7 @@ def test_a_page_reads_no_more_than_it_has_to(
             listed.append(status)
             return super().list(status)
 
-    task_manager._core.ledger.store = Pages()
+    put_in(task_manager, Pages())
     ids = [fail() for _ in range(600)]
     task_executor.drain()
     page = asyncio.run(task_manager.failed(datetime.now(UTC) - timedelta(hours=1), limit=2))

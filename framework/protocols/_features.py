@@ -1,0 +1,119 @@
+"""Features: what a store or an engine can do beyond what each of them must."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from framework.protocols._sharing import (
+    AskingDirectory,
+    Fallible,
+    NewsDirectory,
+    ScheduleBook,
+    SharedDirectory,
+    SharedPlaces,
+    SharedWindows,
+)
+from framework.protocols._stores import (
+    CallStore,
+    CountingStore,
+    LargeStore,
+    PagedStore,
+    RequeueStore,
+    SharedStore,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What a store or an engine can do, each as an object that does it; None if it cannot.
+
+    The objects may be the store itself or parts of it.
+
+    Attributes:
+        shared: Several processes share its tasks; of stores only.
+        pages: It reads a few tasks without the others.
+        counts: It uses all of a query, and counts; then `pages` is the same object.
+        calls: It keeps the arguments of tasks.
+        requeue: Other processes can run the tasks of an ended one.
+        large: It does not hold all its tasks in memory.
+        schedules: It decides which process runs a schedule.
+        places: It keeps the lines of unique tasks and of ``max_running`` for all processes.
+        windows: It keeps the windows of throttles for all processes.
+        directory: It knows when an unknown id is surely unknown.
+        asking: It can ask the other processes for an unknown id.
+        news: It knows which tasks of other processes change.
+        fallible: It knows whether it can be used now.
+    """
+
+    shared: SharedStore | None = None
+    pages: PagedStore | None = None
+    counts: CountingStore | None = None
+    calls: CallStore | None = None
+    requeue: RequeueStore | None = None
+    large: LargeStore | None = None
+    schedules: ScheduleBook | None = None
+    places: SharedPlaces | None = None
+    windows: SharedWindows | None = None
+    directory: SharedDirectory | None = None
+    asking: AskingDirectory | None = None
+    news: NewsDirectory | None = None
+    fallible: Fallible | None = None
+
+
+class Featured(Protocol):
+    """An optional member of a `TaskStore` or `RemoteEngine` that says what it can do.
+
+    Without it, the framework looks which of the optional protocols the object has the methods of.
+    With it, a type checker sees whether each of them is complete.
+
+    Attributes:
+        features: What it can do. Read when the framework is made, before a store is opened.
+    """
+
+    @property
+    def features(self) -> Features:
+        """What it can do."""
+        ...
+
+
+_LOOKS: Final[dict[str, tuple[str, type]]] = {
+    "shared": ("request_cancel", SharedStore),
+    "pages": ("page", PagedStore),
+    "counts": ("count", CountingStore),
+    "calls": ("fetch_call", CallStore),
+    "requeue": ("release", RequeueStore),
+    "large": ("unread", LargeStore),
+    "schedules": ("claim_run", ScheduleBook),
+    "places": ("join", SharedPlaces),
+    "windows": ("reserve", SharedWindows),
+    "directory": ("is_alone", SharedDirectory),
+    "asking": ("ask", AskingDirectory),
+    "news": ("watch", NewsDirectory),
+    "fallible": ("fault", Fallible),
+}
+"""The protocol of each field, and one of its methods, since the check of a protocol takes long."""
+
+
+def features_of(part: object) -> Features:
+    """Return what a store or an engine can do.
+
+    One whose own class is `Featured`, as the built-in stores are, is taken at its word. Any other,
+    written for the protocols alone or derived from a class that is `Featured`, is looked at
+    here: what it has the methods of, it can do.
+
+    Args:
+        part: A store or an engine; None can do nothing.
+    """
+    if part is None:
+        return Features()
+    if "features" in vars(type(part)) or "features" in getattr(part, "__dict__", ()):
+        stated = part.features  # type: ignore[attr-defined]  # it was just found
+        if isinstance(stated, Features):
+            return stated
+    found: dict[str, Any] = {  # a value for a field only if it has the field's protocol
+        name: part
+        for name, (method, kind) in _LOOKS.items()
+        if hasattr(part, method) and isinstance(part, kind)
+    }
+    return Features(**found)
