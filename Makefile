@@ -110,7 +110,7 @@ format: $(VENV)/.lint
 
 # Pages with code that is a part of another file.
 SHOWING = $(shell grep -rl '\[\[\[cog' docs --include='*.md')
-COG = $(BIN)/cog -P -I .ci -p 'from shown import show' --verbosity=1
+COG = $(BIN)/cog -P -I .ci -p 'from shown import *' --verbosity=1
 
 pages: $(VENV)/.lint
 	@$(COG) -r $(SHOWING)

@@ -1,4 +1,4 @@
-"""Put code into pages: what cog runs where a page shows a part of a file.
+"""Put code and lists of links into pages: what cog runs where a page shows something else.
 
     <!-- [[[cog show("docs/examples/many.py", "thumbnails") ]]] -->
     <!-- [[[end]]] -->
@@ -42,6 +42,18 @@ def show(path: str, name: str = "", *, first: str = "", last: str = "", end: str
     code = "\n".join(lines[begin:stop]).strip("\n")
     fence = max(["```", *(f"{found}`" for found in re.findall("`{3,}", code))], key=len)
     print(f"{fence}{LANGUAGES[Path(path).suffix]}\n{code}\n{fence}")
+
+
+def links(folder: str, *names: str, caption: str = "") -> None:
+    """Print a list of links to the pages of a folder, with their titles.
+
+    When the documentation is built, docs/conf.py makes a table of contents of the call.
+    """
+    if caption:
+        print(f"**{caption}**\n")
+    for name in names:
+        title = (ROOT / folder / f"{name}.md").read_text("utf-8").partition("\n")[0]
+        print(f"- [{title.removeprefix('# ')}]({name}.md)")
 
 
 def _place(parent: ast.AST, name: str) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """How the documentation is built: `make docs`, or sphinx-build -W docs docs/_build/html."""
 
+import ast
 import inspect
 import pkgutil
 import re
@@ -20,6 +21,7 @@ exclude_patterns = ["_build", "examples"]
 default_role = "py:obj"  # what `single backticks` mean in docstrings
 
 myst_heading_anchors = 3
+myst_enable_extensions = ["alert"]
 
 copybutton_prompt_text = "$ "  # is not copied, nor what a command prints
 
@@ -78,6 +80,24 @@ def follow_the_theme(*given: Any) -> None:
     source[0] = PICTURE.sub(images, source[0])
 
 
+LINKS = re.compile(r"<!-- \[\[\[cog links(\([^\n]*\)) \]\]\] -->.*?\[\[\[end\]\]\] -->", re.DOTALL)
+HIDDEN = re.compile(r"<!--\n(```\{toctree\}.*?```)\n-->", re.DOTALL)
+
+
+def make_tables_of_contents(*given: Any) -> None:
+    """Make them of lists of links, and of what readers of the repository do not see."""
+    source: list[str] = given[-1]
+
+    def table(match: re.Match[str]) -> str:
+        call = ast.parse(f"links{match[1]}", mode="eval").body
+        assert isinstance(call, ast.Call)
+        names = [ast.literal_eval(one) for one in call.args[1:]]
+        captions = [f":caption: {ast.literal_eval(one.value)}" for one in call.keywords]
+        return "\n".join(["```{toctree}", ":maxdepth: 1", *captions, "", *names, "```"])
+
+    source[0] = HIDDEN.sub(r"\1", LINKS.sub(table, source[0]))
+
+
 OVERLOADED = re.compile(r":: (?P<name>framework[.\w]+)\(\.\.\.\)")
 
 
@@ -111,4 +131,5 @@ def setup(app: Any) -> None:
     app.connect("autodoc-process-bases", show_public_bases)
     app.connect("autodoc-process-signature", tidy_signature)
     app.connect("source-read", follow_the_theme)
+    app.connect("source-read", make_tables_of_contents)
     app.connect("source-read", fill_in_signatures)

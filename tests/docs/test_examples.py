@@ -69,10 +69,10 @@ def test_every_example_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     blocks = [(name, *block) for name, text in pages.items() for block in SHOWN.findall(text)]
     files = [path.relative_to(DOCS).as_posix() for path in [*EXAMPLES, *PLUGIN_EXAMPLES]]
     calls = "\n".join(call for _, call, _ in blocks)
-    show = load("shown").show
+    names = vars(load("shown"))
     old = []
     for name, call, block in blocks:
-        eval(call, {"show": show})
+        eval(call, names)
         if capsys.readouterr().out != block:
             old.append((name, call))
 
