@@ -24,6 +24,7 @@ from framework import (
     setup_async_framework,
 )
 from framework._manager.core import Core
+from framework._records.statuses import COMPLETED
 from framework._running.runner import set_current
 from framework._tasks.live import LiveTask
 from framework._threads.pool_threads import PoolThread
@@ -134,7 +135,7 @@ class _Bench:
         body = _each(
             lambda task: (task.context.run(set_current, task), task.context.run(fn)), tasks
         )
-        end = _each(lambda task: core.ledger.end(task, "complete", started), tasks)
+        end = _each(lambda task: core.ledger.end(task, COMPLETED, started), tasks)
         worker.count()
         return {
             "a run of a queued task": whole,
@@ -173,7 +174,7 @@ class _Bench:
             turns,
         )
         accept = _each(lambda task: core.ledger.add(task, 1.0), made)
-        end = _each(lambda task: core.ledger.end(task, "complete", 2.0), made)
+        end = _each(lambda task: core.ledger.end(task, COMPLETED, 2.0), made)
         return {
             "an awaited coroutine that is not suspended": whole,
             "record, id, context, clocks": record,

@@ -31,6 +31,7 @@ from framework._manager.frameworks import (
 )
 from framework._manager.settings import Settings
 from framework._records import exports
+from framework._records.statuses import TRAITS
 from framework._running.outcomes import WorkerCrashError
 from framework._running.results import Results
 from framework._running.waits.retry import RetryPolicy
@@ -56,7 +57,6 @@ from framework.protocols import (
     Kind,
     TaskEngine,
     TaskRecord,
-    TaskStatus,
     TaskStore,
 )
 from framework.protocols._features import features_of
@@ -282,8 +282,7 @@ def before_waits(call: Callable[[], object]) -> Iterator[None]:
 
 def was_cut_short(record: TaskRecord) -> bool:
     """Return whether a shutdown ended a task before it ended by itself."""
-    cut_short = record.status in (TaskStatus.CANCELLED, TaskStatus.INTERRUPTED)
-    return cut_short and record.reason == REASON
+    return TRAITS[record.status].error is not None and record.reason == REASON
 
 
 def is_caller(thread: threading.Thread) -> bool:

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 from framework._manager.core import Core
 from framework._records.reasons import span
 from framework._records.restart import WAITS
-from framework._records.statuses import FINAL, TaskStatus
+from framework._records.statuses import FINAL, INTERRUPTED, TaskStatus
 from framework._running.log import Tally
 from framework._tasks.live import Driver, Home, LiveTask, Sleeper
 from framework._threads.sleepers import LoopSleeper
@@ -299,7 +299,7 @@ async def _end_coroutines(core: Core, home: Home) -> None:
 
     def interrupt(task: LiveTask) -> None:
         error = TaskInterruptedError(task.task_id, task.name)
-        core.endings.end(task, "interrupt", error=error, reason=REASON, body_ended=False)
+        core.endings.end(task, INTERRUPTED, error=error, reason=REASON, body_ended=False)
 
     drives = core.runner.drives
     await _wait_for_ends(core, drives.of(home), _LAST_CHANCE)

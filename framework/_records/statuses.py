@@ -179,10 +179,3 @@ EVENT_OF: Final = {status: one.event for status, one in TRAITS.items() if one.fi
 
 END_KINDS: Final = frozenset(EVENT_OF.values())
 """The kinds of events that tell of a task's end."""
-
-# The status that each one leads to, or None where it is refused. Every pair has an entry, so the
-# ledger reads the table without a call while it holds its lock.
-TARGETS: Final[Mapping[TaskStatus, dict[TaskStatus, TaskStatus | None]]] = {
-    to: {before: to if before in one.after else None for before in TaskStatus}
-    for to, one in TRAITS.items()
-}

@@ -17,7 +17,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
-from framework._records.statuses import FINAL, PENDING
+from framework._records.statuses import CANCELLED, FAILED, FINAL, INTERRUPTED, PENDING
 from framework._running.outcomes import clear_frames, raise_or_return
 from framework._running.runner import Runner, set_current
 from framework._tasks.live import LiveTask
@@ -118,7 +118,7 @@ def _watched(runner: Runner, deliver: Callable[[LiveTask], bool]) -> Callable[[L
                 return deliver(task)
             return runner.interceptor.around_delivery(task, partial(deliver, task))
         except Exception as error:  # of an interceptor or a closed loop; the task must end
-            runner.endings.end(task, "fail", error=error, reason="its delivery failed")
+            runner.endings.end(task, FAILED, error=error, reason="its delivery failed")
             return False
         finally:
             if runner.holds_clock:
@@ -134,7 +134,7 @@ def _drop(runner: Runner, task: LiveTask, error: BaseException | None) -> None:
         return
     cancelled = TaskCancelledError(task.task_id, task.name)
     reason = "its pool was shut down"
-    runner.endings.end(task, "cancel", error=cancelled, reason=reason, only_from=PENDING)
+    runner.endings.end(task, CANCELLED, error=cancelled, reason=reason, only_from=PENDING)
     runner.release_clock(task)
 
 
@@ -313,7 +313,7 @@ class Drive:
                 task = self._task
                 closed = TaskInterruptedError(task.task_id, task.name)
                 self._runner.endings.end(
-                    task, "interrupt", error=closed, reason="its event loop was closed"
+                    task, INTERRUPTED, error=closed, reason="its event loop was closed"
                 )
                 raise
             return self._failed(error)
@@ -330,13 +330,13 @@ class Drive:
         clear_frames(error)
         cancelled = TaskCancelledError(task.task_id, task.name)
         if self._cancel_requested:
-            endings.end(task, "cancel", error=cancelled, reason=task.reason or "it was cancelled")
+            endings.end(task, CANCELLED, error=cancelled, reason=task.reason or "it was cancelled")
         elif self.owner is not None and self.owner.cancelling() > self._baseline:
             reason = "the coroutine that awaited it" if self.in_place else "its asyncio task"
-            endings.end(task, "cancel", error=cancelled, reason=f"{reason} was cancelled")
+            endings.end(task, CANCELLED, error=cancelled, reason=f"{reason} was cancelled")
         else:
             # Nobody cancelled the task: it raised this, or awaited something cancelled.
-            endings.end(task, "fail", error=error)
+            endings.end(task, FAILED, error=error)
         return self._answer(error)
 
     def _answer(self, error: BaseException | None) -> Any:

@@ -12,14 +12,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from framework._records.statuses import FAILURES, FINAL, TaskStatus
+from framework._records.statuses import (
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    FAILURES,
+    FINAL,
+    INTERRUPTED,
+    TIMEOUT,
+    TaskStatus,
+)
 from framework._running.hooks import Report, run_hooks
 from framework._running.ledger import Ledger
 from framework._running.limits import Limits
 from framework._running.log import Failures, report_unread
 from framework._running.outcomes import WorkerCrashError, clear_frames
 from framework._running.retention import Retention
-from framework._tasks.live import LiveTask, Move, Waiter
+from framework._tasks.live import LiveTask, Waiter
 from framework._tasks.mistakes import explain
 from framework._tasks.options import SILENT
 from framework._threads.waiters import wake_all
@@ -66,10 +75,10 @@ class Endings:
             try:
                 result = self.settle(task, result)
             except Exception as error:  # no other process could read it
-                self.end(task, "fail", error=error, reason="its result cannot be kept")
+                self.end(task, FAILED, error=error, reason="its result cannot be kept")
                 return False
         waiters = self.ledger.end(
-            task, "complete", self._monotonic() if now is None else now, result
+            task, COMPLETED, self._monotonic() if now is None else now, result
         )
         if waiters is None:
             self._give_back(task)
@@ -92,32 +101,30 @@ class Endings:
             and task.cancel_requested
         )
         if stopped_itself:
-            self.end(task, "cancel", error=error, reason="it stopped because it was cancelled")
+            self.end(task, CANCELLED, error=error, reason="it stopped because it was cancelled")
         elif isinstance(error, WorkerCrashError):
             self._crash(task, str(error))
         else:
             explain(error)
-            self.end(task, "fail", error=error)
+            self.end(task, FAILED, error=error)
 
     def _crash(self, task: LiveTask, reason: str) -> None:
         """Make a task INTERRUPTED, and give up the thread that runs it."""
         if task.spec.kind == "thread":
             # First, so that the pool's figures agree with what waiters are told.
             self._engine.abandon(task)
-        self.end(task, "interrupt", TaskInterruptedError(task.task_id, task.name), reason)
+        self.end(task, INTERRUPTED, TaskInterruptedError(task.task_id, task.name), reason)
 
     def time_out(self, task: LiveTask) -> None:
         """Make a task TIMEOUT that has reached its limit, even if its body keeps running."""
         assert task.limit is not None
         error = TaskTimeoutError(task.task_id, task.name, task.limit)
-        self.end(
-            task, "time_out", error=error, reason="it ran past its time limit", body_ended=False
-        )
+        self.end(task, TIMEOUT, error=error, reason="it ran past its time limit", body_ended=False)
 
     def end(
         self,
         task: LiveTask,
-        move: Move,
+        status: TaskStatus,
         error: BaseException,
         reason: str = "",
         only_from: TaskStatus | None = None,
@@ -128,7 +135,7 @@ class Endings:
 
         Args:
             task: The task.
-            move: How it ended.
+            status: How it ended.
             error: Why it has no result.
             reason: Why it ended, for people.
             only_from: Do nothing if it has another status; None for any status.
@@ -141,7 +148,7 @@ class Endings:
         # Positional: keywords would cost more, and every task that fails passes here.
         waiters = self.ledger.end(
             task,
-            move,
+            status,
             self._monotonic() if now is None else now,
             None,
             error,
@@ -152,13 +159,13 @@ class Endings:
         )
         if waiters is None:
             self._give_back(task)
-            if move == "fail" and body_ended and only_from is None:
+            if status is FAILED and body_ended and only_from is None:
                 self.ledger.count_late(task)
             return False
         if not body_ended:
             # First of all, so that the pool's figures agree with what waiters are told.
             self.stop_body(task)
-        unseen = task.status in FAILURES and self.is_unseen(task, waiters, in_place)
+        unseen = status in FAILURES and self.is_unseen(task, waiters, in_place)
         self._after_end(task, waiters, self._failures.log if unseen else None)
         return True
 

@@ -23,10 +23,18 @@ from typing import Any, Final, Literal, TypeAlias
 from framework._records.checks import show
 from framework._records.pages import PageQuery
 from framework._records.records import TaskRecord
-from framework._records.statuses import COMPLETED, EVENT_OF, FINAL, PENDING, RUNNING, TaskStatus
+from framework._records.statuses import (
+    COMPLETED,
+    EVENT_OF,
+    FINAL,
+    PENDING,
+    RUNNING,
+    TRAITS,
+    TaskStatus,
+)
 from framework._running.calls import Calls
 from framework._running.events import Events
-from framework._tasks.live import TARGETS, Home, LiveTask, Move, Waiter, copy_record
+from framework._tasks.live import Home, LiveTask, Waiter, copy_record
 from framework._threads.outflow import Outflow
 from framework._threads.waiters import wake_all
 from framework.exceptions import FrameworkNotStartedError, QueueFullError
@@ -37,6 +45,8 @@ _LOGGER = logging.getLogger("asyncframe")
 
 State: TypeAlias = Literal["running", "stopping", "stopped", "forked"]
 """State of a framework; only changed here, with the lock held except after a fork."""
+
+_BEFORE_START: Final = TRAITS[RUNNING].after
 
 
 class Ledger(Events):
@@ -196,10 +206,9 @@ class Ledger(Events):
 
     def start(self, task: LiveTask, now: float) -> bool:
         """Make a task RUNNING, or count a further delivery of it; False if it is final."""
-        targets = TARGETS["start"]
         with self.lock:
             before = task.status
-            if targets[before] is None:
+            if before not in _BEFORE_START:
                 return False
             if before is PENDING:
                 self.pending -= 1
@@ -220,7 +229,7 @@ class Ledger(Events):
     def end(
         self,
         task: LiveTask,
-        move: Move,
+        status: TaskStatus,
         now: float,
         result: Any = None,
         error: BaseException | None = None,
@@ -229,11 +238,11 @@ class Ledger(Events):
         only_from: TaskStatus | None = None,
         body_ended: bool = True,
     ) -> dict[Any, None] | None:
-        """Make a task final and move it to the store, unless `TARGETS` or *only_from* forbids it.
+        """Make a task final and move it to the store, unless its status or *only_from* forbids it.
 
         Args:
             task: The task.
-            move: How it ended.
+            status: How it ended.
             now: Monotonic second at which it ended.
             result: What it returned.
             error: Why it has no result.
@@ -245,7 +254,7 @@ class Ledger(Events):
         Returns:
             Its waiters, which may be none; None if the status was not changed.
         """
-        targets = TARGETS[move]
+        allowed = TRAITS[status].after
         with self.lock:
             before, bodies = task.status, task.bodies
             # Before the check below: the body of a task that is final already may end late.
@@ -253,8 +262,7 @@ class Ledger(Events):
                 task.bodies = bodies = bodies - 1
                 if not bodies and task.rest is not None:
                     task.still_running = False
-            after = targets[before]
-            if after is None or (only_from is not None and before is not only_from):
+            if before not in allowed or (only_from is not None and before is not only_from):
                 return None
             task.ended = now
             task.result = result
@@ -264,15 +272,15 @@ class Ledger(Events):
                 self.pending -= 1
             else:
                 self.running -= 1
-            self.ended[after] += 1
+            self.ended[status] += 1
             self.kept += 1
             waiters, task.waiters = task.waiters, None
-            task.status = after
+            task.status = status
             if self.sinks:
-                self.enqueue(task, EVENT_OF[after], message=task.reason, error=task.error)
+                self.enqueue(task, EVENT_OF[status], message=task.reason, error=task.error)
         # Free them now: a body that still runs has its own references.
         task.context = None
-        if after is COMPLETED:
+        if status is COMPLETED:
             task.args = task.kwargs = task.code = None
         else:
             self.calls.keep(task)

@@ -8,15 +8,11 @@ import traceback
 from typing import Any, Final
 
 from framework._records.records import TaskRecord
-from framework._records.statuses import TaskStatus
+from framework._records.statuses import COMPLETED, TIMEOUT, TRAITS
 from framework.exceptions import (
-    TaskCancelledError,
     TaskFailedError,
-    TaskInterruptedError,
     TaskTimeoutError,
 )
-
-_COMPLETED: Final = TaskStatus.COMPLETED
 
 MISLEADING: Final = (
     SystemExit,
@@ -45,16 +41,15 @@ def raise_or_return(record: TaskRecord) -> Any:
     call.
     """
     status = record.status
-    if status is _COMPLETED:
+    if status is COMPLETED:
         return record.result
     record.read = True
-    if status is TaskStatus.TIMEOUT and isinstance(record.error, TaskTimeoutError):
-        raise TaskTimeoutError(*record.error.args)
-    if status is TaskStatus.CANCELLED:
-        raise TaskCancelledError(record.task_id, record.name)
-    if status is TaskStatus.INTERRUPTED:
-        raise TaskInterruptedError(record.task_id, record.name)
+    made = TRAITS[status].error
+    if made is not None:
+        raise made(record.task_id, record.name)
     assert record.error is not None
+    if status is TIMEOUT and isinstance(record.error, TaskTimeoutError):
+        raise TaskTimeoutError(*record.error.args)
     raise awaiters_error(record, record.error)
 
 

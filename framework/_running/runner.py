@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from framework._records.records import Kind
-from framework._records.statuses import FINAL, PENDING
+from framework._records.statuses import FAILED, FINAL, PENDING
 from framework._running.drives import Drives
 from framework._running.endings import Endings
 from framework._tasks.current import current_record
@@ -89,7 +89,7 @@ class Runner:
     def refuse(self, task: LiveTask, error: BaseException) -> None:
         """Make a task FAILED that could not be started."""
         reason = "it could not be started"
-        self.endings.end(task, "fail", error=error, reason=reason, only_from=PENDING)
+        self.endings.end(task, FAILED, error=error, reason=reason, only_from=PENDING)
         if task.kept:
             self.engine.withdraw(task)
         self.release_clock(task)

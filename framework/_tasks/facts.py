@@ -15,9 +15,8 @@ from framework._tasks.wire import (
     decode_result,
     encode_error,
     encode_result,
-    unreported_error,
+    reported_error,
 )
-from framework.exceptions import TaskCancelledError, TaskInterruptedError, TaskTimeoutError
 
 
 class _Times(Protocol):
@@ -119,7 +118,8 @@ def load_record(facts: Mapping[str, Any], clock: _Times) -> TaskRecord:
     if facts.get("result"):
         record.result = decode_result(registry.find_function(record.name), facts["result"])
     if record.status.is_final and record.status is not TaskStatus.COMPLETED:
-        record.error = _error_of(record, facts.get("error"))
+        text = facts.get("error")
+        record.error = decode_error(text) if text else reported_error(record, record.status, None)
         record.read = True
     record.reason = facts.get("reason") or ""
     record.progress = facts.get("progress")
@@ -134,15 +134,3 @@ def load_record(facts: Mapping[str, Any], clock: _Times) -> TaskRecord:
 def _stamp(record: TaskRecord, at: float | None) -> float | None:
     # The clocks of two machines may differ, but no duration may be negative.
     return None if at is None else record.created + max(0.0, at - record.created_at)
-
-
-def _error_of(record: TaskRecord, text: str | None) -> BaseException:
-    if text:
-        return decode_error(text)
-    if record.status is TaskStatus.CANCELLED:
-        return TaskCancelledError(record.task_id, record.name)
-    if record.status is TaskStatus.INTERRUPTED:
-        return TaskInterruptedError(record.task_id, record.name)
-    if record.status is TaskStatus.TIMEOUT:
-        return TaskTimeoutError(record.task_id, record.name, 0.0)  # which limit is not known
-    return unreported_error()

@@ -1,10 +1,6 @@
-"""A live task: its record, what is needed to run it, and its state machine.
+"""A live task: its record, and what is needed to run it.
 
-A status changes only in `ledger`, and only in these ways::
-
-    PENDING -> RUNNING -> COMPLETED | FAILED | TIMEOUT | CANCELLED | INTERRUPTED
-    PENDING -> FAILED | CANCELLED | INTERRUPTED       (never ran)
-    RUNNING -> RUNNING                                (delivered again)
+Its status changes only in `ledger`, and only as the table `statuses.TRAITS` allows.
 """
 
 from __future__ import annotations
@@ -13,31 +9,13 @@ import asyncio
 import threading
 from collections.abc import Callable, Mapping
 from contextvars import Context, ContextVar
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Any, Final, Protocol
 
 from framework._records.ids import TaskId
 from framework._records.records import Rare, TaskRecord
-from framework._records.statuses import COMPLETED, PENDING, RUNNING, TaskStatus
+from framework._records.statuses import PENDING, TaskStatus
 from framework._tasks.places import Stay
 from framework._tasks.specs import Hooks, TaskSpec
-
-Move: TypeAlias = Literal["start", "complete", "fail", "time_out", "cancel", "interrupt"]
-
-_MOVES: Final[dict[Move, dict[TaskStatus, TaskStatus]]] = {
-    "start": {PENDING: RUNNING, RUNNING: RUNNING},
-    "complete": {RUNNING: COMPLETED},
-    "fail": {PENDING: TaskStatus.FAILED, RUNNING: TaskStatus.FAILED},
-    "time_out": {RUNNING: TaskStatus.TIMEOUT},
-    "cancel": {PENDING: TaskStatus.CANCELLED, RUNNING: TaskStatus.CANCELLED},
-    "interrupt": {PENDING: TaskStatus.INTERRUPTED, RUNNING: TaskStatus.INTERRUPTED},
-}
-
-# The status that each move leads to from each status; None where it is refused. Every pair
-# has an entry, so the ledger reads the table without a call while it holds its lock.
-TARGETS: Final[dict[Move, dict[TaskStatus, TaskStatus | None]]] = {
-    move: dict.fromkeys(TaskStatus) | targets for move, targets in _MOVES.items()
-}
-
 
 CARRIED: Final = ContextVar[Mapping[str, str] | None]("asyncframe_carried", default=None)
 """In a task's own context: what tracers carry from its submission to its start."""

@@ -24,10 +24,12 @@ from typing import Any, Final, TypeAlias
 
 from framework._records import json_bytes
 from framework._records.jsonsafe import SHORT_INT, safe_repr, safe_str
+from framework._records.records import TaskRecord
+from framework._records.statuses import TIMEOUT, TRAITS, TaskStatus
 from framework._tasks.functions import bare_function, name_of, signature_of
 from framework._tasks.injection import as_task
 from framework._tasks.task import SENT
-from framework.exceptions import RemoteTaskError
+from framework.exceptions import RemoteTaskError, TaskTimeoutError
 
 Function: TypeAlias = Callable[..., Any]
 CallEncoder: TypeAlias = Callable[[tuple[Any, ...], "dict[str, Any] | None"], str]
@@ -411,9 +413,23 @@ def decode_error(text: str) -> BaseException:
     return remote
 
 
-def unreported_error() -> RemoteTaskError:
-    """Return the error of a task that failed in another process, which sent no error."""
-    return RemoteTaskError("unknown", "its error was not reported")
+def reported_error(
+    record: TaskRecord, status: TaskStatus, error: BaseException | None, limit: float = 0.0
+) -> BaseException:
+    """Return the error of a task that another process has ended.
+
+    Args:
+        record: The task.
+        status: How it ended; not COMPLETED.
+        error: What the other process has reported; None for nothing.
+        limit: The task's time limit in seconds; 0.0 if unknown.
+    """
+    made = TRAITS[status].error
+    if made is not None:
+        return made(record.task_id, record.name)
+    if status is TIMEOUT and not isinstance(error, TaskTimeoutError):
+        return TaskTimeoutError(record.task_id, record.name, limit)
+    return RemoteTaskError("unknown", "its error was not reported") if error is None else error
 
 
 def _error_parts(error: BaseException) -> list[Any] | None:

@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 
 from framework._records import checks, exports
 from framework._records.jsonsafe import safe_str
+from framework._records.statuses import WITHOUT_RESULT
 from framework.protocols import TaskEvent, TaskRecord, TaskStatus
 
 try:
@@ -219,7 +220,7 @@ class Tracing:
         if span.is_recording():
             span.set_attributes({_STATUS: status.value, _ATTEMPTS: attempts})
             # Somebody wanted a cancelled task to end, so that is no error.
-            if error is not None and status is not TaskStatus.CANCELLED:
+            if error is not None and status in WITHOUT_RESULT:
                 self._fail(span, error)
         span.end()
 

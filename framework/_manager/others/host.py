@@ -8,7 +8,7 @@ Relies on: the ledger for every move.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, Final
@@ -18,28 +18,25 @@ from framework._manager.face.again import call_text
 from framework._manager.others.taking_over import release, take_over
 from framework._records.ids import TaskId
 from framework._records.records import TaskRecord
-from framework._records.statuses import EVENT_OF, FINAL, PENDING, TaskStatus
+from framework._records.statuses import (
+    EVENT_OF,
+    FINAL,
+    INTERRUPTED,
+    PENDING,
+    TRAITS,
+    TaskStatus,
+)
 from framework._tasks import registry
-from framework._tasks.live import LiveTask, Move, new_task
+from framework._tasks.live import LiveTask, new_task
 from framework._tasks.specs import TaskSpec
-from framework._tasks.wire import unreported_error
+from framework._tasks.wire import reported_error
 from framework.exceptions import (
     FrameworkError,
     FrameworkNotStartedError,
-    TaskCancelledError,
     TaskInterruptedError,
-    TaskTimeoutError,
 )
 
 _LOGGER = logging.getLogger("asyncframe")
-
-_MOVES: Final[dict[TaskStatus, Move]] = {
-    TaskStatus.FAILED: "fail",
-    TaskStatus.TIMEOUT: "time_out",
-    TaskStatus.CANCELLED: "cancel",
-    TaskStatus.INTERRUPTED: "interrupt",
-}
-
 
 _ASK_AGAIN: Final = 1.0
 """Seconds until an engine is asked again that did not answer."""
@@ -93,7 +90,7 @@ class RemoteHost:
         for task in self._ledger.unfinished():
             if not task.remote and not self._core.intake.let_go(task, reason):
                 error = TaskInterruptedError(task.task_id, task.name)
-                self._endings.end(task, "interrupt", error=error, reason=reason, body_ended=False)
+                self._endings.end(task, INTERRUPTED, error=error, reason=reason, body_ended=False)
 
     def adopt(self, records: Sequence[TaskRecord]) -> None:
         """Track remote tasks whose own process is gone; final ones end here."""
@@ -254,7 +251,7 @@ class RemoteHost:
         task = self._find(task_id)
         if task is None:
             return
-        if task.status is PENDING and status in (TaskStatus.COMPLETED, TaskStatus.TIMEOUT):
+        if task.status not in TRAITS[status].after:
             # The report of its start never arrived.
             self.started(task_id, at, attempts)
         now = self._stamp(task, at)
@@ -264,8 +261,8 @@ class RemoteHost:
         if status is TaskStatus.COMPLETED:
             self._endings.complete(task, result, now)
         else:
-            told = _error_of(task, status, error)
-            self._endings.end(task, _MOVES[status], error=told, reason=reason, now=now)
+            told = reported_error(task, status, error, task.limit or 0.0)
+            self._endings.end(task, status, error=told, reason=reason, now=now)
         self._core.intake.forget_delay(task)
         self._core.runner.release_clock(task)
 
@@ -276,21 +273,6 @@ class RemoteHost:
     def _stamp(self, task: LiveTask, at: float) -> float:
         """Convert a wall timestamp to monotonic seconds, from the submission to now."""
         return min(max(task.created + at - task.created_at, task.created), self.clock.monotonic())
-
-
-def _error_of(task: LiveTask, status: TaskStatus, error: BaseException | None) -> BaseException:
-    if status is TaskStatus.FAILED:
-        return unreported_error() if error is None else error
-    if status is TaskStatus.TIMEOUT:
-        limit = task.limit if task.limit is not None else 0.0
-        own = isinstance(error, TaskTimeoutError)
-        return (
-            error if own and error is not None else TaskTimeoutError(task.task_id, task.name, limit)
-        )
-    made: Callable[[str, str], BaseException] = (
-        TaskCancelledError if status is TaskStatus.CANCELLED else TaskInterruptedError
-    )
-    return made(task.task_id, task.name)
 
 
 def _unknown_here(*_: Any, **__: Any) -> None:

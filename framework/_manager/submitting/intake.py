@@ -27,7 +27,7 @@ from framework._records.ids import TaskId
 from framework._records.reasons import delayed
 from framework._records.records import TaskRecord
 from framework._records.restart import Restart
-from framework._records.statuses import PENDING, TaskStatus
+from framework._records.statuses import CANCELLED, PENDING, TaskStatus
 from framework._running.coroutines import Drive
 from framework._running.ledger import Ledger
 from framework._running.runner import Runner
@@ -551,7 +551,7 @@ class Intake:
         """Make a task CANCELLED if it is still PENDING; it never starts then."""
         error = TaskCancelledError(task.task_id, task.name)
         if not self.runner.endings.end(
-            task, "cancel", error=error, reason=reason, only_from=PENDING
+            task, CANCELLED, error=error, reason=reason, only_from=PENDING
         ):
             return False
         self.forget_delay(task)

@@ -17,8 +17,14 @@ from framework._records.records import Label, TaskRecord
 from framework._records.restart import Restart
 from framework._records.statuses import TaskStatus
 from framework._tasks import registry
-from framework._tasks.wire import decode_error, decode_result, encode_error, encode_result
-from framework.exceptions import RemoteTaskError, TaskInterruptedError
+from framework._tasks.wire import (
+    decode_error,
+    decode_result,
+    encode_error,
+    encode_result,
+    reported_error,
+)
+from framework.exceptions import RemoteTaskError
 
 COLUMNS: Final = (
     "task_id",
@@ -48,7 +54,6 @@ WRITTEN: Final = (*COLUMNS, "call", "restart")
 _SCALARS: Final = (type(None), bool, int, float)
 _PENDING: Final = TaskStatus.PENDING
 _COMPLETED: Final = TaskStatus.COMPLETED
-_INTERRUPTED: Final = TaskStatus.INTERRUPTED
 _STATUS_OF: Final = {status.value: status for status in TaskStatus}
 _DRAWN: Final = 32
 """The length of random ids; a chosen id of this length counts as random."""
@@ -304,10 +309,10 @@ class Reader:
 
 
 def _error_of(record: TaskRecord, text: str | None) -> BaseException:
-    if text is None and record.status is _INTERRUPTED:
+    if text is None:
         # Another process wrote so, in one statement for all tasks of the dead one.
-        return TaskInterruptedError(record.task_id, record.name)
+        return reported_error(record, record.status, None)
     try:
-        return decode_error(text or "")
+        return decode_error(text)
     except ValueError:
-        return RemoteTaskError("an unknown error", text or "")
+        return RemoteTaskError("an unknown error", text)

@@ -45,7 +45,7 @@ def test_the_limit_comes_before_the_result(
     """A body that returned, but whose limit is decided first, is TIMEOUT and stays so."""
     # 1 the body returns, 2 the limit passes and is decided, 3 the result is refused.
     ledger = task_manager._core.ledger
-    gate = Turnstile(ledger, "end", lambda _, move, *__, **___: move == "complete")
+    gate = Turnstile(ledger, "end", lambda _, move, *__, **___: move is TaskStatus.COMPLETED)
     ends, late = ends_of(task_manager), heard(task_manager, "late_result")
     task_id = task_manager.submit_nowait(lambda: 7, timeout=1.0)
     gate.await_arrival()
@@ -65,7 +65,7 @@ def test_the_result_comes_before_the_limit(
     # 1 the limit fires, 2 the body returns and is decided, 3 the limit is refused.
     ledger = task_manager._core.ledger
     body, ends = Body(), ends_of(task_manager)
-    gate = Turnstile(ledger, "end", lambda _, move, *__, **___: move == "time_out")
+    gate = Turnstile(ledger, "end", lambda _, move, *__, **___: move is TaskStatus.TIMEOUT)
     task_id = task_manager.submit_nowait(body, timeout=1.0)
     assert body.started.wait(PATIENCE)
     moving = aside.submit(racing_clock.advance, 1.0)
@@ -103,7 +103,7 @@ def test_the_start_comes_before_the_cancellation(
     # refused as a pending one and only noted.
     ledger = task_manager._core.ledger
     starting = Turnstile(ledger, "start")
-    gate = Turnstile(ledger, "end", lambda _, move, *__, **___: move == "cancel")
+    gate = Turnstile(ledger, "end", lambda _, move, *__, **___: move is TaskStatus.CANCELLED)
     body, ends = Body(), ends_of(task_manager)
     task_id = task_manager.submit_nowait(body)
     cancelling = aside.submit(cancel, task_manager, task_id)
@@ -434,7 +434,7 @@ def test_two_threads_are_to_pack_the_finished_tasks() -> None:
             if number == 511:
                 store._lock = Overtaken()  # type: ignore[assignment]  # for one packing
             manager._core.ledger.start(task, 1.0)
-            manager._core.ledger.end(task, "complete", 2.0, number)
+            manager._core.ledger.end(task, TaskStatus.COMPLETED, 2.0, number)
         results = [manager.wait_result(task_id) for task_id in ids]
 
     assert packed == [len(store._latest)] == [256]

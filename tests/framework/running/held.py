@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
-from framework import TaskManager
-from framework._tasks.live import LiveTask, Move
+from framework import TaskManager, TaskStatus
+from framework._tasks.live import LiveTask
 from framework.protocols import EngineTask, Kind, Run
 
-MOVES: tuple[Move, ...] = get_args(Move)
+MOVES: tuple[TaskStatus, ...] = tuple(one for one in TaskStatus if one != "pending")
+"""The statuses that a task can be brought to."""
 
-# What each move leads to, by hand: a status, or None where it is refused.
+# What each attempt leads to, by hand: the status, or None where it is refused.
 TABLE: dict[tuple[str, str], str | None] = {
-    ("pending", "start"): "running",
-    ("pending", "complete"): None,
-    ("pending", "fail"): "failed",
-    ("pending", "time_out"): None,
-    ("pending", "cancel"): "cancelled",
-    ("pending", "interrupt"): "interrupted",
-    ("running", "start"): "running",
-    ("running", "complete"): "completed",
-    ("running", "fail"): "failed",
-    ("running", "time_out"): "timeout",
-    ("running", "cancel"): "cancelled",
-    ("running", "interrupt"): "interrupted",
+    ("pending", "running"): "running",
+    ("pending", "completed"): None,
+    ("pending", "failed"): "failed",
+    ("pending", "timeout"): None,
+    ("pending", "cancelled"): "cancelled",
+    ("pending", "interrupted"): "interrupted",
+    ("running", "running"): "running",
+    ("running", "completed"): "completed",
+    ("running", "failed"): "failed",
+    ("running", "timeout"): "timeout",
+    ("running", "cancelled"): "cancelled",
+    ("running", "interrupted"): "interrupted",
 }
 FINAL = ("completed", "failed", "timeout", "cancelled", "interrupted")
 TABLE |= {(status, move): None for status in FINAL for move in MOVES}

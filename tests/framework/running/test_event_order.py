@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from framework import TaskManager, background_task, retry_task
+from framework._records.statuses import INTERRUPTED
 from framework.protocols import TaskEvent
 from framework.testing import override_framework
 from pytest_asyncframe.clock import VirtualClock
@@ -86,7 +87,7 @@ def test_a_task_ends_while_its_start_is_told(manager: TaskManager, clock: Virtua
     # The limit begins to count once the start is delivered, so the test ends the task itself.
     (task,) = manager._core.ledger.unfinished()
     error = TimeoutError()
-    sinks.meanwhile(lambda: manager._core.endings.end(task, "interrupt", error, body_ended=False))
+    sinks.meanwhile(lambda: manager._core.endings.end(task, INTERRUPTED, error, body_ended=False))
     assert late.wait(PATIENCE)
     assert sinks.heard == ["submitted", "started", "interrupted", "late_result"]
 
@@ -186,7 +187,7 @@ def test_events_have_the_status_of_their_moment(manager: TaskManager) -> None:
             (task,) = manager._core.ledger.unfinished()
             core = manager._core
             assert core.runner.start(task) is not None
-            core.endings.end(task, "interrupt", TimeoutError(), body_ended=False)
+            core.endings.end(task, INTERRUPTED, TimeoutError(), body_ended=False)
 
         sinks.meanwhile(run_and_end)
         assert told.wait(PATIENCE)

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 
 from framework import QueueFullError, Task, TaskStatus
 from framework._records.records import TaskRecord
-from framework._tasks.live import LiveTask, Move
+from framework._tasks.live import LiveTask
 from framework.protocols import TaskEvent
 from framework.stores.memory import MemoryStore
 from framework.testing import override_framework
@@ -228,7 +228,7 @@ class LedgerModel(RuleBasedStateMachine):
     @rule(one=tasks)
     def start(self, one: Modelled) -> None:
         """A task that has not ended starts, or is delivered once more."""
-        allowed = TABLE[one.status, "start"] is not None
+        allowed = TABLE[one.status, "running"] is not None
         if allowed:
             if one.status == "pending":
                 one.status, one.started = "running", self._now()
@@ -243,7 +243,7 @@ class LedgerModel(RuleBasedStateMachine):
     @rule(one=tasks)
     def complete(self, one: Modelled) -> None:
         """A result ends a task that runs, and is late for one that has ended."""
-        target = TABLE[one.status, "complete"]
+        target = TABLE[one.status, "completed"]
         self._body_ends(one)
         woken: list[Waiting] = []
         if target is None:
@@ -258,12 +258,12 @@ class LedgerModel(RuleBasedStateMachine):
 
     @rule(
         one=tasks,
-        move=st.sampled_from([move for move in MOVES if move not in ("start", "complete")]),
+        move=st.sampled_from([move for move in MOVES if move not in ("running", "completed")]),
         only_from=st.none() | st.sampled_from([TaskStatus.PENDING, TaskStatus.RUNNING]),
         body_ended=st.booleans(),
     )
     def end(
-        self, one: Modelled, move: Move, only_from: TaskStatus | None, body_ended: bool
+        self, one: Modelled, move: TaskStatus, only_from: TaskStatus | None, body_ended: bool
     ) -> None:
         """A task ends without a result, unless it has ended or has not the status asked for."""
         target = TABLE[one.status, move]
@@ -276,7 +276,7 @@ class LedgerModel(RuleBasedStateMachine):
             woken = self._end(one, target)
             if not body_ended:
                 self.abandoned.append(one.task.task_id)
-        elif move == "fail" and body_ended and only_from is None:
+        elif move is TaskStatus.FAILED and body_ended and only_from is None:
             self._late(one)
         error = raised(move)
 

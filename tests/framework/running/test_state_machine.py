@@ -8,12 +8,12 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterator
-from typing import cast
 
 import pytest
 
 from framework import TaskManager, TaskStatus, async_task
-from framework._tasks.live import LiveTask, Move, copy_record
+from framework._records.statuses import CANCELLED, COMPLETED, FAILED, INTERRUPTED, RUNNING, TIMEOUT
+from framework._tasks.live import LiveTask, copy_record
 from framework.exceptions import TaskTimeoutError
 from framework.protocols import TaskEvent, TaskRecord
 from framework.testing import override_framework
@@ -22,14 +22,14 @@ from tests.framework.running.held import MOVES, TABLE, HeldEngine, submitted
 from tests.patience import PATIENCE
 
 # How a task comes to have a status.
-ROADS: dict[str, tuple[Move, ...]] = {
+ROADS = {
     "pending": (),
-    "running": ("start",),
-    "completed": ("start", "complete"),
-    "failed": ("start", "fail"),
-    "timeout": ("start", "time_out"),
-    "cancelled": ("cancel",),
-    "interrupted": ("start", "interrupt"),
+    "running": (RUNNING,),
+    "completed": (RUNNING, COMPLETED),
+    "failed": (RUNNING, FAILED),
+    "timeout": (RUNNING, TIMEOUT),
+    "cancelled": (CANCELLED,),
+    "interrupted": (RUNNING, INTERRUPTED),
 }
 
 
@@ -42,9 +42,9 @@ def record_in(status: str, manager: TaskManager) -> LiveTask:
     return task
 
 
-def step(manager: TaskManager, task: LiveTask, move: Move, now: float) -> bool:
+def step(manager: TaskManager, task: LiveTask, move: TaskStatus, now: float) -> bool:
     """Make one move through the ledger; return whether it was allowed."""
-    if move == "start":
+    if move is RUNNING:
         return manager._core.ledger.start(task, now)
     ended = manager._core.ledger.end(task, move, now, "result", ValueError(move), None, "reason")
     return ended is not None
@@ -76,7 +76,7 @@ def test_every_move_from_every_status() -> None:
             task = record_in(status, manager)
             before = copy_record(task)
 
-            allowed = step(manager, task, cast("Move", move), 2_000.0)
+            allowed = step(manager, task, TaskStatus(move), 2_000.0)
 
             figures = manager.get_stats()
             counted = {one.value: figures[one.value] for one in TaskStatus if figures[one.value]}
@@ -107,8 +107,8 @@ def test_first_start_sets_the_stamp(held_manager: TaskManager) -> None:
     """A further delivery counts an attempt and leaves the first start's stamp."""
     task = record_in("pending", held_manager)
 
-    step(held_manager, task, "start", 1_001.0)
-    step(held_manager, task, "start", 1_002.0)
+    step(held_manager, task, RUNNING, 1_001.0)
+    step(held_manager, task, RUNNING, 1_002.0)
 
     assert (task.started, task.attempts) == (1_001.0, 2)
 
@@ -241,7 +241,7 @@ def test_kept_is_read_with_the_other_counters(held_manager: TaskManager) -> None
         def __exit__(self, *_: object) -> None:
             self.inner.release()
             ledger.lock = self.inner
-            ledger.end(task, "complete", 1.0)
+            ledger.end(task, COMPLETED, 1.0)
 
     task = record_in("running", manager)
     ledger.lock = EndsATaskWhenReleased()  # type: ignore[assignment]  # for one reading
@@ -254,14 +254,14 @@ def test_race_of_ends(held_manager: TaskManager) -> None:
     task = record_in("running", held_manager)
     events: list[TaskEvent] = []
     held_manager.subscribe(events.append)
-    moves: list[Move] = ["complete", "fail", "time_out", "cancel", "interrupt"]
+    moves: list[TaskStatus] = [COMPLETED, FAILED, TIMEOUT, CANCELLED, INTERRUPTED]
     barrier = threading.Barrier(len(moves))
-    won: list[Move] = []
+    won: list[TaskStatus] = []
 
-    def end(move: Move) -> None:
+    def end(move: TaskStatus) -> None:
         barrier.wait(PATIENCE)
         endings = held_manager._core.endings
-        if move == "complete":
+        if move is COMPLETED:
             ended = endings.complete(task, None)
         else:
             ended = endings.end(task, move, ValueError(move), body_ended=False)
