@@ -1,14 +1,20 @@
-"""The page itself: one file with its styles and its script, and the headers that guard it."""
+"""The page itself: one file with its styles and its script, and the headers that guard it.
+
+The names and colours of statuses are put into it.
+"""
 
 from __future__ import annotations
 
 import base64
 import functools
 import hashlib
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from framework._records.statuses import TRAITS
 
 _FILE: Final = Path(__file__).with_name("page.html")
 
@@ -31,7 +37,9 @@ class Page:
 @functools.cache
 def page() -> Page:
     """Return the page; its file is read once."""
-    text = _FILE.read_text(encoding="utf-8")
+    text = _FILE.read_text(encoding="utf-8").replace(
+        "const STATUSES = {};", f"const STATUSES = {json.dumps(_statuses(), indent=1)};"
+    )
     body = text.encode()
     etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     headers = {
@@ -43,6 +51,18 @@ def page() -> Page:
         "X-Frame-Options": "DENY",
     }
     return Page(body, etag, headers)
+
+
+def _statuses() -> dict[str, dict[str, object]]:
+    """Return what the page shows of each status, in the order of its tabs."""
+    shown = ("label", "group", "tone", "sign", "failed")
+    return {
+        status.value: {
+            "final": status.is_final,
+            **{name: getattr(traits, name) for name in shown},
+        }
+        for status, traits in TRAITS.items()
+    }
 
 
 def _policy(text: str) -> str:
