@@ -82,14 +82,14 @@ app: FastAPI = FastAPI(
 
 @app.exception_handler(RequestValidationError)
 async def explain_refusal(_: Request, error: RequestValidationError) -> JSONResponse:
-    """Answer 422 without the input, which may be what no JSON response can have: `Infinity`."""
+    """Answer 422 without the input, which may be `Infinity`: no JSON response can have that."""
     problems = [{key: one[key] for key in ("type", "loc", "msg")} for one in error.errors()]
     return JSONResponse({"detail": problems}, status_code=422)
 
 
 @app.get("/", include_in_schema=False)
 def show_page() -> RedirectResponse:
-    """Lead to the page that starts tasks and shows their status."""
+    """Redirect to the page that starts tasks and shows their status."""
     return RedirectResponse("tasks/dashboard")
 
 
@@ -97,7 +97,7 @@ def show_page() -> RedirectResponse:
 
 
 class Processed(BaseModel):
-    """What comes of processing."""
+    """The result of processing."""
 
     status: str
     data_id: str
@@ -200,7 +200,7 @@ async def call_limited() -> dict[str, str]:
 
 
 class Outcome(BaseModel):
-    """What comes of an operation."""
+    """The result of an operation."""
 
     status: str
     attempts: int

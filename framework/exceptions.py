@@ -77,7 +77,8 @@ class QueueFullError(FrameworkError, HTTPException, queue.Full):
     Attributes:
         queue_size: How many tasks may wait, 1 or more.
         retry_after: When to try again, in seconds, above 0. The framework gives whole seconds
-            from 1 to 60, from how fast the queue has emptied since it began to refuse tasks.
+            from 1 to 60, estimated from how fast the queue has emptied since it began to refuse
+            tasks.
     """
 
     def __init__(self, queue_size: int, retry_after: float = 1.0) -> None:
@@ -326,7 +327,7 @@ class StoreUnavailableError(_UnavailableError):
 
 
 class BrokerUnavailableError(_UnavailableError):
-    """Raised when the broker does not answer, also to end a task that cannot be published.
+    """Raised when the broker does not answer; also the error of a task that could not be sent.
 
     A route answers 503.
 

@@ -168,10 +168,10 @@ def _with_body(fn: Any, around: Callable[[Callable[[], Any]], Any]) -> Any:
 
 
 def deliver_again(record: TaskRecord) -> Callable[[], Any] | None:
-    """Deliver a running task once more, as an engine does that has lost sight of it.
+    """Deliver a running task once more, as an engine does that believes its worker dead.
 
-    The delivery is counted at once, and so the function will run although the first run of it
-    may end the task before. Call this on the thread or event loop where the task runs.
+    The delivery is counted at once, so the function runs a second time even if its first run
+    ends the task before that. Call this on the thread or event loop where the task runs.
 
     Args:
         record: The task. Its framework must have an interceptor.
@@ -263,7 +263,7 @@ def driver_of(record: TaskRecord) -> asyncio.Task[Any] | None:
 
 @contextmanager
 def before_waits(call: Callable[[], object]) -> Iterator[None]:
-    """Call *call* inside the block whenever a coroutine is about to wait for a task.
+    """Inside the block, call *call* whenever a coroutine is about to wait for a task.
 
     This applies to the whole process. If *call* raises, the waiting coroutine gets the error.
     """
@@ -446,7 +446,7 @@ def own_frameworks() -> Iterator[Callable[[], bool]]:
     For a fixture whose app several tests use.
 
     Yields:
-        Returns whether a framework that was started in the block is running.
+        A function that returns whether a framework which was started in the block is running.
     """
     before = list(STATE.running)
     with without_override():
@@ -466,7 +466,7 @@ def override_when_used(
             uses a framework; others wait for it. What it returns is left when the block ends.
 
     Yields:
-        Makes the override now if nothing has used it yet; call it on any thread.
+        A function that makes the override now if nothing has used it yet; for any thread.
 
     Raises:
         RuntimeError: If an override is active already.

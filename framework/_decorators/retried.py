@@ -77,7 +77,7 @@ def _retried(fn: Callable[..., Any], checked: RetryOptions) -> Any:
 
 
 def retried_inner(fn: Callable[..., Any], name: str, policy: RetryPolicy) -> types.FunctionType:
-    """Return *fn* with retries, in the colour of *fn*; the first try is outside the loop."""
+    """Return *fn* with retries, sync or async like *fn*; the first try is outside the loop."""
     # The inner functions find no name of this module: `dress` gives them other globals.
     policies, call_later = find_policies, functools.partial
     note_on_loop, fits = _note_on_loop, _fits
@@ -141,7 +141,7 @@ def _as_async(call: Callable[[], Any]) -> Callable[[], Any]:
 def _fits(
     error: BaseException, check: Check | None, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> bool:
-    """Whether the call that ended with *error* fits; one that does not is never retried."""
+    """Whether the arguments fit the function; a call whose arguments do not is never retried."""
     if check is None or not isinstance(error, TypeError):
         return True
     try:
@@ -152,7 +152,7 @@ def _fits(
 
 
 def _note_on_loop(error: BaseException, policy: RetryPolicy) -> bool:
-    """Whether a sync function fails on a loop's thread, where no retry may wait."""
+    """Add a note to *error* if a retry would block the loop; return whether that is so."""
     if asyncio._get_running_loop() is None or not policy.allows(error, 1):
         return False
     try:

@@ -169,7 +169,7 @@ class _Maker:
 
 
 def check_requeued(spec: TaskSpec, *, awaited: bool) -> None:
-    """Refuse to requeue what no other process could run in place of this one."""
+    """Refuse ``on_restart="requeue"`` for a function that no other process could run."""
     if awaited:
         raise ValueError(
             "on_restart must be 'interrupt' for an async_task, not 'requeue': whoever awaits "

@@ -70,7 +70,7 @@ def _throttled(fn: Callable[..., Any], checked: ThrottleOptions) -> Any:
 
 
 def throttled_inner(fn: Callable[..., Any], policy: ThrottlePolicy) -> types.FunctionType:
-    """Return *fn* behind its rate, in the colour of *fn*."""
+    """Return *fn* behind its rate limit, sync or async like *fn*."""
     # The inner functions find no name of this module: `dress` gives them other globals.
     current, policies, running_loop = STATE, find_policies, asyncio._get_running_loop
     key, waits = policy.options["key"], policy.options["when_limited"] == "wait"

@@ -23,7 +23,7 @@ _REASON: Final = "it was cancelled before it started"
 
 @dataclass(frozen=True, slots=True)
 class CancelAnswer:
-    """What came of a request to cancel a task.
+    """The answer to a request to cancel a task.
 
     Attributes:
         outcome: Whether the task is cancelled, was asked to stop, or cannot be cancelled.

@@ -263,7 +263,7 @@ class Promise:
                 self._make()
 
     def withdraw(self) -> None:
-        """Make none any more."""
+        """From now on, never make the override."""
         with self._lock:
             self.is_settled = True
             # It may refer to whoever refers to this.

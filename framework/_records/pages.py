@@ -59,11 +59,11 @@ class PageQuery:
 
     @property
     def is_plain(self) -> bool:
-        """Whether every `protocols.PagedStore` can answer it."""
+        """Whether it uses nothing that only a `protocols.CountingStore` can answer."""
         return not self.statuses and self.owner is None and not self.search and not self.offset
 
     def distance(self, created_at: float) -> float:
-        """Return a number that grows along the order, from when a task was submitted."""
+        """Return a number that grows in the order of the pages, made of the time of submission."""
         return created_at if self.oldest_first else -created_at
 
     def has_status(self, status: TaskStatus) -> bool:
@@ -73,13 +73,13 @@ class PageQuery:
         return not self.statuses or status in self.statuses
 
     def has_label(self, label: Label) -> bool:
-        """Return whether tasks with *label* match, but for what is searched for."""
+        """Return whether the name and owner in *label* match; ignores `search`."""
         if self.name is not None and label.name != self.name:
             return False
         return self.owner is None or label.owner == self.owner
 
     def is_behind(self, key: Key) -> bool:
-        """Return whether a task with this place comes after the start."""
+        """Return whether a task at this position comes after `after`."""
         if self.after is None:
             return True
         return key > self.after if self.oldest_first else key < self.after
@@ -89,7 +89,7 @@ class PageQuery:
         return self.may_count(record) and self.is_behind(key_of(record))
 
     def may_count(self, record: TaskRecord) -> bool:
-        """Return whether a task matches, apart from its status, wherever the start is."""
+        """Return whether a task matches, apart from its status and from `after`."""
         label = record.label
         if not self.has_label(label):
             return False
@@ -108,7 +108,7 @@ class PageQuery:
         return self.has_status(record.status) and self.may_match(record)
 
     def counts(self, record: TaskRecord) -> bool:
-        """Return whether a task counts for the total: it matches, wherever the start is."""
+        """Return whether a task counts for the total: it matches, apart from `after`."""
         return self.has_status(record.status) and self.may_count(record)
 
     def first(self, records: Iterable[R]) -> list[R]:

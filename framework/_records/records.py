@@ -137,9 +137,9 @@ class TaskRecord:
         ended: When it ended; None if it has not.
         attempts: How often its function was started.
         result: Its return value; None unless it is COMPLETED.
-        code: The code that submitted it, which is ten times cheaper to get than a file name and
-            a line; None if unknown.
-        instruction: The instruction in it.
+        code: The code object of the caller, of which the file and line are found when they are
+            needed, since that costs ten times as much; None if unknown.
+        instruction: The offset of the calling instruction in it.
         rest: Attributes that few tasks have, by name; None if there are none. See `Rare`.
         error: The error that ended it.
         traceback: The error's traceback as first raised.
@@ -150,7 +150,7 @@ class TaskRecord:
         reason: Why it waits or how it ended: words, or facts that `reasons` puts into words.
         last_error: The last attempt's error, while the task waits for the next attempt.
         read: Whether somebody has read its failure.
-        logged: Whether its failure needs no line in the log: it has one, or is to have none.
+        logged: Whether its failure is not to be logged any more: it was logged, or never shall be.
         run_again_of: The id of the task that it repeats; "" if it repeats none.
         remote: Whether a `protocols.RemoteEngine` runs it, so that it may outlive the process
             that submitted it.
@@ -215,7 +215,7 @@ class TaskRecord:
 
     @property
     def owner(self) -> str | None:
-        """Whom it belongs to; None for nobody."""
+        """Whom it belongs to; None if it has no owner."""
         return self.label.owner
 
     @owner.setter
@@ -267,7 +267,7 @@ def visible_state(record: TaskRecord) -> tuple[Any, ...]:
 
 
 class CancelOutcome(StrEnum):
-    """What came of a request to cancel a task; its value is used in JSON.
+    """The outcome of a request to cancel a task; its value is used in JSON.
 
     ``CANCELLED``: the task is CANCELLED, and never runs again. ``ASKED``: it has not ended, and
     may stop later. ``CANNOT``: it has ended otherwise, or is unknown.

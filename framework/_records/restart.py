@@ -9,13 +9,13 @@ RestartState: TypeAlias = Literal["own", "left", "free"]
 """Whose a task is; see `Restart.state`."""
 
 WAITS: Final = "its process ended; it waits for a process that knows its function"
-"""Reason of a task that belongs to nobody."""
+"""The reason of a task that no process has."""
 
 _FACTS = ("due", "limit", "priority", "idempotent", "carried", "fresh")
 
 
 class Restart:
-    """What another process needs to run a task, and whose the task is.
+    """What another process needs to run a task, and which process has the task.
 
     Attributes:
         call: The arguments as JSON, from `wire.encode_call`; "" once the store has them.
@@ -75,13 +75,13 @@ class Restart:
 
     @classmethod
     def of(cls, call: str, facts: str) -> Self:
-        """Return the one with a *call* and *facts*, as `facts` returned them."""
+        """Make it of a *call*, and of *facts* that `facts` returned."""
         data: dict[str, Any] = json.loads(facts)
         # Another release may have written more.
         return cls(call, **{name: data[name] for name in _FACTS if name in data})
 
     def free_copy(self) -> Restart:
-        """Return the copy for a task that is nobody's from now on."""
+        """Return a copy that is ``free``, to be stored when this process gives the task up."""
         copy = Restart(
             self.call,
             due=self.due,

@@ -188,7 +188,7 @@ class Endings:
         return True
 
     def unread(self, task: LiveTask) -> None:
-        """Log a failure that was left to whoever waited for the task, but did not take it."""
+        """Log a failure that was left to a waiter which then did not read it."""
         report_unread((task,))
 
     def stop_body(self, task: LiveTask) -> None:

@@ -555,7 +555,7 @@ def _tell_why(
 
 
 def _kept_calls(store: TaskStore, keeper: CallStore | None) -> int:
-    """Return of how many tasks to keep the arguments here."""
+    """Return for how many tasks this process keeps the arguments."""
     if keeper is not None:
         # It keeps them itself, but writes them a moment later.
         return _KEPT if keeper.keep_arguments else 0

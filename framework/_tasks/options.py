@@ -154,8 +154,9 @@ class PlaceOptions(TypedDict, total=False):
         Option(
             False,
             _unique,
-            "Whether only one task with the same arguments and owner may be pending or running; or "
-            "a function of the arguments, for one task for each of its values, whoever owns it.",
+            "True to allow one pending or running task for the same arguments and owner. Or a "
+            "function of the arguments, to allow one for each value that it returns, for all "
+            "owners together.",
         ),
     ]
     on_duplicate: Annotated[

@@ -24,7 +24,7 @@ from framework._tasks.wire import encode_call
 
 @dataclass(frozen=True, slots=True)
 class PlaceRequest:
-    """What a task asks a line for.
+    """A task's request for a place in a line.
 
     Attributes:
         key: The line: printable text of at most 250 characters.
@@ -47,7 +47,7 @@ class PlaceRequest:
 
 @dataclass(frozen=True, slots=True)
 class PlaceAnswer:
-    """What a line answers.
+    """The answer to a `PlaceRequest`.
 
     Attributes:
         granted: Whether the task has a place.
@@ -88,7 +88,7 @@ def unique_key(
             of the arguments, for all owners.
         args: The call's positional arguments.
         kwargs: Its keyword arguments.
-        owner: Whom the task belongs to; None for nobody.
+        owner: Whom the task belongs to, such as a user; None if it has no owner.
 
     Raises:
         TypeError: If an argument, or what the key function returned, has no stable text.
@@ -230,7 +230,8 @@ class Stay:
         shown: The text of that key for people; "" if there is none.
         answer: The first answer to *unique*; None before.
         waiter: Is woken by that answer; None if nobody waits for it.
-        settled: Whether it is the only one of its key, or need not be.
+        settled: Whether nothing has to be decided about *unique* any more: it has its place, or
+            needs none.
         ready: Whether its submission is done, so that it may be launched.
         launched: Whether it was launched.
     """
@@ -277,7 +278,7 @@ def stay_of(
         task_id: Its task.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
-        owner: Whom the task belongs to; None for nobody.
+        owner: Whom the task belongs to, such as a user; None if it has no owner.
 
     Raises:
         TypeError: If an argument, or what a key function returned, has no stable text.

@@ -87,11 +87,11 @@ class Task(Accepted[Any]):
 
     @property
     def owner(self) -> str | None:
-        """Whom the task belongs to; None for nobody.
+        """Whom the task belongs to, such as a user; None if it has no owner.
 
         A task that is submitted inside another one belongs to the same owner. One that is
         submitted in a request belongs to whom the function *owner* of `framework.http.task_router`
-        names. All others belong to nobody. `to_dict` does not contain it.
+        names. All others have no owner. `to_dict` does not contain it.
         """
         return self._record.owner
 

@@ -120,7 +120,7 @@ class LoopWaiter:
             self._box.post(self._resolve)
 
     def nudge(self) -> None:
-        """Do nothing: a coroutine blocks no thread that could run the task."""
+        """Do nothing: a waiting coroutine blocks no thread, so none could run the task."""
 
     def _resolve(self) -> None:
         if not self.future.done():

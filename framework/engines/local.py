@@ -131,7 +131,7 @@ class LocalEngine:
         self._dispatch([task])
 
     def place_of(self, task: EngineTask) -> tuple[int, int] | None:
-        """Return in which place a task waits for a thread, from 1, and how many wait.
+        """Return a task's position among those that wait for a thread, from 1, and how many wait.
 
         Any thread. None if it does not wait, or is being handed to the pool or to a thread at
         this moment.

@@ -72,9 +72,11 @@ def task_router(
             router with a prefix.
         dependencies: What each request must pass, such as ``[Depends(require_login)]``.
         owner: A plain function of the request, which returns whom its tasks belong to: 1 to 255
-            printable characters, or None for nobody. It is called where a request submits a task,
-            and by these routes, which then show the tasks of that owner alone. A task of somebody
-            else or of nobody is answered as if it did not exist. None to show all tasks.
+            printable characters, or None for no
+            owner. It is called where a request submits a task,
+            and by these routes, which then show the tasks of that owner alone. A task of
+            another owner, or without an owner, is answered as if it did not
+            exist. None to show all tasks.
         expose_errors: Whether the messages of errors are shown, and not only their types. They
             may have secrets.
         include_in_schema: Whether the routes are in the OpenAPI schema.

@@ -176,7 +176,7 @@ def _require_json(view: BaseModel) -> None:
 
 
 def without_places(task: Task) -> Task:
-    """Return a task whose reason does not tell how many tasks of others wait before it."""
+    """Return a copy of a task whose reason does not say how many tasks wait before it."""
     if task._scene is None:
         return task
     scene = task._scene.of_an_owner()
@@ -188,7 +188,7 @@ def summary_of(task: Task, *, expose_errors: bool) -> dict[str, Any]:
 
     Args:
         task: The task.
-        expose_errors: Whether the messages of errors may leave it.
+        expose_errors: Whether the messages of errors are shown.
     """
     shown = task._state()
     if not expose_errors:
@@ -227,7 +227,7 @@ class TaskStats(BaseModel):
 
 
 class CancelResult(BaseModel):
-    """What came of the request to cancel a task."""
+    """The answer to a request to cancel a task."""
 
     cancelled: bool = Field(description="Whether the task is cancelled, and never runs again")
     status: TaskStatus

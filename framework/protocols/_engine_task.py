@@ -59,7 +59,7 @@ class TaskWaiter(Protocol):
     """A thread or coroutine that waits for a task."""
 
     def nudge(self) -> None:
-        """Wake it, so that it can run the task inline now that it is queued. Any thread."""
+        """Wake it, since the task is queued now, so that it can run the task itself. Any thread."""
 
 
 class EngineTask(Protocol):
@@ -106,7 +106,7 @@ class EngineTask(Protocol):
 
     @property
     def owner(self) -> str | None:
-        """Whom it belongs to; None for nobody. It has to travel with the task, as `carried`."""
+        """Whom it belongs to; None for no owner. It has to travel with the task, as `carried`."""
         ...
 
     @property

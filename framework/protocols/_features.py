@@ -26,7 +26,7 @@ from framework.protocols._stores import (
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What a store or an engine can do, each as an object that does it; None if it cannot.
+    """The optional abilities of a store or an engine: for each, the object that has it, or None.
 
     The objects may be the store itself or parts of it.
 
@@ -40,10 +40,10 @@ class Features:
         schedules: It decides which process runs a schedule.
         places: It keeps the lines of unique tasks and of ``max_running`` for all processes.
         windows: It keeps the windows of throttles for all processes.
-        directory: It knows when an unknown id is surely unknown.
-        asking: It can ask the other processes for an unknown id.
+        directory: It knows when no other process can have a task with an unknown id.
+        asking: It can ask the other processes to store their tasks, to find an unknown id.
         news: It knows which tasks of other processes change.
-        fallible: It knows whether it can be used now.
+        fallible: It says whether it can be used now, and why not.
     """
 
     shared: SharedStore | None = None

@@ -36,9 +36,9 @@ class SharedDirectory(Protocol):
 class AskingDirectory(Protocol):
     """Optional methods of a `SharedStore` or `RemoteEngine` that can ask the other processes.
 
-    With them, an id is unknown when all other processes have answered, however long one of them
-    did not run. Without them, it is unknown after a second. All of them may block. If one raises,
-    the framework asks again.
+    With them, the framework reports an id as unknown once all other processes have answered,
+    even if one of them was suspended for long. Without them, it does so after a second. All of
+    them may block. If one raises, the framework asks again.
     """
 
     def ask(self) -> int:
@@ -50,7 +50,7 @@ class AskingDirectory(Protocol):
         ...
 
     def is_answered(self, number: int) -> bool:
-        """Return whether all other processes that live have stored that.
+        """Return whether all other live processes have stored what they had accepted.
 
         What a process had accepted when `ask` was called can be read with ``fetch`` once this
         returns True. Processes that are dead do not count.
@@ -200,7 +200,7 @@ class SharedWindows(Protocol):
         """
 
     def give_back(self, key: str, entry: str) -> None:
-        """Count a call no more, since its function is not called."""
+        """Take a counted call out of its window, because its function is not called."""
 
 
 @runtime_checkable

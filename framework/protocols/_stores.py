@@ -264,7 +264,7 @@ class RequeueStore(Protocol):
         """
 
     def release(self, record: TaskRecord) -> None:
-        """Store that a task is PENDING and belongs to nobody; never blocks.
+        """Store that a task is PENDING and free for any process; never blocks.
 
         Args:
             record: A copy of its last record; its ``restart.state`` is ``free``.
@@ -286,7 +286,7 @@ class LargeStore(Protocol):
         ...
 
     def unread(self) -> Sequence[TaskRecord]:
-        """Return the failed tasks of this process that nobody has heard of; never blocks.
+        """Return the failed tasks of this process that nobody was told of; never blocks.
 
         Their error was neither read nor logged. They must stay in memory until it is, or until
         they are removed.

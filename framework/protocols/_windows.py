@@ -29,7 +29,7 @@ class WindowRequest:
 
 @dataclass(frozen=True, slots=True)
 class WindowAnswer:
-    """When a call is counted.
+    """The answer to a `WindowRequest`: whether and when the call is counted.
 
     Attributes:
         counted: Whether it is counted.

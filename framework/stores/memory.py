@@ -47,8 +47,8 @@ class MemoryStore:
     may have a record of the page; without a filter these are few.
 
     Args:
-        keep_arguments: Of how many tasks that did not complete the arguments are kept, the
-            latest, for `TaskManager.run_again`; 0 or False for none.
+        keep_arguments: For how many of the latest tasks that did not complete the arguments are
+            kept, so that `TaskManager.run_again` can run them; 0 or False for none.
 
     Attributes:
         keep_arguments: Like the argument.

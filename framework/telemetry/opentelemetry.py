@@ -174,7 +174,7 @@ class Tracing:
     def leaving(
         self, record: TaskRecord, kind: str, delay: float, error: BaseException | None
     ) -> None:
-        """End the span of a run whose task goes on in another one."""
+        """End the span of a run after which another run of the task follows."""
         span = self._spans.pop(record.task_id, None)
         if span is None:
             return

@@ -36,9 +36,9 @@ class PrometheusSink:
     Pass it to ``setup_async_framework(app, telemetry=[PrometheusSink()])``, and serve the
     registry with ``app.mount("/metrics", prometheus_client.make_asgi_app())``.
 
-    Counters and histograms have the label ``name``, the name of the task. Gauges are read when
-    the registry is. With ``PROMETHEUS_MULTIPROC_DIR``, where nothing can be read from another
-    process, each process writes its gauges every *refresh_interval* seconds.
+    Counters and histograms have the label ``name``, the name of the task. Gauges are computed
+    when the registry is read. With ``PROMETHEUS_MULTIPROC_DIR`` no process can ask another one,
+    so each writes its gauges every *refresh_interval* seconds.
 
     Sinks with the same registry count in the same metrics. So several apps, or one that starts
     again, are no problem.

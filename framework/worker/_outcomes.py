@@ -50,9 +50,9 @@ def insist(state: Any, call: dict[str, Any]) -> None:  # Any: `State`, or what s
 
 
 class UnsaidError(Ignore):  # type: ignore[misc]  # Celery has no types
-    """Passes an outcome that Redis did not take to the worker's main process.
+    """Carries an outcome that could not be written to Redis to the worker's main process.
 
-    Its only argument are the arguments for `State.end`.
+    Its one argument has the arguments for `State.end`.
     """
 
 
@@ -85,15 +85,15 @@ class Outcome:
     unsaid: dict[str, Any] | None = None
 
     def tell(self, task: Any) -> None:
-        """Return, or raise what tells Celery.
+        """Report the outcome to Celery: return if the task is COMPLETED, else raise.
 
         Args:
             task: The Celery task that ran the delivery.
 
         Raises:
             Exception: The error of a task that has failed.
-            Ignore: If the delivery is not the task's last word, or the task was cancelled.
-            UnsaidError: If Redis did not take the outcome; Celery then says nothing.
+            Ignore: If this delivery does not end the task, or the task was cancelled.
+            UnsaidError: If the outcome could not be written to Redis; Celery then reports nothing.
             Retry: If the task continues in a later delivery.
         """
         if self.unsaid is not None:

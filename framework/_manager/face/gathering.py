@@ -68,7 +68,7 @@ class MapItem(Generic[I, T]):
 
     Attributes:
         item: The item.
-        number: Its place among all items, from 0.
+        number: Its index among all items, from 0.
         task: Its final task.
     """
 

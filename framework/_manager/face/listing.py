@@ -28,13 +28,13 @@ MOST: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class TaskPage:
-    """Some tasks, and where the next ones begin.
+    """A page of tasks, and where the next page begins.
 
     Attributes:
         tasks: Snapshots of the tasks, in order.
         next: What to pass as *after* for the next page; None if there are no more tasks now.
-        total: How many tasks match at this moment, on all pages. Each page counts anew, while
-            tasks come, end and are removed. So it may be off by those that do at that moment.
+        total: How many tasks match at this moment, on all pages. Each page counts again. Tasks
+            that come, end or are removed at that moment may be counted or not.
     """
 
     tasks: list[Task]

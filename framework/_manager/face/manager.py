@@ -68,7 +68,7 @@ class TaskManager(Waiting):
 
     @property
     def schedules(self) -> ScheduleControl:
-        """The functions that are run by `scheduled_task`: when, how it went, paused or not."""
+        """The schedules of this framework, to be shown, paused, resumed and triggered."""
         return ScheduleControl(self._core)
 
     # -- looking up
@@ -286,7 +286,7 @@ class TaskManager(Waiting):
         return await cancel(self._core, task_id)
 
     async def request_cancel(self, task_id: str) -> CancelAnswer:
-        """Cancel a task like `cancel_task`, and say what came of it.
+        """Cancel a task like `cancel_task`, and return the outcome with a reason.
 
         ``to_dict()["cancel"]`` of the task shows the same outcome, and later ones: a task that
         was ``asked`` may become ``cancelled``, or end otherwise, which is ``cannot``.

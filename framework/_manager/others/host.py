@@ -138,17 +138,17 @@ class RemoteHost:
                     release(self._core, record)
 
     def buried(self, records: Sequence[TaskRecord]) -> None:
-        """Publish how tasks of dead processes have ended, which these cannot do any more."""
+        """Publish the events of tasks that were ended because their processes are dead."""
         for record in records:
             kind = EVENT_OF[record.status]
             self._ledger.emit(kind, record, record.status, record.attempts, message=record.reason)
 
     def evicted(self, records: Sequence[TaskRecord]) -> None:
-        """Tell of tasks that were counted as removed before."""
+        """Publish the events of removed tasks; they were counted when they were removed."""
         self._endings.retention.tell(records)
 
     def _take_in(self, record: TaskRecord) -> bool:
-        """Make a live task of another process one of this one; False if that fails."""
+        """Follow a live task of another process as one of this process; False if that fails."""
         known = getattr(registry.find_function(record.name), "__asyncframe_spec__", None)
         if not isinstance(known, TaskSpec):
             known = TaskSpec(_unknown_here, name=record.name, kind="thread", check=None)

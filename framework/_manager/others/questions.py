@@ -28,7 +28,7 @@ class _NoWaiter:
 
 
 class Then(_NoWaiter):
-    """A waiter that does something when it is woken, unless the framework has stopped."""
+    """A waiter that calls *do* when it is woken; after the framework's end it does nothing."""
 
     def __init__(self, do: Callable[[], object]) -> None:
         self._do = do

@@ -68,7 +68,7 @@ def files_in(scope: Mapping[str, Any]) -> Iterator[object]:
 
 
 def _kept_by(stacks: Iterable[object]) -> Iterator[Yielded]:
-    """Yield what the dependencies have made whose ends are in some exit stacks."""
+    """Yield the values of the dependencies that these exit stacks will close."""
     for stack in stacks:
         # Without the attribute it is no exit stack.
         for _, callback in tuple(getattr(stack, "_exit_callbacks", ())):

@@ -243,7 +243,7 @@ class Schedules:
         return None
 
     def _is_checked_after(self, table: Timetable) -> bool:
-        """Return whether the last run is one of this process that is followed by a check."""
+        """Return whether the last run is live here, and its end leads to the next check."""
         task_id = table.known().task_id
         live = None if task_id is None else self._intake.ledger.find_live(task_id)
         return live is not None and not table.skips

@@ -45,7 +45,7 @@ class Claim:
         self._free = [] if found else [task_id]
 
     def take(self) -> bool:
-        """Return whether nobody has taken the id yet, who has it now."""
+        """Take the id; return False if another submission has taken it before."""
         try:
             self._free.pop()
         except IndexError:
@@ -174,7 +174,7 @@ async def _take_turn(core: Core, task_id: str, turn: str) -> None:
 
 
 def _give_turn(core: Core, task_id: str, turn: str) -> None:
-    """Let the next one hold its claim, once other processes find what was submitted."""
+    """Pass the key on to the next request, once other processes can find the task."""
     leave = partial(core.places.lines.leave, turn)
     task, shared = core.ledger.find(task_id), core.ledger.shared
     if task is None or core.places.shared is None or task_id in secured_ids.get([]):

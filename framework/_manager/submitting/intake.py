@@ -105,7 +105,7 @@ class Intake:
         self._monotonic, self._time = ledger.clock.monotonic, ledger.clock.time
 
     def guard(self, where: Callable[[], object]) -> None:
-        """Refuse what is closed with a request, as long as *where* does not return None."""
+        """Refuse arguments that are closed with a request, wherever *where* returns a request."""
         self._guarded, self._joined = where, True
 
     def submit(
@@ -290,7 +290,7 @@ class Intake:
         return task
 
     def accept(self, task: LiveTask) -> None:
-        """Submit an offered task, which belongs to nobody."""
+        """Submit a task from `offer`; it has no owner."""
         self._add(task, owned=False)
         self.launch(task)
 
@@ -340,7 +340,7 @@ class Intake:
             self.runner.launch(task)
 
     def _keep(self, task: LiveTask) -> None:
-        """Let an engine that can do that answer for a task from now on, unless it does."""
+        """Hand a task that waits to an engine that can keep it, unless the engine has it."""
         if self._keeper is None or task.kept:
             return
         requests = () if task.stay is None else task.stay.requests
@@ -432,7 +432,7 @@ class Intake:
             self._remote.admit(task)
 
     def _join_in_place(self, task: LiveTask) -> None:
-        """Do the same for a task that runs where it is awaited, which no engine gets."""
+        """Do as `_join` does for a task that runs where it is awaited: no engine sees it."""
         if self._owned:
             self._own(task)
         interceptor = self.runner.interceptor
@@ -446,7 +446,7 @@ class Intake:
 
         Args:
             whose: Called at each such submission, where it is made, on any thread or loop. It
-                returns 1 to 255 printable characters, or None for nobody. What it raises reaches
+                returns 1 to 255 printable characters, or None for no owner. What it raises reaches
                 the caller, and the task is not submitted. None to ask nobody.
         """
         self._whose = whose
@@ -460,7 +460,7 @@ class Intake:
             self._expect_owners()
 
     def _expect_owners(self) -> None:
-        """Look for the owner of each submission; until then none pays for it."""
+        """Give tasks owners from now on; submissions before pay nothing for it."""
         # In this order: a submission that sees the last flag looks at the others.
         self._owned = True
         self._joined = self._has_partners = True
@@ -560,7 +560,7 @@ class Intake:
         return True
 
     def give_up(self, task: LiveTask | Existing) -> None:
-        """Cancel a task of this process whose only caller was cancelled."""
+        """Cancel a task because the coroutine that awaits it was cancelled."""
         if not isinstance(task, LiveTask) or not self.ledger.request_cancel(task):
             return
         reason = "the coroutine that awaited it was cancelled"

@@ -232,7 +232,7 @@ class Places:
     def _enter(
         self, task: LiveTask, stay: Stay, request: PlaceRequest, add: Callable[[bool], None]
     ) -> str | None:
-        """Add a task if the line takes it; return the id of the last task there if not."""
+        """Add a task if it may enter the line; if not, return the id of the last task there."""
         answer = self._ask(task, stay, request)
         if not answer.granted and not request.waits:
             return answer.others[-1]

@@ -56,7 +56,7 @@ class Securing:
         self._require(task, self._blocked(task))
 
     async def until_safe(self, task: LiveTask) -> None:
-        """Suspend until the same; raises like `wait`."""
+        """Do as `wait` does, but suspend the coroutine."""
         try:
             error = await self._suspended(task)
         except asyncio.CancelledError:
@@ -80,7 +80,7 @@ class Securing:
                 raise error
 
     async def until_known(self, existing: object) -> None:
-        """Suspend until the same; raises like `wait_until_known`."""
+        """Do as `wait_until_known` does, but suspend the coroutine."""
         if isinstance(existing, LiveTask):
             error = await self._suspended(existing)
             if error is not None:

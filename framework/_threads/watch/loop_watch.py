@@ -152,7 +152,7 @@ class LoopWatch:
         self._answered = self._clock.monotonic()
 
     def _forget(self, now: float) -> None:
-        """Begin again to count the time in which the loop does not turn."""
+        """Start to measure anew for how long the loop has not turned."""
         self._asked, self._silent, self._suspect = now, 0, None
 
     def _inspect(self, now: float) -> None:

@@ -361,7 +361,7 @@ class _Accepting:
             )
 
     def _is_news(self, what: str) -> bool:
-        """Return whether this was not asked before."""
+        """Return whether this is the first call for *what*."""
         known = what in self._told
         self._told.add(what)
         return not known

@@ -92,5 +92,5 @@ class Access:
 
 
 def _belongs_to(owner: str | None) -> Callable[[TaskRecord], bool]:
-    """Return whether a task belongs to *owner*; none belongs to nobody."""
+    """Return a test for the tasks of *owner*; without an owner no task passes it."""
     return lambda record: owner is not None and record.owner == owner

@@ -55,7 +55,7 @@ async def facts_of_owner(manager: TaskManager, owner: str) -> dict[str, Any]:
 
 
 def nothing() -> dict[str, Any]:
-    """Return the facts for a request that belongs to nobody."""
+    """Return the facts for a request without an owner, which may see no task."""
     return {"counts": dict.fromkeys(map(str, TaskStatus), 0), "latest": [], "names": []}
 
 

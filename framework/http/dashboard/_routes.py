@@ -166,5 +166,5 @@ def _answer(request: Request, access: Access, shown: object, status: int = 200) 
 
 
 def _viewer(owner: str | None) -> str:
-    """Return a text that is the same for one owner, and another one for each other."""
+    """Return a text that stands for one owner, and does not name them."""
     return "" if owner is None else hashlib.blake2b(owner.encode(), digest_size=8).hexdigest()

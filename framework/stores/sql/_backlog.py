@@ -170,7 +170,7 @@ class Backlog:
         self._hurry()
 
     def release(self, record: TaskRecord) -> None:
-        """Queue the copy of a task that belongs to nobody from now on."""
+        """Queue the copy that sets a task free for any process."""
         task_id = record.task_id
         with self._lock:
             self.live.pop(task_id, None)

@@ -84,7 +84,7 @@ class Written(NamedTuple):
 
     @property
     def is_free(self) -> bool:
-        """Whether the task belongs to nobody from now on."""
+        """Whether this row sets the task free for any process."""
         return self.restart is not None and self.restart.state == "free"
 
     @property

@@ -129,7 +129,7 @@ class Statements:
     def release(
         self, connection: Connection, rows: Sequence[Written], process: str, version: int
     ) -> None:
-        """Write rows of *process* that belong to nobody from now on."""
+        """Write rows of *process*, and set their tasks free for any process."""
         values = {"rows": _batch_of(rows), "process": "", "owner": process}
         connection.execute(self._release, {**values, "version": version})
 

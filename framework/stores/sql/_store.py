@@ -429,7 +429,7 @@ class SQLStore:
             return self._writer.inquiries.ask()
 
     def is_answered(self, number: int) -> bool:
-        """Return whether all other processes that live have done so."""
+        """Return whether all other live processes have done so."""
         with self._answering():
             return self._writer.inquiries.is_answered(number)
 
@@ -485,7 +485,7 @@ class SQLStore:
         self._writer.windows.reserve(request, told)
 
     def give_back(self, key: str, entry: str) -> None:
-        """Count a call no more."""
+        """Take a counted call out of its window."""
         self._writer.windows.give_back(key, entry)
 
     # -- schedules, see `protocols.ScheduleBook`; may block

@@ -317,7 +317,7 @@ class Mirror:
     def _drop(
         self, *, ended_before: float | None, keep: int | None, completed: bool, older: float
     ) -> tuple[int, Sequence[TaskRecord]]:
-        """Remove tasks; with `_keeping` held. Of the older ones those up to wall second *older*."""
+        """Remove tasks, of `_older` those that ended by wall second *older*; `_keeping` held."""
         removed, told = self._finished.remove(
             ended_before=ended_before, keep=keep, completed=completed
         )

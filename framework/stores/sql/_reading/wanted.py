@@ -47,7 +47,7 @@ class Shape:
 
     @property
     def by(self) -> By:
-        """What finds the rows best."""
+        """Which condition finds the rows fastest."""
         if self.owner:
             return "owner"
         if self.name:

@@ -137,7 +137,7 @@ def claim(
 
 
 def put_back(connection: Connection, task_ids: Collection[str], process: str) -> None:
-    """Let tasks be nobody's that *process* may have claimed, and does not run."""
+    """Set free the tasks that *process* may have taken over and does not run."""
     for some in _parts(list(task_ids)):
         own = sa.and_(TASKS.c.task_id.in_(some), TASKS.c.process == process)
         connection.execute(
@@ -162,7 +162,7 @@ def _cancel(connection: Connection, version: int, now: float) -> list[str]:
 
 
 def _mark(connection: Connection, names: Collection[str], version: int) -> None:
-    """Tell whoever looks at them why tasks of unknown functions wait."""
+    """Write into tasks whose function no process knows why they wait."""
     connection.execute(
         sa.update(TASKS)
         .where(_WAITING, TASKS.c.name.in_(names), TASKS.c.reason != WAITS)
@@ -173,7 +173,7 @@ def _mark(connection: Connection, names: Collection[str], version: int) -> None:
 def _take(
     connection: Connection, names: Collection[str], process: str, version: int, most: int
 ) -> tuple[dict[str, tuple[str, str]], bool]:
-    """Let waiting tasks belong to *process*, the oldest first; say whether there may be more."""
+    """Give waiting tasks to *process*, the oldest first; return whether there may be more."""
     if not names or most <= 0:
         return {}, False
     oldest = connection.execute(
@@ -201,7 +201,7 @@ def _take(
 
 
 def _adopt(connection: Connection, process: str, version: int) -> list[str]:
-    """Let tasks that run on workers belong to *process*."""
+    """Give tasks that run on workers to *process*."""
     remote = sa.and_(_ORPHANED, _REMOTE)
     task_ids = list(connection.execute(sa.select(TASKS.c.task_id).where(remote)).scalars())
     if task_ids:

@@ -91,7 +91,7 @@ class WindowRows:
         self._wake()
 
     def give_back(self, key: str, entry: str) -> None:
-        """Count a call no more; see `protocols.SharedWindows.give_back`."""
+        """Take a counted call out of its window; see `protocols.SharedWindows.give_back`."""
         self._asked.append((key, entry))
         self._wake()
 
