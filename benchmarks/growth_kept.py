@@ -36,8 +36,8 @@ from benchmarks.growth_processes import written
 from framework import TaskManager, TaskStatus
 from framework._threads.clock import SystemClock
 from framework.stores.sql import SQLStore
-from framework.stores.sql._database import Database, checked_url
-from framework.stores.sql._schema import TASKS, prepare
+from framework.stores.sql._tables.database import Database, checked_url
+from framework.stores.sql._tables.schema import TASKS, prepare
 from pytest_asyncframe.clock import VirtualClock
 
 START = "start"

@@ -28,8 +28,8 @@ from framework import TaskManager, background_task, get_task_manager, setup_asyn
 from framework._manager.face.listing import cursor
 from framework._threads.clock import SystemClock
 from framework.stores.sql import SQLStore
-from framework.stores.sql._database import Database, checked_url
-from framework.stores.sql._schema import STEPS, prepare
+from framework.stores.sql._tables.database import Database, checked_url
+from framework.stores.sql._tables.schema import STEPS, prepare
 
 MANY: Final = 1_000_000
 _SPACING: Final = 0.08

@@ -26,7 +26,7 @@ from framework._records.records import TaskRecord, label_of
 from framework.protocols import TaskStore
 from framework.stores.memory import MemoryStore
 from framework.stores.sql import SQLStore
-from framework.stores.sql._database import Database, checked_url
+from framework.stores.sql._tables.database import Database, checked_url
 
 MANY: Final = 50_000
 _STORES: Final = ("memory", "sqlite", "postgresql")

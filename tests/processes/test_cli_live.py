@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from framework.cli import _screen, main
 from framework.stores.sql._reading.observer import Observer
-from framework.stores.sql._schema import PROCESSES
+from framework.stores.sql._tables.schema import PROCESSES
 from tests.children import python
 from tests.patience import PATIENCE
 from tests.serving import ROOT, Server, serving

@@ -14,9 +14,9 @@ from framework import background_task
 from framework._records.ids import random_id
 from framework._records.records import Label, TaskRecord
 from framework._records.restart import WAITS, Restart
-from framework.stores.sql._schema import TASKS
 from framework.stores.sql._shared import orphans as _orphans
 from framework.stores.sql._shared.membership import MISSED
+from framework.stores.sql._tables.schema import TASKS
 from tests.processes.siblings import FAILED, PENDING, Peer, peers
 
 LABEL = Label("tests.requeued", "a task that others may run")

@@ -30,7 +30,7 @@ from framework.exceptions import (
 )
 from framework.stores.sql import SQLStore
 from framework.stores.sql._reading.observer import Observer
-from framework.stores.sql._schema import SCHEDULES, TASKS
+from framework.stores.sql._tables.schema import SCHEDULES, TASKS
 from framework.testing import lasting_schedules
 from pytest_asyncframe.clock import VirtualClock
 from tests.patience import PATIENCE

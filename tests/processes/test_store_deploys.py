@@ -18,13 +18,14 @@ import sqlalchemy as sa
 from framework import background_task, get_task_manager, setup_async_framework
 from framework._records.ids import random_id
 from framework.exceptions import StoreUnavailableError
-from framework.stores.sql import SQLStore, _database
-from framework.stores.sql._database import Database, checked_url
+from framework.stores.sql import SQLStore
 from framework.stores.sql._pace import Pace
-from framework.stores.sql._schema import PROCESSES, STEPS
 from framework.stores.sql._shared import machine, membership, predecessors
 from framework.stores.sql._shared.membership import MISSED
 from framework.stores.sql._shared.predecessors import Predecessors
+from framework.stores.sql._tables import database as _database
+from framework.stores.sql._tables.database import Database, checked_url
+from framework.stores.sql._tables.schema import PROCESSES, STEPS
 from tests.children import ROOT, run
 from tests.patience import PATIENCE
 from tests.processes.siblings import TestClock, peers

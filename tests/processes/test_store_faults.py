@@ -22,11 +22,12 @@ from psycopg import sql
 from framework import setup_async_framework
 from framework.exceptions import StoreUnavailableError
 from framework.http import health_router
-from framework.stores.sql import SQLStore, _database
+from framework.stores.sql import SQLStore
 from framework.stores.sql._backlog import SECURE_PATIENCE
-from framework.stores.sql._database import Database, checked_url
 from framework.stores.sql._pace import Pace
-from framework.stores.sql._schema import STEPS, prepare
+from framework.stores.sql._tables import database as _database
+from framework.stores.sql._tables.database import Database, checked_url
+from framework.stores.sql._tables.schema import STEPS, prepare
 from framework.telemetry.prometheus import PrometheusSink
 from tests.patience import PATIENCE
 from tests.processes.servers import PostgresServer

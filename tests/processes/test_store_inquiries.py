@@ -12,8 +12,8 @@ from sqlalchemy.exc import OperationalError
 from framework.protocols import AskingDirectory, PlaceRequest
 from framework.stores.sql import SQLStore
 from framework.stores.sql._backlog import Backlog
-from framework.stores.sql._schema import PROCESSES
 from framework.stores.sql._shared.membership import MISSED
+from framework.stores.sql._tables.schema import PROCESSES
 from tests.patience import PATIENCE
 from tests.processes.siblings import PENDING, Peer, TestClock, new_record, peers
 from tests.processes.test_places_of_processes import managers

@@ -20,7 +20,7 @@ from framework._tasks.current import current_record
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql import SQLStore
 from framework.stores.sql._reading.observer import Observer, Process
-from framework.stores.sql._schema import META, PROCESSES, STEPS, TASKS
+from framework.stores.sql._tables.schema import META, PROCESSES, STEPS, TASKS
 from tests.patience import PATIENCE
 from tests.processes.refusals import refusal
 from tests.processes.siblings import COMPLETED, FAILED, PENDING, RUNNING, START, Peer, peers

@@ -17,7 +17,7 @@ from framework.stores.sql import SQLStore
 from framework.stores.sql._reading import mirror, pages
 from framework.stores.sql._reading.pages import Pages
 from framework.stores.sql._reading.wanted import shape_of
-from framework.stores.sql._rows import wall_end
+from framework.stores.sql._tables.rows import wall_end
 from tests.processes.siblings import COMPLETED, FAILED, INTERRUPTED, PENDING, START, Peer, peers
 
 NAMES = ("shop.pack", "shop.send", "mail")

@@ -14,10 +14,10 @@ from framework._records.records import Label
 from framework._records.restart import Restart
 from framework._records.statuses import TaskStatus
 from framework.protocols import PlaceAnswer, PlaceRequest
-from framework.stores.sql import _writer
-from framework.stores.sql._schema import PLACES
 from framework.stores.sql._shared import places as _places
 from framework.stores.sql._shared.membership import MISSED
+from framework.stores.sql._tables.schema import PLACES
+from framework.stores.sql._writing import writer as _writer
 from tests.processes.siblings import COMPLETED, RUNNING, Peer, peers
 
 GRANTED = PlaceAnswer(True)

@@ -13,9 +13,9 @@ import pytest
 import sqlalchemy as sa
 
 from framework.exceptions import StoreUnavailableError
-from framework.stores.sql._database import is_data_fault
 from framework.stores.sql._pace import Pace
 from framework.stores.sql._shared.membership import MISSED
+from framework.stores.sql._tables.database import is_data_fault
 from tests.processes.siblings import FAILED, Peer, peers
 
 QUICK = Pace(gather=0.001, hurry=0.001, look=0.01, pause_min=0.0001, pause_max=0.001)

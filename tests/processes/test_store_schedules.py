@@ -23,7 +23,8 @@ class Book(ScheduleRows):
     """The book of one of several processes."""
 
     def __init__(self, peer: Peer) -> None:
-        super().__init__(peer.database, peer.writer)
+        writer = peer.writer
+        super().__init__(peer.database, writer.membership, writer.statements, writer.drafts.call_of)
         self.peer = peer
 
     def run(self, due: float, *, name: str = NAME) -> tuple[RunClaim, TaskRecord]:

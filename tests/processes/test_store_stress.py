@@ -9,8 +9,9 @@ import pytest
 
 from framework._records.statuses import TaskStatus
 from framework._tasks.live import copy_record
-from framework.stores.sql import SQLStore, _writer
+from framework.stores.sql import SQLStore
 from framework.stores.sql._pace import Pace
+from framework.stores.sql._writing import writer as _writer
 from tests.patience import PATIENCE
 from tests.processes.siblings import COMPLETED, FAILED, RUNNING, Host, TestClock, new_record, peers
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from framework.protocols import WindowAnswer, WindowRequest
-from framework.stores.sql._schema import WINDOWS
+from framework.stores.sql._tables.schema import WINDOWS
 from tests.processes.siblings import START, Peer, peers
 
 SECOND = 1_000_000

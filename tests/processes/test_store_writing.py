@@ -9,7 +9,10 @@ import pytest
 from framework._records.records import TaskRecord
 from framework._records.statuses import TaskStatus
 from framework.exceptions import StoreUnavailableError
-from framework.stores.sql import _drafts, _follower, _statements, _writer
+from framework.stores.sql._reading import follower as _follower
+from framework.stores.sql._tables import statements as _statements
+from framework.stores.sql._writing import drafts as _drafts
+from framework.stores.sql._writing import writer as _writer
 from tests.processes.siblings import (
     COMPLETED,
     FAILED,

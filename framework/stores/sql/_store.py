@@ -22,15 +22,14 @@ from framework.exceptions import StoreUnavailableError
 from framework.protocols import Features, StoreHost
 from framework.protocols._windows import WindowAnswer, WindowRequest
 from framework.stores.sql._backlog import Backlog, Permitted, Told
-from framework.stores.sql._database import FAULTS, Database, checked_url, is_busy, why
 from framework.stores.sql._pace import Pace
 from framework.stores.sql._reading.history import History
 from framework.stores.sql._reading.mirror import Mirror
-from framework.stores.sql._rows import can_be_kept
-from framework.stores.sql._schema import is_outdated
 from framework.stores.sql._shared.predecessors import Predecessors
-from framework.stores.sql._shared.schedules import ScheduleRows
-from framework.stores.sql._writer import Writer
+from framework.stores.sql._tables.database import FAULTS, Database, checked_url, is_busy, why
+from framework.stores.sql._tables.rows import can_be_kept
+from framework.stores.sql._tables.schema import is_outdated
+from framework.stores.sql._writing.writer import Writer
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
@@ -176,7 +175,6 @@ class SQLStore:
                     self._writer.follower,
                     self._writer.pages,
                 )
-                self._schedules = ScheduleRows(self._database, self._writer)
                 self._writer.start()
             except FAULTS as fault:
                 error = fault
@@ -493,24 +491,24 @@ class SQLStore:
     def enter_schedule(self, name: str, timing: str, now: float) -> ScheduleState:
         """Enter a schedule that this process runs, and return what is known about it."""
         with self._answering():
-            return self._schedules.enter(name, timing, now)
+            return self._writer.schedules.enter(name, timing, now)
 
     def claim_run(
         self, name: str, due: float | None, record: TaskRecord, *, skip: bool = True
     ) -> RunClaim:
         """Claim one run of a schedule, in one transaction with the row of its task."""
         with self._answering():
-            return self._schedules.claim(name, due, record, skip)
+            return self._writer.schedules.claim(name, due, record, skip)
 
     def pause_schedule(self, name: str, paused: bool, now: float) -> bool:
         """Pause or resume a schedule for all processes; False if the name is not known."""
         with self._answering():
-            return self._schedules.pause(name, paused, now)
+            return self._writer.schedules.pause(name, paused, now)
 
     def schedules(self) -> Sequence[ScheduleState]:
         """Return the schedules of all processes, by name."""
         with self._answering():
-            return self._schedules.all()
+            return self._writer.schedules.all()
 
     @contextmanager
     def _answering(self) -> Iterator[None]:

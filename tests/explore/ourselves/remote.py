@@ -19,8 +19,8 @@ from framework.engines.celery._redis.reports import Reports
 from framework.engines.celery._shared.lines import RedisLines
 from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._pace import Pace
-from framework.stores.sql._removal import Removal
-from framework.stores.sql._writer import Writer
+from framework.stores.sql._writing.removal import Removal
+from framework.stores.sql._writing.writer import Writer
 from framework.worker import _deliveries
 from framework.worker._deliveries import Process
 from tests.explore.ourselves.run import Run

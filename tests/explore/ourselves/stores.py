@@ -14,9 +14,9 @@ from framework.stores import memory
 from framework.stores.memory import MemoryStore
 from framework.stores.sql import _backlog
 from framework.stores.sql._backlog import Backlog
-from framework.stores.sql._follower import Follower
+from framework.stores.sql._reading.follower import Follower
 from framework.stores.sql._reading.mirror import Mirror
-from framework.stores.sql._rows import Reader
+from framework.stores.sql._tables.rows import Reader
 from tests.explore.ourselves.run import Run
 
 

@@ -26,9 +26,8 @@ from framework.engines.celery._redis.state import State
 from framework.engines.celery._shared.lines import RedisLines
 from framework.engines.celery._shared.schedules import RedisSchedules
 from framework.protocols import PlaceAnswer, PlaceRequest, WindowAnswer, WindowRequest
-from framework.stores.sql._schema import TASKS
 from framework.stores.sql._shared.membership import MISSED
-from framework.stores.sql._shared.schedules import ScheduleRows
+from framework.stores.sql._tables.schema import TASKS
 from tests.patience import PATIENCE
 from tests.processes.siblings import START, Peer, TestClock, new_record
 
@@ -368,7 +367,7 @@ class SqlProcess(Process):
     def __init__(self, peer: Peer, world: Sql) -> None:
         self.peer = peer
         self._world = world
-        self._book = ScheduleRows(peer.database, peer.writer)
+        self._book = peer.writer.schedules
         # Of the tasks in lines, and of claimed runs.
         self._records: dict[str, TaskRecord] = {}
         # The server's clock cannot be set.

@@ -16,12 +16,12 @@ from framework._records.pages import PageQuery, key_of, with_own
 from framework._records.records import TaskRecord
 from framework._records.statuses import FINAL, TaskStatus
 from framework.stores.sql._backlog import Backlog
-from framework.stores.sql._database import Database
-from framework.stores.sql._follower import Follower
+from framework.stores.sql._reading.follower import Follower
 from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._reading.pages import Pages
-from framework.stores.sql._rows import can_be_kept, wall_end
-from framework.stores.sql._statements import CHUNK
+from framework.stores.sql._tables.database import Database
+from framework.stores.sql._tables.rows import can_be_kept, wall_end
+from framework.stores.sql._tables.statements import CHUNK
 
 
 class History:

@@ -22,8 +22,8 @@ from framework._records.statuses import FAILURES, TaskStatus
 from framework.protocols import Clock
 from framework.stores.memory import MemoryStore
 from framework.stores.sql._reading.older import Older
-from framework.stores.sql._rows import Reader, readable, wall_end
-from framework.stores.sql._statements import Row, just_before
+from framework.stores.sql._tables.rows import Reader, readable, wall_end
+from framework.stores.sql._tables.statements import Row, just_before
 
 _COMPLETED = TaskStatus.COMPLETED
 

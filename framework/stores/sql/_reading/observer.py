@@ -23,12 +23,12 @@ from framework._records.restart import Restart
 from framework._records.schedules import ScheduleState
 from framework._records.statuses import FINAL, TaskStatus
 from framework.exceptions import StoreUnavailableError
-from framework.stores.sql._database import FAULTS, Database, checked_url, why
 from framework.stores.sql._reading.pages import Pages
-from framework.stores.sql._rows import Reader, can_be_kept, readable
-from framework.stores.sql._schema import PROCESSES, SCHEDULES, STEPS, TASKS, version_of
 from framework.stores.sql._shared import schedules as _schedules
-from framework.stores.sql._statements import Row, Statements
+from framework.stores.sql._tables.database import FAULTS, Database, checked_url, why
+from framework.stores.sql._tables.rows import Reader, can_be_kept, readable
+from framework.stores.sql._tables.schema import PROCESSES, SCHEDULES, STEPS, TASKS, version_of
+from framework.stores.sql._tables.statements import Row, Statements
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL

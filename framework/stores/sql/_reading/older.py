@@ -14,10 +14,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from framework._records.statuses import FINAL, TaskStatus
-
-TICKS: Final = 2.0**28
-"""Ticks in a second. SQLite rounds a float that it writes as text, but not a number of ticks; so
-wall seconds stay exact from half a year after the epoch on, until 2106."""
+from framework.stores.sql._tables.rows import TICKS
 
 STATUSES: Final = tuple(sorted(FINAL))
 """The final statuses; the place of one here is its code."""

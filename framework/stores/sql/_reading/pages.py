@@ -18,8 +18,7 @@ from sqlalchemy.engine import Connection
 
 from framework._records.pages import Key, PageQuery
 from framework._records.statuses import FINAL, TaskStatus
-from framework.stores.sql._database import Dialect
-from framework.stores.sql._reading.older import CODES, STATUSES, TICKS
+from framework.stores.sql._reading.older import CODES, STATUSES
 from framework.stores.sql._reading.wanted import (
     FIRST_ID,
     LAST_ID,
@@ -29,9 +28,10 @@ from framework.stores.sql._reading.wanted import (
     shape_of,
     where,
 )
-from framework.stores.sql._rows import can_be_kept
-from framework.stores.sql._schema import TASKS
-from framework.stores.sql._statements import CHUNK, ROW, Row, fetch, just_before, packed
+from framework.stores.sql._tables.database import Dialect
+from framework.stores.sql._tables.rows import TICKS, can_be_kept
+from framework.stores.sql._tables.schema import TASKS
+from framework.stores.sql._tables.statements import CHUNK, ROW, Row, fetch, just_before, packed
 
 MARKS: Final = 50_000
 """How many marks are read at once, which takes some 20 ms."""

@@ -16,8 +16,8 @@ from sqlalchemy.sql.operators import custom_op
 from framework._records.pages import PageQuery
 from framework._records.searching import variants
 from framework._records.statuses import TaskStatus
-from framework.stores.sql._database import Dialect
-from framework.stores.sql._schema import TASKS
+from framework.stores.sql._tables.database import Dialect
+from framework.stores.sql._tables.schema import TASKS
 
 By: TypeAlias = Literal["owner", "name", "status", "created", "rows", "live"]
 """What finds the rows: an index, all rows one after the other, or whether they are live."""

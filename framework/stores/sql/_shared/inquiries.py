@@ -20,10 +20,10 @@ from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
 from framework.stores.sql._backlog import Backlog
-from framework.stores.sql._database import Database
-from framework.stores.sql._schema import META, PLACES, PROCESSES
 from framework.stores.sql._shared.membership import GivenUpError, Membership
-from framework.stores.sql._statements import CHUNK
+from framework.stores.sql._tables.database import Database
+from framework.stores.sql._tables.schema import META, PLACES, PROCESSES
+from framework.stores.sql._tables.statements import CHUNK
 
 _ASK: Final = sa.update(META).values(asked=META.c.asked + 1)
 _ASKED: Final = sa.select(META.c.asked)

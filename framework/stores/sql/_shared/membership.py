@@ -23,9 +23,9 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from framework.stores.sql._schema import PROCESSES, STEPS, newer_tables, version_of
 from framework.stores.sql._shared import machine
-from framework.stores.sql._statements import Statements
+from framework.stores.sql._tables.schema import PROCESSES, STEPS, newer_tables, version_of
+from framework.stores.sql._tables.statements import Statements
 
 _LOGGER = logging.getLogger("asyncframe")
 

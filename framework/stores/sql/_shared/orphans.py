@@ -21,7 +21,7 @@ from framework._records.statuses import TaskStatus
 from framework._tasks import registry
 from framework._tasks.wire import encode_error
 from framework.exceptions import TaskCancelledError
-from framework.stores.sql._schema import PROCESSES, TASKS
+from framework.stores.sql._tables.schema import PROCESSES, TASKS
 
 REASON: Final = "its process ended or hung before the task could end"
 CANCELLED: Final = "it was cancelled before another process took it over"

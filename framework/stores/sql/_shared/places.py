@@ -25,9 +25,9 @@ from sqlalchemy.engine import Connection
 
 from framework._tasks.places import GRANTED, MOST_AHEAD, PlaceAnswer, PlaceRequest
 from framework.stores.sql._backlog import Backlog
-from framework.stores.sql._database import Database
-from framework.stores.sql._schema import PLACES, PROCESSES, TASKS
 from framework.stores.sql._shared.membership import Membership
+from framework.stores.sql._tables.database import Database
+from framework.stores.sql._tables.schema import PLACES, PROCESSES, TASKS
 
 Told: TypeAlias = Callable[[PlaceAnswer], object]
 Asked: TypeAlias = "tuple[PlaceRequest, Told] | str"

@@ -18,10 +18,10 @@ from sqlalchemy.engine import Connection
 
 from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
-from framework.stores.sql._database import FAULTS, Database
-from framework.stores.sql._schema import META, PROCESSES, STEPS, prepare, version_of
 from framework.stores.sql._shared.membership import Membership
-from framework.stores.sql._statements import Statements
+from framework.stores.sql._tables.database import FAULTS, Database
+from framework.stores.sql._tables.schema import META, PROCESSES, STEPS, prepare, version_of
+from framework.stores.sql._tables.statements import Statements
 
 _LOGGER = logging.getLogger("asyncframe")
 

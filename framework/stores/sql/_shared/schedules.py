@@ -7,7 +7,7 @@ transaction has read here stays true until it is committed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -25,11 +25,11 @@ from framework._records.schedules import (
     state_paused,
 )
 from framework.exceptions import StoreUnavailableError
-from framework.stores.sql._database import Database
-from framework.stores.sql._rows import clean, row_of
-from framework.stores.sql._schema import PROCESSES, SCHEDULES, TASKS
-from framework.stores.sql._shared.membership import GivenUpError
-from framework.stores.sql._writer import Writer
+from framework.stores.sql._shared.membership import GivenUpError, Membership
+from framework.stores.sql._tables.database import Database
+from framework.stores.sql._tables.rows import clean, row_of
+from framework.stores.sql._tables.schema import PROCESSES, SCHEDULES, TASKS
+from framework.stores.sql._tables.statements import Statements
 
 _ROW: Final = tuple(SCHEDULES.c)
 # Nobody writes that a body has let go whose process died.
@@ -44,16 +44,26 @@ class ScheduleRows:
 
     Args:
         database: Where it is.
-        writer: Whose tasks the runs become.
+        membership: This process, whose tasks the runs become.
+        statements: The SQL of the tasks.
+        call_of: Returns the call to write of a task.
 
     Raises:
         SQLAlchemyError: Each method, if the database fails.
         StoreUnavailableError: If the others have given this process up; it comes back soon.
     """
 
-    def __init__(self, database: Database, writer: Writer) -> None:
+    def __init__(
+        self,
+        database: Database,
+        membership: Membership,
+        statements: Statements,
+        call_of: Callable[[TaskRecord], str | None],
+    ) -> None:
         self._database = database
-        self._writer = writer
+        self._membership = membership
+        self._statements = statements
+        self._call_of = call_of
 
     def enter(self, name: str, timing: str, now: float) -> ScheduleState:
         """Enter a schedule that this process runs; see `ScheduleBook.enter_schedule`."""
@@ -70,14 +80,13 @@ class ScheduleRows:
         with self._database.reading() as connection:
             if is_taken(_read(connection, name), due, record.task_id):
                 return "taken"
-        call = self._writer.drafts.call_of(record, record)
-        row = row_of(record, call)
+        row = row_of(record, self._call_of(record))
         with self._turn() as (connection, version):
             found, now = _read(connection, name), record.created_at
             answer = _claim(connection, found, name, due, record.task_id, now, skip=skip)
             if answer == "claimed" and (found is None or found.task_id != record.task_id):
-                process = self._writer.membership.process_id
-                self._writer.statements.put(connection, [row], process, version)
+                process = self._membership.process_id
+                self._statements.put(connection, [row], process, version)
         return answer
 
     def pause(self, name: str, paused: bool, now: float) -> bool:
@@ -95,7 +104,7 @@ class ScheduleRows:
         """Open a transaction that writes; yield it with its version."""
         with self._database.writing() as connection:
             try:
-                version, _ = self._writer.membership.turn(connection)
+                version, _ = self._membership.turn(connection)
             except GivenUpError:
                 raise StoreUnavailableError(
                     "the processes that share the store consider this one dead; it comes back soon"

@@ -26,9 +26,9 @@ from sqlalchemy.engine import Connection
 
 from framework._threads.clock import SystemClock
 from framework.protocols._windows import WindowAnswer, WindowRequest
-from framework.stores.sql._database import Database
-from framework.stores.sql._schema import WINDOWS
 from framework.stores.sql._shared.membership import Membership
+from framework.stores.sql._tables.database import Database
+from framework.stores.sql._tables.schema import WINDOWS
 
 Told: TypeAlias = Callable[[WindowAnswer], object]
 Asked: TypeAlias = "tuple[WindowRequest, Told] | tuple[str, str]"

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from sqlalchemy.engine import Connection
 
 from framework._threads.clock import SystemClock
-from framework.stores.sql._statements import DELETED, Row, Statements
+from framework.stores.sql._tables.statements import DELETED, Row, Statements
 
 _QUICK: Final = 0.008
 """Seconds that a transaction should take to delete old tasks: nobody else can write meanwhile."""

@@ -13,9 +13,9 @@ from framework._records.statuses import TaskStatus
 from framework._threads.clock import SystemClock
 from framework.protocols import StoreHost
 from framework.stores.sql._backlog import Backlog
-from framework.stores.sql._follower import BREATH
-from framework.stores.sql._rows import Written, bare_row_of, row_of
+from framework.stores.sql._reading.follower import BREATH
 from framework.stores.sql._shared.membership import Membership
+from framework.stores.sql._tables.rows import Written, bare_row_of, row_of
 
 _SLICE: Final = 8
 """Records to convert before the thread releases the interpreter for `BREATH` seconds."""
@@ -117,8 +117,14 @@ class Drafts:
             still.attempts += 1
         return starts
 
-    def call_of(self, record: TaskRecord, still: TaskRecord) -> str | None:
-        """Return the call to write of a task; None if it needs none, or its row has it."""
+    def call_of(self, record: TaskRecord, still: TaskRecord | None = None) -> str | None:
+        """Return the call to write of a task; None if it needs none, or its row has it.
+
+        Args:
+            record: The task.
+            still: A copy that does not change; None if *record* itself does not.
+        """
+        still = still or record
         if still.status is TaskStatus.COMPLETED or record.task_id in self._with_call:
             return None
         if still.restart is not None:

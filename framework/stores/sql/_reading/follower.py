@@ -23,15 +23,15 @@ from framework._records.statuses import TaskStatus
 from framework._threads.clock import SystemClock
 from framework.protocols import StoreHost
 from framework.stores.sql._backlog import Backlog
-from framework.stores.sql._database import Database
 from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._reading.older import Older
 from framework.stores.sql._reading.pages import End, Pages
-from framework.stores.sql._rows import Written
 from framework.stores.sql._shared import orphans as _orphans
 from framework.stores.sql._shared import places as _places
 from framework.stores.sql._shared.membership import Membership
-from framework.stores.sql._statements import CHUNK, Row, Statements
+from framework.stores.sql._tables.database import Database
+from framework.stores.sql._tables.rows import Written
+from framework.stores.sql._tables.statements import CHUNK, Row, Statements
 
 _LOGGER = logging.getLogger("asyncframe")
 

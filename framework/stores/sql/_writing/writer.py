@@ -25,19 +25,20 @@ from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import StoreHost
 from framework.stores.sql._backlog import Backlog
-from framework.stores.sql._database import FAULTS, Database, is_data_fault, why
-from framework.stores.sql._drafts import Drafts
-from framework.stores.sql._follower import BREATH, IN_TIME, Follower
 from framework.stores.sql._pace import Pace
+from framework.stores.sql._reading.follower import BREATH, IN_TIME, Follower
 from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._reading.pages import Pages
-from framework.stores.sql._removal import Deleted, Removal
-from framework.stores.sql._rows import NOT_WHOLE, Written
 from framework.stores.sql._shared.inquiries import InquiryRows
 from framework.stores.sql._shared.membership import GivenUpError, Membership
 from framework.stores.sql._shared.places import SharedLines, inherit, is_held_on
+from framework.stores.sql._shared.schedules import ScheduleRows
 from framework.stores.sql._shared.windows import WindowRows
-from framework.stores.sql._statements import Row, Statements
+from framework.stores.sql._tables.database import FAULTS, Database, is_data_fault, why
+from framework.stores.sql._tables.rows import NOT_WHOLE, Written
+from framework.stores.sql._tables.statements import Row, Statements
+from framework.stores.sql._writing.drafts import Drafts
+from framework.stores.sql._writing.removal import Deleted, Removal
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -69,6 +70,7 @@ class Writer:
         removal: Which rows are to be deleted.
         lines: The places of unique and limited tasks.
         windows: The windows of throttles.
+        schedules: The book of schedules; called on other threads.
         inquiries: Those of other processes, and this one's.
     """
 
@@ -98,6 +100,9 @@ class Writer:
         )
         self.lines = SharedLines(database, self.membership, backlog, self.follower.cancel)
         self.windows = WindowRows(database, self.membership, clock, backlog.wake)
+        self.schedules = ScheduleRows(
+            database, self.membership, self.statements, self.drafts.call_of
+        )
         self.inquiries = InquiryRows(database, self.membership, backlog)
         self.errors = 0
         self._failing_since: float | None = None

@@ -21,7 +21,7 @@ from sqlalchemy import BigInteger, Column, Double, Integer, MetaData, Table, Tex
 from sqlalchemy.engine import Connection
 
 from framework.exceptions import StoreUnavailableError
-from framework.stores.sql._database import Database
+from framework.stores.sql._tables.database import Database
 
 _LOGGER = logging.getLogger("asyncframe")
 

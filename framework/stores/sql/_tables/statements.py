@@ -19,10 +19,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from framework._records.statuses import TaskStatus
-from framework.stores.sql._database import Dialect
-from framework.stores.sql._reading.older import TICKS
-from framework.stores.sql._rows import COLUMNS, WRITTEN, Written
-from framework.stores.sql._schema import META, PROCESSES, TASKS
+from framework.stores.sql._tables.database import Dialect
+from framework.stores.sql._tables.rows import COLUMNS, TICKS, WRITTEN, Written
+from framework.stores.sql._tables.schema import META, PROCESSES, TASKS
 
 CHUNK: Final = 256
 """Maximum number of rows to read at once; each result may be a megabyte."""

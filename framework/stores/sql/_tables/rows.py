@@ -51,6 +51,10 @@ COLUMNS: Final = (
 WRITTEN: Final = (*COLUMNS, "call", "restart")
 """What is written of a task. The last two are not read with the rest: they are rarely needed."""
 
+TICKS: Final = 2.0**28
+"""Ticks in a second. SQLite rounds a float that it writes as text, but not a number of ticks; so
+wall seconds stay exact from half a year after the epoch on, until 2106."""
+
 _SCALARS: Final = (type(None), bool, int, float)
 _PENDING: Final = TaskStatus.PENDING
 _COMPLETED: Final = TaskStatus.COMPLETED

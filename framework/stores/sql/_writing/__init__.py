@@ -1,0 +1,1 @@
+"""What a process writes into the database, and the thread that does it."""
