@@ -21,26 +21,23 @@ Finding: TypeAlias = tuple[TaskRecord | None, str]
 """What is wrong, with the task that it is about; None if it is about several."""
 
 _PENDING, _RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
-_CUT_OFF = (TaskStatus.TIMEOUT, TaskStatus.CANCELLED, TaskStatus.INTERRUPTED)
+_OWN_ENDS = (TaskStatus.COMPLETED, TaskStatus.FAILED)
+"""How the function of a task ends it; every other end comes from outside."""
+
 _ENDS = {
-    "failed": TaskStatus.FAILED,
-    "cancelled": TaskStatus.CANCELLED,
-    "interrupted": TaskStatus.INTERRUPTED,
+    "timed_out" if status is TaskStatus.TIMEOUT else status.value: status
+    for status in TaskStatus
+    if status.is_final
 }
-_OF_ENDS = ("completed", "timed_out", *_ENDS)
 _LATER = ("late_result", "evicted")
 """The events that a task may have after its end."""
 
 _ALLOWED: Mapping[TaskStatus | None, Mapping[str, TaskStatus]] = {
     None: {"submitted": _PENDING},
-    _PENDING: {"started": _RUNNING, **_ENDS},
-    _RUNNING: {
-        **dict.fromkeys(("started", "progress", "retrying", "throttled"), _RUNNING),
-        "completed": TaskStatus.COMPLETED,
-        "timed_out": TaskStatus.TIMEOUT,
-        **_ENDS,
-    },
-    **{status: dict.fromkeys(_LATER, status) for status in TaskStatus if status.is_final},
+    _PENDING: {"started": _RUNNING}
+    | {kind: end for kind, end in _ENDS.items() if kind not in ("completed", "timed_out")},
+    _RUNNING: dict.fromkeys(("started", "progress", "retrying", "throttled"), _RUNNING) | _ENDS,
+    **{status: dict.fromkeys(_LATER, status) for status in _ENDS.values()},
 }
 """For each status the events that may come next, with the status after them."""
 
@@ -141,7 +138,7 @@ def _crowds(moments: Iterable[Moment], limits: Limits) -> list[Finding]:
         if record is None or record in ended:
             # The thread of a task that is over is abandoned, and counts no more.
             continue
-        if type(what) is TaskEvent and what.kind in _OF_ENDS:
+        if type(what) is TaskEvent and what.kind in _ENDS:
             ended.add(record)
             _remove(busy, record)
         elif type(what) is int and lane.startswith(limits.pool):
@@ -176,7 +173,7 @@ def _over(record: TaskRecord, newest: TaskRecord) -> bool:
     started, ended = newest.started, record.ended
     if started is None or ended is None:
         return False
-    return ended < started or (ended == started and record.status in _CUT_OFF)
+    return ended < started or (ended == started and record.status not in _OWN_ENDS)
 
 
 # -- throttled functions
