@@ -124,7 +124,8 @@ class StoreHost(Protocol):
 
         Returns:
             The text of `encode_call`; or, as a JSON string, why there is none; or None if it
-            has no arguments any more. It changes with the arguments, if the task changes them.
+            has no arguments any more, or *record* is a copy, or that of another process. It
+            changes with the arguments, if the task changes them.
         """
         ...
 

@@ -158,7 +158,8 @@ def _refusal(record: TaskRecord, reason: str) -> RunAgainError:
 
 def call_text(record: TaskRecord, most: int) -> str | None:
     """Return the call of a task of this process as JSON; see `protocols.StoreHost.call_of`."""
-    assert isinstance(record, LiveTask)
+    if not isinstance(record, LiveTask):
+        return None
     kwargs, args, spec = record.kwargs, record.args, record.spec
     if not spec.options["keep_arguments"]:
         return json.dumps(_OPTED_OUT)

@@ -276,8 +276,10 @@ async def test_refused(manager: TaskManager, workers: Workers) -> None:
     workers.fault = None
 
 
-async def test_id_of_another_process(manager: TaskManager, workers: Workers) -> None:
-    """A chosen id that a task of another process has is refused; an unused one is accepted."""
+async def test_id_of_another_process(
+    manager: TaskManager, host: RemoteHost, workers: Workers
+) -> None:
+    """The id of a task of another process is refused, another is not; its call is not known."""
     now = manager.clock.time()
     workers.records = {"order-7": record_of("order-7", TaskStatus.RUNNING, now)}
     with pytest.raises(
@@ -287,6 +289,7 @@ async def test_id_of_another_process(manager: TaskManager, workers: Workers) -> 
     ):
         await manager.submit(work, (1,), task_id="order-7")
     assert await manager.submit(work, (1,), task_id="order-8") == "order-8"
+    assert host.call_of(workers.records["order-7"], 1_000) is None
 
 
 async def test_cancel(manager: TaskManager, host: RemoteHost) -> None:
