@@ -70,7 +70,7 @@ class DeterministicExecutor(SequencedExecutor):
         Tasks have their own ids. Calls submitted to the pool directly are named ``call-1``,
         ``call-2`` and so on.
         """
-        return tuple(self._id(queued) for queued in tuple(self._sequencer.queue))
+        return tuple(self._id(queued) for queued in tuple(self._sequencer.queue.waiting))
 
     def run_next(self) -> str | None:
         """Run the oldest queued task or call; return its id, or None if nothing is queued.
@@ -92,7 +92,7 @@ class DeterministicExecutor(SequencedExecutor):
             LookupError: If nothing with this id is queued.
             RuntimeError: If all *max_workers* threads are busy.
         """
-        for queued in tuple(self._sequencer.queue):
+        for queued in tuple(self._sequencer.queue.waiting):
             if self._id(queued) == task_id and self._run(queued):
                 return
         queued_ids = ", ".join(self.pending) or "nothing"

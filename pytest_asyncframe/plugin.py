@@ -346,7 +346,7 @@ def pytest_leave_pdb(config: pytest.Config) -> None:
 def _set_debugged(config: pytest.Config, *, debugged: bool) -> None:
     toolkit = config.stash.get(_TOOLKIT, None)
     if toolkit is not None and toolkit.sequencer is not None:
-        toolkit.sequencer.debugged = debugged
+        toolkit.sequencer.watchdog.debugged = debugged
 
 
 # -- collection and benchmarks

@@ -17,8 +17,8 @@ from pytest_asyncframe._seen import matchers
 from pytest_asyncframe._seen.names import Names
 from pytest_asyncframe._seen.references import task_id_of
 from pytest_asyncframe._toolkit.clients import BASE_URL, Client, LiveServer
-from pytest_asyncframe._turns.lazy import LazyCoroutine
 from pytest_asyncframe.clock import VirtualClock
+from pytest_asyncframe.clock._lazy import LazyCoroutine
 from pytest_asyncframe.executor import DeterministicExecutor
 from pytest_asyncframe.faults import FaultPlan
 
@@ -136,7 +136,7 @@ class Probe:
         return made
 
     def _server(self, app: Any, place: str) -> LiveServer:
-        return LiveServer(app, self._toolkit.beside_server, self._toolkit.away, place)
+        return LiveServer(app, self._toolkit.pace.beside_server, self._toolkit.away, place)
 
     # -- waiting
 
@@ -209,12 +209,12 @@ class Probe:
             with suppress(RuntimeError):  # the loop may be closed by now
                 loop.call_soon_threadsafe(ended.set)
 
-        with self._recorder.watching(record, tell, both=both), self._toolkit.waiting():
+        with self._recorder.watching(record, tell, both=both), self._toolkit.pace.waiting():
             await ended.wait()
 
     def _block_until_final(self, record: TaskRecord, *, both: bool = False) -> None:
         ended = threading.Event()
-        with self._recorder.watching(record, ended.set, both=both), self._toolkit.waiting():
+        with self._recorder.watching(record, ended.set, both=both), self._toolkit.pace.waiting():
             ended.wait()
 
     def _record(self, ref: Any) -> TaskRecord:

@@ -36,6 +36,7 @@ from pytest_asyncframe._toolkit import pristine
 from pytest_asyncframe._toolkit.clients import Client, LiveServer
 from pytest_asyncframe._toolkit.exploring import Exploration
 from pytest_asyncframe._toolkit.options import Settings
+from pytest_asyncframe._toolkit.pace import Pace
 from pytest_asyncframe._toolkit.polling import Polling
 from pytest_asyncframe._turns.actors import TestEndedError
 from pytest_asyncframe._turns.choices import Chooser, RandomChooser
@@ -70,6 +71,7 @@ class Toolkit:
     Attributes:
         clock: The virtual clock; None where time is real.
         is_virtual: Whether time is virtual.
+        pace: What happens by itself in it.
         recorder: Records the tasks of the test.
         expectations: The failures that the test expects.
         clients: The clients and servers that the test has created.
@@ -83,6 +85,7 @@ class Toolkit:
         cut_short: Whether an exception has ended the test: it has failed, or is skipped.
     """
 
+    pace: Pace
     recorder: Recorder
     blocked: BlockedLoops
     invariants: Invariants
@@ -112,7 +115,6 @@ class Toolkit:
         self._framework: _TestFramework | None = None
         self._make_framework: Callable[[], object] = lambda: None
         self._most_workers = 0
-        self._waits = self._servers = 0
         self._stopped = 0
         self._stack = ExitStack()
         self.is_virtual: bool = self.mode != "threads" and (
@@ -130,6 +132,9 @@ class Toolkit:
                 self._open_recorder()
             else:
                 self._open_sequenced(stack)
+            self.pace = Pace(
+                self.sequencer, self.mode, moves=self._moves, drains=self.settings.drains
+            )
             self.recorder.pollers = self.settings.pollers
             self.invariants = Invariants(self.recorder)
             stack.callback(self._end)
@@ -210,7 +215,7 @@ class Toolkit:
             one_at_a_time=mode in ("auto", "seeded"),
             chooser=self._make_chooser(),
         )
-        sequencer.patience = self.settings.stuck_timeout
+        sequencer.watchdog.patience = self.settings.stuck_timeout
         return sequencer
 
     def _make_chooser(self) -> Chooser | None:
@@ -268,16 +273,17 @@ class Toolkit:
                     unfinished.pop()
             return
         sequencer, first = self.sequencer, self.sequencer.first
-        kept = sequencer.starts, sequencer.patience
+        watchdog = sequencer.watchdog
+        kept = sequencer.starts, watchdog.patience
         sequencer.starts = sequencer.starts and not sequencer.hold
-        sequencer.patience = min(sequencer.patience, _GRACE)
+        watchdog.patience = min(watchdog.patience, _GRACE)
         assert first is not None
         try:
             sequencer.settle(first)
         except StuckError:  # a task blocks, which is a finding
             pass
         finally:
-            sequencer.starts, sequencer.patience = kept
+            sequencer.starts, watchdog.patience = kept
 
     def broken_rules(self) -> list[str]:
         """Return which rules the framework has broken; each would be a bug of asyncframe."""
@@ -404,40 +410,9 @@ class Toolkit:
         recorder = self.recorder
         return Polling(self.clock, lambda: bool(recorder.unsettled), recorder.note)
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Let time move by itself while the test waits, also beside a live server.
-
-        Where nothing starts by itself, and the test's waits are to run it, it starts too.
-        """
-        self._waits += 1
-        self._set_pace()
-        try:
-            yield
-        finally:
-            self._waits -= 1
-            self._set_pace()
-
-    def _set_pace(self) -> None:
-        """Set what happens by itself now: several waits and servers may overlap."""
-        sequencer, mode = self.sequencer, self.mode
-        if sequencer is None:
-            return
-        drains = self.settings.drains and mode == "manual"
-        if drains:
-            sequencer.starts = self._waits > 0
-        beside = self._servers > 0 and mode != "manual"
-        sequencer.hold = mode != "virtual" and not beside
-        if self._waits:
-            sequencer.moves = self._moves or drains
-        else:
-            sequencer.moves = self._moves and not beside
-        in_turns = mode in ("auto", "seeded") or (drains and self._waits > 0)
-        sequencer.one_at_a_time = in_turns and not beside
-
     def leaving(self) -> AbstractContextManager[object]:
         """Return a context in which a client is closed: tasks that it waits for run."""
-        return self.waiting() if self.settings.drains else nullcontext()
+        return self.pace.waiting() if self.settings.drains else nullcontext()
 
     def away(self) -> AbstractContextManager[object]:
         """Let others run while the calling thread waits for them in real time."""
@@ -453,17 +428,6 @@ class Toolkit:
             if self._anyio is not None:
                 stack.enter_context(self._anyio.exchanged())
             yield
-
-    @contextmanager
-    def beside_server(self) -> Iterator[None]:
-        """Start tasks when they are submitted, and let time stand still, inside the block."""
-        self._servers += 1
-        self._set_pace()
-        try:
-            yield
-        finally:
-            self._servers -= 1
-            self._set_pace()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,34 @@
 """The threads that work for a test and what wakes them: actors, waiters, timers.
 
-Relies on: `turns` and `sequencer`, which alone change them, with their lock held.
+Relies on: the other modules of this folder, which alone change them, with the lock held.
 """
 
 from __future__ import annotations
 
 import _thread
+import enum
 from collections.abc import Callable, Mapping
 from threading import Thread
+from typing import TYPE_CHECKING
 
 from pytest_asyncframe._turns.activity import Glance
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class TestEndedError(BaseException):
     """Raised in threads that still wait on the clock when their test ends."""
 
     __test__ = False  # or pytest collects it as a class of tests
+
+
+class State(enum.Enum):
+    """What an actor does."""
+
+    RUNNING = "runs"
+    PARKED = "waits to be woken"
+    READY = "was woken or has just started, and waits for its turn"
 
 
 class Actor:
@@ -29,16 +42,17 @@ class Actor:
         order: Order among timers for one moment, by the actor that set them; the same for
             all where one actor runs at a time.
         depth: Number of `enter` calls not yet undone: a task inside a task, a loop.
-        parked: Whether it waits to be woken.
+        state: What it does now.
+        away: Whether it waits in real time just now, unseen by the sequencer.
         wants: Its text says what it waits for, in messages.
+        loop: The event loop that it runs; None if it runs none.
         waiter: What must be notified to wake it; None if it waits for no condition.
         listens: Whether it is parked in its event loop, which wakes it when it gets work.
-        number: Its place among the ready actors, lowest first.
+        number: Its position among the ready actors, lowest first.
         reserved: The number that it gets when it is woken; None for the next free one.
         timer: The timer that wakes it; None if there is none.
         kick: Lets it run. Called on any thread, with no lock held but the sequencer's.
         yields: Whether it is ready but lets all others run first.
-        away: Whether it waits in real time just now, unseen by the sequencer.
         free: Whether it can go on, though it is ready; None if nothing keeps it. Called with
             the sequencer's lock held.
         in_time: Whether `free` was true before the time was over that it had.
@@ -53,33 +67,6 @@ class Actor:
             of silence so far, and the test's own threads.
     """
 
-    __slots__ = (
-        "away",
-        "depth",
-        "error",
-        "free",
-        "heard",
-        "ident",
-        "identity",
-        "in_time",
-        "kick",
-        "listens",
-        "looked",
-        "name",
-        "native_id",
-        "number",
-        "order",
-        "parked",
-        "reserved",
-        "has_work",
-        "timer",
-        "waiter",
-        "wants",
-        "was_seen",
-        "yields",
-        "_gate",
-    )
-
     def __init__(self, ident: int, name: str, order: int, identity: str) -> None:
         # Called on the thread itself.
         self.ident: int = ident
@@ -90,14 +77,15 @@ class Actor:
         self.depth: int = 1
         self.number: int = 0
         self.reserved: int | None = None
+        self.state: State = State.RUNNING
         self.away: bool = False
         self.free: Callable[[], bool] | None = None
         self.in_time: bool = True
         self.was_seen: bool = True
-        self.parked: bool = False
         self.listens: bool = False
         self.yields: bool = False
         self.wants: object = ""
+        self.loop: asyncio.AbstractEventLoop | None = None
         self.waiter: Waiter | None = None
         self.timer: Timer | None = None
         self.has_work: Callable[[], bool] = _never
@@ -120,7 +108,19 @@ class Actor:
     @property
     def is_stopped(self) -> bool:
         """Whether it is parked, or waits until it is free."""
-        return self.parked or self.free is not None
+        return self.state is State.PARKED or self.free is not None
+
+    def drop_timer(self) -> None:
+        """Cancel the timer that would wake it, if any."""
+        timer, self.timer = self.timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def raise_error(self) -> None:
+        """Raise the error that it was woken with, if any."""
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
 
     def use_gate(self) -> None:
         """Let `kick` end `wait_for_kick`, and not the `select` of a loop."""
@@ -132,7 +132,7 @@ class Arrival:
     """The announcement of a thread that was given work and is about to start.
 
     Attributes:
-        number: Its place among the ready actors; see `Actor.number`.
+        number: Its position among the ready actors; see `Actor.number`.
         has_turn: Whether it was given a turn already.
         identity: See `Actor.identity`.
         is_open: Whether the thread is still expected.
@@ -184,14 +184,13 @@ class Timer:
         when: int,
         fn: Callable[[], object] | None,
         actor: Actor | None,
-        background: bool = False,
-        number: int = 0,
+        number: int,
     ) -> None:
         self.when: int = when
         self.number: int = number
         self.fn = fn
         self.actor = actor
-        self.background: bool = background
+        self.background: bool = False
         self.place: str = ""
 
     @property
@@ -211,31 +210,6 @@ class Timer:
 
 def _never() -> bool:
     return False
-
-
-def raise_error(actor: Actor) -> None:
-    """Raise the error that an actor was woken with, if any."""
-    error, actor.error = actor.error, None
-    if error is not None:
-        raise error
-
-
-class Joined:
-    """A thread that other actors join.
-
-    Attributes:
-        counted: Whether it is counted as coming: it has left, and will wake its joiners.
-        joiners: The actors that wait for it to end.
-        number: The place that joiners get when they are woken, taken when the thread left,
-            so that it does not depend on how long the thread takes to end.
-    """
-
-    __slots__ = ("counted", "joiners", "number")
-
-    def __init__(self) -> None:
-        self.counted = False
-        self.joiners: list[Actor] = []
-        self.number: int | None = None
 
 
 def nothing(*_: object) -> None:

@@ -38,21 +38,19 @@ class Verdict(enum.Enum):
 class Outside:
     """What a test waits for in real time.
 
-    Args:
+    Attributes:
         pollers: Identifiers of the threads that have polled for long without waking
             anybody. Time does not wait for them until they wake somebody or compute.
-
-    Attributes:
         files: Number of files and processes that the test's loops watch.
         there: Whether there are any files or threads; an attribute, since it is read often.
         met: What the test has met so far that no chooser controls, in order, each once.
     """
 
-    def __init__(self, pollers: set[int]) -> None:
+    def __init__(self) -> None:
         self.files: int = 0
         self.there: bool = False
         self.met: dict[str, None] = {}
-        self._pollers = pollers
+        self.pollers: set[int] = set()
         self._threads: set[threading.Thread] = set()
         self._lock = threading.Lock()
 
@@ -75,7 +73,7 @@ class Outside:
         """Remove a thread that has ended."""
         with self._lock:
             self._threads.discard(thread)
-            self._pollers.discard(thread.ident or 0)
+            self.pollers.discard(thread.ident or 0)
             self._look()
 
     def _look(self) -> None:
@@ -96,10 +94,10 @@ class Outside:
         found = Verdict.QUIET
         for thread, seen in now.items():
             verdict = _judged(before.get(thread, BEGINNING), seen)
-            if thread.ident in self._pollers:
+            if thread.ident in self.pollers:
                 if verdict is not Verdict.BUSY:
                     continue
-                self._pollers.discard(thread.ident)
+                self.pollers.discard(thread.ident)
             if _RANKS[verdict] > _RANKS[found]:
                 found = verdict
         return found
@@ -125,10 +123,10 @@ class Outside:
             thread
             for thread, seen in now.items()
             if not seen.naps
-            and thread.ident not in self._pollers
+            and thread.ident not in self.pollers
             and _judged(before.get(thread, BEGINNING), seen) is Verdict.RESTLESS
         ]
-        self._pollers.update(thread.ident for thread in found if thread.ident)
+        self.pollers.update(thread.ident for thread in found if thread.ident)
         return found
 
 

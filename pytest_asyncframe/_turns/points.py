@@ -6,9 +6,10 @@ Guarantees:
     At a point the turn is handed over under the lock: there is no moment in which nobody
     runs, so that a thread that nobody expects cannot come in between.
 Relies on:
-    `turns` for which actors are ready; the subclass for the queue.
+    `turns` for which actors are ready, `task_queue` for what is queued.
 Lock order:
-    See `turns`. The chooser is called with the lock held, and takes none.
+    See `turns`. With the lock held, `room` and the chooser are called, which take no lock; a
+    queued call is started without it.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from contextlib import contextmanager
 from typing import TypeAlias
 
 from framework.testing import Queued
-from pytest_asyncframe._turns.actors import Actor, Timer
+from pytest_asyncframe._turns.actors import Actor, Arrival, State, Timer, nothing
 from pytest_asyncframe._turns.choices import Chooser
+from pytest_asyncframe._turns.task_queue import TaskQueue
 from pytest_asyncframe._turns.turns import Turns
 
 Candidate: TypeAlias = Actor | Queued | Timer
@@ -33,30 +35,30 @@ class Points(Turns):
 
     Args:
         one_at_a_time: Whether only one actor runs at a time.
+        starts: Whether queued calls start by themselves.
         chooser: Decides what comes next, with *one_at_a_time* only; None for what is first.
 
     Attributes:
-        queue: The queued tasks and calls, oldest first.
+        queue: The queued tasks and calls.
+        room: Returns how many queued calls could start now, 0 or less for none.
         before_point: Called without the lock on an actor that has reached a point, with the
             kind of point and what it is about to do; None for no call.
     """
 
-    def __init__(self, *, one_at_a_time: bool, chooser: Chooser | None) -> None:
+    def __init__(self, *, one_at_a_time: bool, starts: bool, chooser: Chooser | None) -> None:
         super().__init__(one_at_a_time=one_at_a_time)
+        self.starts = starts
+        self.room: Callable[[], int] = _no_room
         self.before_point: Callable[[str, str], object] | None = None
         # Identifiers of the threads inside `undivided`; each adds and removes only itself.
         self._undivided: set[int] = set()
         self._chooser = chooser
         # The actor that stands at a point until all announced threads are there, and its point.
         self._at_point: tuple[Actor, str, str] | None = None
-        self._identities: dict[Queued, str] = {}
-        # Those of admitted tasks that have yet to make their first step on a loop, by name.
-        self._on_loops: dict[str, list[str]] = {}
         # The thread that is starting a queued call just now.
         self._admitter: int | None = None
-        self.queue: list[Queued] = []
-        # Queued by an actor during a call that has not returned yet.
-        self._deferred: list[tuple[Actor, Queued]] = []
+        self._admitted: dict[Queued, Arrival] = {}
+        self.queue: TaskQueue = TaskQueue()
 
     def end(self) -> None:
         """Call nothing of the test any more."""
@@ -64,16 +66,92 @@ class Points(Turns):
         self.before_point = None
 
     @abstractmethod
-    def _startable(self) -> list[Queued]:
-        """Return the queued tasks and calls that may start."""
-
-    @abstractmethod
-    def _admission(self, queued: Queued) -> Callable[[], object]:
-        """Take a task or call off the queue; return what starts it, to be called unlocked."""
-
-    @abstractmethod
     def _firing(self, timer: Timer) -> Callable[[], object]:
         """Take a turn for a timer; return what fires it, to be called unlocked."""
+
+    # -- the queue
+
+    def enqueue(self, queued: Queued, *, after_return: bool = False) -> None:
+        """Queue a task or call, which may start at once.
+
+        Args:
+            queued: The task or call.
+            after_return: Whether it must not start before the submitting call has returned.
+                The next step of the calling actor shows that it has. Without points, nothing
+                starts before the calling loop's step has ended.
+        """
+        actor = self.here
+        roster = self._roster
+        with self._lock:
+            roster.beats += 1
+            self._on_next_step(actor)
+            deferred = after_return and actor is not None and self._defers(actor)
+            identity = roster.new_identity(queued.name)
+            self.queue.add(queued, identity, actor if deferred else None)
+        self.dispatch()
+
+    def _defers(self, actor: Actor) -> bool:
+        return self._chooser is not None or actor.loop is None
+
+    def remove(self, queued: Queued) -> None:
+        """Take a task or call off the queue without starting it."""
+        with self._lock:
+            self.queue.remove(queued)
+
+    def admit(self, queued: Queued) -> bool:
+        """Start a queued task or call; False if it is no longer queued."""
+        with self._lock:
+            if queued not in self.queue.waiting:
+                return False
+            step = self._admission(queued)
+        step()
+        self.dispatch()
+        return True
+
+    def _startable(self) -> list[Queued]:
+        """Return the queued tasks and calls that may start; coroutines need no free thread."""
+        if not self.starts or not self.queue.waiting:
+            return []
+        return self.queue.startable(has_room=self.room() > 0)
+
+    def next_queued(self) -> Queued | None:
+        """Return the queued task or call that a pool would start next; None for none."""
+        with self._lock:
+            return next(iter(self.queue.in_order()), None)
+
+    def _admission(self, queued: Queued) -> Callable[[], object]:
+        """Take a task or call off the queue; return what starts it, to be called unlocked."""
+        identity = self.queue.start(queued)
+        self._admitter = _thread.get_ident()
+        # The turn belongs to its thread, or to this one until it has woken the loop.
+        if queued.kind == "thread":
+            self._admitted[queued] = self._roster.announce(identity, with_turn=True)
+        else:
+            self._roster.running += 1
+        return lambda: self._admit(queued)
+
+    def arrival_of(self, queued: Queued) -> Arrival | None:
+        """Return, once, the announcement of the thread that runs *queued*."""
+        # Without the lock: it was set before that thread could start, and is taken once.
+        return self._admitted.pop(queued, None)
+
+    def _admit(self, queued: Queued) -> None:
+        try:
+            queued.admit()
+        finally:
+            self._admitter = None
+            if queued.kind == "loop":
+                self._release_turn()
+
+    def _release_turn(self) -> None:
+        """Give back the turn that this thread has taken to call something."""
+        with self._lock:
+            # What was called may have given this thread's own loop something to do. It is
+            # parked in its `select`, which nobody else would end.
+            actor = self.actors.get(_thread.get_ident())
+            if actor is not None and actor.state is State.PARKED and actor.has_work():
+                self._wake(actor)
+            self._roster.running -= 1
 
     # -- points
 
@@ -95,17 +173,27 @@ class Points(Turns):
                 return
             self.before_point(kind, what)
         with self._lock:
-            if returned and self._deferred:
+            if returned:
                 self._on_next_step(actor)
             actor.was_seen = True
-            if not (self._ready or self.queue or self._coming or self._timers.is_due(self.now)):
+            if self._is_alone:
                 return
-            step = self._leave_point(actor, kind, what)
+            step = self._hand_over(actor, kind, what)
         if step is None:
             return
         step()
         self.dispatch()
         self._await_turn(actor)
+
+    def _on_next_step(self, actor: Actor | None) -> None:
+        self.queue.release(actor)
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether nothing may come next but the actor that runs; lock held."""
+        roster = self._roster
+        due = self._timers.is_due(self.now)
+        return not (roster.ready or self.queue.waiting or roster.coming or due)
 
     @contextmanager
     def undivided(self) -> Iterator[None]:
@@ -125,29 +213,30 @@ class Points(Turns):
         """Whether this thread is inside `undivided`."""
         return _thread.get_ident() in self._undivided
 
-    def _leave_point(self, actor: Actor, kind: str, what: str) -> Callable[[], object] | None:
+    def _hand_over(self, actor: Actor, kind: str, what: str) -> Callable[[], object] | None:
         """Decide who runs on; return what is to be called unlocked, None to go on at once."""
-        if self._admitter == actor.ident or (self._admitter is None and self._running != 1):
+        roster = self._roster
+        if self._admitter == actor.ident or (self._admitter is None and roster.running != 1):
             # It is starting a call, or something runs beside it that blocks outside the clock.
             return None
-        if self._coming or self._admitter is not None:
+        if roster.coming or self._admitter is not None:
             # Nobody may run until they are there, since they are options too, and until the
             # call is started: a thread may come to its first point before that.
             self._at_point = (actor, kind, what)
             self._stop_at_point(actor)
-            return _nothing
+            return nothing
         others = self._others(self._startable(), but=actor)
         chosen = self._choose(kind, what, [actor, *others], preempts=True)
         if chosen is actor:
             return None
         # Handed over under the lock, so that there is no moment in which nobody runs.
         self._stop_at_point(actor)
-        return self._begin(chosen) or _nothing
+        return self._begin(chosen) or nothing
 
     def _stop_at_point(self, actor: Actor) -> None:
         actor.use_gate()
-        self._make_ready(actor)
-        self._running -= 1
+        self._roster.make_ready(actor)
+        self._roster.running -= 1
 
     def _forget_wait(self, actor: Actor) -> None:
         super()._forget_wait(actor)
@@ -170,7 +259,7 @@ class Points(Turns):
         with self._lock:
             self._on_next_step(actor)
             was_seen, actor.was_seen = actor.was_seen, False
-            if not (self._ready or self.queue or self._coming or self._timers.is_due(self.now)):
+            if self._is_alone:
                 return
         if was_seen or ran_users_code():
             self.point("await", "")
@@ -188,8 +277,7 @@ class Points(Turns):
             name: The name of the framework's task that it runs, or of its coroutine.
         """
         with self._lock:
-            admitted = self._on_loops.get(name)
-            return admitted.pop(0) if admitted else self._new_identity(name)
+            return self.queue.identity_on_loop(name) or self._roster.new_identity(name)
 
     # -- choices
 
@@ -199,8 +287,7 @@ class Points(Turns):
             return self._admission(chosen)
         if isinstance(chosen, Timer):
             return self._firing(chosen)
-        self._ready.remove(chosen)
-        self._give_turn(chosen)
+        self._roster.give_turn(chosen)
         return None
 
     def _choose_next(self, startable: list[Queued]) -> Candidate | None:
@@ -215,7 +302,7 @@ class Points(Turns):
 
     def _others(self, startable: list[Queued], but: Actor | None = None) -> list[Candidate]:
         """Return what may come next at this moment, except *but*, the default first."""
-        ready = [actor for actor in self._ready if actor is not but and actor.can_go_on]
+        ready = [actor for actor in self._roster.ready if actor is not but and actor.can_go_on]
         found: list[Candidate] = [actor for actor in ready if not actor.yields]
         found += startable
         found += [actor for actor in ready if actor.yields]
@@ -232,10 +319,11 @@ class Points(Turns):
         if self._chooser is None or len(candidates) < 2:
             return candidates[0]
         options = [
-            self._identities[one] if isinstance(one, Queued) else one.identity for one in candidates
+            self.queue.identity_of(one) if isinstance(one, Queued) else one.identity
+            for one in candidates
         ]
         return candidates[self._chooser.choose(kind, what, options, preempts)]
 
 
-def _nothing() -> None:
-    pass
+def _no_room() -> int:
+    return 0

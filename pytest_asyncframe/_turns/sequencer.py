@@ -11,24 +11,19 @@ Relies on:
     `turns` for which actors run.
     `outside` for what else may happen: then time moves only after a silence.
 Lock order:
-    See `turns`. The lock is not held while a timer fires or a queued call is admitted. With
-    it held, `room` and the chooser are called, which take no lock.
+    See `turns`. The lock is not held while a timer fires.
 """
 
 from __future__ import annotations
 
 import _thread
 from collections.abc import Callable
-from threading import Thread
 
-from framework.testing import Queued, Ranking
-from pytest_asyncframe._turns.actors import Actor, Arrival, Timer, nothing
+from pytest_asyncframe._turns.actors import Actor, State, Timer, nothing
 from pytest_asyncframe._turns.choices import Chooser
-from pytest_asyncframe._turns.outside import Outside, Verdict
 from pytest_asyncframe._turns.points import Points
 from pytest_asyncframe._turns.timer_threads import TimerThreads
 from pytest_asyncframe._turns.timers import LAST
-from pytest_asyncframe._turns.turns import POLL_INTERVAL
 
 _MOST_MOVES = 1_000_000
 """How often time may move by itself without progress; takes some ten seconds."""
@@ -45,15 +40,12 @@ class Sequencer(Points):
         chooser: Decides what comes next, with *one_at_a_time* only; None for what is first.
 
     Attributes:
-        room: Returns how many queued calls could start now, 0 or less for none.
-        outside: What may happen outside the clock; then time moves only after a silence.
         allowed: Nanosecond up to which time moves by itself though `moves` is false; None
             for not at all.
         on_move: Called after time has moved, on any thread.
         on_stall: Called at a deadlock; may return an error for `first`.
         on_runaway: Called when `moved` has reached `most_moves`; may return an error for
             `first`.
-        on_give_up: Called with the test's own threads that time no longer waits for.
         moved: How often time has moved by itself; whoever sees progress sets it to 0.
         most_moves: Limit of `moved`, from 1 on.
         takes_threads: Whether threads that the test or its app starts are actors too.
@@ -61,7 +53,6 @@ class Sequencer(Points):
     """
 
     now: int
-    beats: int
 
     def __init__(
         self,
@@ -72,133 +63,25 @@ class Sequencer(Points):
         one_at_a_time: bool = False,
         chooser: Chooser | None = None,
     ) -> None:
-        super().__init__(one_at_a_time=one_at_a_time, chooser=chooser)
+        super().__init__(one_at_a_time=one_at_a_time, starts=starts, chooser=chooser)
         self.moves = moves
-        self.starts = starts
         self.hold = hold
         self.allowed: int | None = None
-        self.room: Callable[[], int] = _no_room
         self.on_move: Callable[[], object] | None = None
         self.on_stall: Callable[[], BaseException | None] = nothing
         self.on_runaway: Callable[[], BaseException | None] = nothing
         self.moved: int = 0
         self.most_moves: int = _MOST_MOVES
-        self.outside: Outside = Outside(self._pollers)
-        self.on_give_up: Callable[[list[Thread]], object] = nothing
         self.firing: set[int] = set()
         self.takes_threads: bool = False
         # Only a chooser needs them, and they refer back.
         self._timer_threads: TimerThreads | None = (
             None if chooser is None else TimerThreads(self, self._fail_with)
         )
-        self._admitted: dict[Queued, Arrival] = {}
-        # Of the queued calls for threads: how many have each priority, and which is next.
-        self._levels = list(Ranking.EMPTY)
-        self._ranking = Ranking()
         # Actors that wait until nobody else runs, and whether also for what is outside.
         self._watchers: list[tuple[Actor, bool]] = []
         self._stalled_at = -1
         self._silence = False
-
-    # -- the queue
-
-    def enqueue(self, queued: Queued, *, after_return: bool = False) -> None:
-        """Queue a task or call, which may start at once.
-
-        Args:
-            queued: The task or call.
-            after_return: Whether it must not start before the submitting call has returned.
-                The next step of the calling actor shows that it has. Without points, nothing
-                starts before the calling loop's step has ended.
-        """
-        actor = self.here
-        with self._lock:
-            self.beats += 1
-            self._on_next_step(actor)
-            self.queue.append(queued)
-            self._levels[queued.level] += queued.kind == "thread"
-            self._identities[queued] = self._new_identity(queued.name)
-            if after_return and actor is not None and self._defers(actor):
-                self._deferred.append((actor, queued))
-        self.dispatch()
-
-    def _defers(self, actor: Actor) -> bool:
-        return self._chooser is not None or actor.ident not in self.loops
-
-    def _on_next_step(self, actor: Actor | None) -> None:
-        """Release what had to wait until a call of *actor* returned."""
-        if self._deferred:
-            self._deferred = [one for one in self._deferred if one[0] is not actor]
-
-    def remove(self, queued: Queued) -> None:
-        """Take a task or call off the queue without starting it."""
-        with self._lock:
-            if queued in self.queue:
-                self.queue.remove(queued)
-                self._levels[queued.level] -= queued.kind == "thread"
-                del self._identities[queued]
-
-    def admit(self, queued: Queued) -> bool:
-        """Start a queued task or call; False if it is no longer queued."""
-        with self._lock:
-            if queued not in self.queue:
-                return False
-            step = self._admission(queued)
-        step()
-        self.dispatch()
-        return True
-
-    def _startable(self) -> list[Queued]:
-        """Return the queued tasks and calls that may start; coroutines need no free thread."""
-        if not self.starts or not self.queue:
-            return []
-        room = self.room() > 0
-        deferred = [queued for _, queued in self._deferred]
-        return [
-            one for one in self._in_order() if (room or one.kind == "loop") and one not in deferred
-        ]
-
-    def _in_order(self) -> list[Queued]:
-        """Return what a pool could start next by its priority, oldest first; lock held."""
-        levels = self._levels
-        if sum(map(bool, levels)) < 2:
-            return self.queue
-        chosen = self._ranking.choose(levels)
-        return [one for one in self.queue if one.kind == "loop" or one.level == chosen]
-
-    def next_queued(self) -> Queued | None:
-        """Return the queued task or call that a pool would start next; None for none."""
-        with self._lock:
-            return next(iter(self._in_order()), None)
-
-    def _admission(self, queued: Queued) -> Callable[[], object]:
-        """Take a task or call off the queue; return what starts it, to be called unlocked."""
-        self.queue.remove(queued)
-        if queued.kind == "thread":
-            self._ranking.started(queued.level, self._levels)
-            self._levels[queued.level] -= 1
-        identity = self._identities.pop(queued)
-        self._admitter = _thread.get_ident()
-        # The turn belongs to its thread, or to this one until it has woken the loop.
-        if queued.kind == "thread":
-            self._admitted[queued] = self._announce(identity, with_turn=True)
-        else:
-            self._on_loops.setdefault(queued.name, []).append(identity)
-            self._running += 1
-        return lambda: self._admit(queued)
-
-    def arrival_of(self, queued: Queued) -> Arrival | None:
-        """Return, once, the announcement of the thread that runs *queued*."""
-        # Without the lock: it was set before that thread could start, and is taken once.
-        return self._admitted.pop(queued, None)
-
-    def _admit(self, queued: Queued) -> None:
-        try:
-            queued.admit()
-        finally:
-            self._admitter = None
-            if queued.kind == "loop":
-                self._release_turn()
 
     # -- dispatching
 
@@ -217,12 +100,12 @@ class Sequencer(Points):
             startable = self._startable()
             if startable and not self.hold:
                 return self._admission(startable[0])
-            if self._running or self._coming:
+            if self._roster.running or self._roster.coming:
                 return None
             chosen = self._choose_next(startable)
             if chosen is not None:
                 return self._begin(chosen)
-            if self.elsewhere:
+            if self._roster.elsewhere:
                 return None
             if self._watchers:
                 watcher, listening = self._watchers[-1]
@@ -239,13 +122,13 @@ class Sequencer(Points):
             return self._report_to_first(self.on_runaway)
         timer = self._next_timer(None)
         if timer is None:
-            if self._held or not self.actors or self._stalled_at == self.beats:
+            if self._held or not self.actors or self._stalled_at == self._roster.beats:
                 return None
             if self.first is None or not self.first.is_stopped:
                 # Nobody can raise it, for example while a pool shuts down after the test.
                 return None
             # Once for each change: what raises nothing now is not asked again until then.
-            self._stalled_at = self.beats
+            self._stalled_at = self._roster.beats
             return self._report_to_first(self.on_stall)
         moved = timer.when > self.now
         if moved:
@@ -265,7 +148,7 @@ class Sequencer(Points):
         if self._chooser is not None and fn is not None:
             return self._firing_apart(timer, fn)
         timer.cancel()
-        self._running += 1
+        self._roster.running += 1
         if actor is not None:
             return lambda: self._fire(lambda: self._wake_stopped(actor))
         # None if another thread has just cancelled it, which takes no lock.
@@ -273,7 +156,7 @@ class Sequencer(Points):
 
     def _firing_apart(self, timer: Timer, fn: Callable[[], object]) -> Callable[[], object]:
         """Announce a thread of the timers; return what lets it call *fn*, to be called unlocked."""
-        arrival = self._announce(timer.identity, with_turn=True)
+        arrival = self._roster.announce(timer.identity, with_turn=True)
         timer.cancel()
         threads = self._timer_threads
         assert threads is not None
@@ -304,19 +187,9 @@ class Sequencer(Points):
             if outermost:
                 self.firing.discard(ident)
 
-    def _release_turn(self) -> None:
-        """Give back the turn that this thread has taken to call something."""
-        with self._lock:
-            # What was called may have given this thread's own loop something to do. It is
-            # parked in its `select`, which nobody else would end.
-            actor = self.actors.get(_thread.get_ident())
-            if actor is not None and actor.parked and actor.has_work():
-                self._wake(actor)
-            self._running -= 1
-
     def _report_to_first(self, explain: Callable[[], BaseException | None]) -> Callable[[], object]:
         """Take a turn; return what wakes `first` with the error, to be called unlocked."""
-        self._running += 1
+        self._roster.running += 1
         return lambda: self._fail_first(explain())
 
     def _fail_with(self, error: BaseException) -> None:
@@ -328,15 +201,13 @@ class Sequencer(Points):
         super().end()
         if self._timer_threads is not None:
             self._timer_threads.end()
-        self.on_stall = self.on_runaway = self.on_give_up = nothing
+        self.on_stall = self.on_runaway = nothing
 
     def _fail_first(self, error: BaseException | None) -> None:
         with self._lock:
-            self._running -= 1
-            first = self.first
-            if error is not None and first is not None and first.is_stopped:
-                first.error = error
-                self._wake(first)
+            self._roster.running -= 1
+            if error is not None and self.first is not None:
+                self._throw(self.first, error)
 
     def _forget_wait(self, actor: Actor) -> None:
         """Drop what *actor* waits for, since the handler of a signal lets it run on."""
@@ -344,25 +215,32 @@ class Sequencer(Points):
         self.outside.met["a signal whose handler has raised an error"] = None
         self._watchers = [one for one in self._watchers if one[0] is not actor]
 
+    def count_elsewhere(self, more: int) -> None:
+        """Add to the number of calls in other processes; below 0 for those that have ended."""
+        if more > 0:
+            self.outside.met["a call in another process"] = None
+        with self._lock:
+            self._roster.beats += 1
+            self._roster.elsewhere += more
+        if more < 0:
+            self.dispatch()
+
+    @property
+    def elsewhere(self) -> int:
+        """How many calls run in other processes."""
+        return self._roster.elsewhere
+
     def yield_turn(self, actor: Actor) -> None:
         """Let another actor run or a queued call start first, if there is one."""
         with self._lock:
             self._on_next_step(actor)
-            if not self.one_at_a_time or (not self._ready and not self.queue):
+            if not self.one_at_a_time or not (self._roster.ready or self.queue.waiting):
                 return
-            actor.use_gate()
             actor.yields = True
-            self._make_ready(actor)
-            self._running -= 1
+            self._stop_at_point(actor)
         self.dispatch()
         self._await_turn(actor)
         actor.yields = False
-
-    def count_elsewhere(self, more: int) -> None:
-        """Add to the number of calls in other processes; see `Turns.count_elsewhere`."""
-        if more > 0:
-            self.outside.met["a call in another process"] = None
-        super().count_elsewhere(more)
 
     # -- time
 
@@ -378,11 +256,14 @@ class Sequencer(Points):
             last: Whether it fires after all other timers of that nanosecond, also those that
                 are set later, and after a silence outside.
         """
+        # Threads that run side by side set their timers in random order.
+        setter = self.actors.get(_thread.get_ident())
+        order = 0 if setter is None else setter.order
         with self._lock:
-            timer = self._push(when, fn, None, LAST if last else None)
+            timer = self._timers.push(max(when, self.now), fn, None, LAST if last else order)
             timer.background = background
         # Without the lock: whoever runs dispatches when it stops.
-        if not self._running:
+        if not self._roster.running:
             self.dispatch()
         return timer
 
@@ -428,44 +309,8 @@ class Sequencer(Points):
             first = self._timers.first
             return first is not None and first <= when
 
-    def poll_interval(self, actor: Actor) -> float:
-        """Return how many real seconds an actor waits before it checks for progress."""
-        step = super().poll_interval(actor)
-        if not actor.parked:
-            return step
-        if self.outside.there:
-            return min(step, self.outside.step)
-        # A thread may start after the last actor has parked, and nobody dispatches then.
-        return min(step, POLL_INTERVAL) if actor is self.first else step
-
-    def check_progress(self, actor: Actor, waited: float) -> None:
-        """Check, on an actor that has waited in real time, whether anything happens at all."""
-        if actor.parked and self._listen_outside(actor, waited):
-            return
-        super().check_progress(actor, waited)
-
-    def _listen_outside(self, actor: Actor, waited: float) -> bool:
-        """Let time move after a silence outside; False once `patience` has passed silently."""
-        outside = self.outside
-        beats, silent, before = actor.heard
-        now = outside.look()
-        verdict = outside.judge(before, now)
-        if beats != self.beats or verdict is Verdict.BUSY:
-            silent = 0.0
-        elif verdict is not Verdict.STARVED:
-            # A thread that got no processor is not silent: it had no chance to do anything.
-            silent += waited
-        actor.heard = (self.beats, silent, now)
-        if outside.is_over(verdict, silent):
-            if verdict is Verdict.RESTLESS:
-                self.on_give_up(outside.give_up(before, now))
-            self._dispatch_in_silence()
-        if silent < self.patience:
-            return True
-        actor.heard = (self.beats, 0.0, now)
-        return False
-
-    def _dispatch_in_silence(self) -> None:
+    def dispatch_in_silence(self) -> None:
+        """Decide what comes next, given that nothing happens outside; see `Watchdog`."""
         self._silence = True
         # A thread that could have woken an actor then may be idle by now.
         self._stalled_at = -1
@@ -485,15 +330,16 @@ class Sequencer(Points):
         Returns:
             Whether time has moved; False if the actor must park.
         """
+        roster = self._roster
         with self._lock:
             first = self._timers.first
             if (
-                self._running != 1
+                roster.running != 1
                 or not (self.moves or (self.allowed is not None and until <= self.allowed))
-                or self._coming
-                or self.elsewhere
-                or self._ready
-                or self.queue
+                or roster.coming
+                or roster.elsewhere
+                or roster.ready
+                or self.queue.waiting
                 or self._watchers
                 or signalled()
                 or (first is not None and first <= until)
@@ -503,7 +349,7 @@ class Sequencer(Points):
                 return False
             self.moved += 1
             self.now = until
-            self.beats += 1
+            roster.beats += 1
         if self.on_move is not None:
             self.on_move()
         return True
@@ -522,20 +368,20 @@ class Sequencer(Points):
         """
         with self._lock:
             self._on_next_step(actor)
-            actor.parked = True
+            actor.state = State.PARKED
             actor.waiter = None
             actor.listens = False
             actor.wants = "for all others to be idle"
             actor.use_gate()
             self._watchers.append((actor, listening))
-            self._running -= 1
+            self._roster.running -= 1
         self.dispatch()
         self._await_turn(actor)
 
     def advance(self, actor: Actor, target: int) -> None:
         """Move time to *target*; at each timer, wait until all others are idle again."""
         # On a loop's own thread its sockets cannot be read meanwhile, so nothing can happen.
-        listening = actor.ident not in self.loops
+        listening = actor.loop is None
         self.settle(actor, listening=listening)
         while (step := self._step_to(target)) is not None:
             step()
@@ -554,7 +400,3 @@ class Sequencer(Points):
                 return None
             self.now = max(self.now, timer.when)
             return self._firing(timer)
-
-
-def _no_room() -> int:
-    return 0

@@ -24,17 +24,11 @@ class Timers:
         self._sequence = itertools.count()
 
     def push(
-        self,
-        when: int,
-        fn: Callable[[], object] | None,
-        actor: Actor | None,
-        order: int,
-        *,
-        background: bool = False,
+        self, when: int, fn: Callable[[], object] | None, actor: Actor | None, order: int
     ) -> Timer:
         """Set a timer and return it; see `Timer` for the arguments."""
         number = next(self._sequence)
-        timer = Timer(when, fn, actor, background, number)
+        timer = Timer(when, fn, actor, number)
         heapq.heappush(self._heap, (when, order, number, timer))
         return timer
 

@@ -22,9 +22,9 @@ from typing import Any
 
 from pytest_asyncframe._places import called_at, users_place
 from pytest_asyncframe._turns.actors import Actor, Timer, Waiter, nothing
-from pytest_asyncframe._turns.lazy import LazyCoroutine
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock._explain import Label, name_of, upcoming
+from pytest_asyncframe.clock._lazy import LazyCoroutine
 from pytest_asyncframe.clock._loop import VirtualLoop
 
 

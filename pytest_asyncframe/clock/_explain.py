@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from pytest_asyncframe._places import inwards, outwards, place_of
 from pytest_asyncframe._turns.actors import Timer
 from pytest_asyncframe._turns.sequencer import Sequencer
-from pytest_asyncframe.clock._loop import VirtualLoop
+from pytest_asyncframe.clock._loop import loops_of
 
 Label: TypeAlias = Callable[[object], tuple[str, str]]
 """Returns the name of the task that runs on a thread (given its identifier) or in an asyncio task,
@@ -43,9 +43,7 @@ def _of_threads(sequencer: Sequencer, label: Label) -> Iterator[tuple[int, str]]
 
 
 def _of_loops(sequencer: Sequencer, label: Label) -> Iterator[tuple[int, str]]:
-    for loop in list(sequencer.loops.values()):
-        if not isinstance(loop, VirtualLoop):
-            continue
+    for loop in loops_of(sequencer):
         tasks = asyncio.all_tasks(loop)
         handles: list[Any] = list(loop._scheduled)  # type: ignore[attr-defined]  # asyncio's own
         for handle in handles:

@@ -14,14 +14,14 @@ import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from contextvars import Context
 from typing import Any, Protocol, TypeVarTuple, Unpack
 from weakref import WeakKeyDictionary
 
 from pytest_asyncframe._places import users_place
-from pytest_asyncframe._turns.actors import Actor, Arrival, raise_error
+from pytest_asyncframe._turns.actors import Actor, Arrival
 from pytest_asyncframe._turns.sequencer import Sequencer
 
 _Ts = TypeVarTuple("_Ts")
@@ -137,14 +137,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._check_closed()  # type: ignore[attr-defined]  # a method of asyncio's own
         self._check_running()  # type: ignore[attr-defined]  # a method of asyncio's own
         with self.clock.sequencer.working() as actor:
-            loops = self.clock.sequencer.loops
             self._parking.actor = actor
-            loops[actor.ident] = self
+            actor.loop = self
             try:
                 super().run_forever()
             finally:
-                del loops[actor.ident]
-                self._parking.actor = None
+                self._parking.actor = actor.loop = None
 
     def run_until_complete(self, future: Any) -> Any:
         """Run the loop, and remember the future for `throw`."""
@@ -244,6 +242,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def pipe(self) -> int:
         """The file that wakes the loop, for signals too."""
         return int(self._ssock.fileno())  # type: ignore[attr-defined]  # asyncio's own
+
+
+def loops_of(sequencer: Sequencer) -> Iterator[VirtualLoop]:
+    """Yield the loops on virtual time that actors run."""
+    for actor in list(sequencer.actors.values()):
+        if isinstance(actor.loop, VirtualLoop):
+            yield actor.loop
 
 
 def _make_future(loop: asyncio.AbstractEventLoop) -> asyncio.Future[Any]:
@@ -388,18 +393,18 @@ class _ParkingSelector(selectors.BaseSelector):
             and self._loop.throw(error)
         ):
             actor.error = None
-        raise_error(actor)
+        actor.raise_error()
 
     def _wait_for_real(
         self, actor: Actor, selector: selectors.BaseSelector
     ) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait for `Actor.kick` or a file in real time; return the files that are ready."""
         sequencer = self._sequencer
-        step = sequencer.poll_interval(actor)
+        step = sequencer.watchdog.interval(actor)
         found = selector.select(step)
         if not found:
             if not self._turn:
-                sequencer.check_progress(actor, step)
+                sequencer.watchdog.check(actor, step)
             return []
         files = self._files_of(found)
         if files or self._loop._ready:  # a signal's handler

@@ -19,10 +19,10 @@ from pytest_asyncframe._turns.activity import (
     unseen_threads_rest,
     waits_for_a_thread,
 )
-from pytest_asyncframe._turns.actors import Actor
+from pytest_asyncframe._turns.actors import Actor, State
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock._clock import StuckError, VirtualDeadlockError
-from pytest_asyncframe.clock._loop import VirtualLoop
+from pytest_asyncframe.clock._loop import loops_of
 from pytest_asyncframe.clock._patched.threads import busy
 
 
@@ -74,11 +74,11 @@ def watch(
         sequencer.outside.met[f"what blocks outside the virtual clock: {blocked}"] = None
         note(f"runs beside what blocks outside the virtual clock: {blocked or 'a timer'}")
 
-    sequencer.on_give_up = functools.partial(_tell_pollers, note)
+    sequencer.watchdog.on_give_up = functools.partial(_tell_pollers, note)
     sequencer.on_stall = on_stall
     sequencer.on_runaway = on_runaway
-    sequencer.on_overtake = on_overtake
-    sequencer.on_quiet = on_quiet
+    sequencer.watchdog.on_overtake = on_overtake
+    sequencer.watchdog.on_quiet = on_quiet
 
 
 def _tell_pollers(note: Callable[[str], object], threads: list[threading.Thread]) -> None:
@@ -104,22 +104,16 @@ def _strangers(
 
 def _waits_outside(sequencer: Sequencer) -> bool:
     """Whether a loop may yet be woken by a socket or a signal."""
-    return any(loop.awaits_outside for loop in _loops(sequencer))
-
-
-def _loops(sequencer: Sequencer) -> Iterator[VirtualLoop]:
-    for actor in list(sequencer.actors.values()):
-        loop = sequencer.loops.get(actor.ident)
-        if isinstance(loop, VirtualLoop):
-            yield loop
+    return any(loop.awaits_outside for loop in loops_of(sequencer))
 
 
 def _why(sequencer: Sequencer, mode: str) -> str:
     lines = [f"nothing can continue at {sequencer.now / 1e9:.9g} s of virtual time:"]
     lines += _table(sequencer)
-    if sequencer.queue:
-        names = ", ".join(queued.name for queued in sequencer.queue)
-        lines.append(f"{len(sequencer.queue)} queued and not started: {names}")
+    queue = sequencer.queue.waiting
+    if queue:
+        names = ", ".join(queued.name for queued in queue)
+        lines.append(f"{len(queue)} queued and not started: {names}")
         if mode == "manual":
             lines.append(
                 "tasks do not start by themselves here: call run_next(), run(task_id) or drain()"
@@ -130,7 +124,7 @@ def _why(sequencer: Sequencer, mode: str) -> str:
 
 
 def _who_blocks(sequencer: Sequencer, strangers: Iterable[threading.Thread]) -> str:
-    lines = [f"nothing has happened for {sequencer.patience:g} s of real time:"]
+    lines = [f"nothing has happened for {sequencer.watchdog.patience:g} s of real time:"]
     frames = sys._current_frames()
     lines += [
         f"  {actor.name} blocks outside the virtual clock: {thread_place(frames, actor.ident)}"
@@ -153,16 +147,15 @@ def _table(sequencer: Sequencer) -> list[str]:
     for actor in list(sequencer.actors.values()):
         if not actor.is_stopped:
             continue
-        if not actor.parked:
+        if actor.state is not State.PARKED:
             place = thread_place(frames, actor.ident)
             lines.append(f"  {actor.identity} waits at {place} {actor.wants}")
             continue
-        loop = sequencer.loops.get(actor.ident)
-        if loop is None:
+        if actor.loop is None:
             lines.append(f"  {actor.name} waits {actor.wants}: {thread_place(frames, actor.ident)}")
             continue
         lines.append(f"  {actor.name} waits in its event loop:")
-        tasks = sorted(asyncio.all_tasks(loop), key=lambda task: task.get_name())
+        tasks = sorted(asyncio.all_tasks(actor.loop), key=lambda task: task.get_name())
         lines += [f"    {task.get_name()}: {_where(task)}" for task in tasks]
     return lines
 

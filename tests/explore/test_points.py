@@ -243,7 +243,7 @@ def test_who_gives_up_gets_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 
     sequencer = Sequencer(moves=True, one_at_a_time=True, chooser=RandomChooser(0))
     actor = sequencer.first = sequencer.enter()
-    monkeypatch.setattr(sequencer, "check_progress", look)
+    monkeypatch.setattr(sequencer.watchdog, "check", look)
     assert not sequencer.block(actor, lambda: False, 3, "to be free")
     assert sequencer.now == 3
     sequencer.leave(actor)

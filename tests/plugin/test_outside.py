@@ -261,7 +261,7 @@ async def test_a_thread_that_polls(asyncframe: Probe) -> None:
 def test_a_thread_that_starts_late(asyncframe: Probe) -> None:
     """A thread that a task starts while all others are parked stops time for a moment only."""
     desks: list[Desk] = []
-    asyncframe.clock.sequencer.patience = 60
+    asyncframe.clock.sequencer.watchdog.patience = 60
     asyncframe.manager.submit_nowait(lambda: desks.append(Desk()))
     sleep(5)
 

@@ -245,7 +245,7 @@ def never_end() -> None:
 
 def test_a_process_that_does_not_come_back(asyncframe: Probe) -> None:
     """A process that neither answers nor computes is reported as stuck, like a thread."""
-    asyncframe.clock.sequencer.patience = 0.2
+    asyncframe.clock.sequencer.watchdog.patience = 0.2
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         owed = pool.apply_async(never_end)
         with pytest.raises(

@@ -19,8 +19,9 @@ import pytest
 
 from pytest_asyncframe._turns.activity import BEGINNING, GONE, activity, glance
 from pytest_asyncframe._turns.actors import Timer
+from pytest_asyncframe._turns.roster import Roster
 from pytest_asyncframe._turns.sequencer import Sequencer
-from pytest_asyncframe._turns.turns import POLL_INTERVAL
+from pytest_asyncframe._turns.watchdog import POLL_INTERVAL
 from pytest_asyncframe.clock import VirtualClock, VirtualDeadlockError
 from pytest_asyncframe.clock._loop import VirtualLoop
 from pytest_asyncframe.probe import Probe
@@ -311,7 +312,7 @@ def test_activity_of_threads() -> None:
 
 def test_a_deadlock_after_work(asyncframe: Probe) -> None:
     """A deadlock is reported at once, also if another thread has only just become idle."""
-    asyncframe.clock.sequencer.patience = 60
+    asyncframe.clock.sequencer.watchdog.patience = 60
     for _ in range(20):
         asyncframe.manager.submit_nowait(int)
         with pytest.raises(
@@ -323,7 +324,7 @@ def test_a_deadlock_after_work(asyncframe: Probe) -> None:
 @pytest.mark.asyncframe(mode="virtual")
 def test_a_deadlock_after_work_side_by_side(asyncframe: Probe) -> None:
     """A deadlock is reported at once, also if several threads become idle at the same time."""
-    asyncframe.clock.sequencer.patience = 60
+    asyncframe.clock.sequencer.watchdog.patience = 60
     for _ in range(20):
         for _ in range(4):
             asyncframe.manager.submit_nowait(int)
@@ -336,7 +337,7 @@ def test_a_deadlock_after_work_side_by_side(asyncframe: Probe) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="what a thread waits for is seen on Linux only")
 def test_a_deadlock_beside_a_thread_that_waits_for_work(asyncframe: Probe) -> None:
     """A thread of the test's own that waits for work without a timeout does not hide a deadlock."""
-    asyncframe.clock.sequencer.patience = 60
+    asyncframe.clock.sequencer.watchdog.patience = 60
     work: queue.SimpleQueue[None] = queue.SimpleQueue()
     thread = threading.Thread(target=work.get)
     thread.start()
@@ -348,7 +349,7 @@ def test_a_deadlock_beside_a_thread_that_waits_for_work(asyncframe: Probe) -> No
 
 def test_no_deadlock_beside_a_thread_that_wakes_by_itself(asyncframe: Probe) -> None:
     """A thread of the test's own that waits with a timeout may still wake the test."""
-    asyncframe.clock.sequencer.patience = 60
+    asyncframe.clock.sequencer.watchdog.patience = 60
     woken = threading.Event()
 
     def wake() -> None:
@@ -441,13 +442,13 @@ async def test_the_collector_wakes_a_loop_in_the_middle(
         with pytest.raises(StopIteration, match=r"^1$"):
             begun.send(None)
 
-    new_identity = Sequencer._new_identity
+    new_identity = Roster.new_identity
 
-    def collect(self: Sequencer, name: str) -> str:
+    def collect(self: Roster, name: str) -> str:
         gc.collect()
         return new_identity(self, name)
 
-    monkeypatch.setattr(Sequencer, "_new_identity", collect)
+    monkeypatch.setattr(Roster, "new_identity", collect)
     gc.disable()  # or it might be found before
     try:
         abandon()

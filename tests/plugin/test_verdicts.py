@@ -29,7 +29,7 @@ LOOKS = [
 
 def test_verdicts_about_a_thread() -> None:
     """Two looks at a thread show whether it computes, polls, is starved or is idle."""
-    outside, me = Outside(set()), threading.current_thread()
+    outside, me = Outside(), threading.current_thread()
 
     found = [(before, now, outside.judge({me: before}, {me: now})) for before, now, _ in LOOKS]
     assert found == LOOKS
@@ -45,17 +45,17 @@ def test_a_thread_that_ends_during_a_look() -> None:
         # thread writes to the file and ends, 3 the loop checks for progress.
         sequencer.outside.count_files(1)
         assert sequencer.try_park(actor, None, None, "a file")
-        sequencer.check_progress(actor, THREAD_PAUSE)
-        sequencer.check_progress(actor, THREAD_PAUSE)
+        sequencer.watchdog.check(actor, THREAD_PAUSE)
+        sequencer.watchdog.check(actor, THREAD_PAUSE)
         assert fired == []
-        sequencer.check_progress(actor, FILE_SILENCE)
+        sequencer.watchdog.check(actor, FILE_SILENCE)
         assert fired == [60]
         sequencer.wake(actor)
 
 
 def test_the_busiest_thread_counts() -> None:
     """The busiest thread decides the verdict."""
-    outside, one, other = Outside(set()), threading.Thread(), threading.Thread()
+    outside, one, other = Outside(), threading.Thread(), threading.Thread()
     before = {one: IDLE, other: IDLE}
 
     assert outside.judge(before, {one: IDLE, other: IDLE._replace(on_disk=True)}) is Verdict.BUSY
@@ -64,8 +64,7 @@ def test_the_busiest_thread_counts() -> None:
 
 def test_a_thread_that_polls_is_given_up() -> None:
     """Time stops waiting for a thread that polls until it computes, but not for one asleep in C."""
-    pollers: set[int] = set()
-    outside, me = Outside(pollers), threading.current_thread()
+    outside, me = Outside(), threading.current_thread()
     before, polls = {me: IDLE}, {me: IDLE._replace(ran=1_090_000, turns=12)}
     naps, busy = {me: IDLE._replace(naps=True)}, {me: IDLE._replace(ran=6_000_000)}
     assert outside.give_up(before, naps) == []
@@ -82,13 +81,13 @@ def test_a_polling_thread_that_wakes_somebody(asyncframe: Probe) -> None:
     """Time waits again for a polling thread once it has woken somebody."""
     sequencer = asyncframe.clock.sequencer
     condition, told = threading.Condition(), threading.Event()
-    sequencer._pollers.add(threading.get_ident())
+    sequencer.outside.pollers.add(threading.get_ident())
     with condition:
         condition.notify()
-    assert sequencer._pollers
+    assert sequencer.outside.pollers
     asyncframe.manager.submit_nowait(told.wait)
     asyncframe.clock.sleep(1)
     told.set()
     asyncframe.run_until_idle()
 
-    assert not sequencer._pollers
+    assert not sequencer.outside.pollers

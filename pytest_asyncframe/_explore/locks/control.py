@@ -184,7 +184,7 @@ class Wanted:
         if actor is self._actor:
             # A coroutine that waits does not let go of what its thread has.
             elsewhere = ", maybe in another coroutine of its event loop"
-            return "held by itself" + (elsewhere if ident in self._sequencer.loops else "")
+            return "held by itself" + (elsewhere if self._actor.loop is not None else "")
         place = thread_place(sys._current_frames(), ident)
         if actor is not None:
             return f"held by {actor.identity}, which waits at {place}"

@@ -32,7 +32,7 @@ class Turns:
     def __init__(self, chooser: Chooser) -> None:
         self.sequencer = Sequencer(moves=True, one_at_a_time=True, chooser=chooser)
         self.sequencer.on_stall = self._stall
-        self.sequencer.on_overtake = self._note_blocked
+        self.sequencer.watchdog.on_overtake = self._note_blocked
         self.over = False
         self.stuck = ""
         self.blocked = ""

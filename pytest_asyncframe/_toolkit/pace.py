@@ -1,0 +1,64 @@
+"""What happens by itself in a test: whether time moves, and whether tasks start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pytest_asyncframe._turns.sequencer import Sequencer
+
+
+class Pace:
+    """Sets what happens by itself, while waits of a test and its live servers overlap.
+
+    Args:
+        sequencer: The test's; None in the mode ``threads``, where all happens by itself.
+        mode: The mode of the test.
+        moves: Whether time moves by itself, also while the test does not wait.
+        drains: Whether a wait runs what is queued in the mode ``manual``.
+    """
+
+    def __init__(self, sequencer: Sequencer | None, mode: str, *, moves: bool, drains: bool):
+        self._sequencer = sequencer
+        self._mode = mode
+        self._moves = moves
+        self._drains = drains and mode == "manual"
+        self._waits = self._servers = 0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Let time move by itself while the test waits, also beside a live server.
+
+        Where nothing starts by itself, and the test's waits are to run it, it starts too.
+        """
+        self._waits += 1
+        self._set()
+        try:
+            yield
+        finally:
+            self._waits -= 1
+            self._set()
+
+    @contextmanager
+    def beside_server(self) -> Iterator[None]:
+        """Start tasks when they are submitted, and let time stand still, inside the block."""
+        self._servers += 1
+        self._set()
+        try:
+            yield
+        finally:
+            self._servers -= 1
+            self._set()
+
+    def _set(self) -> None:
+        sequencer, mode = self._sequencer, self._mode
+        if sequencer is None:
+            return
+        waits, drains = self._waits > 0, self._drains
+        if drains:
+            sequencer.starts = waits
+        beside = self._servers > 0 and mode != "manual"
+        sequencer.hold = mode != "virtual" and not beside
+        sequencer.moves = (self._moves or drains) if waits else (self._moves and not beside)
+        in_turns = mode in ("auto", "seeded") or (drains and waits)
+        sequencer.one_at_a_time = in_turns and not beside
