@@ -71,7 +71,7 @@ async def test_a_throttled_task() -> None:
 
 
 async def test_a_queued_task() -> None:
-    """It says which place it has in the queue."""
+    """It says which position it has in the queue."""
     async with setup_async_framework(None, max_workers=1):
         block()
         tasks = [send_email("ann") for _ in range(3)]

@@ -66,14 +66,11 @@ class Featured(Protocol):
 
     Without it, the framework looks which of the optional protocols the object has the methods of.
     With it, a type checker sees whether each of them is complete.
-
-    Attributes:
-        features: What it can do. Read when the framework is made, before a store is opened.
     """
 
     @property
     def features(self) -> Features:
-        """What it can do."""
+        """What it can do. Read when the framework is made, before a store is opened."""
         ...
 
 

@@ -70,24 +70,18 @@ def test_pages_are_found() -> None:
     assert {"README.md", "README.zh.md", "docs/index.md", "docs/tutorial.md", *guides} <= found
 
 
-def test_every_error_is_on_the_page_of_errors() -> None:
-    """The page of errors has a row for each public error but their base."""
-    page = (DOCS / "errors.md").read_text("utf-8")
-    rows = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
-
-    assert set(exceptions.__all__) - rows == {"FrameworkError"}
-
-
-def test_every_warning_is_on_the_page_of_errors() -> None:
-    """Each line that the framework logs at WARNING or above begins as a message of the page."""
-    page = (DOCS / "errors.md").read_text("utf-8").partition("## Log messages")[2]
-    rows = re.findall(r"^\| (`.*?`) \|", page, re.MULTILINE)
+def test_every_error_and_warning_is_on_the_page_of_errors() -> None:
+    """The page of errors has each public error, and each line that is logged from WARNING on."""
+    errors, _, messages = (DOCS / "errors.md").read_text("utf-8").partition("## Log messages")
+    names = set(re.findall(r"^\| `(\w+)` \|", errors, re.MULTILINE))
+    rows = re.findall(r"^\| (`.*?`) \|", messages, re.MULTILINE)
     cells = [cell for row in rows for cell in re.findall(r"`([^`]+)`", row)]
     beginnings = [re.escape(cell).replace(r"\.\.\.", ".*") for cell in cells]
     missing = [
         line for line in logged_lines() if not any(re.match(one, line) for one in beginnings)
     ]
 
+    assert set(exceptions.__all__) - names == {"FrameworkError"}
     assert missing == []
 
 
@@ -105,6 +99,28 @@ def logged_lines() -> Iterator[str]:
 
 
 LEVELS = ("warning", "error", "exception", "log")
+
+
+def test_names_of_the_glossary() -> None:
+    """Each name that the glossary gives as one of the code is in the code."""
+    page = (DOCS / "glossary.md").read_text("utf-8")
+    rows = [cells(line) for line in page.splitlines() if line.startswith("| ")]
+    named = {
+        name
+        for _, _, code, _ in rows
+        for cell in re.findall(r"`(.+?)`", code)
+        for name in words(cell)
+    }
+    packages = [ROOT / "framework", ROOT / "pytest_asyncframe"]
+    code = "\n".join(path.read_text("utf-8") for one in packages for path in one.rglob("*.py"))
+
+    assert len(named) > 50
+    assert named - set(words(code)) == set()
+
+
+def words(text: str) -> list[str]:
+    """Return the names in a text."""
+    return re.findall(r"\w+", text)
 
 
 def test_figures_of_the_comparison_are_those_of_the_measurement() -> None:
