@@ -12,12 +12,11 @@ from framework._manager.face.listing import TaskPage
 from framework._manager.face.manager import TaskManager
 from framework._manager.frameworks import get_task_manager, get_thread_pool
 from framework._records import exports
+from framework._records.exports import provided as _provided
 from framework._records.ids import TaskId
 from framework._records.records import CancelOutcome
 from framework._records.schedules import ScheduleInfo
 from framework._records.statuses import TaskStatus
-from framework._tasks import injection
-from framework._tasks import task as _task
 from framework._tasks.current import current_task
 from framework._tasks.task import Task
 from framework._threads.pool import ThreadPoolExecutorEnhanced
@@ -73,7 +72,7 @@ __all__ = [
 exports.pin(globals())
 
 
-def _load_injector() -> injection.Injector:
+def _load_injector() -> object:
     from framework.http._depends.injector import inject
 
     return inject
@@ -86,6 +85,6 @@ def _load_view() -> object:
 
 
 # Loaded only for a function with dependencies, since it imports FastAPI.
-injection.provide(_load_injector)
+_provided.injector = _load_injector
 # And this only for a response model with a task.
-_task.provide_view(_load_view)
+_provided.view = _load_view

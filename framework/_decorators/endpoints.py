@@ -9,6 +9,7 @@ from types import FunctionType
 from typing import Any, get_origin, get_type_hints  # routes are whatever a router has put together
 
 from framework._manager.request_bound.kinds import refused
+from framework._records.exports import provided
 from framework._records.ids import TaskId
 from framework._tasks import registry
 from framework._tasks.functions import bare_function, layer_of, one_line, optional_of
@@ -115,6 +116,7 @@ def prepare_endpoints(app: object, is_apart: Callable[[object], bool]) -> None:
         RuntimeError: If one of them lacks something.
         ValueError: If what two of them need excludes each other.
     """
+    provided.accept_routes(app)
     for _, route in _routes(app, is_apart=is_apart):
         check = getattr(getattr(route, "endpoint", None), "__asyncframe_at_start__", None)
         if check is not None:

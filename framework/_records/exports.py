@@ -1,8 +1,9 @@
-"""Give public names the ``__module__`` that users import them from."""
+"""Exports: public names as users import them, and what rooms provide to those below them."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any  # what is provided has types of the rooms above
 
 
 def pin(module: dict[str, Any]) -> None:
@@ -17,3 +18,25 @@ def pin(module: dict[str, Any]) -> None:
         exported = module[name]
         if "._" in getattr(exported, "__module__", ""):
             exported.__module__ = module["__name__"]
+
+
+class Provided:
+    """What lower rooms call without importing it.
+
+    Attributes:
+        injector: Returns the `injection.Injector`, which imports FastAPI.
+        view: Returns the model that shows a task over HTTP, which imports FastAPI too.
+        accept_routes: Lets the routes of an app return `framework.http.Accepted`. It does nothing
+            while nobody has imported that.
+        lasting: How many contexts ask for schedules that outlive the framework of their test.
+    """
+
+    injector: Callable[[], Any]
+    view: Callable[[], Any]
+
+    def __init__(self) -> None:
+        self.accept_routes: Callable[[Any], None] = lambda _: None
+        self.lasting = 0
+
+
+provided = Provided()

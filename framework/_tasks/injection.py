@@ -1,7 +1,7 @@
 """Injection: a task's function, with a value at each call for each of its dependencies.
 
-What solves dependencies imports FastAPI, so it is loaded when a function first has some; see
-`provide`. A function without dependencies stays as it is, and its calls cost nothing.
+What solves dependencies imports FastAPI, so it is loaded when a function first has some. A
+function without dependencies stays as it is, and its calls cost nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol  # any callable may be a task
 
+from framework._records.exports import provided
 from framework._tasks.functions import (
     dependencies_of,
     given_dependencies,
@@ -27,7 +28,6 @@ LAYER: Final = "dependencies"
 """What `layer_of` says of a function that gets values for its dependencies."""
 
 _MADE: Final = "__asyncframe_injected__"
-_LOADERS: Final[list[Callable[[], Injector]]] = []
 
 
 class Injector(Protocol):
@@ -44,11 +44,6 @@ class Injector(Protocol):
             TypeError: If a task cannot have one of them.
         """
         ...
-
-
-def provide(load: Callable[[], Injector]) -> None:
-    """Set what returns the injector; it is called when a function first has dependencies."""
-    _LOADERS[:] = [load]
 
 
 def injected(fn: Any) -> Any:  # Any: a callable of any type, and what stands for it
@@ -108,7 +103,10 @@ def _made(fn: Any, marker: Any) -> Any:
     layer = None if is_wrapper(fn) else layer_of(fn)
     if layer is None:
         dependencies = declared(fn, marker)
-        return _LOADERS[0]()(fn, dependencies) if dependencies else fn
+        if not dependencies:
+            return fn
+        injector: Injector = provided.injector()
+        return injector(fn, dependencies)
     if layer == "scheduled_task":
         inner = injected(fn.fn)
         return fn if inner is fn.fn else inner

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
+from framework._records.exports import provided
 from framework._tasks.specs import Schedule, TaskSpec, spec_for
 
 
@@ -27,8 +28,6 @@ _BY_NAME: Final[weakref.WeakValueDictionary[str, Any]] = weakref.WeakValueDictio
 # Dicts and not sets, so that schedules start in the order in which they were declared.
 _SCHEDULES: Final[weakref.WeakKeyDictionary[Schedule, None]] = weakref.WeakKeyDictionary()
 _LISTENERS: Final[weakref.WeakKeyDictionary[Listener, None]] = weakref.WeakKeyDictionary()
-# Not a context variable: a runner may run each fixture in another context.
-_LASTING: Final[list[None]] = []
 
 
 def register(name: str, function: Any) -> None:  # Any: whatever a decorator returns
@@ -75,16 +74,17 @@ def find_spec(name: str) -> TaskSpec | None:
 @contextmanager
 def lasting() -> Iterator[None]:
     """Within this context, create schedules that run in all frameworks; see `is_lasting`."""
-    _LASTING.append(None)
+    # Not a context variable: a runner may run each fixture in another context.
+    provided.lasting += 1
     try:
         yield
     finally:
-        _LASTING.pop()
+        provided.lasting -= 1
 
 
 def is_lasting() -> bool:
     """Whether a schedule that is created now outlives the current framework."""
-    return bool(_LASTING)
+    return provided.lasting > 0
 
 
 def add_schedule(schedule: Schedule) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from framework._records.exports import provided
 from framework._records.ids import Accepted, TaskId
 from framework._records.jsonsafe import jsonable, safe_str
 from framework._records.reasons import cancel_of, explain, last_error, reason_of
@@ -18,13 +19,6 @@ if TYPE_CHECKING:
 
 SENT: Final = {"asyncframe": "sent to another process"}
 """The context in which pydantic serialises arguments and results."""
-
-_VIEWS: Final[list[Callable[[], Any]]] = []
-
-
-def provide_view(load: Callable[[], Any]) -> None:
-    """Set what returns the model that shows a task over HTTP; it is called when one is needed."""
-    _VIEWS[:] = [load]
 
 
 class Task(Accepted[Any]):
@@ -58,7 +52,7 @@ class Task(Accepted[Any]):
         """Describe a task to pydantic, and so to FastAPI, which shows it as a ``TaskView``."""
         from pydantic_core import core_schema
 
-        view = _VIEWS[0]()
+        view = provided.view()
 
         def show(task: Task, info: SerializationInfo) -> Any:  # Any: a view
             if info.context is SENT:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from framework._records import exports
+from framework._records.exports import provided
+from framework.http._accepting.apps import accept_routes
 from framework.http.accepted import Accepted
 from framework.http.health import health_router
 from framework.http.router import task_router
@@ -11,3 +13,6 @@ from framework.http.views import Problem, TaskView
 __all__ = ["Accepted", "Problem", "TaskView", "health_router", "task_router"]
 
 exports.pin(globals())
+
+# Called for the app of a framework that starts.
+provided.accept_routes = accept_routes

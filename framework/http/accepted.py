@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from framework.http._accepting import contract
-
 if TYPE_CHECKING:
     from framework._records.ids import Accepted
 else:
     from framework.http._accepting.answer import Accepted
 
 __all__ = ["Accepted"]
-
-contract.install()

@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 from framework._records import checks
 from framework._records.statuses import TaskStatus
 from framework.exceptions import FrameworkNotStartedError, RunAgainError, TaskNotFoundError
+from framework.http._accepting.apps import StatusRoute, StatusRouter
 from framework.http._access.access import Access
 from framework.http._access.mounted import (
     warn_of_hidden_routes,
@@ -90,12 +91,13 @@ def task_router(
     """
     access = Access(checked_owner(owner), checks.flag("expose_errors", expose_errors))
     prefix, mounting = checks.path_prefix("prefix", prefix), _Mounting()
-    router = APIRouter(
+    router = StatusRouter(
         prefix=prefix,
         dependencies=_checked_dependencies(dependencies),
         tags=["tasks"],
         include_in_schema=checks.flag("include_in_schema", include_in_schema),
         generate_unique_id_function=_operation_ids(prefix),
+        route_class=StatusRoute,
         lifespan=mounting.lifespan,
     )
     add_dashboard(router, access, {} if buttons is None else buttons)

@@ -1,8 +1,7 @@
 """What a route with ``-> Accepted[T]`` gets: its status, its headers, and their description.
 
-FastAPI has no hook for return types. Therefore the constructor of its routes is wrapped once, and
-only changes what it is given for such a route: public parameters, and a function around the
-endpoint. All other routes get what they were given.
+FastAPI has no hook for return types. Therefore such a route is made a second time, in its place,
+from its own attributes: with other public parameters, and a function around the endpoint.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 from fastapi import Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.datastructures import DefaultPlaceholder
 
 # Undocumented. A FastAPI without them cannot import this module: routes would answer 200 otherwise.
 from fastapi.dependencies.utils import get_typed_return_annotation, get_typed_signature
@@ -80,36 +78,41 @@ async def _ask(request: Request, response: Response, key: IdempotencyKey = None)
 _ASKING: Final = Depends(_ask)
 
 
-def install() -> None:
-    """Wrap the constructor of FastAPI's routes; does nothing the second time."""
-    links.install()
-    made: Any = APIRoute.__init__
-    if getattr(made, "__asyncframe__", False):
-        return
-
-    @functools.wraps(made)
-    def init(self: APIRoute, path: str, endpoint: Any, **options: Any) -> None:
-        model, others = _split(_model_of(endpoint, options))
-        if model is not None:
-            endpoint, options = _accepting(path, endpoint, options, model, others)
-        made(self, path, endpoint, **options)
-
-    init.__asyncframe__ = True  # type: ignore[attr-defined]  # so that it is wrapped once
-    APIRoute.__init__ = init  # type: ignore[method-assign]
+def is_accepting(route: APIRoute) -> bool:
+    """Return whether a route answers as an accepting one; the copies of one do so as well."""
+    return _ASKING in route.dependencies
 
 
-def _model_of(endpoint: Any, options: Mapping[str, Any]) -> Any:  # Any: an annotation
-    """Return what a route returns; None if that is unknown, or was looked at before."""
-    if _ASKING in (options.get("dependencies") or ()):  # a copy of a route, of an included router
-        return None
-    model = options.get("response_model")
+def accept(route: APIRoute) -> bool:
+    """Let a route answer as an accepting one if it returns `Accepted`; return whether it does now.
+
+    One that answers so already stays as it is.
+    """
+    if is_accepting(route):
+        return False
+    model, others = _split(_model_of(route))
+    if model is None:
+        return False
+    given = {name: getattr(route, name) for name in _OPTIONS}
+    endpoint, options = _accepting(route, given, model, others)
+    # Not that of its own class, which may take something else, and has done so.
+    APIRoute.__init__(route, route.path, endpoint, **options)
+    return True
+
+
+_OPTIONS: Final = tuple(inspect.signature(APIRoute.__init__).parameters)[3:]
+"""The parameters of a route but its path and endpoint; it has an attribute for each."""
+
+
+def _model_of(route: APIRoute) -> Any:  # Any: an annotation
+    """Return what a route returns; None if that is unknown."""
+    if route.response_model is not None:
+        return route.response_model
     # None says that FastAPI checks nothing, and not what the route returns.
-    if model is None or isinstance(model, DefaultPlaceholder):
-        try:
-            return get_typed_return_annotation(endpoint)
-        except Exception:  # FastAPI raises it again, and says which route it is
-            return None
-    return model
+    try:
+        return get_typed_return_annotation(route.endpoint)
+    except Exception:  # a name that does not exist at runtime, which is fine for such a route
+        return None
 
 
 def _split(model: Any) -> tuple[type[Accepted[Any]] | None, tuple[Any, ...]]:
@@ -136,34 +139,32 @@ def _is_response(model: Any) -> bool:
 
 
 def _accepting(
-    path: str,
-    endpoint: Any,
-    options: dict[str, Any],
+    route: APIRoute,
+    given: dict[str, Any],
     model: type[Accepted[Any]],
     others: tuple[Any, ...],
 ) -> tuple[Any, dict[str, Any]]:
     """Return the endpoint and the options of a route that returns *model*, or one of *others*."""
-    endpoint = getattr(endpoint, _BEHIND, endpoint)
-    options = dict(options)
+    options, status = dict(given), 202
     responses: dict[Any, dict[str, Any]] = {503: _FULL}
     if others:
         # What else it returns has the route's own status and model.
-        if others == (type(None),) or options.get("response_model", model) is None:
+        if others == (type(None),) or route.response_model is None:
             options["response_model"] = None
         else:
             options["response_model"] = Union[others]  # noqa: UP007  # no types that are written
-        status = 202
         responses[status] = {**_ACCEPTED, "model": model}
     else:
         options["response_model"] = model
-        status = options["status_code"] = options.get("status_code") or 202
+        status = options["status_code"] = route.status_code or status
         responses[status] = _ACCEPTED
-    options["dependencies"] = [_ASKING, *(options.get("dependencies") or ())]
-    for code, response in (options.get("responses") or {}).items():
+    options["dependencies"] = [_ASKING, *route.dependencies]
+    for code, response in route.responses.items():
         known = next((one for one in responses if str(one) == str(code)), code)
         responses[known] = {**responses.get(known, {}), **response}
     options["responses"] = responses
-    label = f"{' and '.join(sorted(options.get('methods') or ['GET']))} {path}"
+    endpoint = getattr(route.endpoint, _BEHIND, route.endpoint)
+    label = f"{' and '.join(sorted(route.methods or ()))} {route.path}"
     function = _Accepting(endpoint, model, label, alone=not others).function()
     setattr(function, links.ACCEPTS, int(status))
     return function, options

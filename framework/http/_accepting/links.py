@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from typing import Any, Final
 
@@ -14,28 +13,6 @@ ACCEPTS: Final = "__asyncframe_accepts__"
 """The attribute of an accepting route's function that has the status of its response."""
 
 _PARAMETER: Final = re.compile(r"{(\w+)}")
-
-
-def install() -> None:
-    """Wrap the method of apps that makes OpenAPI documents; does nothing the second time.
-
-    Only the app knows the operations and their ids, so a route cannot link to another by itself.
-    """
-    made: Any = FastAPI.openapi
-    if getattr(made, "__asyncframe__", False):
-        return
-
-    @functools.wraps(made)
-    def openapi(self: FastAPI) -> dict[str, Any]:
-        document: dict[str, Any] = made(self)
-        # FastAPI keeps the document until there are other routes.
-        if vars(self).get("_asyncframe_linked") is not document:
-            add_links(self, document)
-            vars(self)["_asyncframe_linked"] = document
-        return document
-
-    openapi.__asyncframe__ = True  # type: ignore[attr-defined]  # so that it is wrapped once
-    FastAPI.openapi = openapi  # type: ignore[method-assign]
 
 
 def add_links(app: FastAPI, document: dict[str, Any]) -> None:

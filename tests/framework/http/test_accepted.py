@@ -316,17 +316,47 @@ async def test_a_response_model_of_its_own(asyncframe: Probe) -> None:
     assert response.headers.keys() == {"content-length", "content-type"}
 
 
-def test_other_routes() -> None:
-    """A route that returns something else keeps its function, and gets nothing."""
+@pytest.mark.parametrize("adopted_first", [True, False])
+def test_other_apps_and_routes(adopted_first: bool) -> None:
+    """Only routes that return Accepted change, and only in apps that have a task_router."""
 
     async def plain(title: str) -> TaskId[Report]:
         return make_report(title)
 
-    route = APIRoute("/plain", plain)
-    assert route.endpoint is plain
-    assert route.status_code is None
-    assert route.dependencies == []
-    assert route.responses == {}
+    accepting, apps = _from_a_coroutine(), {}
+    for has_router in (adopted_first, not adopted_first):
+        app = apps[has_router] = FastAPI()
+        app.post("/reports")(accepting)
+        app.post("/plain")(plain)
+        if has_router:
+            app.include_router(task_router())
+    described, facts = {}, {}
+    for has_router, app in apps.items():
+        for path in ("/reports", "/plain"):
+            responses = app.openapi()["paths"][path]["post"]["responses"]
+            described[has_router, path] = responses.keys() - {"422"}
+        routes = {one.path: one for one in app.routes if isinstance(one, APIRoute)}
+        facts[has_router] = [
+            *(one.endpoint for one in (routes["/reports"], routes["/plain"])),
+            *(one.dependencies or one.responses for one in (routes["/reports"], routes["/plain"])),
+            *("openapi" in vars(app), len(app.user_middleware)),
+        ]
+    same, both = {"200"}, {"202", "503"}
+    assert described == {
+        (True, "/reports"): both,
+        (True, "/plain"): same,
+        (False, "/reports"): same,
+        (False, "/plain"): same,
+    }
+    assert facts[False] == [accepting, plain, {}, {}, False, 0]
+    assert facts[True][0] is not accepting
+    assert facts[True][1::2] == [plain, {}, 1]
+    assert {APIRoute.__init__.__module__, FastAPI.openapi.__module__} == {
+        "fastapi.routing",
+        "fastapi.applications",
+    }
+    assert not hasattr(APIRoute.__init__, "__wrapped__")
+    assert not hasattr(FastAPI.openapi, "__wrapped__")
 
 
 def test_dependencies_and_responses_of_a_route() -> None:
@@ -335,13 +365,15 @@ def test_dependencies_and_responses_of_a_route() -> None:
     async def login() -> None:
         """Let everybody pass."""
 
-    route = APIRoute(
+    app = FastAPI()
+    app.post(
         "/reports",
-        _from_a_coroutine(),
-        methods=["POST"],
         dependencies=[Depends(login)],
         responses={"202": {"description": "Soon."}, 409: {"description": "No."}},
-    )
+    )(_from_a_coroutine())
+    app.include_router(task_router())
+    (route,) = (one for one in app.routes if getattr(one, "path", "") == "/reports")
+    assert isinstance(route, APIRoute)
     assert [one.dependency for one in route.dependencies][1:] == [login]
     assert route.responses[202]["description"] == "Soon."
     assert "Location" in route.responses[202]["headers"]
@@ -408,8 +440,8 @@ async def test_a_response_or_a_task(asyncframe: Probe) -> None:
     async def find(title: str) -> Report | Accepted[Report] | RedirectResponse:
         return await create(title)
 
-    app.post("/reports")(create)
-    app.post("/found")(find)
+    app.post("/reports", response_model=Accepted[Report])(create)
+    app.post("/found", response_model=Report | Accepted[Report])(find)
     app.post("/unchecked", response_model=None)(find)
     found, expected = {}, {}
     for path, described in (("/reports", "202"), ("/found", "200"), ("/unchecked", "200")):
@@ -703,6 +735,13 @@ def test_openapi() -> None:
     assert referenced(responses["503"], document, set()) == {"Problem"}
 
 
+def started(app: FastAPI) -> FastAPI:
+    """Return an app that has run; one without a router of tasks accepts some from then on."""
+    app.openapi()
+    with TestClient(app):
+        return app
+
+
 def linked(app: FastAPI, path: str, status: str = "202") -> Any:
     """Return the link of a route's response, and whether it leads to what shows a task."""
     document = app.openapi()
@@ -721,7 +760,10 @@ BODY = "$response.body#/task_id"
 def test_links() -> None:
     """In OpenAPI a link leads from the 202 response to the operation that shows the task."""
     found = {
-        app: linked(app(), "/{tenant}/reports" if app is _of_a_tenant else "/reports")
+        app: linked(
+            started(app()) if app is _of_its_own else app(),
+            "/{tenant}/reports" if app is _of_a_tenant else "/reports",
+        )
         for app in (_nested, _both, _of_its_own, _of_a_tenant)
     }
     tenant = "$request.path.tenant"
@@ -744,7 +786,7 @@ def test_links_of_later_routes() -> None:
 
 def test_no_links() -> None:
     """There is no link to a route that is not in the document."""
-    assert linked(_in_another_app(), "/reports") == (None, [])
+    assert linked(started(_in_another_app()), "/reports") == (None, [])
     app = FastAPI()
     app.post("/reports")(_from_a_coroutine())
     app.include_router(task_router(include_in_schema=False))

@@ -1,0 +1,98 @@
+"""Apps whose routes may return `Accepted`: what is changed of them, and of no others.
+
+An app is adopted when a `task_router` is included in it, when one that is mounted in an adopted
+one is found, or when a framework starts for it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from typing import Any, Final
+
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+from starlette.types import ASGIApp
+
+from framework.http._accepting.contract import accept
+from framework.http._accepting.links import add_links
+
+_ADOPTED: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
+
+
+def adopt(app: Any) -> None:  # Any: an app of any kind, a router, or None
+    """Let the routes of an app return `Accepted`, those as well that are added before it starts.
+
+    Does nothing for what is no app of FastAPI.
+    """
+    if not isinstance(app, FastAPI) or app in _ADOPTED:
+        return
+    _ADOPTED.add(app)
+    made = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        accept_routes(app)
+        document = made()
+        add_links(app, document)
+        return document
+
+    # The way that FastAPI documents to change the document of one app.
+    app.openapi = openapi  # type: ignore[method-assign]
+    if app.middleware_stack is None:
+        app.add_middleware(_prepared, whole=app)
+    accept_routes(app)
+
+
+def _prepared(app: ASGIApp, whole: FastAPI) -> ASGIApp:
+    """Called as middleware is: when the app gets its first request, or starts."""
+    accept_routes(whole)
+    return app
+
+
+def accept_routes(app: Any) -> None:  # Any: as above
+    """Let the routes that an app has by now return `Accepted`, and those of mounted apps."""
+    for router in _routers(app, set()):
+        adopt(router)
+        changed = [accept(route) for route in router.routes if isinstance(route, APIRoute)]
+        if any(changed):
+            # From 0.13x on FastAPI keeps what it has made of an included router's routes, and has
+            # no public way to say that one of them has changed.
+            getattr(getattr(router, "router", router), "_mark_routes_changed", bool)()
+            if isinstance(app, FastAPI):
+                app.openapi_schema = None
+
+
+def _routers(inner: Any, seen: set[int]) -> Iterator[Any]:
+    """Yield an app or a router, and those that are included or mounted there."""
+    if id(inner) in seen or getattr(inner, "routes", None) is None:
+        return
+    seen.add(id(inner))
+    yield inner
+    for route in list(inner.routes):
+        for within in (getattr(route, "app", None), getattr(route, "original_router", None), route):
+            yield from _routers(within, seen)
+
+
+class StatusRoute(APIRoute):
+    """A route of a `task_router`.
+
+    Up to 0.12x FastAPI copies the routes of a router that is included, and tells the copies the
+    app.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        adopt(self.dependency_overrides_provider)
+
+
+class StatusRouter(APIRouter):
+    """A `task_router`.
+
+    From 0.13x on FastAPI keeps a router that is included, and asks it, and those that it is
+    included in, whether it has the new one inside. Nothing public tells it the app before the app
+    starts, and OpenAPI is also made offline.
+    """
+
+    def _contains_router(self, router: APIRouter, seen: set[int] | None = None) -> bool:
+        adopt(router.dependency_overrides_provider)
+        return super()._contains_router(router, seen)
