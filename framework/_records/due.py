@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 import zoneinfo
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, time, timedelta, tzinfo
 from typing import Final, Protocol
@@ -104,7 +105,7 @@ class Once:
         return self._stamp if self._stamp > stamp else None
 
 
-class _WallTimes:
+class _WallTimes(ABC):
     """Times that a clock on the wall of some place shows.
 
     Where that clock is changed, it does what Debian's cron does. A time of day that is skipped is
@@ -123,9 +124,9 @@ class _WallTimes:
         self.text = text
         self._pattern = pattern
 
+    @abstractmethod
     def _shown_after(self, shown: datetime) -> Iterable[datetime]:
         """Return the times after *shown*, both without a time zone, in order."""
-        raise NotImplementedError
 
     def after(self, stamp: float) -> float | None:
         """Return the first due time after *stamp*."""

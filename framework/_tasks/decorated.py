@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from datetime import datetime
-from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeAlias, TypeVar, Unpack, overload
 
 from framework._records.ids import TaskId
 from framework._tasks.options import (
@@ -26,13 +26,15 @@ Q = ParamSpec("Q")
 S = TypeVar("S")
 T = TypeVar("T")
 R = TypeVar("R")
+C = TypeVar("C")
 T_co = TypeVar("T_co", covariant=True)
 R_co = TypeVar("R_co", covariant=True)
+C_co = TypeVar("C_co", covariant=True)
 F_co = TypeVar("F_co", covariant=True)
 
 
-class BackgroundCall(Protocol[P, T_co, F_co]):
-    """A `BackgroundFunction`, or such a method that is bound to its instance."""
+class Decorated(Protocol[P, C_co, F_co]):
+    """A decorated function, or a decorated method that is bound to its instance."""
 
     __name__: str
 
@@ -41,43 +43,29 @@ class BackgroundCall(Protocol[P, T_co, F_co]):
         """The undecorated function, which takes the instance first if it is a method."""
         ...
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> TaskId[T_co]:
-        """Submit the call as a task and return its id immediately."""
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> C_co:
+        """Call the function as its decorator says."""
         ...
 
 
-class BoundCall(Protocol[P, R_co, F_co]):
-    """A method with one of the other decorators, bound to its instance."""
-
-    __name__: str
-
-    @property
-    def fn(self) -> F_co:
-        """The undecorated function, which takes the instance first."""
-        ...
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Call the method of this instance."""
-        ...
+BackgroundCall: TypeAlias = Decorated[P, TaskId[T], R]
+"""A `BackgroundFunction`, or such a method that is bound to its instance."""
 
 
-class BackgroundFunction(BackgroundCall[P, T_co, Callable[P, R_co]], Protocol[P, T_co, R_co]):
-    """A function whose call submits a task and returns its id."""
-
-    @property
-    def fn(self) -> Callable[P, R_co]:
-        """The undecorated function."""
-        ...
+class Unbound(Decorated[P, C_co, Callable[P, R_co]], Protocol[P, C_co, R_co]):
+    """A decorated function, which binds to an instance if it is in a class."""
 
     @overload
     def __get__(self, instance: None, owner: type[Any] | None = None) -> Self: ...
 
     @overload
     def __get__(
-        self: BackgroundFunction[Concatenate[S, Q], T, R],
-        instance: S,
-        owner: type[Any] | None = None,
-    ) -> BackgroundCall[Q, T, Callable[Concatenate[S, Q], R]]: ...
+        self: Unbound[Concatenate[S, Q], C, R], instance: S, owner: type[Any] | None = None
+    ) -> Decorated[Q, C, Callable[Concatenate[S, Q], R]]: ...
+
+
+class BackgroundFunction(Unbound[P, TaskId[T_co], R_co], Protocol[P, T_co, R_co]):
+    """A function whose call submits a task and returns its id immediately."""
 
     @COPY.spelled_out_in_copies
     def options(self, **options: Unpack[CopyOptions]) -> Self:
@@ -92,29 +80,8 @@ class BackgroundFunction(BackgroundCall[P, T_co, Callable[P, R_co]], Protocol[P,
         ...
 
 
-class AwaitableFunction(Protocol[P, T_co, R_co]):
+class AwaitableFunction(Unbound[P, Coroutine[Any, Any, T_co], R_co], Protocol[P, T_co, R_co]):
     """A function whose call runs as a task; await the call to get the result."""
-
-    __name__: str
-
-    @property
-    def fn(self) -> Callable[P, R_co]:
-        """The undecorated function."""
-        ...
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]:
-        """Run the call as a task; await it to get the result."""
-        ...
-
-    @overload
-    def __get__(self, instance: None, owner: type[Any] | None = None) -> Self: ...
-
-    @overload
-    def __get__(
-        self: AwaitableFunction[Concatenate[S, Q], T, R],
-        instance: S,
-        owner: type[Any] | None = None,
-    ) -> BoundCall[Q, Coroutine[Any, Any, T], Callable[Concatenate[S, Q], R]]: ...
 
     @COPY.spelled_out_in_copies
     def options(self, **options: Unpack[CopyOptions]) -> Self:
@@ -122,29 +89,8 @@ class AwaitableFunction(Protocol[P, T_co, R_co]):
         ...
 
 
-class RetriedFunction(Protocol[P, T_co]):
+class RetriedFunction(Unbound[P, T_co, T_co], Protocol[P, T_co]):
     """A function that is called again if it fails; it returns the same result."""
-
-    __name__: str
-
-    @property
-    def fn(self) -> Callable[P, T_co]:
-        """The undecorated function."""
-        ...
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T_co:
-        """Call the function, again if it fails."""
-        ...
-
-    @overload
-    def __get__(self, instance: None, owner: type[Any] | None = None) -> Self: ...
-
-    @overload
-    def __get__(
-        self: RetriedFunction[Concatenate[S, Q], T],
-        instance: S,
-        owner: type[Any] | None = None,
-    ) -> BoundCall[Q, T, Callable[Concatenate[S, Q], T]]: ...
 
     @RETRY.spelled_out_in_copies
     def options(self, **options: Unpack[RetryOptions]) -> Self:
@@ -156,29 +102,8 @@ class RetriedFunction(Protocol[P, T_co]):
         ...
 
 
-class ThrottledFunction(Protocol[P, T_co]):
-    """A function with a rate limit; it returns the same result."""
-
-    __name__: str
-
-    @property
-    def fn(self) -> Callable[P, T_co]:
-        """The undecorated function."""
-        ...
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T_co:
-        """Call the function, if the rate limit allows it."""
-        ...
-
-    @overload
-    def __get__(self, instance: None, owner: type[Any] | None = None) -> Self: ...
-
-    @overload
-    def __get__(
-        self: ThrottledFunction[Concatenate[S, Q], T],
-        instance: S,
-        owner: type[Any] | None = None,
-    ) -> BoundCall[Q, T, Callable[Concatenate[S, Q], T]]: ...
+class ThrottledFunction(Unbound[P, T_co, T_co], Protocol[P, T_co]):
+    """A function that is called if its rate limit allows it; it returns the same result."""
 
     @THROTTLE.spelled_out_in_copies
     def options(self, **options: Unpack[ThrottleOptions]) -> Self:
@@ -190,19 +115,8 @@ class ThrottledFunction(Protocol[P, T_co]):
         ...
 
 
-class ScheduledFunction(Protocol[T_co]):
-    """A function that the framework runs on a schedule."""
-
-    __name__: str
-
-    @property
-    def fn(self) -> Callable[[], T_co]:
-        """The undecorated function."""
-        ...
-
-    def __call__(self) -> T_co:
-        """Call the function directly, as if it were undecorated."""
-        ...
+class ScheduledFunction(Decorated[[], T_co, Callable[[], T_co]], Protocol[T_co]):
+    """A function that the framework runs on a schedule; called directly, it is as undecorated."""
 
 
 class DueFunction(Protocol[T_co]):
@@ -213,7 +127,7 @@ class DueFunction(Protocol[T_co]):
         ...
 
 
-class ScheduledDueFunction(Protocol[T_co]):
+class ScheduledDueFunction(DueFunction[T_co], Protocol[T_co]):
     """A `ScheduledFunction` that takes the due time of its run."""
 
     __name__: str
@@ -221,10 +135,6 @@ class ScheduledDueFunction(Protocol[T_co]):
     @property
     def fn(self) -> Callable[[datetime], T_co]:
         """The undecorated function."""
-        ...
-
-    def __call__(self, due: datetime) -> T_co:
-        """Call the function directly, as if it were undecorated."""
         ...
 
 

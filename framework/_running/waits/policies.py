@@ -83,11 +83,8 @@ class Policies:
         return gate.take(self.monotonic)
 
     async def take_on_loop(self, policy: ThrottlePolicy, key: Hashable) -> float | None:
-        """Count a call, and wait until it may begin; return when to try again if it may not.
-
-        Only called if `asks` is true: these policies answer at once, by `take`.
-        """
-        raise NotImplementedError
+        """Count a call as `take` does, without blocking the event loop."""
+        return self.take(policy, key)
 
     def close(self) -> None:
         """Interrupt every sleep, and every one that starts later."""
