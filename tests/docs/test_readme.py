@@ -30,6 +30,8 @@ _SERVED = {
 """Which app answers the lines after a command that serves one."""
 _BLOCK = re.compile(r"^```console\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _STEP = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
+_CODE = re.compile(r"^(`{3,}).*?^\1$", re.DOTALL | re.MULTILINE)
+_LINK = re.compile(r"\[([^\[\]]*)\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 _ASSIGNMENT = re.compile(r"(\w+)=\$\(")
 _ID = re.compile(r"\b[0-9a-f]{32}\b")
 _STAMPS = ("created_at", "start_time", "end_time")
@@ -162,15 +164,19 @@ def test_curl(page: Path, app: str, least: int, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not (ROOT / "LICENSE").exists(), reason="not the whole tree")
 def test_links() -> None:
-    """Each relative link of each README leads to a file."""
-    links = {
-        page.name: re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8"))
-        for page in READMES
-    }
-    assert all(links.values())
+    """Each relative link of each page leads to a file, and has a text where nothing is built."""
+    docs = [page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts]
+    links = [
+        (page.relative_to(ROOT), text, link)
+        for page in [*ROOT.glob("*.md"), *docs]
+        for text, link in _LINK.findall(_CODE.sub("", page.read_text("utf-8")))
+    ]
+    assert {page.name for page in READMES} < {page.name for page, _, _ in links}
 
     assert [
-        (page, link) for page in links for link in links[page] if not (ROOT / link).exists()
+        (page, text, link)
+        for page, text, link in links
+        if not text or not (ROOT / page.parent / link).exists()
     ] == []
 
 
