@@ -36,7 +36,8 @@ from benchmarks.growth_processes import written
 from framework import TaskManager, TaskStatus
 from framework._threads.clock import SystemClock
 from framework.stores.sql import SQLStore
-from framework.stores.sql._tables.database import Database, checked_url
+from framework.stores.sql._dialects.chosen import checked_url
+from framework.stores.sql._tables.database import Database
 from framework.stores.sql._tables.schema import TASKS, prepare
 from pytest_asyncframe.clock import VirtualClock
 

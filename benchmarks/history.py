@@ -28,7 +28,8 @@ from framework import TaskManager, background_task, get_task_manager, setup_asyn
 from framework._manager.face.listing import cursor
 from framework._threads.clock import SystemClock
 from framework.stores.sql import SQLStore
-from framework.stores.sql._tables.database import Database, checked_url
+from framework.stores.sql._dialects.chosen import checked_url
+from framework.stores.sql._tables.database import Database
 from framework.stores.sql._tables.schema import STEPS, prepare
 
 MANY: Final = 1_000_000
@@ -76,17 +77,19 @@ def fill(url: str, many: int, steps: tuple[tuple[str, ...], ...] = STEPS) -> Non
     with closing(Database(checked_url(url), False)) as database:
         prepare(database, steps)
         with database.writing() as connection:
-            if database.dialect == "postgresql":
+            if database.dialect.name == "postgresql":
                 connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
             begin = SystemClock().time() - many * _SPACING
-            text = sa.text(_FILL.format(random=_RANDOM[database.dialect]))
+            text = sa.text(_FILL.format(random=_RANDOM[database.dialect.name]))
             connection.execute(text, {"many": many, "begin": begin, **_VALUES})
             connection.execute(
                 sa.text("UPDATE asyncframe_meta SET version = :last"), {"last": many // 500 + 1}
             )
     engine = sa.create_engine(checked_url(url), isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        connection.exec_driver_sql("ANALYZE" if database.dialect == "sqlite" else "VACUUM ANALYZE")
+        connection.exec_driver_sql(
+            "ANALYZE" if database.dialect.name == "sqlite" else "VACUUM ANALYZE"
+        )
     engine.dispose()
 
 

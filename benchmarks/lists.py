@@ -26,7 +26,8 @@ from framework._records.records import TaskRecord, label_of
 from framework.protocols import TaskStore
 from framework.stores.memory import MemoryStore
 from framework.stores.sql import SQLStore
-from framework.stores.sql._tables.database import Database, checked_url
+from framework.stores.sql._dialects.chosen import checked_url
+from framework.stores.sql._tables.database import Database
 
 MANY: Final = 50_000
 _STORES: Final = ("memory", "sqlite", "postgresql")
@@ -92,10 +93,10 @@ def _own(url: str) -> None:
             f"created_at * 6.25) < 1 THEN 'big' ELSE 'user' || (({number}) % {_OWNERS}) END"
         )
         with database.writing() as connection:
-            if database.dialect == "postgresql":
+            if database.dialect.name == "postgresql":
                 connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
             connection.execute(sa.text(sql))
-        kind = database.dialect
+        kind = database.dialect.name
     engine = sa.create_engine(checked_url(url), isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.exec_driver_sql("ANALYZE" if kind == "sqlite" else "VACUUM ANALYZE")

@@ -15,10 +15,11 @@ from framework._tasks.live import copy_record
 from framework._threads.clock import SystemClock
 from framework.protocols import Clock
 from framework.stores.sql._backlog import Backlog
+from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._pace import Pace
 from framework.stores.sql._reading.history import History
 from framework.stores.sql._reading.mirror import Mirror
-from framework.stores.sql._tables.database import Database, checked_url
+from framework.stores.sql._tables.database import Database
 from framework.stores.sql._tables.schema import TASKS, prepare
 from framework.stores.sql._writing.writer import Writer
 

@@ -18,7 +18,7 @@ from framework._manager.submitting import claims
 from framework.exceptions import StoreUnavailableError
 from framework.http import Accepted, task_router
 from framework.stores.sql import SQLStore
-from framework.stores.sql._tables.database import checked_url
+from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._tables.schema import TASKS
 from tests.framework.bodies import Held
 from tests.processes import celery_tasks

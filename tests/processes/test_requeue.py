@@ -30,8 +30,9 @@ from framework._manager.others import elsewhere, host, taking_over
 from framework._records.restart import WAITS
 from framework.protocols import TaskEvent
 from framework.stores.sql import SQLStore
+from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._pace import Pace
-from framework.stores.sql._tables.database import Database, checked_url
+from framework.stores.sql._tables.database import Database
 from framework.stores.sql._tables.schema import PROCESSES
 from pytest_asyncframe.probe import Probe
 from tests.patience import PATIENCE

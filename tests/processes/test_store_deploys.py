@@ -19,12 +19,13 @@ from framework import background_task, get_task_manager, setup_async_framework
 from framework._records.ids import random_id
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql import SQLStore
+from framework.stores.sql._dialects import dialect as _dialect
+from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._pace import Pace
 from framework.stores.sql._shared import machine, membership, predecessors
 from framework.stores.sql._shared.membership import MISSED
 from framework.stores.sql._shared.predecessors import Predecessors
-from framework.stores.sql._tables import database as _database
-from framework.stores.sql._tables.database import Database, checked_url
+from framework.stores.sql._tables.database import Database
 from framework.stores.sql._tables.schema import PROCESSES, STEPS
 from tests.children import ROOT, run
 from tests.patience import PATIENCE
@@ -112,7 +113,7 @@ def test_a_database_that_cannot_be_written_proves_nothing(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a new process cannot write either, an old one that gives no sign is not dead."""
-    monkeypatch.setattr(_database, "LOCK_PATIENCE", 0.001)
+    monkeypatch.setattr(_dialect, "LOCK_PATIENCE", 0.001)
     monkeypatch.setattr(predecessors, "STEPS", NEWER)
     with peers(sqlite_url, 2) as (old, new):
         older = Predecessors(new.database, new.clock)

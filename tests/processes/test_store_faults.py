@@ -24,9 +24,10 @@ from framework.exceptions import StoreUnavailableError
 from framework.http import health_router
 from framework.stores.sql import SQLStore
 from framework.stores.sql._backlog import SECURE_PATIENCE
+from framework.stores.sql._dialects import dialect as _dialect
+from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._pace import Pace
-from framework.stores.sql._tables import database as _database
-from framework.stores.sql._tables.database import Database, checked_url
+from framework.stores.sql._tables.database import Database
 from framework.stores.sql._tables.schema import STEPS, prepare
 from framework.telemetry.prometheus import PrometheusSink
 from tests.patience import PATIENCE
@@ -39,7 +40,7 @@ QUICK = Pace(gather=0.001, hurry=0.001, look=0.01, beat=0.05, pause_min=0.001, p
 @pytest.fixture(autouse=True)
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for a lock for no longer than a moment."""
-    monkeypatch.setattr(_database, "LOCK_PATIENCE", 0.01)
+    monkeypatch.setattr(_dialect, "LOCK_PATIENCE", 0.01)
 
 
 def file_of(url: str) -> str:
@@ -566,13 +567,14 @@ def test_coming_back_fails_at_first(sqlite_url: str, caplog: pytest.LogCaptureFi
 
 def test_the_lock_is_asked_for_anew(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for SQLite's lock asks again and again, with short pauses, while there is time."""
-    monkeypatch.setattr(_database, "LOCK_PATIENCE", 2.0)
+    monkeypatch.setattr(_dialect, "LOCK_PATIENCE", 2.0)
     database = Database(checked_url(sqlite_url), False)
     with database.reading() as connection:
         begun: list[str] = []
         connection.connection.driver_connection.set_trace_callback(begun.append)  # type: ignore[union-attr]  # has no types
     seconds = iter([0.0, 0.5, 1.0, 1.5, 2.0])
-    monkeypatch.setattr(database._clock, "monotonic", lambda: next(seconds))
+    file: Any = database._connections
+    monkeypatch.setattr(file._clock, "monotonic", lambda: next(seconds))
 
     told = r"^\(sqlite3\.OperationalError\) database is locked\n"
     locking = pytest.raises(sa.exc.OperationalError, match=told)

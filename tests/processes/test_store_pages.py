@@ -14,6 +14,7 @@ from framework._records.records import Label, TaskRecord
 from framework._records.statuses import TaskStatus
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql import SQLStore
+from framework.stores.sql._dialects.sqlite import SQLite
 from framework.stores.sql._reading import mirror, pages
 from framework.stores.sql._reading.pages import Pages
 from framework.stores.sql._reading.wanted import shape_of
@@ -22,6 +23,8 @@ from tests.processes.siblings import COMPLETED, FAILED, INTERRUPTED, PENDING, ST
 
 NAMES = ("shop.pack", "shop.send", "mail")
 STATUSES = (COMPLETED, FAILED, TaskStatus.CANCELLED, COMPLETED)
+
+SQLITE: Any = SQLite()
 
 
 @pytest.fixture(autouse=True)
@@ -311,7 +314,7 @@ def test_a_page_far_behind_reads_one_index(sqlite_url: str) -> None:
             for oldest_first in (False, True):
                 query = PageQuery(5, offset=2_000, oldest_first=oldest_first, **filters)
                 shape = shape_of(query)
-                for statement in (pages._skip("sqlite", shape)[0], pages._count("sqlite", shape)):
+                for statement in (pages._skip(SQLITE, shape)[0], pages._count(SQLITE, shape)):
                     plan = plan_of(connection, statement, query)
                     if len(plan) != 1 or "COVERING INDEX asyncframe_tasks_" not in plan[0]:
                         wrong.append((query, plan))
@@ -326,14 +329,15 @@ def test_an_owner_of_several_statuses_is_one_look(sqlite_url: str) -> None:
         both = ({"owner": "ann"}, "owner"), ({"name": "mail"}, "name")
         for filters, index in both:
             query = PageQuery(5, statuses=frozenset({FAILED, COMPLETED}), **filters)
-            plan = plan_of(connection, pages._page("sqlite", shape_of(query)), query)
+            page: Any = pages._page(SQLITE, shape_of(query))
+            plan = plan_of(connection, page._query, query)
             assert any(f"USING INDEX asyncframe_tasks_{index} " in line for line in plan), plan
 
 
 def plan_of(connection: Any, statement: Any, query: PageQuery) -> list[str]:
     """Return how SQLite answers a statement, a line for each step."""
     compiled = statement.compile(connection, compile_kwargs={"render_postcompile": True})
-    values = pages._values("sqlite", query, 0.0)
+    values = pages._values(SQLITE, query, 0.0)
     given = tuple(map((compiled.params | values).__getitem__, compiled.positiontup))
     found = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}", given)
     return [row[-1] for row in found]
@@ -376,7 +380,7 @@ def _steps(peer: Peer, query: PageQuery) -> int:
     with peer.database.reading() as connection:
         driver: Any = connection.connection.dbapi_connection
         driver.set_progress_handler(step, 1)
-        rows = Pages("sqlite").page(connection, query, 0.0)
+        rows = Pages(SQLITE).page(connection, query, 0.0)
         driver.set_progress_handler(None, 1)
     assert len(rows) == query.limit
     return count

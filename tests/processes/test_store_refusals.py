@@ -13,9 +13,10 @@ import pytest
 import sqlalchemy as sa
 
 from framework.exceptions import StoreUnavailableError
+from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._pace import Pace
 from framework.stores.sql._shared.membership import MISSED
-from framework.stores.sql._tables.database import is_data_fault
+from framework.stores.sql._tables.database import Database
 from tests.processes.siblings import FAILED, Peer, peers
 
 QUICK = Pace(gather=0.001, hurry=0.001, look=0.01, pause_min=0.0001, pause_max=0.001)
@@ -60,7 +61,11 @@ def test_whose_fault_it_is() -> None:
     errors["connection"] = sa.exc.OperationalError("INSERT", {}, psycopg.OperationalError())
     errors["session"] = sa.exc.InvalidRequestError()
     errors["socket"] = ConnectionResetError()
-    of_the_record = {name for name, error in errors.items() if is_data_fault(error)}
+    urls = ("sqlite:///tasks.db", "postgresql://host/name")
+    databases = [Database(checked_url(url), durable=False) for url in urls]
+    of_the_record = {
+        name for name, error in errors.items() if any(one.is_data_fault(error) for one in databases)
+    }
     unbound = {"not text", "not for the driver"}
     assert of_the_record == {*BAD_DATA, *BAD_DATA_OF_SQLITE, *unbound}
 

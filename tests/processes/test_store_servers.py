@@ -8,7 +8,8 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from framework.stores.sql._tables.database import Database, checked_url
+from framework.stores.sql._dialects.chosen import checked_url
+from framework.stores.sql._tables.database import Database
 from tests.processes.servers import PostgresServer, StandbyServer
 from tests.processes.siblings import TestClock, new_record
 from tests.processes.test_store_faults import opened, safe

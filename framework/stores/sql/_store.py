@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from framework._records import checks
@@ -22,11 +21,12 @@ from framework.exceptions import StoreUnavailableError
 from framework.protocols import Features, StoreHost
 from framework.protocols._windows import WindowAnswer, WindowRequest
 from framework.stores.sql._backlog import Backlog, Permitted, Told
+from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._pace import Pace
 from framework.stores.sql._reading.history import History
 from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._shared.predecessors import Predecessors
-from framework.stores.sql._tables.database import FAULTS, Database, checked_url, is_busy, why
+from framework.stores.sql._tables.database import FAULTS, Database, why
 from framework.stores.sql._tables.rows import can_be_kept
 from framework.stores.sql._tables.schema import is_outdated
 from framework.stores.sql._writing.writer import Writer
@@ -186,16 +186,16 @@ class SQLStore:
     def _patience(self, error: BaseException) -> float:
         """Return for how many seconds to try to open the database, after an error."""
         with suppress(*FAULTS):
-            if is_busy(error) and is_outdated(self._database):
+            if self._database.is_busy(error) and is_outdated(self._database):
                 return _UPGRADE_PATIENCE
         return _OPEN_PATIENCE
 
     def _check_folder(self) -> None:
-        if self._database.dialect != "sqlite" or self._url.query.get("uri"):
-            return
-        folder = Path(self._url.database or "").absolute().parent
-        if not folder.is_dir():
-            raise StoreUnavailableError(f"{self!r} cannot be used: there is no folder {folder}")
+        file = self._database.dialect.file_of(self._url)
+        if file is not None and not file.parent.is_dir():
+            raise StoreUnavailableError(
+                f"{self!r} cannot be used: there is no folder {file.parent}"
+            )
 
     def close(self, patience: float) -> None:
         """Write waiting records for at most *patience* seconds and close; blocks.

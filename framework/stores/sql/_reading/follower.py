@@ -23,6 +23,7 @@ from framework._records.statuses import TaskStatus
 from framework._threads.clock import SystemClock
 from framework.protocols import StoreHost
 from framework.stores.sql._backlog import Backlog
+from framework.stores.sql._dialects.dialect import Row
 from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._reading.older import Older
 from framework.stores.sql._reading.pages import End, Pages
@@ -30,8 +31,8 @@ from framework.stores.sql._shared import orphans as _orphans
 from framework.stores.sql._shared import places as _places
 from framework.stores.sql._shared.membership import Membership
 from framework.stores.sql._tables.database import Database
-from framework.stores.sql._tables.rows import Written
-from framework.stores.sql._tables.statements import CHUNK, Row, Statements
+from framework.stores.sql._tables.rows import ENDED_AT, PROCESS, TASK_ID, VERSION, Written
+from framework.stores.sql._tables.statements import CHUNK, Statements
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -159,7 +160,7 @@ class Follower:
             found += rows
             more = len(rows) == CHUNK
             if more:
-                place, task_id = rows[-1][-2], rows[-1][0]
+                place, task_id = rows[-1][VERSION], rows[-1][TASK_ID]
             if more and len(found) >= _MOST and place > first:
                 # Of the last version there may be more.
                 version, more = place - 1, False
@@ -169,20 +170,20 @@ class Follower:
         own = self._membership.process_id
         others = []
         for row in rows:
-            if row[-1] != own:
+            if row[PROCESS] != own:
                 if self._is_kept(row):
-                    others.append(row[:-2])
-            elif row[7] is None:
-                self.cancel(row[0])
+                    others.append(row[:VERSION])
+            elif row[ENDED_AT] is None:
+                self.cancel(row[TASK_ID])
         # In the order of their end: the oldest are removed first.
-        others.sort(key=lambda row: row[7] or 0.0)
+        others.sort(key=lambda row: row[ENDED_AT] or 0.0)
         until = self._clock.monotonic() + IN_TIME
         for at in range(0, len(others), _SLICE):
             if at and self._clock.monotonic() < until:
                 self._clock.sleep(BREATH)
             self._mirror.absorb(others[at : at + _SLICE])
         if others:
-            self._tell([row[0] for row in others])
+            self._tell([row[TASK_ID] for row in others])
 
     def cancel(self, task_id: str, reason: str = "") -> None:
         """Cancel a live task of this process, unless that was requested before."""
@@ -237,7 +238,7 @@ class Follower:
             _LOGGER.info("taking over %d tasks of processes that have ended", len(waiting))
             self._host.take_over(waiting)
         self._arriving = ()
-        self._tell_of_ended(self._mirror.read(row[:-2] for row in ended))
+        self._tell_of_ended(self._mirror.read(row[:VERSION] for row in ended))
         if remote or waiting:
             # Whoever follows them finds them in this process from now on.
             self._tell([record.task_id for record in (*remote, *waiting)])
@@ -260,7 +261,7 @@ class Follower:
 
     def _read_claimed(self, connection: Connection, task_ids: Collection[str]) -> list[TaskRecord]:
         """Return the records of some ids, in this order."""
-        rows = {row[0]: row[:-2] for row in self._rows_of(connection, task_ids)}
+        rows = {row[TASK_ID]: row[:VERSION] for row in self._rows_of(connection, task_ids)}
         return self._mirror.read(rows[task_id] for task_id in task_ids)
 
     def read(self, connection: Connection, task_ids: Collection[str]) -> list[TaskRecord]:
@@ -272,16 +273,16 @@ class Follower:
         own = self._membership.identities
         rows, counted, ended = [], [], []
         for row in filter(self._is_kept, self._rows_of(connection, task_ids)):
-            task_id, is_own = row[0], row[-1] in own
-            if row[7] is not None and (is_own or row[-2] <= self.version):
-                counted.append(row[:-2])
-            elif row[7] is not None or not is_own or self._is_live(task_id):
-                rows.append(row[:-2])
+            task_id, is_own = row[TASK_ID], row[PROCESS] in own
+            if row[ENDED_AT] is not None and (is_own or row[VERSION] <= self.version):
+                counted.append(row[:VERSION])
+            elif row[ENDED_AT] is not None or not is_own or self._is_live(task_id):
+                rows.append(row[:VERSION])
             elif (known := self._mirror.get(task_id)) is not None:
                 ended.append(known)
-            elif row[-1] != self._membership.process_id:
+            elif row[PROCESS] != self._membership.process_id:
                 # The others have given this process up, and the task will be taken over.
-                rows.append(row[:-2])
+                rows.append(row[:VERSION])
         return ended + self._mirror.read_only(counted) + self._mirror.read(rows)
 
     def ended_before(
@@ -290,7 +291,9 @@ class Follower:
         """Return what the database has of tasks in *rows* that had ended before *version*."""
         ended = [row.task_id for row in rows if row.ended_at is not None]
         found = self._rows_of(connection, ended)
-        return [row[:-2] for row in found if row[7] is not None and row[-2] < version]
+        return [
+            row[:VERSION] for row in found if row[ENDED_AT] is not None and row[VERSION] < version
+        ]
 
     def _rows_of(self, connection: Connection, task_ids: Collection[str]) -> list[Row]:
         wanted = list(task_ids)
@@ -304,7 +307,7 @@ class Follower:
 
     def _is_kept(self, row: Row) -> bool:
         """Whether no clean-up has removed the task of a row."""
-        return row[7] is None or row[7] > self.removed
+        return row[ENDED_AT] is None or row[ENDED_AT] > self.removed
 
     def load(self, pages: Pages, pause: Callable[[], None]) -> None:
         """Read the history; called before everything else.
@@ -339,7 +342,7 @@ class Follower:
             self._mirror.absorb(rows)
             more = len(rows) == CHUNK
             if more:
-                place = rows[-1][7], rows[-1][0]
+                place = rows[-1][ENDED_AT], rows[-1][TASK_ID]
 
     def _load_live(self, connection: Connection) -> None:
         task_id, more = "", True
@@ -348,4 +351,4 @@ class Follower:
             self._mirror.absorb(rows)
             more = len(rows) == CHUNK
             if more:
-                task_id = rows[-1][0]
+                task_id = rows[-1][TASK_ID]

@@ -20,7 +20,7 @@ from framework.stores.sql._reading.follower import Follower
 from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._reading.pages import Pages
 from framework.stores.sql._tables.database import Database
-from framework.stores.sql._tables.rows import can_be_kept, wall_end
+from framework.stores.sql._tables.rows import ENDED_AT, TASK_ID, can_be_kept, wall_end
 from framework.stores.sql._tables.statements import CHUNK
 
 
@@ -69,7 +69,7 @@ class History:
                 found += self._mirror.read_only(rows)
                 more = len(rows) == CHUNK
                 if more:
-                    place = rows[-1][7], rows[-1][0]
+                    place = rows[-1][ENDED_AT], rows[-1][TASK_ID]
         for record in found:
             held.pop(record.task_id, None)
         return found + list(held.values())

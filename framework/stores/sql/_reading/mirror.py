@@ -21,9 +21,10 @@ from framework._records.records import TaskRecord, is_unseen
 from framework._records.statuses import FAILURES, TaskStatus
 from framework.protocols import Clock
 from framework.stores.memory import MemoryStore
+from framework.stores.sql._dialects.dialect import Row
 from framework.stores.sql._reading.older import Older
-from framework.stores.sql._tables.rows import Reader, readable, wall_end
-from framework.stores.sql._tables.statements import Row, just_before
+from framework.stores.sql._tables.rows import ENDED_AT, TASK_ID, Reader, readable, wall_end
+from framework.stores.sql._tables.statements import just_before
 
 _COMPLETED = TaskStatus.COMPLETED
 
@@ -227,11 +228,11 @@ class Mirror:
         offset = self.offset
         final: list[tuple[TaskRecord, float]] = []
         for row in rows:
-            task_id: str = row[0]
+            task_id: str = row[TASK_ID]
             if self._is_own(task_id):
                 continue
-            if row[7] is not None:
-                final.append((self._reader.record_of(row, offset), row[7]))
+            if row[ENDED_AT] is not None:
+                final.append((self._reader.record_of(row, offset), row[ENDED_AT]))
             elif self._finished.get(task_id) is None:
                 record = self._reader.record_of(row, offset)
                 with self._lock:
@@ -297,7 +298,7 @@ class Mirror:
         for row in rows:
             record = self._reader.record_of(row, offset)
             if record.status.is_final and not self._is_own(record.task_id):
-                (record,) = self._keep([(record, row[7])])
+                (record,) = self._keep([(record, row[ENDED_AT])])
             found.append(readable(record))
         return found
 
@@ -307,7 +308,9 @@ class Mirror:
         For a task that is held here, its own record, which knows whether its error was read.
         """
         offset = self.offset
-        return [self.get(row[0]) or readable(self._reader.record_of(row, offset)) for row in rows]
+        return [
+            self.get(row[TASK_ID]) or readable(self._reader.record_of(row, offset)) for row in rows
+        ]
 
     def _count_other(self, task_id: str, by: int) -> None:
         record = self._others.get(task_id)

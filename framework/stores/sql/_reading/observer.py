@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
@@ -23,12 +22,14 @@ from framework._records.restart import Restart
 from framework._records.schedules import ScheduleState
 from framework._records.statuses import FINAL, TaskStatus
 from framework.exceptions import StoreUnavailableError
+from framework.stores.sql._dialects.chosen import checked_url
+from framework.stores.sql._dialects.dialect import Row
 from framework.stores.sql._reading.pages import Pages
 from framework.stores.sql._shared import schedules as _schedules
-from framework.stores.sql._tables.database import FAULTS, Database, checked_url, why
-from framework.stores.sql._tables.rows import Reader, can_be_kept, readable
+from framework.stores.sql._tables.database import FAULTS, Database, why
+from framework.stores.sql._tables.rows import PROCESS, VERSION, Reader, can_be_kept, readable
 from framework.stores.sql._tables.schema import PROCESSES, SCHEDULES, STEPS, TASKS, version_of
-from framework.stores.sql._tables.statements import Row, Statements
+from framework.stores.sql._tables.statements import Statements
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
@@ -95,7 +96,7 @@ class Observer:
 
     def __repr__(self) -> str:
         # Without the driver, which the user need not have named.
-        shown = self._url.set(drivername=self._database.dialect)
+        shown = self._url.set(drivername=self._database.dialect.name)
         return shown.render_as_string(hide_password=True)
 
     def close(self) -> None:
@@ -104,10 +105,9 @@ class Observer:
 
     def _require_file(self) -> None:
         # SQLite would make an empty one.
-        if self._database.dialect == "sqlite" and not self._url.query.get("uri"):
-            file = Path(self._url.database or "").absolute()
-            if not file.is_file():
-                raise StoreUnavailableError(f"there is no file {file}")
+        file = self._database.dialect.file_of(self._url)
+        if file is not None and not file.is_file():
+            raise StoreUnavailableError(f"there is no file {file}")
 
     def _require_tables(self, connection: Connection) -> None:
         found, needed = version_of(connection), len(STEPS)
@@ -179,13 +179,13 @@ class Observer:
             StoreUnavailableError: If the database fails.
         """
         with self._reading() as connection:
-            rows = self._statements.of_ids(connection, [task_id])
-            if not rows:
+            row = next(iter(self._statements.of_ids(connection, [task_id])), None)
+            if row is None:
                 return None
             query = sa.select(PROCESSES.c.host, PROCESSES.c.pid)
-            found = connection.execute(query.where(PROCESSES.c.process_id == rows[0][-1])).first()
+            found = connection.execute(query.where(PROCESSES.c.process_id == row[PROCESS])).first()
         process = None if found is None else Process(found.host, found.pid)
-        return Sight(self._record_of(rows[0][:-2]), process)
+        return Sight(self._record_of(row[:VERSION]), process)
 
     def _record_of(self, row: Sequence[Any]) -> TaskRecord:  # Any: the columns of a table
         # Without an offset: its times are those of the wall clock.

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from framework._records.statuses import FINAL, TaskStatus
-from framework.stores.sql._tables.rows import TICKS
+from framework.stores.sql._dialects.dialect import TICKS
 
 STATUSES: Final = tuple(sorted(FINAL))
 """The final statuses; the place of one here is its code."""

@@ -18,20 +18,19 @@ from sqlalchemy.engine import Connection
 
 from framework._records.pages import Key, PageQuery
 from framework._records.statuses import FINAL, TaskStatus
+from framework.stores.sql._dialects.dialect import TICKS, Answer, Dialect, Row
 from framework.stores.sql._reading.older import CODES, STATUSES
 from framework.stores.sql._reading.wanted import (
     FIRST_ID,
     LAST_ID,
     Order,
     Shape,
-    pattern,
     shape_of,
     where,
 )
-from framework.stores.sql._tables.database import Dialect
-from framework.stores.sql._tables.rows import TICKS, can_be_kept
+from framework.stores.sql._tables.rows import TASK_ID, can_be_kept
 from framework.stores.sql._tables.schema import TASKS
-from framework.stores.sql._tables.statements import CHUNK, ROW, Row, fetch, just_before, packed
+from framework.stores.sql._tables.statements import CHUNK, ROW, just_before
 
 MARKS: Final = 50_000
 """How many marks are read at once, which takes some 20 ms."""
@@ -51,15 +50,14 @@ class Pages:
     """Reads finished tasks; each method within a transaction that may only read.
 
     Args:
-        dialect: SQLAlchemy's name of the database.
+        dialect: The kind of database.
     """
 
     def __init__(self, dialect: Dialect) -> None:
-        self._dialect: Dialect = dialect
-        self._history = {status: packed(dialect, _history(status)) for status in (None, *STATUSES)}
-        self._of_ids = packed(
-            dialect,
-            sa.select(*ROW).where(TASKS.c.task_id.in_(bindparam("task_ids", expanding=True))),
+        self._dialect = dialect
+        self._history = {one: dialect.answer(_history(one)) for one in (None, *STATUSES)}
+        self._of_ids = dialect.answer(
+            sa.select(*ROW).where(TASKS.c.task_id.in_(bindparam("task_ids", expanding=True)))
         )
         self._marks = {last: _marks(dialect, last) for last in (False, True)}
 
@@ -68,7 +66,7 @@ class Pages:
     ) -> list[Row]:
         """Return the next rows in the order of their end, at most `CHUNK`."""
         values = {"ended_at": after[0], "task_id": after[1]}
-        return fetch(self._dialect, connection, self._history[status], values)
+        return self._history[status].fetch(connection, values)
 
     def has_more(self, connection: Connection, after: End, than: int) -> bool:
         """Return whether more than *than* tasks ended after that moment."""
@@ -111,9 +109,10 @@ class Pages:
         """
         values = _values(self._dialect, query, removed)
         statement = _places(self._dialect, shape_of(query))
-        found = self._fetch_places(connection, statement, {**values, "limit": _FEW + 1})
+        found = statement.fetch(connection, {**values, "limit": _FEW + 1})
         if len(found) <= _FEW:
-            places = sorted(filter(query.is_behind, found), reverse=not query.oldest_first)
+            keys: list[Key] = [(created_at, task_id) for created_at, task_id in found]
+            places = sorted(filter(query.is_behind, keys), reverse=not query.oldest_first)
             page = places[query.offset : query.offset + query.limit]
             return self._rows_of(connection, [task_id for _, task_id in page]), len(found)
         total = self.count(connection, query, removed)
@@ -136,15 +135,15 @@ class Pages:
         ids = list(filter(can_be_kept, task_ids))
         for begin in range(0, len(ids), MARKS):
             part = {"ids": json.dumps(ids[begin : begin + MARKS])}
-            text = connection.execute(_ended(self._dialect), part).scalar()
-            found.update(json.loads(text or "[]"))
+            rows = _ended(self._dialect).fetch(connection, part)
+            found.update(task_id for (task_id,) in rows)
         return found
 
     def live_page(self, connection: Connection, query: PageQuery) -> list[Row]:
         """Return the rows of a page of live tasks."""
         statement = _live(self._dialect, shape_of(query))
         values = _values(self._dialect, query, 0.0)
-        return fetch(self._dialect, connection, statement, values)
+        return statement.fetch(connection, values)
 
     def _begun(self, connection: Connection, query: PageQuery, removed: float) -> PageQuery:
         """Return the same query, but one that begins at its page.
@@ -169,22 +168,13 @@ class Pages:
             return []
         values = _values(self._dialect, query, removed)
         statement = _page(self._dialect, shape_of(query))
-        return fetch(self._dialect, connection, statement, values)
-
-    def _fetch_places(
-        self, connection: Connection, statement: sa.Select[Any], values: dict[str, Any]
-    ) -> list[Key]:
-        found = connection.execute(statement, values)
-        if self._dialect != "sqlite":
-            return [(created_at, task_id) for created_at, task_id in found]
-        places: list[list[Any]] = json.loads(found.scalar_one())
-        return [(ticks / TICKS, task_id) for ticks, task_id in places]
+        return statement.fetch(connection, values)
 
     def _rows_of(self, connection: Connection, task_ids: Sequence[str]) -> list[Row]:
         if not task_ids:
             return []
-        found = fetch(self._dialect, connection, self._of_ids, {"task_ids": list(task_ids)})
-        rows = {row[0]: row for row in found}
+        found = self._of_ids.fetch(connection, {"task_ids": list(task_ids)})
+        rows = {row[TASK_ID]: row for row in found}
         return [rows[task_id] for task_id in task_ids if task_id in rows]
 
 
@@ -218,7 +208,7 @@ def _values(dialect: Dialect, query: PageQuery, removed: float) -> dict[str, Any
         "removed": removed,
         "name": query.name,
         "owner": query.owner,
-        "search": pattern(dialect, query.search) if query.search else "",
+        "search": dialect.pattern(query.search) if query.search else "",
         "created_at": created_at,
         "task_id": task_id,
         "limit": query.limit,
@@ -237,12 +227,7 @@ _FAR: Final = 1e300
 
 def _marks(dialect: Dialect, last: bool) -> sa.Select[Any]:
     """Return the query for marks up to a place; with *last* for all that are left."""
-    ticks = TASKS.c.ended_at * TICKS
-    if dialect == "sqlite":
-        # It cuts the fraction off, where PostgreSQL would round it.
-        whole: Any = sa.cast(ticks, sa.BigInteger)
-    else:
-        whole = sa.cast(sa.func.floor(ticks), sa.BigInteger)
+    whole = dialect.whole(TASKS.c.ended_at * TICKS)
     code = sa.case(
         *((_is(status), sa.literal_column(str(code))) for code, status in enumerate(STATUSES))
     )
@@ -250,17 +235,14 @@ def _marks(dialect: Dialect, last: bool) -> sa.Select[Any]:
     if not last:
         end = sa.tuple_(bindparam("last_ended_at"), bindparam("last_task_id"))
         query = query.where(end >= _END)
-    marks = query.subquery()
-    if dialect == "sqlite":
-        return sa.select(sa.func.group_concat(marks.c.mark, ","))
-    return sa.select(sa.func.string_agg(sa.cast(marks.c.mark, sa.Text), ","))
+    return sa.select(dialect.joined(query.subquery().c.mark))
 
 
 # -- the statements for pages, by what is asked for
 
 
 @functools.lru_cache(maxsize=256)
-def _page(dialect: Dialect, shape: Shape) -> sa.Select[Any]:
+def _page(dialect: Dialect, shape: Shape) -> Answer:
     """Return the query for a page.
 
     For some statuses: the first rows of each status, and of those the first, so that an index
@@ -279,7 +261,7 @@ def _page(dialect: Dialect, shape: Shape) -> sa.Select[Any]:
     chosen = sa.select(found.c.task_id).order_by(*of_found.columns())
     chosen = chosen.limit(bindparam("limit")).offset(bindparam("offset"))
     rows = sa.select(*ROW).where(TASKS.c.task_id.in_(chosen)).order_by(*own.columns())
-    return packed(dialect, rows)
+    return dialect.answer(rows)
 
 
 @functools.lru_cache(maxsize=256)
@@ -304,40 +286,24 @@ def _count(dialect: Dialect, shape: Shape) -> sa.Select[Any]:
 
 
 @functools.lru_cache(maxsize=256)
-def _places(dialect: Dialect, shape: Shape) -> sa.Select[Any]:
+def _places(dialect: Dialect, shape: Shape) -> Answer:
     """Return the query for the places of the rows that match, in no order."""
     chosen = sa.select(TASKS.c.created_at, TASKS.c.task_id).where(*where(dialect, shape, shape.by))
-    chosen = chosen.limit(bindparam("limit"))
-    if dialect != "sqlite":
-        return chosen
-    found = chosen.subquery()
-    ticks = sa.cast(found.c.created_at * TICKS, sa.BigInteger)
-    return sa.select(sa.func.json_group_array(sa.func.json_array(ticks, found.c.task_id)))
+    return dialect.answer(chosen.limit(bindparam("limit")))
 
 
 @functools.lru_cache(maxsize=256)
-def _live(dialect: Dialect, shape: Shape) -> sa.Select[Any]:
+def _live(dialect: Dialect, shape: Shape) -> Answer:
     """Return the query for a page of live rows, which are few."""
     order = Order(dialect, shape.oldest_first, TASKS.c.created_at, TASKS.c.task_id)
     chosen = sa.select(*ROW).where(*where(dialect, shape, "live"), *order.behind())
     chosen = chosen.order_by(*order.columns()).limit(bindparam("most"))
-    return packed(dialect, chosen)
+    return dialect.answer(chosen)
 
 
-@functools.lru_cache(maxsize=2)
-def _ended(dialect: Dialect) -> sa.Select[Any]:
-    """Return the query for those of some ids that are final, as one JSON text."""
-    ids = bindparam("ids", type_=sa.Text())
-    if dialect == "sqlite":
-        given = sa.func.json_each(ids).table_valued("value", name="given")
-        array: Any = sa.func.json_group_array
-    else:
-        values = sa.func.json_array_elements_text(sa.cast(ids, sa.JSON))
-        given = values.table_valued("value", name="given")
-        array = sa.func.json_agg
-    some = sa.select(given.c.value)
-    chosen = sa.select(TASKS.c.task_id).where(
-        TASKS.c.task_id.in_(some), TASKS.c.ended_at.is_not(None)
-    )
-    found = sa.select(array(chosen.subquery().c.task_id))
-    return found if dialect == "sqlite" else sa.select(sa.cast(found.scalar_subquery(), sa.Text))
+@functools.lru_cache
+def _ended(dialect: Dialect) -> Answer:
+    """Return the query for those of some ids that are final."""
+    some = dialect.values(bindparam("ids", type_=sa.Text()))
+    final = TASKS.c.ended_at.is_not(None)
+    return dialect.answer(sa.select(TASKS.c.task_id).where(TASKS.c.task_id.in_(some), final))

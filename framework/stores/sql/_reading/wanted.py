@@ -11,12 +11,10 @@ from typing import Any, Final, Literal, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
-from sqlalchemy.sql.operators import custom_op
 
 from framework._records.pages import PageQuery
-from framework._records.searching import variants
 from framework._records.statuses import TaskStatus
-from framework.stores.sql._tables.database import Dialect
+from framework.stores.sql._dialects.dialect import Dialect
 from framework.stores.sql._tables.schema import TASKS
 
 By: TypeAlias = Literal["owner", "name", "status", "created", "rows", "live"]
@@ -77,10 +75,7 @@ def where(dialect: Dialect, shape: Shape, by: By) -> list[sa.ColumnElement[bool]
 
     def column(name: str) -> Any:
         found = TASKS.c[name]
-        if dialect != "sqlite" or by == name:
-            return found
-        # A plus in front hides it from the choice of an index.
-        return sa.UnaryExpression(found, operator=custom_op("+"), type_=found.type)
+        return found if by == name else dialect.hidden(found)
 
     wanted: list[sa.ColumnElement[bool]]
     if by == "live":
@@ -101,43 +96,10 @@ def where(dialect: Dialect, shape: Shape, by: By) -> list[sa.ColumnElement[bool]
         wanted.append(column("owner") == bindparam("owner"))
     if shape.search:
         texts = (TASKS.c.name, TASKS.c.description, TASKS.c.task_id)
-        wanted.append(sa.or_(*(_has(dialect, one, shape.search) for one in texts)))
+        is_ascii = shape.search == "ascii"
+        search: Any = bindparam("search")
+        wanted.append(sa.or_(*(dialect.has(one, search, is_ascii) for one in texts)))
     return wanted
-
-
-def _has(dialect: Dialect, text: Any, kind: str) -> sa.ColumnElement[bool]:
-    """Return the condition for a text that has what is searched for; see `pattern`."""
-    if dialect == "sqlite":
-        # Both in ASCII letters alone, or in none.
-        if kind == "ascii":
-            return text.like(bindparam("search"), escape="\\")  # type: ignore[no-any-return]
-        return text.op("GLOB", is_comparison=True)(bindparam("search"))  # type: ignore[no-any-return]
-    # By code points, whatever the language of the database.
-    plain = text.collate("C")
-    if kind == "ascii":
-        return sa.func.lower(plain).like(bindparam("search"), escape="\\")
-    return plain.op("~", is_comparison=True)(bindparam("search"))  # type: ignore[no-any-return]
-
-
-def pattern(dialect: Dialect, search: str) -> str:
-    """Return the pattern by which a database searches for a text; see `searching.variants`."""
-    if search.isascii():
-        # Faster in PostgreSQL than to compare without regard to case.
-        plain = "".join(f"\\{one}" if one in "\\%_" else one for one in search.lower())
-        return f"%{plain}%"
-    if dialect == "sqlite":
-        return f"*{''.join(_in_glob(one) for one in variants(search))}*"
-    return "".join(_in_expression(one) for one in variants(search))
-
-
-def _in_glob(some: str) -> str:
-    return f"[{some}]" if len(some) > 1 or some in "*?[" else some
-
-
-def _in_expression(some: str) -> str:
-    if len(some) > 1:
-        return f"[{some}]"
-    return some if some.isalnum() or not some.isascii() else f"\\{some}"
 
 
 class Order:
@@ -146,7 +108,7 @@ class Order:
     def __init__(self, dialect: Dialect, oldest_first: bool, created_at: Any, task_id: Any) -> None:
         self._created_at = created_at
         # By code points, as Python and SQLite do it, whatever the language of the database.
-        self._task_id = task_id.collate("C") if dialect == "postgresql" else task_id
+        self._task_id = dialect.by_code_points(task_id)
         self._oldest_first = oldest_first
 
     def columns(self) -> list[Any]:

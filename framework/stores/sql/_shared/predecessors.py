@@ -31,11 +31,6 @@ PATIENCE: Final = 60.0
 _NAMED: Final = 10
 """How many of them a message names."""
 
-_IN_ORDER: Final = {
-    # Whoever enters waits, and looks at the version then.
-    "postgresql": f"LOCK TABLE {PROCESSES.name} IN SHARE MODE",
-}
-
 
 class Predecessors:
     """Lets the processes of an older release end before the tables are upgraded.
@@ -51,7 +46,7 @@ class Predecessors:
         self._clock = clock
         self._patience = patience
         self._statements = Statements(database.dialect)
-        self._seen = Membership(self._statements, database.is_local)
+        self._seen = Membership(self._statements, database.dialect.is_local)
         self._version = 0
         self._until: float | None = None
         self._left: list[str] = []
@@ -72,7 +67,7 @@ class Predecessors:
                 return True
         except FAULTS:
             # What was not committed is no sign that the others could have given one.
-            self._seen = Membership(self._statements, self._database.is_local)
+            self._seen = Membership(self._statements, self._database.dialect.is_local)
             raise
         now = self._clock.monotonic()
         if self._until is None:
@@ -95,8 +90,8 @@ class Predecessors:
         """Return whether all older processes have ended or died; bury the dead ones then."""
         # Who writes shows that the others could have given a sign of life since the last call.
         connection.execute(sa.update(META).values(version=META.c.version))
-        if order := _IN_ORDER.get(self._database.dialect):
-            connection.exec_driver_sql(order)
+        # Whoever enters waits, and looks at the version then.
+        self._database.dialect.keep_out(connection, PROCESSES)
         dead = self._seen.watch(connection)
         rows = connection.execute(
             sa.select(PROCESSES.c.process_id, PROCESSES.c.host, PROCESSES.c.pid).order_by(

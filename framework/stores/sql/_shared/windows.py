@@ -41,9 +41,6 @@ _MICRO: Final = 1_000_000
 _CLEANING: Final = 60.0
 """Seconds between two removals of the calls that have left their windows, of all keys."""
 
-_NOW: Final = sa.select(
-    sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()) * _MICRO, sa.BigInteger)
-)
 _OF_KEY: Final = WINDOWS.c.line == bindparam("of_key")
 _LEFT: Final = WINDOWS.c.leaves_at <= bindparam("now")
 _DROP: Final = sa.delete(WINDOWS).where(_OF_KEY, WINDOWS.c.entry == bindparam("of_entry"))
@@ -131,9 +128,7 @@ class WindowRows:
 
     def _now(self, connection: Connection) -> int:
         """Return the microsecond by the clock that all processes share."""
-        if self._database.dialect == "postgresql":
-            return int(connection.execute(_NOW).scalar_one())
-        return int(self._clock.time() * _MICRO)
+        return self._database.dialect.microsecond(connection, self._clock)
 
     def _clean(self, connection: Connection, now: int) -> None:
         """Remove the calls that have left their windows, now and then."""

@@ -48,12 +48,14 @@ COLUMNS: Final = (
 )
 """The facts of a record, in this order; a row also has its process and version."""
 
+TASK_ID: Final = COLUMNS.index("task_id")
+ENDED_AT: Final = COLUMNS.index("ended_at")
+VERSION: Final = len(COLUMNS)
+PROCESS: Final = VERSION + 1
+"""Where these are in a row. Most rows are read as tuples, since there are very many."""
+
 WRITTEN: Final = (*COLUMNS, "call", "restart")
 """What is written of a task. The last two are not read with the rest: they are rarely needed."""
-
-TICKS: Final = 2.0**28
-"""Ticks in a second. SQLite rounds a float that it writes as text, but not a number of ticks; so
-wall seconds stay exact from half a year after the epoch on, until 2106."""
 
 _SCALARS: Final = (type(None), bool, int, float)
 _PENDING: Final = TaskStatus.PENDING

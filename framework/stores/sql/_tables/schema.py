@@ -274,9 +274,6 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
 )
 """The steps from each version of the schema to the next; the first creates it."""
 
-_LOCK: Final = 0x6173796E63667261
-"""An advisory lock's number that no other program is likely to use."""
-
 
 def prepare(
     database: Database,
@@ -301,13 +298,13 @@ def prepare(
         found = version_of(connection)
     if found < len(steps):
         with database.writing() as connection:
-            if database.dialect == "postgresql":
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+            database.dialect.lock_upgrade(connection)
             # Once more, now that nobody else is at it.
             found = version_of(connection)
             if 0 < found < len(steps) and not may_upgrade(connection):
                 return False
             if found < len(steps):
+                database.dialect.allow_time(connection)
                 _take(connection, found, steps)
     if found > len(steps):
         raise newer_tables(found, len(steps))
@@ -316,9 +313,6 @@ def prepare(
 
 def _take(connection: Connection, found: int, steps: tuple[tuple[str, ...], ...]) -> None:
     """Take the steps from version *found* on."""
-    if connection.dialect.name == "postgresql":
-        # An index of a large table takes longer than any other statement.
-        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
     for statement in (*_left_out(connection, found), *chain.from_iterable(steps[found:])):
         connection.exec_driver_sql(statement)
     connection.execute(sa.update(META).values(schema_version=len(steps)))

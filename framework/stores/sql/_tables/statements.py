@@ -1,26 +1,24 @@
-"""The SQL statements: a batch is written as one value, and read as one.
+"""The SQL statements about tasks: a batch is written as one value, and read as one if need be.
 
 A driver releases the interpreter at each step of a statement. While other threads compute, it
 gets the interpreter back after 5 ms, which would be 5 ms for each row. So a batch is one JSON
-text that the database splits, and SQLite's rows are returned as one text. That would round
-timestamps, so they are returned as ticks.
+text that the database splits; see `Dialect.answer` for what is read.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from framework._records.statuses import TaskStatus
-from framework.stores.sql._tables.database import Dialect
-from framework.stores.sql._tables.rows import COLUMNS, TICKS, WRITTEN, Written
+from framework.stores.sql._dialects.dialect import Dialect, Row
+from framework.stores.sql._tables.rows import COLUMNS, WRITTEN, Written
 from framework.stores.sql._tables.schema import META, PROCESSES, TASKS
 
 CHUNK: Final = 256
@@ -46,8 +44,6 @@ ROW: Final = tuple(TASKS.c[name] for name in COLUMNS)
 _WITHOUT_RESULT: Final = tuple(
     sa.null().label(column.name) if column.name == "result" else column for column in ROW
 )
-_STAMPS: Final = ("created_at", "started_at", "ended_at")
-_FIRST_STAMP: Final = COLUMNS.index(_STAMPS[0])
 
 _REMOVED: Final = (
     sa.update(META)
@@ -61,8 +57,6 @@ _OLDEST: Final = (
     .limit(bindparam("most"))
 )
 _REMOVE: Final = sa.delete(TASKS).where(TASKS.c.task_id.in_(_OLDEST))
-
-Row = Sequence[Any]
 
 
 class Position(NamedTuple):
@@ -83,26 +77,23 @@ class Statements:
     """All statements about tasks, in the dialect of one database.
 
     Args:
-        dialect: SQLAlchemy's name of the database.
+        dialect: The kind of database.
     """
 
     def __init__(self, dialect: Dialect) -> None:
-        self._dialect: Dialect = dialect
         self._put = _put_of(dialect)
         self._release = _put_of(dialect, release=True)
-        self._ended = packed(
-            dialect,
+        self._ended = dialect.answer(
             sa.select(*_WITHOUT_RESULT)
             .where(TASKS.c.task_id.in_(_OLDEST))
-            .order_by(TASKS.c.ended_at, TASKS.c.task_id),
+            .order_by(TASKS.c.ended_at, TASKS.c.task_id)
         )
-        self._since = packed(dialect, _since())
-        self._live = packed(dialect, _live())
-        self._of_ids = packed(
-            dialect,
+        self._since = dialect.answer(_since())
+        self._live = dialect.answer(_live())
+        self._of_ids = dialect.answer(
             sa.select(*ROW, *_OWN_COLUMNS).where(
                 TASKS.c.task_id.in_(bindparam("task_ids", expanding=True))
-            ),
+            )
         )
 
     # -- writing; each within a transaction of `Database.writing`
@@ -115,8 +106,8 @@ class Statements:
             has a row.
         """
         connection.execute(_ADVANCE)
-        row = connection.execute(_TURN, {"process": process}).one()
-        return int(row[0]), float(row[1]), row[2] > 0
+        version, removed, present = connection.execute(_TURN, {"process": process}).one()
+        return int(version), float(removed), present > 0
 
     def put(
         self, connection: Connection, rows: Sequence[Written], process: str, version: int
@@ -183,7 +174,7 @@ class Statements:
     def ended(self, connection: Connection, bound: float, most: int) -> list[Row]:
         """Return the rows that `remove` would delete, without their results."""
         values = {"bound": bound, "most": min(most, DELETED)}
-        return fetch(self._dialect, connection, self._ended, values)
+        return self._ended.fetch(connection, values)
 
     def has_ended(self, connection: Connection, bound: float) -> bool:
         """Return whether there is a task that ended by wall second *bound*."""
@@ -191,8 +182,8 @@ class Statements:
 
     def position(self, connection: Connection) -> Position:
         """Return where the database is now."""
-        row = connection.execute(_POSITION).one()
-        return Position(int(row[0]), float(row[1]), int(row[2]))
+        version, removed, asked = connection.execute(_POSITION).one()
+        return Position(int(version), float(removed), int(asked))
 
     def since(self, connection: Connection, version: int, task_id: str, process: str) -> list[Row]:
         """Return the next rows after *version* and *task_id*.
@@ -203,11 +194,11 @@ class Statements:
             At most `CHUNK` rows, each followed by its version and process.
         """
         values = {"version": version, "task_id": task_id, "process": process}
-        return fetch(self._dialect, connection, self._since, values)
+        return self._since.fetch(connection, values)
 
     def live(self, connection: Connection, task_id: str) -> list[Row]:
         """Return the next live rows after that of *task_id*, at most `CHUNK`."""
-        return fetch(self._dialect, connection, self._live, {"task_id": task_id})
+        return self._live.fetch(connection, {"task_id": task_id})
 
     def call(self, connection: Connection, task_id: str) -> str | None:
         """Return the kept call of a task, or why it was not kept; None if it has none."""
@@ -216,34 +207,7 @@ class Statements:
 
     def of_ids(self, connection: Connection, task_ids: Collection[str]) -> list[Row]:
         """Return the rows of at most `CHUNK` ids, in the form of `since`."""
-        return fetch(self._dialect, connection, self._of_ids, {"task_ids": list(task_ids)})
-
-
-def packed(dialect: Dialect, query: sa.Select[Any]) -> sa.Select[Any]:
-    """Return *query*, whose first columns are `ROW`, in the form that `fetch` reads."""
-    if dialect != "sqlite":
-        return query
-    inner = query.subquery()
-    columns = [
-        sa.cast(column * TICKS, sa.BigInteger) if column.name in _STAMPS else column
-        for column in inner.c
-    ]
-    return sa.select(sa.func.json_group_array(sa.func.json_array(*columns)))
-
-
-def fetch(
-    dialect: Dialect, connection: Connection, query: sa.Select[Any], values: dict[str, Any]
-) -> list[Row]:
-    """Return the rows of a `packed` query."""
-    found = connection.execute(query, values)
-    if dialect != "sqlite":
-        return [tuple(row) for row in found]
-    rows: list[list[Any]] = json.loads(found.scalar_one())
-    for row in rows:
-        for place in range(_FIRST_STAMP, _FIRST_STAMP + len(_STAMPS)):
-            if row[place] is not None:
-                row[place] /= TICKS
-    return list(rows)
+        return self._of_ids.fetch(connection, {"task_ids": list(task_ids)})
 
 
 def _since() -> sa.Select[Any]:
@@ -276,28 +240,19 @@ def _put_of(dialect: Dialect, *, release: bool = False) -> Any:  # Any: of the d
     """Return the statement that writes a batch from one JSON text.
 
     Args:
-        dialect: SQLAlchemy's name of the database.
+        dialect: The kind of database.
         release: Whether the rows change their owner.
     """
     text = bindparam("rows", type_=sa.Text())
-    items: list[Any]
-    if dialect == "sqlite":
-        batch = sa.func.json_each(text).table_valued("value", name="batch")
-        items = [sa.func.json_extract(batch.c.value, f"$[{at}]") for at in range(len(WRITTEN))]
-    else:
-        batch = sa.func.json_array_elements(sa.cast(text, postgresql.JSON)).table_valued(
-            "value", name="batch"
-        )
-        items = [
-            sa.cast(batch.c.value.op("->>")(sa.literal_column(str(at))), TASKS.c[name].type)
-            for at, name in enumerate(WRITTEN)
-        ]
+    batch, items = dialect.split(text, [TASKS.c[name].type for name in WRITTEN])
     own = [bindparam(name, type_=TASKS.c[name].type) for name in _OWN]
     # SQLite needs the condition to tell ON CONFLICT from the ON of a join.
     rows = sa.select(*items, *own).select_from(batch).where(sa.true())
-    insert: Any = (sqlite if dialect == "sqlite" else postgresql).insert(TASKS)
-    insert = insert.from_select([*WRITTEN, *_OWN], rows)
-    new = insert.excluded
+    return dialect.upsert(TASKS, [*WRITTEN, *_OWN], rows, partial(_changed, release=release))
+
+
+def _changed(new: Any, *, release: bool) -> tuple[dict[str, Any], sa.ColumnElement[bool]]:
+    """Return what a row changes in one that is there, and whether; see `dialect.Change`."""
     kept = {"task_id", "name", "description", "remote", "created_at", "process", "owner"}
     changed = {name: new[name] for name in (*WRITTEN, *_OWN) if name not in kept}
     # Another process may have set it since this one looked.
@@ -320,11 +275,7 @@ def _put_of(dialect: Dialect, *, release: bool = False) -> Any:  # Any: of the d
         TASKS.c.status == new.status, TASKS.c.still_running == 1, new.still_running == 0
     )
     live = TASKS.c.status.in_([sa.literal_column(f"'{one.value}'") for one in _LIVE_STATUSES])
-    return insert.on_conflict_do_update(
-        index_elements=[TASKS.c.task_id],
-        set_=changed,
-        where=sa.and_(may_write, sa.or_(live, let_go)),
-    )
+    return changed, sa.and_(may_write, sa.or_(live, let_go))
 
 
 _LIVE_STATUSES: Final = (TaskStatus.PENDING, TaskStatus.RUNNING)

@@ -15,7 +15,9 @@ from typing import Final, NamedTuple
 from sqlalchemy.engine import Connection
 
 from framework._threads.clock import SystemClock
-from framework.stores.sql._tables.statements import DELETED, Row, Statements
+from framework.stores.sql._dialects.dialect import Row
+from framework.stores.sql._tables.rows import TASK_ID
+from framework.stores.sql._tables.statements import DELETED, Statements
 
 _QUICK: Final = 0.008
 """Seconds that a transaction should take to delete old tasks: nobody else can write meanwhile."""
@@ -83,7 +85,7 @@ class Removal:
         rows = []
         if told is not None:
             ended = self._statements.ended(connection, bound, many)
-            rows = [row for row in ended if row[0] not in told]
+            rows = [row for row in ended if row[TASK_ID] not in told]
         left = self._statements.remove(connection, bound, many)
         seconds = self._clock.monotonic() - begun
         if seconds > _QUICK:

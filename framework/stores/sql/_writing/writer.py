@@ -25,6 +25,7 @@ from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import StoreHost
 from framework.stores.sql._backlog import Backlog
+from framework.stores.sql._dialects.dialect import Row
 from framework.stores.sql._pace import Pace
 from framework.stores.sql._reading.follower import BREATH, IN_TIME, Follower
 from framework.stores.sql._reading.mirror import Mirror
@@ -34,9 +35,9 @@ from framework.stores.sql._shared.membership import GivenUpError, Membership
 from framework.stores.sql._shared.places import SharedLines, inherit, is_held_on
 from framework.stores.sql._shared.schedules import ScheduleRows
 from framework.stores.sql._shared.windows import WindowRows
-from framework.stores.sql._tables.database import FAULTS, Database, is_data_fault, why
+from framework.stores.sql._tables.database import FAULTS, Database, why
 from framework.stores.sql._tables.rows import NOT_WHOLE, Written
-from framework.stores.sql._tables.statements import Row, Statements
+from framework.stores.sql._tables.statements import Statements
 from framework.stores.sql._writing.drafts import Drafts
 from framework.stores.sql._writing.removal import Deleted, Removal
 
@@ -93,7 +94,7 @@ class Writer:
         self.statements = Statements(database.dialect)
         self.pages = Pages(database.dialect)
         self.removal = Removal(self.statements, clock)
-        self.membership = Membership(self.statements, database.is_local)
+        self.membership = Membership(self.statements, database.dialect.is_local)
         self.drafts = Drafts(backlog, self.membership, host, clock, keep_arguments)
         self.follower = Follower(
             database, self.statements, self.membership, backlog, mirror, host, clock
@@ -319,7 +320,7 @@ class Writer:
             except FAULTS as error:
                 if not rows:
                     raise
-                if not is_data_fault(error):
+                if not self._database.is_data_fault(error):
                     if self._reached:
                         self._narrow(records, error)
                     raise
@@ -404,7 +405,7 @@ class Writer:
             if free:
                 self.statements.release(connection, free, process, version)
         except FAULTS as error:
-            if is_data_fault(error):
+            if self._database.is_data_fault(error):
                 for restart in new:
                     restart.written.clear()
             raise
@@ -441,7 +442,7 @@ class Writer:
             try:
                 self._write_batch([rows[record.task_id] for record in part], None)
             except FAULTS as fault:
-                if not is_data_fault(fault):
+                if not self._database.is_data_fault(fault):
                     raise
                 self._write_halves(part, rows, fault)
             else:
@@ -488,7 +489,7 @@ class Writer:
         try:
             self._write_batch(rows, None)
         except FAULTS as error:
-            if not is_data_fault(error):
+            if not self._database.is_data_fault(error):
                 raise
             self._give_up(record, error)
         else:
@@ -505,7 +506,7 @@ class Writer:
         try:
             self._write_batch([row], None)
         except FAULTS as fault:
-            if not is_data_fault(fault):
+            if not self._database.is_data_fault(fault):
                 raise
             told = "task %s cannot be written to the store: %s"
             # If there is no row, nobody else can have the task.

@@ -1,0 +1,68 @@
+"""Which dialect a URL is for."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError
+
+from framework._records import checks
+from framework.stores.sql._dialects.dialect import Dialect
+from framework.stores.sql._dialects.postgresql import PostgreSQL
+from framework.stores.sql._dialects.sqlite import SQLite
+
+_DIALECTS: Final[tuple[Dialect, ...]] = (
+    SQLite(),
+    PostgreSQL(),
+)
+_BY_NAME: Final = {one.name: one for one in _DIALECTS}
+_BY_ALIAS: Final = {alias: one for one in _DIALECTS for alias in one.aliases}
+
+
+def dialect_of(url: URL) -> Dialect:
+    """Return the dialect of a URL that `checked_url` has returned."""
+    return _BY_NAME[url.get_backend_name()]
+
+
+def checked_url(url: object) -> URL:
+    """Return *url* with the driver to use, if its database is supported.
+
+    Raises:
+        TypeError: If it is neither a string nor a URL of SQLAlchemy's.
+        ValueError: If it is no URL, or one of another database, driver, or of no file.
+    """
+    first, *_ = examples = [repr(one.example) for one in _DIALECTS]
+    if not isinstance(url, (str, URL)):
+        raise TypeError(
+            f"url must be a string such as {first}, or a sqlalchemy.URL, not {checks.show(url)}"
+        )
+    try:
+        made = sa.make_url(url)
+    except (ArgumentError, ValueError):
+        raise ValueError(
+            f"url must be like {' or '.join(examples)}, not {checks.show(url)}"
+        ) from None
+    name = made.get_backend_name()
+    found = _BY_NAME.get(name) or _BY_ALIAS.get(name)
+    if found is None:
+        names = ", ".join(driver for one in _DIALECTS for driver in one.drivers)
+        raise ValueError(
+            f"url must start with one of {names}, not with {made.drivername!r}: no other "
+            "database or driver is supported"
+        )
+    if made.drivername not in found.drivers:
+        raise ValueError(_other_driver(made, found))
+    found.check(made)
+    return made.set(drivername=found.drivers[-1])
+
+
+def _other_driver(url: URL, dialect: Dialect) -> str:
+    """Return what is wrong with a URL whose database is supported, and its driver is not."""
+    _, _, driver = url.drivername.partition("+")
+    app = f"; your app may go on using {driver}" if driver else ""
+    return (
+        f"url must start with '{dialect.name}://', not with '{url.drivername}://': write "
+        f"{dialect.name}://...; the store has a driver of its own, {dialect.library}{app}"
+    )

@@ -1,0 +1,213 @@
+"""Dialect: all in which one kind of database differs from the others.
+
+A new kind of database is one module with a class derived from it, and a line in `chosen`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Final, Protocol, TypeAlias
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, Connection, Engine
+
+from framework._threads.clock import SystemClock
+
+Row: TypeAlias = Sequence[Any]  # Any: the columns of a query
+
+LOCK_PATIENCE: Final = 2.0
+"""Seconds to wait for a lock that another process has, each time."""
+
+WRITES: Final = "asyncframe_writes"
+"""The execution option of a connection whose transaction will write."""
+
+STAMPS: Final = frozenset({"created_at", "started_at", "ended_at"})
+"""The columns with wall seconds, which must come back from the database exactly."""
+
+TICKS: Final = 2.0**28
+"""Ticks in a second. SQLite rounds a float that it writes as text, but not a number of ticks; so
+wall seconds stay exact from half a year after the epoch on, until 2106."""
+
+Change: TypeAlias = Callable[[Any], tuple[dict[str, Any], sa.ColumnElement[bool]]]
+"""Returns what changes in a row that is there, and whether: of the columns of the new one."""
+
+
+class Answer(Protocol):
+    """A query in the form in which the database answers it fastest."""
+
+    def fetch(self, connection: Connection, values: dict[str, Any]) -> list[Row]:
+        """Return its rows."""
+        ...
+
+
+class Connections(Protocol):
+    """What a dialect does with the connections to one database."""
+
+    def closed(self) -> None:
+        """Called when all of them are closed; others may be opened later."""
+
+
+class Dialect(ABC):
+    """One kind of database. It has no state.
+
+    Attributes:
+        name: SQLAlchemy's name of it, and the beginning of its URLs.
+        aliases: Other names of it, of other libraries and hosts.
+        drivers: What the URLs may begin with; the last one is what the store uses.
+        library: The driver's name, for people.
+        example: A URL, for people.
+        needs: The message if the driver is not installed.
+        is_local: Whether it is a file, and all processes that share it run on one machine.
+            Otherwise it is a server, whose connections may break.
+    """
+
+    name: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
+    drivers: ClassVar[tuple[str, ...]]
+    library: ClassVar[str]
+    example: ClassVar[str]
+    needs: ClassVar[str]
+    is_local: ClassVar[bool]
+
+    # -- connections
+
+    def check(self, url: URL) -> None:
+        """Check what else a URL needs.
+
+        Raises:
+            ValueError: If it names no database that several processes can share.
+        """
+        return
+
+    def file_of(self, url: URL) -> Path | None:
+        """Return the file that a URL names; None for a server, or if SQLite is to find it."""
+        return None
+
+    @abstractmethod
+    def options(self, url: URL) -> dict[str, Any]:
+        """Return what SQLAlchemy's engine is made with."""
+
+    @abstractmethod
+    def attach(self, engine: Engine, durable: bool) -> Connections:
+        """Prepare each connection of *engine*, and begin its transactions.
+
+        Args:
+            engine: It has made no connection yet.
+            durable: Whether a commit waits for the disk.
+        """
+
+    def readers(self, engine: Engine) -> Engine:
+        """Return the engine for transactions that read, and see one moment."""
+        return engine
+
+    # -- errors
+
+    @abstractmethod
+    def blames_data(self, cause: object) -> bool | None:
+        """Return whether a driver's error blames the data; None if it does not tell."""
+
+    @abstractmethod
+    def is_busy(self, cause: object) -> bool:
+        """Return whether a driver's error is about a lock that another process has."""
+
+    # -- SQL
+
+    @abstractmethod
+    def answer(self, query: sa.Select[Any]) -> Answer:
+        """Return a query in the form in which it is answered fastest."""
+
+    @abstractmethod
+    def split(
+        self, text: Any, types: Sequence[Any]
+    ) -> tuple[sa.FromClause, Sequence[sa.ColumnElement[Any]]]:
+        """Return the rows of a JSON text, which is a list of lists, and their columns."""
+
+    @abstractmethod
+    def values(self, text: Any) -> sa.Select[Any]:
+        """Return the strings of a JSON text, which is a list of them."""
+
+    @abstractmethod
+    def upsert(
+        self, table: sa.Table, names: Sequence[str], rows: sa.Select[Any], change: Change
+    ) -> Any:  # Any: a statement of the dialect
+        """Return the statement that inserts rows, or changes those that are there.
+
+        Args:
+            table: Where; its primary key tells whether a row is there.
+            names: The columns of *rows*.
+            rows: What to write.
+            change: What becomes of a row that is there.
+        """
+
+    @abstractmethod
+    def microsecond(self, connection: Connection, clock: SystemClock) -> int:
+        """Return the microsecond by the clock that all processes share."""
+
+    @abstractmethod
+    def whole(self, number: Any) -> sa.ColumnElement[Any]:
+        """Return a number above 0 without its fraction."""
+
+    @abstractmethod
+    def joined(self, column: Any) -> sa.ColumnElement[Any]:
+        """Return the numbers of a column as one text, with commas between them."""
+
+    def hidden(self, column: Any) -> Any:
+        """Return a column in a form by which no index is chosen."""
+        return column
+
+    def by_code_points(self, column: Any) -> Any:
+        """Return a text whose order is that of Python, whatever the language of the database."""
+        return column
+
+    @abstractmethod
+    def has(self, text: Any, search: Any, is_ascii: bool) -> sa.ColumnElement[bool]:
+        """Return the condition for a text that has what is searched for.
+
+        Args:
+            text: A column.
+            search: The parameter with its `pattern`.
+            is_ascii: Whether there are only ASCII letters in it, whose case does not matter.
+        """
+
+    @abstractmethod
+    def pattern(self, search: str) -> str:
+        """Return the pattern by which `has` searches for a text; see `searching.variants`."""
+
+    # -- upgrading the tables
+
+    def lock_upgrade(self, connection: Connection) -> None:
+        """Wait until no other process upgrades the tables."""
+        return
+
+    def allow_time(self, connection: Connection) -> None:
+        """Let statements of this transaction take as long as they do: it makes indexes."""
+        return
+
+    def keep_out(self, connection: Connection, table: sa.Table) -> None:
+        """Let others wait that would write into *table*, until the transaction has ended."""
+        return
+
+
+def upserted(
+    insert: Any, names: Sequence[str], rows: sa.Select[Any], change: Change
+) -> Any:  # Any: of a dialect that has ON CONFLICT
+    """Return the statement of `Dialect.upsert` for databases with ON CONFLICT.
+
+    Args:
+        insert: The dialect's insert into the table.
+        names: The columns of *rows*.
+        rows: What to write.
+        change: What becomes of a row that is there.
+    """
+    made = insert.from_select(names, rows)
+    changed, where = change(made.excluded)
+    keys = list(insert.table.primary_key)
+    return made.on_conflict_do_update(index_elements=keys, set_=changed, where=where)
+
+
+def like(search: str) -> str:
+    """Return the pattern of LIKE for an ASCII text, in small letters."""
+    plain = "".join(f"\\{one}" if one in "\\%_" else one for one in search.lower())
+    return f"%{plain}%"

@@ -1,0 +1,233 @@
+"""PostgreSQL: a server, for processes on several machines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Final
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine import URL, Connection, Engine
+
+from framework._records.searching import variants
+from framework._threads.clock import SystemClock
+from framework.stores.sql._dialects.dialect import Change, Dialect, Row, like, upserted
+
+_RECORDS_STATES: Final = ("22", "23", "54")
+"""SQLSTATE classes that blame the data: invalid, in conflict, or too large."""
+
+_LOCKED_STATE: Final = "55P03"
+"""The SQLSTATE of a lock that was not to be had in time."""
+
+# Of a server that is gone without a word, the network itself tells only after minutes.
+_CONNECTION: Final = {
+    "connect_timeout": 3,
+    "keepalives": 1,
+    "keepalives_idle": 3,
+    "keepalives_interval": 1,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 5_000,
+    "application_name": "asyncframe",
+}
+_OF_SEVERAL: Final = {"target_session_attrs": "read-write"}
+"""What else is asked of the server if the URL names several, of which one can be written."""
+
+_SETTINGS: Final = {
+    "lock_timeout": "'2s'",
+    "statement_timeout": "'10s'",
+    # Ends the transaction of a process that was suspended in it: it has the lock that every
+    # writer needs.
+    "idle_in_transaction_session_timeout": "'5s'",
+    # Also without durability: a server that crashes must not take a version back that others
+    # have read up to. One flush for each batch costs no task anything.
+    "synchronous_commit": "on",
+}
+
+_POOLED: Final = "asyncframe_pooled"
+
+_NOW: Final = sa.select(
+    sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()) * 1_000_000, sa.BigInteger)
+)
+
+_UPGRADE: Final = 0x6173796E63667261
+"""An advisory lock's number that no other program is likely to use."""
+
+
+class PostgreSQL(Dialect):
+    """PostgreSQL, by psycopg 3."""
+
+    name = "postgresql"
+    aliases: ClassVar[tuple[str, ...]] = ("postgres",)
+    drivers: ClassVar[tuple[str, ...]] = ("postgresql", "postgresql+psycopg")
+    library = "psycopg"
+    example = "postgresql://host/name"
+    needs = "a store on PostgreSQL needs psycopg 3: install the extra 'postgresql' of asyncframe"
+    is_local = False
+
+    # -- connections
+
+    def options(self, url: URL) -> dict[str, Any]:
+        """Return how to notice that the server is gone."""
+        wanted = _CONNECTION | (_OF_SEVERAL if _has_several_hosts(url) else {})
+        return {
+            "connect_args": {name: one for name, one in wanted.items() if name not in url.query},
+            "isolation_level": "READ COMMITTED",
+            "pool_pre_ping": True,
+        }
+
+    def attach(self, engine: Engine, durable: bool) -> _Sessions:
+        """Make the settings of each session."""
+        return _Sessions(engine)
+
+    def readers(self, engine: Engine) -> Engine:
+        """Return one whose transactions see one moment."""
+        return engine.execution_options(isolation_level="REPEATABLE READ")
+
+    # -- errors
+
+    def blames_data(self, cause: object) -> bool | None:
+        """Look at the SQLSTATE."""
+        state = getattr(cause, "sqlstate", None)
+        return str(state)[:2] in _RECORDS_STATES if state else None
+
+    def is_busy(self, cause: object) -> bool:
+        """Look at the SQLSTATE."""
+        return getattr(cause, "sqlstate", None) == _LOCKED_STATE
+
+    # -- SQL
+
+    def answer(self, query: sa.Select[Any]) -> _Plain:
+        """Return it as it is: the driver gets all rows at once."""
+        return _Plain(query)
+
+    def split(
+        self, text: Any, types: Sequence[Any]
+    ) -> tuple[sa.FromClause, Sequence[sa.ColumnElement[Any]]]:
+        """Take the text apart."""
+        rows = sa.func.json_array_elements(sa.cast(text, postgresql.JSON))
+        batch = rows.table_valued("value", name="batch")
+        items = [
+            sa.cast(batch.c.value.op("->>")(sa.literal_column(str(at))), type_)
+            for at, type_ in enumerate(types)
+        ]
+        return batch, items
+
+    def values(self, text: Any) -> sa.Select[Any]:
+        """Take the text apart."""
+        given = sa.func.json_array_elements_text(sa.cast(text, sa.JSON))
+        return sa.select(given.table_valued("value", name="given").c.value)
+
+    def upsert(
+        self, table: sa.Table, names: Sequence[str], rows: sa.Select[Any], change: Change
+    ) -> Any:
+        """Insert, or update on a conflict."""
+        return upserted(postgresql.insert(table), names, rows, change)
+
+    def microsecond(self, connection: Connection, clock: SystemClock) -> int:
+        """Return that of the server."""
+        return int(connection.execute(_NOW).scalar_one())
+
+    def whole(self, number: Any) -> sa.ColumnElement[Any]:
+        """Cut the fraction off, where a cast would round."""
+        return sa.cast(sa.func.floor(number), sa.BigInteger)
+
+    def joined(self, column: Any) -> sa.ColumnElement[Any]:
+        """Return the text."""
+        return sa.func.string_agg(sa.cast(column, sa.Text), ",")
+
+    def by_code_points(self, column: Any) -> Any:
+        """Return it with the order of its bytes, which is the same in UTF-8."""
+        return column.collate("C")
+
+    def has(self, text: Any, search: Any, is_ascii: bool) -> sa.ColumnElement[bool]:
+        """Compare small letters by LIKE, which is faster than to ignore the case, or by ``~``."""
+        plain = text.collate("C")
+        if is_ascii:
+            return sa.func.lower(plain).like(search, escape="\\")
+        return plain.op("~", is_comparison=True)(search)  # type: ignore[no-any-return]
+
+    def pattern(self, search: str) -> str:
+        """Return a pattern of LIKE, or a regular expression."""
+        if search.isascii():
+            return like(search)
+        return "".join(_in_expression(one) for one in variants(search))
+
+    # -- upgrading the tables
+
+    def lock_upgrade(self, connection: Connection) -> None:
+        """Wait for an advisory lock."""
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_UPGRADE)))
+
+    def allow_time(self, connection: Connection) -> None:
+        """Set no limit: an index of a large table takes longer than any other statement."""
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+
+    def keep_out(self, connection: Connection, table: sa.Table) -> None:
+        """Lock the table."""
+        connection.exec_driver_sql(f"LOCK TABLE {table.name} IN SHARE MODE")
+
+
+def _in_expression(some: str) -> str:
+    if len(some) > 1:
+        return f"[{some}]"
+    return some if some.isalnum() or not some.isascii() else f"\\{some}"
+
+
+def _has_several_hosts(url: URL) -> bool:
+    hosts = [url.host or "", *url.normalized_query.get("host", ())]
+    return len([one for host in hosts for one in host.split(",") if one]) > 1
+
+
+class _Plain:
+    """A query whose rows come as they are.
+
+    Args:
+        query: The query.
+    """
+
+    def __init__(self, query: sa.Select[Any]) -> None:
+        self._query = query
+
+    def fetch(self, connection: Connection, values: dict[str, Any]) -> list[Row]:
+        """Return its rows."""
+        return [tuple(row) for row in connection.execute(self._query, values)]
+
+
+class _Sessions:
+    """The sessions of one database's connections.
+
+    Args:
+        engine: Opens them.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        event.listen(engine, "connect", self._on_connect)
+        event.listen(engine, "begin", self._begin)
+
+    def closed(self) -> None:
+        """Nothing is known of them."""
+
+    def _on_connect(self, connection: Any, entry: Any) -> None:  # Any: of a driver, of the pool
+        """Make the session's settings, unless a pooler gives each transaction another one.
+
+        A pooler has no process, so what it tells as the number of one is not the server's.
+        """
+        connection.autocommit = True
+        server = connection.execute("SELECT pg_backend_pid()").fetchone()[0]
+        if server != connection.info.backend_pid:
+            entry.info[_POOLED] = True
+            # What one session has prepared, another one does not know, or knows as something else.
+            connection.prepare_threshold = None
+        else:
+            connection.execute(_set("SET"))
+        connection.autocommit = False
+
+    def _begin(self, connection: Connection) -> None:
+        if connection.connection.info.get(_POOLED, False):
+            driver: Any = connection.connection.driver_connection  # a module's without types
+            driver.execute(_set("SET LOCAL"))
+
+
+def _set(command: str) -> str:
+    return "; ".join(f"{command} {name} = {value}" for name, value in _SETTINGS.items())
