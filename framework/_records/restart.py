@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Final, Literal, Self, TypeAlias
 
 RestartState: TypeAlias = Literal["own", "left", "free"]
@@ -14,6 +15,7 @@ WAITS: Final = "its process ended; it waits for a process that knows its functio
 _FACTS = ("due", "limit", "priority", "idempotent", "carried", "fresh")
 
 
+@dataclass(slots=True, eq=False)
 class Restart:
     """What another process needs to run a task, and which process has the task.
 
@@ -34,40 +36,17 @@ class Restart:
         written: Belongs to the store, which notes here where it has written the task.
     """
 
-    __slots__ = (
-        "call",
-        "carried",
-        "due",
-        "fresh",
-        "idempotent",
-        "limit",
-        "priority",
-        "started",
-        "state",
-        "written",
-    )
-
-    def __init__(
-        self,
-        call: str,
-        *,
-        due: float | None = None,
-        limit: float | None = None,
-        priority: str = "normal",
-        idempotent: bool = False,
-        carried: dict[str, str] | None = None,
-        fresh: bool = False,
-    ) -> None:
-        self.call: str = call
-        self.due: float | None = due
-        self.limit: float | None = limit
-        self.priority: str = priority
-        self.idempotent: bool = idempotent
-        self.carried: dict[str, str] = carried or {}
-        self.fresh: bool = fresh
-        self.state: RestartState = "own"
-        self.started: float | None = None
-        self.written: list[Any] = []
+    call: str
+    _: KW_ONLY
+    due: float | None = None
+    limit: float | None = None
+    priority: str = "normal"
+    idempotent: bool = False
+    carried: dict[str, str] = field(default_factory=dict)
+    fresh: bool = False
+    state: RestartState = "own"
+    started: float | None = None
+    written: list[Any] = field(default_factory=list)
 
     def facts(self) -> str:
         """Return all but the call and the state as JSON."""
@@ -82,16 +61,5 @@ class Restart:
 
     def free_copy(self) -> Restart:
         """Return a copy that is ``free``, to be stored when this process gives the task up."""
-        copy = Restart(
-            self.call,
-            due=self.due,
-            limit=self.limit,
-            priority=self.priority,
-            idempotent=self.idempotent,
-            carried=self.carried,
-            fresh=self.fresh,
-        )
-        copy.state = "free"
-        # The same list: the store may be writing the task right now.
-        copy.written = self.written
-        return copy
+        # With the same `written`: the store may be writing the task right now.
+        return replace(self, state="free", started=None)

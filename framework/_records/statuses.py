@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 from framework.exceptions import TaskCancelledError, TaskInterruptedError
 
@@ -46,126 +46,107 @@ CANCELLED: Final = TaskStatus.CANCELLED
 INTERRUPTED: Final = TaskStatus.INTERRUPTED
 
 
+Tone: TypeAlias = Literal["muted", "accent", "good", "warn", "bad"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traits:
     """What follows from a status.
 
     Attributes:
-        after: The statuses that it may come after; none for the first one.
-        event: The kind of the event that tells of it.
         words: How it is said in a sentence: "timed out".
-        label: Its name for people: "Timed out".
-        group: The label under which people look for it.
-        tone: Its colour on the dashboard: a class of the page's styles.
-        style: Its colour on a terminal: a style of ``rich``.
-        sign: What its icon has in its circle: a path in a square of 16 units; "" for nothing.
-        figure: Under which figure of its pool it is counted; "" while the task is live.
+        after: The statuses that it may come after; none for the first one.
+        is_final: Whether the task has ended.
+        group: The label under which people look for it; "" for its own.
+        figure: Under which figure of its pool it is counted once it is final; "" for its event.
         failed: Whether the task has no result although nobody wanted that.
         raised: Whether its function's code, or its time limit, has raised an error that somebody
             should read.
         error: The error of whoever waits for the task, made of its id and name; None for the
             result or the error that the task itself has.
+        tone: Its colour on the dashboard: a class of the page's styles.
+        style: Its colour on a terminal: a style of ``rich``.
+        sign: What its icon has in its circle: a path in a square of 16 units; "" for nothing.
     """
 
-    after: tuple[TaskStatus, ...]
-    event: str
     words: str
-    label: str
-    group: str
-    tone: Literal["muted", "accent", "good", "warn", "bad"]
-    style: str
-    sign: str = ""
+    after: tuple[TaskStatus, ...]
+    is_final: bool = True
+    group: str = ""
     figure: str = ""
     failed: bool = False
     raised: bool = False
     error: type[TaskCancelledError | TaskInterruptedError] | None = None
+    tone: Tone
+    style: str
+    sign: str = ""
 
+    @property
+    def label(self) -> str:
+        """Its name for people: "Timed out"."""
+        return self.words.capitalize()
+
+    @property
+    def event(self) -> str:
+        """The kind of the event that tells of it, if it is final: ``timed_out``."""
+        return self.words.replace(" ", "_")
+
+
+_ALWAYS: Final = (PENDING, RUNNING)
 
 TRAITS: Final[Mapping[TaskStatus, Traits]] = {
-    RUNNING: Traits(
-        after=(PENDING, RUNNING),  # the second one if it is delivered again
-        event="started",
-        words="running",
-        label="Running",
-        group="Running",
-        tone="accent",
-        style="cyan",
-    ),
-    PENDING: Traits(
-        after=(),
-        event="submitted",
-        words="waiting",
-        label="Waiting",
-        group="Waiting",
-        tone="muted",
-        style="dim",
-    ),
+    # After itself if it is delivered again.
+    RUNNING: Traits(words="running", after=_ALWAYS, is_final=False, tone="accent", style="cyan"),
+    PENDING: Traits(words="waiting", after=(), is_final=False, tone="muted", style="dim"),
     COMPLETED: Traits(
-        after=(RUNNING,),
-        event="completed",
         words="completed",
-        label="Completed",
-        group="Completed",
+        after=(RUNNING,),
         tone="good",
         style="green",
         sign="M5.6 8.2l1.7 1.7 3.1-3.5",
-        figure="completed",
     ),
     FAILED: Traits(
-        after=(PENDING, RUNNING),
-        event="failed",
         words="failed",
-        label="Failed",
-        group="Failed",
+        after=_ALWAYS,
+        failed=True,
+        raised=True,
         tone="bad",
         style="red",
         sign="M6 6l4 4m0-4l-4 4",
-        figure="failed",
-        failed=True,
-        raised=True,
     ),
     TIMEOUT: Traits(
-        after=(RUNNING,),
-        event="timed_out",
         words="timed out",
-        label="Timed out",
+        after=(RUNNING,),
         group="Failed",
+        failed=True,
+        raised=True,
         tone="warn",
         style="red",
         sign="M8 4.8V8l2 1.6",
-        figure="timed_out",
-        failed=True,
-        raised=True,
     ),
     CANCELLED: Traits(
-        after=(PENDING, RUNNING),
-        event="cancelled",
         words="cancelled",
-        label="Cancelled",
-        group="Cancelled",
+        after=_ALWAYS,
+        error=TaskCancelledError,
         tone="muted",
         style="yellow",
         sign="M4 12l8-8",
-        figure="cancelled",
-        error=TaskCancelledError,
     ),
     INTERRUPTED: Traits(
-        after=(PENDING, RUNNING),
-        event="interrupted",
         words="interrupted",
-        label="Interrupted",
+        after=_ALWAYS,
         group="Failed",
-        tone="bad",
-        style="magenta",
-        sign="M8 5v3.4M8 10.9v.1",
         figure="failed",
         failed=True,
         error=TaskInterruptedError,
+        tone="bad",
+        style="magenta",
+        sign="M8 5v3.4M8 10.9v.1",
     ),
 }
 """What follows from each status, in the order in which people look for them."""
 
-FINAL: Final = frozenset(status for status, one in TRAITS.items() if one.figure)
+FINAL: Final = frozenset(status for status, one in TRAITS.items() if one.is_final)
 """The final statuses; ``status in FINAL`` is faster than `TaskStatus.is_final`."""
 
 FAILURES: Final = tuple(status for status, one in TRAITS.items() if one.raised)
@@ -174,7 +155,7 @@ FAILURES: Final = tuple(status for status, one in TRAITS.items() if one.raised)
 WITHOUT_RESULT: Final = tuple(status for status, one in TRAITS.items() if one.failed)
 """The statuses of tasks that have no result although nobody wanted that."""
 
-EVENT_OF: Final = {status: one.event for status, one in TRAITS.items() if one.figure}
+EVENT_OF: Final = {status: one.event for status, one in TRAITS.items() if one.is_final}
 """The kind of event for each final status."""
 
 END_KINDS: Final = frozenset(EVENT_OF.values())

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 from framework._records.ids import TaskId
 from framework._records.records import TaskRecord, label_of
-from framework._records.statuses import TaskStatus
+from framework._records.statuses import COMPLETED, TaskStatus
 from framework._tasks import registry
 from framework._tasks.wire import (
     decode_error,
@@ -47,41 +47,41 @@ def dump_record(record: TaskRecord) -> dict[str, Any]:
         TypeError: If JSON cannot represent the result.
         ValueError: If the result is too long.
     """
-    started, ended = record.wall(record.started), record.wall(record.ended)
-    completed = record.status is TaskStatus.COMPLETED
-    error = record.error
+    completed, error = record.status is COMPLETED, record.error
+    function = registry.find_function(record.name)
     facts = {
         "task_id": str(record.task_id),
         "name": record.name,
-        "description": record.description,
         "status": record.status.value,
         "created_at": record.created_at,
-        "started_at": _seconds(started),
-        "ended_at": _seconds(ended),
-        "attempts": record.attempts,
-        "result": encode_result(registry.find_function(record.name), record.result)
-        if completed
-        else None,
-        "error": None if error is None else encode_error(error),
-        "reason": record.reason,
-        "progress": record.progress,
-        "progress_message": record.progress_message,
-        "cancel_requested": record.cancel_requested,
-        "still_running": record.still_running,
-        "remote": record.remote,
-        "run_again_of": record.run_again_of,
-        "owner": record.owner,
     }
-    return {key: value for key, value in facts.items() if value != _LEFT_OUT.get(key, ...)}
+    optional = {
+        "description": record.description,
+        "started_at": _seconds(record.wall(record.started)),
+        "ended_at": _seconds(record.wall(record.ended)),
+        "attempts": record.attempts or None,
+        "result": encode_result(function, record.result) if completed else None,
+        "error": None if error is None else encode_error(error),
+        "owner": record.owner,
+        **{name: getattr(record, name) for name in _RARE},
+    }
+    return facts | {
+        name: value
+        for name, value in optional.items()
+        if value is not None and value is not False and value != ""
+    }
 
 
-_LEFT_OUT: Final[dict[str, Any]] = {
-    **dict.fromkeys(("description", "reason", "progress_message", "run_again_of"), ""),
-    **dict.fromkeys(("started_at", "ended_at", "result", "error", "progress", "owner")),
-    **dict.fromkeys(("cancel_requested", "still_running", "remote"), False),
-    "attempts": 0,
-}
-"""The values that are left out."""
+_RARE: Final = (
+    "reason",
+    "progress",
+    "progress_message",
+    "cancel_requested",
+    "still_running",
+    "remote",
+    "run_again_of",
+)
+"""Attributes that few tasks have, and that JSON has as they are."""
 
 
 def _seconds(stamp: datetime | None) -> float | None:
@@ -117,17 +117,13 @@ def load_record(facts: Mapping[str, Any], clock: _Times) -> TaskRecord:
     record.instruction = 0
     if facts.get("result"):
         record.result = decode_result(registry.find_function(record.name), facts["result"])
-    if record.status.is_final and record.status is not TaskStatus.COMPLETED:
+    if record.status.is_final and record.status is not COMPLETED:
         text = facts.get("error")
         record.error = decode_error(text) if text else reported_error(record, record.status, None)
         record.read = True
-    record.reason = facts.get("reason") or ""
-    record.progress = facts.get("progress")
-    record.progress_message = facts.get("progress_message") or ""
-    record.cancel_requested = bool(facts.get("cancel_requested"))
-    record.still_running = bool(facts.get("still_running"))
-    record.remote = bool(facts.get("remote"))
-    record.run_again_of = facts.get("run_again_of") or ""
+    for name in _RARE:
+        if facts.get(name) is not None:
+            setattr(record, name, facts[name])
     return record
 
 

@@ -211,7 +211,7 @@ def _fits(signature: inspect.Signature, args: list[str], kwargs: dict[str, str])
 
 
 def _bare(signature: inspect.Signature) -> inspect.Signature:
-    """Return *signature* without annotations, for messages."""
+    """Return *signature* without annotations."""
     empty = inspect.Signature.empty
     parameters = [one.replace(annotation=empty) for one in signature.parameters.values()]
     return signature.replace(parameters=parameters, return_annotation=empty)
@@ -297,27 +297,13 @@ def _explained(check: Check, name: str, dependencies: tuple[str, ...]) -> Check:
 
 def _empty_twin(signature: inspect.Signature, name: str) -> Check:
     """Compile an empty function with this name and the parameters of *signature*."""
-    parts: list[str] = []
-    kinds = [parameter.kind for parameter in signature.parameters.values()]
-    last_positional = kinds.count(inspect.Parameter.POSITIONAL_ONLY) - 1
-    star_seen = False
-    for index, parameter in enumerate(signature.parameters.values()):
-        default = "" if parameter.default is inspect.Parameter.empty else "=None"
-        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-            star_seen = True
-            parts.append(f"*{parameter.name}")
-            continue
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            parts.append(f"**{parameter.name}")
-            continue
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and not star_seen:
-            star_seen = True
-            parts.append("*")
-        parts.append(f"{parameter.name}{default}")
-        if index == last_positional:
-            parts.append("/")
+    parameters = [
+        one if one.default is one.empty else one.replace(default=None)
+        for one in signature.parameters.values()
+    ]
+    bare = _bare(signature.replace(parameters=parameters))
     namespace: dict[str, Any] = {}
-    exec(f"def twin({', '.join(parts)}): pass", namespace)  # noqa: S102  # names come from a signature
+    exec(f"def twin{bare}: pass", namespace)  # noqa: S102  # names come from a signature
     twin: types.FunctionType = namespace["twin"]
     twin.__name__ = twin.__qualname__ = name if name.isidentifier() else "task"
     return twin

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from framework._records.exports import provided
 from framework._records.ids import Accepted, TaskId
@@ -283,18 +283,11 @@ class Task(Accepted[Any]):
         return f"<Task {self._record.task_id} {self._record.name} {self._record.status}>"
 
 
-class TaskControl:
+class TaskControl(NamedTuple):
     """What a running task can do; created for `current_task`."""
 
-    __slots__ = ("check_cancelled", "report_progress")
-
-    def __init__(
-        self,
-        report_progress: Callable[[float, str], None],
-        check_cancelled: Callable[[], None],
-    ) -> None:
-        self.report_progress: Callable[[float, str], None] = report_progress
-        self.check_cancelled: Callable[[], None] = check_cancelled
+    report_progress: Callable[[float, str], None]
+    check_cancelled: Callable[[], None]
 
 
 def _iso(stamp: datetime | None) -> str | None:

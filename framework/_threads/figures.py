@@ -29,7 +29,7 @@ def pool_figures(crew: Crew) -> dict[str, Any]:
         cancelled = crew.cancelled
     figures |= {"completed": 0, "failed": 0, "cancelled": cancelled, "timed_out": 0}
     for status in FINAL:
-        figures[TRAITS[status].figure] += ended[status]
+        figures[TRAITS[status].figure or TRAITS[status].event] += ended[status]
     figures["wait_time"] = summary([started - queued for queued, started, _ in timings])
     figures["run_time"] = summary([end - started for _, started, end in timings])
     return figures

@@ -55,12 +55,9 @@ def page() -> Page:
 
 def _statuses() -> dict[str, dict[str, object]]:
     """Return what the page shows of each status, in the order of its tabs."""
-    shown = ("label", "group", "tone", "sign", "failed")
+    shown = ("label", "group", "is_final", "failed", "tone", "sign")
     return {
-        status.value: {
-            "final": status.is_final,
-            **{name: getattr(traits, name) for name in shown},
-        }
+        status.value: {name: getattr(traits, name) for name in shown}
         for status, traits in TRAITS.items()
     }
 
