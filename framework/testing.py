@@ -29,6 +29,7 @@ from framework._manager.frameworks import (
     set_promise,
     without_override,
 )
+from framework._manager.inside import core_of, crew_of
 from framework._manager.settings import Settings
 from framework._records import exports
 from framework._records.statuses import TRAITS
@@ -230,7 +231,7 @@ def rate_limits(manager: TaskManager) -> list[RateLimit]:
     Functions with a ``key`` are left out, since each of their keys has a window of its own.
     So are copies made with ``.options()`` and other functions that share their name with one.
     """
-    policies = manager._core.policies.throttles()
+    policies = core_of(manager).policies.throttles()
     total = Counter(policy.name for policy in policies)
     return [
         RateLimit(policy.name, policy.options["rate_limit"], policy.window)
@@ -251,7 +252,7 @@ def worker_bound(pool: ThreadPoolExecutorEnhanced) -> int:
     This is its present ``max_workers``, and a spare thread for each one that has waited for
     another task or call. Abandoned threads are not included.
     """
-    crew = pool._crew
+    crew = crew_of(pool)
     return crew.max_workers + crew.most_blocked
 
 
@@ -343,12 +344,12 @@ def registered_functions() -> dict[str, Callable[..., Any]]:
 
 def own_schedules(manager: TaskManager) -> dict[str, Callable[..., Any]]:
     """Return the functions scheduled under a manager that no other one runs, by name."""
-    return {it.spec.name: it.spec.fn for it in manager._core.schedules.own()}
+    return {it.spec.name: it.spec.fn for it in core_of(manager).schedules.own()}
 
 
 def set_up_apps(manager: TaskManager) -> list[Any]:
     """Return the apps that are set up under a manager, the latest first."""
-    return [home.app for home in tuple(manager._core.intake.homes) if home.app is not None]
+    return [home.app for home in tuple(core_of(manager).intake.homes) if home.app is not None]
 
 
 def _is_throttled(fn: Any) -> bool:

@@ -37,9 +37,6 @@ OVER: Final = "asyncframe.over"
 hook_owner: ContextVar[tuple[str | None] | None] = ContextVar("asyncframe_hook_owner", default=None)
 """In a hook, the owner of the task that has ended, whoever has ended it; None elsewhere."""
 
-secured_ids: ContextVar[list[str]] = ContextVar("asyncframe_secured_ids")
-"""The tasks that were submitted here and are stored safely; not set if nobody asks."""
-
 
 def current_task() -> Task | None:
     """Return the task that is running here; None outside a task.

@@ -164,6 +164,7 @@ class LiveTask(TaskRecord):
         delivery: What a worker of a remote engine received; None elsewhere.
         engine_note: Belongs to the engine; see `protocols.EngineTask`.
         kept: Whether a remote engine has noted it while it waits; see `protocols.KeepingEngine`.
+        secured: Whether its submission has returned once it was stored safely.
     """
 
     __slots__ = (
@@ -205,6 +206,7 @@ class LiveTask(TaskRecord):
     delivery: Rare[Any] = Rare(None)
     engine_note: Rare[Any] = Rare(None)
     kept: Rare[bool] = Rare(False)
+    secured: Rare[bool] = Rare(False)
 
     @property
     def level(self) -> int:

@@ -11,8 +11,8 @@ from fastapi import HTTPException, Request
 from fastapi.responses import JSONResponse
 
 from framework._manager.face.manager import TaskManager
+from framework._manager.inside import core_of, seconds_left
 from framework._records.jsonsafe import is_small
-from framework._records.reasons import facts_of
 from framework._tasks.task import Task
 from framework.exceptions import FrameworkNotStartedError, RunAgainError
 from framework.http._streaming.hub import hub_of
@@ -50,13 +50,9 @@ async def answer_of_task(task: Task, *, expose_errors: bool) -> JSONResponse:
 
 def _pause(task: Task) -> int:
     """Return after how many seconds it makes sense to ask again: later if it is known to wait."""
-    record, scene = task._record, task._scene
-    facts = facts_of(record.reason)
-    if facts is None or facts.until is None or scene is None:
-        return _SHORTEST
-    left = facts.until - record.wall_second(scene.monotonic())
+    left = seconds_left(task)
     # It may be cancelled meanwhile.
-    return max(_SHORTEST, min(math.ceil(left), _LONGEST))
+    return _SHORTEST if left is None else max(_SHORTEST, min(math.ceil(left), _LONGEST))
 
 
 async def ended(request: Request, manager: TaskManager, task: Task, seconds: float) -> Task:
@@ -69,7 +65,7 @@ async def ended(request: Request, manager: TaskManager, task: Task, seconds: flo
         seconds: How long to wait at most.
     """
     waiting = asyncio.ensure_future(manager.wait(task.task_id, seconds))
-    leaving, hub = asyncio.ensure_future(_left(request)), hub_of(manager._core)
+    leaving, hub = asyncio.ensure_future(_left(request)), hub_of(core_of(manager))
     # A server that shuts down waits for its open requests.
     hub.enter(leaving.cancel)
     try:

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 
 from framework._manager.core import Core
 from framework._manager.frameworks import find_core
+from framework._manager.inside import crew_of
 from framework._records import checks
 from framework.http._leaving import Leaving
 
@@ -106,7 +107,7 @@ def _problems_of(core: Core | None, leaving: bool) -> dict[str, str]:
     found: dict[str, str] = {}
     if leaving or core.ledger.state != "running":
         found["framework"] = "the server is shutting down"
-    crew, ledger = core.pool._crew, core.ledger
+    crew, ledger = crew_of(core.pool), core.ledger
     if crew.degraded:
         found["pool"] = (
             f"{crew.abandoned} threads run past the time limit of their task, and not all of "

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response, params
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
+from framework._manager.inside import state_of
 from framework._records import checks
 from framework._records.statuses import TaskStatus
 from framework.exceptions import FrameworkNotStartedError, RunAgainError, TaskNotFoundError
@@ -33,7 +34,6 @@ from framework.http.views import (
     TaskStarted,
     TaskStats,
     TaskView,
-    summary_of,
 )
 
 
@@ -236,7 +236,7 @@ def _add_lists(router: APIRouter, access: Access) -> None:
         except ValueError as error:
             raise RequestValidationError([_bad_query("after", error, after)]) from None
         tasks = map(access.shown, page.tasks)
-        shown = [summary_of(task, expose_errors=access.expose_errors) for task in tasks]
+        shown = [state_of(task, expose_errors=access.expose_errors) for task in tasks]
         return answer({"tasks": shown, "total": page.total, "next": page.next})
 
     @router.get("/stats", response_model=TaskStats, responses=_UNAVAILABLE)

@@ -19,8 +19,9 @@ from pydantic import (
     model_validator,
 )
 
-from framework._records.jsonsafe import examined, jsonable
-from framework._records.reasons import error_text, reason_of
+from framework._manager.inside import state_of, without_places
+from framework._records.jsonsafe import examined
+from framework._records.reasons import error_text
 from framework._records.records import CancelOutcome
 from framework._records.statuses import TaskStatus
 from framework._tasks.task import Task
@@ -114,7 +115,7 @@ class TaskView(TaskSummary, Generic[T]):
         exposed = bool(info.context and info.context.get("expose_errors"))
         # Nobody knows whether the route shows it to its owner or to an administrator.
         shown = value if value.owner is None else without_places(value)
-        state = summary_of(shown, expose_errors=exposed)
+        state = state_of(shown, expose_errors=exposed)
         is_plain = cls.model_fields["result"].annotation in _PLAIN
         problem: Exception | None = None
         for result, lacking in _candidates(value.result, is_plain):
@@ -175,32 +176,9 @@ def _require_json(view: BaseModel) -> None:
     json.dumps(shown, allow_nan=False, ensure_ascii=False).encode()
 
 
-def without_places(task: Task) -> Task:
-    """Return a copy of a task whose reason does not say how many tasks wait before it."""
-    if task._scene is None:
-        return task
-    scene = task._scene.of_an_owner()
-    return Task(task._record, source=task._source, control=task._control, scene=scene)
-
-
-def summary_of(task: Task, *, expose_errors: bool) -> dict[str, Any]:
-    """Return a task's state without its result, as valid JSON that may leave the app.
-
-    Args:
-        task: The task.
-        expose_errors: Whether the messages of errors are shown.
-    """
-    shown = task._state()
-    if not expose_errors:
-        shown["error_message"] = None
-        reason = reason_of(task._record, task._scene, details=False)
-        shown["reason"] = jsonable(reason)
-    return shown
-
-
 def view_of(task: Task, *, expose_errors: bool) -> dict[str, Any]:
     """Return a `TaskView` of any result as valid JSON; faster than the model."""
-    shown = summary_of(task, expose_errors=expose_errors)
+    shown = state_of(task, expose_errors=expose_errors)
     result, lacking = examined(task.result)
     return {**shown, "result": result, "result_problem": lacking}
 

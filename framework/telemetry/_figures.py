@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from framework._manager.core import Core
+from framework._manager.inside import crew_of
 from framework._threads.figures import thread_figures
 
 
@@ -97,7 +98,7 @@ def figures_of(core: Core) -> Readings:
 
 def _plain_figures_of(core: Core) -> dict[str, float]:
     """Return the figures that are not of a schedule, by name."""
-    own, threads = core.ledger.own_figures(), thread_figures(core.pool._crew)
+    own, threads = core.ledger.own_figures(), thread_figures(crew_of(core.pool))
     found: dict[str, float] = {
         "tasks_pending": own["pending"],
         "tasks_delayed": len(core.delays),

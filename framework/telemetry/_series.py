@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from framework._manager.core import Core
+from framework._manager.inside import core_of
 from framework._records.records import TaskEvent
 from framework._records.statuses import END_KINDS, TaskStatus
 from framework.telemetry._figures import FIGURE, Figure, Readings, figures_of, labels_of
@@ -132,7 +133,7 @@ class Series:
 
     def attach(self, manager: TaskManager, interval: float) -> Callable[[], None]:
         """Report on a manager; see `PrometheusSink.attach`."""
-        core = manager._core
+        core = core_of(manager)
         with self._lock:
             attached = self._managers.get(core)
             if attached is None:

@@ -19,7 +19,6 @@ from typing import Any, Final
 
 from framework._manager.core import Core
 from framework._records.records import TaskRecord
-from framework._tasks.current import secured_ids
 from framework._tasks.live import LiveTask
 from framework._tasks.places import Existing, PlaceAnswer, PlaceRequest
 from framework._tasks.specs import TaskSpec
@@ -177,7 +176,8 @@ def _give_turn(core: Core, task_id: str, turn: str) -> None:
     """Pass the key on to the next request, once other processes can find the task."""
     leave = partial(core.places.lines.leave, turn)
     task, shared = core.ledger.find(task_id), core.ledger.shared
-    if task is None or core.places.shared is None or task_id in secured_ids.get([]):
+    is_safe = isinstance(task, LiveTask) and task.secured
+    if task is None or core.places.shared is None or is_safe:
         leave()
     elif shared is not None:
         shared.secure(task, lambda _: leave())

@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 from framework._running.ledger import Ledger
 from framework._running.runner import Runner
-from framework._tasks.current import secured_ids
 from framework._tasks.live import LiveTask, Waiter
 from framework._threads.waiters import LoopWaiter, ThreadWaiter
 from framework.protocols import KeepingEngine, SharedStore
@@ -125,4 +124,4 @@ class Securing:
             task.read = True
             self._runner.refuse(task, error)
             raise error
-        secured_ids.get([]).append(task.task_id)
+        task.secured = True

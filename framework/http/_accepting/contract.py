@@ -30,7 +30,6 @@ from framework._manager.submitting.claims import claim
 from framework._records.ids import TaskId
 from framework._records.records import TaskRecord
 from framework._records.statuses import TaskStatus
-from framework._tasks.current import secured_ids
 from framework._tasks.functions import is_async
 from framework._tasks.live import LiveTask
 from framework._tasks.task import Task
@@ -263,11 +262,7 @@ class _Accepting:
         urls = functools.partial(self._urls, route, root, parameters=scope.get("path_params", {}))
         # Before the endpoint is called: a task whose URL nobody can say would run all the same.
         urls("0")
-        token = secured_ids.set([])
-        try:
-            returned = await self._returned(core, asked, route, values)
-        finally:
-            secured_ids.reset(token)
+        returned = await self._returned(core, asked, route, values)
         task_id = self._id_of(returned)
         if task_id is None:
             return returned
@@ -335,7 +330,7 @@ class _Accepting:
         if core.intake.durable:
             task_id = self._id_of(returned)
             task = None if task_id is None else core.ledger.find(task_id)
-            if isinstance(task, LiveTask) and task.task_id not in secured_ids.get():
+            if isinstance(task, LiveTask) and not task.secured:
                 await core.intake.securing.until_safe(task)
         return returned
 

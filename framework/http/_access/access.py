@@ -10,12 +10,12 @@ from fastapi import Request
 from framework._manager.face.looking import find_task
 from framework._manager.face.manager import TaskManager
 from framework._manager.frameworks import require_core
+from framework._manager.inside import without_places
 from framework._records.records import TaskRecord
 from framework._records.statuses import TaskStatus
 from framework._tasks.task import Task
 from framework.exceptions import TaskNotFoundError
 from framework.http._access.owners import answer_of, is_used, use, use_late
-from framework.http.views import without_places
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Access:
             TaskNotFoundError: If the id is unknown, or the task belongs to somebody else.
         """
         sees = None if self.owner is None else _belongs_to(self.owner_of(request))
-        task = await find_task(self.manager()._core, task_id, sees)
+        task = await find_task(require_core(), task_id, sees)
         if task is None:
             raise TaskNotFoundError(task_id)
         return self.shown(task)

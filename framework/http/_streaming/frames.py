@@ -6,9 +6,10 @@ import json
 from typing import Final
 from zlib import crc32
 
+from framework._manager.inside import without_places
 from framework._records.records import TaskRecord, visible_state
 from framework._tasks.task import Task
-from framework.http.views import view_of, without_places
+from framework.http.views import view_of
 
 BEAT: Final = b":\n\n"
 """A comment, which clients ignore: it keeps the connection open while nothing happens."""

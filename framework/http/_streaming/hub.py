@@ -19,6 +19,7 @@ from functools import partial
 from typing import Final
 
 from framework._manager.core import Core
+from framework._manager.inside import record_of, source_of
 from framework._manager.servers import find_server, is_leaving
 from framework._records.records import TaskEvent, TaskRecord
 from framework._tasks.live import LiveTask
@@ -245,8 +246,8 @@ class Topic:
         self.task_id: str = str(task.task_id)
         self.seats: dict[Seat, None] = {}
         self.hub = hub
-        self._record = task._source
-        self._frame = Frame(task, task._record)
+        self._record = source_of(task)
+        self._frame = Frame(task, record_of(task))
         self._shown_at = hub.core.clock.monotonic()
         # Whether a change was noted that is not in the frame, and whether seats will be woken.
         self._is_stale = True

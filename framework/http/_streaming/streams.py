@@ -13,6 +13,7 @@ from fastapi import APIRouter, Header, Request, Response
 from starlette.types import Receive, Scope, Send
 
 from framework._manager.core import Core
+from framework._manager.frameworks import require_core
 from framework._tasks.task import Task
 from framework.http._access.access import Access
 from framework.http._streaming.frames import BEAT
@@ -212,5 +213,4 @@ def add_stream(router: APIRouter, access: Access) -> None:
         task = await access.task(request, task_id)
         if task.status.is_final and last_event_id == task.status.value:
             return Response(status_code=204, headers=_HEADERS)
-        core = access.manager()._core
-        return EventStreamResponse(core, task, last_event_id, access)
+        return EventStreamResponse(require_core(), task, last_event_id, access)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from framework._manager.face.manager import TaskManager
+from framework._manager.inside import core_of, record_of
 from framework._records.jsonsafe import jsonable
 from framework._records.reasons import facts_of
 from framework._records.statuses import TaskStatus
@@ -25,7 +26,7 @@ _LIVE: Final = (TaskStatus.PENDING, TaskStatus.RUNNING)
 
 async def facts_of_all(manager: TaskManager) -> dict[str, Any]:
     """Return the facts about all tasks, and about what runs them."""
-    core = manager._core
+    core = core_of(manager)
     latest = (await manager.list_tasks(limit=_LATEST)).tasks
     live: list[Task] = []
     if core.elsewhere is not None:
@@ -122,7 +123,7 @@ def _throttles(policies: Policies, live: Iterable[Task]) -> list[dict[str, Any]]
     found = {policy.name: _throttle(policies, policy) for policy in policies.throttles()}
     waiting = Counter[str]()
     for task in live:
-        facts = facts_of(task._record.reason)
+        facts = facts_of(record_of(task).reason)
         if facts is None or facts.kind != "throttled":
             continue
         name, rate, window = facts.values[:3]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Final
 
+from framework._manager.inside import record_of, short_reason
 from framework._records.jsonsafe import cut, jsonable
-from framework._records.reasons import facts_of, reason_of
+from framework._records.reasons import facts_of
 from framework._tasks.task import Task
 
 _LONGEST: Final = 300
@@ -21,7 +22,7 @@ def row_of(task: Task) -> dict[str, Any]:
 
     Nothing in it changes while only time passes, so that a list without news is not sent again.
     """
-    record = task._record
+    record = record_of(task)
     wait = _wait_of(record.reason)
     error = record.error
     return {
@@ -36,15 +37,11 @@ def row_of(task: Task) -> dict[str, Any]:
         "progress": record.progress,
         "message": _short(record.progress_message),
         "wait": wait,
-        "reason": "" if wait and not record.status.is_final else _short(_reason(task)),
+        "reason": "" if wait and not record.status.is_final else _short(short_reason(task)),
         "error": None if error is None else type(error).__name__,
         "asked": record.cancel_requested,
         "lingers": record.still_running,
     }
-
-
-def _reason(task: Task) -> str:
-    return reason_of(task._record, task._scene, details=False)
 
 
 def _wait_of(reason: str) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -143,9 +144,12 @@ def test_problems_that_others_may_share(
             ):
                 manager.submit_nowait(int)
         elif name == "store":
-            monkeypatch.setattr(manager._core.ledger, "shared", FailingStore("at db.internal"))
+            ledger = manager._core.ledger
+            failing = replace(ledger.features, fallible=FailingStore("at db.internal"))
+            monkeypatch.setattr(ledger, "features", failing)
         else:
-            monkeypatch.setattr(manager._core, "remote", FailingStore("at mq.internal"))
+            unheard = replace(manager._core.abilities, fallible=FailingStore("at mq.internal"))
+            monkeypatch.setattr(manager._core, "abilities", unheard)
         problems = {name: sentence}
         assert told(app) == (200, {"status": "ready", "problems": problems})
         assert told(app, "/strict/ready") == (503, {"status": "unready", "problems": problems})
