@@ -152,7 +152,7 @@ class Dress:
         self._attributes.update(fn=undecorated or fn, __asyncframe_layer__=layer)
 
     def put_on(self, inner: types.FunctionType, **attributes: Any) -> Any:  # Any: see `dress`
-        """Return a function that does what *inner* does, with *attributes* besides its own."""
+        """Return a copy of the function *inner* with further *attributes*."""
         dressed = types.FunctionType(
             inner.__code__, self._namespace, inner.__name__, inner.__defaults__, inner.__closure__
         )

@@ -51,7 +51,7 @@ def warn_of_plain_endpoints(app: object) -> None:
 
 
 def _warn_of_refused_arguments(path: str, endpoint: Any) -> None:
-    """Name a parameter of a route that is a task, if its calls are refused for it."""
+    """Warn of a parameter because of which a route that is a task refuses each call."""
     spec = getattr(endpoint, "__asyncframe_spec__", None)
     if layer_of(endpoint) != "background_task" or spec is None:
         return
@@ -92,7 +92,7 @@ def _warn_of_plain_id(path: str, route: Any, endpoint: Any) -> None:
 
 
 def _warn_of_lost_parameters(path: str, endpoint: Any) -> None:
-    """Name what requests to a route that is a task may have, and its dependencies do not get."""
+    """Warn of what the dependencies of a route that is a task do not get of a request."""
     lost = optional_of(endpoint)
     if lost:
         told = ", ".join(f"{what} of {one_line(dependency)}" for dependency, what in lost)

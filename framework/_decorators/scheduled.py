@@ -146,7 +146,7 @@ def _scheduled(fn: Callable[..., Any], times: DueTimes, options: ScheduleOptions
 
 
 def _by_an_import() -> bool:
-    """Whether the code that runs is a module's, or was called by it while it is imported.
+    """Whether a module is being imported, and its own code has led to this call.
 
     What such code makes lasts as long as the module, whatever has imported it. Where imports
     leave no such frame, the schedule lasts as long as the framework that runs meanwhile.

@@ -165,7 +165,7 @@ async def _wait_until_idle(core: Core, home: Home, until: float) -> None:
 
 
 class Reminder:
-    """Says when it is time to log that a shutdown waits: after a second, and then every five.
+    """Decides when to log that a shutdown waits: after a second, and then every five.
 
     Args:
         clock: The framework's clock, which is only read.

@@ -38,7 +38,7 @@ class LiveScene:
         return spec.kind if isinstance(spec, TaskSpec) else None
 
     def queued(self, record: TaskRecord) -> str:
-        """Return where a PENDING task waits, and its place in the queue if that is shown."""
+        """Return where a PENDING task waits, and its position in the queue if that is shown."""
         task = self._ledger.find_live(record.task_id)
         if task is None or task.remote or task.spec.kind == "loop":
             return self._not_here(task)
@@ -49,7 +49,7 @@ class LiveScene:
         return OwnersScene(self._ledger, self._engine)
 
     def _here(self, task: LiveTask) -> str:
-        """Return the place of a task that waits for a thread; looks at the whole queue."""
+        """Return the position of a task that waits for a thread; looks at the whole queue."""
         place = self._place(task)
         if place is None:
             return "queued; its turn has just come"
@@ -82,7 +82,7 @@ class LiveScene:
 
 
 class ListScene(LiveScene):
-    """A scene for many tasks at once: the queue is counted once, and no places are looked up."""
+    """A scene for many tasks at once: the queue is counted once, without positions."""
 
     def __init__(self, ledger: Ledger, engine: TaskEngine) -> None:
         super().__init__(ledger, engine)
@@ -96,7 +96,7 @@ class ListScene(LiveScene):
 
 
 class OwnersScene(LiveScene):
-    """A scene without places, which would count the tasks of others."""
+    """A scene without positions, which would tell how many tasks others have."""
 
     def _here(self, _: LiveTask) -> str:
         """Return that a task waits."""

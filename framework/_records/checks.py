@@ -196,7 +196,7 @@ _UNREACHABLE = (".", "..", "dashboard", "stats")
 
 
 def owner(name: str, value: object) -> str | None:
-    """Return *value* if it can be the owner of tasks; None for nobody.
+    """Return *value* if it can be the owner of tasks; None for no owner.
 
     Args:
         name: What *value* is, for the message.

@@ -12,13 +12,13 @@ from framework._records.searching import finder
 from framework._records.statuses import TaskStatus
 
 Key = tuple[float, str]
-"""A task's place in the order: when it was submitted, in wall seconds, and its id."""
+"""A task's position in the order: when it was submitted, in wall seconds, and its id."""
 
 R = TypeVar("R", bound=TaskRecord)
 
 
 def key_of(record: TaskRecord) -> Key:
-    """Return a task's place in the order, which never changes and is the same everywhere."""
+    """Return a task's position in the order, which never changes and is the same everywhere."""
     return record.created_at, str(record.task_id)
 
 
@@ -26,7 +26,7 @@ def key_of(record: TaskRecord) -> Key:
 class PageQuery:
     """Which tasks to return: the next ones in the order of ``(created_at, task_id)``.
 
-    A task keeps its place when it starts or ends. So while somebody reads page after page,
+    A task keeps its position when it starts or ends. So while somebody reads page after page,
     other tasks may come and go, and none is shown twice or left out.
 
     The last four attributes are only used with a `protocols.CountingStore`.

@@ -211,7 +211,7 @@ def reason_of(
 
     Args:
         record: Its record, which must not change meanwhile.
-        scene: Where it is; None if unknown, for words without places and remaining times.
+        scene: Where it is; None if unknown, for words without positions and remaining times.
         whole: Whether to include the message of the last attempt's error.
         details: Whether to include what a store or a broker has said, which may name hosts.
     """
@@ -240,7 +240,7 @@ def explain(record: TaskRecord, scene: Scene | None) -> str:
 
     Args:
         record: Its record, which must not change meanwhile.
-        scene: Where it is; None if unknown, for words without places and remaining times.
+        scene: Where it is; None if unknown, for words without positions and remaining times.
     """
     if record.status.is_final:
         return _ending(record, scene)

@@ -250,7 +250,7 @@ def is_unseen(record: TaskRecord) -> bool:
 
 
 def visible_state(record: TaskRecord) -> tuple[Any, ...]:
-    """Return what people see change in a task while it is live, but for its progress.
+    """Return what people see of a live task apart from its progress, to be compared.
 
     It is the same in all processes.
     """

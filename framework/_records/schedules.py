@@ -73,7 +73,7 @@ def is_taken(state: ScheduleState | None, due: float | None, task_id: str) -> bo
 def answer_to(
     state: ScheduleState | None, due: float | None, task_id: str, is_live: Callable[[], bool]
 ) -> RunClaim:
-    """Return what a book answers to a claim; the rule of `protocols.ScheduleBook.claim_run`.
+    """Return the answer of a book to a claim, by the rule of `protocols.ScheduleBook.claim_run`.
 
     Args:
         state: What the book knows of the schedule; None if nothing.
@@ -100,7 +100,7 @@ def state_after(
     *,
     skip: bool,
 ) -> ScheduleState:
-    """Return what a book knows once it has given an answer, and who was given it knows as well.
+    """Return the state of a schedule after an answer, for the book and for who asked it.
 
     Args:
         state: What was known before.

@@ -210,7 +210,7 @@ class LiveTask(TaskRecord):
 
     @property
     def level(self) -> int:
-        """The place of its priority in `options.PRIORITIES`, for queues."""
+        """The index of its priority in `options.PRIORITIES`, for queues."""
         return self.spec.level
 
     @property

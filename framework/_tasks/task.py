@@ -193,11 +193,11 @@ class Task(Accepted[Any]):
     def explain(self) -> str:
         """Say what the task is doing, why it waits and until when, or how it ended.
 
-        The state is that of this snapshot; the place in the queue and the seconds that are left
+        The state is that of this snapshot; the position in the queue and the seconds that are left
         are those of this moment. Times of day are in UTC. The text is for people: it has the
         messages of errors, and may be worded differently in another release.
 
-        The place in the queue takes a look at all tasks that wait; everything else is quick.
+        The position in the queue takes a look at all tasks that wait; everything else is quick.
 
         Example:
             "queued 3rd of 12", "throttle app.send_email 5/60 s is full; next slot in 12.4 s", or

@@ -122,7 +122,7 @@ class Crew:
         return len(self._waiting)
 
     def place_of(self, item: Any, more: Sequence[Any]) -> tuple[int, int] | None:
-        """Return in which place *item* will start, and how many wait; see `levels.place_of`."""
+        """Return the position of *item*, and how many wait; see `levels.place_of`."""
         return place_of(self._queue, self._waiting.__contains__, item, more)
 
     def put(self, item: Item) -> None:

@@ -57,7 +57,7 @@ class Call(Future[T]):
         return "a finished call" if self.fn is None else name_of(self.fn)
 
     def cancel(self) -> bool:
-        """Cancel the call as ``Future.cancel`` does, and free its place in the queue."""
+        """Cancel the call as ``Future.cancel`` does, and make room in the queue."""
         cancelled = super().cancel()
         # Only the thread that claimed it may notify: a second notification raises an error.
         if cancelled and self.crew.discard(self):

@@ -61,7 +61,7 @@ class Ranking:
                 passed[level] += 1
 
     def place(self, level: int, ahead: int, waiting: Sequence[int]) -> int:
-        """Return in which place an item will start, from 1, if no other one comes.
+        """Return the position at which an item will start, from 1, if no other one comes.
 
         Args:
             level: Its level.
@@ -147,7 +147,7 @@ class LevelQueue:
 def place_of(
     queue: deque[Any] | LevelQueue, waits: Callable[[Any], bool], item: Any, more: Sequence[Any]
 ) -> tuple[int, int] | None:
-    """Return in which place *item* will start, from 1, and how many wait; any thread.
+    """Return the position of *item* in the queue, from 1, and how many wait; any thread.
 
     It takes half a millisecond if 10,000 wait.
 

@@ -32,7 +32,7 @@ class Outflow:
         self._samples: deque[tuple[float, int]] = deque()
 
     def next_place(self, left: int) -> float:
-        """Return in how many seconds the next place will be free; called at a refusal.
+        """Return in how many seconds the queue will have room again; called at a refusal.
 
         Never called by two threads at once.
 

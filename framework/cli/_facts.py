@@ -49,7 +49,7 @@ class _Outside:
         self.monotonic = SystemClock().time
 
     def queued(self, record: TaskRecord) -> str:
-        """Return that it waits: only its process knows its place."""
+        """Return that it waits: only its process knows its position."""
         return "queued"
 
     def kind(self, record: TaskRecord) -> None:

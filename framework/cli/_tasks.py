@@ -45,7 +45,7 @@ def list_tasks(source: Source, screen: Screen, arguments: Namespace) -> int:
 
 
 def _page(source: Source, query: PageQuery) -> tuple[list[TaskRecord], Key | None]:
-    """Return a page, and the place of its last task if there are more."""
+    """Return a page, and the position of its last task if there are more."""
     records = source.observer.page(replace(query, limit=query.limit + 1))
     shown = records[: query.limit]
     return shown, key_of(shown[-1]) if len(records) > len(shown) else None

@@ -243,7 +243,7 @@ class _ControlledCrew(Crew):
         )
 
     def abandon(self, item: Item) -> None:
-        """Abandon the thread that runs *item*; its place is free."""
+        """Abandon the thread that runs *item*; another item may start."""
         super().abandon(item)
         with self.lock:
             self._out.discard(item)

@@ -134,7 +134,7 @@ class StoreHost(Protocol):
         ...
 
     def take_over(self, records: Sequence[TaskRecord]) -> None:
-        """Run tasks of ended processes here, whose rows belong to this process now.
+        """Run tasks of ended processes here, after the store has given them to this process.
 
         Args:
             records: PENDING tasks with their ``restart``. What cannot be taken over is
@@ -142,7 +142,7 @@ class StoreHost(Protocol):
         """
 
     def buried(self, records: Sequence[TaskRecord]) -> None:
-        """Report tasks of dead processes that the store has ended; each is told of by one process.
+        """Report tasks of dead processes that the store has ended; one process reports each.
 
         Args:
             records: Their final records.

@@ -20,7 +20,7 @@ _COMPLETED: Final = TaskStatus.COMPLETED
 class Block:
     """Finished tasks in the order in which they ended, as columns.
 
-    What does not fit into the columns is kept whole, by its place.
+    What does not fit into the columns is kept whole, by its index.
     """
 
     __slots__ = (
@@ -194,7 +194,7 @@ class Block:
         return [self._record(place) for place in ordered]
 
     def _places(self, wanted: Filter) -> Sequence[int]:
-        """Return the places of all records that match, wherever the page begins."""
+        """Return the indexes of all records that match, wherever the page begins."""
         if wanted.takes_all:
             return range(self._first, self._size)
         fitting = self._fitting(wanted)

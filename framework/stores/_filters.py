@@ -87,7 +87,7 @@ class Filter:
         ]
 
     def found_in(self, ids: bytes | tuple[str, ...]) -> list[int]:
-        """Return the places in packed *ids* of those that have what is searched for."""
+        """Return the indexes in packed *ids* of those that have what is searched for."""
         if isinstance(ids, bytes):
             return self._found_in_random(ids.hex()) if self._in_random else []
         has = self._has

@@ -178,7 +178,7 @@ def read_page(core: Core, query: PageQuery) -> TaskPage:
 def _tasks_of(
     core: Core, query: PageQuery, own: Sequence[LiveTask], store: _Stored
 ) -> tuple[list[Task], Key | None]:
-    """Return the tasks of a page, and the place of the last one if there are more."""
+    """Return the tasks of a page, and the position of the last one if there are more."""
     # One more, to know whether there are more.
     wanted = replace(query, limit=query.limit + 1)
     behind = own if query.after is None else [one for one in own if query.is_behind(key_of(one))]
@@ -253,13 +253,13 @@ def dicts_of(core: Core, query: PageQuery, limit: int | None) -> dict[str, dict[
 
 
 def cursor(key: Key, oldest_first: bool) -> str:
-    """Return a text for a place in one of the orders, which may be part of a URL."""
+    """Return a text for a position in one of the orders, which may be part of a URL."""
     text = json.dumps([int(oldest_first), *key], separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def _place(after: str, oldest_first: bool) -> Key:
-    """Return the place that a cursor names.
+    """Return the position that a cursor names.
 
     Raises:
         ValueError: If it is no cursor, or one of the other order.

@@ -96,7 +96,7 @@ class TaskManager(Waiting):
     ) -> TaskPage:
         """Return a page of tasks, in the order of their submission.
 
-        A task keeps its place when it starts or ends. So if you read page after page, tasks
+        A task keeps its position when it starts or ends. So if you read page after page, tasks
         that come or end meanwhile neither repeat others nor hide them. With a store that several
         processes share, the pages have the tasks of all processes, in the same order everywhere.
 

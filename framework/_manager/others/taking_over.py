@@ -28,7 +28,7 @@ REASON: Final = "its process ended, and another one has taken it over"
 
 
 def take_over(core: Core, record: TaskRecord) -> bool:
-    """Run a task of another process here, whose row belongs to this process now.
+    """Run a task of another process here, after the store has given it to this process.
 
     Its id, name, description, owner, arguments, time limit, priority, delay, time of submission,
     number of attempts and trace stay. Its context, the line that submitted it, and the hooks of the

@@ -98,7 +98,7 @@ def _holds_closed(values: Iterable[Any], closed: Container[int]) -> bool:
 
 
 def _refusal(spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> TypeError | None:
-    """Return the error for a call that is refused, which names the first reason."""
+    """Return the error of a refused call; it names the first reason."""
     closed = _closed_with_request()
     layer = list(_named(spec, args, kwargs))
     for depth in range(_DEPTH + 1):

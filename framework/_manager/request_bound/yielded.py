@@ -78,7 +78,7 @@ def _kept_by(stacks: Iterable[object]) -> Iterator[Yielded]:
 
 
 def _kept_by_frames(scope: Mapping[str, Any], overrides: Mapping[Any, Any]) -> Iterator[Yielded]:
-    """Do the same by the frames of the route, for what is in no exit stack of the scope.
+    """Yield the same for what is in no exit stack of the scope, from the frames of the route.
 
     Before 0.118 FastAPI has its exit stack in a local variable. Its frame is found from an async
     route. From a sync one, on a thread, only the frame of the route is, and thus only what it

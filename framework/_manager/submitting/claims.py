@@ -30,7 +30,7 @@ _PATIENCE: Final = 5.0
 
 
 class Claim:
-    """An id that one submission gets.
+    """The id that the first submission of a request gets, by the request's key.
 
     Attributes:
         task_id: The id.

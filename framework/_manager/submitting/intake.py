@@ -474,7 +474,7 @@ class Intake:
             task.owner = owner
 
     def owner_here(self) -> str | None:
-        """Return whom a task belongs to that is submitted here; None for nobody."""
+        """Return the owner of a task that is submitted here; None for no owner."""
         hook, submitter = hook_owner.get(), current_record.get()
         if hook is not None:
             return hook[0]

@@ -36,7 +36,7 @@ def levels(app: Any) -> tuple[int, ...]:
 
 
 def level_of(spec: TaskFunction) -> int:
-    """Return the place of a function's priority in `PRIORITIES`."""
+    """Return the index of a function's priority in `PRIORITIES`."""
     return spec.level if isinstance(spec, TaskSpec) else NORMAL
 
 

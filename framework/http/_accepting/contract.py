@@ -346,7 +346,7 @@ class _Accepting:
             )
 
     def _warn_of_nobody(self) -> None:
-        """Log once that the route has started a task that nobody may see."""
+        """Log once that the route has started a task without an owner, so that nobody sees it."""
         if self._is_news("nobody"):
             _LOGGER.warning(
                 "%s: the task that it has started belongs to nobody, so its Location is 404 for "

@@ -46,7 +46,7 @@ class Access:
         return manager
 
     def owner_of(self, request: Request) -> str | None:
-        """Return whom the tasks of a request belong to; None for nobody.
+        """Return whom the tasks of a request belong to; None for no owner.
 
         Raises:
             TypeError: If that is not a string.
@@ -74,7 +74,7 @@ class Access:
         return self.shown(task)
 
     def shown(self, task: Task) -> Task:
-        """Return a task as the router shows it: to owners without its place in the queue."""
+        """Return a task as the router shows it: to owners without its position in the queue."""
         return task if self.owner is None else without_places(task)
 
     async def stats(self, request: Request) -> dict[str, int]:

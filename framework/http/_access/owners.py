@@ -32,7 +32,7 @@ class Owners:
         self._has_warned = False
 
     def __call__(self) -> str | None:
-        """Return the owner of the current request; None for nobody, and outside of requests."""
+        """Return the owner of the current request; None without one, and outside of requests."""
         owner, scope = self.functions.get(current_home.get()), current_scope.get()
         if owner is None or scope is None:
             return None
@@ -45,7 +45,7 @@ class Owners:
         return answer_of(owner, Request(scope))
 
     def _warn_of_late(self) -> None:
-        """Log once that a task belongs to nobody, though a request has started what submits it."""
+        """Log once that a task has no owner, though a request has started what submits it."""
         if not self._has_warned:
             self._has_warned = True
             _LOGGER.warning(
@@ -56,7 +56,7 @@ class Owners:
 
 
 def use(owner: OwnerFunction) -> None:
-    """Let the tasks that requests to the current app submit belong to what *owner* returns.
+    """From now on give each task that a request to the current app submits the owner from *owner*.
 
     Raises:
         FrameworkNotStartedError: If no framework is running here.
@@ -86,7 +86,7 @@ def is_used(owner: OwnerFunction) -> bool:
 
 
 def use_late(owner: OwnerFunction) -> None:
-    """Do what `use` does at the first request, and log that earlier tasks belong to nobody."""
+    """Do what `use` does at the first request, and log that earlier tasks have no owner."""
     use(owner)
     _LOGGER.warning(
         "the tasks that were submitted before now belong to nobody, since task_router(owner=...) "

@@ -59,7 +59,7 @@ def inject(fn: Callable[..., Any], dependencies: Mapping[str, Any]) -> Any:
 def _places(
     name: str, signature: inspect.Signature, dependencies: Mapping[str, Any]
 ) -> tuple[tuple[int, str], ...]:
-    """Return the places of dependencies before which a caller may pass positional arguments.
+    """Return the positions of dependencies before which a caller may pass arguments by position.
 
     Raises:
         TypeError: If one is positional only, which FastAPI has no way to pass.

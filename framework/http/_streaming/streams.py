@@ -125,7 +125,7 @@ def _transport_of(receive: Receive) -> Any:  # Any: the server's
 
 
 def keep_little(transport: Any) -> None:  # Any: as above
-    """Let the kernel refuse early what a client does not read.
+    """Make the kernel's buffer small, so that a client that does not read is noticed early.
 
     By default it takes up to 4 MB for each client, and only then the server notices. What is on
     its way is not limited, so a fast client loses nothing.

@@ -31,7 +31,7 @@ _PAUSE: Final = 4.0
 
 
 class Heir:
-    """Publishes what dead keepers have left.
+    """Publishes tasks that wait and whose process is dead.
 
     Args:
         state: Redis.

@@ -181,7 +181,7 @@ class Publisher:
             told(None)
 
     def retire(self, task: EngineTask, *, kept: bool) -> None:
-        """Let a task that has ended here end in Redis as well, unless that has never heard of it.
+        """End a task in Redis that has ended here, unless Redis does not have it.
 
         Args:
             task: The task.
@@ -280,7 +280,7 @@ class Publisher:
             self._sender.close()
 
     def _write(self) -> None:
-        """Note the first of the tasks that Redis does not have, in one round trip.
+        """Write the first of the tasks that Redis does not have to it, in one round trip.
 
         Raises:
             Exception: What Redis raises while it is unavailable.

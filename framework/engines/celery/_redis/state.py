@@ -475,7 +475,7 @@ class State:
         return bool(self._restamp([stamps], [number, repr(window), repr(ahead)]))
 
     def leave(self, key: str, who: str) -> None:
-        """Give up a place in a throttle's queue."""
+        """Leave a throttle's queue without being counted."""
         self._leave([f"{self.prefix}throttle:{key}:w"], [who])
 
     # -- reports

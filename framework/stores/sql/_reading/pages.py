@@ -218,7 +218,7 @@ def _values(dialect: Dialect, query: PageQuery, removed: float) -> dict[str, Any
 
 
 def _begin(oldest_first: bool) -> Key:
-    """Return a place that all tasks come after."""
+    """Return a position that all tasks come after."""
     return (-_FAR, FIRST_ID) if oldest_first else (_FAR, LAST_ID)
 
 
@@ -226,7 +226,7 @@ _FAR: Final = 1e300
 
 
 def _marks(dialect: Dialect, last: bool) -> sa.Select[Any]:
-    """Return the query for marks up to a place; with *last* for all that are left."""
+    """Return the query for marks up to a position; with *last* for all that are left."""
     whole = dialect.whole(TASKS.c.ended_at * TICKS)
     code = sa.case(
         *((_is(status), sa.literal_column(str(code))) for code, status in enumerate(STATUSES))
@@ -287,7 +287,7 @@ def _count(dialect: Dialect, shape: Shape) -> sa.Select[Any]:
 
 @functools.lru_cache(maxsize=256)
 def _places(dialect: Dialect, shape: Shape) -> Answer:
-    """Return the query for the places of the rows that match, in no order."""
+    """Return the query for the positions of the rows that match, in no order."""
     chosen = sa.select(TASKS.c.created_at, TASKS.c.task_id).where(*where(dialect, shape, shape.by))
     return dialect.answer(chosen.limit(bindparam("limit")))
 

@@ -60,7 +60,7 @@ def has_ended(process_id: str, pid: int) -> bool:
 
 
 def _machine() -> str | None:
-    """Return what all who see the same processes have in common since the machine has started.
+    """Return a text that all who see the same processes share until the machine restarts.
 
     Numbers of containers are given again, but only when all of their processes have ended.
     """

@@ -71,7 +71,7 @@ class Found(NamedTuple):
 
 
 class Claimed(NamedTuple):
-    """What belongs to this process from now on.
+    """What this process has taken over.
 
     Attributes:
         remote: The ids of tasks that run on workers.
@@ -115,7 +115,7 @@ def _exists(connection: Connection, which: sa.ColumnElement[bool]) -> bool:
 def claim(
     connection: Connection, found: Found, process: str, version: int, now: float, room: int
 ) -> Claimed:
-    """End orphans or let them belong to *process*, whose turn it is.
+    """End orphans, or give them to *process*, whose turn to write it is.
 
     Args:
         connection: A transaction that writes.

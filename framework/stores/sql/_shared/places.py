@@ -406,7 +406,7 @@ def is_held_on(connection: Connection, process: str) -> bool:
 
 
 def inherit(connection: Connection, version: int) -> None:
-    """Let the places of processes without a row belong to the new owners of their tasks.
+    """Give the places of processes without a row to those that have their tasks now.
 
     Those of tasks that have ended are given to whoever waits. Called in the transaction that
     has decided what becomes of the tasks.
