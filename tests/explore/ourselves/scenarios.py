@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.explore.ourselves import (
+    couriers,
     ends,
     metrics,
     places,
@@ -25,7 +26,7 @@ BY_SUBJECT: dict[str, list[Scenario]] = {
     "throttles": throttles.SCENARIOS,
     "ends": ends.SCENARIOS,
     "stores": stores.SCENARIOS,
-    "remote": remote.SCENARIOS,
+    "remote": [*couriers.SCENARIOS, *remote.SCENARIOS],
     "requeues": requeues.SCENARIOS,
     "places": places.SCENARIOS,
     "metrics": metrics.SCENARIOS,
