@@ -7,15 +7,15 @@ RETRY. ``Ignore`` ends a delivery without a word. In each case the message is ac
 from __future__ import annotations
 
 import logging
-import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal, NoReturn, TypeAlias
 
 from celery.exceptions import Ignore, Retry, TaskPredicate
 
 from framework._records.jsonsafe import safe_repr
 from framework._running.log import users_frames
-from framework._threads.clock import SystemClock
+from framework._threads.courier import Courier
 from framework.engines.celery._tasks import ShownError, keep_revoked
 from framework.exceptions import TaskCancelledError, TaskFailedError
 
@@ -29,24 +29,17 @@ _AWAY: Final = 1.0
 
 
 def insist(state: Any, call: dict[str, Any]) -> None:  # Any: `State`, or what stands for it
-    """Report an outcome as soon as Redis is available again, on a thread of its own.
+    """Report an outcome as soon as Redis is available again; never blocks.
 
     Args:
         state: Redis.
         call: The arguments of `State.end`; a second report changes nothing.
     """
-    clock = SystemClock()
+    _LATE.put(partial(state.end, **call))
 
-    def tell() -> None:
-        while True:
-            try:
-                state.end(**call)
-            except Exception:  # it is still unavailable
-                clock.sleep(_AWAY)
-            else:
-                return
 
-    threading.Thread(target=tell, name="asyncframe-outcome", daemon=True).start()
+_LATE: Final = Courier("asyncframe-outcome", pauses=(_AWAY,))
+"""Reports the outcomes of this process that Redis did not take at first."""
 
 
 class UnsaidError(Ignore):  # type: ignore[misc]  # Celery has no types

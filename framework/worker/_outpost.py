@@ -33,6 +33,7 @@ from framework._tasks.current import current_home
 from framework._tasks.live import CARRIED, Home, LiveTask, Waiter, new_task
 from framework._tasks.specs import TaskSpec
 from framework._threads.clock import SystemClock
+from framework._threads.courier import Courier
 from framework._threads.watch.stacks import place
 from framework.exceptions import TaskTimeoutError
 from framework.worker._outcomes import Kind, Outcome, insist
@@ -151,9 +152,12 @@ class Outpost:
         for one in engine.worker_telemetry:
             one.attach(self._framework.manager)
         self._running: dict[str, LiveTask] = {}
-        self._busy = threading.Event()
-        for target, name in ((self._loop.run_forever, "loop"), (self._watch, "lease")):
-            threading.Thread(target=target, name=f"asyncframe-{name}", daemon=True).start()
+        # Monotonic second at which a task was last seen running.
+        self._seen = 0.0
+        self._leases = Courier(
+            "asyncframe-lease", self._watch, pauses=(_RENEW_EVERY,), failed=_not_renewed
+        )
+        threading.Thread(target=self._loop.run_forever, name="asyncframe-loop", daemon=True).start()
 
     def run(self, message: Message, spec: TaskSpec, attempts: int) -> Outcome | PublishAgain:
         """Run a delivered task whose lease this process has.
@@ -180,7 +184,7 @@ class Outpost:
             return Outcome("failed", message.task_id, message.name, error, unsaid=unsaid)
         task = self._new_task(message, spec, args, kwargs, attempts)
         self._running[task.task_id] = task
-        self._busy.set()
+        self._leases.wake()
         try:
             task.delivery.started = self.clock.monotonic()
             if spec.kind == "thread":
@@ -333,22 +337,13 @@ class Outpost:
 
     # -- leases
 
-    def _watch(self) -> None:
+    def _watch(self) -> float | None:
         """Renew the leases of running tasks, and check whether they were cancelled."""
-        idle_since = self.clock.monotonic()
-        while True:
-            if not self._running and self.clock.monotonic() - idle_since > _IDLE:
-                self._busy.clear()
-                if not self._running:
-                    self._busy.wait()
-            try:
-                self._state.awaken(self._holder, _RENEW_EVERY)
-                for task in list(self._running.values()):
-                    idle_since = self.clock.monotonic()
-                    self._renew(task)
-            except Exception as error:  # Redis is unavailable; the lease may expire meanwhile
-                _LOGGER.warning("leases are not renewed: %s", safe_str(error))
-                self.clock.sleep(_RENEW_EVERY)
+        self._state.awaken(self._holder, _RENEW_EVERY)
+        for task in list(self._running.values()):
+            self._seen = self.clock.monotonic()
+            self._renew(task)
+        return 0.0 if self.clock.monotonic() - self._seen <= _IDLE else None
 
     def _renew(self, task: LiveTask) -> None:
         wanted = self._state.renew(task.task_id, self._holder)
@@ -360,6 +355,11 @@ class Outpost:
             self._core.endings.stop_body(task)
         if wanted:
             self._state.heard(task.task_id)
+
+
+def _not_renewed(error: Exception) -> None:
+    # Redis is unavailable; the leases may expire meanwhile.
+    _LOGGER.warning("leases are not renewed: %s", safe_str(error))
 
 
 def _place_of(task: LiveTask) -> str:

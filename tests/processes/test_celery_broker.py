@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 import logging
-import threading
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
@@ -360,9 +359,10 @@ def test_a_task_that_comes_as_the_broker_goes_says_so(monkeypatch: pytest.Monkey
     """A task that is queued while the first failure is reported has the reason as well."""
     host: Any = Reasons()
     nothing: Any = None
-    publisher = Publisher(nothing, nothing, nothing, nothing, host, size=10, timeout=60.0)
+    sender: Any = SimpleNamespace(close=bool)
+    publisher = Publisher(sender, nothing, nothing, nothing, host, size=10, timeout=60.0)
     # The test stands for the thread.
-    monkeypatch.setattr(publisher, "_thread", threading.current_thread())
+    monkeypatch.setattr(publisher._courier, "wake", bool)
 
     class AwayError(Exception):
         def __str__(self) -> str:

@@ -72,8 +72,7 @@ class Process:
 
     def die(self) -> None:
         """Fall silent for as long as others wait."""
-        self.lines._stop.set()
-        self.lines._closed = True
+        self.lines._courier.stop()
         self.state.client.delete(self.lines._alive)
 
     def close(self) -> None:

@@ -120,7 +120,7 @@ async def test_running_app(celery_engine: CeleryEngine) -> None:
         await asyncio.to_thread(entry.tell)
         listed += await asyncio.to_thread(entries, celery_engine.state, "apps", 30.0)
     # It may write the entry once more, and removes it then.
-    await asyncio.to_thread(entry._thread.join, PATIENCE)
+    await asyncio.to_thread(entry._courier.close, PATIENCE)
     listed += await asyncio.to_thread(entries, celery_engine.state, "apps", 30.0)
     assert [(one["pid"], one["shared"]) for one in listed] == [(os.getpid(), False)]
 

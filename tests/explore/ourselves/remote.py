@@ -247,20 +247,37 @@ def share_places(run: Run) -> None:
 
 
 def read_reports_twice(run: Run) -> None:
-    """Reading starts twice and ends: there is one thread at the most, and none is left."""
-    reads: list[int] = []
+    """Two threads begin to read, and have something reported: all of it is read, once."""
+    stream, told = list[str](), list[str]()
 
-    def read(_: str, block: float) -> Sequence[Any]:
-        reads.append(1)
+    def read(after: str, block: float) -> list[tuple[str, dict[str, str]]]:
         run.sleep(block)
-        return []
+        new = range(int(after) + 1, len(stream) + 1)
+        return [
+            (
+                str(number),
+                {"n": str(number), "k": "started", "i": stream[number - 1], "at": "0", "a": "1"},
+            )
+            for number in new
+        ]
 
-    state: Any = SimpleNamespace(latest=lambda: ("0", 0), read=read, poke=lambda: None)
-    host: Any = None
+    def latest() -> tuple[str, int]:
+        run.sleep(0.01)
+        return str(len(stream)), len(stream)
+
+    state: Any = SimpleNamespace(latest=latest, read=read, poke=lambda: None)
+    host: Any = SimpleNamespace(started=lambda task_id, *_: told.append(task_id), live=list)
     reports = Reports(state, host, lambda *_: None, lambda: None)
-    run.together(reports.start, reports.start, reports.close)
+
+    def report(task_id: str) -> None:
+        reports.find_place()
+        stream.append(task_id)
+        reports.start()
+
+    run.together(lambda: report("a"), lambda: report("b"))
+    run.sleep(3.0)
     reports.close()
-    assert len(reads) <= 1
+    assert sorted(told) == ["a", "b"]
 
 
 def claim_twice(run: Run) -> None:

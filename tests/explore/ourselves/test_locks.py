@@ -11,6 +11,7 @@ import pytest
 
 import framework
 from tests.explore.ourselves import (
+    couriers,
     ends,
     metrics,
     places,
@@ -29,6 +30,7 @@ NEEDED: dict[str, Scenario] = {
     "Backlog._lock": stores.note_or_end,
     "Calls._lock": tasks.keep_the_latest,
     "CleanUp._lock": timers.start_clean_up_twice,
+    "Courier._condition": couriers.hand_in_or_close,
     "Crew.lock": pool.put_or_close,
     "Deadlines._lock": timers.deadline_or_close,
     "Delays._lock": timers.delay_held_up,
@@ -51,9 +53,8 @@ NEEDED: dict[str, Scenario] = {
     "Process.sending": remote.send_twice,
     "Promise._lock": ends.use_promised,
     "Published._lock": metrics.write_twice,
-    "Publisher._condition": remote.publish_or_withdraw,
+    "Publisher._lock": remote.publish_or_withdraw,
     "Reader._lock": stores.labels,
-    "RedisLines._condition": remote.share_places,
     "Removal._lock": remote.remove_or_write,
     "Reports._lock": remote.read_reports_twice,
     "Schedules._lock": timers.schedule_or_leave,
@@ -80,7 +81,6 @@ _HOW = {
     "Mailbox._dropping": ("line", "delays"),
     "Mirror._lock": ("opcode", "delays"),
     "Places._admitting": ("line", "pct:3"),
-    "RedisLines._condition": ("opcode", "random"),
     "Removal._lock": ("opcode", "mixed"),
     "Schedules._lock": ("opcode", "delays"),
     "frameworks._LOCK": ("line", "delays"),
@@ -125,7 +125,7 @@ def test_each_lock_has_a_scenario_or_a_reason() -> None:
         elif _SAME.get(name, name) not in NEEDED:
             unknown.add(name)
     assert unknown == set()
-    assert len(needless) == 6
+    assert len(needless) == 7
 
 
 def locks() -> Iterator[tuple[str, str]]:

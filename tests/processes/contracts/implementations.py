@@ -8,6 +8,7 @@ all processes hear of what the others have done.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -531,6 +532,10 @@ class Redis(BackEnd):
 
 class StillLines(RedisLines):
     """Lines without their thread."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self._calls: deque[Callable[[], object]] = deque()
 
     def _put(self, call: Callable[[], object]) -> None:
         self._calls.append(call)

@@ -9,7 +9,8 @@ reason.
 Relies on: a broker connection of its own, whose calls block for a few seconds at most; the
 lease and the end in Redis, which make a second copy of a message do nothing. A call that
 failed may have had its effect, so messages may be sent twice, but never go missing.
-Lock order: `_condition` is innermost: neither host, Redis nor broker is called under it.
+Lock order: `_lock`, and under it that of the courier; neither host, Redis nor broker is called
+under them.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
-from itertools import chain, count, islice
+from itertools import chain, islice
 from typing import Final, Literal, TypeAlias
 
 from framework._records.jsonsafe import safe_str
 from framework._records.statuses import TaskStatus
 from framework._tasks.places import PlaceRequest
 from framework._threads.clock import SystemClock
+from framework._threads.courier import Courier
 from framework._threads.outflow import Outflow
 from framework.engines.celery._messages import Message
 from framework.engines.celery._publishing.sender import Sender
@@ -47,9 +48,6 @@ PATIENCE: Final = 5.0
 Told: TypeAlias = Callable[[BaseException | None], object]
 
 _UNAVAILABLE: Final = "broker unavailable since "
-
-_FIRST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 2.0
 
 
 class Queued:
@@ -118,7 +116,7 @@ class Publisher:
         self._size = size
         self._timeout = timeout
         self._clock = SystemClock()
-        self._condition = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
         # What Redis does not know yet, and what it has, but was not sent. A task stays there
         # until it is sent, so that it can be withdrawn until then.
         self._fresh: dict[str, Queued] = {}
@@ -127,13 +125,16 @@ class Publisher:
         self._gone = 0
         self._outflow = Outflow(self._clock.monotonic)
         self._sending = ""
-        # Why the broker is unavailable, "" while it works; and whether that was seen by sending.
+        # Whose message the broker may have, although it gave an error.
+        self._unsure = ""
+        # Whose messages were sent, which Redis does not know yet.
+        self._sent: list[str] = []
+        # Why the broker is unavailable; "" while it works.
         self._down = ""
-        self._unsent = False
         self._closed = False
-        self._give_up = False
-        self._retry = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._courier = Courier(
+            "asyncframe-publisher", self._turn, failed=self._broken, ended=sender.close
+        )
 
     # -- any thread
 
@@ -149,7 +150,7 @@ class Publisher:
         # Without the lock: every submission asks, and threads that ask at the same moment may
         # exceed the bound by one each.
         if len(self._fresh) + len(self._noted) >= self._size:
-            with self._condition:
+            with self._lock:
                 raise QueueFullError(self._size, self._outflow.next_place(self._gone))
 
     def put(self, queued: Queued) -> None:
@@ -158,10 +159,13 @@ class Publisher:
         Raises:
             RuntimeError: If the publisher is closed.
         """
-        with self._condition:
+        with self._lock:
             if self._closed:
                 raise RuntimeError("the engine is closed and does not publish any more")
-            is_queued = queued.task_id in self._fresh or queued.task_id in self._noted
+            before = self._fresh.get(queued.task_id)
+            if before is not None and before.move == "retire":
+                return  # it has ended meanwhile, and Redis may have it
+            is_queued = before is not None or queued.task_id in self._noted
             if queued.move == "keep" and is_queued:
                 return  # it was started already
             self._add(queued)
@@ -172,7 +176,7 @@ class Publisher:
 
     def secure(self, task_id: str, told: Told) -> None:
         """Call *told* with None once Redis has a task, or with why it does not; any thread."""
-        with self._condition:
+        with self._lock:
             queued = self._fresh.get(task_id)
             if queued is not None:
                 queued.since = queued.since or self._clock.monotonic()
@@ -187,13 +191,13 @@ class Publisher:
             task: The task.
             kept: Whether Redis may have it although it is not queued.
         """
-        with self._condition:
+        with self._lock:
             if task.task_id in self._fresh or task.task_id in self._noted or kept:
                 self._add(Queued(task, "retire"))
 
     def withdraw(self, task_id: str) -> bool:
         """Let a task that is queued end CANCELLED in Redis; False if it is being sent now."""
-        with self._condition:
+        with self._lock:
             # While the broker is unavailable, "being sent" may last for minutes.
             if task_id == self._sending and not self._down:
                 return False
@@ -209,26 +213,14 @@ class Publisher:
 
     def flush(self) -> None:
         """Block until everything is published, or the broker turns out to be unavailable."""
-        with self._condition:
-            while len(self) and not self._down and not self._closed:
-                self._condition.wait()
+        self._courier.flush()
 
     def close(self, patience: float) -> None:
         """Publish what is queued for at most *patience* seconds; the rest ends CANCELLED."""
-        with self._condition:
+        with self._lock:
             self._closed = True
-            thread = self._thread
-            self._condition.notify_all()
-        if thread is not None:
-            # First ends a pause between two tries, so that the thread uses its last seconds.
-            self._retry.set()
-            thread.join(patience)
-            # In this order: the thread looks at `_give_up` after each try, before it pauses.
-            self._give_up = True
-            self._retry.set()
-            # A call may still be in progress, and the process cannot wait for it forever.
-            thread.join(_LAST)
-        with self._condition:
+        self._courier.close(patience)
+        with self._lock:
             left = [*self._noted.values(), *self._fresh.values()]
             self._noted, self._fresh = {}, {}
         for one in left:
@@ -253,31 +245,20 @@ class Publisher:
             queued.since, queued.told = before.since, before.told
         self._gone += (before or self._noted.pop(queued.task_id, None)) is not None
         self._fresh[queued.task_id] = queued
-        # Only now: a process that submits nothing, such as most children of workers, has
-        # no such thread.
-        if self._thread is None:
-            self._thread = threading.Thread(
-                target=self._run, name="asyncframe-publisher", daemon=True
-            )
-            self._thread.start()
-        elif len(self) == 1:  # the thread sleeps only while nothing is queued
-            self._condition.notify_all()
+        if len(self) == 1:  # the thread sleeps only while nothing is queued
+            self._courier.wake()
 
     # -- the thread
 
-    def _run(self) -> None:
-        try:
-            while True:
-                with self._condition:
-                    while not len(self) and not self._closed:
-                        self._condition.wait()
-                    if not len(self) or self._give_up:
-                        return
-                if self._fresh:
-                    self._insist(self._write)
-                self._send_some()
-        finally:
-            self._sender.close()
+    def _turn(self) -> float | None:
+        if self._fresh:
+            # Whatever comes while only the broker is away is to outlive this process, too.
+            self._write()
+            if not self._unsure:
+                self._mended()
+        self._send_some()
+        with self._lock:
+            return 0.0 if len(self) else None
 
     def _write(self) -> None:
         """Write the first of the tasks that Redis does not have to it, in one round trip.
@@ -285,12 +266,12 @@ class Publisher:
         Raises:
             Exception: What Redis raises while it is unavailable.
         """
-        with self._condition:
+        with self._lock:
             batch = list(islice(self._fresh.values(), _BATCH))
         wanted = [one for one in batch if one.move == "retire" or not one.task.status.is_final]
         messages = self._note(wanted) if wanted else {}
         told: list[Told] = []
-        with self._condition:
+        with self._lock:
             for one in batch:
                 # It may have ended meanwhile, which Redis is told next.
                 if self._fresh.get(one.task_id) is one:
@@ -301,40 +282,32 @@ class Publisher:
                         self._gone += 1
                     else:
                         self._noted[one.task_id] = one
-            if not len(self):
-                self._condition.notify_all()
         for call in told:
             call(None)
 
     def _send_some(self) -> None:
-        """Send some of the messages whose tasks Redis has."""
-        with self._condition:
+        """Send some of the messages whose tasks Redis has.
+
+        Raises:
+            Exception: What the broker or Redis raises while it is unavailable.
+        """
+        with self._lock:
             some = list(islice(self._noted.values(), _FEW))
-        sent: list[str] = []
         for one in some:
             if one.task.status.is_final:  # another process has cancelled it
                 self._drop(one)
-                continue
-            if not self._begin(one):
-                continue
-            if not self._insist(partial(self._send, one, count()), one.task):
-                break
-            if not one.task.status.is_final:
-                sent.append(one.task_id)
-                one.task.engine_note = None
-                # Not another one: a worker may have reported on the task already.
-                if one.task.reason.startswith(_UNAVAILABLE):
-                    self._host.waiting(one.task_id, "")
-            self._drop(one)
+            elif self._begin(one):
+                self._send(one)
         self._sending = ""
-        if sent:
+        if self._sent:
             with suppress(Exception):  # Redis is unavailable; at worst they are sent once more
-                self._published(sent)
+                self._published(self._sent)
+            self._sent = []
 
     def _begin(self, one: Queued) -> bool:
         """Mark a task as being sent; False if it was withdrawn."""
         # In one step with the look, so that `withdraw` comes either before or too late.
-        with self._condition:
+        with self._lock:
             found = self._noted.get(one.task_id) is one
             if found:
                 self._sending = one.task_id
@@ -342,60 +315,36 @@ class Publisher:
 
     def _drop(self, one: Queued) -> None:
         """Remove a task that was sent, unless it has ended meanwhile, which Redis is told next."""
-        with self._condition:
+        with self._lock:
             if self._noted.get(one.task_id) is one:
                 del self._noted[one.task_id]
                 self._gone += 1
-            if not len(self):
-                self._condition.notify_all()
 
-    def _send(self, one: Queued, tries: count[int]) -> None:
+    def _send(self, one: Queued) -> None:
         assert one.message is not None
-        if next(tries):
-            with suppress(Exception):  # then the broker is the same, and the next line says so
-                # Whatever comes while only the broker is away is to outlive this process, too.
-                self._write()
-            # The failed try may have sent it; Redis must then remember the end for longer.
+        if one.task_id == self._unsure:
+            # Redis must remember the end for longer, since there may be two messages.
             self._repeated(one.task_id)
+        self._unsure = one.task_id
         self._sender.send(one.message)
-
-    def _insist(self, call: Callable[[], object], task: EngineTask | None = None) -> bool:
-        """Repeat a call to the broker until it succeeds; False if the publisher gives up.
-
-        Args:
-            call: May raise anything.
-            task: Stop, with True, when this task is final; None to give up when nothing is
-                queued.
-        """
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                call()
-            except Exception as error:  # whatever the transport raises, it is unavailable
-                self._unsent |= task is not None
-                self._broken(error)
-            else:
-                if task is not None or not self._unsent:
-                    self._mended()
-                return True
-            if self._give_up or (task is None and not len(self)):
-                return False
-            if task is not None and task.status.is_final:
-                return True
-            self._retry.wait(pause)
-            self._retry.clear()
-            pause = min(pause * 2, _LONGEST_PAUSE)
+        self._unsure = ""
+        self._mended()
+        if not one.task.status.is_final:
+            self._sent.append(one.task_id)
+            one.task.engine_note = None
+            # Not another one: a worker may have reported on the task already.
+            if one.task.reason.startswith(_UNAVAILABLE):
+                self._host.waiting(one.task_id, "")
+        self._drop(one)
 
     def _broken(self, error: Exception) -> None:
         """Report that the broker is unavailable, and end tasks that have waited too long."""
         began, down = not self._down, self._down or self._unavailable(error)
         # In one step: a task that is queued later sees the reason by itself; see `put`.
-        with self._condition:
+        with self._lock:
             self._down = down
             queued = self._to_publish()
             impatient = self._impatient()
-            if began:
-                self._condition.notify_all()
         late = f"the task was not stored within {PATIENCE:g} s: {safe_str(error, 200)}"
         for call in impatient:
             call(BrokerUnavailableError(late))
@@ -445,11 +394,8 @@ class Publisher:
             return
         _LOGGER.info("the broker is back")
         # First: a task that is queued meanwhile reports nothing, or is among those below.
-        self._down, self._unsent = "", False
-        with self._condition:
+        self._down = ""
+        with self._lock:
             queued = self._to_publish()
         for task in queued:
             self._host.waiting(task.task_id, "")
-
-
-_LAST: Final = 0.5

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from framework._records.jsonsafe import safe_str
 from framework._threads.clock import SystemClock
+from framework._threads.courier import Courier
 from framework.engines.celery._messages import Message
 from framework.engines.celery._publishing import heir
 from framework.engines.celery._publishing.heir import Heir
@@ -58,31 +58,27 @@ class Recovery:
         self._make = sender
         self._heir = Heir(state, sender)
         self._clock = SystemClock()
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="asyncframe-recovery", daemon=True)
+        self._search_at = self._clock.monotonic()
+        self._courier = Courier(
+            "asyncframe-recovery", self._turn, pauses=(heir.EVERY,), failed=_failed
+        )
 
     def start(self) -> None:
         """Start searching."""
-        self._thread.start()
+        self._courier.wake()
 
     def close(self) -> None:
         """Stop; a search in progress ends with its next step."""
-        self._closed.set()
+        self._courier.stop()
 
-    def _run(self) -> None:
-        search_at = self._clock.monotonic()
-        while not self._closed.is_set():
-            self._try(self._heir.look)
-            if self._clock.monotonic() >= search_at:
-                self._try(self.look)
-                search_at = self._clock.monotonic() + EVERY
-            self._closed.wait(heir.EVERY)
-
-    def _try(self, look: Callable[[], None]) -> None:
-        try:
-            look()
-        except Exception as error:  # unavailable, or full; the next look tries again
-            _LOGGER.debug("could not look for tasks to publish: %s", safe_str(error))
+    def _turn(self) -> float:
+        now = self._clock.monotonic()
+        if now >= self._search_at:
+            # Before the search: if that fails, the heir has the next turn.
+            self._search_at = now + EVERY
+            self.look()
+        self._heir.look()
+        return heir.EVERY
 
     def look(self) -> None:
         """Publish lost messages, unless another process is searching; blocks.
@@ -105,7 +101,7 @@ class Recovery:
         try:
             for task_id in lost:
                 text = self._state.recover(task_id, EVERY / 2, _PAUSES)
-                if self._closed.is_set():
+                if self._courier.is_stopped:
                     return
                 if text:
                     sender = sender or self._make()
@@ -116,6 +112,10 @@ class Recovery:
         finally:
             if sender is not None:
                 sender.close()
+
+
+def _failed(error: Exception) -> None:
+    _LOGGER.debug("could not look for tasks to publish: %s", safe_str(error))
 
 
 def missing(app: Any, state: State) -> Iterator[str]:

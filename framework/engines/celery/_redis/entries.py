@@ -10,12 +10,12 @@ import json
 import logging
 import os
 import socket
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Any, Final, Literal
 
 from framework._threads.clock import SystemClock
+from framework._threads.courier import Courier
 from framework.engines.celery._redis.state import State, holder_here
 
 _LOGGER = logging.getLogger("asyncframe")
@@ -51,36 +51,39 @@ class Entry:
         self._facts = {"hostname": socket.gethostname(), **facts}
         self._clock = SystemClock()
         self._field = holder_here()
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="asyncframe-entry", daemon=True)
+        self._dropped = False
+        self._courier = Courier(
+            "asyncframe-entry", self._turn, pauses=(EVERY,), failed=self._failed
+        )
 
     def start(self) -> None:
         """Start renewing the entry."""
-        self._thread.start()
+        self._courier.wake()
 
     def tell(self) -> None:
         """Write the entry once, if Redis answers; blocks for two round trips."""
         try:
             self._tell()
         except Exception as error:  # Redis is unavailable, which the process logs elsewhere
-            _LOGGER.debug("this process is not listed: %r", error)
+            self._failed(error)
 
     def close(self) -> None:
         """Remove the entry; blocks for a round trip."""
-        self._closed.set()
+        self._courier.stop()
         try:
             self._state.client.hdel(self._key, self._field)
         except Exception as error:  # then it is removed by its age
             _LOGGER.debug("this process stays listed: %r", error)
 
-    def _run(self) -> None:
-        try:
+    def _turn(self) -> float:
+        self._tell()
+        if not self._dropped:
             self._drop_old()
-        except Exception as error:  # Redis is unavailable; the next process drops them
-            _LOGGER.debug("old entries are not dropped: %r", error)
-        while not self._closed.is_set():
-            self.tell()
-            self._closed.wait(EVERY)
+            self._dropped = True
+        return EVERY
+
+    def _failed(self, error: Exception) -> None:
+        _LOGGER.debug("this process is not listed: %r", error)
 
     def _drop_old(self) -> None:
         """Drop the entries of processes that were killed long ago."""
@@ -102,7 +105,7 @@ class Entry:
             "signatures": dict(self._signatures()),
         }
         self._state.client.hset(self._key, self._field, json.dumps(entry))
-        if self._closed.is_set():
+        if self._courier.is_stopped:
             # It was removed a moment ago.
             self._state.client.hdel(self._key, self._field)
 

@@ -18,14 +18,13 @@ from framework._tasks import registry
 from framework._tasks.facts import load_record
 from framework._tasks.wire import decode_error, decode_result
 from framework._threads.clock import SystemClock
+from framework._threads.courier import Courier
 from framework.engines.celery._redis.state import State
 from framework.protocols import Clock, EngineHost
 
 _LOGGER = logging.getLogger("asyncframe")
 
 _BLOCK: Final = 1.0
-_FIRST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 2.0
 
 LOST: Final = "Redis does not know it any more: its data was lost or evicted"
 
@@ -62,9 +61,10 @@ class Reports:
         self._clock = SystemClock()
         self._after = ""
         self._number = 0
-        self._closed = threading.Event()
-        self._thread: threading.Thread | None = None
+        # Whether reports may have been missed.
+        self._gap = False
         self._lock = threading.Lock()
+        self._courier = Courier("asyncframe-reports", self._turn, failed=self._away)
 
     def find_place(self) -> None:
         """Find the end of the stream, so that all later reports are read; blocks.
@@ -78,50 +78,38 @@ class Reports:
 
     def start(self) -> None:
         """Start reading; harmless to call twice."""
-        with self._lock:
-            if self._thread is None and not self._closed.is_set():
-                self._thread = threading.Thread(
-                    target=self._run, name="asyncframe-reports", daemon=True
-                )
-                self._thread.start()
+        self._courier.wake()
 
     def close(self) -> None:
         """End the thread; blocks for a moment."""
-        self._closed.set()
-        with self._lock:
-            thread = self._thread
-        if thread is None:
-            return
-        try:
-            self._state.poke()
-        except Exception:  # then the thread is not waiting for Redis, but for its next try
-            _LOGGER.debug("Redis is away at the end", exc_info=True)
-        thread.join(2 * _BLOCK)
+        self._courier.stop()
+        if self._courier.is_running:
+            try:
+                self._state.poke()
+            except Exception:  # then the thread is not waiting for Redis, but for its next try
+                _LOGGER.debug("Redis is away at the end", exc_info=True)
+        self._courier.close(2 * _BLOCK)
 
     # -- the thread
 
-    def _run(self) -> None:
-        pause, gap = _FIRST_PAUSE, False
-        while not self._closed.is_set():
-            try:
-                self.find_place()
-                if gap:
-                    self._catch_up()
-                    gap = False
-                # Before the next line, which waits for a report.
-                if self.fault:
-                    self.fault = ""
-                    _LOGGER.info("the reports of workers can be read again")
-                gap = self._take(self._state.read(self._after, _BLOCK))
-            except Exception as error:  # whatever the client raises, Redis is unavailable
-                self.fault = f"cannot read the reports of workers: {safe_str(error)}"
-                if not gap and not self._closed.is_set():
-                    _LOGGER.warning("%s", self.fault)
-                gap, self._after = True, ""
-                self._closed.wait(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
-            else:
-                pause = _FIRST_PAUSE
+    def _turn(self) -> float:
+        self.find_place()
+        if self._gap:
+            self._catch_up()
+            self._gap = False
+        # Before the next line, which waits for a report.
+        if self.fault:
+            self.fault = ""
+            _LOGGER.info("the reports of workers can be read again")
+        self._gap = self._take(self._state.read(self._after, _BLOCK))
+        return 0.0
+
+    def _away(self, error: Exception) -> None:
+        """Say that Redis is unavailable, which is whatever its client raises."""
+        self.fault = f"cannot read the reports of workers: {safe_str(error)}"
+        if not self._gap:
+            _LOGGER.warning("%s", self.fault)
+        self._gap, self._after = True, ""
 
     def _take(self, entries: list[tuple[str, dict[str, str]]]) -> bool:
         """Hand on some reports; return whether some before or between them are missing."""
