@@ -7,8 +7,6 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
-from sqlalchemy.dialects import sqlite
-
 from framework._records.statuses import TaskStatus
 from framework._running.waits.lines import Lines
 from framework._tasks.places import PlaceAnswer, PlaceRequest
@@ -18,6 +16,7 @@ from framework.engines.celery._redis import scripts
 from framework.engines.celery._redis.reports import Reports
 from framework.engines.celery._shared.lines import RedisLines
 from framework.stores.sql._backlog import Backlog
+from framework.stores.sql._dialects.sqlite import SQLite
 from framework.stores.sql._pace import Pace
 from framework.stores.sql._writing.removal import Removal
 from framework.stores.sql._writing.writer import Writer
@@ -339,7 +338,7 @@ def remove_or_write(run: Run) -> None:
 
     mirror: Any = SimpleNamespace(expect_again=bool)
     made: Any = None
-    database: Any = SimpleNamespace(writing=nullcontext, dialect=sqlite.dialect(), is_local=False)
+    database: Any = SimpleNamespace(writing=nullcontext, dialect=SQLite())
     writer: Any = Writer(database, Backlog(run.clock), mirror, made, run.clock, Pace())
     writer.membership = SimpleNamespace(turn=lambda _: (1, 0.0), process_id="one")
     statements: Any = SimpleNamespace(remove=remove)
