@@ -34,6 +34,33 @@ class WorkerCrashError(BaseException):
     """
 
 
+class PublishAgain(BaseException):  # no error, and nobody may catch it as one
+    """Leaves a task's function on a worker: the task is published again, and runs there later.
+
+    Attributes:
+        kind: ``retrying`` or ``throttled``.
+        delay: Seconds until then.
+        error: What ended the attempt; None for a throttle.
+        reason: Why it waits, see `reasons`.
+        turn: Key of the throttle's window that it waits for; "" for none.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        delay: float,
+        error: BaseException | None,
+        reason: str,
+        turn: str = "",
+    ) -> None:
+        super().__init__(kind, delay)
+        self.kind = kind
+        self.delay = delay
+        self.error = error
+        self.reason = reason
+        self.turn = turn
+
+
 def raise_or_return(record: TaskRecord) -> Any:
     """Return the result of a final record, or raise its error.
 

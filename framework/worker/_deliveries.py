@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, NoReturn
 
 from celery.exceptions import Reject
 
+from framework._running.outcomes import PublishAgain
 from framework._tasks import wire
 from framework._threads.clock import SystemClock
 from framework.engines.celery import CeleryEngine, _settings
@@ -20,7 +21,6 @@ from framework.engines.celery._redis.state import State, Verdict, holder_here, i
 from framework.exceptions import TaskInterruptedError, TaskTimeoutError
 from framework.worker._outcomes import Outcome
 from framework.worker._outpost import Outpost, watch_signal
-from framework.worker._policies import PublishAgain
 
 _LOGGER = logging.getLogger("asyncframe")
 

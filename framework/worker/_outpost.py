@@ -28,6 +28,7 @@ from framework._records.records import TaskEvent
 from framework._records.statuses import TaskStatus
 from framework._running.endings import Endings
 from framework._running.log import install_task_fields
+from framework._running.outcomes import PublishAgain
 from framework._tasks import wire
 from framework._tasks.current import current_home
 from framework._tasks.live import CARRIED, Home, LiveTask, Waiter, new_task
@@ -37,7 +38,7 @@ from framework._threads.courier import Courier
 from framework._threads.watch.stacks import place
 from framework.exceptions import TaskTimeoutError
 from framework.worker._outcomes import Kind, Outcome, insist
-from framework.worker._policies import PublishAgain, WorkerPolicies
+from framework.worker._policies import WorkerPolicies
 
 if TYPE_CHECKING:
     from framework.engines.celery._messages import Message

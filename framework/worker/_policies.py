@@ -8,46 +8,17 @@ published again with a countdown instead. All workers share the windows in Redis
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Generator, Hashable
-from typing import Any, Final, TypeVar
+from collections.abc import Generator, Hashable
+from typing import Any, Final
 
 from framework._records.jsonsafe import safe_repr
-from framework._records.records import TaskRecord
-from framework._running.waits.policies import Policies, retry_reason, throttle_reason
+from framework._running.outcomes import PublishAgain
+from framework._running.waits.policies import Policies, Sleep, throttle_reason
 from framework._running.waits.retry import RetryPolicy
 from framework._running.waits.throttle import ThrottlePolicy
 from framework._tasks.current import current_record
 from framework._tasks.live import LiveTask, Sleeper
 from framework.exceptions import TaskCancelledError
-
-T = TypeVar("T")
-
-
-class PublishAgain(BaseException):  # no error, and nobody may catch it as one
-    """Leaves a task's function, which continues in a later delivery.
-
-    Attributes:
-        kind: ``retrying`` or ``throttled``.
-        delay: Seconds until then.
-        error: What ended the attempt; None for a throttle.
-        reason: Why it waits, see `reasons`.
-        turn: Key of the throttle's window that it waits for; "" for none.
-    """
-
-    def __init__(
-        self,
-        kind: str,
-        delay: float,
-        error: BaseException | None,
-        reason: str,
-        turn: str = "",
-    ) -> None:
-        super().__init__(kind, delay)
-        self.kind = kind
-        self.delay = delay
-        self.error = error
-        self.reason = reason
-        self.turn = turn
 
 
 class WorkerPolicies(Policies):
@@ -109,70 +80,49 @@ class WorkerPolicies(Policies):
         self, policy: ThrottlePolicy, key: Hashable, due: float, sleeper: Sleeper
     ) -> Generator[float | None, None, None]:
         """Publish the task again, or yield until when to wait; see `Policies`."""
-        self._leave_if_own(policy, key, due)
-        next_due: float | None = due
-        while next_due is not None:
-            self._announce("throttled", policy.name, next_due - self.monotonic(), None)
-            reason = throttle_reason(policy, next_due)
-            self.add_sleeper(sleeper, current_record.get(), reason)
-            try:
-                yield next_due
-            finally:
-                self.remove_sleeper(sleeper, current_record.get(), reason)
-            next_due = self._next(policy, key, sleeper.interrupted)
+        later: float | None = due
+        while later is not None:
+            delay, reason = later - self.monotonic(), throttle_reason(policy, later)
+            self.leave(policy, "throttled", max(delay, 0.0), None, reason, window_key(policy, key))
+            self._announce("throttled", policy.name, delay, None)
+            with Sleep(self, sleeper, reason) as sleep:
+                yield later
+            if sleeper.interrupted:
+                record = current_record.get()
+                who = record.task_id if record is not None else ""
+                self.windows.leave(window_key(policy, key), who)
+                sleep.raise_if_unwanted()
+                raise self.limit_error(policy, self.monotonic())
+            later = self.take(policy, key)
 
-    def _leave_if_own(self, policy: ThrottlePolicy, key: Hashable, due: float) -> None:
-        if _is_own(policy, current_record.get()):
-            delay = max(due - self.monotonic(), 0.0)
-            key_there = window_key(policy, key)
-            raise PublishAgain("throttled", delay, None, throttle_reason(policy, due), key_there)
+    # -- instead of a wait
 
-    def _next(self, policy: ThrottlePolicy, key: Hashable, interrupted: bool) -> float | None:
-        """Try once more; return when to try again, None if the call was counted."""
+    def attempts_before(self, policy: RetryPolicy) -> int:
+        """Return how many attempts the current task has made in earlier deliveries."""
         record = current_record.get()
-        if interrupted:
-            who = record.task_id if record is not None else ""
-            self.windows.leave(window_key(policy, key), who)
-            if record is not None and (record.cancel_requested or record.status.is_final):
-                raise TaskCancelledError(record.task_id, record.name)
-            raise self.limit_error(policy, self.monotonic())
-        return self.take(policy, key)
+        return record.delivery.attempt if record is not None and _is_own(policy, record) else 0
 
-    # -- retry
-
-    def retry(
-        self, policy: RetryPolicy, name: str, call: Callable[[], T], error: BaseException
-    ) -> T:
-        """Publish the task again, or go on as `Policies.retry` does."""
-        self._retry_if_own(policy, error)
-        return super().retry(policy, name, call, error)
-
-    async def retry_async(
+    def leave(
         self,
-        policy: RetryPolicy,
-        name: str,
-        call: Callable[[], Awaitable[T]],
-        error: BaseException,
-    ) -> T:
-        """Publish the task again, or go on as `Policies.retry_async` does."""
-        self._retry_if_own(policy, error)
-        return await super().retry_async(policy, name, call, error)
+        policy: RetryPolicy | ThrottlePolicy,
+        kind: str,
+        delay: float,
+        error: BaseException | None,
+        reason: str,
+        turn: str = "",
+    ) -> None:
+        """Have the task published again if *policy* decorates the task's own function.
 
-    def _retry_if_own(self, policy: RetryPolicy, error: BaseException) -> None:
-        """Leave for a later delivery if *policy* decorates the task's own function."""
-        if isinstance(error, PublishAgain):
-            raise error
+        Raises:
+            PublishAgain: If it does.
+            TaskCancelledError: If the task is being cancelled, or is final.
+        """
         record = current_record.get()
-        if not isinstance(record, LiveTask) or not _is_own(policy, record):
+        if record is None or not _is_own(policy, record):
             return
-        attempt = record.delivery.attempt + 1
-        if not policy.allows(error, attempt):
-            raise error
         if record.cancel_requested or record.status.is_final:
             raise TaskCancelledError(record.task_id, record.name) from error
-        delay = policy.delay(attempt, self.rng.uniform)
-        reason = retry_reason(policy, attempt, self.monotonic() + delay, error)
-        raise PublishAgain("retrying", delay, error, reason)
+        raise PublishAgain(kind, delay, error, reason, turn)
 
 
 _MARGIN: Final = 0.01
@@ -180,9 +130,9 @@ _MARGIN: Final = 0.01
 function starts, so the functions keep to the rate as well."""
 
 
-def _is_own(policy: object, record: TaskRecord | None) -> bool:
+def _is_own(policy: object, record: LiveTask) -> bool:
     """Return whether *policy* decorates a delivered task's own function."""
-    if not isinstance(record, LiveTask) or record.delivery is None:
+    if record.delivery is None:
         return False
     fn: Any = record.spec.fn
     while (own := getattr(fn, "__asyncframe_policy__", None)) is not None:

@@ -97,6 +97,22 @@ class Policies:
             self._closing = True
             return list(self._sleepers)
 
+    # -- instead of a wait
+
+    def attempts_before(self, policy: RetryPolicy) -> int:
+        """Return how many attempts the current task has made before it came to this process."""
+        return 0
+
+    def leave(
+        self,
+        policy: RetryPolicy | ThrottlePolicy,
+        kind: str,
+        delay: float,
+        error: BaseException | None,
+        reason: str,
+    ) -> None:
+        """Called before a wait: a worker's process ends it here, and has the task sent again."""
+
     # -- throttle
 
     def limit_error(self, policy: ThrottlePolicy, due: float) -> RateLimitExceededError:
@@ -227,11 +243,12 @@ class Policies:
             For each retry the monotonic second until which to wait, and then None, when it
             is time to make the attempt.
         """
-        attempt = 1
+        attempt = self.attempts_before(policy) + 1
         while policy.allows(latest[0], attempt):
             delay = policy.delay(attempt, self.rng.uniform)
             due = self.clock.monotonic() + delay
             reason = retry_reason(policy, attempt, due, latest[0])
+            self.leave(policy, "retrying", delay, latest[0], reason)
             with Sleep(self, sleeper, reason, latest[0]) as sleep:
                 self._announce("retrying", name, delay, latest[0])
                 yield due

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Final, TypeAlias, cast
 
-from framework._running.outcomes import WorkerCrashError
+from framework._running.outcomes import PublishAgain, WorkerCrashError
 from framework._tasks.options import RetryOptions
 from framework.exceptions import TaskCancelledError
 
@@ -26,6 +26,7 @@ _NEVER: Final = (
     KeyboardInterrupt,
     GeneratorExit,
     WorkerCrashError,
+    PublishAgain,
 )
 
 
