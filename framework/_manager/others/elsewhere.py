@@ -495,7 +495,7 @@ class Elsewhere:
 def _no_answer(question: Question) -> StoreUnavailableError:
     return StoreUnavailableError(
         f"another process has not answered for {_LONGEST:g} s whether it has task "
-        f"{question.task_id!r}, so that may exist; try again later"
+        f"{question.task_id!r}, so the task may exist; try again later"
     )
 
 

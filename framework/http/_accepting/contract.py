@@ -349,9 +349,9 @@ class _Accepting:
         """Log once that the route has started a task without an owner, so that nobody sees it."""
         if self._is_news("nobody"):
             _LOGGER.warning(
-                "%s: the task that it has started belongs to nobody, so its Location is 404 for "
-                "everybody, since owner has said None for this request: give the route the same "
-                "login dependency as task_router(), or the task an owner, as in "
+                "%s: the task that it has started has no owner, so its Location answers 404 to "
+                "everybody: the function owner returned None for this request; give the route the "
+                "same login dependency as task_router(), or the task an owner, as in "
                 "make_report.options(owner=user)(...)",
                 self._label,
             )

@@ -49,7 +49,7 @@ class Owners:
         if not self._has_warned:
             self._has_warned = True
             _LOGGER.warning(
-                "a task belongs to nobody, since it was submitted by code that a request has "
+                "a task has no owner, since it was submitted by code that a request has "
                 "started and that goes on after its response, perhaps for other users: give it "
                 "an owner, as in submit(..., owner=user)"
             )
@@ -89,9 +89,9 @@ def use_late(owner: OwnerFunction) -> None:
     """Do what `use` does at the first request, and log that earlier tasks have no owner."""
     use(owner)
     _LOGGER.warning(
-        "the tasks that were submitted before now belong to nobody, since task_router(owner=...) "
-        "is not in the app that the framework was set up for: include it there, and pass that app "
-        "to setup_async_framework()"
+        "tasks that were submitted until now have no owner, since task_router(owner=...) is not "
+        "in the app that the framework was set up for: include it there, and pass that app to "
+        "setup_async_framework()"
     )
 
 

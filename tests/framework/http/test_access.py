@@ -162,7 +162,7 @@ def test_a_place_in_the_queue(asyncframe: Probe) -> None:
 
 
 async def test_requests_of_nobody(asyncframe: Probe) -> None:
-    """A request that belongs to nobody is shown nothing, also no tasks of nobody."""
+    """A request without an owner is shown nothing, also no tasks without one."""
     async with asyncframe.client(made()) as client:
         task_id = (await client.post("/parent", headers=as_user("ann"))).json()
         await asyncframe.settled()
@@ -242,7 +242,7 @@ def test_what_a_request_leaves_running(caplog: pytest.LogCaptureFixture) -> None
     assert found["bob"] == {own[1]}
     assert found["carl"] == {own[2], submitted[2]}
     assert found["ann"] - {submitted[0]} == {own[0]}
-    assert "a task belongs to nobody, since it was submitted by code that a request" in caplog.text
+    assert "a task has no owner, since it was submitted by code that a request" in caplog.text
 
 
 def test_a_websocket_has_an_owner() -> None:
@@ -298,12 +298,12 @@ def test_an_owner_from_a_dependency(caplog: pytest.LogCaptureFixture) -> None:
             assert client.post(path, headers=as_user("ann")).status_code == 202
     assert [one.status_code for one in shown] == [200, 404, 401, 404]
     said = (
-        "POST /forgotten: the task that it has started belongs to nobody, so its Location is 404 "
-        "for everybody, since owner has said None for this request: give the route the same login "
-        "dependency as task_router(), or the task an owner, as in "
+        "POST /forgotten: the task that it has started has no owner, so its Location answers 404 "
+        "to everybody: the function owner returned None for this request; give the route the same "
+        "login dependency as task_router(), or the task an owner, as in "
         "make_report.options(owner=user)(...)"
     )
-    assert [one for one in caplog.messages if "belongs to nobody" in one] == [said]
+    assert [one for one in caplog.messages if "has no owner" in one] == [said]
 
 
 async def test_an_awaited_task_has_an_owner(asyncframe: Probe) -> None:
@@ -507,9 +507,7 @@ async def test_a_framework_without_the_app(caplog: pytest.LogCaptureFixture) -> 
             task_id = client.post("/parent", headers=as_user("ann")).json()
             answer = client.get(f"/tasks/{task_id}", headers=as_user("ann"))
             assert answer.status_code == 404
-    said = [
-        one for one in caplog.messages if one.startswith("the tasks that were submitted before")
-    ]
+    said = [one for one in caplog.messages if one.startswith("tasks that were submitted until now")]
     assert len(said) == 1
 
 
@@ -521,7 +519,7 @@ def test_a_router_in_a_mounted_app(caplog: pytest.LogCaptureFixture) -> None:
         task_id = client.post("/inner/parent", headers=as_user("ann")).json()
         assert client.get(f"/inner/tasks/{task_id}", headers=as_user("ann")).status_code == 200
         assert client.get(f"/inner/tasks/{task_id}", headers=as_user("bob")).status_code == 404
-    assert "belong to nobody" not in caplog.text
+    assert "no owner" not in caplog.text
 
 
 # -- the same time

@@ -395,8 +395,8 @@ async def test_no_answer(
     began = hasty.now
     with pytest.raises(
         StoreUnavailableError,
-        match=r"^another process has not answered for 15 s whether it has task 'nobody', so that "
-        r"may exist; try again later$",
+        match=r"^another process has not answered for 15 s whether it has task 'nobody', so the "
+        r"task may exist; try again later$",
     ):
         await inquirer.find("nobody")
     assert 15.0 <= hasty.now - began < 16.0
