@@ -43,18 +43,16 @@ class Origin:
         return f"{self._code.co_filename}:{self.line} in {self._code.co_qualname}"
 
 
+@dataclass(slots=True, eq=False)
 class Label:
     """Name, description and owner of a task, shared by the tasks of one function and owner.
 
     So an owner costs a task nothing, and a store that packs its records keeps it once.
     """
 
-    __slots__ = ("description", "name", "owner")
-
-    def __init__(self, name: str, description: str, owner: str | None = None) -> None:
-        self.name: str = name
-        self.description: str = description
-        self.owner: str | None = owner
+    name: str
+    description: str
+    owner: str | None = None
 
 
 @functools.lru_cache(maxsize=1_024)

@@ -9,6 +9,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Mapping
 from contextvars import Context, ContextVar
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from framework._records.ids import TaskId
@@ -93,6 +94,7 @@ class Owner(Protocol):
         ...
 
 
+@dataclass(slots=True, eq=False)
 class Home:
     """One app's part of a manager: its event loop and its live tasks.
 
@@ -106,17 +108,15 @@ class Home:
             None for no call.
     """
 
-    __slots__ = ("app", "closed", "core", "live", "loop", "on_idle")
-
-    def __init__(self, core: Owner, app: object, loop: asyncio.AbstractEventLoop | None) -> None:
-        self.core = core
-        self.app = app
-        self.loop = loop
-        self.closed = False
-        self.live: dict[str, LiveTask] = {}
-        self.on_idle: Callable[[], None] | None = None
+    core: Owner
+    app: object
+    loop: asyncio.AbstractEventLoop | None
+    closed: bool = False
+    live: dict[str, LiveTask] = field(default_factory=dict)
+    on_idle: Callable[[], None] | None = None
 
 
+@dataclass(slots=True, eq=False)
 class Outbox:
     """The events of one task that are not published yet, the earliest first.
 
@@ -125,11 +125,10 @@ class Outbox:
         publishing: Held by the thread that publishes; others leave their events to it.
     """
 
-    __slots__ = ("entries", "publishing")
-
-    def __init__(self) -> None:
-        self.entries: list[tuple[str, TaskStatus, int, dict[str, Any]]] = []
-        self.publishing = threading.Lock()
+    entries: list[tuple[str, TaskStatus, int, dict[str, Any]]] = field(
+        init=False, default_factory=list
+    )
+    publishing: threading.Lock = field(init=False, default_factory=threading.Lock)
 
 
 class LiveTask(TaskRecord):

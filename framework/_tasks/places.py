@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from types import MethodType
 from typing import Any, Final
@@ -220,6 +220,7 @@ class Existing:
     task_id: TaskId[Any]
 
 
+@dataclass(slots=True, eq=False)
 class Stay:
     """What a live task has asked of its lines, and what it was told.
 
@@ -236,27 +237,17 @@ class Stay:
         launched: Whether it was launched.
     """
 
-    __slots__ = (
-        "answer",
-        "launched",
-        "ready",
-        "running",
-        "settled",
-        "shown",
-        "unique",
-        "waiter",
-    )
+    unique: PlaceRequest | None
+    running: PlaceRequest | None
+    shown: str
+    answer: PlaceAnswer | None = None
+    waiter: Any = None  # a live.Waiter, whose module imports this one
+    settled: bool = field(init=False)
+    ready: bool = False
+    launched: bool = False
 
-    def __init__(
-        self, unique: PlaceRequest | None, running: PlaceRequest | None, shown: str
-    ) -> None:
-        self.unique = unique
-        self.running = running
-        self.shown = shown
-        self.answer: PlaceAnswer | None = None
-        self.waiter: Any = None  # a live.Waiter, whose module imports this one
-        self.settled: bool = unique is None
-        self.ready = self.launched = False
+    def __post_init__(self) -> None:
+        self.settled = self.unique is None
 
     @property
     def requests(self) -> tuple[PlaceRequest, ...]:

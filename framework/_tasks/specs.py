@@ -6,6 +6,7 @@ import functools
 import types
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Final, TypeAlias, cast
 
 from framework._records.due import DueTimes
@@ -170,6 +171,7 @@ def _claims(name: str, options: CopyOptions) -> bool:
     return bool(options["unique"]) or limited
 
 
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Schedule:
     """A function and the times to run it.
 
@@ -180,20 +182,11 @@ class Schedule:
         takes_due: Whether the function has a parameter for the due time.
     """
 
-    __slots__ = ("__weakref__", "options", "spec", "takes_due", "times")
-
-    def __init__(
-        self,
-        spec: TaskSpec,
-        times: DueTimes,
-        options: ScheduleOptions = SCHEDULE.defaults,
-        *,
-        takes_due: bool = False,
-    ) -> None:
-        self.spec: TaskSpec = spec
-        self.times: DueTimes = times
-        self.options: ScheduleOptions = options
-        self.takes_due: bool = takes_due
+    spec: TaskSpec
+    times: DueTimes
+    options: ScheduleOptions = field(default_factory=lambda: SCHEDULE.defaults)
+    _: KW_ONLY
+    takes_due: bool = False
 
 
 def spec_for(fn: Callable[..., Any], options: CopyOptions = COPY.defaults) -> TaskSpec:
