@@ -43,6 +43,7 @@ from framework._tasks.functions import (
     is_wrapper,
     layer_of,
     name_of,
+    without_partials,
 )
 from framework._tasks.injection import signature_of_task
 from framework._tasks.live import Home, live
@@ -354,8 +355,7 @@ def set_up_apps(manager: TaskManager) -> list[Any]:
 
 def _is_throttled(fn: Any) -> bool:
     while True:
-        while isinstance(fn, functools.partial):
-            fn = fn.func
+        fn = without_partials(fn)
         layer = layer_of(fn)
         if layer is None or layer == "throttled_task":
             return layer is not None

@@ -8,7 +8,6 @@ it stands for, so that FastAPI finds its string annotations there.
 from __future__ import annotations
 
 import builtins
-import functools
 import inspect
 import sys
 import types
@@ -24,6 +23,7 @@ from framework._tasks.functions import (
     optional_of,
     require_callable,
     signature_of,
+    without_partials,
 )
 from framework._tasks.options import OptionList
 
@@ -58,10 +58,7 @@ def decorate(
             f"{layer} needs a function, not the class {function.__qualname__}, which would be no "
             "class any more: decorate a function that creates it, or one of its methods"
         )
-    inner = function
-    while isinstance(inner, functools.partial):
-        inner = inner.func
-    below = layer_of(inner)
+    below = layer_of(without_partials(function))
     if below is not None and _RANKS[below] >= _RANKS[layer]:
         raise TypeError(
             f"{layer} cannot decorate a function that is decorated with {below}; the order "
@@ -118,9 +115,7 @@ class Dress:
         undecorated: Callable[..., Any] | None = None,
         signature: inspect.Signature | None = None,
     ) -> None:
-        unwrapped: Any = fn
-        while isinstance(unwrapped, functools.partial):
-            unwrapped = unwrapped.func
+        unwrapped = without_partials(fn)
         self._namespace = getattr(unwrapped, "__globals__", {"__builtins__": builtins})
         self._attributes: dict[str, Any] = {
             key: value

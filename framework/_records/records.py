@@ -156,22 +156,6 @@ class TaskRecord:
         store_note: For the store's own use; None at first. Copies have it too.
     """
 
-    __slots__ = (
-        "task_id",
-        "label",
-        "status",
-        "created_at",
-        "created",
-        "queued",
-        "started",
-        "ended",
-        "attempts",
-        "result",
-        "code",
-        "instruction",
-        "rest",
-    )
-
     task_id: str
     label: Label
     status: TaskStatus
@@ -185,6 +169,9 @@ class TaskRecord:
     code: CodeType | None
     instruction: int
     rest: dict[str, Any] | None
+
+    # Without the rare ones, which follow.
+    __slots__ = tuple(__annotations__)
 
     error: Rare[BaseException | None] = Rare(None)
     traceback: Rare[TracebackType | None] = Rare(None)

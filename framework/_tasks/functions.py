@@ -54,10 +54,16 @@ def is_wrapper(fn: object) -> bool:
     return hasattr(fn, "__wrapped__")
 
 
-def is_async(fn: Callable[..., Any]) -> bool:
-    """Whether *fn* returns a coroutine, also as a partial or a callable object."""
+def without_partials(fn: Any) -> Any:  # Any: a callable of any type
+    """Return what *fn* calls if it is a partial, perhaps of a partial; else itself."""
     while isinstance(fn, functools.partial):
         fn = fn.func
+    return fn
+
+
+def is_async(fn: Callable[..., Any]) -> bool:
+    """Whether *fn* returns a coroutine, also as a partial or a callable object."""
+    fn = without_partials(fn)
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
         getattr(fn, "__call__", None)  # noqa: B004  # asks if it is async, not if it exists
     )
@@ -65,8 +71,7 @@ def is_async(fn: Callable[..., Any]) -> bool:
 
 def name_of(fn: object) -> str:
     """Return a name for *fn*: one printable line of at most 200 characters."""
-    while isinstance(fn, functools.partial):
-        fn = fn.func
+    fn = without_partials(fn)
     qualname = getattr(fn, "__qualname__", None)
     if not isinstance(qualname, str):
         cls = type(fn)
@@ -106,9 +111,7 @@ def require_callable(what: str, fn: object) -> Callable[..., Any]:
         fn = fn.__func__
     if not callable(fn):
         raise TypeError(f"{what} needs a function or another callable, not {show(fn)}")
-    inner: object = fn
-    while isinstance(inner, functools.partial):
-        inner = inner.func
+    inner: object = without_partials(fn)
     for probe in (inner, getattr(type(inner), "__call__", None)):  # noqa: B004  # asks for its kind
         if inspect.isgeneratorfunction(probe) or inspect.isasyncgenfunction(probe):
             raise TypeError(

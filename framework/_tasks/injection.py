@@ -22,6 +22,7 @@ from framework._tasks.functions import (
     layer_of,
     name_of,
     signature_of,
+    without_partials,
 )
 
 LAYER: Final = "dependencies"
@@ -207,10 +208,7 @@ def annotation_of(fn: Callable[..., Any], parameter: inspect.Parameter) -> Any:
 
 
 def _namespace(fn: Any) -> dict[str, Any]:
-    inner = fn
-    while isinstance(inner, functools.partial):
-        inner = inner.func
-    inner = inspect.unwrap(inner)
+    inner = inspect.unwrap(without_partials(fn))
     if isinstance(inner, type):
         return dict(vars(sys.modules.get(inner.__module__, typing)))
     if not isinstance(inner, (types.FunctionType, types.MethodType)):

@@ -166,22 +166,6 @@ class LiveTask(TaskRecord):
         secured: Whether its submission has returned once it was stored safely.
     """
 
-    __slots__ = (
-        "spec",
-        "args",
-        "kwargs",
-        "context",
-        "home",
-        "limit",
-        "limit_key",
-        "loop",
-        "waiters",
-        "driver",
-        "bodies",
-        "handler",
-        "outbox",
-    )
-
     spec: TaskSpec
     args: tuple[Any, ...] | None
     kwargs: dict[str, Any] | None
@@ -195,6 +179,9 @@ class LiveTask(TaskRecord):
     bodies: int
     handler: Any  # in this process a pool_threads.Handler
     outbox: Outbox | None
+
+    # Without the rare ones, which follow.
+    __slots__ = tuple(__annotations__)
 
     limit_left: Rare[float | None] = Rare(None)
     held: Rare[bool] = Rare(False)
@@ -264,13 +251,10 @@ def live(record: TaskRecord) -> LiveTask:
     return record
 
 
-_COPIED = tuple(name for name in TaskRecord.__slots__)
-
-
 def copy_record(record: TaskRecord) -> TaskRecord:
     """Return a copy of *record*, which does not change with it."""
     copy = TaskRecord()
-    for name in _COPIED:
+    for name in TaskRecord.__slots__:
         setattr(copy, name, getattr(record, name))
     if copy.rest is not None:
         copy.rest = copy.rest.copy()

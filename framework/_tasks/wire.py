@@ -26,7 +26,7 @@ from framework._records import json_bytes
 from framework._records.jsonsafe import SHORT_INT, safe_repr, safe_str
 from framework._records.records import TaskRecord
 from framework._records.statuses import TIMEOUT, TRAITS, TaskStatus
-from framework._tasks.functions import bare_function, name_of, signature_of
+from framework._tasks.functions import bare_function, name_of, signature_of, without_partials
 from framework._tasks.injection import as_task
 from framework._tasks.task import SENT
 from framework.exceptions import RemoteTaskError, TaskTimeoutError
@@ -528,9 +528,7 @@ def _result_of(fn: Function | None) -> tuple[_Codec, str]:
 
 
 def _hints(fn: Function) -> dict[str, Any]:
-    inner: Any = fn
-    while isinstance(inner, functools.partial):
-        inner = inner.func
+    inner = without_partials(fn)
     if not isinstance(inner, (types.FunctionType, types.MethodType, type)):
         inner = getattr(type(inner), "__call__", inner)  # noqa: B004  # its annotations
     try:

@@ -22,7 +22,7 @@ from starlette.background import BackgroundTasks as StarletteBackgroundTasks
 from starlette.requests import HTTPConnection
 from starlette.responses import Response as StarletteResponse
 
-from framework._tasks.functions import is_async, name_of, signature_of
+from framework._tasks.functions import is_async, name_of, signature_of, without_partials
 from framework._tasks.injection import annotation_of, declared
 
 _OF_A_REQUEST: Final[tuple[tuple[type, str], ...]] = (
@@ -144,8 +144,7 @@ _DEEPEST: Final = 100
 
 def _is(call: Callable[..., Any], test: Callable[[object], bool]) -> bool:
     """Whether *test* holds for the function that *call* calls, as FastAPI looks for it."""
-    while isinstance(call, functools.partial):
-        call = call.func
+    call = without_partials(call)
     if inspect.isclass(call):
         return False
     method = getattr(call, "__call__", None)  # noqa: B004  # asks for its kind
