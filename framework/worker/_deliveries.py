@@ -15,9 +15,10 @@ from celery.exceptions import Reject
 from framework._running.outcomes import PublishAgain
 from framework._tasks import wire
 from framework._threads.clock import SystemClock
+from framework._threads.watch.processes import holder_here, is_dead
 from framework.engines.celery import CeleryEngine, _settings
 from framework.engines.celery._messages import Message, MessageError
-from framework.engines.celery._redis.state import State, Verdict, holder_here, is_dead
+from framework.engines.celery._redis.state import State, Verdict
 from framework.exceptions import TaskInterruptedError, TaskTimeoutError
 from framework.worker._outcomes import Outcome
 from framework.worker._outpost import Outpost, watch_signal

@@ -12,8 +12,8 @@ from celery.worker.state import task_ready
 
 from framework._tasks import wire
 from framework._threads.clock import SystemClock
+from framework._threads.watch.processes import holder_of, is_dead
 from framework.engines.celery._messages import Message
-from framework.engines.celery._redis.state import holder_of, is_dead
 from framework.engines.celery._tasks import keep_failure
 from framework.exceptions import TaskTimeoutError
 from framework.worker._outcomes import RevokedError, UnsaidError, insist

@@ -14,9 +14,11 @@ import pytest
 
 from framework import TaskCancelledError
 from framework._threads.clock import SystemClock
+from framework._threads.watch import processes
+from framework._threads.watch.processes import holder_here, holder_of, is_dead
 from framework.engines.celery._messages import Message
 from framework.engines.celery._redis.reports import record_of
-from framework.engines.celery._redis.state import ASKED, State, holder_here, holder_of, is_dead
+from framework.engines.celery._redis.state import ASKED, State
 from tests.patience import PATIENCE
 
 ELSEWHERE = "another-machine@1.1|1|1"
@@ -109,8 +111,11 @@ def test_dead_holder(state: State, dead: str) -> None:
     assert state.start(message(), "me|1|1", dead=verdict.holder).kind == "run"
 
 
-def test_who_is_dead() -> None:
-    """This process lives, one of its number that began at another time does not."""
+def test_who_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process lives, one of its number that began at another time does not.
+
+    One that runs, and whose start cannot be read, is not known to be dead.
+    """
     here = holder_here()
     machine, pid, born = here.split("|")
     assert not is_dead(here)
@@ -118,6 +123,9 @@ def test_who_is_dead() -> None:
     assert is_dead(f"{machine}|{2**22 + 1}|{born}")
     assert not is_dead(ELSEWHERE)
     assert not is_dead("")
+    monkeypatch.setattr(processes, "_read", lambda _: "")
+    assert not is_dead(here)
+    assert is_dead(f"{machine}|{2**22 + 1}|{born}")
 
 
 @pytest.mark.extended("processes")

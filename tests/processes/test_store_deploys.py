@@ -17,12 +17,13 @@ import sqlalchemy as sa
 
 from framework import background_task, get_task_manager, setup_async_framework
 from framework._records.ids import random_id
+from framework._threads.watch import processes
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql import SQLStore
 from framework.stores.sql._dialects import dialect as _dialect
 from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._pace import Pace
-from framework.stores.sql._shared import machine, membership, predecessors
+from framework.stores.sql._shared import membership, predecessors
 from framework.stores.sql._shared.membership import MISSED
 from framework.stores.sql._shared.predecessors import Predecessors
 from framework.stores.sql._tables.database import Database
@@ -217,11 +218,11 @@ async def test_what_was_killed_here_is_dead_at_once(
 
 LOOK = """
 import sys
-from framework.stores.sql._shared import machine
+from framework._threads.watch import processes
 if len(sys.argv) > 1:
-    print(machine.has_ended(sys.argv[1], int(sys.argv[2])))
+    print(processes.has_ended(sys.argv[1], int(sys.argv[2])))
 else:
-    print(machine.process_id(), flush=True)
+    print(processes.process_id(), flush=True)
     input()
 """
 
@@ -237,12 +238,14 @@ def test_only_what_can_be_seen_has_ended() -> None:
         assert other.stdout is not None
         process_id = other.stdout.readline().strip()
         elsewhere = process_id[:16] + "0" * 12 + process_id[28:]
-        assert not machine.has_ended(process_id, other.pid)
-        assert machine.has_ended(process_id, os.getpid()), "another one has its number"
+        assert not processes.has_ended(process_id, other.pid)
+        assert processes.has_ended(process_id, os.getpid()), "another one has its number"
         other.kill()
-    assert machine.has_ended(process_id, other.pid)
-    assert not machine.has_ended(elsewhere, other.pid)
-    assert not machine.has_ended(random_id(), other.pid), "of an older release"
+        os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
+        assert processes.has_ended(process_id, other.pid), "nobody has waited for it"
+    assert processes.has_ended(process_id, other.pid)
+    assert not processes.has_ended(elsewhere, other.pid)
+    assert not processes.has_ended(random_id(), other.pid), "of an older release"
     if os.geteuid() == 0:
         spaces = [("unshare", "--pid", "--fork"), ("unshare", "--pid", "--fork", "--mount-proc")]
         assert [look(process_id, other.pid, *one) for one in spaces] == ["False\n"] * 2

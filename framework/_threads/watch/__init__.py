@@ -1,1 +1,1 @@
-"""Watching threads and event loops: their stacks, and deadlocks among them."""
+"""Watching threads and event loops: their stacks, deadlocks among them, and which processes run."""

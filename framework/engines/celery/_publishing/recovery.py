@@ -20,12 +20,13 @@ from typing import Any, Final
 from framework._records.jsonsafe import safe_str
 from framework._threads.clock import SystemClock
 from framework._threads.courier import Courier
+from framework._threads.watch.processes import holder_here
 from framework.engines.celery._messages import Message
 from framework.engines.celery._publishing import heir
 from framework.engines.celery._publishing.heir import Heir
 from framework.engines.celery._publishing.held import held
 from framework.engines.celery._publishing.sender import Sender
-from framework.engines.celery._redis.state import State, holder_here
+from framework.engines.celery._redis.state import State
 from framework.engines.celery._settings import is_redis
 
 _LOGGER = logging.getLogger("asyncframe")

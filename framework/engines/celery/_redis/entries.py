@@ -16,7 +16,8 @@ from typing import Any, Final, Literal
 
 from framework._threads.clock import SystemClock
 from framework._threads.courier import Courier
-from framework.engines.celery._redis.state import State, holder_here
+from framework._threads.watch.processes import holder_here
+from framework.engines.celery._redis.state import State
 
 _LOGGER = logging.getLogger("asyncframe")
 

@@ -9,11 +9,8 @@ loop's.
 from __future__ import annotations
 
 import json
-import os
-import socket
 from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import redis
@@ -533,66 +530,3 @@ def _facts(message: Message) -> list[str]:
         *(("run_again_of", message.run_again_of) if message.run_again_of else ()),
         *(("owner", message.owner) if message.owner else ()),
     ]
-
-
-# -- who holds a lease
-
-
-def holder_here() -> str:
-    """Return an identifier of this process, unique across machines and restarts."""
-    return holder_of(os.getpid())
-
-
-def holder_of(pid: int) -> str:
-    """Return the same for another process of this machine."""
-    return f"{_machine()}|{pid}|{_born(pid)}"
-
-
-def is_dead(holder: str) -> bool:
-    """Return whether a process is known to be dead; False on another machine."""
-    machine, _, process = holder.partition("|")
-    pid, _, born = process.partition("|")
-    if machine != _machine() or not pid.isdigit():
-        return False
-    return _born(int(pid)) != born
-
-
-def _machine() -> str:
-    """Return the host, its boot and its process namespace: containers have their own."""
-    if not _MACHINE:
-        boot = _read("/proc/sys/kernel/random/boot_id")[:8]
-        table = "" if not boot else str(os.stat("/proc/self/ns/pid").st_ino)  # noqa: PTH116  # a magic link, which must not be resolved
-        _MACHINE.append(f"{socket.gethostname()}@{boot}.{table}".replace("|", "-"))
-    return _MACHINE[0]
-
-
-_MACHINE: list[str] = []
-
-
-def _born(pid: int) -> str:
-    """Return the start of a process, in ticks since the boot; "" if it does not run."""
-    text = _read(f"/proc/{pid}/stat")
-    # The program's name is in brackets and may contain any character.
-    after = text.rpartition(")")[2].split()
-    if len(after) > _START_TIME and after[0] not in ("Z", "X"):
-        return after[_START_TIME]
-    if text or Path("/proc/self/stat").exists():
-        return ""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return ""
-    except PermissionError:
-        pass
-    return "lives"
-
-
-_START_TIME = 19
-"""Position of the start time after the program's name (proc(5), field 22)."""
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text("utf-8", "replace")
-    except OSError:
-        return ""

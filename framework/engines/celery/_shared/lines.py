@@ -22,9 +22,10 @@ from typing import Final, TypeAlias
 from framework._records.jsonsafe import safe_str
 from framework._tasks.places import GRANTED, MOST_AHEAD, PlaceAnswer, PlaceRequest
 from framework._threads.courier import Courier
+from framework._threads.watch.processes import holder_here
 from framework.engines.celery._redis import line_scripts as _line_scripts
 from framework.engines.celery._redis import scripts
-from framework.engines.celery._redis.state import LIFE, State, holder_here
+from framework.engines.celery._redis.state import LIFE, State
 
 _LOGGER = logging.getLogger("asyncframe")
 

@@ -23,9 +23,10 @@ from framework._records.schedules import (
     state_entered,
     state_paused,
 )
+from framework._threads.watch.processes import holder_here
 from framework.engines.celery._messages import Message
 from framework.engines.celery._redis import scripts
-from framework.engines.celery._redis.state import LIFE, State, holder_here
+from framework.engines.celery._redis.state import LIFE, State
 
 _LOOK: Final = """
 -- KEYS: the schedule's hash. ARGV: the prefix of the tasks' hashes.

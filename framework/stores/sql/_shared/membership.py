@@ -23,7 +23,7 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from framework.stores.sql._shared import machine
+from framework._threads.watch import processes
 from framework.stores.sql._tables.schema import PROCESSES, STEPS, newer_tables, version_of
 from framework.stores.sql._tables.statements import Statements
 
@@ -68,7 +68,7 @@ class Membership:
         Raises:
             StoreUnavailableError: If a newer release has upgraded the tables.
         """
-        self.process_id = machine.process_id()
+        self.process_id = processes.process_id()
         self.identities.append(self.process_id)
         connection.execute(
             sa.insert(PROCESSES).values(
@@ -126,7 +126,7 @@ class Membership:
             last, missed = self._seen.get(process_id, (-1, 0))
             seen[process_id] = (beat, missed + 1) if beat == last else (beat, 0)
             # One that has given a sign of life since the last call need not be looked for.
-            if self._local and last in {beat, -1} and machine.has_ended(process_id, pid):
+            if self._local and last in {beat, -1} and processes.has_ended(process_id, pid):
                 seen[process_id] = beat, MISSED
         self._seen = seen
         return [(one, beat) for one, (beat, missed) in seen.items() if missed >= MISSED]
