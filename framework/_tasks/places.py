@@ -1,7 +1,8 @@
 """Places: how many tasks of one key may exist or run at a time, and which key a call has.
 
 A key is a text that is the same in every process. Tasks with the same key stand in one line:
-as many as the limit allows have a place, and the others wait.
+as many as the limit allows have a place, and the others wait. Who has one is decided by `ask` and
+`leave`, whatever keeps the lines; only Redis has the same rule as scripts of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from types import MethodType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from framework._records.ids import TaskId
 from framework._records.jsonsafe import cut, safe_repr
@@ -284,3 +285,76 @@ def stay_of(
         key, shown = running_key(spec.fn, options["key"], args, kwargs)
         running = PlaceRequest(key, task_id, options["max_running"], rank=spec.level)
     return Stay(unique, running, shown)
+
+
+# -- the rule of the lines, which is the same in the memory of a process and in a database
+
+
+class LineTable(Protocol):
+    """The tasks in lines, as one step of the rule reads and changes them.
+
+    A table belongs to one step at a time: whoever uses it holds a lock, or has its turn.
+    """
+
+    def has_place(self, request: PlaceRequest) -> bool | None:
+        """Return whether a task has the place that it asks for; None if it is not in the line."""
+        ...
+
+    def placed(self, key: str) -> int:
+        """Return how many have a place."""
+        ...
+
+    def first(self, key: str) -> PlaceRequest | None:
+        """Return the request of the first that waits."""
+        ...
+
+    def others(self, request: PlaceRequest) -> tuple[str, ...]:
+        """Return who else has a place, and then who waits, in their order, `MOST_AHEAD` at most."""
+        ...
+
+    def enter(self, request: PlaceRequest, granted: bool) -> None:
+        """Let a task stand in the line, with a place or behind those of its rank."""
+
+    def grant(self, request: PlaceRequest) -> None:
+        """Give a task that waits a place."""
+
+    def drop_over(self, key: str) -> Iterable[str]:
+        """Take out who has a place and needs it no more, since its task is over.
+
+        Returns:
+            The lines in which somebody may have a place by that.
+        """
+        ...
+
+    def drop(self, task_id: str) -> Iterable[str]:
+        """Take a task out of all lines; return which."""
+        ...
+
+
+def ask(table: LineTable, request: PlaceRequest) -> PlaceAnswer:
+    """Ask for a place, as `protocols.SharedPlaces.join` says.
+
+    Those that waited and have a place by this step are told by `LineTable.grant`.
+    """
+    has_place = table.has_place(request)
+    if has_place is None:
+        if table.placed(request.key) >= request.limit:
+            grant_free(table, table.drop_over(request.key))
+        first = table.first(request.key)
+        is_next = first is None or first.rank > request.rank
+        has_place = is_next and table.placed(request.key) < request.limit
+        if has_place or request.waits:
+            table.enter(request, has_place)
+    return GRANTED if has_place else PlaceAnswer(False, table.others(request))
+
+
+def leave(table: LineTable, task_id: str) -> None:
+    """Take a task out of all lines, and give its places to the first that wait."""
+    grant_free(table, table.drop(task_id))
+
+
+def grant_free(table: LineTable, keys: Iterable[str]) -> None:
+    """Give the free places of lines to the first that wait."""
+    for key in keys:
+        while (first := table.first(key)) is not None and table.placed(key) < first.limit:
+            table.grant(first)

@@ -1,8 +1,8 @@
 """Lines: which tasks of one process have a place, and which wait for one.
 
 Guarantees: whenever the lock is free, no line has more places than the limit of each task that
-has one, and the first that waits could not have one. So each leave that frees a place grants it
-in the same step: a task that waits cannot be forgotten.
+has one, and the first that waits could not have one; see `places.ask` for the rule. So a task
+that waits cannot be forgotten.
 Lock order: `_lock` guards the lines; `is_over` is called under it, and nothing else.
 """
 
@@ -14,7 +14,14 @@ from collections.abc import Callable
 from itertools import chain, islice
 from typing import TypeAlias
 
-from framework._tasks.places import GRANTED, MOST_AHEAD, PlaceAnswer, PlaceRequest
+from framework._tasks.places import (
+    GRANTED,
+    MOST_AHEAD,
+    PlaceAnswer,
+    PlaceRequest,
+    ask,
+    leave,
+)
 
 Told: TypeAlias = Callable[[PlaceAnswer], object]
 
@@ -24,42 +31,18 @@ class _Line:
 
     Attributes:
         placed: The ids of those that have a place.
-        waiting: Those that wait, by rank, each by its id with its request and whom to tell, in
-            the order in which they came. No rank is empty.
+        waiting: The requests of those that wait, by rank and id, in the order in which they came.
+            No rank is empty.
     """
 
     __slots__ = ("placed", "waiting")
 
     def __init__(self) -> None:
         self.placed: dict[str, None] = {}
-        self.waiting: dict[int, OrderedDict[str, tuple[PlaceRequest, Told]]] = {}
+        self.waiting: dict[int, OrderedDict[str, PlaceRequest]] = {}
 
-    def others(self, most: int = MOST_AHEAD) -> tuple[str, ...]:
-        """Return who has a place, and then who waits, *most* at most."""
-        ids = chain(self.placed, *(self.waiting[rank] for rank in sorted(self.waiting)))
-        return tuple(islice(ids, most))
-
-    def first(self) -> tuple[PlaceRequest, Told] | None:
-        """Return the first that waits."""
-        if not self.waiting:
-            return None
-        return next(iter(self.waiting[min(self.waiting)].values()))
-
-    def repeat(self, request: PlaceRequest, told: Told) -> PlaceAnswer:
-        """Answer a task that has a place or waits, and asks once more."""
-        task_id = request.task_id
-        for ones in self.waiting.values():
-            if task_id in ones:
-                ones[task_id] = ones[task_id][0], told
-                others = [one for one in self.others(MOST_AHEAD + 1) if one != task_id]
-                return PlaceAnswer(False, tuple(others[:MOST_AHEAD]))
-        return GRANTED
-
-    def remove(self, task_id: str) -> None:
-        """Remove a task that has a place or waits."""
-        if task_id in self.placed:
-            del self.placed[task_id]
-            return
+    def forget(self, task_id: str) -> None:
+        """Remove a task that waits."""
         rank = next(rank for rank, ones in self.waiting.items() if task_id in ones)
         del self.waiting[rank][task_id]
         if not self.waiting[rank]:
@@ -74,19 +57,19 @@ class Lines:
     """
 
     def __init__(self, is_over: Callable[[str], bool]) -> None:
-        self._is_over = is_over
         self._lock = threading.Lock()
-        self._lines: dict[str, _Line] = {}
-        self._keys: dict[str, list[str]] = {}
+        self._table = _Table(is_over)
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self._table.lines)
 
     def join(self, request: PlaceRequest, told: Told) -> None:
         """Ask for a place; see `protocols.SharedPlaces.join`."""
         with self._lock:
-            granted = self._drop_over(request)
-            answer = self._enter(request, told)
+            answer = ask(self._table, request)
+            if self._table.has_place(request) is False:
+                self._table.told[request.key, request.task_id] = told
+            granted = self._table.take_granted()
         for one in granted:
             one(GRANTED)
         told(answer)
@@ -94,56 +77,87 @@ class Lines:
     def leave(self, task_id: str) -> None:
         """Take a task out of all lines; see `protocols.SharedPlaces.leave`."""
         with self._lock:
-            granted = self._remove(task_id)
+            leave(self._table, task_id)
+            granted = self._table.take_granted()
         for told in granted:
             told(GRANTED)
 
-    # -- called with the lock held
 
-    def _enter(self, request: PlaceRequest, told: Told) -> PlaceAnswer:
-        line = self._lines.setdefault(request.key, _Line())
-        first, task_id = line.first(), request.task_id
-        if request.key in self._keys.get(task_id, ()):
-            return line.repeat(request, told)
-        if len(line.placed) < request.limit and (first is None or first[0].rank > request.rank):
-            line.placed[task_id] = None
-            self._keys.setdefault(task_id, []).append(request.key)
-            return GRANTED
-        others = line.others()
-        if request.waits:
-            line.waiting.setdefault(request.rank, OrderedDict())[task_id] = request, told
-            self._keys.setdefault(task_id, []).append(request.key)
-        return PlaceAnswer(False, others)
+class _Table:
+    """The lines of one process, as a `places.LineTable`.
 
-    def _drop_over(self, request: PlaceRequest) -> list[Told]:
-        """Remove whoever has a place in a full line and needs it no more.
+    Args:
+        is_over: Whether a task needs no place any more.
 
-        Returns:
-            Whom to tell that they have one now.
-        """
-        line = self._lines.get(request.key)
-        if line is None or len(line.placed) < request.limit:
-            return []
-        over = [one for one in line.placed if self._is_over(one)]
-        return [told for one in over for told in self._remove(one)]
+    Attributes:
+        lines: The lines that are not empty, by their keys.
+        told: Whom to tell, by line and task, when one that waits has its place.
+    """
 
-    def _remove(self, task_id: str) -> list[Told]:
-        granted: list[Told] = []
-        for key in self._keys.pop(task_id, ()):
-            line = self._lines[key]
-            line.remove(task_id)
-            granted += _grant(line)
-            if not line.placed:
-                del self._lines[key]
-        return granted
+    def __init__(self, is_over: Callable[[str], bool]) -> None:
+        self._is_over = is_over
+        self._keys: dict[str, list[str]] = {}
+        self._granted: list[Told] = []
+        self.lines: dict[str, _Line] = {}
+        self.told: dict[tuple[str, str], Told] = {}
 
+    def has_place(self, request: PlaceRequest) -> bool | None:
+        """See `places.LineTable`."""
+        if request.key not in self._keys.get(request.task_id, ()):
+            return None
+        return request.task_id in self.lines[request.key].placed
 
-def _grant(line: _Line) -> list[Told]:
-    """Give the free places of a line to the first that wait; return whom to tell."""
-    granted = []
-    while (first := line.first()) is not None and len(line.placed) < first[0].limit:
-        request, told = first
-        line.remove(request.task_id)
+    def placed(self, key: str) -> int:
+        """See `places.LineTable`."""
+        return len(self.lines[key].placed) if key in self.lines else 0
+
+    def first(self, key: str) -> PlaceRequest | None:
+        """See `places.LineTable`."""
+        waiting = self.lines[key].waiting if key in self.lines else None
+        return next(iter(waiting[min(waiting)].values())) if waiting else None
+
+    def others(self, request: PlaceRequest) -> tuple[str, ...]:
+        """See `places.LineTable`."""
+        line = self.lines[request.key]
+        ids = chain(line.placed, *(line.waiting[rank] for rank in sorted(line.waiting)))
+        return tuple(islice((one for one in ids if one != request.task_id), MOST_AHEAD))
+
+    def enter(self, request: PlaceRequest, granted: bool) -> None:
+        """See `places.LineTable`."""
+        line = self.lines.setdefault(request.key, _Line())
+        self._keys.setdefault(request.task_id, []).append(request.key)
+        if granted:
+            line.placed[request.task_id] = None
+        else:
+            line.waiting.setdefault(request.rank, OrderedDict())[request.task_id] = request
+
+    def grant(self, request: PlaceRequest) -> None:
+        """See `places.LineTable`."""
+        line = self.lines[request.key]
+        line.forget(request.task_id)
         line.placed[request.task_id] = None
-        granted.append(told)
-    return granted
+        self._granted.append(self.told.pop((request.key, request.task_id)))
+
+    def drop_over(self, key: str) -> list[str]:
+        """See `places.LineTable`."""
+        over = [one for one in self.lines[key].placed if self._is_over(one)]
+        return [freed for one in over for freed in self.drop(one)]
+
+    def drop(self, task_id: str) -> list[str]:
+        """See `places.LineTable`."""
+        keys = self._keys.pop(task_id, [])
+        for key in keys:
+            line = self.lines[key]
+            if task_id in line.placed:
+                del line.placed[task_id]
+            else:
+                line.forget(task_id)
+                del self.told[key, task_id]
+            if not line.placed and not line.waiting:
+                del self.lines[key]
+        return keys
+
+    def take_granted(self) -> list[Told]:
+        """Return whom to tell of their places since the last call."""
+        granted, self._granted = self._granted, []
+        return granted

@@ -63,7 +63,7 @@ def _digits(start: str) -> str:
 
 
 def _machine() -> str | None:
-    """Return what all who see the same processes have in common since the machine has started.
+    """Return a text that all who see the same processes share until the machine restarts.
 
     Numbers of containers are given again, but only when all of their processes have ended.
     """

@@ -366,4 +366,4 @@ async def test_nothing_is_left_of_tasks_that_have_ended(
     places = task_manager._core.places
     lines = places._lines
     assert isinstance(lines, Lines)
-    assert (places._tasks, lines._lines, lines._keys) == ({}, {}, {})
+    assert (places._tasks, lines._table.lines, lines._table._keys) == ({}, {}, {})

@@ -156,6 +156,10 @@ def test_the_end_of_a_task(back_end: BackEnd) -> None:
     assert guests.join("b", waits=False) == GRANTED
     assert guests.leave("a") == []
     assert guests.join("c") == waits_behind("b")
+    guests.of["b"].is_over("b")
+    assert guests.join("d", waits=False) == waits_behind("c"), "its place is that of who waits"
+    assert guests.told["c"][-1] == GRANTED
+    assert guests.leave("b") == []
 
 
 def test_a_long_line(back_end: BackEnd) -> None:

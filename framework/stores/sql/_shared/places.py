@@ -1,31 +1,40 @@
 """The lines of all processes: which tasks have a place, and which wait for one.
 
 Guarantees: at each commit, no line has more places than the limit of each task that has one, and
-the first that waits could not have one. So whoever takes a row away grants the place in the same
-transaction, and a task that waits cannot be forgotten. Rows of a dead process are taken away, or
-belong to the new owner of the task, in the transaction that finds a new owner for its tasks.
+the first that waits could not have one; see `places.ask` for the rule. So whoever takes a row away
+grants the place in the same transaction, and a task that waits cannot be forgotten. Rows of a dead
+process are taken away, or belong to the new owner of the task, in the transaction that finds a new
+owner for its tasks.
 A task does not leave before its end is written: whoever sees that the next one has its place can
 read how it ended. That a task is to be cancelled stands in its place until it has left, since its
 process may not have written the task itself yet, or may not know it yet.
 Relies on: `Membership.turn`, which makes all writers of the database take turns; calls on the
 store's own thread, except for `join` and `leave`.
-Lock order: none is held here; `_asked` is a deque, to which other threads append.
+Lock order: none is held here.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from itertools import islice, takewhile
-from typing import Any, Final, NamedTuple, TypeAlias
+from itertools import chain, islice, takewhile
+from typing import Final, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
-from framework._tasks.places import GRANTED, MOST_AHEAD, PlaceAnswer, PlaceRequest
+from framework._tasks.places import (
+    GRANTED,
+    MOST_AHEAD,
+    PlaceAnswer,
+    PlaceRequest,
+    ask,
+    grant_free,
+    leave,
+)
 from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._shared.membership import Membership
+from framework.stores.sql._shared.requests import Requests
 from framework.stores.sql._tables.database import Database
 from framework.stores.sql._tables.schema import PLACES, PROCESSES, TASKS
 
@@ -35,9 +44,6 @@ Asked: TypeAlias = "tuple[PlaceRequest, Told] | str"
 
 Place: TypeAlias = tuple[str, str]
 """A line and a task."""
-
-BATCH: Final = 200
-"""Maximum number of requests in one transaction."""
 
 _POSITIONS: Final = 1_000_000
 """Positions in the lines for each version."""
@@ -127,23 +133,6 @@ _UNWANTED: Final = (
 )
 
 
-class Settled(NamedTuple):
-    """What a transaction has settled, to be told once it is committed.
-
-    Attributes:
-        asked: The first requests of all, in their order.
-        answers: The answer to each of them; None for a task that left.
-        granted: The places that were granted to tasks which waited.
-        replaced: The tasks of this process that are to be cancelled, each with the one that
-            replaces it.
-    """
-
-    asked: Sequence[Asked]
-    answers: Sequence[PlaceAnswer | None]
-    granted: Sequence[Place]
-    replaced: Sequence[tuple[str, str]]
-
-
 class SharedLines:
     """The lines of all processes; see `protocols.SharedPlaces`.
 
@@ -164,10 +153,9 @@ class SharedLines:
     ) -> None:
         self._database = database
         self._membership = membership
-        self._wake = backlog.wake
         self._comes = backlog.comes
         self._cancel = cancel
-        self._asked: deque[Asked] = deque()
+        self.requests = Requests[Asked](database, membership, backlog.wake)
         # The tasks of this process that are in a line; the store's thread alone uses it.
         self._inside: set[str] = set()
         # By task, and then by line.
@@ -178,23 +166,11 @@ class SharedLines:
 
     def join(self, request: PlaceRequest, told: Told) -> None:
         """Ask for a place; see `protocols.SharedPlaces.join`."""
-        self._asked.append((request, told))
-        self._wake()
+        self.requests.add((request, told))
 
     def leave(self, task_id: str) -> None:
         """Take a task out of all lines; see `protocols.SharedPlaces.leave`."""
-        self._asked.append(task_id)
-        self._wake()
-
-    @property
-    def waits(self) -> bool:
-        """Whether there is a request to answer."""
-        return bool(self._asked)
-
-    @property
-    def waiters(self) -> int:
-        """How many requests there are to answer."""
-        return len(self._asked)
+        self.requests.add(task_id)
 
     # -- the store's thread
 
@@ -205,55 +181,66 @@ class SharedLines:
             GivenUpError: If the others consider this process dead.
             SQLAlchemyError: If the database fails; requests that have no answer are kept.
         """
-        while some := self._next():
-            with self._database.writing() as connection:
-                version, _ = self._membership.turn(connection)
-                settled = self._settle(connection, version, some)
-            self.tell(settled)
+        self.requests.settle(self._answered, self._may_be_answered)
 
     def leaving(self) -> list[str]:
         """Return the tasks that leave before anything else is asked, in their order."""
-        some = takewhile(lambda one: isinstance(one, str), list(islice(self._asked, BATCH)))
+        some = takewhile(lambda one: isinstance(one, str), self.requests.first())
         return [one for one in some if isinstance(one, str)]
 
-    def let_leave(self, connection: Connection, version: int, written: Collection[str]) -> Settled:
+    def let_leave(
+        self, connection: Connection, version: int, written: Collection[str]
+    ) -> Callable[[], object]:
         """Take the tasks out that leave before anything else is asked.
 
         Args:
             connection: A transaction of this process's turn.
             version: Its version.
             written: The tasks that it writes. Others leave if they need not be written.
+
+        Returns:
+            Tells everybody, after the commit.
         """
-        some = takewhile(lambda one: one in written or not self._comes(one), self.leaving())
-        return self._settle(connection, version, list(some))
+        some = list(takewhile(lambda one: one in written or not self._comes(one), self.leaving()))
+        tell = self._answered(connection, version, some)
 
-    def _next(self) -> list[Asked]:
-        """Return the next requests that need not wait for a record to be written."""
-        some = list(islice(self._asked, BATCH))
-        return list(takewhile(lambda one: not (isinstance(one, str) and self._comes(one)), some))
+        def told() -> None:
+            self.requests.drop(len(some))
+            tell()
 
-    def _settle(self, connection: Connection, version: int, some: Sequence[Asked]) -> Settled:
+        return told
+
+    def _may_be_answered(self, asked: Asked) -> bool:
+        """Return whether a request need not wait for a record to be written."""
+        return not (isinstance(asked, str) and self._comes(asked))
+
+    def _answered(
+        self, connection: Connection, version: int, some: Sequence[Asked]
+    ) -> Callable[[], object]:
+        """Answer requests in a transaction; return what tells everybody after its commit."""
         step = _Step(connection, self._membership.process_id, version)
-        return Settled(some, [step.answer(one) for one in some], step.granted, step.replaced)
+        answers = [step.answer(one) for one in some]
 
-    def tell(self, settled: Settled) -> None:
-        """Tell everybody what a transaction has settled, after its commit."""
-        for _ in settled.asked:
-            self._asked.popleft()
-        for asked, answer in zip(settled.asked, settled.answers, strict=True):
-            if isinstance(asked, str):
-                self._waiting.pop(asked, None)
-                self._inside.discard(asked)
-            elif answer is not None:
-                request, told = asked
-                if request.waits or answer.granted:
-                    self._inside.add(request.task_id)
-                if request.waits and not answer.granted:
-                    self._waiting.setdefault(request.task_id, {})[request.key] = told
-                told(answer)
-        for place in settled.granted:
-            self._tell_granted(place)
-        self._cancel_all(settled.replaced)
+        def tell() -> None:
+            for asked, answer in zip(some, answers, strict=True):
+                self._tell(asked, answer)
+            for place in step.granted:
+                self._tell_granted(place)
+            self._cancel_all(step.replaced)
+
+        return tell
+
+    def _tell(self, asked: Asked, answer: PlaceAnswer | None) -> None:
+        if isinstance(asked, str):
+            self._waiting.pop(asked, None)
+            self._inside.discard(asked)
+        elif answer is not None:
+            request, told = asked
+            if request.waits or answer.granted:
+                self._inside.add(request.task_id)
+            if request.waits and not answer.granted:
+                self._waiting.setdefault(request.task_id, {})[request.key] = told
+            told(answer)
 
     def _tell_granted(self, place: Place) -> None:
         line, task_id = place
@@ -289,11 +276,12 @@ class SharedLines:
 
 
 class _Step:
-    """One transaction, in which it is this process's turn.
+    """One transaction, in which it is this process's turn; a `places.LineTable`.
 
     Attributes:
         granted: The places that were granted to tasks which waited.
-        replaced: The tasks of this process that are to be cancelled; see `Settled`.
+        replaced: The tasks of this process that are to be cancelled, each with the one that
+            replaces it.
     """
 
     def __init__(self, connection: Connection, process: str, version: int) -> None:
@@ -301,6 +289,9 @@ class _Step:
         self._process = process
         self._version = version
         self._entered = 0
+        # How many have a place, by line; and where nobody is over, since that stays so.
+        self._placed: dict[str, int] = {}
+        self._without_over: set[str] = set()
         # Of a thousand submissions of a unique task all but the first get the same answer.
         self._refused: dict[tuple[str, int], PlaceAnswer] = {}
         self.granted: list[Place] = []
@@ -310,62 +301,51 @@ class _Step:
         """Do what is asked; return the answer, None for a task that leaves."""
         if isinstance(asked, str):
             self._refused.clear()
-            self._leave(asked)
+            leave(self, asked)
             return None
         request, _ = asked
         if request.waits:
             self._refused.clear()
-            return self._answer(request)
+            answer = ask(self, request)
+            if request.replaces and not answer.granted:
+                answer = PlaceAnswer(False, answer.others, True)
+            return answer
         known = self._refused.get((request.key, request.limit))
         if known is not None and request.task_id not in known.others:
             return known
-        answer = self._answer(request)
+        answer = ask(self, request)
         if not answer.granted:
             self._refused[request.key, request.limit] = answer
         return answer
 
-    def _answer(self, request: PlaceRequest) -> PlaceAnswer:
-        line = {"in_line": request.key}
-        own = self._connection.execute(_OWN, {**line, "of_task": request.task_id}).first()
-        if own is None and self._may_enter(request, line):
-            return GRANTED
-        if own is None and request.waits:
-            self._enter(request, granted=0)
-            if request.replaces:
-                self._replace(request.task_id, line)
-        elif own is not None and own[0]:
-            return GRANTED
-        values = {**line, "of_task": request.task_id}
-        others = [
-            one for query in _OTHERS for one in self._connection.execute(query, values).scalars()
-        ]
-        return PlaceAnswer(False, tuple(others[:MOST_AHEAD]), request.replaces)
+    def has_place(self, request: PlaceRequest) -> bool | None:
+        """See `places.LineTable`."""
+        own = {"in_line": request.key, "of_task": request.task_id}
+        granted = self._connection.execute(_OWN, own).scalar()
+        return None if granted is None else bool(granted)
 
-    def _replace(self, task_id: str, line: dict[str, Any]) -> None:
-        """Ask for the cancellation of all that are in a line with *task_id*."""
-        self._connection.execute(_REPLACE, {**line, "by": task_id})
-        self._connection.execute(_UNWANTED, {"at_version": self._version})
-        found = self._connection.execute(_REPLACED, {"own": self._process})
-        self.replaced += [(one, by) for one, by in found if by == task_id]
+    def placed(self, key: str) -> int:
+        """See `places.LineTable`."""
+        if key not in self._placed:
+            found = self._connection.execute(_COUNT, {"in_line": key})
+            self._placed[key] = int(found.scalar_one())
+        return self._placed[key]
 
-    def _may_enter(self, request: PlaceRequest, line: dict[str, Any]) -> bool:
-        """Give a task a place if one is free and nobody comes before it."""
-        first = self._connection.execute(_NEXT, line).first()
-        if first is not None and first.place_rank <= request.rank:
-            return False
-        if self._count(line) >= request.limit:
-            # If nobody waits; otherwise it is the turn of those who do, once the task leaves.
-            if first is not None or not self._connection.execute(_DROP_OVER, line).rowcount:
-                return False
-            if self._count(line) >= request.limit:
-                return False
-        self._enter(request, granted=1)
-        return True
+    def first(self, key: str) -> PlaceRequest | None:
+        """See `places.LineTable`."""
+        row = self._connection.execute(_NEXT, {"in_line": key}).first()
+        if row is None:
+            return None
+        return PlaceRequest(key, row.task_id, row.places, rank=row.place_rank)
 
-    def _count(self, line: dict[str, Any]) -> int:
-        return int(self._connection.execute(_COUNT, line).scalar_one())
+    def others(self, request: PlaceRequest) -> tuple[str, ...]:
+        """See `places.LineTable`."""
+        values = {"in_line": request.key, "of_task": request.task_id}
+        found = [self._connection.execute(query, values).scalars() for query in _OTHERS]
+        return tuple(islice(chain(*found), MOST_AHEAD))
 
-    def _enter(self, request: PlaceRequest, *, granted: int) -> None:
+    def enter(self, request: PlaceRequest, granted: bool) -> None:
+        """See `places.LineTable`."""
         self._entered += 1
         row = {
             "line": request.key,
@@ -374,30 +354,51 @@ class _Step:
             "places": request.limit,
             "place_rank": request.rank,
             "position": self._version * _POSITIONS + self._entered,
-            "granted": granted,
+            "granted": int(granted),
             "version": self._version,
         }
         self._connection.execute(_ENTER, row)
+        self._count(request.key, int(granted))
+        if request.replaces and not granted:
+            self._replace(request)
 
-    def _leave(self, task_id: str) -> None:
+    def grant(self, request: PlaceRequest) -> None:
+        """See `places.LineTable`."""
+        own = {"in_line": request.key, "of_task": request.task_id, "at_version": self._version}
+        self._connection.execute(_GRANT, own)
+        self._count(request.key, 1)
+        self.granted.append((request.key, request.task_id))
+
+    def drop_over(self, key: str) -> Sequence[str]:
+        """See `places.LineTable`."""
+        # Once: whether a task is over does not change in this transaction.
+        if key in self._without_over:
+            return ()
+        self._without_over.add(key)
+        dropped = self._connection.execute(_DROP_OVER, {"in_line": key}).rowcount
+        self._count(key, -dropped)
+        return (key,) if dropped else ()
+
+    def drop(self, task_id: str) -> Sequence[str]:
+        """See `places.LineTable`."""
         lines = list(self._connection.execute(_LINES_OF, {"of_task": task_id}).scalars())
-        if not lines:
-            return
-        self._connection.execute(_LEAVE, {"of_task": task_id})
+        if lines:
+            self._connection.execute(_LEAVE, {"of_task": task_id})
         for line in lines:
-            self.grant(line)
+            self._placed.pop(line, None)
+        return lines
 
-    def grant(self, line: str) -> None:
-        """Give the free places of a line to the first that wait."""
-        values = {"in_line": line}
-        placed = self._count(values)
-        while (first := self._connection.execute(_NEXT, values).first()) is not None:
-            if placed >= first.places:
-                return
-            own = {"of_task": first.task_id, "at_version": self._version}
-            self._connection.execute(_GRANT, {**values, **own})
-            self.granted.append((line, first.task_id))
-            placed += 1
+    def _count(self, key: str, more: int) -> None:
+        if key in self._placed:
+            self._placed[key] += more
+
+    def _replace(self, request: PlaceRequest) -> None:
+        """Ask for the cancellation of all others that are in a line."""
+        by = request.task_id
+        self._connection.execute(_REPLACE, {"in_line": request.key, "by": by})
+        self._connection.execute(_UNWANTED, {"at_version": self._version})
+        found = self._connection.execute(_REPLACED, {"own": self._process})
+        self.replaced += [(one, other) for one, other in found if other == by]
 
 
 def is_held_on(connection: Connection, process: str) -> bool:
@@ -417,9 +418,7 @@ def inherit(connection: Connection, version: int) -> None:
     if not lines:
         return
     connection.execute(_LOSE)
-    step = _Step(connection, "", version)
-    for line in lines:
-        step.grant(line)
+    grant_free(_Step(connection, "", version), lines)
 
 
 def has_homeless(connection: Connection) -> bool:

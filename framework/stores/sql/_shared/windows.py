@@ -7,17 +7,14 @@ the future, or some are given back.
 
 Guarantees: counted times are whole microseconds of one clock, that of the PostgreSQL server, or
 of the machine for SQLite. If that clock is set back, calls wait longer, and are never too many.
-Relies on: `Membership.turn`, which makes all writers of the database take turns; calls on the
-store's own thread, except for `reserve` and `give_back`.
-Lock order: none is held here; `_asked` is a deque, to which other threads append.
+Relies on: calls on the store's own thread, except for `reserve` and `give_back`.
+Lock order: none is held here.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 import sqlalchemy as sa
@@ -27,15 +24,13 @@ from sqlalchemy.engine import Connection
 from framework._threads.clock import SystemClock
 from framework.protocols._windows import WindowAnswer, WindowRequest
 from framework.stores.sql._shared.membership import Membership
+from framework.stores.sql._shared.requests import Requests
 from framework.stores.sql._tables.database import Database
 from framework.stores.sql._tables.schema import WINDOWS
 
 Told: TypeAlias = Callable[[WindowAnswer], object]
 Asked: TypeAlias = "tuple[WindowRequest, Told] | tuple[str, str]"
 """A request with whom to tell, or the key and the entry of a call that is given back."""
-
-BATCH: Final = 200
-"""Maximum number of requests in one transaction."""
 
 _MICRO: Final = 1_000_000
 _CLEANING: Final = 60.0
@@ -62,7 +57,7 @@ class WindowRows:
     Args:
         database: Where they are.
         membership: This process among the others.
-        clock: The machine's time, for SQLite.
+        clock: The machine's time, for databases without a clock.
         wake: Wakes the store's thread.
     """
 
@@ -74,57 +69,45 @@ class WindowRows:
         wake: Callable[[], None],
     ) -> None:
         self._database = database
-        self._membership = membership
         self._clock = clock
-        self._wake = wake
-        self._asked: deque[Asked] = deque()
+        self.requests = Requests[Asked](database, membership, wake)
         self._cleaned = -math.inf
 
     # -- any thread
 
     def reserve(self, request: WindowRequest, told: Told) -> None:
         """Count a call; see `protocols.SharedWindows.reserve`."""
-        self._asked.append((request, told))
-        self._wake()
+        self.requests.add((request, told))
 
     def give_back(self, key: str, entry: str) -> None:
-        """Take a counted call out of its window; see `protocols.SharedWindows.give_back`."""
-        self._asked.append((key, entry))
-        self._wake()
-
-    @property
-    def waits(self) -> bool:
-        """Whether there is a request to answer."""
-        return bool(self._asked)
+        """Count a call no more; see `protocols.SharedWindows.give_back`."""
+        self.requests.add((key, entry))
 
     # -- the store's thread
 
     def settle(self) -> None:
-        """Answer all requests, in their order.
+        """Answer all requests, in their order; see `Requests.settle` for what it raises."""
+        self.requests.settle(self._answered)
 
-        Raises:
-            GivenUpError: If the others consider this process dead.
-            SQLAlchemyError: If the database fails; requests that have no answer are kept.
-        """
-        while self._asked:
-            some = list(islice(self._asked, BATCH))
-            answers: list[tuple[Told, WindowAnswer]] = []
-            with self._database.writing() as connection:
-                self._membership.turn(connection)
-                now = self._now(connection)
-                self._clean(connection, now)
-                for asked in some:
-                    if isinstance(asked[0], WindowRequest):
-                        request, told = asked[0], asked[1]
-                        assert callable(told)
-                        answers.append((told, _counted(connection, request, now)))
-                    else:
-                        key, entry = asked
-                        connection.execute(_DROP, {"of_key": key, "of_entry": entry})
-            for _ in some:
-                self._asked.popleft()
+    def _answered(
+        self, connection: Connection, version: int, some: Sequence[Asked]
+    ) -> Callable[[], object]:
+        """Answer requests in a transaction; return what tells everybody after its commit."""
+        answers: list[tuple[Told, WindowAnswer]] = []
+        now = self._now(connection)
+        self._clean(connection, now)
+        for asked, more in some:
+            if isinstance(asked, WindowRequest):
+                assert callable(more)
+                answers.append((more, _counted(connection, asked, now)))
+            else:
+                connection.execute(_DROP, {"of_key": asked, "of_entry": more})
+
+        def tell() -> None:
             for told, answer in answers:
                 told(answer)
+
+        return tell
 
     def _now(self, connection: Connection) -> int:
         """Return the microsecond by the clock that all processes share."""

@@ -188,10 +188,10 @@ class Writer:
         # alone before, need not wait for them.
         if self._backlog.gather(pace.gather, self._is_waited_for) and self._crowd > 1:
             self._closing.wait(pace.hurry)
-        self._crowd = self._backlog.waiters + self.lines.waiters
+        self._crowd = self._backlog.waiters + len(self.lines.requests)
 
     def _is_waited_for(self) -> bool:
-        return self._backlog.waited_for or self.lines.waits or self.windows.waits
+        return self._backlog.waited_for or bool(self.lines.requests or self.windows.requests)
 
     def _until_due(self) -> float:
         """Return the seconds until the next look or beat, or until more is to be claimed."""
@@ -210,7 +210,7 @@ class Writer:
         # The last chance for records that were set aside, however long ago they were tried.
         self._tried_aside = -math.inf
         while self._clock.monotonic() < end:
-            if self.attempt(following=False) and not self._backlog.waits and not self.lines.waits:
+            if self.attempt(following=False) and not (self._backlog.waits or self.lines.requests):
                 try:
                     with self._database.writing() as connection:
                         version, _ = self.membership.turn(connection)
@@ -352,7 +352,7 @@ class Writer:
             if beats:
                 self.membership.beat(connection)
             started, ended = self._put(connection, rows, version)
-            left = self.lines.let_leave(connection, version, {row.task_id for row in rows})
+            tell = self.lines.let_leave(connection, version, {row.task_id for row in rows})
             if bound is not None:
                 removed = max(removed, bound)
             # A clean-up may have removed tasks that ended before it and are written only now.
@@ -367,7 +367,7 @@ class Writer:
         if ended:
             # In memory they ended otherwise: the others had given this process up before that.
             self._mirror.read(ended)
-        self.lines.tell(left)
+        tell()
         for row in rows:
             if row.starts or (row.restart is not None and row.ended_at is not None):
                 self._backlog.permit(row.task_id, row.task_id in started)
