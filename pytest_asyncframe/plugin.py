@@ -339,7 +339,7 @@ def pytest_enter_pdb(config: pytest.Config) -> None:
 
 
 def pytest_leave_pdb(config: pytest.Config) -> None:
-    """Let them go on."""
+    """Let the other threads of the test go on."""
     _set_debugged(config, debugged=False)
 
 

@@ -1,1 +1,1 @@
-"""How one task runs: counted, begun, retried, limited, ended, and made known."""
+"""How one task runs: counting, starting, retrying, limiting and ending it, and telling others."""

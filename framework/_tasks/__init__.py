@@ -1,1 +1,1 @@
-"""What a task is, as data. Nothing here waits, and nothing runs a task."""
+"""Functions as tasks, their options, and live tasks. Nothing here waits or runs a task."""

@@ -45,7 +45,7 @@ class Repeated:
         self._locks = FoundLocks(item.config.rootpath, lambda: kept_by(item))
 
     def quietly(self, run: Run) -> Ended:
-        """Run it once; nobody is told of the reports, and no debugger starts."""
+        """Run it once, without showing its reports and without starting a debugger."""
         with (
             self._prepared(run),
             hushed(self.item.config),
@@ -97,7 +97,7 @@ class Repeated:
 
     @contextmanager
     def _prepared(self, run: Run) -> Iterator[None]:
-        """Let the run inside the block be the present one, and forget those before it."""
+        """Make this the present run inside the block, and forget those before it."""
         forget_runs(self.item, self._properties)
         self.item.stash[RUN] = run
         try:

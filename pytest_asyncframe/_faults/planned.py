@@ -116,7 +116,7 @@ class Fault:
         return self._planned.target is None or one.is_of(self._planned.target)
 
     def next_number(self, one: Submission) -> int | None:
-        """Count one more for a task; return its number if the fault takes place, else None."""
+        """Count one more for a task; return its number if the fault takes place now, else None."""
         if not self.concerns(one):
             return None
         with self._lock:
@@ -130,7 +130,7 @@ class Fault:
         self._fired.append(firing)
 
     def hides(self, later: Fault) -> bool:
-        """Whether it takes the place of a later fault of the same kind, at least once."""
+        """Whether it would keep a later fault of the same kind from taking place, at least once."""
         mine, its = self._planned, later._planned
         if mine.target is None or its.target is None or not _same(mine.target, its.target):
             return False
@@ -143,7 +143,7 @@ class Fault:
         self._cut_short.append(task_id)
 
     def finding(self) -> str | None:
-        """Return in what it did not take place as planned; None if it did."""
+        """Return in what way it did not take place as planned; None if it did."""
         planned = f"{self._planned.call}, planned at {self._planned.place}"
         if self._cut_short:
             return (
@@ -168,7 +168,7 @@ class Fault:
         return f"{counts} {which}{of} never came, the last one was {self._count}"
 
     def _idle(self, counts: str) -> str:
-        """Return what is wrong if it has never taken place, though there was what it counts."""
+        """Return what is wrong if it never took place although what it counts has come."""
         return "" if self._fired else f"no {counts} after that was free for it"
 
 

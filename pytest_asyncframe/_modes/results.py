@@ -51,7 +51,7 @@ class Result:
 
 
 def _is_strict(report: pytest.TestReport) -> bool:
-    """Whether it is a failure only since the test has passed, which its mark does not allow."""
+    """Whether it failed only because it passed, although its strict ``xfail`` expects a failure."""
     return str(report.longrepr).startswith("[XPASS(strict)]")
 
 
@@ -75,7 +75,7 @@ def sentence(results: Sequence[Result]) -> str:
 
 
 def _places(variants: Iterable[Variant], results: Sequence[Result]) -> str:
-    """Return in which of all variants of a test something is so."""
+    """Return the names of the variants for which something holds."""
     by_transport: dict[str | None, list[Variant]] = {}
     for one in variants:
         by_transport.setdefault(one.transport, []).append(one)

@@ -126,7 +126,7 @@ def _duration(result: Result) -> float:
 
 
 def _head(report: pytest.TestReport, text: str) -> None:
-    """Let pytest's summary say where the test fails."""
+    """Make pytest's summary say where the test fails."""
     crash = getattr(report.longrepr, "reprcrash", None)
     if crash is not None:
         crash.message = f"{text}: {crash.message}"

@@ -213,4 +213,4 @@ def _never() -> bool:
 
 
 def nothing(*_: object) -> None:
-    """Do nothing where nobody wants to be called."""
+    """Do nothing: the default of callbacks."""

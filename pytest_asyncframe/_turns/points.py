@@ -61,7 +61,7 @@ class Points(Turns):
         self.queue: TaskQueue = TaskQueue()
 
     def end(self) -> None:
-        """Call nothing of the test any more."""
+        """Stop calling functions of the test."""
         super().end()
         self.before_point = None
 

@@ -86,7 +86,7 @@ class Turns(ABC):
         self._owing: dict[int, Actor] = {}
 
     def end(self) -> None:
-        """Call nothing of the test any more.
+        """Stop calling functions of the test.
 
         Without the references a test is freed at once, and by no garbage collection.
         """

@@ -70,7 +70,7 @@ class Watchdog:
         self.end()
 
     def end(self) -> None:
-        """Call nothing of the test any more."""
+        """Stop calling functions of the test."""
         self.on_quiet: Callable[[Actor], BaseException | None] = nothing
         self.on_overtake: Callable[[list[Actor]], object] = nothing
         self.on_give_up: Callable[[list[Thread]], object] = nothing

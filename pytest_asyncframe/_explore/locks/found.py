@@ -92,7 +92,7 @@ class FoundLocks:
 
 
 def _names_in(modules: Iterable[ModuleType]) -> Iterator[Place]:
-    """Yield the places of names that were imported from `threading`."""
+    """Yield where modules keep names that were imported from `threading`."""
     for module in modules:
         names = getattr(module, "__dict__", {})
         for name in _NAMES:
@@ -102,7 +102,7 @@ def _names_in(modules: Iterable[ModuleType]) -> Iterator[Place]:
 
 
 def _of_handlers() -> Iterator[Place]:
-    """Yield the places of the locks of logging handlers."""
+    """Yield where logging handlers keep their locks."""
     handlers: list[Any] = logging._handlerList  # type: ignore[attr-defined]  # nothing public
     for reference in list(handlers):
         names = getattr(reference(), "__dict__", {})

@@ -43,7 +43,7 @@ class Present:
         self.results = Results(clock.sequencer)
 
     def end(self) -> None:
-        """End it, and refer to nothing of it any more."""
+        """End it, and drop all references to its parts."""
         self.clock, self.pools, self.results = self._between
 
     def replacement(self, owner: Any, name: str, real: Any, make: Make) -> Any:
