@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, NoReturn, TypeAlias
 from celery.exceptions import Ignore, Retry, TaskPredicate
 
 from framework._records.jsonsafe import safe_repr
+from framework._records.statuses import COMPLETED, TRAITS, TaskStatus
 from framework._running.log import users_frames
 from framework._threads.courier import Courier
 from framework.engines.celery._tasks import ShownError, keep_revoked
@@ -22,6 +23,14 @@ from framework.exceptions import TaskCancelledError, TaskFailedError
 _LOGGER = logging.getLogger("asyncframe")
 
 Kind: TypeAlias = Literal["completed", "failed", "cancelled", "retried", "dropped"]
+"""What Celery may be told of a delivery: it has fewer ends than there are final statuses."""
+
+
+def kind_of(status: TaskStatus) -> Kind:
+    """Return what Celery is told of a task that has ended with *status*."""
+    if status is COMPLETED:
+        return "completed"
+    return "failed" if TRAITS[status].failed else "cancelled"
 
 
 _AWAY: Final = 1.0
@@ -58,9 +67,8 @@ class Outcome:
     """What became of a delivery.
 
     Attributes:
-        kind: ``completed``, ``failed`` (FAILED, TIMEOUT or INTERRUPTED), ``cancelled``,
-            ``retried`` (it continues in a later delivery) or ``dropped`` (another delivery
-            tells Celery).
+        kind: ``completed``, ``failed`` or ``cancelled``, see `kind_of`; ``retried`` (it continues
+            in a later delivery) or ``dropped`` (another delivery tells Celery).
         task_id: The task.
         name: The task's name.
         error: Why it failed or is retried; None if it waits for a throttle.

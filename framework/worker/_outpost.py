@@ -37,7 +37,7 @@ from framework._threads.clock import SystemClock
 from framework._threads.courier import Courier
 from framework._threads.watch.stacks import place
 from framework.exceptions import TaskTimeoutError
-from framework.worker._outcomes import Kind, Outcome, insist
+from framework.worker._outcomes import Outcome, insist, kind_of
 from framework.worker._policies import WorkerPolicies
 
 if TYPE_CHECKING:
@@ -275,7 +275,7 @@ class Outpost:
             share=task.progress,
             message=task.progress_message,
         )
-        kind = _KINDS.get(status, "failed")
+        kind = kind_of(TaskStatus(status))
         return Outcome(kind, task.task_id, task.name, error, unsaid=unsaid)
 
     def _tell_end(self, task_id: str, status: str, **more: Any) -> dict[str, Any] | None:
@@ -374,7 +374,6 @@ def _place_of(task: LiveTask) -> str:
 
 
 _LONGEST: Final = 2_000
-_KINDS: Final[dict[str, Kind]] = {"completed": "completed", "cancelled": "cancelled"}
 
 
 _DYING = threading.Event()
