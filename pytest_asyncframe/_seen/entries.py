@@ -10,6 +10,9 @@ from framework.protocols import TaskEvent, TaskRecord, TaskStatus
 from framework.testing import Call, function_name
 from pytest_asyncframe._seen.arguments import by_name, unwrapped
 
+OWN_ENDS = (TaskStatus.COMPLETED, TaskStatus.FAILED)
+"""How the function of a task ends it; every other end comes from outside."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Failure:

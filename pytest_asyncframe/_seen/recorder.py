@@ -23,6 +23,7 @@ from framework.testing import call_of, driver_of, function_name
 from pytest_asyncframe._places import at, inwards, outwards, place_of, users_frame
 from pytest_asyncframe._seen.arguments import unwrapped
 from pytest_asyncframe._seen.entries import (
+    OWN_ENDS,
     Failure,
     Injected,
     Moment,
@@ -33,9 +34,6 @@ from pytest_asyncframe._seen.entries import (
     UnfinishedTask,
     What,
 )
-
-_CUT_OFF = ("timed_out", "cancelled", "interrupted")
-"""Kinds of events that may end a task while its function is running."""
 
 
 class _VirtualClock(Protocol):
@@ -158,7 +156,7 @@ class Recorder(Interceptor):
         self.events.append(event)
         record = None if event.task_id is None else self.record(event.task_id)
         place = ""
-        if record is not None and event.attempt and event.kind in _CUT_OFF:
+        if record is not None and event.duration is not None and event.status not in OWN_ENDS:
             place = self._body_place(record) or self._thread_places().get(record, ("", ""))[1]
         self._add(event, record, place, event.at)
         if record is None or event.status is None or not event.status.is_final:

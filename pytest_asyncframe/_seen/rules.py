@@ -15,15 +15,12 @@ from typing import TypeAlias
 
 from framework.protocols import TaskEvent, TaskRecord, TaskStatus
 from framework.testing import RateLimit, attempt_bound
-from pytest_asyncframe._seen.entries import Moment, Start
+from pytest_asyncframe._seen.entries import OWN_ENDS, Moment, Start
 
 Finding: TypeAlias = tuple[TaskRecord | None, str]
 """What is wrong, with the task that it is about; None if it is about several."""
 
 _PENDING, _RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
-_OWN_ENDS = (TaskStatus.COMPLETED, TaskStatus.FAILED)
-"""How the function of a task ends it; every other end comes from outside."""
-
 _ENDS = {
     "timed_out" if status is TaskStatus.TIMEOUT else status.value: status
     for status in TaskStatus
@@ -173,7 +170,7 @@ def _over(record: TaskRecord, newest: TaskRecord) -> bool:
     started, ended = newest.started, record.ended
     if started is None or ended is None:
         return False
-    return ended < started or (ended == started and record.status not in _OWN_ENDS)
+    return ended < started or (ended == started and record.status not in OWN_ENDS)
 
 
 # -- throttled functions

@@ -34,8 +34,6 @@ _KEPT = 1_000
 _PATIENCE = 5.0
 """Seconds that tasks submitted by the measured ones have to end."""
 
-_ENDS = ("completed", "failed", "timed_out", "cancelled", "interrupted")
-
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -228,7 +226,7 @@ def opened(
 async def _settled(manager: TaskManager) -> None:
     """Wait until all tasks have ended, including those that tasks have submitted."""
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
-    unsubscribe = manager.subscribe(lambda _: loop.call_soon_threadsafe(ended.set), kinds=_ENDS)
+    unsubscribe = manager.subscribe(lambda _: loop.call_soon_threadsafe(ended.set))
     try:
         async with asyncio.timeout(_PATIENCE):
             while manager.get_active_count():

@@ -22,9 +22,6 @@ from pytest_asyncframe._report.values import shown
 from pytest_asyncframe._turns.choices import Chooser
 from pytest_asyncframe._turns.sequencer import Sequencer
 
-_ENDS = ("completed", "failed", "timed_out", "cancelled", "interrupted")
-"""The kinds of events with which a task ends."""
-
 
 class Witness:
     """A chooser that keeps the deviations of another one, and the lines that actors run.
@@ -106,7 +103,8 @@ class Witness:
     def on_event(self, event: TaskEvent) -> None:
         """Keep the end of the task that runs here; see `protocols.EventSink`."""
         who = self._who()
-        if event.kind in _ENDS and who.startswith(f"{event.name.rpartition('.')[2]}#"):
+        ends = event.duration is not None  # only the end of a task that has started has one
+        if ends and who.startswith(f"{event.name.rpartition('.')[2]}#"):
             self._settle(who, "")
             self.entries.append(Ended(who, event.kind.replace("_", " ")))
 
