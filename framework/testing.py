@@ -34,7 +34,7 @@ from framework._manager.settings import Settings
 from framework._records import exports
 from framework._records.statuses import TRAITS
 from framework._running.outcomes import WorkerCrashError
-from framework._running.results import Results
+from framework._running.results import BEFORE_WAITS
 from framework._running.waits.retry import RetryPolicy
 from framework._tasks import registry
 from framework._tasks.functions import (
@@ -269,17 +269,11 @@ def before_waits(call: Callable[[], object]) -> Iterator[None]:
 
     This applies to the whole process. If *call* raises, the waiting coroutine gets the error.
     """
-    real = Results.get
-
-    async def get(self: Results, record: TaskRecord, timeout: float | None) -> Any:
-        call()
-        return await real(self, record, timeout)
-
-    Results.get = get  # type: ignore[method-assign]  # restored below
+    BEFORE_WAITS.append(call)
     try:
         yield
     finally:
-        Results.get = real  # type: ignore[method-assign]
+        BEFORE_WAITS.remove(call)
 
 
 def was_cut_short(record: TaskRecord) -> bool:

@@ -1,18 +1,18 @@
 """Servers: find out how many worker processes serve an app, and whether this one is leaving.
 
-uvicorn, gunicorn and hypercorn do not pass the number to their workers in the environment. But
-the function that runs the app is on the stack, and the server's settings are among its variables.
-Nor do they tell an app that they are about to leave: they wait for its responses first, those
-that never end included.
+uvicorn, gunicorn and hypercorn do not pass the number to their workers in the environment, nor to
+the app. But the function that runs the app is on the stack, and the server's settings are among its
+variables. Where they have other names, one process is counted.
 
-In a server whose variables have other names, one process is counted, and streams end only when
-the server closes them.
+Nor do servers tell an app that they are about to leave: they wait for its responses first, those
+that never end included. A uvicorn says so to who asks. In other servers, streams end only when the
+server closes them.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
+import signal
 from types import FrameType
 from typing import Any, Final
 
@@ -59,23 +59,15 @@ def _number(value: object) -> int | None:
 
 
 def find_server() -> object | None:
-    """Return the uvicorn server that runs the event loop of the caller; None for another one.
+    """Return the uvicorn server of this process; None if there is none, or not on the main thread.
 
-    Its `serve` is a coroutine of one of the loop's tasks, also in a worker of gunicorn.
+    It handles signals by a method of its own, also in a worker of gunicorn.
     """
-    for task in asyncio.all_tasks():
-        inner: Any = task.get_coro()
-        while inner is not None:
-            frame = getattr(inner, "cr_frame", None)
-            if frame is None:
-                break
-            server = frame.f_locals.get("self")
-            module = str(frame.f_globals.get("__name__", ""))
-            # uvicorn's object for the lifespan has the first one as well.
-            is_server = hasattr(server, "should_exit") and hasattr(server, "server_state")
-            if is_server and module.startswith("uvicorn"):
-                return server  # type: ignore[no-any-return]  # an object of uvicorn's
-            inner = inner.cr_await
+    # The second one may be delayed, see `framework.http.health_router`.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        server: object = getattr(signal.getsignal(number), "__self__", None)
+        if hasattr(server, "should_exit") and hasattr(server, "server_state"):
+            return server
     return None
 
 

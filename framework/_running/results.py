@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol  # a result is whatever the task returned
+from typing import Any, Final, Protocol  # a result is whatever the task returned
 
 from framework._records.records import TaskRecord
 from framework._records.statuses import FINAL, PENDING, RUNNING
@@ -25,6 +25,9 @@ from framework._threads.pool_threads import PoolThread, current_item, current_po
 from framework._threads.waiters import LoopWaiter, Mailboxes, ThreadWaiter
 from framework.exceptions import FrameworkNotStartedError, TaskNotFoundError
 from framework.protocols import TaskEngine
+
+BEFORE_WAITS: Final[list[Callable[[], object]]] = []
+"""Called when a coroutine is about to wait for a task, in the whole process; empty but in tests."""
 
 
 class Elsewhere(Protocol):
@@ -65,6 +68,8 @@ class Results:
     async def get(self, record: TaskRecord, timeout: float | None) -> Any:
         """Suspend until *record* is final; see `TaskManager.get_result`."""
         if isinstance(record, LiveTask):
+            for told in BEFORE_WAITS:
+                told()
             until = None if timeout is None else self._clock.monotonic() + timeout
             await self.until_final(record, timeout)
             _require_final(record)
