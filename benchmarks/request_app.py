@@ -29,8 +29,8 @@ from benchmarks.served_app import (
     listener,
 )
 from framework import background_task, get_task_manager, setup_async_framework
+from framework._app.requests import Requests
 from framework._manager.core import Core
-from framework.lifespan import _Shim
 
 INSIDE = "an app with the framework, no task"
 SUBMITTED = "submitted, handed to nobody"
@@ -265,7 +265,7 @@ async def ways() -> AsyncIterator[list[Served]]:
         for way in OURS:
             app = _app_of(_no_job if way == INSIDE else _started(begins.get(way, sync_task)))
             # As for an app of its own, which would have a framework of its own.
-            _Shim.put_on(app, core.intake.home())
+            Requests.put_on(app, core.intake.home())
             found.append(Served(app, way, core))
         yield found
 

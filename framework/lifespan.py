@@ -7,33 +7,31 @@ import functools
 import inspect
 import logging
 import sys
-import threading
 import warnings
 import weakref
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, suppress
 from contextvars import Token
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
-from framework._decorators.endpoints import prepare_endpoints, warn_of_plain_endpoints
-from framework._manager.drain import Reminder, at_most, drain
+from framework._app.blocking import in_thread
+from framework._app.endpoints import prepare_endpoints, warn_of_plain_endpoints
+from framework._app.handlers import lifespans_in, run_handlers
+from framework._app.requests import Requests
+from framework._manager.drain import drain
 from framework._manager.frameworks import Framework, Parts, override
 from framework._manager.others.taking_over import warn_of_lost_tasks
 from framework._manager.servers import worker_count
 from framework._manager.settings import Settings
 from framework._records import checks
-from framework._records.reasons import span
 from framework._running.log import install_task_fields
-from framework._tasks.current import OVER, current_home, current_scope
+from framework._tasks.current import current_home, current_scope
 from framework._tasks.live import Home, Sleeper
-from framework._tasks.mistakes import explain, explain_response
 from framework._threads.clock import SystemClock
 from framework._threads.pool import ThreadPoolExecutorEnhanced
-from framework._threads.sleepers import LoopSleeper
-from framework._threads.user_threads import LIFESPAN
 from framework._threads.watch.loop_watch import LoopWatch
 from framework.protocols import Clock, TaskEngine, TaskStore, Telemetry
 
@@ -42,10 +40,6 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger("asyncframe")
 
-Scope: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -135,7 +129,6 @@ def setup_async_framework(
             given; on entering, if the engine's settings would lose tasks or run them twice.
         StoreUnavailableError: On entering, if a shared store cannot be reached.
     """
-    _check_app(app)
     settings = Settings.checked(
         max_workers=max_workers,
         task_timeout=task_timeout,
@@ -143,26 +136,11 @@ def setup_async_framework(
         result_ttl=result_ttl,
         max_finished_tasks=max_finished_tasks,
         cleanup_interval=cleanup_interval,
-    )
-    grace = checks.seconds(
-        "graceful_shutdown_timeout", graceful_shutdown_timeout, at_least=0, finite=False
+        graceful_shutdown_timeout=graceful_shutdown_timeout,
+        slow_loop=slow_loop,
     )
     parts = _checked_parts(clock, executor, store, engine, max_workers)
-    attached, slow = checks.telemetry("telemetry", telemetry), _checked_slow_loop(slow_loop)
-    return FrameworkLifespan(app, settings, parts, grace, attached, slow)
-
-
-def _checked_slow_loop(value: object) -> float:
-    seconds = checks.seconds("slow_loop", value, at_least=0)
-    if 0 < seconds < _SHORTEST:
-        raise ValueError(
-            f"slow_loop must be 0, to switch it off, or at least {_SHORTEST:g}, not {value!r}"
-        )
-    return seconds
-
-
-_SHORTEST: Final = 0.1
-"""The shortest block that can be looked for: more often would cost the loop too much."""
+    return FrameworkLifespan(app, settings, parts, checks.telemetry("telemetry", telemetry))
 
 
 def _check_app(app: object) -> None:
@@ -207,31 +185,28 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
         app: Starlette | None,
         settings: Any,
         parts: Any,
-        grace: float,
-        telemetry: Sequence[Telemetry] = (),
-        slow_loop: float = 0.0,
+        telemetry: Sequence[Telemetry],
     ) -> None:
+        self._was_used = True  # if it is refused, nobody can use it
+        _check_app(app)
         self._app = app
         self._settings: Settings = settings
         self._parts: Parts = parts
-        self._grace = grace
         self._telemetry = telemetry
-        self._slow_loop = slow_loop
         self._watch: LoopWatch | None = None
         self._attached = ExitStack()
         self._framework: Framework | None = None
         self._home: Home | None = None
         self._token: Token[Any] | None = None
-        self._shim: _Shim | None = None
+        self._requests: Requests | None = None
         self._was_used = False
 
     def __del__(self) -> None:
-        app = self._app
         # In a coroutine, such as a lifespan, it was to be entered.
-        if self._was_used or app is None or asyncio._get_running_loop() is None:
+        if self._was_used or self._app is None or asyncio._get_running_loop() is None:
             return
         # An app that was never started has an unused lifespan, and nothing is wrong with it.
-        if not any(one is self for one in _lifespans_in(app.router.lifespan_context)):
+        if not any(one is self for one in lifespans_in(self._app.router.lifespan_context)):
             warnings.warn(
                 "setup_async_framework(app) was thrown away without having been entered, so no "
                 "framework runs: write 'async with setup_async_framework(app):' in your own "
@@ -247,16 +222,13 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
             TypeError: If it was made for another app.
         """
         self._was_used = True
-        _check_app(app)
         if self._app is not None and self._app is not app:
             raise TypeError(
                 "this lifespan was made for another app: do not pass an app, as in FastAPI("
                 "lifespan=setup_async_framework(max_workers=10)), or enter it inside your own "
                 "lifespan, 'async with setup_async_framework(app, max_workers=10):'"
             )
-        return FrameworkLifespan(
-            app, self._settings, self._parts, self._grace, self._telemetry, self._slow_loop
-        )
+        return FrameworkLifespan(app, self._settings, self._parts, self._telemetry)
 
     if not TYPE_CHECKING:  # checkers refuse a plain "with", as they should
 
@@ -298,19 +270,20 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
             if shared is None:
                 # In requests alone, so that others do not pay for it.
                 framework.core.intake.guard(current_scope.get)
-            self._shim = _Shim.put_on(self._app, home)
+            self._requests = Requests.put_on(self._app, home)
             warn_of_plain_endpoints(self._app)
             try:
                 prepare_endpoints(self._app, _is_running)
-                await _run_handlers(self._app, "on_startup")
+                await run_handlers(self._app, "on_startup")
             except BaseException:
                 await self._stop()
                 raise
         # Only now: a task may need what the app's handlers have set up.
         framework.core.takes_over = True
         clock = framework.core.clock
-        if self._slow_loop and shared is None and isinstance(clock, SystemClock):
-            self._watch = LoopWatch(clock, home, self._slow_loop)
+        slow = self._settings.slow_loop
+        if slow and shared is None and isinstance(clock, SystemClock):
+            self._watch = LoopWatch(clock, home, slow)
             self._watch.start(sys._getframe())
 
     async def _connect(self, framework: Framework, alone: bool) -> None:
@@ -319,7 +292,7 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
             for one in self._telemetry:
                 self._attached.callback(one.attach(framework.manager))
             if alone and framework.is_shared:
-                await _in_thread(framework.connect, framework.core.clock)
+                await in_thread(framework.connect, framework.core.clock)
         except BaseException:
             self._attached.close()
             if alone:
@@ -338,15 +311,15 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
             return
         try:
             if self._app is not None:
-                await _run_handlers(self._app, "on_shutdown")
+                await run_handlers(self._app, "on_shutdown")
         finally:
             await self._stop()
 
     async def _stop(self) -> None:
         framework, home = self._framework, self._home
         assert framework is not None and home is not None
-        clock = framework.core.clock
-        end = clock.monotonic() + self._grace
+        clock, grace = framework.core.clock, self._settings.graceful_shutdown_timeout
+        end = clock.monotonic() + grace
         alone = override() is not framework
         sleepers: Sequence[Sleeper] = ()
         if alone:
@@ -359,23 +332,25 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
                 for sleeper in sleepers:
                     sleeper.interrupt()
                 what = f"{type(framework.core.remote).__name__} to publish the tasks that wait"
-                hand_over = partial(framework.hand_over, self._grace)
-                await _in_thread(hand_over, clock, what, self._grace)
+                await in_thread(partial(framework.hand_over, grace), clock, what, grace)
             await drain(framework.core, home, max(0.0, end - clock.monotonic()), sleepers)
         finally:
             framework.leave(home)
             if self._watch is not None:
                 self._watch.stop()
                 self._watch = None
-            if self._shim is not None and self._app is not None:
-                self._shim.take_off(self._app)
+            if self._requests is not None and self._app is not None:
+                self._requests.take_off(self._app)
                 _RUNNING[self._app].remove(framework)
                 _show_state(self._app)
-            _reset(self._token)
+            if self._token is not None:
+                # If the context differs from the one that was entered, there is nothing to reset.
+                with suppress(ValueError):
+                    current_home.reset(self._token)
             if alone:
                 left = max(0.0, end - clock.monotonic())
                 what = f"{type(framework.core.ledger.store).__name__} and the pool to close"
-                await _in_thread(partial(framework.close, left), clock, what, left)
+                await in_thread(partial(framework.close, left), clock, what, left)
             self._attached.close()
             self._framework = None
 
@@ -407,162 +382,3 @@ def _warn_of_siblings(workers: int) -> None:
             "store, setup_async_framework(app, store=SQLStore('sqlite:///tasks.db'))",
             workers,
         )
-
-
-async def _in_thread(
-    call: Callable[[], object], clock: Clock, what: str = "", most: float = 0.0
-) -> None:
-    """Run *call*, which blocks, on a separate thread; wait for it and raise its error.
-
-    Args:
-        call: What to run.
-        clock: The framework's clock.
-        what: What a shutdown waits for meanwhile, for the log; "" if it is no shutdown.
-        most: How many seconds that may take.
-    """
-    sleeper, ended = LoopSleeper(clock), threading.Event()
-    raised: list[BaseException] = []
-
-    def body() -> None:
-        try:
-            call()
-        except BaseException as error:  # re-raised in the waiting coroutine
-            raised.append(error)
-        finally:
-            ended.set()
-            sleeper.signal()
-
-    thread = threading.Thread(target=body, name=LIFESPAN, daemon=True)
-    reminder = Reminder(clock, _later, sleeper.signal) if what else None
-    try:
-        thread.start()
-        while not ended.is_set():
-            await sleeper.wait(None)
-            if reminder is not None and not ended.is_set():
-                _say_what_is_awaited(reminder, what, most)
-    finally:
-        if reminder is not None:
-            reminder.stop()
-    thread.join()
-    if raised:
-        raise raised[0]
-
-
-def _later(seconds: float, call: Callable[[], None]) -> Callable[[], object]:
-    # The timers of the loop, since a clock that is being closed waits for its own to fire.
-    return asyncio.get_running_loop().call_later(seconds, call).cancel
-
-
-def _say_what_is_awaited(reminder: Reminder, what: str, most: float) -> None:
-    """Log that a shutdown still waits for *what*, of *most* seconds, if it is time to."""
-    passed = reminder.passed()
-    if passed is not None:
-        _LOGGER.warning(
-            "shutting down: still waiting after %s for %s, %s",
-            span(passed),
-            what,
-            at_most(most - passed),
-        )
-
-
-def _reset(token: Token[Any] | None) -> None:
-    if token is None:
-        return
-    # If the context differs from the one that was entered, there is nothing to reset.
-    with suppress(ValueError):
-        current_home.reset(token)
-
-
-class _Shim:
-    """ASGI middleware that sets the current home and scope for every request of an app."""
-
-    def __init__(self, inner: ASGIApp, home: Home, built: bool) -> None:
-        self._inner = inner
-        self._home = home
-        self._built = built
-
-    @classmethod
-    def put_on(cls, app: Starlette, home: Home) -> _Shim:
-        """Wrap the app's middleware stack, and build it first if necessary."""
-        built = app.middleware_stack is None
-        inner: Any = app.build_middleware_stack() if built else app.middleware_stack
-        shim = cls(inner, home, built)
-        app.middleware_stack = shim
-        return shim
-
-    def take_off(self, app: Starlette) -> None:
-        """Restore the app's middleware stack, unless something else has wrapped it since."""
-        current: object = app.middleware_stack
-        if current is self:
-            app.middleware_stack = None if self._built else self._inner
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection with the home and its scope in its context."""
-        if scope["type"] == "lifespan" or self._home.closed:
-            await self._inner(scope, receive, send)
-            return
-        token, outer = current_home.set(self._home), current_scope.set(scope)
-        try:
-            await self._inner(scope, receive, send)
-        except Exception as error:
-            explain(error)
-            explain_response(error)
-            raise
-        finally:
-            # A mounted app shares the scope with the one around it, which goes on.
-            if outer.old_value in (None, Token.MISSING):
-                scope[OVER] = True
-            current_scope.reset(outer)
-            current_home.reset(token)
-
-
-async def _run_handlers(app: Starlette, which: str) -> None:
-    """Run those event handlers of the app that no router's own lifespan runs."""
-    routers = _routers_with_default_lifespan(app.router.lifespan_context)
-    if app.router in routers:
-        return
-    # For an included router FastAPI keeps the lifespan, but also copies the handlers.
-    run_by_others = [handler for router in routers for handler in getattr(router, which, ())]
-    for handler in list(getattr(app.router, which, ())):
-        if handler in run_by_others:
-            continue
-        result = handler()
-        if inspect.isawaitable(result):
-            await result
-
-
-def _routers_with_default_lifespan(lifespan: object) -> list[object]:
-    """Return the routers whose default lifespan is *lifespan*, or is wrapped by it."""
-    return [
-        getattr(one, "_router", None)
-        for one in _lifespans_in(lifespan)
-        if type(one).__name__ == "_DefaultLifespan"
-    ]
-
-
-def _lifespans_in(lifespan: object) -> list[object]:
-    """Return *lifespan* and whatever it wraps.
-
-    FastAPI merges lifespans of included routers into closures around the app's own. If one
-    does so in another way, they are not found, and handlers of such routers run twice.
-    """
-    found: list[object] = []
-    pending, seen = [lifespan], set()
-    while pending:
-        one = pending.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        found.append(one)
-        pending += _enclosed(one)
-        pending += [inner for inner in (getattr(one, "__wrapped__", None),) if inner is not None]
-    return found
-
-
-def _enclosed(function: object) -> list[object]:
-    """Return what the variables of a function's closure have; not those without a value yet."""
-    found: list[object] = []
-    for cell in getattr(function, "__closure__", None) or ():
-        with suppress(ValueError):
-            found.append(cell.cell_contents)
-    return found

@@ -25,6 +25,7 @@ TESTS = {
     "worker": ("tests/processes",),
     "lifespan": ("tests/framework/manager", "tests/framework/test_bad_input.py"),
     "testing": ("tests/framework/test_testing.py", "tests/framework/test_override_when_used.py"),
+    "_app": ("tests/framework/manager", "tests/framework/decorators"),
     "_decorators": ("tests/framework/decorators", "tests/framework/faults"),
     "_manager": ("tests/framework/manager", "tests/framework/faults"),
     "_running": ("tests/framework/running", "tests/framework/faults"),

@@ -13,9 +13,9 @@ from types import CellType, FunctionType, SimpleNamespace
 
 import pytest
 
+from framework._app.handlers import lifespans_in
 from framework._threads import exits
 from framework._threads.watch import stacks
-from framework.lifespan import _lifespans_in
 from pytest_asyncframe import _borrowed
 from tests.plugin.endings import PLAIN
 
@@ -111,7 +111,7 @@ def test_looks_that_find_nothing() -> None:
         return value
 
     lifespan = FunctionType(inner.__code__, {}, closure=(CellType(),))
-    assert _lifespans_in(lifespan) == [lifespan]
+    assert list(lifespans_in(lifespan)) == [lifespan]
 
     frame = sys._getframe()
     code = frame.f_code

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from framework._records import checks
 
@@ -22,6 +22,8 @@ class Settings:
     result_ttl: float = 86_400.0
     max_finished_tasks: int = 100_000
     cleanup_interval: float = 60.0
+    graceful_shutdown_timeout: float = 30.0
+    slow_loop: float = 1.0
 
     @classmethod
     def checked(cls, **given: Any) -> Settings:  # Any: what a user passed
@@ -45,4 +47,24 @@ class Settings:
             cleanup_interval=checks.seconds(
                 "cleanup_interval", given["cleanup_interval"], above=0, finite=False
             ),
+            graceful_shutdown_timeout=checks.seconds(
+                "graceful_shutdown_timeout",
+                given["graceful_shutdown_timeout"],
+                at_least=0,
+                finite=False,
+            ),
+            slow_loop=_checked_slow_loop(given["slow_loop"]),
         )
+
+
+def _checked_slow_loop(value: object) -> float:
+    seconds = checks.seconds("slow_loop", value, at_least=0)
+    if 0 < seconds < _SHORTEST:
+        raise ValueError(
+            f"slow_loop must be 0, to switch it off, or at least {_SHORTEST:g}, not {value!r}"
+        )
+    return seconds
+
+
+_SHORTEST: Final = 0.1
+"""The shortest block that can be looked for: more often would cost the loop too much."""

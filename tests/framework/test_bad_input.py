@@ -415,7 +415,8 @@ def test_timedelta() -> None:
     )
     settings = lifespan._settings
     found = (settings.task_timeout, settings.result_ttl, settings.cleanup_interval)
-    assert (*found, lifespan._grace, lifespan._slow_loop) == (30.0,) * 5
+    ends = (settings.graceful_shutdown_timeout, settings.slow_loop)
+    assert found + ends == (30.0,) * 5
 
     moment = datetime(2026, 1, 1, tzinfo=UTC)
     error, text = told_by(background_task(int).options, delay=moment)

@@ -21,7 +21,7 @@ from framework import (
     retry_task,
     setup_async_framework,
 )
-from framework.lifespan import _in_thread
+from framework._app.blocking import in_thread
 from framework.protocols import Clock, TaskEvent
 from framework.testing import override_framework
 from pytest_asyncframe.probe import Probe
@@ -369,7 +369,7 @@ async def test_a_store_that_is_slow_to_close(
     closed = threading.Event()
     call, what = partial(closed.wait, PATIENCE), "SQLStore and the pool to close"
     clock: Any = ClosingClock(asyncframe.clock)
-    closing = asyncio.ensure_future(_in_thread(call, clock, what, 30.0))
+    closing = asyncio.ensure_future(in_thread(call, clock, what, 30.0))
     await asyncframe.clock.run_for(8)
     closed.set()
     await closing
