@@ -191,22 +191,20 @@ class Following:
         self._length = 0
         self.difference: str = ""
 
-    def choose(
-        self, number: int, kind: str, what: str, options: Sequence[str], preempts: bool
-    ) -> int:
+    def choose(self, number: int, step: Step) -> int:
         """Return the index of the option to take at step *number*; see `Strategy`."""
         deviation = self._deviation_at(number)
         chosen = 0
         if deviation is not None and not self.difference:
-            self.difference = self._compared(deviation, kind, tuple(options))
+            self.difference = self._compared(deviation, step)
             chosen = 0 if self.difference else deviation.chosen
         self._length = number + 1
-        self._total = add(self._total, Step(kind, what, tuple(options), preempts, chosen))
+        self._total = add(self._total, step._replace(chosen=chosen))
         return chosen
 
-    def _compared(self, deviation: Deviation, kind: str, options: tuple[str, ...]) -> str:
+    def _compared(self, deviation: Deviation, step: Step) -> str:
         expected = _named(deviation.kind, deviation.options)
-        found = _named(kind, options)
+        found = _named(step.kind, step.options)
         if expected != found:
             return f"step {deviation.number}, expected {expected}, found {found}"
         if self._total != deviation.before:

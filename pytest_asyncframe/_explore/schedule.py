@@ -71,13 +71,11 @@ class Step(NamedTuple):
 class Strategy(Protocol):
     """Chooses in one run."""
 
-    def choose(
-        self, number: int, kind: str, what: str, options: Sequence[str], preempts: bool
-    ) -> int:
+    def choose(self, number: int, step: Step) -> int:
         """Return the index of the option to take at step *number*, which counts from 0.
 
-        Called with the sequencer's lock held: it takes no lock and runs no other code. The
-        other arguments are those of `Step`.
+        Called with the sequencer's lock held: it takes no lock and runs no other code. *step*
+        has chosen the default so far.
         """
         ...
 
@@ -85,9 +83,7 @@ class Strategy(Protocol):
 class Default:
     """Takes the default everywhere."""
 
-    def choose(
-        self, number: int, kind: str, what: str, options: Sequence[str], preempts: bool
-    ) -> int:
+    def choose(self, number: int, step: Step) -> int:
         """Return 0; see `Strategy`."""
         return 0
 
@@ -98,26 +94,15 @@ class Deviating:
     Args:
         deviations: The identities of the options to take, by the number of the step. One that
             is not offered there is passed over: the default is taken.
-
-    Attributes:
-        missed: How many were not offered, of those whose step was reached.
     """
 
     def __init__(self, deviations: Mapping[int, str]) -> None:
         self._option_at = deviations.get
-        self.missed = 0
 
-    def choose(
-        self, number: int, kind: str, what: str, options: Sequence[str], preempts: bool
-    ) -> int:
+    def choose(self, number: int, step: Step) -> int:
         """Return the index of the option to take at step *number*; see `Strategy`."""
         option = self._option_at(number)
-        if option is None:
-            return 0
-        if option in options:
-            return options.index(option)
-        self.missed += 1
-        return 0
+        return step.options.index(option) if option in step.options else 0
 
 
 def deviations_of(steps: Sequence[Step]) -> dict[int, str]:
@@ -141,9 +126,9 @@ class Course:
 
     def choose(self, kind: str, what: str, options: Sequence[str], preempts: bool) -> int:
         """Return the index of what comes next; see `Chooser`."""
-        steps = self.steps
-        chosen = self._choose(len(steps), kind, what, options, preempts)
-        steps.append(Step(kind, what, tuple(options), preempts, chosen))
+        step = Step(kind, what, tuple(options), preempts, 0)
+        chosen = self._choose(len(self.steps), step)
+        self.steps.append(step._replace(chosen=chosen) if chosen else step)
         return chosen
 
 

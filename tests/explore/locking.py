@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from framework import current_task
 from pytest_asyncframe._explore.locks.model import ModelLock, ModelRLock
 from pytest_asyncframe._explore.points.levels import Level
-from pytest_asyncframe._explore.schedule import Default
+from pytest_asyncframe._explore.schedule import Default, Step
 from pytest_asyncframe._turns.choices import RandomChooser
 from pytest_asyncframe.probe import Probe
 from tests.explore.one_run import one_run
@@ -20,9 +19,9 @@ class Drawn:
     def __init__(self, seed: int) -> None:
         self._chooser = RandomChooser(seed)
 
-    def choose(self, number: int, kind: str, what: str, options: Any, preempts: bool) -> int:
+    def choose(self, number: int, step: Step) -> int:
         """Return the index of the option to take; see `Strategy`."""
-        return self._chooser.choose(kind, what, options, preempts)
+        return self._chooser.choose(step.kind, step.what, step.options, step.preempts)
 
 
 def pause() -> None:

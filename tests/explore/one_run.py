@@ -31,12 +31,10 @@ class Wanted:
     def __init__(self, *wanted: str) -> None:
         self.left = list(wanted)
 
-    def choose(
-        self, number: int, kind: str, what: str, options: Sequence[str], preempts: bool
-    ) -> int:
+    def choose(self, number: int, step: Step) -> int:
         """Return the index of the option to take; see `Strategy`."""
-        if self.left and self.left[0] in options:
-            return options.index(self.left.pop(0))
+        if self.left and self.left[0] in step.options:
+            return step.options.index(self.left.pop(0))
         return 0
 
 
@@ -53,14 +51,12 @@ class At:
         self.identity = identity
         self.taken = False
 
-    def choose(
-        self, number: int, kind: str, what: str, options: Sequence[str], preempts: bool
-    ) -> int:
+    def choose(self, number: int, step: Step) -> int:
         """Return the index of the option to take; see `Strategy`."""
-        if self.taken or what != self.what or self.identity not in options:
+        if self.taken or step.what != self.what or self.identity not in step.options:
             return 0
         self.taken = True
-        return options.index(self.identity)
+        return step.options.index(self.identity)
 
 
 class Nth:
@@ -75,14 +71,12 @@ class Nth:
         self.left = number
         self.identity = identity
 
-    def choose(
-        self, number: int, kind: str, what: str, options: Sequence[str], preempts: bool
-    ) -> int:
+    def choose(self, number: int, step: Step) -> int:
         """Return the index of the option to take; see `Strategy`."""
-        if self.identity not in options:
+        if self.identity not in step.options:
             return 0
         self.left -= 1
-        return options.index(self.identity) if self.left == -1 else 0
+        return step.options.index(self.identity) if self.left == -1 else 0
 
 
 class _Run:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
@@ -87,10 +86,8 @@ class _Only:
     def __init__(self, deviations: dict[int, str]) -> None:
         self._deviations = deviations
 
-    def choose(
-        self, number: int, kind: str, what: str, options: Sequence[str], preempts: bool
-    ) -> int:
-        return list(options).index(self._deviations.get(number, options[0]))
+    def choose(self, number: int, step: Step) -> int:
+        return list(step.options).index(self._deviations.get(number, step.options[0]))
 
 
 def test_the_phases_are_complete() -> None:

@@ -49,9 +49,7 @@ class Follow:
     def __init__(self, taken: dict[int, int]) -> None:
         self.taken = taken
 
-    def choose(
-        self, number: int, kind: str, what: str, options: Sequence[str], preempts: bool
-    ) -> int:
+    def choose(self, number: int, step: Step) -> int:
         """Return the index of the option to take; see `Strategy`."""
         return self.taken.get(number, 0)
 

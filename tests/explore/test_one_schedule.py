@@ -31,13 +31,11 @@ class NowAndThen:
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
 
-    def choose(
-        self, number: int, kind: str, what: str, options: Sequence[str], preempts: bool
-    ) -> int:
+    def choose(self, number: int, step: Step) -> int:
         """Return the index of the option to take; see `Strategy`."""
-        if preempts and self._random.random() < 0.8:
+        if step.preempts and self._random.random() < 0.8:
             return 0
-        return self._random.randrange(len(options))
+        return self._random.randrange(len(step.options))
 
 
 @pytest.fixture(autouse=True)

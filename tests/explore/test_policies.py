@@ -11,12 +11,15 @@ import pytest
 
 from pytest_asyncframe._explore.policies.drawn import Evenly, Lengths, Priorities, Straying, mixed
 from pytest_asyncframe._explore.policies.named import base_seed, make_policy
-from pytest_asyncframe._explore.schedule import deviations_of
+from pytest_asyncframe._explore.schedule import Step, deviations_of
 from tests.explore.models import Body, State, Until, explored, ran
 from tests.explore.races import beside, deep_window, oversell, points, several, to_and_fro
 
 DRAWN = ["mixed", "random", "pct:1", "pct:3"]
 EVERY = [*DRAWN, "delays", "exhaustive:0", "exhaustive:2", "exhaustive"]
+
+THREE = Step("line", "", ("a", "b", "c"), preempts=True, chosen=0)
+"""A step with three options."""
 
 
 def test_an_unknown_policy_is_refused() -> None:
@@ -37,7 +40,8 @@ def test_the_first_schedule_is_the_default_one() -> None:
     for text in EVERY:
         strategy = make_policy(text, 0).next()
         assert strategy is not None
-        chosen[text] = {strategy.choose(n, "line", "", "abc", n % 2 == 0) for n in range(1_000)}
+        steps = [THREE._replace(preempts=n % 2 == 0) for n in range(1_000)]
+        chosen[text] = {strategy.choose(n, step) for n, step in enumerate(steps)}
     assert chosen == {text: {0} for text in EVERY}
 
 
@@ -51,7 +55,7 @@ def test_random_is_uniform() -> None:
     """Of 3 options, each is taken as often as the others: chi-square below its 99.9 % point."""
     strategy = Evenly(Random(0))
     drawn = 30_000
-    counts = Counter(strategy.choose(n, "line", "", "abc", True) for n in range(drawn))
+    counts = Counter(strategy.choose(n, THREE) for n in range(drawn))
     expected = drawn / 3
     assert sum((counts[i] - expected) ** 2 / expected for i in range(3)) < 13.8
 
@@ -109,7 +113,7 @@ def test_straying_runs_deviate_at_their_rate() -> None:
     drawn = 100_000
     for rate in (1 / 2, 1 / 8, 1 / 64):
         strategy = Straying(Random(0), rate, 64)
-        counts = Counter(strategy.choose(n, "line", "", "abc", True) for n in range(drawn))
+        counts = Counter(strategy.choose(n, THREE) for n in range(drawn))
         assert counts[1] + counts[2] == pytest.approx(drawn * rate, rel=0.05)
         assert counts[1] == pytest.approx(counts[2], rel=0.1)
 
@@ -149,11 +153,13 @@ def test_pct_needs_the_depth() -> None:
 def test_changes_happen_where_someone_is_preempted() -> None:
     """With as many changes as steps that preempt, the current actor loses at each of them."""
     strategy = Priorities(Random(0), 11, 10)
-    assert [strategy.choose(n, "start", "", ["a", "b"], False) for n in range(50)] in (
+    start = Step("start", "", ("a", "b"), preempts=False, chosen=0)
+    assert [strategy.choose(n, start) for n in range(50)] in (
         [0] * 50,
         [1] * 50,
     )
-    chosen = [strategy.choose(n, "line", "", [f"a{n}", f"b{n}"], True) for n in range(10)]
+    steps = [THREE._replace(options=(f"a{n}", f"b{n}")) for n in range(10)]
+    chosen = [strategy.choose(n, step) for n, step in enumerate(steps)]
     assert chosen == [1] * 10
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from random import Random
 
 import pytest
 
 from pytest_asyncframe._explore.policies.drawn import Priorities
-from pytest_asyncframe._explore.schedule import Strategy
+from pytest_asyncframe._explore.schedule import Step, Strategy
 from pytest_asyncframe._turns.points import Points
 from tests.plugin.endings import LOOPS, PLAIN
 
@@ -79,15 +78,13 @@ def test_turns_between_steps_of_a_loop(
 class AtAnyStep(Priorities):
     """Lowers priorities at any step, also where nobody could go on."""
 
-    def choose(
-        self, number: int, kind: str, what: str, options: Sequence[str], preempts: bool
-    ) -> int:
+    def choose(self, number: int, step: Step) -> int:
         """Return the index of the option to take."""
         low = self._change_at.get(number)
         if low is not None:
-            self._priorities[options[0]] = low
-        self._preemptive = -1 if preempts else self._preemptive
-        return super().choose(number, kind, what, options, preempts)
+            self._priorities[step.options[0]] = low
+        self._preemptive = -1 if step.preempts else self._preemptive
+        return super().choose(number, step)
 
 
 STEPS, POINTS = 200, (60, 100, 140)
@@ -100,7 +97,7 @@ def is_found(strategy: Strategy) -> bool:
     for number in range(STEPS):
         at_point = number in POINTS
         options = ("buy#1", "buy#2") if at_point else ("loop#1", "loop#2")
-        chosen = strategy.choose(number, "framework", "", options, at_point)
+        chosen = strategy.choose(number, Step("framework", "", options, at_point, 0))
         if at_point:
             taken.append(chosen)
     return taken[:2] == [0, 1]

@@ -58,10 +58,7 @@ steps = st.builds(
 def follow(line: replay.Line, *found: Step) -> tuple[list[int], str]:
     """Return what is chosen in a run with the steps *found*, and how that run differs."""
     following = Following(line)
-    chosen = [
-        following.choose(number, one.kind, one.what, one.options, one.preempts)
-        for number, one in enumerate(found)
-    ]
+    chosen = [following.choose(number, one) for number, one in enumerate(found)]
     return chosen, following.missing()
 
 

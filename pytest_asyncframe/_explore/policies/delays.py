@@ -135,14 +135,12 @@ class Holding:
         self._held = ""
         self._left = _MOST_PASSED
 
-    def choose(
-        self, number: int, kind: str, what: str, options: Sequence[str], preempts: bool
-    ) -> int:
+    def choose(self, number: int, step: Step) -> int:
         """Return the index of the option to take; see `Strategy`."""
-        if number == self._number and self._option in options:
-            self._held = options[0]
-            return options.index(self._option)
-        if options[0] == self._held and self._left:
+        if number == self._number and self._option in step.options:
+            self._held = step.options[0]
+            return step.options.index(self._option)
+        if step.options[0] == self._held and self._left:
             self._left -= 1
             return 1
         return 0

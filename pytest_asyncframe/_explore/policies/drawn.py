@@ -93,12 +93,10 @@ class Evenly:
     def __init__(self, chance: Random) -> None:
         self._random = chance.random
 
-    def choose(
-        self, number: int, kind: str, what: str, options: Sequence[str], preempts: bool
-    ) -> int:
+    def choose(self, number: int, step: Step) -> int:
         """Return the index of the option to take; see `Strategy`."""
         # Four times as fast as `randrange`, and as even for fewer than a billion options.
-        return int(self._random() * len(options))
+        return int(self._random() * len(step.options))
 
 
 class Straying:
@@ -120,14 +118,12 @@ class Straying:
         """Draw how many steps pass before one that strays: less work than a draw at each."""
         return int(math.log(1.0 - self._random()) * self._scale)
 
-    def choose(
-        self, number: int, kind: str, what: str, options: Sequence[str], preempts: bool
-    ) -> int:
+    def choose(self, number: int, step: Step) -> int:
         """Return the index of the option to take; see `Strategy`."""
         if number < self._at:
             return 0
         self._at = number + 1 + self._gap()
-        return 1 + int(self._random() * (len(options) - 1))
+        return 1 + int(self._random() * (len(step.options) - 1))
 
 
 class Priorities:
@@ -153,24 +149,22 @@ class Priorities:
         self._last = ""
         self._in_a_row = 0
 
-    def choose(
-        self, number: int, kind: str, what: str, options: Sequence[str], preempts: bool
-    ) -> int:
+    def choose(self, number: int, step: Step) -> int:
         """Return the index of the option to take; see `Strategy`."""
         priorities = self._priorities
-        if preempts:
+        if step.preempts:
             low = self._change_at.get(self._preemptive)
             if low is not None:
-                priorities[options[0]] = low
+                priorities[step.options[0]] = low
             self._preemptive += 1
         best, highest = 0, -math.inf
-        for index, option in enumerate(options):
+        for index, option in enumerate(step.options):
             priority = priorities.get(option)
             if priority is None:
                 priority = priorities[option] = self._random()
             if priority > highest:
                 best, highest = index, priority
-        self._count(options[best])
+        self._count(step.options[best])
         return best
 
     def _count(self, option: str) -> None:

@@ -55,7 +55,7 @@ def switches_of(steps: Sequence[Step]) -> list[Switch]:
         chosen = step.options[step.chosen]
         again = passed.get(first) if not step.preempts else None
         if again is None:
-            position = positions.reached(step.kind, step.what, first, step.preempts)
+            position = positions.reached(step)
         if step.chosen and again is not None:
             again.append(chosen)
         elif step.chosen:
@@ -88,19 +88,18 @@ class Switching:
         self._passed: dict[str, Iterator[str]] = {}
         self._left = _MOST_PASSED
 
-    def choose(
-        self, number: int, kind: str, what: str, options: Sequence[str], preempts: bool
-    ) -> int:
+    def choose(self, number: int, step: Step) -> int:
         """Return the index of the option to take; see `Strategy`."""
-        chosen = self._choose(kind, what, options, preempts)
-        self._passed.pop(options[chosen], None)
+        chosen = self._choose(step)
+        self._passed.pop(step.options[chosen], None)
         return chosen
 
-    def _choose(self, kind: str, what: str, options: Sequence[str], preempts: bool) -> int:
+    def _choose(self, step: Step) -> int:
+        options = step.options
         first = options[0]
-        if first in self._passed and not preempts:
+        if first in self._passed and not step.preempts:
             return self._pass_again(options)
-        position = self._positions.reached(kind, what, first, preempts)
+        position = self._positions.reached(step)
         self.offered.append((position, options))
         wanted = self._options_at(position)
         if wanted is None or wanted[0] not in options:
@@ -126,8 +125,9 @@ class _Positions:
         self._visits: defaultdict[tuple[str, str, str], int] = defaultdict(int)
         self._latest: dict[str, str] = {}
 
-    def reached(self, kind: str, what: str, actor: str, preempts: bool) -> Position:
-        if preempts:
+    def reached(self, step: Step) -> Position:
+        kind, what, actor = step.kind, step.what, step.options[0]
+        if step.preempts:
             self._latest[actor] = what
         else:
             kind, what = "", self._latest.get(actor, "")

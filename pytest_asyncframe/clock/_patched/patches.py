@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -28,8 +28,7 @@ from framework.testing import before_waits
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock._clock import VirtualClock
 from pytest_asyncframe.clock._patched import anyio, runners, threads
-from pytest_asyncframe.clock._patched.pools import Submit
-from pytest_asyncframe.clock._patched.present import Present, Replaced, replaced
+from pytest_asyncframe.clock._patched.present import Make, Present, Replaced, replaced
 
 
 @contextmanager
@@ -62,10 +61,10 @@ def all_replaced() -> Iterator[Replaced]:
     pools = _module("multiprocessing.pool")
     # Without this class, who waits for such a pool is told that nothing can continue.
     if hasattr(pools, "_PoolCache"):
-        yield pools.ApplyResult, "__init__", _expecting
-        yield pools.IMapIterator, "__init__", _expecting
-        yield pools._PoolCache, "__delitem__", _taking_out
-        yield pools.Pool, "terminate", _giving_up
+        yield pools.ApplyResult, "__init__", _expect
+        yield pools.IMapIterator, "__init__", _expect
+        yield pools._PoolCache, "__delitem__", _take_out
+        yield pools.Pool, "terminate", _give_up
     yield from anyio.counted()
     yield from runners.on_the_clock()
     for module, class_name in (("time_machine", "travel"), ("freezegun.api", "_freeze_time")):
@@ -145,12 +144,22 @@ def _watch_block(clock: VirtualClock, what: str) -> AbstractContextManager[objec
     return nullcontext() if asyncio._get_running_loop() is None else clock.on_block(what)
 
 
-def _monotonic(present: Present, real: Callable[[], float]) -> Callable[[], float]:
-    def monotonic() -> float:
-        clock = present.clock
-        return real() if clock.sequencer.here is None else clock.monotonic()
+def _of_clock(find: Callable[[VirtualClock], Callable[[], Any]]) -> Make:
+    """Return what replaces a function by one of the clock, on the actors of the test."""
 
-    return monotonic
+    def make(present: Present, real: Callable[[], Any]) -> Callable[[], Any]:
+        @functools.wraps(real)
+        def sync_inner() -> Any:
+            clock = present.clock
+            return real() if clock.sequencer.here is None else find(clock)()
+
+        return sync_inner
+
+    return make
+
+
+_monotonic = _of_clock(lambda clock: clock.monotonic)
+_new_event_loop = _of_clock(lambda clock: clock.new_event_loop)
 
 
 def _real_time(present: Present, real: Callable[[], float]) -> Callable[[], float]:
@@ -186,79 +195,35 @@ def _time_module(present: Present, real: Any) -> SimpleNamespace:
     return found
 
 
-def _new_event_loop(
-    present: Present, real: Callable[[], asyncio.AbstractEventLoop]
-) -> Callable[[], asyncio.AbstractEventLoop]:
-    @functools.wraps(real)
-    def new_event_loop() -> asyncio.AbstractEventLoop:
-        clock = present.clock
-        return real() if clock.sequencer.here is None else clock.new_event_loop()
-
-    return new_event_loop
-
-
 def _check_loop(clock: VirtualClock) -> None:
     # The clock counts the thread of any other loop as running, so time would stand still.
     if clock.sequencer.here is not None:
         clock.require_loop("waiting for a task")
 
 
-def _submit_to_thread(present: Present, real: Submit) -> Submit:
-    @functools.wraps(real)
-    def submit(pool: Any, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        return present.pools.submit(real, pool, fn, args, kwargs)
+def _through(find: Callable[[Present], Callable[..., Any]]) -> Make:
+    """Return what replaces a method by one that a part of the test calls instead.
 
-    return submit
+    Args:
+        find: Returns what is called with the real method and all that this was given.
+    """
 
+    def make(present: Present, real: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(real)
+        def sync_inner(*args: Any, **kwargs: Any) -> Any:
+            return find(present)(real, *args, **kwargs)
 
-def _shutdown(present: Present, real: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(real)
-    def shutdown(
-        pool: Any, wait: bool = True, *, timeout: float | None = None, **options: Any
-    ) -> None:
-        present.pools.shut_down(real, pool, wait, timeout, options)
+        return sync_inner
 
-    return shutdown
-
-
-def _submit_to_process(present: Present, real: Submit) -> Submit:
-    @functools.wraps(real)
-    def submit(pool: Any, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        return present.results.submit(real, pool, fn, args, kwargs)
-
-    return submit
+    return make
 
 
-def _expecting(present: Present, real: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(real)
-    def init(result: Any, *args: Any, **options: Any) -> None:
-        present.results.expect(result)
-        real(result, *args, **options)
-
-    return init
-
-
-def _taking_out(present: Present, real: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(real)
-    def delete(cache: Any, job: int) -> None:
-        result = cache[job]
-        real(cache, job)
-        present.results.come(result)
-
-    return delete
-
-
-def _giving_up(present: Present, real: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(real)
-    def terminate(pool: Any) -> None:
-        try:
-            real(pool)
-        finally:
-            for result in list(getattr(pool, "_cache", {}).values()):
-                present.results.come(result)
-
-    return terminate
-
+_submit_to_thread = _through(lambda present: present.pools.submit)
+_shut_down = _through(lambda present: present.pools.shut_down)
+_submit_to_process = _through(lambda present: present.results.submit)
+_expect = _through(lambda present: present.results.expect)
+_take_out = _through(lambda present: present.results.take_out)
+_give_up = _through(lambda present: present.results.give_up)
 
 # Functions that wait, the clocks by which they measure their timeouts, and functions that start
 # work on other threads.
@@ -276,9 +241,9 @@ _REPLACED: tuple[Replaced, ...] = (
     (threading.Thread, "start", threads.start_on),
     (threading.Thread, "join", threads.join_on),
     (ThreadPoolExecutor, "submit", _submit_to_thread),
-    (ThreadPoolExecutor, "shutdown", _shutdown),
+    (ThreadPoolExecutor, "shutdown", _shut_down),
     (ThreadPoolExecutorEnhanced, "submit", _submit_to_thread),
-    (ThreadPoolExecutorEnhanced, "shutdown", _shutdown),
+    (ThreadPoolExecutorEnhanced, "shutdown", _shut_down),
 )
 
 

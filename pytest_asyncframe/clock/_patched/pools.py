@@ -35,13 +35,8 @@ class Pools:
         self._shared: WeakSet[Executor] = WeakSet()
 
     def submit(
-        self,
-        real: Submit,
-        pool: Any,  # a thread pool, whose private attributes are used
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Future[Any]:
+        self, real: Submit, pool: Any, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Future[Any]:  # Any: a thread pool, whose private attributes are used
         """Submit a call to *pool*, whose own `submit` is *real*, and count it."""
         if isinstance(pool, ControlledExecutor):
             return real(pool, fn, *args, **kwargs)
@@ -57,9 +52,10 @@ class Pools:
         self,
         real: Callable[..., None],
         pool: Any,  # as above
-        wait: bool,
-        timeout: float | None,
-        options: dict[str, Any],
+        wait: bool = True,
+        *,
+        timeout: float | None = None,
+        **options: Any,
     ) -> None:
         """Shut down *pool*, whose own `shutdown` is *real*; wait for all calls on the clock.
 

@@ -27,12 +27,7 @@ class Results:
         self._owed: set[Any] = set()
 
     def submit(
-        self,
-        real: Submit,
-        pool: Executor,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        self, real: Submit, pool: Executor, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Future[Any]:
         """Submit a call to *pool*, whose own `submit` is *real*; count it until it has ended."""
         sequencer = self._sequencer
@@ -50,14 +45,28 @@ class Results:
 
     # -- those of `multiprocessing`, each counted until it arrives
 
-    def expect(self, result: Any) -> None:
-        """Count a new result."""
+    def expect(self, real: Callable[..., None], result: Any, *args: Any, **options: Any) -> None:
+        """Count a new result, whose own `__init__` is *real*."""
         if self._sequencer.here is not None:
             self._owed.add(result)
             self._sequencer.count_elsewhere(1)
+        real(result, *args, **options)
 
-    def come(self, result: Any) -> None:
-        """Stop counting a result that has arrived, or never will."""
+    def take_out(self, real: Callable[..., None], cache: Any, job: int) -> None:
+        """Stop counting a result that has arrived, and is removed from the cache of its pool."""
+        result = cache[job]
+        real(cache, job)
+        self._come(result)
+
+    def give_up(self, real: Callable[..., None], pool: Any) -> None:
+        """Stop counting the results of a pool that is terminated, which never arrive."""
+        try:
+            real(pool)
+        finally:
+            for result in list(getattr(pool, "_cache", {}).values()):
+                self._come(result)
+
+    def _come(self, result: Any) -> None:
         if result in self._owed:
             self._owed.discard(result)
             self._sequencer.count_elsewhere(-1)
