@@ -8,33 +8,9 @@ from types import FrameType
 from typing import Any
 
 from framework.protocols import Clock
-from pytest_asyncframe._faults.checks import (
-    KINDS,
-    arguments,
-    check_event,
-    check_exc,
-    check_kinds,
-    check_number,
-    check_probability,
-    check_seconds,
-    named_exc,
-    numbers_of,
-    whole,
-)
+from pytest_asyncframe._faults import checks, planned
 from pytest_asyncframe._faults.injector import Injector, Submit
-from pytest_asyncframe._faults.planned import (
-    Chaos,
-    Crash,
-    DeliverTwice,
-    Exc,
-    Fail,
-    Fault,
-    Firing,
-    InjectedError,
-    Plan,
-    QueueFull,
-    Slow,
-)
+from pytest_asyncframe._faults.planned import Exc, Fault, Firing, InjectedError, Plan
 from pytest_asyncframe._places import called_at
 from pytest_asyncframe._seen.entries import Target
 from pytest_asyncframe._seen.names import Names
@@ -116,12 +92,12 @@ class FaultPlan:
         """
         __tracebackhide__ = True
         target = self._names.target(fn)
-        numbers = numbers_of(on)
-        check_exc(exc)
-        call = f"fail({arguments(target.name, on=numbers, exc=named_exc(exc))})"
-        fault = Fail(self._attempts(call, sys._getframe(1), target, numbers), exc)
+        numbers = checks.numbers_of(on)
+        checks.check_exc(exc)
+        call = f"fail({checks.arguments(target.name, on=numbers, exc=exc)})"
+        fault = planned.Fail(self._attempts(call, sys._getframe(1), target, numbers), exc)
         for other in self.planned:
-            if isinstance(other, Fail) and other.hides(fault):
+            if isinstance(other, planned.Fail) and other.hides(fault):
                 raise ValueError(
                     f"{call} would not take place as planned: the attempts of "
                     f"{other.call}, planned at {other.place}, fail already"
@@ -153,10 +129,12 @@ class FaultPlan:
         __tracebackhide__ = True
         target = self._names.target(fn)
         self._require_virtual_time("slow()")
-        numbers = numbers_of(on)
-        check_seconds(seconds)
-        call = f"slow({arguments(target.name, seconds=seconds, on=numbers)})"
-        return self._add(Slow(self._attempts(call, sys._getframe(1), target, numbers), seconds))
+        numbers = checks.numbers_of(on)
+        checks.check_seconds(seconds)
+        call = f"slow({checks.arguments(target.name, seconds=seconds, on=numbers)})"
+        return self._add(
+            planned.Slow(self._attempts(call, sys._getframe(1), target, numbers), seconds)
+        )
 
     def crash_worker(
         self, *, after: str = "started", fn: Callable[..., Any] | str | None = None
@@ -175,12 +153,12 @@ class FaultPlan:
             ValueError: If *after* is not one of these.
         """
         __tracebackhide__ = True
-        check_event(after)
+        checks.check_event(after)
         target = self._target(fn)
-        call = f"crash_worker({arguments(after=after, fn=target)})"
+        call = f"crash_worker({checks.arguments(after=after, fn=target)})"
         place = called_at(sys._getframe(1))
         plan = Plan(call, place, f"event {after!r}", target, frozenset({1}))
-        return self._add(Crash(plan, after))
+        return self._add(planned.Crash(plan, after))
 
     def queue_full(
         self,
@@ -203,12 +181,12 @@ class FaultPlan:
             ValueError: If *next* is below 1.
         """
         __tracebackhide__ = True
-        check_number("next", next)
+        checks.check_number("next", next)
         target = self._target(fn)
-        call = f"queue_full({arguments(next=next, fn=target)})"
+        call = f"queue_full({checks.arguments(next=next, fn=target)})"
         numbers = frozenset(range(1, next + 1))
         place = called_at(sys._getframe(1))
-        return self._add(QueueFull(Plan(call, place, "submission", target, numbers)))
+        return self._add(planned.QueueFull(Plan(call, place, "submission", target, numbers)))
 
     def deliver_twice(self, fn: Callable[..., Any] | str) -> Fault:
         """Run the function of each task of *fn* twice, as a broker that delivers twice does.
@@ -227,7 +205,7 @@ class FaultPlan:
         target = self._names.target(fn)
         place = called_at(sys._getframe(1))
         plan = Plan(f"deliver_twice({target.name})", place, "task", target)
-        return self._add(DeliverTwice(plan))
+        return self._add(planned.DeliverTwice(plan))
 
     def chaos(
         self,
@@ -262,15 +240,15 @@ class FaultPlan:
             ValueError: If *p*, *kinds* or *seconds* is not one of the above.
         """
         __tracebackhide__ = True
-        check_probability(p)
-        used = self._seed if seed is None else whole("seed", seed)
+        checks.check_probability(p)
+        used = self._seed if seed is None else checks.whole("seed", seed)
         able = self._kinds(kinds)
-        check_exc(exc)
-        check_seconds(seconds)
+        checks.check_exc(exc)
+        checks.check_seconds(seconds)
         target = self._target(fn)
-        call = f"chaos({arguments(p, seed=used, fn=target, kinds=kinds, exc=named_exc(exc))})"
+        call = f"chaos({checks.arguments(p, seed=used, fn=target, kinds=kinds, exc=exc)})"
         plan = Plan(call, called_at(sys._getframe(1)), "task", target)
-        return self._add(Chaos(plan, p, used, able, exc, seconds))
+        return self._add(planned.Chaos(plan, p, used, able, exc, seconds))
 
     # -- for the rest of the plugin
 
@@ -311,12 +289,12 @@ class FaultPlan:
     def _kinds(self, kinds: Collection[str] | None) -> list[str]:
         __tracebackhide__ = True
         if kinds is None:
-            return [kind for kind in KINDS if kind != "slow" or not self._real_time]
-        check_kinds(kinds)
+            return [kind for kind in checks.KINDS if kind != "slow" or not self._real_time]
+        checks.check_kinds(kinds)
         if "slow" in kinds:
             self._require_virtual_time("slow")
         # In one order, whatever collection it is, so that the same seed draws the same.
-        return [kind for kind in KINDS if kind in kinds]
+        return [kind for kind in checks.KINDS if kind in kinds]
 
 
 for _public in (Fault, Firing, InjectedError):

@@ -11,31 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_asyncframe._toolkit.items import (
-    PROOF,
-    REFUSED,
-    RUN,
-    closeness,
-    code_of,
-    is_from,
-    module_name,
-    requested,
-)
-from pytest_asyncframe._toolkit.options import (
-    MARKER,
-    MARKER_OF_EXPLORATION,
-    MARKER_OF_MODES,
-    Settings,
-    add_options,
-    check_fixtures,
-    check_framework,
-    check_surroundings,
-    check_time,
-    sets_exploration,
-    sets_modes,
-    settings_for,
-    settings_of,
-)
+from pytest_asyncframe._toolkit import items, options
 
 if TYPE_CHECKING:
     from framework import TaskManager, ThreadPoolExecutorEnhanced
@@ -52,7 +28,7 @@ FIXTURES = frozenset(
     {"asyncframe", "task_pool", "task_manager", "task_executor", "task_clock", "task_faults"}
 )
 
-_SETTINGS = pytest.StashKey[Settings]()
+_SETTINGS = pytest.StashKey[options.Settings]()
 _TOOLKIT = pytest.StashKey["Toolkit"]()
 _ERROR = pytest.StashKey[Exception]()
 _FAILED = pytest.StashKey[bool]()
@@ -66,20 +42,20 @@ _TEST_MODULES: set[str] = set()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Register the ini keys and options."""
-    add_options(parser)
+    options.add_options(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, and check the ini file."""
-    config.addinivalue_line("markers", MARKER)
-    config.addinivalue_line("markers", MARKER_OF_EXPLORATION)
-    config.addinivalue_line("markers", MARKER_OF_MODES)
-    config.stash[_SETTINGS] = settings_of(config)
-    if sets_exploration(config):
+    config.addinivalue_line("markers", options.MARKER)
+    config.addinivalue_line("markers", options.MARKER_OF_EXPLORATION)
+    config.addinivalue_line("markers", options.MARKER_OF_MODES)
+    config.stash[_SETTINGS] = options.settings_of(config)
+    if options.sets_exploration(config):
         from pytest_asyncframe._explore import marker  # only if it is used
 
         marker.plan_of(config)
-    if sets_modes(config):
+    if options.sets_modes(config):
         from pytest_asyncframe._modes import marker as modes  # only if it is used
 
         modes.from_options(config, 0)
@@ -100,7 +76,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     """Run a test that is marked with task_modes or interleave several times."""
-    modes, schedules = closeness(item, "task_modes"), closeness(item, "interleave")
+    modes, schedules = items.closeness(item, "task_modes"), items.closeness(item, "interleave")
     if not (modes or schedules):
         return None
     if modes >= schedules:
@@ -108,13 +84,13 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     else:
         from pytest_asyncframe._explore.runs import protocol  # only if it is used
 
-    asked = requested(item, FIXTURES, __name__)
+    asked = items.requested(item, FIXTURES, __name__)
     return protocol(item, nextitem, item.config.stash[_SETTINGS], asked)
 
 
 def pytest_report_teststatus(report: Any) -> tuple[str, str, str] | None:
     """Show what the runs of a test prove, or in which modes it passes."""
-    proof = getattr(report, PROOF, None)
+    proof = getattr(report, items.PROOF, None)
     if proof is None or not report.passed or hasattr(report, "wasxfail"):
         return None
     return "passed", ".", f"PASSED ({proof})"
@@ -138,7 +114,7 @@ def pytest_exception_interact(node: pytest.Item, report: Any) -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
     """Create the test's toolkit before any of its fixtures or event loops."""
-    asked = requested(item, FIXTURES, __name__)
+    asked = items.requested(item, FIXTURES, __name__)
     if asked:
         # Reset it, because a plugin may run failed tests again.
         item.stash[_FAILED] = False
@@ -146,19 +122,19 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
             del item.stash[_ERROR]
         try:
             _open_toolkit(item, asked)
-        except Exception as error:
-            # The fixtures raise it: raised here, it would skip the setup of other plugins.
+        except Exception as error:  # raised here, it would skip the setup of other plugins
+            # The fixtures raise it.
             item.stash[_ERROR] = error
     yield
-    if REFUSED in item.stash:
-        pytest.fail(item.stash[REFUSED], pytrace=False)
+    if items.REFUSED in item.stash:
+        pytest.fail(item.stash[items.REFUSED], pytrace=False)
 
 
 def _open_toolkit(item: pytest.Item, asked: frozenset[str]) -> None:
     from pytest_asyncframe._toolkit.variants import in_variant  # only if it is used
 
-    settings = in_variant(item, settings_for(item, item.config.stash[_SETTINGS]))
-    check_fixtures(item, settings.mode, asked)
+    settings = in_variant(item, options.settings_for(item, item.config.stash[_SETTINGS]))
+    options.check_fixtures(item, settings.mode, asked)
 
     try:
         from pytest_asyncframe._borrowed import require_known  # only if it is used
@@ -166,14 +142,16 @@ def _open_toolkit(item: pytest.Item, asked: frozenset[str]) -> None:
         require_known()
         from pytest_asyncframe._toolkit.toolkit import Toolkit  # as above
     except ImportError:
-        check_framework()
+        options.check_framework()
         raise
 
-    toolkit = Toolkit(settings, asked, item.stash.get(RUN, None), partial(code_of, item))
+    toolkit = Toolkit(
+        settings, asked, item.stash.get(items.RUN, None), partial(items.code_of, item)
+    )
     if toolkit.is_virtual:
-        check_surroundings(item)
+        options.check_surroundings(item)
     else:
-        check_time(item)
+        options.check_time(item)
     toolkit.open()
     # Also on the config, because fixtures of a wider scope need it.
     item.stash[_TOOLKIT] = item.config.stash[_TOOLKIT] = toolkit
@@ -203,8 +181,8 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
             del item.stash[_TIMELINE]
         del item.stash[_TOOLKIT], item.config.stash[_TOOLKIT]
         toolkit.close()
-        if RUN in item.stash:
-            item.stash[RUN].end()
+        if items.RUN in item.stash:
+            item.stash[items.RUN].end()
     findings = [*findings, ("error", toolkit.started_after_stop())]
     gates.report(findings, failed=item.stash.get(_FAILED, False))
     return None
@@ -230,7 +208,7 @@ def pytest_runtest_makereport(
     if section is not None:
         # Sections are sent to xdist's controller.
         report.sections.append(section)
-    run = item.stash.get(RUN, None)
+    run = item.stash.get(items.RUN, None)
     return report if run is None else run.reported(report)
 
 
@@ -354,12 +332,15 @@ def _set_debugged(config: pytest.Config, *, debugged: bool) -> None:
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Record the test's module, and tell pytest-benchmark which tests are benchmarks."""
-    _TEST_MODULES.add(module_name(item))
+    _TEST_MODULES.add(items.module_name(item))
     info = getattr(item, "_fixtureinfo", None)
     if info is None or not item.config.pluginmanager.hasplugin("benchmark"):
         return
     definitions = info.name2fixturedefs.get("task_benchmark", ())
-    if is_from(__name__, "task_benchmark", definitions) and "benchmark" not in info.names_closure:
+    if (
+        items.is_from(__name__, "task_benchmark", definitions)
+        and "benchmark" not in info.names_closure
+    ):
         info.names_closure.append("benchmark")
 
 
@@ -433,7 +414,7 @@ def task_benchmark(request: pytest.FixtureRequest) -> TaskBenchmark:
 def _place(toolkit: Toolkit, request: pytest.FixtureRequest) -> None:
     """Tell which module the test is in, for the names of functions."""
     toolkit.module = getattr(request.node, "module", None)
-    toolkit.foreign = _TEST_MODULES - {module_name(request.node)}
+    toolkit.foreign = _TEST_MODULES - {items.module_name(request.node)}
 
 
 def _toolkit(request: pytest.FixtureRequest) -> Toolkit:

@@ -15,15 +15,7 @@ from contextlib import ExitStack, nullcontext
 
 import pytest
 
-from pytest_asyncframe._explore import replay, world
-from pytest_asyncframe._explore.conclusions import (
-    AGAIN,
-    Conclusion,
-    Differing,
-    Found,
-    Passed,
-    Replayed,
-)
+from pytest_asyncframe._explore import conclusions, replay, world
 from pytest_asyncframe._explore.hush import hushed
 from pytest_asyncframe._explore.marker import Plan, plan_for
 from pytest_asyncframe._explore.points import levels
@@ -121,7 +113,7 @@ class Explorer:
         if line is None:
             self._end(self._search())
         else:
-            self._end(Replayed(self._item, replay.Following(line)))
+            self._end(conclusions.Replayed(self._item, replay.Following(line)))
 
     def _run(
         self, strategy: Strategy, scope: Scope | None = None, lines: Lines | None = None
@@ -136,7 +128,7 @@ class Explorer:
         self._progress.ran(what)
         return ended
 
-    def _end(self, conclusion: Conclusion) -> None:
+    def _end(self, conclusion: conclusions.Conclusion) -> None:
         def reported(report: pytest.TestReport) -> pytest.TestReport:
             if hasattr(report, "context"):  # of a subtest
                 return report
@@ -148,16 +140,20 @@ class Explorer:
             return found
 
         # Its pauses are in the timeline.
-        scope = self._scope if isinstance(conclusion, (Found, Replayed)) else None
+        scope = (
+            self._scope
+            if isinstance(conclusion, (conclusions.Found, conclusions.Replayed))
+            else None
+        )
         run = self._run(conclusion.strategy, scope)
         run.dress = reported
-        if isinstance(conclusion, Replayed):
+        if isinstance(conclusion, conclusions.Replayed):
             conclusion.met = lambda: run.uncontrolled
         self._repeated.openly(run)
 
     # -- searching
 
-    def _search(self) -> Conclusion:
+    def _search(self) -> conclusions.Conclusion:
         plan = self._plan
         policy = make_policy(plan.policy, plan.seed, plan.seeds)
         uncontrolled: dict[str, None] = {}
@@ -172,7 +168,7 @@ class Explorer:
             if plan.twice:
                 difference = self._difference(ended)
                 if difference:
-                    return Differing(self._item, difference)
+                    return conclusions.Differing(self._item, difference)
         return self._passed(policy.proof(runs), runs, list(uncontrolled))
 
     def _next(self, following: Callable[[], Strategy | None], runs: int) -> Strategy | None:
@@ -186,13 +182,13 @@ class Explorer:
         budget = self._plan.budget
         return budget is not None and self._progress.seconds >= budget
 
-    def _passed(self, proof: str, runs: int, uncontrolled: list[str]) -> Conclusion:
+    def _passed(self, proof: str, runs: int, uncontrolled: list[str]) -> conclusions.Conclusion:
         plan = self._plan
         if self._is_over and runs < plan.seeds:
             proof = f"{runs} of at most {plan.seeds} schedules in {plan.budget:g} s, none fails"
         if uncontrolled:
             proof += ", partially controlled"
-        return Passed(proof, [self._settings(), *_partially(uncontrolled)])
+        return conclusions.Passed(proof, [self._settings(), *_partially(uncontrolled)])
 
     def _settings(self) -> str:
         plan = self._plan
@@ -200,23 +196,25 @@ class Explorer:
 
     # -- a failure
 
-    def _found(self, ended: Ended, failure: pytest.TestReport, runs: int) -> Conclusion:
+    def _found(self, ended: Ended, failure: pytest.TestReport, runs: int) -> conclusions.Conclusion:
         plan = self._plan
         lines = [f"run {runs} of at most {plan.seeds} fails: {self._settings()}"]
         same = Deviating(deviations_of(ended.failing))
         if hasattr(failure, "wasxfail"):
-            return Found(failure, same, lines)
+            return conclusions.Found(failure, same, lines)
         if _is_time_limit(failure):
             over = "The time limit came in this run; the default schedule keeps it."
-            return Found(failure, Default(), lines, over)
+            return conclusions.Found(failure, Default(), lines, over)
         if not deviations_of(ended.failing) or self._fails(Default()) is not None:
-            return Found(failure, same, [*lines, AGAIN])
+            return conclusions.Found(failure, same, [*lines, conclusions.AGAIN])
         again = self._fails(same)
         if again is None:
-            return Found(failure, same, [*lines, *_partially(ended.uncontrolled)])
+            return conclusions.Found(failure, same, [*lines, *_partially(ended.uncontrolled)])
         return self._shortest(again, failure, lines)
 
-    def _shortest(self, ended: Ended, failure: pytest.TestReport, lines: list[str]) -> Conclusion:
+    def _shortest(
+        self, ended: Ended, failure: pytest.TestReport, lines: list[str]
+    ) -> conclusions.Conclusion:
         least, words = self._minimised(ended, failure)
         line = replay.line_of(
             least.failing, node_id=self._item.nodeid, level=self._plan.level, seed=self._plan.seed
@@ -227,7 +225,7 @@ class Explorer:
         else:
             node = shlex.quote(_relative_node(self._item))
             lines.append(f"replay: pytest {node} --asyncframe-replay={replay.encode(line)}")
-        return Found(least.failure or failure, replay.Following(line), lines)
+        return conclusions.Found(least.failure or failure, replay.Following(line), lines)
 
     def _minimised(self, ended: Ended, failure: pytest.TestReport) -> tuple[Ended, str]:
         """Return the smallest run that fails in the same way, and how small it is."""

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Iterable
 
-from pytest_asyncframe._faults.planned import Exc, InjectedError
+from pytest_asyncframe._faults.planned import InjectedError
 from pytest_asyncframe._seen.entries import Target
 
 EVENTS = ("started", "progress", "retrying", "throttled")
@@ -54,18 +54,21 @@ def whole(name: str, number: object) -> int:
 def check_seconds(seconds: object) -> None:
     """Check that a duration is above 0 and finite."""
     __tracebackhide__ = True
-    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
-        raise TypeError(f"seconds must be a number, not {seconds!r}")
-    if not 0 < seconds < math.inf:
+    if not 0 < _number("seconds", seconds) < math.inf:
         raise ValueError(f"seconds must be above 0 and finite, not {seconds!r}")
+
+
+def _number(name: str, value: object) -> float:
+    __tracebackhide__ = True
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    return value
 
 
 def check_probability(p: object) -> None:
     """Check that a probability is from 0 to 1."""
     __tracebackhide__ = True
-    if not isinstance(p, (int, float)) or isinstance(p, bool):
-        raise TypeError(f"p must be a number, not {p!r}")
-    if not 0 <= p <= 1:
+    if not 0 <= _number("p", p) <= 1:
         raise ValueError(f"p must be from 0 to 1, not {p!r}")
 
 
@@ -104,7 +107,7 @@ def check_exc(exc: object) -> None:
     if isinstance(exc, type) and issubclass(exc, BaseException):
         try:
             exc()
-        except Exception as error:
+        except Exception as error:  # whatever its constructor raises
             raise TypeError(
                 f"exc={exc.__name__} cannot be created without arguments ({error}): pass an "
                 "instance, or a function that returns one"
@@ -121,8 +124,9 @@ def check_exc(exc: object) -> None:
 
 
 def arguments(*args: object, **kwargs: object) -> str:
-    """Return the arguments of a call as source code, without those that are None."""
-    named = [f"{key}={_shown(value)}" for key, value in kwargs.items() if value is not None]
+    """Return the arguments of a call as source code, without the defaults."""
+    given = [(key, value) for key, value in kwargs.items() if value not in (None, InjectedError)]
+    named = [f"{key}={_shown(value)}" for key, value in given]
     return ", ".join([*map(str, args), *named])
 
 
@@ -132,8 +136,3 @@ def _shown(value: object) -> str:
     if isinstance(value, Target):
         return value.name
     return str(getattr(value, "__name__", None) or repr(value))
-
-
-def named_exc(exc: Exc) -> Exc | None:
-    """Return an error that a test has named itself, else None."""
-    return None if exc is InjectedError else exc

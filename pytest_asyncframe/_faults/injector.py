@@ -20,18 +20,8 @@ from framework.testing import (
     is_in_place,
     refuse,
 )
-from pytest_asyncframe._faults.planned import (
-    Chaos,
-    Crash,
-    DeliverTwice,
-    Exc,
-    Fail,
-    Fault,
-    Firing,
-    InjectedError,
-    QueueFull,
-    Slow,
-)
+from pytest_asyncframe._faults import planned
+from pytest_asyncframe._faults.planned import Exc, Fault, Firing, InjectedError
 from pytest_asyncframe._seen.entries import Injected, Submission
 from pytest_asyncframe._seen.recorder import Recorder
 
@@ -103,11 +93,11 @@ class Injector:
         # A task that runs where it is awaited is never refused by a full queue.
         if is_in_place(one.record):
             return
-        for full in self._of(QueueFull):
+        for full in self._of(planned.QueueFull):
             number = full.next_number(one)
             if number is not None:
                 self._refuse(full, one, number)
-        for chaos in self._of(Chaos):
+        for chaos in self._of(planned.Chaos):
             number, kind = chaos.draw(one, "submission", ("queue_full",))
             if kind:
                 self._refuse(chaos, one, number)
@@ -122,7 +112,7 @@ class Injector:
         Raises:
             WorkerCrashError: Then.
         """
-        for crash in self._of(Crash):
+        for crash in self._of(planned.Crash):
             if crash.after == kind and (number := crash.next_number(one)) is not None:
                 self._crash(crash, one, number, kind)
 
@@ -146,9 +136,9 @@ class Injector:
         """Deliver a task again, and crash its worker, if that is planned."""
         drawn = [
             (chaos, *chaos.draw(one, "task", ("deliver_twice", "crash_worker")))
-            for chaos in self._of(Chaos)
+            for chaos in self._of(planned.Chaos)
         ]
-        for twice in self._of(DeliverTwice):
+        for twice in self._of(planned.DeliverTwice):
             number = twice.next_number(one)
             if number is not None:
                 self._deliver_again(twice, one, number)
@@ -202,13 +192,13 @@ class Injector:
     def _planned(self, one: Submission) -> tuple[float, BaseException | None]:
         """Return by how many seconds an attempt is slowed down, and the error that it raises."""
         seconds, error = 0.0, None
-        for slow in self._of(Slow):
+        for slow in self._of(planned.Slow):
             if (number := slow.next_number(one)) is not None:
                 seconds += self._slow_down(slow, one, number, slow.seconds)
-        for fail in self._of(Fail):
+        for fail in self._of(planned.Fail):
             if (number := fail.next_number(one)) is not None and error is None:
                 error = self._fail(fail, one, number, fail.exc)
-        for chaos in self._of(Chaos):
+        for chaos in self._of(planned.Chaos):
             number, kind = chaos.draw(one, "attempt", ("fail", "slow"))
             if kind == "slow":
                 seconds += self._slow_down(chaos, one, number, chaos.seconds)

@@ -8,19 +8,13 @@ from typing import Any, cast
 
 import pytest
 
+from pytest_asyncframe._toolkit import options
 from pytest_asyncframe._toolkit.items import closeness
-from pytest_asyncframe._toolkit.options import (
-    MODES,
-    TRANSPORTS,
-    Mode,
-    Settings,
-    Transport,
-    check_fixtures,
-)
+from pytest_asyncframe._toolkit.options import Mode, Settings, Transport
 from pytest_asyncframe._toolkit.variants import Variant
 
 _MARKER = "@pytest.mark.task_modes"
-_ALLOWED = f"{', '.join(MODES)}, 'seeded:20' for 20 seeds, or 'seeded=7' for seed 7"
+_ALLOWED = f"{', '.join(options.MODES)}, 'seeded:20' for 20 seeds, or 'seeded=7' for seed 7"
 _MOST_SEEDS = 10_000
 
 
@@ -67,7 +61,7 @@ def variants_for(item: pytest.Item, settings: Settings, asked: Collection[str]) 
     variants = _combined(chosen[0] or modes, chosen[1] or transports)
     for variant in variants:
         _check_transport(item, variant.transport)
-        check_fixtures(item, variant.mode or settings.mode, asked)
+        options.check_fixtures(item, variant.mode or settings.mode, asked)
     return variants
 
 
@@ -109,7 +103,7 @@ def _mode(text: Any, given: str, seed: int) -> Iterator[Variant]:
         raise pytest.UsageError(
             f"{given}: a mode must be a text, not {text!r}; it takes {_ALLOWED}"
         )
-    if text in MODES:
+    if text in options.MODES:
         yield Variant(cast("Mode", text))
         return
     mode, sign, number = text[:6], text[6:7], text[7:]
@@ -132,9 +126,10 @@ def _transports(values: Any, given: str) -> list[Transport]:
     if not isinstance(several, (tuple, list)):
         raise pytest.UsageError(f"{given}: transports must be a tuple, not {values!r}")
     for value in several:
-        if value not in TRANSPORTS:
+        if value not in options.TRANSPORTS:
             raise pytest.UsageError(
-                f"{given}: there is no transport {value!r}; there are {', '.join(TRANSPORTS)}"
+                f"{given}: there is no transport {value!r}; there are "
+                f"{', '.join(options.TRANSPORTS)}"
             )
         if several.count(value) > 1:
             raise pytest.UsageError(f"{given} names the transport {value} twice")

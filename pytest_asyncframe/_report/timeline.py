@@ -19,14 +19,7 @@ from pytest_asyncframe._places import raised_at
 from pytest_asyncframe._report import gates
 from pytest_asyncframe._report.gates import Findings
 from pytest_asyncframe._report.values import error_text, plain, safely, shown
-from pytest_asyncframe._seen.entries import (
-    Failure,
-    Injected,
-    Moment,
-    Snapshot,
-    Submission,
-    UnfinishedTask,
-)
+from pytest_asyncframe._seen import entries
 
 if TYPE_CHECKING:
     from pytest_asyncframe._toolkit.toolkit import Toolkit
@@ -140,7 +133,7 @@ class Timeline:
         planned = () if self._recorder.injector is None else self._toolkit.faults.planned
         return [str(fault).replace(self._root, "") for fault in planned]
 
-    def _unfinished(self, snapshot: Snapshot) -> list[str]:
+    def _unfinished(self, snapshot: entries.Snapshot) -> list[str]:
         recorder = self._recorder
         formatter = _Formatter(recorder.submissions, self._root, recorder.begun)
         when = f"at {round(snapshot.at - recorder.begun, 3):.9g} s"
@@ -165,7 +158,7 @@ class _Formatter:
 
     def __init__(
         self,
-        submissions: Sequence[Submission],
+        submissions: Sequence[entries.Submission],
         root: str,
         begun: float,
         failure: BaseException | None = None,
@@ -176,10 +169,10 @@ class _Formatter:
         self._calls = {one.record: one for one in tuple(submissions)}
         self._labels = _labels(self._calls.values())
 
-    def lines(self, moments: Iterable[Moment]) -> list[str]:
+    def lines(self, moments: Iterable[entries.Moment]) -> list[str]:
         """Return a line for each moment, without the middle of a long list."""
         rows = []
-        previous: dict[TaskRecord | None, Moment] = {}
+        previous: dict[TaskRecord | None, entries.Moment] = {}
         for moment in moments:
             before = previous.get(moment.record)
             previous[moment.record] = moment
@@ -199,11 +192,11 @@ class _Formatter:
             lines.insert(_FIRST, f"{'...':>8}    {left_out} lines left out")
         return lines
 
-    def unfinished(self, one: UnfinishedTask, now: float) -> str:
+    def unfinished(self, one: entries.UnfinishedTask, now: float) -> str:
         """Return a line that shows where an unfinished task was at second *now*."""
         return f"{self._labels.get(one.record, '')}: {self._where(one, now)}"
 
-    def _where(self, one: UnfinishedTask, now: float) -> str:
+    def _where(self, one: entries.UnfinishedTask, now: float) -> str:
         if one.status is TaskStatus.PENDING:
             reason = Task(one.record).reason if one.record.reason else ""
             return f"not started, {plain(reason)}" if reason else "not started"
@@ -219,7 +212,7 @@ class _Formatter:
             parts.append(f"waits {when}{_DELAYED[event.kind]}")
         return ended + ", ".join(parts)
 
-    def _row(self, moment: Moment) -> tuple[str, str, str]:
+    def _row(self, moment: entries.Moment) -> tuple[str, str, str]:
         what = moment.what
         if moment.record is not None:
             label = self._labels.get(moment.record, _short_name(moment.record.name))
@@ -227,11 +220,11 @@ class _Formatter:
             label = _short_name(what.name) if isinstance(what, TaskEvent) else ""
         if isinstance(what, TaskEvent):
             text = self._event(what, moment.record)
-        elif isinstance(what, Failure):
+        elif isinstance(what, entries.Failure):
             failed = what.error is self._failure
             text = "the test fails" if failed else f"{what.who} exits"
             text += f" with {error_text(what.error)}"
-        elif isinstance(what, Injected):
+        elif isinstance(what, entries.Injected):
             text = f"fault: {plain(what.text)} (planned at {self._short(what.place)})"
         else:
             text = f"attempt {what} started" if isinstance(what, int) else plain(what)
@@ -277,7 +270,7 @@ class _Formatter:
         return place.removeprefix(self._root)
 
 
-def _goes_without_saying(moment: Moment, before: Moment | None) -> bool:
+def _goes_without_saying(moment: entries.Moment, before: entries.Moment | None) -> bool:
     """Whether it is the attempt that the event ``started`` has shown already."""
     return (
         isinstance(moment.what, int)
@@ -299,7 +292,7 @@ def _fold(same: list[_Row]) -> _Row:
     return at, (lane, label, text)
 
 
-def _labels(submissions: Iterable[Submission]) -> dict[TaskRecord, str]:
+def _labels(submissions: Iterable[entries.Submission]) -> dict[TaskRecord, str]:
     """Return a unique label for each task."""
     records = [one.record for one in submissions]
     labels = {}
@@ -338,7 +331,7 @@ def _returned(record: TaskRecord) -> str:
     return "" if record.result is None else f" with {shown(record.result)}"
 
 
-def _timers(snapshot: Snapshot) -> list[str]:
+def _timers(snapshot: entries.Snapshot) -> list[str]:
     """Return the timers of a snapshot, without background ones."""
     lines = [plain(line) for line in snapshot.timers.splitlines() if line.startswith("t+")]
     return [line for line in lines if not line.endswith("in the background")]

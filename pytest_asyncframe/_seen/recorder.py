@@ -21,19 +21,9 @@ from framework import current_task
 from framework.protocols import Interceptor, TaskEvent, TaskRecord
 from framework.testing import call_of, driver_of, function_name
 from pytest_asyncframe._places import at, inwards, outwards, place_of, users_frame
+from pytest_asyncframe._seen import entries
 from pytest_asyncframe._seen.arguments import unwrapped
-from pytest_asyncframe._seen.entries import (
-    OWN_ENDS,
-    Failure,
-    Injected,
-    Moment,
-    Snapshot,
-    Start,
-    Submission,
-    Target,
-    UnfinishedTask,
-    What,
-)
+from pytest_asyncframe._seen.entries import OWN_ENDS, Injected, Moment, Submission
 
 
 class _VirtualClock(Protocol):
@@ -87,11 +77,11 @@ class Recorder(Interceptor):
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self.pollers: tuple[Callable[..., Any] | str, ...] = ()
         self.submissions: list[Submission] = []
-        self.starts: list[Start] = []
+        self.starts: list[entries.Start] = []
         self.events: list[TaskEvent] = []
         self.moments: list[Moment] = []
         self.begun: float = 0.0
-        self.snapshots: list[Snapshot] = []
+        self.snapshots: list[entries.Snapshot] = []
         self.delivered_again: dict[TaskRecord, None] = {}
         self._monotonic = monotonic
         self._clock: _VirtualClock | None = None
@@ -128,7 +118,7 @@ class Recorder(Interceptor):
         one = self._submission(record)
         if one is not None:
             if not one.call.throttled:
-                self.starts.append(Start(self._monotonic(), one))
+                self.starts.append(entries.Start(self._monotonic(), one))
             self._add(attempt, record)
         injector = self.injector
         made = call() if injector is None or one is None else injector.around_attempt(one, call)
@@ -141,7 +131,7 @@ class Recorder(Interceptor):
         one = None if record is None else self._submission(record)
         if one is not None and not (one.call.throttled and function_name(one.call.fn) == name):
             one = None
-        self.starts.append(Start(at, one, name))
+        self.starts.append(entries.Start(at, one, name))
 
     def after_event(self, record: TaskRecord, kind: str) -> None:
         """Let a fault end a task after an event."""
@@ -213,10 +203,9 @@ class Recorder(Interceptor):
 
     def fault_behind(self, record: TaskRecord) -> Injected | None:
         """Return the fault whose error a failed task has; None if there is none."""
-        faults = [it.what for it in self.moments if it.record is record]
-        return next(
-            (it for it in faults if isinstance(it, Injected) and it.error is record.error), None
-        )
+        faults = (one.what for one in self.moments if one.record is record)
+        injected = (one for one in faults if isinstance(one, Injected))
+        return next((one for one in injected if one.error is record.error), None)
 
     def note(self, text: str, place: str = "") -> None:
         """Record a text for the calling thread, and for the task that it runs, if any."""
@@ -232,7 +221,7 @@ class Recorder(Interceptor):
 
     def take_snapshot(
         self, error: BaseException | None = None, who: str = "its client"
-    ) -> Snapshot:
+    ) -> entries.Snapshot:
         """Return the unfinished tasks and pending timers.
 
         Args:
@@ -251,11 +240,11 @@ class Recorder(Interceptor):
                 last = self._last.get(record)
                 lane, place = on_threads.get(record, ("" if last is None else last.lane, ""))
                 place = place or self._body_place(record)
-                tasks.append(UnfinishedTask(record, status, lane, place, last))
-        snapshot = Snapshot(self._monotonic(), error, tasks, self._timers())
+                tasks.append(entries.UnfinishedTask(record, status, lane, place, last))
+        snapshot = entries.Snapshot(self._monotonic(), error, tasks, self._timers())
         if error is not None:
             self.snapshots.append(snapshot)
-            self._add(Failure(error, who), None)
+            self._add(entries.Failure(error, who), None)
         return snapshot
 
     def _timers(self) -> str:
@@ -276,8 +265,7 @@ class Recorder(Interceptor):
                 self._clock.test = asyncio.current_task()
             try:
                 return await fn(*args, **kwargs)
-            except BaseException as error:
-                # Taken here, since the runner may cancel everything on the loop next.
+            except BaseException as error:  # raised again, but all may be cancelled by then
                 self.take_snapshot(error, "the test")
                 raise
 
@@ -290,7 +278,7 @@ class Recorder(Interceptor):
         """How many seconds of its clock ago the test has started."""
         return self._monotonic() - self.begun
 
-    def of(self, target: Target) -> list[Submission]:
+    def of(self, target: entries.Target) -> list[Submission]:
         """Return the tasks of *target*, in the order of their submission."""
         return [one for one in self.submissions if one.is_of(target)]
 
@@ -337,7 +325,7 @@ class Recorder(Interceptor):
 
     def _add(
         self,
-        what: What,
+        what: entries.What,
         record: TaskRecord | None,
         place: str = "",
         at: float | None = None,

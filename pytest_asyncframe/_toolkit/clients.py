@@ -96,7 +96,7 @@ class Client:
             if self.polling is not None:
                 _add_hook(made, self.polling.hook_on_loop)
             return await stack.enter_async_context(made)
-        except BaseException:
+        except BaseException:  # raised again: nobody else closes it
             self._stack = None
             await stack.aclose()
             raise
@@ -139,7 +139,7 @@ class Client:
             if self.polling is not None:
                 _add_hook(made, self.polling.hook)
             return stack.enter_context(made)
-        except BaseException:
+        except BaseException:  # raised again: nobody else closes it
             self._stack = None
             stack.close()
             raise

@@ -61,7 +61,7 @@ class Lifespan:
         scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": self._state}
         try:
             await self._app(scope, self._receive, self._send)
-        except BaseException:
+        except BaseException:  # before its start it means no support
             if self._started.done():
                 raise
 

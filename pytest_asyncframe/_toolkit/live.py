@@ -44,7 +44,7 @@ class WatchedApp:
         if scope["type"] == "lifespan":
             try:
                 await self._app(scope, receive, send)
-            except BaseException as error:
+            except BaseException as error:  # raised again, and in the test by `raise_failure`
                 self._failure = error
                 raise
             return
@@ -144,7 +144,7 @@ def async_client(url: str, app: WatchedApp, options: dict[str, Any]) -> Any:
 async def _closed_if_raised(app: WatchedApp, number: bytes, response: Any) -> None:
     try:
         app.raise_error_of(number)
-    except BaseException:
+    except BaseException:  # raised again: the test gets no response
         await response.aclose()
         raise
 
@@ -167,7 +167,7 @@ def sync_client(test_client: Any, url: str, app: WatchedApp, options: dict[str, 
             response = super().handle_request(sent)
             try:
                 app.raise_error_of(number)
-            except BaseException:
+            except BaseException:  # raised again: the test gets no response
                 response.close()
                 raise
             return response

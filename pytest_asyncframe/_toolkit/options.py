@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 import pytest
 
@@ -19,6 +19,75 @@ MODES = ("manual", "auto", "virtual", "seeded", "threads")
 TRANSPORTS = ("asgi", "testclient", "live")
 SEVERITIES = ("error", "warn", "off")
 SWITCHES = ("on", "off")
+
+_CHOICES: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "mode": (MODES, "auto", "how tasks run"),
+    "leaks": (
+        SEVERITIES,
+        "error",
+        "how to report tasks, threads, timers and clients that a test leaves behind",
+    ),
+    "lost_failures": (SEVERITIES, "error", "how to report failures of tasks that nobody has read"),
+    "blocked_loop": (SEVERITIES, "error", "how to report calls that block an event loop"),
+    "app_rules": (
+        SWITCHES,
+        "on",
+        "whether the rules of the app's own engine and store apply to tasks",
+    ),
+}
+"""The ini keys and keywords of the marker that take one of some words: these, the default, and
+what it says."""
+
+_TEXTS = {
+    "start": "date and time at which virtual time starts, in ISO 8601 with an offset; empty for "
+    "now",
+    "seeds": "under how many schedules tests marked with interleave run at the most, if their "
+    "marker does not say",
+    "policy": "which schedules they run under, if their marker does not say",
+    "level": "at which places other threads and tasks may run in them, if their marker does not "
+    "say",
+}
+"""Further ini keys, which are empty by default, and what they say."""
+
+_COMMANDS: tuple[tuple[str, type, str, str], ...] = (
+    (
+        "seed",
+        int,
+        "NUMBER",
+        "seed of tests without one in their marker: for the order in mode seeded, and jitter",
+    ),
+    (
+        "seeds",
+        int,
+        "NUMBER",
+        "run each test marked with interleave under this many schedules at the most",
+    ),
+    (
+        "budget",
+        float,
+        "SECONDS",
+        "start no further schedule of a test once this many real seconds have passed",
+    ),
+    (
+        "replay",
+        str,
+        "LINE",
+        "run one test under the schedule of the replay line that a failure printed",
+    ),
+    (
+        "modes",
+        str,
+        "MODES",
+        "run tests marked with task_modes in these modes instead, separated by commas",
+    ),
+    (
+        "transports",
+        str,
+        "TRANSPORTS",
+        "run tests marked with task_modes over these transports instead",
+    ),
+)
+"""Options of the command line: their names, types and metavars, and what they say."""
 
 _LOOPTIMES = pytest.StashKey[list[str]]()
 """Names of looptime's plugins, after the first test that needs them."""
@@ -77,43 +146,23 @@ class Settings:
 def add_options(parser: pytest.Parser) -> None:
     """Register the ini options and the command-line option."""
     group = parser.getgroup("asyncframe")
+    for name, kind, metavar, what in _COMMANDS:
+        group.addoption(f"--asyncframe-{name}", type=kind, metavar=metavar, help=what)
     group.addoption(
-        "--asyncframe-seed",
-        type=int,
-        metavar="NUMBER",
-        help="seed of tests without one in their marker: for the order in mode seeded, and jitter",
+        "--asyncframe-check-determinism",
+        action="store_true",
+        help="run each schedule twice, and fail where two runs with the same choices differ",
     )
-    _add_options_of_exploration(group)
-    _add_options_of_modes(group)
-    parser.addini("asyncframe_mode", f"how tasks run: {_listed(MODES)}", default="auto")
-    parser.addini(
-        "asyncframe_start",
-        "date and time at which virtual time starts, in ISO 8601 with an offset; empty for now",
-        default="",
-    )
-    for key, what in (
-        ("leaks", "how to report tasks, threads, timers and clients that a test leaves behind"),
-        ("lost_failures", "how to report failures of tasks that nobody has read"),
-        ("blocked_loop", "how to report calls that block an event loop"),
-    ):
-        parser.addini(f"asyncframe_{key}", f"{what}: {_listed(SEVERITIES)}", default="error")
-    parser.addini(
-        "asyncframe_app_rules",
-        "whether the rules of the app's own engine and store apply to tasks: on, off",
-        default="on",
-    )
+    for key, (allowed, default, what) in _CHOICES.items():
+        parser.addini(f"asyncframe_{key}", f"{what}: {_listed(allowed)}", default=default)
+    for key, what in _TEXTS.items():
+        parser.addini(f"asyncframe_{key}", what, default="")
     parser.addini(
         "asyncframe_pollers",
         "names of functions whose tasks run until the app stops, and so are not leaks",
         type="args",
         default=[],
     )
-    for key, what in (
-        ("seeds", "under how many schedules tests marked with interleave run at the most"),
-        ("policy", "which schedules they run under"),
-        ("level", "at which places other threads and tasks may run in them"),
-    ):
-        parser.addini(f"asyncframe_{key}", f"{what}, if their marker does not say", default="")
     parser.addini(
         "asyncframe_stuck_timeout",
         "real seconds without progress after which a test with virtual time is reported as stuck",
@@ -121,57 +170,21 @@ def add_options(parser: pytest.Parser) -> None:
     )
 
 
-def _add_options_of_exploration(group: pytest.OptionGroup) -> None:
-    group.addoption(
-        "--asyncframe-seeds",
-        type=int,
-        metavar="NUMBER",
-        help="run each test marked with interleave under this many schedules at the most",
-    )
-    group.addoption(
-        "--asyncframe-budget",
-        type=float,
-        metavar="SECONDS",
-        help="start no further schedule of a test once this many real seconds have passed",
-    )
-    group.addoption(
-        "--asyncframe-replay",
-        metavar="LINE",
-        help="run one test under the schedule of the replay line that a failure printed",
-    )
-    group.addoption(
-        "--asyncframe-check-determinism",
-        action="store_true",
-        help="run each schedule twice, and fail where two runs with the same choices differ",
-    )
-
-
-def _add_options_of_modes(group: pytest.OptionGroup) -> None:
-    group.addoption(
-        "--asyncframe-modes",
-        metavar="MODES",
-        help="run tests marked with task_modes in these modes instead, separated by commas",
-    )
-    group.addoption(
-        "--asyncframe-transports",
-        metavar="TRANSPORTS",
-        help="run tests marked with task_modes over these transports instead",
-    )
-
-
 def sets_modes(config: pytest.Config) -> bool:
     """Whether the command line says in which modes, or over which transports, tests run."""
-    options = (config.getoption(f"asyncframe_{key}") for key in ("modes", "transports"))
-    return any(one is not None for one in options)
+    return _are_given(config, "modes", "transports")
 
 
 def sets_exploration(config: pytest.Config) -> bool:
     """Whether the command line or the ini file says anything about explored tests."""
-    options = (config.getoption(f"asyncframe_{key}") for key in ("seeds", "budget", "replay"))
     keys = ("seeds", "policy", "level")
-    return any(one is not None for one in options) or any(
+    return _are_given(config, "seeds", "budget", "replay") or any(
         config.getini(f"asyncframe_{key}") for key in keys
     )
+
+
+def _are_given(config: pytest.Config, *names: str) -> bool:
+    return any(config.getoption(f"asyncframe_{name}") is not None for name in names)
 
 
 def settings_of(config: pytest.Config) -> Settings:
@@ -192,16 +205,12 @@ def settings_of(config: pytest.Config) -> Settings:
         )
     start = config.getini("asyncframe_start")
     return Settings(
-        mode=cast("Mode", _ini(config, "mode", MODES)),
         seed=config.getoption("asyncframe_seed") or 0,
         seed_is_option=config.getoption("asyncframe_seed") is not None,
         start=_moment(start, f"asyncframe_start = {start!r} in the ini file") if start else None,
-        leaks=cast("Severity", _ini(config, "leaks", SEVERITIES)),
-        lost_failures=cast("Severity", _ini(config, "lost_failures", SEVERITIES)),
-        blocked_loop=cast("Severity", _ini(config, "blocked_loop", SEVERITIES)),
         stuck_timeout=stuck_timeout,
-        app_rules=cast("Switch", _ini(config, "app_rules", SWITCHES)),
         pollers=tuple(config.getini("asyncframe_pollers")),
+        **{key: _ini(config, key) for key in _CHOICES},
     )
 
 
@@ -323,13 +332,6 @@ def check_surroundings(item: pytest.Item) -> None:
 
 
 _KEYWORDS = "mode, seed, start, leaks, lost_failures, blocked_loop, app_rules, pollers"
-_ALLOWED: dict[str, tuple[str, ...]] = {
-    "mode": MODES,
-    "leaks": SEVERITIES,
-    "lost_failures": SEVERITIES,
-    "blocked_loop": SEVERITIES,
-    "app_rules": SWITCHES,
-}
 
 
 def _check_keyword(keyword: str, value: Any) -> None:  # Any: whatever a user wrote
@@ -346,14 +348,14 @@ def _check_keyword(keyword: str, value: Any) -> None:  # Any: whatever a user wr
                 f"@pytest.mark.asyncframe(pollers={value!r}): pollers must be a list of functions "
                 "and names"
             )
-    elif keyword not in _ALLOWED:
+    elif keyword not in _CHOICES:
         raise pytest.UsageError(
             f"@pytest.mark.asyncframe has no keyword {keyword!r}; it takes {_KEYWORDS}"
         )
-    elif value not in _ALLOWED[keyword]:
+    elif value not in (allowed := _CHOICES[keyword][0]):
         raise pytest.UsageError(
             f"@pytest.mark.asyncframe({keyword}={value!r}): {keyword} must be one of "
-            f"{_listed(_ALLOWED[keyword])}"
+            f"{_listed(allowed)}"
         )
 
 
@@ -378,8 +380,8 @@ def _several(value: Any) -> tuple[Any, ...]:  # Any: whatever a user wrote
     return tuple(value) if isinstance(value, (list, tuple, set, frozenset)) else (value,)
 
 
-def _ini(config: pytest.Config, key: str, allowed: tuple[str, ...]) -> str:
-    value = str(config.getini(f"asyncframe_{key}"))
+def _ini(config: pytest.Config, key: str) -> Any:  # Any: one of the words of `Settings`
+    value, allowed = str(config.getini(f"asyncframe_{key}")), _CHOICES[key][0]
     if value not in allowed:
         raise pytest.UsageError(
             f"asyncframe_{key} = {value!r} in the ini file: it must be one of {_listed(allowed)}"

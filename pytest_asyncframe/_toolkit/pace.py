@@ -20,9 +20,11 @@ class Pace:
 
     def __init__(self, sequencer: Sequencer | None, mode: str, *, moves: bool, drains: bool):
         self._sequencer = sequencer
-        self._mode = mode
         self._moves = moves
-        self._drains = drains and mode == "manual"
+        self._holds = mode != "virtual"
+        self._in_turns = mode in ("auto", "seeded")
+        self._is_manual = mode == "manual"
+        self._drains = drains and self._is_manual
         self._waits = self._servers = 0
 
     @contextmanager
@@ -51,14 +53,13 @@ class Pace:
             self._set()
 
     def _set(self) -> None:
-        sequencer, mode = self._sequencer, self._mode
+        sequencer = self._sequencer
         if sequencer is None:
             return
         waits, drains = self._waits > 0, self._drains
         if drains:
             sequencer.starts = waits
-        beside = self._servers > 0 and mode != "manual"
-        sequencer.hold = mode != "virtual" and not beside
+        beside = self._servers > 0 and not self._is_manual
+        sequencer.hold = self._holds and not beside
         sequencer.moves = (self._moves or drains) if waits else (self._moves and not beside)
-        in_turns = mode in ("auto", "seeded") or (drains and waits)
-        sequencer.one_at_a_time = in_turns and not beside
+        sequencer.one_at_a_time = (self._in_turns or (drains and waits)) and not beside

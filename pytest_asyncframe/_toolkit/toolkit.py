@@ -145,7 +145,7 @@ class Toolkit:
                 # Made now, so that it takes none of the choices of the test.
                 self._make_framework()
                 stack.enter_context(self._exploration.installed(self))
-        except BaseException:
+        except BaseException:  # raised again: nobody else closes what is half open
             stack.close()
             raise
 

@@ -46,7 +46,8 @@ class Points(Turns):
     """
 
     def __init__(self, *, one_at_a_time: bool, starts: bool, chooser: Chooser | None) -> None:
-        super().__init__(one_at_a_time=one_at_a_time)
+        self.queue: TaskQueue = TaskQueue()
+        super().__init__(one_at_a_time=one_at_a_time, on_next_step=self.queue.release)
         self.starts = starts
         self.room: Callable[[], int] = _no_room
         self.before_point: Callable[[str, str], object] | None = None
@@ -58,7 +59,6 @@ class Points(Turns):
         # The thread that is starting a queued call just now.
         self._admitter: int | None = None
         self._admitted: dict[Queued, Arrival] = {}
-        self.queue: TaskQueue = TaskQueue()
 
     def end(self) -> None:
         """Stop calling functions of the test."""
@@ -150,7 +150,7 @@ class Points(Turns):
             # parked in its `select`, which nobody else would end.
             actor = self.actors.get(_thread.get_ident())
             if actor is not None and actor.state is State.PARKED and actor.has_work():
-                self._wake(actor)
+                self._roster.wake(actor, in_turn=self.one_at_a_time)
             self._roster.running -= 1
 
     # -- points
@@ -184,9 +184,6 @@ class Points(Turns):
         step()
         self.dispatch()
         self._await_turn(actor)
-
-    def _on_next_step(self, actor: Actor | None) -> None:
-        self.queue.release(actor)
 
     @property
     def _is_alone(self) -> bool:
@@ -297,6 +294,8 @@ class Points(Turns):
             actor, kind, what = at_point
             others = self._others(startable, but=actor)
             return self._choose(kind, what, [actor, *others], preempts=True)
+        if not (startable or self._roster.ready):
+            return None
         candidates = self._others(startable)
         return self._choose("start", "", candidates) if candidates else None
 

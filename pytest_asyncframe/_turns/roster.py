@@ -42,7 +42,9 @@ class Roster:
     @property
     def is_free(self) -> bool:
         """Whether nobody runs, and nobody waits for the next turn."""
-        return not (self.running or self.coming or any(one.can_go_on for one in self.ready))
+        if self.running or self.coming:
+            return False
+        return not self.ready or self.first_ready is None
 
     def new_identity(self, name: str) -> str:
         """Return a name that no other actor or queued call of the test has."""
@@ -96,8 +98,9 @@ class Roster:
 
     def take_turn(self, actor: Actor) -> None:
         """Count an actor that is parked or ready as running, which waits for nothing now."""
-        actor.drop_timer()
-        actor.free = None
+        if actor.free is not None:
+            actor.free = None
+            actor.drop_timer()
         if actor.state is State.READY:
             self.ready.remove(actor)
         actor.state = State.RUNNING

@@ -111,7 +111,7 @@ class Sequencer(Points):
                 watcher, listening = self._watchers[-1]
                 if not (listening and self._held):
                     self._watchers.pop()
-                    self._wake(watcher)
+                    self._roster.wake(watcher, in_turn=self.one_at_a_time)
                 return None
             return self._next_moment()
 
@@ -136,7 +136,7 @@ class Sequencer(Points):
             self.now = timer.when
         actor = timer.actor
         if actor is not None and (not moved or self.on_move is None):
-            self._wake(actor)
+            self._roster.wake(actor, in_turn=self.one_at_a_time)
             # One that waited to be free is ready now, but nobody has given it a turn.
             return nothing
         # The wall clock is moved, by `on_move`, before anybody can read it.
@@ -165,7 +165,7 @@ class Sequencer(Points):
     def _wake_stopped(self, actor: Actor) -> None:
         with self._lock:
             if actor.is_stopped:
-                self._wake(actor)
+                self._roster.wake(actor, in_turn=self.one_at_a_time)
 
     def _fire(self, fn: Callable[[], object]) -> None:
         try:

@@ -77,7 +77,7 @@ class TaskQueue:
 
     def startable(self, *, has_room: bool) -> list[Queued]:
         """Return what may start now; a coroutine needs no free thread."""
-        deferred = [queued for _, queued in self._deferred]
+        deferred = [queued for _, queued in self._deferred] if self._deferred else ()
         return [
             one
             for one in self.in_order()

@@ -54,6 +54,7 @@ class Turns(ABC):
 
     Args:
         one_at_a_time: Whether only one actor runs at a time.
+        on_next_step: Called with the lock held with an actor that takes its next step.
 
     Attributes:
         now: Nanoseconds of virtual time since the test began.
@@ -65,8 +66,11 @@ class Turns(ABC):
         first: The actor of the test itself, which raises the errors of a deadlock.
     """
 
-    def __init__(self, *, one_at_a_time: bool) -> None:
+    def __init__(
+        self, *, one_at_a_time: bool, on_next_step: Callable[[Actor | None], object]
+    ) -> None:
         self.one_at_a_time = one_at_a_time
+        self._on_next_step = on_next_step
         self.now: int = 0
         self.on_enter: Callable[[], object] = nothing
         self.outside: Outside = Outside()
@@ -96,10 +100,6 @@ class Turns(ABC):
     @abstractmethod
     def dispatch(self) -> None:
         """Wake the next actor if nobody runs; called after every change."""
-
-    @abstractmethod
-    def _on_next_step(self, actor: Actor | None) -> None:
-        """Called with the lock held when *actor* takes its next step."""
 
     # -- actors
 
@@ -368,7 +368,7 @@ class Turns(ABC):
             waiter.notified = True
             self._has_woken_others()
             if actor.state is State.PARKED and actor.waiter is waiter:
-                self._wake(actor)
+                self._roster.wake(actor, in_turn=self.one_at_a_time)
 
     def wake(self, actor: Actor | None, otherwise: Callable[[], object] | None = None) -> None:
         """Wake an actor that is parked in its event loop; else call *otherwise*."""
@@ -378,7 +378,7 @@ class Turns(ABC):
         # Both under one lock: a loop that is just parking must not miss the flag that is set.
         with self._lock:
             if actor is not None and actor.state is State.PARKED and actor.listens:
-                self._wake(actor)
+                self._roster.wake(actor, in_turn=self.one_at_a_time)
             elif otherwise is not None:
                 otherwise()
             self._has_woken_others()
@@ -405,10 +405,7 @@ class Turns(ABC):
     def _throw(self, actor: Actor, error: BaseException) -> None:
         if actor.is_stopped:
             actor.error = error
-            self._wake(actor)
-
-    def _wake(self, actor: Actor) -> None:
-        self._roster.wake(actor, in_turn=self.one_at_a_time)
+            self._roster.wake(actor, in_turn=self.one_at_a_time)
 
     def _await_turn(self, actor: Actor) -> None:
         try:
@@ -429,6 +426,7 @@ class Turns(ABC):
 
     def _forget_wait(self, actor: Actor) -> None:
         """Called with the lock held when *actor* runs on without what it waits for."""
+        actor.drop_timer()
         self._roster.take_turn(actor)
 
     def overtake(

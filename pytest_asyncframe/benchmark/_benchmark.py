@@ -204,8 +204,7 @@ class TaskBenchmark:
         try:
             with self._outside(), asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
                 result, figures = self._rounds(runner, call, timed, batches)
-        except BaseException:
-            # Keeps the figures of a failed test out of comparisons.
+        except BaseException:  # raised again; no figure of a failed test is to be compared
             self.benchmark.has_error = True
             raise
         if figures:

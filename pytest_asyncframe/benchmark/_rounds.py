@@ -181,7 +181,7 @@ class Bench:
             # All of them end before an error is raised, so that none is left behind.
             try:
                 result = await awaitable
-            except Exception as error:
+            except Exception as error:  # a task's own error, which is raised once all have ended
                 failed = failed or error
         self._take("per_task", (self._clock() - begun) / tasks)
         if failed is not None:
@@ -217,7 +217,7 @@ def opened(
         )
         try:
             yield Bench(runner, call, clock, manager)
-        except Exception:
+        except Exception:  # of a test; raised again once its tasks have ended
             runner.run(_settled(manager))
             raise
         runner.run(_settled(manager))

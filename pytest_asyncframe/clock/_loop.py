@@ -198,7 +198,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._parking.count_children(1)
         try:
             return await super()._make_subprocess_transport(*args, **options)  # type: ignore[misc]
-        except BaseException:
+        except BaseException:  # raised again: no process has started
             self._parking.count_children(-1)
             raise
 

@@ -12,13 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 
 from pytest_asyncframe._places import inwards, shown, thread_place
-from pytest_asyncframe._turns.activity import (
-    activity,
-    child_activity,
-    native_threads,
-    unseen_threads_rest,
-    waits_for_a_thread,
-)
+from pytest_asyncframe._turns import activity
 from pytest_asyncframe._turns.actors import Actor, State
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock._clock import StuckError, VirtualDeadlockError
@@ -41,7 +35,7 @@ def watch(
         note: Called with a text for the timeline when the sequencer did not wait for something.
     """
     seen: object = None
-    strangers = functools.partial(_strangers, sequencer, before, native_threads())
+    strangers = functools.partial(_strangers, sequencer, before, activity.native_threads())
 
     def on_stall() -> BaseException | None:
         if _waits_outside(sequencer) or any(strangers()):
@@ -60,8 +54,8 @@ def watch(
         if actor is not sequencer.first:
             return None
         at_work = [one for one in list(sequencer.actors.values()) if not one.is_stopped]
-        children = child_activity() if sequencer.elsewhere else None
-        found = (sequencer.beats, [activity(one.native_id) for one in at_work], children)
+        children = activity.child_activity() if sequencer.elsewhere else None
+        found = (sequencer.beats, [activity.activity(one.native_id) for one in at_work], children)
         moved, seen = found != seen, found
         # A thread that computes is slow, not stuck.
         if moved or (_waits_outside(sequencer) and not at_work):
@@ -92,12 +86,12 @@ def _strangers(
     sequencer: Sequencer, before: set[threading.Thread], native_before: set[int]
 ) -> Iterator[threading.Thread]:
     """Yield the threads started during the test that may wake somebody unseen by the clock."""
-    certain = unseen_threads_rest(native_before)
+    certain = activity.unseen_threads_rest(native_before)
     for thread in busy(before):
         if thread.ident in sequencer.actors or thread is threading.current_thread():
             continue
         native_id = thread.native_id
-        if certain and native_id is not None and waits_for_a_thread(native_id):
+        if certain and native_id is not None and activity.waits_for_a_thread(native_id):
             continue
         yield thread
 

@@ -23,10 +23,10 @@ from typing import Any
 
 import pytest
 
+from pytest_asyncframe._explore.locks.exchanges import NAME, Exchange
 from pytest_asyncframe._explore.locks.making import is_machinery, stand_ins
 from pytest_asyncframe._explore.locks.model import REAL_RLOCK, Modelled, ModelRLock, current
 from pytest_asyncframe._explore.locks.names import OF_A_HANDLER
-from pytest_asyncframe._explore.locks.places import NAME, Place
 from pytest_asyncframe._explore.locks.search import FACTORIES, Search
 from pytest_asyncframe._places import is_users_file
 
@@ -46,7 +46,7 @@ class FoundLocks:
         self._root = str(root) + os.sep
         self._more = more
         self._known: dict[str, ModuleType] = {}
-        self._places: list[Place] = []
+        self._exchanges: list[Exchange] = []
         self._models: dict[int, Modelled] = {}
 
     @contextmanager
@@ -59,13 +59,13 @@ class FoundLocks:
         control = current.control
         with stand_ins():
             try:
-                for place in self._places:
-                    place.exchange(place.real, place.model)
+                for exchange in self._exchanges:
+                    exchange.begin()
                 yield
             finally:
                 current.control = control
-                for place in self._places:
-                    place.exchange(place.model, place.real)
+                for exchange in self._exchanges:
+                    exchange.end()
 
     def _look(self) -> None:
         """Look through the modules that were not there last time."""
@@ -82,33 +82,33 @@ class FoundLocks:
         for name, value in self._more().items() if is_first else ():
             search.through(name, value)
         if is_first:
-            self._places += _of_handlers()
-        self._places += search.places
-        self._places += _names_in(one for name, one in new if not is_machinery(name))
+            self._exchanges += _of_handlers()
+        self._exchanges += search.exchanges
+        self._exchanges += _names_in(one for name, one in new if not is_machinery(name))
 
     def _is_own(self, module: ModuleType) -> bool:
         file = getattr(module, "__dict__", {}).get("__file__")
         return isinstance(file, str) and file.startswith(self._root) and is_users_file(file)
 
 
-def _names_in(modules: Iterable[ModuleType]) -> Iterator[Place]:
+def _names_in(modules: Iterable[ModuleType]) -> Iterator[Exchange]:
     """Yield where modules keep names that were imported from `threading`."""
     for module in modules:
         names = getattr(module, "__dict__", {})
         for name in _NAMES:
             found = FACTORIES.get(id(names.get(name)))
             if found is not None and module is not threading:
-                yield Place(NAME, names, name, names[name], found)
+                yield Exchange(NAME, names, name, names[name], found)
 
 
-def _of_handlers() -> Iterator[Place]:
+def _of_handlers() -> Iterator[Exchange]:
     """Yield where logging handlers keep their locks."""
     handlers: list[Any] = logging._handlerList  # type: ignore[attr-defined]  # nothing public
     for reference in list(handlers):
         names = getattr(reference(), "__dict__", {})
         real = names.get("lock")
         if type(real) is REAL_RLOCK:
-            yield Place(NAME, names, "lock", real, ModelRLock(real, OF_A_HANDLER))
+            yield Exchange(NAME, names, "lock", real, ModelRLock(real, OF_A_HANDLER))
 
 
 def kept_by(item: pytest.Item) -> dict[str, object]:

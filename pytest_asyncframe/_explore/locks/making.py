@@ -20,15 +20,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from pytest_asyncframe._explore.locks.model import (
-    REAL_LOCK,
-    REAL_RLOCK,
-    Modelled,
-    ModelLock,
-    ModelRLock,
-    allocate,
-    current,
-)
+from pytest_asyncframe._explore.locks import model
 from pytest_asyncframe._explore.locks.names import OF_A_HANDLER, Origin, made_by
 
 _THROUGH = ("threading", "queue")
@@ -78,14 +70,14 @@ class _StandIn(type):
     kind: str
     real: type[Any]  # Any: a lock, whose type has no public name
     make: Callable[..., Any]
-    model: type[Modelled]
+    modelled: type[model.Modelled]
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         real = cls.make(*args, **kwargs)
-        if not current.makes:
+        if not model.current.makes:
             return real
         origin = _origin_of(cls.kind, sys._getframe(1))
-        return real if origin is None else cls.model(real, origin)
+        return real if origin is None else cls.modelled(real, origin)
 
     def __instancecheck__(cls, instance: object) -> bool:
         # A modelled lock says that it is a real one.
@@ -99,25 +91,25 @@ class Lock(metaclass=_StandIn):
     """Stands for `threading.Lock`."""
 
     kind = "Lock"
-    real = REAL_LOCK
-    make = allocate
-    model = ModelLock
+    real = model.REAL_LOCK
+    make = model.allocate
+    modelled = model.ModelLock
 
 
 class RLock(metaclass=_StandIn):
     """Stands for `threading.RLock`."""
 
     kind = "RLock"
-    real = REAL_RLOCK
-    make = REAL_RLOCK
-    model = ModelRLock
+    real = model.REAL_RLOCK
+    make = model.REAL_RLOCK
+    modelled = model.ModelRLock
 
 
 STAND_INS: dict[object, object] = {
     threading.Lock: Lock,
-    allocate: Lock,
+    model.allocate: Lock,
     threading.RLock: RLock,
-    REAL_RLOCK: RLock,
+    model.REAL_RLOCK: RLock,
 }
 """What makes real locks, and what stands for it."""
 
@@ -134,12 +126,12 @@ def stand_ins() -> Iterator[None]:
     """Let the locks that are made inside the block be models, where they shall be."""
     names = [(vars(module), name) for module, names in _NAMES for name in names]
     before = [(owner, name, owner[name]) for owner, name in names]
-    made_before, current.makes = current.makes, True
+    made_before, model.current.makes = model.current.makes, True
     for owner, name, real in before:
         owner[name] = STAND_INS.get(real, real)
     try:
         yield
     finally:
-        current.makes = made_before
+        model.current.makes = made_before
         for owner, name, real in before:
             owner[name] = real

@@ -15,6 +15,8 @@ from collections.abc import Collection
 from types import FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
+from pytest_asyncframe._explore.locks import exchanges
+from pytest_asyncframe._explore.locks.exchanges import GONE, Exchange, Kind, Way, name_of
 from pytest_asyncframe._explore.locks.making import STAND_INS, is_machinery
 from pytest_asyncframe._explore.locks.model import (
     REAL_LOCK,
@@ -24,20 +26,6 @@ from pytest_asyncframe._explore.locks.model import (
     ModelRLock,
 )
 from pytest_asyncframe._explore.locks.names import found_in
-from pytest_asyncframe._explore.locks.places import (
-    ATTRIBUTE,
-    CLASS,
-    ENTRY,
-    GONE,
-    INNER,
-    MEMBER,
-    NAME,
-    SLOT,
-    Kind,
-    Place,
-    Way,
-    name_of,
-)
 
 _MOST_VALUES = 50_000
 """How many objects are looked through; takes some 50 ms."""
@@ -85,7 +73,7 @@ class Search:
         models: The models of the locks that were found so far, by the `id` of the real one.
 
     Attributes:
-        places: What was found.
+        exchanges: What was found.
     """
 
     def __init__(self, own: Collection[str], models: dict[int, Modelled]) -> None:
@@ -95,13 +83,13 @@ class Search:
         self._seen: set[int] = set()
         # What is yet to be looked through, the way to it, and the steps that are left there.
         self._ahead: list[tuple[Any, Way, int]] = []
-        self.places: list[Place] = []
+        self.exchanges: list[Exchange] = []
 
     def through_module(self, module: ModuleType) -> None:
         """Look through the globals of a module, and what can be reached from there."""
         self._module = module
         self._seen.add(id(vars(module)))
-        self._dictionary(vars(module), module.__name__, _STEPS, NAME)
+        self._dictionary(vars(module), module.__name__, _STEPS, exchanges.NAME)
         self._go_on()
 
     def through(self, name: str, value: object) -> None:
@@ -134,9 +122,9 @@ class Search:
             value: What was met.
             way: The way to its owner.
             steps: How many instances of other packages may still follow.
-            kind: The kind of place that it is in; None if that cannot be changed.
-            owner: See `Place`.
-            key: See `Place`.
+            kind: How its owner holds it; None if it cannot be exchanged.
+            owner: See `Exchange`.
+            key: See `Exchange`.
         """
         if type(value) in _ATOMS:
             return
@@ -145,7 +133,7 @@ class Search:
         model = self._model_of(value, way)
         if model is not GONE:
             if kind is not None:
-                self.places.append(Place(kind, owner, key, value, model))
+                self.exchanges.append(Exchange(kind, owner, key, value, model))
         elif id(value) not in self._seen:
             self._seen.add(id(value))
             self._ahead.append((value, way, steps))
@@ -179,13 +167,15 @@ class Search:
     def _items(self, owner: Any, way: Way, steps: int) -> None:
         kind = type(owner)
         if issubclass(kind, dict):
-            self._dictionary(owner, way, steps, ENTRY)
+            self._dictionary(owner, way, steps, exchanges.ENTRY)
             if kind is defaultdict:
-                self._meet(owner.default_factory, way, steps, ATTRIBUTE, owner, "default_factory")
+                self._meet(
+                    owner.default_factory, way, steps, exchanges.ATTRIBUTE, owner, "default_factory"
+                )
         elif issubclass(kind, (list, deque, tuple, set, frozenset)):
-            place = MEMBER if issubclass(kind, list) else None
+            held = exchanges.MEMBER if issubclass(kind, list) else None
             for number, one in enumerate(itertools.islice(owner, _MOST_ITEMS)):
-                self._meet(one, way, steps, place, owner, number)
+                self._meet(one, way, steps, held, owner, number)
 
     def _dictionary(self, owner: Any, way: Way, steps: int, kind: Kind) -> None:
         for key, value in itertools.islice(list(dict.items(owner)), _MOST_ITEMS):
@@ -194,7 +184,7 @@ class Search:
     def _class(self, owner: type, way: Way, steps: int) -> None:
         if owner.__module__ in self._own:
             for name, value in list(vars(owner).items()):
-                self._meet(value, way, steps, CLASS, owner, name)
+                self._meet(value, way, steps, exchanges.CLASS, owner, name)
 
     def _function(self, owner: FunctionType, way: Way, steps: int) -> None:
         if owner.__module__ not in self._own:
@@ -204,12 +194,14 @@ class Search:
                 value = cell.cell_contents
             except ValueError:
                 continue  # it has no value yet
-            self._meet(value, (way, str, f".{name}"), steps, ATTRIBUTE, cell, "cell_contents")
+            self._meet(
+                value, (way, str, f".{name}"), steps, exchanges.ATTRIBUTE, cell, "cell_contents"
+            )
         self._defaults(owner, way, steps)
         for names in (owner.__kwdefaults__, vars(owner), _globals_of_its_own(owner)):
             if names and id(names) not in self._seen:
                 self._seen.add(id(names))
-                self._dictionary(names, way, steps, NAME)
+                self._dictionary(names, way, steps, exchanges.NAME)
 
     def _defaults(self, owner: FunctionType, way: Way, steps: int) -> None:
         real = owner.__defaults__ or ()
@@ -217,7 +209,7 @@ class Search:
         if any(one is not GONE for one in models):
             pairs = zip(models, real, strict=True)
             model = tuple(old if new is GONE else new for new, old in pairs)
-            self.places.append(Place(ATTRIBUTE, owner, "__defaults__", real, model))
+            self.exchanges.append(Exchange(exchanges.ATTRIBUTE, owner, "__defaults__", real, model))
         for one in real:
             self._meet(one, way, steps)
 
@@ -225,7 +217,7 @@ class Search:
         kind = type(owner)
         module, names = kind.__module__, _dictionary_of(owner)
         if issubclass(kind, _ON_LOCKS):
-            self._dictionary(names, way, steps, INNER)
+            self._dictionary(names, way, steps, exchanges.INNER)
             self._condition(names, way)
             return
         if module in self._own:
@@ -237,13 +229,13 @@ class Search:
         is_thread = issubclass(kind, threading.Thread)
         for key, value in list(names.items()):
             if not (is_thread and key in _OF_THREADS):
-                self._meet(value, way, steps, NAME, names, key)
+                self._meet(value, way, steps, exchanges.NAME, names, key)
         for slot in _slots_of(kind):
             try:
                 value = slot.__get__(owner)
             except AttributeError:
                 continue  # it has no value
-            self._meet(value, way, steps, SLOT, owner, slot)
+            self._meet(value, way, steps, exchanges.SLOT, owner, slot)
 
     def _condition(self, names: dict[str, Any], way: Way) -> None:
         """Exchange what a condition has taken from its lock."""
@@ -251,7 +243,9 @@ class Search:
         if model is not GONE:
             for name in [*(one for one in _BOUND if one in names), *_SAVING]:
                 bound = getattr(model, name)
-                self.places.append(Place(INNER, names, name, names.get(name, GONE), bound))
+                self.exchanges.append(
+                    Exchange(exchanges.INNER, names, name, names.get(name, GONE), bound)
+                )
 
 
 def _dictionary_of(owner: object) -> dict[str, Any]:

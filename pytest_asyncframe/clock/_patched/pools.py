@@ -163,7 +163,7 @@ class _CountedPool:
             # It may wait for a new thread to start.
             with self.sequencer.real():
                 future = real(_named(call.run, call.name), fn, args, kwargs)
-        except BaseException:
+        except BaseException:  # raised again: nothing was submitted
             self.end(call)
             self.finish(call)
             raise

@@ -37,7 +37,7 @@ class Results:
         try:
             with sequencer.real():
                 future = real(pool, fn, *args, **kwargs)
-        except BaseException:
+        except BaseException:  # raised again: nothing was submitted
             sequencer.count_elsewhere(-1)
             raise
         after_callbacks(future, lambda: sequencer.count_elsewhere(-1))

@@ -71,7 +71,7 @@ def start_on(present: Present, real: Start) -> Start:
             # It waits for the new thread to start, which takes no virtual time.
             with sequencer.real():
                 real(self)
-        except BaseException:
+        except BaseException:  # raised again: no thread has started
             sequencer.outside.remove_thread(self)
             sequencer.give_up(arrival)
             raise

@@ -1,4 +1,4 @@
-"""Places that hold a lock, or what makes locks, and something else during a run."""
+"""What holds a lock, or what makes locks, and holds a model during a run."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from types import MemberDescriptorType
 from typing import Any, NamedTuple, TypeAlias
 
 GONE: Any = object()
-"""What a place holds that is not there."""
+"""What is held by a name, a slot or an item that is not there."""
 
 
 class Kind(NamedTuple):
-    """A kind of place.
+    """How something holds a value: under a name, in a list, in a slot.
 
     Attributes:
         get: Returns what an owner holds, given the key; `GONE` or an error for nothing.
         put: Lets an owner hold something else, given the key; `GONE` for nothing.
-        step: Returns the step from an owner to it, given the key, such as ``.lock``.
+        step: Returns the step from an owner to the value, given the key, such as ``.lock``.
     """
 
     get: Callable[[Any, Any], object]
@@ -24,15 +24,15 @@ class Kind(NamedTuple):
     step: Callable[[Any], str]
 
 
-class Place(NamedTuple):
-    """A place that holds something else during a run.
+class Exchange(NamedTuple):
+    """A value that is exchanged for a model during a run.
 
     Attributes:
-        kind: Its kind.
-        owner: The object that it belongs to.
-        key: Which one of that object's places it is.
-        real: What it held when it was found.
-        model: What it holds during a run.
+        kind: How it is held.
+        owner: The object that holds it.
+        key: Under what that object holds it.
+        real: The value that was found.
+        model: The value during a run.
     """
 
     kind: Kind
@@ -41,11 +41,18 @@ class Place(NamedTuple):
     real: object
     model: object
 
-    def exchange(self, old: object, new: object) -> None:
-        """Put *new* in place of *old*; do nothing if that is no longer there."""
+    def begin(self) -> None:
+        """Let the owner hold the model, if it still holds the value."""
+        self._put(self.model, instead_of=self.real)
+
+    def end(self) -> None:
+        """Let the owner hold the value again, if it still holds the model."""
+        self._put(self.real, instead_of=self.model)
+
+    def _put(self, new: object, *, instead_of: object) -> None:
         kind, owner, key = self.kind, self.owner, self.key
         try:
-            if kind.get(owner, key) is old:
+            if kind.get(owner, key) is instead_of:
                 kind.put(owner, key, new)
         except (AttributeError, LookupError, TypeError, ValueError):
             # It is gone, or has become one that cannot be changed.
