@@ -8,13 +8,14 @@ import re
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import anyio.to_thread
 import pytest
 
 from framework import ThreadPoolExecutorEnhanced, background_task
-from pytest_asyncframe.clock import VirtualDeadlockError, _stalls
-from pytest_asyncframe.clock._patched.threads import busy
+from pytest_asyncframe.clock import VirtualDeadlockError
 from pytest_asyncframe.probe import Probe
 from tests.plugin.endings import PLAIN
 
@@ -87,41 +88,47 @@ def test_it_is_raised_in_a_loop_of_a_sync_test(asyncframe: Probe) -> None:
     asyncframe.executor.drain()
 
 
+@pytest.fixture
+def without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the test as on a system without ``/proc``, which tells nothing of a thread."""
+    read_text, listdir = Path.read_text, os.listdir
+
+    def read(self: Path, *args: Any) -> str:
+        if self.is_relative_to("/proc"):
+            raise FileNotFoundError(str(self))
+        return read_text(self, *args)
+
+    def listed(path: Any = ".") -> list[str]:
+        if str(path).startswith("/proc"):
+            raise FileNotFoundError(path)
+        return listdir(path)
+
+    monkeypatch.setattr(Path, "read_text", read)
+    monkeypatch.setattr(os, "listdir", listed)
+
+
+@pytest.mark.usefixtures("without_proc")
 @pytest.mark.parametrize("pool_type", [ThreadPoolExecutor, ThreadPoolExecutorEnhanced])
-def test_beside_an_idle_pool_thread(
-    asyncframe: Probe, monkeypatch: pytest.MonkeyPatch, pool_type: type[ThreadPoolExecutor]
-) -> None:
-    """An idle pool thread does not delay the error, even on systems without ``/proc``."""
-    monkeypatch.setattr(_stalls, "waits_for_a_thread", lambda _: False)
-    before = set(threading.enumerate())
+def test_beside_an_idle_pool_thread(asyncframe: Probe, pool_type: type[ThreadPoolExecutor]) -> None:
+    """An idle pool thread does not keep the error away, even on systems without ``/proc``."""
     with pool_type(1) as pool:
         assert pool.submit(int).result() == 0
-        await_idle(before)
         with pytest.raises(
             VirtualDeadlockError, match=r"^nothing can continue at 0 s of virtual time:\n"
         ):
             threading.Event().wait()
+    assert asyncframe.clock.monotonic() == 0
 
 
-async def test_beside_an_idle_thread_of_anyio(
-    asyncframe: Probe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An idle thread of anyio does not delay the error either."""
-    monkeypatch.setattr(_stalls, "waits_for_a_thread", lambda _: False)
-    before = set(threading.enumerate())
+@pytest.mark.usefixtures("without_proc")
+async def test_beside_an_idle_thread_of_anyio(asyncframe: Probe) -> None:
+    """An idle thread of anyio does not keep the error away either."""
     assert await anyio.to_thread.run_sync(int) == 0
-    await_idle(before)
     with pytest.raises(
         VirtualDeadlockError, match=r"^nothing can continue at 0 s of virtual time:\n"
     ):
         await asyncio.Event().wait()
-
-
-def await_idle(before: set[threading.Thread]) -> None:
-    """Wait until no thread is busy, except those of *before*."""
-    # Nothing tells when a thread has come to its wait. The time limit of the test ends this.
-    while any(busy(before)):
-        os.sched_yield()
+    assert asyncframe.clock.monotonic() == 0
 
 
 @pytest.mark.parametrize("marker", ["", "@pytest.mark.asyncio", "@pytest.mark.anyio"])
