@@ -234,20 +234,22 @@ def is_unseen(record: TaskRecord) -> bool:
     )
 
 
-def visible_state(record: TaskRecord) -> tuple[Any, ...]:
-    """Return what people see of a live task apart from its progress, to be compared.
+def visible_state(record: TaskRecord) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Return what people see of a live task apart from its progress, and its progress.
 
-    It is the same in all processes.
+    Both are to be compared, and are the same in all processes.
     """
-    rest = record.rest
-    if rest is None:
-        return (record.status, record.attempts, "", False, None)
+    # Not the attributes: this is read for each event of each stream.
+    rest = record.rest or {}
     return (
-        record.status,
-        record.attempts,
-        record.reason,
-        record.cancel_requested,
-        record.last_error,
+        (
+            record.status,
+            record.attempts,
+            rest.get("reason", ""),
+            rest.get("cancel_requested", False),
+            rest.get("last_error"),
+        ),
+        (rest.get("progress"), rest.get("progress_message", "")),
     )
 
 

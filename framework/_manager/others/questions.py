@@ -136,7 +136,7 @@ class Following(Question):
     def see(self, record: TaskRecord) -> None:
         """Tell of the state, if it is not the one that was told before."""
         super().see(record)
-        state = visible_state(record), record.progress, record.progress_message
+        state = visible_state(record)
         if state != self._latest and not self.dropped:
             self._latest = state
             self.told(record)

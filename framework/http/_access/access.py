@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any  # the fields of a query
 
 from fastapi import Request
 
+from framework._manager.face.listing import TaskPage
 from framework._manager.face.looking import find_task
 from framework._manager.face.manager import TaskManager
 from framework._manager.frameworks import require_core
@@ -77,18 +79,37 @@ class Access:
         """Return a task as the router shows it: to owners without its position in the queue."""
         return task if self.owner is None else without_places(task)
 
-    async def stats(self, request: Request) -> dict[str, int]:
-        """Return how many tasks there are of each status that the request may see, and in all."""
+    def viewer(self, request: Request) -> Viewer:
+        """Return who asks; raises like `owner_of`."""
+        return Viewer(self, self.owner_of(request))
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """Who asks for tasks, and so which ones they see.
+
+    Attributes:
+        access: What the router shows.
+        owner: Whom their tasks belong to. None for nobody, who sees no task, unless the router
+            shows all tasks.
+    """
+
+    access: Access
+    owner: str | None
+
+    async def tasks(self, **query: Any) -> TaskPage:
+        """Return a page of the tasks that they see; see `TaskManager.list_tasks`."""
+        if self.access.owner is not None and self.owner is None:
+            return TaskPage([], None, 0)
+        page = await self.access.manager().list_tasks(owner=self.owner, **query)
+        return replace(page, tasks=[self.access.shown(task) for task in page.tasks])
+
+    async def counts(self) -> dict[str, int]:
+        """Return how many tasks of each status they see."""
         counts = dict.fromkeys(map(str, TaskStatus), 0)
-        manager, owner = self.manager(), self.owner_of(request)
-        if self.owner is None:
-            figures = manager.get_stats()
-            counts = {status: figures[status] for status in counts}
-        elif owner is not None:
-            for status in counts:
-                page = await manager.list_tasks(status=status, owner=owner, limit=1)
-                counts[status] = page.total
-        return {"submitted": sum(counts.values()), **counts}
+        for status in counts:
+            counts[status] = (await self.tasks(status=status, limit=1)).total
+        return counts
 
 
 def _belongs_to(owner: str | None) -> Callable[[TaskRecord], bool]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Final
+from typing import Any, Final
 from zlib import crc32
 
 from framework._manager.inside import without_places
 from framework._records.records import TaskRecord, visible_state
+from framework._records.statuses import TaskStatus
 from framework._tasks.task import Task
 from framework.http.views import view_of
 
@@ -36,11 +37,10 @@ class Frame:
     def __init__(self, task: Task, record: TaskRecord) -> None:
         self._task = task
         self._events: dict[tuple[str, bool, bool], bytes] = {}
-        self.is_final: bool = record.status.is_final
-        self.mark: str = mark_of(record)
-        self.id: str = self.mark
-        if not self.is_final:
-            self.id = f"{self.mark}-{_digest((record.progress, record.progress_message))}"
+        seen, progress = visible_state(record)
+        self.mark: str = _mark(seen)
+        self.is_final: bool = self.mark == seen[0]
+        self.id: str = self.mark if self.is_final else f"{self.mark}-{_digest(progress)}"
 
     def event(self, seen: str, expose_errors: bool, to_owner: bool) -> bytes:
         """Return it as an event: ``progress`` if the client has seen all else, or ``status``.
@@ -63,10 +63,12 @@ class Frame:
 
 def mark_of(record: TaskRecord) -> str:
     """Return the `Frame.mark` of the state that a record has now."""
-    status = record.status
-    if status.is_final:
-        return status.value
-    return f"{status.value}-{_digest(visible_state(record))}"
+    return _mark(visible_state(record)[0])
+
+
+def _mark(seen: tuple[Any, ...]) -> str:
+    status: TaskStatus = seen[0]
+    return status.value if status.is_final else f"{status.value}-{_digest(seen)}"
 
 
 def _digest(facts: tuple[object, ...]) -> str:

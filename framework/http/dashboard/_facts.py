@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from framework._manager.face.listing import TaskPage
 from framework._manager.face.manager import TaskManager
 from framework._manager.inside import core_of, record_of
 from framework._records.jsonsafe import jsonable
@@ -16,6 +17,7 @@ from framework._running.waits.policies import Policies
 from framework._running.waits.throttle import ThrottlePolicy
 from framework._tasks import registry
 from framework._tasks.task import Task
+from framework.http._access.access import Viewer
 from framework.http.dashboard._rows import second
 
 _LATEST: Final = 300
@@ -24,55 +26,44 @@ _LATEST: Final = 300
 _LIVE: Final = (TaskStatus.PENDING, TaskStatus.RUNNING)
 
 
-async def facts_of_all(manager: TaskManager) -> dict[str, Any]:
-    """Return the facts about all tasks, and about what runs them."""
+async def page_facts(viewer: Viewer) -> dict[str, Any]:
+    """Return the facts about the tasks that somebody sees.
+
+    Who sees all tasks gets those about what runs them too. How busy threads, throttles and
+    schedules are would tell an owner what others do.
+    """
+    latest = (await viewer.tasks(limit=_LATEST)).tasks
+    sees_all = viewer.access.owner is None
+    facts: dict[str, Any] = {
+        "counts": await (_counts(viewer) if sees_all else viewer.counts()),
+        "latest": [_times(task) for task in latest],
+        "names": _names(latest, registry.names() if sees_all else ()),
+    }
+    return {**facts, **await _shared(viewer)} if sees_all else facts
+
+
+async def _shared(viewer: Viewer) -> dict[str, Any]:
+    """Return the facts about what the tasks of all owners share."""
+    manager, live = viewer.access.manager(), TaskPage([], None, 0)
     core = core_of(manager)
-    latest = (await manager.list_tasks(limit=_LATEST)).tasks
-    live: list[Task] = []
     if core.elsewhere is not None:
         # Of calls that are counted for all processes, only the tasks that wait for them tell.
-        live = (await manager.list_tasks(status=_LIVE, limit=_LATEST)).tasks
+        live = await viewer.tasks(status=_LIVE, limit=_LATEST)
     return {
-        "counts": await _counts(manager),
-        "latest": [_times(task) for task in latest],
-        "names": _names(latest, registry.names()),
         "process": _process(manager),
         "schedules": await _schedules(manager),
-        "throttles": _throttles(core.policies, live),
+        "throttles": _throttles(core.policies, live.tasks),
     }
 
 
-async def facts_of_owner(manager: TaskManager, owner: str) -> dict[str, Any]:
-    """Return the facts about one owner's tasks; nothing of what they share with others.
-
-    How busy threads, throttles and schedules are would tell what other owners do.
-    """
-    latest = (await manager.list_tasks(owner=owner, limit=_LATEST)).tasks
-    return {
-        "counts": await _totals(manager, owner),
-        "latest": [_times(task) for task in latest],
-        "names": _names(latest),
-    }
-
-
-def nothing() -> dict[str, Any]:
-    """Return the facts for a request without an owner, which may see no task."""
-    return {"counts": dict.fromkeys(map(str, TaskStatus), 0), "latest": [], "names": []}
-
-
-async def _counts(manager: TaskManager) -> dict[str, int]:
+async def _counts(viewer: Viewer) -> dict[str, int]:
     """Return how many tasks of each status the list has."""
-    figures = manager.get_stats()
+    figures = viewer.access.manager().get_stats()
     counts = {status.value: figures[status.value] for status in TaskStatus}
     # They count since the start. While nothing was forgotten, that is what the list has.
     if sum(counts[status] for status in TaskStatus if status.is_final) == figures["kept"]:
         return counts
-    return await _totals(manager, None)
-
-
-async def _totals(manager: TaskManager, owner: str | None) -> dict[str, int]:
-    pages = [await manager.list_tasks(status=status, owner=owner, limit=1) for status in TaskStatus]
-    return {status.value: page.total for status, page in zip(TaskStatus, pages, strict=True)}
+    return await viewer.counts()
 
 
 def _times(task: Task) -> list[Any]:
@@ -80,7 +71,7 @@ def _times(task: Task) -> list[Any]:
     return [task.status.value, task.queue_time, task.duration]
 
 
-def _names(tasks: Iterable[Task], known: Iterable[str] = ()) -> list[Any]:
+def _names(tasks: Iterable[Task], known: Iterable[str]) -> list[Any]:
     return [jsonable(name) for name in sorted({*known, *(task.name for task in tasks)})]
 
 

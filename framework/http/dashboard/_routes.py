@@ -13,7 +13,7 @@ from framework._records import checks
 from framework._records.statuses import TaskStatus
 from framework.exceptions import ScheduleBusyError, ScheduleNotFoundError
 from framework.http._access.access import Access
-from framework.http.dashboard import _facts
+from framework.http.dashboard._facts import page_facts
 from framework.http.dashboard._page import page
 from framework.http.dashboard._rows import row_of
 from framework.http.views import view_of
@@ -86,30 +86,16 @@ def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) ->
         limit: Rows = 100,
     ) -> Response:
         """Return some rows of the list, and how many it has in all."""
-        owner, manager = access.owner_of(request), access.manager()
-        if _belongs_to_nobody(access, owner):
-            return _answer(request, access, {"total": 0, "rows": []})
-        found = await manager.list_tasks(
-            status=status or None,
-            name=name or None,
-            owner=owner,
-            search=search,
-            offset=offset,
-            limit=limit,
+        found = await access.viewer(request).tasks(
+            status=status or None, name=name or None, search=search, offset=offset, limit=limit
         )
-        rows = [row_of(access.shown(task)) for task in found.tasks]
+        rows = [row_of(task) for task in found.tasks]
         return _answer(request, access, {"total": found.total, "rows": rows})
 
     @router.get("/dashboard/facts", include_in_schema=False)
     async def show_facts(request: Request) -> Response:
         """Return what the page shows beside its list."""
-        owner, manager = access.owner_of(request), access.manager()
-        if _belongs_to_nobody(access, owner):
-            facts = _facts.nothing()
-        elif owner is None:
-            facts = await _facts.facts_of_all(manager)
-        else:
-            facts = await _facts.facts_of_owner(manager, owner)
+        facts = await page_facts(access.viewer(request))
         root = request.scope.get("root_path", "")
         facts["buttons"] = [{"label": label, "path": root + buttons[label]} for label in buttons]
         return _answer(request, access, facts)
@@ -122,11 +108,6 @@ def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) ->
         # Without the seconds that are left, which the page counts itself.
         view["reason"] = row["reason"]
         return _answer(request, access, {"row": row, "view": view})
-
-
-def _belongs_to_nobody(access: Access, owner: str | None) -> bool:
-    """Return whether a request may see no task at all."""
-    return access.owner is not None and owner is None
 
 
 def _add_schedules(router: APIRouter, access: Access) -> None:

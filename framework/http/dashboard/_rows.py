@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Final
 
-from framework._manager.inside import record_of, short_reason
+from framework._manager.inside import record_of, state_of
 from framework._records.jsonsafe import cut, jsonable
 from framework._records.reasons import facts_of
 from framework._tasks.task import Task
@@ -22,25 +22,23 @@ def row_of(task: Task) -> dict[str, Any]:
 
     Nothing in it changes while only time passes, so that a list without news is not sent again.
     """
-    record = record_of(task)
-    wait = _wait_of(record.reason)
-    error = record.error
+    state, wait = state_of(task, expose_errors=False), _wait_of(record_of(task).reason)
     return {
-        "id": jsonable(str(record.task_id)),
-        "name": _short(record.name),
-        "text": _short(record.description),
-        "status": record.status.value,
+        "id": state["task_id"],
+        "name": cut(state["name"], _LONGEST),
+        "text": cut(state["description"], _LONGEST),
+        "status": state["status"],
         "created": second(task.created_at),
         "started": second(task.started_at),
         "ended": second(task.ended_at),
-        "attempts": record.attempts,
-        "progress": record.progress,
-        "message": _short(record.progress_message),
+        "attempts": state["attempts"],
+        "progress": state["progress"],
+        "message": cut(state["progress_message"], _LONGEST),
         "wait": wait,
-        "reason": "" if wait and not record.status.is_final else _short(short_reason(task)),
-        "error": None if error is None else type(error).__name__,
-        "asked": record.cancel_requested,
-        "lingers": record.still_running,
+        "reason": "" if wait and task.ended_at is None else cut(state["reason"], _LONGEST),
+        "error": state["error_type"],
+        "asked": state["cancel_requested"],
+        "lingers": state["still_running"],
     }
 
 
@@ -55,14 +53,10 @@ def _wait_of(reason: str) -> dict[str, Any] | None:
         wait |= {"attempt": attempt, "attempts": attempts}
         wait["error"] = None if error is None else error.partition(":")[0]
     elif facts.kind == "throttled":
-        wait["name"] = _short(facts.values[0])
+        wait["name"] = jsonable(cut(facts.values[0], _LONGEST))
     return wait
 
 
 def second(moment: datetime | None) -> float | None:
     """Return a moment in seconds since the epoch, to the microsecond; None for None."""
     return None if moment is None else moment.timestamp()
-
-
-def _short(text: str) -> Any:  # Any: JSON
-    return jsonable(cut(text, _LONGEST))
