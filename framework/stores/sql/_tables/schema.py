@@ -1,8 +1,9 @@
 """The tables, and the steps that create and upgrade them.
 
-The steps are written here, one for each version, and not with alembic. There are four tables
+The steps are written here, one for each version, and not with alembic. There are a few tables
 with one history that never branches, all processes of an app run the same steps when they
-start, and users should not need a tool for tables that belong to the library.
+start, and users should not need a tool for tables that belong to the library. Which columns a table
+has is said by the steps alone.
 
 Guarantees: each step runs once, however many processes start at the same time; a database of
 a newer release is refused and not changed. `_shared.predecessors` has what precedes an upgrade.
@@ -24,112 +25,6 @@ from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._tables.database import Database
 
 _LOGGER = logging.getLogger("asyncframe")
-
-METADATA: Final = MetaData()
-
-TASKS: Final = Table(
-    "asyncframe_tasks",
-    METADATA,
-    Column("task_id", Text, primary_key=True),
-    Column("name", Text),
-    Column("description", Text),
-    Column("status", Text),
-    Column("process", Text),
-    Column("remote", Integer),
-    Column("created_at", Double),
-    Column("started_at", Double),
-    Column("ended_at", Double),
-    Column("attempts", Integer),
-    Column("progress", Double),
-    Column("progress_message", Text),
-    Column("result", Text),
-    Column("error", Text),
-    Column("reason", Text),
-    Column("cancel_requested", Integer),
-    Column("still_running", Integer),
-    Column("version", BigInteger),
-    Column("call", Text),
-    Column("restart", Text),
-    Column("run_again_of", Text),
-    Column("owner", Text),
-)
-"""One row for each task. ``ended_at`` is null until it has ended.
-
-``call`` has the arguments while somebody may need them again; see `protocols.CallStore`.
-``restart`` has the rest that another process needs to run the task if its own ends now; it is null
-if none may run it.
-"""
-
-PROCESSES: Final = Table(
-    "asyncframe_processes",
-    METADATA,
-    Column("process_id", Text, primary_key=True),
-    Column("host", Text),
-    Column("pid", Integer),
-    Column("started_at", Double),
-    Column("beat", BigInteger),
-    Column("answered", BigInteger),
-)
-"""One row for each running process; without it, its tasks are not live.
-
-``answered`` is the number of the latest inquiry that it has answered, see `_shared.inquiries`;
-null while it has no tasks.
-"""
-
-META: Final = Table(
-    "asyncframe_meta",
-    METADATA,
-    Column("one", Integer, primary_key=True),
-    Column("schema_version", Integer),
-    Column("version", BigInteger),
-    Column("removed_before", Double),
-    Column("asked", BigInteger),
-)
-"""One row. Writers increment ``version`` first, which makes them take turns.
-
-``asked`` is the number of inquiries to all processes, see `_shared.inquiries`.
-"""
-
-SCHEDULES: Final = Table(
-    "asyncframe_schedules",
-    METADATA,
-    Column("name", Text, primary_key=True),
-    Column("timing", Text),
-    Column("last_due", Double),
-    Column("ran_at", Double),
-    Column("task_id", Text),
-    Column("paused", Integer),
-    Column("skipped", BigInteger),
-)
-"""One row for each schedule that a process has run; see `protocols.ScheduleState`."""
-
-PLACES: Final = Table(
-    "asyncframe_places",
-    METADATA,
-    Column("line", Text, primary_key=True),
-    Column("task_id", Text, primary_key=True),
-    Column("process", Text),
-    Column("places", BigInteger),
-    Column("place_rank", Integer),
-    Column("position", BigInteger),
-    Column("granted", Integer),
-    Column("version", BigInteger),
-    Column("replaced_by", Text),
-)
-"""One row for each task in a line; ``version`` is that of the last change of ``granted``.
-
-``replaced_by`` is the task that wants it cancelled; it is null if none does.
-"""
-
-WINDOWS: Final = Table(
-    "asyncframe_windows",
-    METADATA,
-    Column("line", Text, primary_key=True),
-    Column("entry", Text, primary_key=True),
-    Column("counted_at", BigInteger),
-    Column("leaves_at", BigInteger),
-)
-"""One row for each call in a window that is shared, in microseconds since the epoch."""
 
 STEPS: Final[tuple[tuple[str, ...], ...]] = (
     (
@@ -273,6 +168,57 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
     ),
 )
 """The steps from each version of the schema to the next; the first creates it."""
+
+_METADATA: Final = MetaData()
+_TYPES: Final = {"TEXT": Text, "INTEGER": Integer, "BIGINT": BigInteger, "DOUBLE": Double}
+_COLUMN: Final = re.compile(rf"(\w+) ({'|'.join(_TYPES)})\b( PRIMARY KEY)?")
+_KEYS: Final = re.compile(r"PRIMARY KEY \((.*)\)")
+
+
+def _table(name: str) -> Table:
+    """Return a table with the columns that the steps give it."""
+    shapes = re.compile(rf"\s*(CREATE|ALTER) TABLE {name}\b")
+    text = "\n".join(filter(shapes.match, chain.from_iterable(STEPS)))
+    keys = ", ".join(_KEYS.findall(text)).split(", ")
+    columns = [
+        Column(column, _TYPES[kind], primary_key=bool(key) or column in keys)
+        for column, kind, key in _COLUMN.findall(text)
+    ]
+    return Table(name, _METADATA, *columns)
+
+
+TASKS: Final = _table("asyncframe_tasks")
+"""One row for each task. ``ended_at`` is null until it has ended.
+
+``call`` has the arguments while somebody may need them again; see `protocols.CallStore`.
+``restart`` has the rest that another process needs to run the task if its own ends now; it is null
+if none may run it.
+"""
+
+PROCESSES: Final = _table("asyncframe_processes")
+"""One row for each running process; without it, its tasks are not live.
+
+``answered`` is the number of the latest inquiry that it has answered, see `_shared.inquiries`;
+null while it has no tasks.
+"""
+
+META: Final = _table("asyncframe_meta")
+"""One row. Writers increment ``version`` first, which makes them take turns.
+
+``asked`` is the number of inquiries to all processes, see `_shared.inquiries`.
+"""
+
+SCHEDULES: Final = _table("asyncframe_schedules")
+"""One row for each schedule that a process has run; see `protocols.ScheduleState`."""
+
+PLACES: Final = _table("asyncframe_places")
+"""One row for each task in a line; ``version`` is that of the last change of ``granted``.
+
+``replaced_by`` is the task that wants it cancelled; it is null if none does.
+"""
+
+WINDOWS: Final = _table("asyncframe_windows")
+"""One row for each call in a window that is shared, in microseconds since the epoch."""
 
 
 def prepare(
