@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from uvicorn.main import main
 
 from framework._manager.frameworks import _LAST_WORDS
-from framework.stores.sql._store import _UPGRADE_PATIENCE
+from framework.stores.sql._opening import UPGRADE_PATIENCE
 from tests.docs.test_examples import imported
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -177,7 +177,7 @@ def test_the_probes() -> None:
 def test_an_upgrade_of_the_tables_has_its_time() -> None:
     """A pod is not restarted while it upgrades the tables of a large database."""
     probe = pod()["containers"][0]["startupProbe"]
-    assert probe["periodSeconds"] * probe["failureThreshold"] >= _UPGRADE_PATIENCE
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= UPGRADE_PATIENCE
 
 
 def test_settings_of_the_app() -> None:

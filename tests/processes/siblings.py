@@ -176,7 +176,7 @@ class Peer:
         for _ in range(count):
             records.append(self.end(self.accept(**rest)))
             self.clock.pass_time(1.0)
-        self.writer.write()
+        self.writer.batches.write()
         return records
 
     def tick(self) -> None:

@@ -177,7 +177,7 @@ async def test_a_task_that_is_not_written_yet_is_replaced(
         store = one._core.ledger.shared
         assert isinstance(store, SQLStore)
         with monkeypatch.context() as patch:
-            patch.setattr(store._writer, "write", lambda: None)
+            patch.setattr(store._writer.batches, "write", lambda: None)
             first = await one.submit(work, ("a",))
             second = await two.submit(work, ("b",))
             with pytest.raises(TaskCancelledError, match=r"^task .* was cancelled$"):

@@ -32,7 +32,7 @@ def accept(peer: Peer, number: int = 1, *, written: bool = True, **facts: Any) -
     """Let a process accept a task that others may run."""
     task = peer.accept(label=LABEL, restart=Restart(f"[[{number}],{{}}]", **facts))
     if written:
-        peer.writer.write()
+        peer.writer.batches.write()
     return task
 
 
@@ -74,7 +74,7 @@ def test_start_is_written_before_it_is_permitted(sql_url: str) -> None:
         answers = starts(peer, task)
         assert answers == []
         peer.clock.pass_time(2.0)
-        peer.writer.write()
+        peer.writer.batches.write()
 
         assert answers == [True]
         row = peer.row(task)
@@ -88,7 +88,7 @@ def test_first_row_may_be_the_start(sql_url: str) -> None:
     with peers(sql_url, 1) as (peer,):
         task = accept(peer, written=False)
         answers = starts(peer, task)
-        peer.writer.write()
+        peer.writer.batches.write()
 
         assert answers == [True]
         assert state(peer, task) == ("running", peer.process_id)
@@ -131,7 +131,7 @@ def test_start_beside_a_verdict(sql_url: str) -> None:
         for _ in range(MISSED):
             other.tick()
         answers = starts(slow, task)
-        slow.writer.write()
+        slow.writer.batches.write()
         assert answers == [True]
         give_up(other)
 
@@ -145,9 +145,9 @@ def test_running_task_that_may_run_twice(sql_url: str) -> None:
     with peers(sql_url) as (slow, other):
         task = accept(slow, idempotent=True)
         assert starts(slow, task) == []
-        slow.writer.write()
+        slow.writer.batches.write()
         slow.start(task)
-        slow.writer.write()
+        slow.writer.batches.write()
         other.host.rooms = 10
         give_up(other)
 
@@ -191,11 +191,11 @@ def test_late_change_does_not_take_a_start_back(sql_url: str) -> None:
     with peers(sql_url, 1) as (peer,):
         task = accept(peer)
         answers = starts(peer, task)
-        peer.writer.write()
+        peer.writer.batches.write()
         assert (answers, task.status) == ([True], PENDING)
         task.cancel_requested = True
         peer.backlog.note(task)
-        peer.writer.write()
+        peer.writer.batches.write()
 
         assert peer.row(task).status == "running"
         assert peer.row(task).restart is None
@@ -207,7 +207,7 @@ def test_start_of_a_task_that_has_ended(sql_url: str) -> None:
         task = accept(peer)
         answers = starts(peer, task)
         peer.end(task, FAILED)
-        peer.writer.write()
+        peer.writer.batches.write()
 
         assert answers == [False]
         assert peer.row(task).status == "failed"
@@ -227,7 +227,7 @@ def test_task_that_is_given_away(sql_url: str) -> None:
         task.status = FAILED
         one.backlog.note(task)
         one.backlog.secure(task, lambda _: None)
-        one.writer.write()
+        one.writer.batches.write()
 
         row = one.row(task)
         assert (row.status, row.process, row.started_at, row.attempts) == ("pending", "", None, 0)
@@ -325,10 +325,10 @@ def test_id_that_another_process_uses(sql_url: str) -> None:
     with peers(sql_url) as (one, two):
         task_id = random_id()
         first = one.accept(task_id, label=LABEL, restart=Restart("[[1],{}]"))
-        one.writer.write()
+        one.writer.batches.write()
         second = two.accept(task_id, label=LABEL, restart=Restart("[[2],{}]"))
         answers = starts(two, second)
-        two.writer.write()
+        two.writer.batches.write()
 
         assert answers == [False]
         assert state(one, first) == ("pending", one.process_id)

@@ -330,7 +330,7 @@ async def test_cancelling_a_task_that_is_written_late(sql_url: str) -> None:
             def look(task_ids: Any) -> Any:
                 found = fetch(task_ids)
                 if next(looks) == 4:
-                    peer.writer.write()
+                    peer.writer.batches.write()
                 return found
 
             store.fetch = look  # type: ignore[method-assign]  # a spy
@@ -341,7 +341,7 @@ async def test_cancelling_a_task_that_is_written_late(sql_url: str) -> None:
             peer.writer.follower.look()
             assert peer.host.cancelled == [task.task_id]
             peer.end(task, TaskStatus.CANCELLED)
-            peer.writer.write()
+            peer.writer.batches.write()
             assert await cancelling
         assert clock.waits == [2.0], "to hear of it, to let go, and to tell"
 
@@ -371,7 +371,7 @@ def test_live_tasks_of_others_are_listed(sqlite_url: str) -> None:
         one.start(running)
         two.accept()
         for peer in (one, two):
-            peer.writer.write()
+            peer.writer.batches.write()
         for peer in (one, two):
             peer.writer.follower.look()
 
@@ -394,10 +394,10 @@ def test_task_of_another_process_that_ends(sqlite_url: str) -> None:
     """A task that was listed as live is listed as final once it is, and counted once."""
     with peers(sqlite_url) as (one, two):
         task = one.accept()
-        one.writer.write()
+        one.writer.batches.write()
         two.writer.follower.look()
         one.end(task, FAILED)
-        one.writer.write()
+        one.writer.batches.write()
         two.writer.follower.look()
         two.writer.follower.look()
 
@@ -423,7 +423,7 @@ def test_unknown_result_is_plain(sqlite_url: str) -> None:
     """A result of a function that is not known here is what JSON has."""
     with peers(sqlite_url) as (one, two):
         task = one.end(one.accept(), result=[1, {"a": None}])
-        one.writer.write()
+        one.writer.batches.write()
         two.writer.follower.look()
         found = two.mirror.get(task.task_id)
 
@@ -435,7 +435,7 @@ def test_error_text_that_is_no_error(sqlite_url: str) -> None:
     """A row whose error cannot be read is shown with what stands there."""
     with peers(sqlite_url) as (one, two):
         task = one.end(one.accept(), FAILED)
-        one.writer.write()
+        one.writer.batches.write()
         with one.database.writing() as connection:
             connection.exec_driver_sql("UPDATE asyncframe_tasks SET error = 'no JSON'")
         two.writer.follower.look()
@@ -504,10 +504,10 @@ def test_listed_as_soon_as_somebody_was_told(sqlite_url: str) -> None:
     """A final state that was read for somebody is known here from then on, and counted once."""
     with peers(sqlite_url) as (one, two):
         task = one.accept()
-        one.writer.write()
+        one.writer.batches.write()
         two.writer.follower.look()
         one.end(task)
-        one.writer.write()
+        one.writer.batches.write()
         assert two.writer_reads([task.task_id]) == {task.task_id: COMPLETED}
 
         assert [record.status for record in two.mirror.records()] == [COMPLETED]
@@ -519,7 +519,7 @@ def test_own_task_that_has_ended_is_not_read_as_live(sqlite_url: str) -> None:
     """What is told of an own task is how it ended, though the database has not heard of it."""
     with peers(sqlite_url, 1) as (peer,):
         task = peer.accept()
-        peer.writer.write()
+        peer.writer.batches.write()
         peer.end(task)
 
         assert peer.writer_reads([task.task_id]) == {task.task_id: COMPLETED}
@@ -530,10 +530,10 @@ def test_removed_task_is_not_read_again(sqlite_url: str, written: bool) -> None:
     """A task that was removed is unknown at once, though the database still has its row."""
     with peers(sqlite_url, 1) as (peer,):
         task = peer.accept()
-        peer.writer.write()
+        peer.writer.batches.write()
         peer.end(task)
         if written:
-            peer.writer.write()
+            peer.writer.batches.write()
         peer.clock.pass_time(1.0)
         _, _, bound = peer.mirror.remove(ended_before=100.5, keep=None, completed=False)
         assert bound is not None
@@ -541,6 +541,6 @@ def test_removed_task_is_not_read_again(sqlite_url: str, written: bool) -> None:
 
         assert peer.row(task) is not None
         assert peer.writer_reads([task.task_id]) == {}
-        peer.writer.write()
+        peer.writer.batches.write()
         assert peer.row(task) is None
         assert peer.mirror.records() == []

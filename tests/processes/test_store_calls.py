@@ -31,14 +31,14 @@ def test_call_is_kept_until_the_task_completed(sql_url: str) -> None:
         for end in (COMPLETED, FAILED):
             peer.host.call = call
             task = peer.accept()
-            peer.writer.write()
+            peer.writer.batches.write()
             assert call_in(peer, task) == call
             peer.host.call = "not asked for again"
             peer.start(task)
-            peer.writer.write()
+            peer.writer.batches.write()
             assert call_in(peer, task) == call
             peer.end(task, end)
-            peer.writer.write()
+            peer.writer.batches.write()
             kept[end] = call_in(peer, task)
 
     assert kept == {COMPLETED: None, FAILED: call}
@@ -50,7 +50,7 @@ def test_call_of_a_quick_task_is_never_converted(sql_url: str) -> None:
         peer.host.call = "[[],{}]"
         task = peer.end(peer.accept())
         peer.host.call_of = pytest.fail  # type: ignore[method-assign, assignment]
-        peer.writer.write()
+        peer.writer.batches.write()
 
         assert call_in(peer, task) is None
 

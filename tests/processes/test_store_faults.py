@@ -95,7 +95,7 @@ def test_locked_file(sqlite_url: str, caplog: pytest.LogCaptureFixture) -> None:
         with locked(sqlite_url):
             assert not peer.writer.attempt()
             assert not peer.writer.attempt()
-            assert peer.writer.errors == 2
+            assert peer.backlog.errors == 2
             assert len(peer.backlog) == 1
         assert peer.writer.attempt()
 
@@ -142,7 +142,7 @@ def test_file_is_removed(
         task = peer.accept()
         for _ in range(3):
             assert not peer.writer.attempt()
-        assert (peer.writer.errors, len(peer.backlog)) == (3, 1)
+        assert (peer.backlog.errors, len(peer.backlog)) == (3, 1)
         assert file.exists() is replaced
         away.replace(file)
         assert peer.writer.attempt()
@@ -213,7 +213,7 @@ def test_told_when_it_is_safe(sql_url: str) -> None:
     with peers(sql_url, 1) as (peer,):
         peer.backlog.secure(peer.accept(), told.append)
         assert told == []
-        peer.writer.write()
+        peer.writer.batches.write()
 
     assert told == [None]
 
@@ -257,7 +257,7 @@ def test_guest_that_raises(sql_url: str, caplog: pytest.LogCaptureFixture) -> No
     with peers(sql_url, 1) as (peer,):
         task = peer.accept()
         peer.backlog.secure(task, raises)
-        peer.writer.write()
+        peer.writer.batches.write()
 
         assert peer.row(task) is not None
         assert len(peer.backlog) == 0
@@ -389,7 +389,7 @@ def test_store_cannot_be_opened(tmp_path: Path) -> None:
 
 def test_file_is_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is no database is refused, with what SQLite says of it."""
-    monkeypatch.setattr("framework.stores.sql._store._OPEN_PATIENCE", 0.05)
+    monkeypatch.setattr("framework.stores.sql._opening.OPEN_PATIENCE", 0.05)
     file = tmp_path / "notes.txt"
     file.write_text("no database\n" * 1_000)
     store = SQLStore(f"sqlite:///{file}")
@@ -531,7 +531,7 @@ def test_error_of_its_own(
         with monkeypatch.context() as patch:
             patch.setattr(peer.writer.follower, "look", fails)
             assert not peer.writer.attempt()
-        assert peer.writer.errors == 1
+        assert peer.backlog.errors == 1
         assert peer.writer.attempt()
     assert messages(caplog) == ["ERROR: unexpected error in the store's thread"]
 

@@ -98,7 +98,7 @@ def test_the_oldest_are_let_go(sql_url: str) -> None:
         tasks += ids(two.finished(4))
         one.writer.follower.look()
         live = one.accept()
-        one.writer.write()
+        one.writer.batches.write()
         two.writer.follower.look()
         for peer in (one, two):
             moved(peer)
@@ -120,7 +120,7 @@ def test_what_waits_to_be_written_is_held(sql_url: str) -> None:
         moved(peer)
         assert [peer.mirror.get(task.task_id) for task in tasks] == tasks
         assert sorted(ids(peer.history.records(None))) == sorted(ids(tasks))
-        peer.writer.write()
+        peer.writer.batches.write()
         peer.end(peer.accept())
         moved(peer)
 
@@ -160,7 +160,7 @@ def test_nothing_is_counted_twice(sql_url: str) -> None:
         # 1 its body lets go of it, 2 somebody asks for it, 3 a backup is put back.
         task.still_running = False
         one.backlog.note(task)
-        one.writer.write()
+        one.writer.batches.write()
         two.writer.follower.look()
         assert two.writer_reads([task.task_id]) == {task.task_id: FAILED}
         two.writer.follower.version = 10**9
@@ -178,7 +178,7 @@ def test_tasks_that_end_at_one_moment_are_counted(sql_url: str) -> None:
             for peer in (one, two):
                 for _ in range(5):
                     peer.end(peer.accept())
-                peer.writer.write()
+                peer.writer.batches.write()
             for peer in (one, two):
                 peer.writer.follower.look()
                 moved(peer)
@@ -194,7 +194,7 @@ def test_stamps_are_exact(sql_url: str) -> None:
         for _ in range(500):
             one.clock.wall = START + rng.random() * 1e8
             tasks.append(one.accept())
-        one.writer.write()
+        one.writer.batches.write()
         two.writer.follower.look()
         found = {record.task_id: record.created_at for record in two.mirror.records()}
 
@@ -241,7 +241,7 @@ def test_what_ends_while_it_starts(sql_url: str, monkeypatch: pytest.MonkeyPatch
             found = marks(self, connection, after)
             connection.commit()
             next(steps, lambda: None)()
-            one.writer.write()
+            one.writer.batches.write()
             return found
 
         monkeypatch.setattr(pages.Pages, "marks", read)
@@ -286,7 +286,7 @@ def test_keep_counts_all(sql_url: str, start: bool) -> None:
                 )
                 if bound is not None:
                     peer.writer.remove(bound)
-                    peer.writer.write()
+                    peer.writer.batches.write()
                 two.writer.follower.look()
                 one.writer.follower.look()
 
@@ -316,7 +316,7 @@ def test_age_counts_all(sql_url: str) -> None:
             assert removed == age
             left = tasks[age:]
             assert ids(peer.history.records(None)) == left, "although the rows are there"
-            peer.writer.write()
+            peer.writer.batches.write()
 
             assert sorted(peer.ids()) == sorted(left)
             tasks = left
@@ -333,7 +333,7 @@ def test_wall_clock_that_jumps_makes_no_task_older(sql_url: str, jump: float) ->
         removed, _, bound = peer.mirror.remove(ended_before=104.5, keep=None, completed=False)
         if bound is not None:
             peer.writer.remove(bound)
-            peer.writer.write()
+            peer.writer.batches.write()
 
         assert removed <= 5
         assert set(tasks[5:]) <= set(peer.ids())
@@ -345,14 +345,14 @@ def test_ended_at_the_same_moment(sql_url: str) -> None:
     with peers(sql_url, 1) as (peer,):
         for _ in range(9):
             peer.end(peer.accept(), INTERRUPTED)
-        peer.writer.write()
+        peer.writer.batches.write()
         peer.clock.pass_time(1.0)
         peer.finished(4)
         moved(peer)
         removed, _, bound = peer.mirror.remove(ended_before=None, keep=10, completed=False)
         assert bound is not None
         peer.writer.remove(bound)
-        peer.writer.write()
+        peer.writer.batches.write()
 
         assert (removed, len(peer.ids()), counted(peer)) == (9, 4, {"completed": 4})
 
@@ -365,7 +365,7 @@ def test_framework_is_told_of_rows_that_only_the_database_had(sql_url: str) -> N
         removed, told, bound = one.mirror.remove(ended_before=None, keep=2, completed=True)
         assert bound is not None
         one.writer.remove(bound, ids(list(told)))
-        one.writer.write()
+        one.writer.batches.write()
 
         assert removed == 7
         assert ids(list(told)) == tasks[5:7]
@@ -373,7 +373,7 @@ def test_framework_is_told_of_rows_that_only_the_database_had(sql_url: str) -> N
         _, _, bound = one.mirror.remove(ended_before=None, keep=0, completed=False)
         assert bound is not None
         one.writer.remove(bound)
-        one.writer.write()
+        one.writer.batches.write()
         assert one.host.gone == tasks[:5], "nobody wants to know"
 
 
@@ -416,9 +416,9 @@ def test_slices_fit_the_database(sql_url: str) -> None:
             return remove(connection, bound, min(most, 4))
 
         peer.writer.statements.remove = slow  # type: ignore[method-assign]  # a spy
-        peer.writer._closing.wait = pauses.append  # type: ignore[method-assign,assignment]  # a spy
+        peer.writer.batches._rest = pauses.append  # a spy
         peer.writer.remove(START + 100.0)
-        peer.writer.write()
+        peer.writer.batches.write()
 
         assert sizes[:6] == [256, 128, 64, 32, 32, 32]
         assert pauses[:4] == pytest.approx([0.05, 0.05, 0.05, 0.006]), "the others' turn"
@@ -435,7 +435,7 @@ def test_clean_up_goes_on_after_a_crash(sql_url: str, monkeypatch: pytest.Monkey
         assert len(next_one.ids()) == 5
         assert ids(next_one.history.records(None)) == tasks[7:]
         assert counted(next_one) == {"completed": 1}
-        next_one.writer.write()
+        next_one.writer.batches.write()
 
         assert next_one.ids() == tasks[7:]
 
@@ -452,11 +452,11 @@ def test_space_is_used_again(sqlite_url: str) -> None:
         for _ in range(4):
             for task in [peer.accept() for _ in range(400)]:
                 peer.end(task, result="x" * 200)
-            peer.writer.write()
+            peer.writer.batches.write()
             sizes.append(pages(peer))
             peer.clock.pass_time(10.0)
             peer.writer.remove(peer.clock.wall - 5.0)
-            peer.writer.write()
+            peer.writer.batches.write()
             assert peer.ids() == []
 
         assert max(sizes) <= 1.1 * sizes[0]

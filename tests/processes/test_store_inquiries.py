@@ -41,7 +41,7 @@ def test_an_answer_comes_after_what_was_accepted(sql_url: str) -> None:
         hear(two)
         two.writer.inquiries.settle()
         assert not one.writer.inquiries.is_answered(number), "the task is not written"
-        two.writer.write()
+        two.writer.batches.write()
         two.writer.inquiries.settle()
 
         assert one.writer.inquiries.is_answered(number)
@@ -156,7 +156,7 @@ async def test_a_task_of_a_process_that_stands_still_is_found(
         asks, holds = stores
         assert isinstance(asks, SQLStore)
         assert isinstance(holds, SQLStore)
-        is_answered, write = asks.is_answered, holds._writer.write
+        is_answered, write = asks.is_answered, holds._writer.batches.write
 
         def look(number: int) -> bool:
             if is_answered(number):
@@ -169,7 +169,7 @@ async def test_a_task_of_a_process_that_stands_still_is_found(
             write()
 
         monkeypatch.setattr(asks, "is_answered", look)
-        monkeypatch.setattr(holds._writer, "write", wait)
+        monkeypatch.setattr(holds._writer.batches, "write", wait)
         task_id = await two.submit(abs, (-7,))
         finding = asyncio.ensure_future(one.get_task(task_id))
         await asyncio.to_thread(looked.wait, PATIENCE)

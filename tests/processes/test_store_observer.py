@@ -52,7 +52,7 @@ def filled(peer: Peer) -> list[TaskRecord]:
         tasks.append(task)
         if number % 2:
             peer.clock.pass_time(1.0)
-    peer.writer.write()
+    peer.writer.batches.write()
     return tasks
 
 
@@ -78,7 +78,7 @@ def test_pages(peer: Peer, observer: Observer) -> None:
 def test_one_task(peer: Peer, observer: Observer) -> None:
     """A task is seen with its result as JSON gives it, and with its process."""
     task = peer.end(peer.accept(), result={"sum": 3})
-    peer.writer.write()
+    peer.writer.batches.write()
     sight = observer.look(str(task.task_id))
 
     assert sight is not None
@@ -92,7 +92,7 @@ def test_the_beginning_of_an_id(peer: Peer, observer: Observer) -> None:
     """An id is found by its beginning, which is no pattern, and whole ids come first."""
     for task_id in ("ab", "abc", "aBd", "a%", "a_"):
         peer.accept(task_id)
-    peer.writer.write()
+    peer.writer.batches.write()
 
     assert observer.find("ab") == ["ab"]
     assert sorted(observer.find("a")) == ["a%", "aBd", "a_", "ab", "abc"]
@@ -103,7 +103,7 @@ def test_the_beginning_of_an_id(peer: Peer, observer: Observer) -> None:
 def test_a_request_reaches_the_process(peer: Peer, observer: Observer) -> None:
     """The process of a live task is asked to cancel it; a finished one is left alone."""
     live, over = peer.accept(), peer.end(peer.accept())
-    peer.writer.write()
+    peer.writer.batches.write()
 
     assert observer.request_cancel(str(live.task_id)) is True
     assert observer.request_cancel(str(over.task_id)) is False
@@ -114,7 +114,7 @@ def test_a_request_reaches_the_process(peer: Peer, observer: Observer) -> None:
 def test_what_cannot_be_run_again(peer: Peer, observer: Observer) -> None:
     """What has not ended, has completed, ran elsewhere or kept no arguments is refused."""
     task = peer.end(peer.accept(), FAILED)
-    peer.writer.write()
+    peer.writer.batches.write()
     cases: list[tuple[dict[str, Any], str]] = [
         ({"status": "pending", "ended_at": None}, "it is pending: wait until it has ended, or"),
         ({"status": "completed"}, "it completed, and the arguments of such tasks are not kept"),

@@ -75,15 +75,15 @@ def test_every_task_once(sql_url: str) -> None:
     ]
     with peers(sql_url) as (one, two):
         tasks = filled(one, 13)
-        one.writer.write()
+        one.writer.batches.write()
         tasks += filled(one, 4)
         tasks.append(two.accept(label=Label("mail", "")))
-        two.writer.write()
+        two.writer.batches.write()
         one.writer.follower.look()
         one.mirror.move()
 
         assert [query for query in queries if walk(one, query) != expected(tasks, query)] == []
-        one.writer.write()
+        one.writer.batches.write()
         with peers(sql_url, 1) as (three,):
             assert [
                 query for query in queries if walk(three, query) != expected(tasks, query)
@@ -96,7 +96,7 @@ def test_tasks_that_ended_since(sql_url: str) -> None:
     with peers(sql_url, 1) as (peer,):
         slow = peer.accept()
         tasks = [*filled(peer, 20), peer.end(slow, FAILED), peer.accept()]
-        peer.writer.write()
+        peer.writer.batches.write()
         for since in (0.0, 4.0, 4.5, 100.0):
             for status in (None, FAILED):
                 moment = tasks[0].created_at + since
@@ -115,7 +115,7 @@ def test_submitted_at_the_same_moment(sql_url: str) -> None:
         for task_id in ids:
             one.end(one.accept(task_id))
         assert walk(one, PageQuery(4, oldest_first=True)) == sorted(ids), "not written"
-        one.writer.write()
+        one.writer.batches.write()
         one.clock.pass_time(1.0)
         one.finished(3)
         one.mirror.move()
@@ -128,7 +128,7 @@ def test_removed_tasks_are_on_no_page(sql_url: str) -> None:
     """A task that was removed is on no page at once, whether its row is deleted or not written."""
     with peers(sql_url, 1) as (peer,):
         written = filled(peer, 4)
-        peer.writer.write()
+        peer.writer.batches.write()
         waits = filled(peer, 4)
         removed, _, bound = peer.mirror.remove(ended_before=102.5, keep=None, completed=False)
         assert removed == 6
@@ -146,7 +146,7 @@ def test_own_record_is_shown(sql_url: str) -> None:
     """A page has this process's own record of a task as long as it is in memory."""
     with peers(sql_url, 1) as (peer,):
         task = peer.end(peer.accept(), FAILED)
-        peer.writer.write()
+        peer.writer.batches.write()
 
         assert peer.history.page(PageQuery(5)) == [task]
 
@@ -218,9 +218,9 @@ def test_lists_are_those_of_records(sql_url: str, monkeypatch: pytest.MonkeyPatc
     """
     with peers(sql_url, 2) as (one, two):
         tasks = many(one, 40)
-        one.writer.write()
+        one.writer.batches.write()
         tasks += many_more(two)
-        two.writer.write()
+        two.writer.batches.write()
         one.writer.follower.look()
         one.mirror.move()
         tasks += [one.end(one.accept(label=LABELS[2]), FAILED)]
@@ -265,7 +265,7 @@ def test_written_between_two_looks(sql_url: str, monkeypatch: pytest.MonkeyPatch
 
         def then_write() -> list[TaskRecord]:
             waiting = finals()
-            peer.writer.write()
+            peer.writer.batches.write()
             return waiting
 
         monkeypatch.setattr(peer.backlog, "finals", then_write)
@@ -287,7 +287,7 @@ def test_written_while_a_page_is_read(sql_url: str, monkeypatch: pytest.MonkeyPa
 
         def then_write(connection: Any, ids: list[str]) -> Any:
             found = ended(connection, ids)
-            peer.writer.write()
+            peer.writer.batches.write()
             return found
 
         monkeypatch.setattr(peer.history._pages, "ended", then_write)
@@ -355,7 +355,7 @@ def test_a_page_reads_few_rows(sqlite_url: str) -> None:
     with peers(sqlite_url, 1) as (peer,):
         for count in (200, 800):
             tasks = filled(peer, count)
-            peer.writer.write()
+            peer.writer.batches.write()
             for query in queries:
                 place = key_of(tasks[count - 100 if query.oldest_first else 100])
                 for page, after in (("first", None), ("last", place)):

@@ -17,7 +17,7 @@ from framework.protocols import PlaceAnswer, PlaceRequest
 from framework.stores.sql._shared import places as _places
 from framework.stores.sql._shared.membership import MISSED
 from framework.stores.sql._tables.schema import PLACES
-from framework.stores.sql._writing import writer as _writer
+from framework.stores.sql._writing import batches as _batches
 from tests.processes.siblings import COMPLETED, RUNNING, Peer, peers
 
 GRANTED = PlaceAnswer(True)
@@ -79,7 +79,7 @@ def test_a_place_is_given_back_with_the_end(sql_url: str, monkeypatch: pytest.Mo
         first, second = Guest(one), Guest(two)
         first.join()
         one.start(first.record)
-        one.writer.write()
+        one.writer.batches.write()
         second.join()
         one.end(first.record)
 
@@ -129,13 +129,13 @@ def test_an_end_and_its_place_are_never_apart(
 
 def test_a_task_that_leaves_is_written_first(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits for a place does not wait for all records that are older."""
-    monkeypatch.setattr(_writer, "_ROUNDS", 1)
-    monkeypatch.setattr(_writer, "BATCH", 3)
+    monkeypatch.setattr(_batches, "ROUNDS", 1)
+    monkeypatch.setattr(_batches, "BATCH", 3)
     with peers(sql_url) as (one, two):
         first, second = Guest(one), Guest(two)
         first.join()
         second.join()
-        one.writer._most = 3
+        one.writer.batches._most = 3
         older = [one.accept() for _ in range(9)]
         one.end(first.record)
         first.leave()
@@ -165,7 +165,7 @@ def test_a_record_that_is_refused_blocks_no_line(
         one.end(first.record)
         one.writer.lines.leave(first.task_id)
         # Small ones, so that each record comes to be alone.
-        one.writer._most = 1
+        one.writer.batches._most = 1
         for _ in range(4):
             one.accept()
             one.writer.attempt(following=False)
@@ -187,7 +187,7 @@ def test_a_task_is_replaced_before_it_is_written(sql_url: str) -> None:
         look(one)
         assert one.host.cancelled == []
         one.accept("first")
-        one.writer.write()
+        one.writer.batches.write()
         look(one)
 
         assert one.host.cancelled == ["first"]
@@ -209,7 +209,7 @@ def test_a_request_that_replaces_is_asked_once(sql_url: str) -> None:
         assert one.host.cancelled == [first.task_id]
         first.record.cancel_requested = True
         one.backlog.note(first.record)
-        one.writer.write()
+        one.writer.batches.write()
         look(one)
 
         assert one.host.cancelled == [first.task_id]
@@ -222,7 +222,7 @@ def test_a_task_without_a_process_is_replaced(sql_url: str, dies: str) -> None:
     with peers(sql_url) as (dead, alive):
         first = Guest(dead)
         dead.end(first.record)
-        dead.writer.write()
+        dead.writer.batches.write()
         orphan = Guest(dead, label=label, restart=Restart("[[],{}]"))
         orphan.join()
         second = Guest(alive)
@@ -263,7 +263,7 @@ def test_the_places_of_a_dead_process_are_free(sql_url: str) -> None:
     with peers(sql_url) as (dead, alive):
         running, unwritten = Guest(dead), Guest(dead)
         dead.start(running.record)
-        dead.writer.write()
+        dead.writer.batches.write()
         running.join("a")
         dead.backlog.written([unwritten.record])
         dead.backlog.live.pop(unwritten.task_id)
@@ -290,7 +290,7 @@ def test_the_places_of_tasks_on_workers_are_kept(sql_url: str) -> None:
         remote = Guest(dead)
         remote.record.remote = True
         dead.start(remote.record)
-        dead.writer.write()
+        dead.writer.batches.write()
         remote.join()
         waiting = Guest(alive)
         waiting.join()
@@ -327,7 +327,7 @@ def test_a_process_that_leaves_keeps_the_places_of_its_threads(sql_url: str) -> 
         one.start(first.record)
         first.record.still_running = True
         one.end(first.record, TaskStatus.TIMEOUT)
-        one.writer.write()
+        one.writer.batches.write()
         second.join()
         one.writer.close(5.0)
         one.writer._finish()

@@ -34,7 +34,7 @@ def test_dead_process_is_noticed(sql_url: str, caplog: pytest.LogCaptureFixture)
         waiting, running, ended = dead.accept(), dead.accept(), dead.accept()
         dead.start(running)
         dead.end(ended)
-        dead.writer.write()
+        dead.writer.batches.write()
         alive.clock.pass_time(60.0)
         for _ in range(MISSED):
             alive.tick()
@@ -83,7 +83,7 @@ def test_a_batch_is_a_sign_of_life(sql_url: str) -> None:
         for _ in range(3 * MISSED):
             busy.clock.pass_time(1.0)
             busy.accept()
-            busy.writer.write()
+            busy.writer.batches.write()
             watching.tick()
 
         assert living(watching) == {busy.process_id, watching.process_id}
@@ -107,7 +107,7 @@ def test_end_never_before_the_start(sql_url: str) -> None:
         task = dead.accept()
         dead.clock.pass_time(5.0)
         dead.start(task)
-        dead.writer.write()
+        dead.writer.batches.write()
         alive.clock.wall -= 1_000.0
         for _ in range(MISSED + 1):
             alive.tick()
@@ -119,7 +119,7 @@ def test_given_up_process_finds_out(sql_url: str, caplog: pytest.LogCaptureFixtu
     """A process that was suspended ends its own tasks, comes back as somebody new, and goes on."""
     with peers(sql_url) as (slow, other):
         task = slow.accept("chosen")
-        slow.writer.write()
+        slow.writer.batches.write()
         before = slow.process_id
         for _ in range(MISSED + 1):
             other.tick()
@@ -145,7 +145,7 @@ def test_ends_that_come_too_late(sql_url: str, later: int, held: int) -> None:
     with peers(sql_url) as (slow, other):
         slow.mirror.held = held
         tasks = [slow.accept() for _ in range(3)]
-        slow.writer.write()
+        slow.writer.batches.write()
         for _ in range(MISSED + 1):
             other.tick()
         for task in tasks:
@@ -177,14 +177,14 @@ def test_another_run_counts(sql_url: str) -> None:
     """Of two runs of a task that may run again, that of the process which has it now counts."""
     with peers(sql_url) as (slow, other):
         task = slow.accept()
-        slow.writer.write()
+        slow.writer.batches.write()
         changes = {"process": other.process_id, "status": "running", "version": TASKS.c.version + 1}
         ends = {"status": "completed", "result": '"theirs"', "ended_at": START + 9}
         with slow.database.writing() as connection:
             slow.writer.statements.advance(connection, "")
             connection.execute(sa.update(TASKS).values(changes))
         slow.end(task, result="ours")
-        slow.writer.write()
+        slow.writer.batches.write()
         assert slow.mirror.records()[0].result == "ours", "until the other one has ended"
         with slow.database.writing() as connection:
             version, _, _ = slow.writer.statements.advance(connection, "")
@@ -201,7 +201,7 @@ def test_given_up_process_writes_nothing(sql_url: str) -> None:
             other.tick()
         task = slow.accept()
         with pytest.raises(GivenUpError, match=r"^$"):  # only between functions, without words
-            slow.writer.write()
+            slow.writer.batches.write()
 
         assert slow.row(task) is None
         assert len(slow.backlog) == 1
@@ -211,7 +211,7 @@ def test_task_that_a_given_up_process_had_is_read(sql_url: str) -> None:
     """Until somebody takes it over, a process that was given up finds its task in the database."""
     with peers(sql_url, 1) as (peer,):
         task = peer.accept()
-        peer.writer.write()
+        peer.writer.batches.write()
         with peer.database.writing() as connection:
             peer.writer.membership.enter(connection, 0.0)
         del peer.backlog.live[task.task_id]
@@ -222,7 +222,7 @@ def test_task_on_a_worker_is_taken_over(sql_url: str) -> None:
     """A task that runs elsewhere outlives the process that submitted it: another one follows."""
     with peers(sql_url) as (dead, alive):
         task = dead.accept(remote=True)
-        dead.writer.write()
+        dead.writer.batches.write()
         alive.writer.follower.look()
         assert [record.task_id for record in alive.mirror.records()] == [task.task_id]
         for _ in range(MISSED + 1):
@@ -238,7 +238,7 @@ def test_both_who_follow_a_task_may_write(sql_url: str) -> None:
     """The first report of the end of a task on a worker counts, whichever process gets it."""
     with peers(sql_url) as (slow, other):
         task = slow.accept(remote=True)
-        slow.writer.write()
+        slow.writer.batches.write()
         for _ in range(MISSED + 1):
             other.tick()
         slow.end(task, result=1)
@@ -252,7 +252,7 @@ def test_task_of_nobody_is_ended(sql_url: str) -> None:
     """A live task whose process has left without it is ended by the next look."""
     with peers(sql_url) as (gone, alive):
         task, remote = gone.accept(), gone.accept(remote=True)
-        gone.writer.write()
+        gone.writer.batches.write()
         with gone.database.writing() as connection:
             gone.writer.membership.leave(connection)
         alive.tick()
@@ -265,7 +265,7 @@ def test_two_notice_the_same_death(sql_url: str) -> None:
     """When two processes give up a third at once, one of them ends its tasks, once."""
     with peers(sql_url, 3) as (dead, one, two):
         task = dead.accept()
-        dead.writer.write()
+        dead.writer.batches.write()
         for _ in range(MISSED + 1):
             one.tick()
             two.tick()
@@ -282,7 +282,7 @@ def test_sign_of_life_at_the_last_moment(sql_url: str) -> None:
     """A process that gives a sign between the look and the verdict is not given up."""
     with peers(sql_url) as (slow, other):
         task = slow.accept()
-        slow.writer.write()
+        slow.writer.batches.write()
         for _ in range(MISSED):
             other.tick()
         with other.database.reading() as connection:
@@ -332,7 +332,7 @@ def test_two_clean_ups_at_once(sqlite_url: str) -> None:
     with peers(sqlite_url) as (one, two):
         one.finished(3)
         one.writer.remove(START + 1.0)
-        one.writer.write()
+        one.writer.batches.write()
         two.writer.follower._lock = LyingLock()  # type: ignore[assignment]  # the point
 
         two.writer.follower.look()

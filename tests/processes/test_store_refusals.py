@@ -83,7 +83,7 @@ def kept_while(
 ) -> dict[str, str]:
     """Let tasks begin before, and end while the database refuses all; return what it has then."""
     begun = [peer.accept() for _ in range(3)]
-    peer.writer.write()
+    peer.writer.batches.write()
     refuse()
     fresh = [peer.accept() for _ in range(30)]
     for task in [*begun, *fresh[:10]]:
@@ -110,7 +110,7 @@ def test_tables_are_missing(sql_url: str, caplog: pytest.LogCaptureFixture) -> N
             lambda: rename("asyncframe_tasks", "away"),
             lambda: rename("away", "asyncframe_tasks"),
         )
-        errors = peer.writer.errors
+        errors = peer.backlog.errors
 
     assert sorted(found.values()) == ["completed"] * 13 + ["pending"] * 20
     (line,) = caplog.records
@@ -153,7 +153,7 @@ def test_signs_of_life_while_no_task_can_be_written(sql_url: str) -> None:
     """A process that cannot write a task for long shows that it lives, and keeps its tasks."""
     with peers(sql_url, pace=QUICK) as (one, two):
         task = one.accept()
-        one.writer.write()
+        one.writer.batches.write()
         with refusing(one, task.task_id, "no room"):
             one.start(task)
             for _ in range(3 * MISSED):
@@ -241,7 +241,7 @@ def test_no_record_is_to_blame_for_a_connection(
         monkeypatch.setattr(peer.database, "writing", connect)
         for _ in range(4):
             with suppress(sa.exc.OperationalError):
-                peer.writer.write()
+                peer.writer.batches.write()
         assert [peer.row(task).status for task in tasks] == ["pending"] * 2
     assert caplog.messages == []
 
@@ -299,7 +299,7 @@ def test_bad_record_among_many(
         peer.start(bad)
         peer.end(bad, result=[7])
         writes = []
-        write_batch = peer.writer._write_batch
+        write_batch = peer.writer.batches._write_batch
 
         def count(rows: Any, bound: Any) -> bool:
             writes.append(len(rows))
@@ -307,8 +307,8 @@ def test_bad_record_among_many(
                 raise refused("22003")
             return write_batch(rows, bound)
 
-        monkeypatch.setattr(peer.writer, "_write_batch", count)
-        peer.writer.write()
+        monkeypatch.setattr(peer.writer.batches, "_write_batch", count)
+        peer.writer.batches.write()
         row = peer.row(bad)
 
         assert all(peer.row(task) for task in tasks)
@@ -324,15 +324,15 @@ def test_failure_that_is_kept_in_part(sql_url: str, monkeypatch: pytest.MonkeyPa
     with peers(sql_url) as (one, two):
         task = one.accept(reason="slow")
         one.end(task, FAILED)
-        write_batch = one.writer._write_batch
+        write_batch = one.writer.batches._write_batch
 
         def refuse_whole(rows: Any, bound: Any) -> bool:
             if any("a task of the tests" in row.text for row in rows):
                 raise refused("22003")
             return write_batch(rows, bound)
 
-        monkeypatch.setattr(one.writer, "_write_batch", refuse_whole)
-        one.writer.write()
+        monkeypatch.setattr(one.writer.batches, "_write_batch", refuse_whole)
+        one.writer.batches.write()
         two.writer.follower.look()
         found = two.mirror.get(task.task_id)
 
@@ -351,8 +351,8 @@ def test_record_of_which_nothing_is_taken(
         def refuse(*_: Any) -> bool:
             raise refused("22003")
 
-        monkeypatch.setattr(peer.writer, "_write_batch", refuse)
-        peer.writer.write()
+        monkeypatch.setattr(peer.writer.batches, "_write_batch", refuse)
+        peer.writer.batches.write()
 
         assert (peer.row(task), len(peer.backlog)) == (None, 0)
         assert task.reason == "its record could not be stored completely: refused"
@@ -365,14 +365,14 @@ def test_fault_while_a_bad_record_is_kept_in_part(
     """A bad record is not lost when the database fails just when its good part is written."""
     with peers(sql_url, 1, pace=QUICK) as (peer,):
         task = peer.accept(attempts=2**70, progress_message=POISON)
-        write_batch = peer.writer._write_batch
+        write_batch = peer.writer.batches._write_batch
 
         def refuse(rows: Any, bound: Any) -> bool:
             if any(POISON in row.text for row in rows):
                 raise refused("22003")
             return write_batch(rows, bound)
 
-        monkeypatch.setattr(peer.writer, "_write_batch", refuse)
+        monkeypatch.setattr(peer.writer.batches, "_write_batch", refuse)
         with refusing(peer, task.task_id, "gone"):
             assert not peer.writer.attempt()
         assert len(peer.backlog) == 1

@@ -13,8 +13,8 @@ from benchmarks.history import fill
 from framework._records.pages import PageQuery
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import PlaceAnswer, PlaceRequest
-from framework.stores.sql import SQLStore
 from framework.stores.sql._dialects.chosen import checked_url
+from framework.stores.sql._opening import _patience
 from framework.stores.sql._tables.database import Database
 from framework.stores.sql._tables.schema import META, PLACES, STEPS, prepare
 from tests.children import python
@@ -105,7 +105,7 @@ def test_the_version_before_is_upgraded(sql_url: str) -> None:
         assert [one.owner for one in peer.history.page(named)] == [None] * 9
         assert (peer.history.count(named), peer.history.count(anns)) == (10, 0)
         peer.end(peer.accept(owner="ann"))
-        peer.writer.write()
+        peer.writer.batches.write()
         assert [one.owner for one in peer.history.page(anns)] == ["ann"]
 
 
@@ -195,19 +195,19 @@ def test_first_version_is_upgraded(sql_url: str) -> None:
 @pytest.mark.extended("time")
 def test_patience_with_an_upgrade(database: Database, sql_url: str) -> None:
     """A process waits long for another one that upgrades the tables, and for nothing else."""
-    store = SQLStore(sql_url)
+    other_database = Database(checked_url(sql_url), durable=False)
     prepare(database, STEPS[:1])
     with database.writing() as connection:
         connection.exec_driver_sql("UPDATE asyncframe_meta SET version = 1")
-        with pytest.raises(sa.exc.OperationalError) as locked, store._database.writing() as other:
+        with pytest.raises(sa.exc.OperationalError) as locked, other_database.writing() as other:
             other.exec_driver_sql("UPDATE asyncframe_meta SET version = 1")
     with pytest.raises(sa.exc.SQLAlchemyError) as wrong, database.writing() as connection:
         connection.exec_driver_sql("no SQL at all")
 
-    assert (store._patience(locked.value), store._patience(wrong.value)) == (300.0, 5.0)
+    assert (_patience(database, locked.value), _patience(database, wrong.value)) == (300.0, 5.0)
     prepare(database)
-    assert store._patience(locked.value) == 5.0
-    store._database.close()
+    assert _patience(database, locked.value) == 5.0
+    other_database.close()
 
 
 def test_failed_step_changes_nothing(database: Database, sql_url: str) -> None:

@@ -11,7 +11,7 @@ from framework._records.statuses import TaskStatus
 from framework._tasks.live import copy_record
 from framework.stores.sql import SQLStore
 from framework.stores.sql._pace import Pace
-from framework.stores.sql._writing import writer as _writer
+from framework.stores.sql._writing import batches as _batches
 from tests.patience import PATIENCE
 from tests.processes.siblings import COMPLETED, FAILED, RUNNING, Host, TestClock, new_record, peers
 
@@ -22,7 +22,7 @@ QUICK = Pace(gather=0.0005, hurry=0.0001, look=0.002, beat=0.2)
 
 def test_many_threads(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks that begin and end on several threads are all final in the end, and told of once."""
-    monkeypatch.setattr(_writer, "BATCH", 37)
+    monkeypatch.setattr(_batches, "BATCH", 37)
     clock = TestClock()
     store, told, lock = SQLStore(sql_url), Counter[str](), threading.Lock()
     store._pace = QUICK

@@ -11,8 +11,8 @@ from framework._records.statuses import TaskStatus
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._reading import follower as _follower
 from framework.stores.sql._tables import statements as _statements
+from framework.stores.sql._writing import batches as _batches
 from framework.stores.sql._writing import drafts as _drafts
-from framework.stores.sql._writing import writer as _writer
 from tests.processes.siblings import (
     COMPLETED,
     FAILED,
@@ -33,7 +33,7 @@ def test_record_comes_back_as_it_went(sql_url: str) -> None:
         one.start(task)
         one.clock.pass_time(2.0)
         one.end(task, result={"text": "grün", "deep": [1, None, 2.5]})
-        one.writer.write()
+        one.writer.batches.write()
         two.clock.pass_time(500.0)
         two.writer.follower.look()
         found = two.mirror.get(task.task_id)
@@ -59,7 +59,7 @@ def test_live_states_are_written(sql_url: str) -> None:
     with peers(sql_url) as (one, two):
         waiting, running = one.accept(), one.accept()
         one.start(running)
-        one.writer.write()
+        one.writer.batches.write()
         found = two.writer_reads([waiting.task_id, running.task_id, "unknown"])
 
     assert found == {waiting.task_id: PENDING, running.task_id: RUNNING}
@@ -74,10 +74,10 @@ def test_final_state_never_changes(sql_url: str) -> None:
         late.status, late.result = FAILED, None
         late.error = ValueError("too late")
         peer.backlog.put(late)
-        peer.writer.write()
+        peer.writer.batches.write()
         late.status = RUNNING
         peer.backlog.note(late)
-        peer.writer.write()
+        peer.writer.batches.write()
 
         assert peer.row(task) == before
 
@@ -89,11 +89,11 @@ def test_only_still_running_changes_after_the_end(sql_url: str) -> None:
         peer.start(task)
         task.still_running = True
         peer.end(task, TaskStatus.TIMEOUT)
-        peer.writer.write()
+        peer.writer.batches.write()
         assert peer.row(task).still_running == 1
         task.still_running = False
         peer.backlog.note(task)
-        peer.writer.write()
+        peer.writer.batches.write()
 
         assert peer.row(task).still_running == 0
         assert peer.row(task).status == "timeout"
@@ -105,9 +105,9 @@ def test_row_of_another_process_is_left_alone(
     """Of two tasks with one id, the first one written is kept, and the other one is logged."""
     with peers(sql_url) as (one, two):
         first = one.accept("chosen")
-        one.writer.write()
+        one.writer.batches.write()
         two.end(two.accept("chosen"), FAILED)
-        two.writer.write()
+        two.writer.batches.write()
 
         assert one.row(first).process == one.process_id
         assert one.row(first).status == "pending"
@@ -121,10 +121,10 @@ def test_cancellation_asked_for_elsewhere_stays(sql_url: str) -> None:
     """A process that writes its task does not undo what another has asked for."""
     with peers(sql_url) as (one, two):
         task = one.accept()
-        one.writer.write()
+        one.writer.batches.write()
         assert cancels(two, task.task_id)
         one.start(task)
-        one.writer.write()
+        one.writer.batches.write()
 
         assert one.row(task).cancel_requested == 1
         one.writer.follower.look()
@@ -149,10 +149,10 @@ def test_nothing_to_cancel(sql_url: str) -> None:
 
 def test_batches_are_bounded(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """More records than fit into a transaction are written in several."""
-    monkeypatch.setattr(_writer, "BATCH", 10)
+    monkeypatch.setattr(_batches, "BATCH", 10)
     with peers(sql_url) as (one, two):
         tasks = [one.end(one.accept()) for _ in range(25)]
-        one.writer.write()
+        one.writer.batches.write()
         versions = {one.row(task).version for task in tasks}
         two.writer.follower.look()
 
@@ -166,7 +166,7 @@ def test_large_results_make_small_batches(sql_url: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(_drafts, "_MAX_TEXT", 5_000)
     with peers(sql_url, 1) as (peer,):
         tasks = [peer.end(peer.accept(), result="x" * 2_000) for _ in range(7)]
-        peer.writer.write()
+        peer.writer.batches.write()
 
         assert len({peer.row(task).version for task in tasks}) == 3
         assert len(peer.backlog) == 0
@@ -186,12 +186,12 @@ def breathing(peer: Peer, seconds: float) -> list[float]:
 
 def test_records_are_not_held_up(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where other threads compute, a process that has much to write stops giving way to them."""
-    monkeypatch.setattr(_writer, "BATCH", 100)
+    monkeypatch.setattr(_batches, "BATCH", 100)
     with peers(sql_url) as (one, two):
         quick, slow = breathing(one, 0.0001), breathing(two, 0.01)
         tasks = [peer.end(peer.accept()) for peer in (one, two) for _ in range(400)]
         for peer in (one, two):
-            peer.writer.write()
+            peer.writer.batches.write()
 
         assert len(one.ids()) == len(tasks)
         assert (len(quick), len(slow)) == (4 * (100 // 8), 5)
@@ -209,7 +209,7 @@ def test_reading_in_pieces_misses_nothing(sql_url: str, monkeypatch: pytest.Monk
     with peers(sql_url) as (one, two):
         tasks = [one.end(one.accept()) for _ in range(11)]
         live = [one.accept() for _ in range(9)]
-        one.writer.write()
+        one.writer.batches.write()
         two.writer.follower.look()
 
         ids = [record.task_id for record in two.mirror.records()]
@@ -221,7 +221,7 @@ def test_history_is_taken_in(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> N
     with peers(sql_url, 1) as (one,):
         ended = one.finished(7)
         live = one.accept()
-        one.writer.write()
+        one.writer.batches.write()
         with peers(sql_url, 1) as (two,):
             ids = [record.task_id for record in two.mirror.records()]
             figures = two.mirror.figures()
@@ -237,7 +237,7 @@ def test_hostile_texts(sql_url: str, text: str) -> None:
         task = one.accept(reason=text, progress_message=text)
         one.end(task, result={"x": text} if text.isascii() else None)
         beside = one.end(one.accept())
-        one.writer.write()
+        one.writer.batches.write()
         two.writer.follower.look()
         found = two.mirror.get(task.task_id)
 
@@ -257,7 +257,7 @@ def test_bad_record_is_given_up_alone(
         bad.result = object()
         peer.end(bad, result=object())
         peer.backlog.secure(bad, told.append)
-        peer.writer.write()
+        peer.writer.batches.write()
 
         assert peer.row(good).status == "pending"
         assert peer.row(bad).status == "failed"
@@ -272,7 +272,7 @@ def test_row_that_the_database_refuses(postgres_url: str, caplog: pytest.LogCapt
     """The good part of a row that the database refuses is written, and so are the other rows."""
     with peers(postgres_url, 1) as (peer,):
         good, bad = peer.accept(), peer.accept(attempts=2**40)
-        peer.writer.write()
+        peer.writer.batches.write()
 
         assert peer.row(good).status == "pending"
         assert (peer.row(bad).status, peer.row(bad).attempts) == ("pending", 2**31 - 1)
@@ -294,7 +294,7 @@ def test_removed_tasks_are_removed_everywhere(sql_url: str) -> None:
         assert removed == 3
         assert bound is not None
         two.writer.remove(bound)
-        two.writer.write()
+        two.writer.batches.write()
         one.writer.follower.look()
 
         left = [task.task_id for task in tasks[3:]]
@@ -313,7 +313,7 @@ def test_too_many_are_removed(sql_url: str) -> None:
         removed, records, bound = two.mirror.remove(ended_before=None, keep=2, completed=True)
         assert bound is not None
         two.writer.remove(bound)
-        two.writer.write()
+        two.writer.batches.write()
 
         assert removed == 4
         assert [record.task_id for record in records] == [
@@ -331,7 +331,7 @@ def test_none_kept(sql_url: str) -> None:
         _, _, bound = peer.mirror.remove(ended_before=None, keep=0, completed=False)
         assert bound is not None
         peer.writer.remove(bound)
-        peer.writer.write()
+        peer.writer.batches.write()
 
         assert peer.ids() == [live.task_id]
 
@@ -340,14 +340,14 @@ def test_late_batch_brings_nothing_back(sql_url: str) -> None:
     """A task that is written only after a clean-up has passed its end does not appear."""
     with peers(sql_url) as (one, two):
         begun = one.accept()
-        one.writer.write()
+        one.writer.batches.write()
         one.end(begun)
         late = one.end(one.accept())
         one.clock.pass_time(1.0)
         two.clock.pass_time(2.0)
         two.writer.remove(START + 1.5)
-        two.writer.write()
-        one.writer.write()
+        two.writer.batches.write()
+        one.writer.batches.write()
 
         assert one.row(late) is None
         assert one.row(begun) is None
@@ -361,12 +361,12 @@ def test_update_brings_nothing_back(sql_url: str) -> None:
         peer.start(task)
         task.still_running = True
         peer.end(task, TaskStatus.TIMEOUT)
-        peer.writer.write()
+        peer.writer.batches.write()
         peer.writer.remove(START + 1.0)
-        peer.writer.write()
+        peer.writer.batches.write()
         task.still_running = False
         peer.backlog.note(task)
-        peer.writer.write()
+        peer.writer.batches.write()
 
         assert peer.ids() == []
 
@@ -377,7 +377,7 @@ def test_many_are_removed_in_pieces(sql_url: str, monkeypatch: pytest.MonkeyPatc
     with peers(sql_url, 1) as (peer,):
         peer.finished(10)
         peer.writer.remove(START + 8.5)
-        peer.writer.write()
+        peer.writer.batches.write()
 
         assert len(peer.ids()) == 1
 
@@ -391,7 +391,7 @@ def test_wall_clock_that_jumped_removes_no_more_elsewhere(sql_url: str) -> None:
         assert removed == 2
         assert bound is not None
         peer.writer.remove(bound)
-        peer.writer.write()
+        peer.writer.batches.write()
 
         assert sorted(peer.ids()) == sorted(task.task_id for task in tasks[2:])
 
@@ -411,7 +411,7 @@ def test_too_many_wait(sqlite_url: str) -> None:
             peer.accept()
         for task in tasks:
             peer.end(task)
-        peer.writer.write()
+        peer.writer.batches.write()
         peer.accept()
 
         assert len(peer.backlog) == 1
@@ -421,7 +421,7 @@ def test_interrupted_by_others_is_read_so(sql_url: str) -> None:
     """A final state that another process wrote for a dead one has its error."""
     with peers(sql_url, 3) as (one, two, three):
         task = one.accept()
-        one.writer.write()
+        one.writer.batches.write()
         for _ in range(7):
             two.tick()
         three.writer.follower.look()

@@ -72,6 +72,7 @@ class Backlog:
     Attributes:
         live: This process's tasks that are not final, as far as the store knows.
         fault: The last message of the failing database; "" while it works.
+        errors: How often it has failed.
     """
 
     def __init__(self, clock: SystemClock, capacity: int = CAPACITY) -> None:
@@ -99,6 +100,7 @@ class Backlog:
         self._idle = True
         self.live: dict[str, TaskRecord] = {}
         self.fault = ""
+        self.errors = 0
 
     def __len__(self) -> int:
         return len(self._dirty) + len(self._taken) + len(self._aside)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from framework._records import checks
 from framework._records.pages import PageQuery
@@ -22,25 +23,18 @@ from framework.protocols import Features, StoreHost
 from framework.protocols._windows import WindowAnswer, WindowRequest
 from framework.stores.sql._backlog import Backlog, Permitted, Told
 from framework.stores.sql._dialects.chosen import checked_url
+from framework.stores.sql._opening import open_in_time
 from framework.stores.sql._pace import Pace
 from framework.stores.sql._reading.history import History
 from framework.stores.sql._reading.mirror import Mirror
-from framework.stores.sql._shared.predecessors import Predecessors
 from framework.stores.sql._tables.database import FAULTS, Database, why
 from framework.stores.sql._tables.rows import can_be_kept
-from framework.stores.sql._tables.schema import is_outdated
 from framework.stores.sql._writing.writer import Writer
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 _LOGGER = logging.getLogger("asyncframe")
-
-_OPEN_PATIENCE: Final = 5.0
-"""Seconds for which opening a database is retried."""
-
-_UPGRADE_PATIENCE: Final = 300.0
-"""The same while another process upgrades its tables, which makes indexes of all rows."""
 
 
 class SQLStore:
@@ -140,62 +134,38 @@ class SQLStore:
                 f"{self!r} is already in use by a framework: give each framework its own "
                 "SQLStore; they may have the same url"
             )
-        self._check_folder()
-        self._begin(host)
-        try:
-            self._open_in_time(host)
-        except BaseException:
-            self._database.close()
-            raise
-        self._open = True
-
-    def _open_in_time(self, host: StoreHost) -> None:
-        begun, error = self._clock.monotonic(), None
-        older = Predecessors(self._database, self._clock)
-        while error is None or self._clock.monotonic() < begun + self._patience(error):
-            try:
-                if not older.let_upgrade():
-                    self._clock.sleep(self._pace.beat)
-                    begun, error = self._clock.monotonic(), None
-                    continue
-                self._writer = Writer(
-                    self._database,
-                    self._backlog,
-                    self._mirror,
-                    host,
-                    self._clock,
-                    self._pace,
-                    self.keep_arguments,
-                )
-                self._writer.enter()
-                self._history = History(
-                    self._database,
-                    self._backlog,
-                    self._mirror,
-                    self._writer.follower,
-                    self._writer.pages,
-                )
-                self._writer.start()
-            except FAULTS as fault:
-                error = fault
-                self._clock.sleep(self._pace.look)
-            else:
-                return
-        raise StoreUnavailableError(f"{self!r} cannot be used: {why(error)}") from error
-
-    def _patience(self, error: BaseException) -> float:
-        """Return for how many seconds to try to open the database, after an error."""
-        with suppress(*FAULTS):
-            if self._database.is_busy(error) and is_outdated(self._database):
-                return _UPGRADE_PATIENCE
-        return _OPEN_PATIENCE
-
-    def _check_folder(self) -> None:
         file = self._database.dialect.file_of(self._url)
         if file is not None and not file.parent.is_dir():
             raise StoreUnavailableError(
                 f"{self!r} cannot be used: there is no folder {file.parent}"
             )
+        self._begin(host)
+        try:
+            open_in_time(self._database, self._clock, self._pace, partial(self._enter, host))
+        except BaseException as error:
+            self._database.close()
+            if isinstance(error, FAULTS):
+                raise StoreUnavailableError(f"{self!r} cannot be used: {why(error)}") from error
+            raise
+        self._open = True
+
+    def _enter(self, host: StoreHost) -> None:
+        """Enter among the processes of the database, and start the thread."""
+        writer = Writer(
+            self._database,
+            self._backlog,
+            self._mirror,
+            host,
+            self._clock,
+            self._pace,
+            self.keep_arguments,
+        )
+        writer.enter()
+        self._history = History(
+            self._database, self._backlog, self._mirror, writer.follower, writer.pages
+        )
+        writer.start()
+        self._writer = writer
 
     def close(self, patience: float) -> None:
         """Write waiting records for at most *patience* seconds and close; blocks.
@@ -304,7 +274,7 @@ class SQLStore:
         ``store_backlog``, the number of records that wait to be written.
         """
         figures = self._mirror.figures()
-        figures["store_errors"] = self._writer.errors if self._open else 0
+        figures["store_errors"] = self._backlog.errors if self._open else 0
         figures["store_backlog"] = len(self._backlog)
         return figures
 
@@ -312,102 +282,61 @@ class SQLStore:
         """Return the latest error of the failing database; "" while it works."""
         return self._backlog.fault if self._open else ""
 
-    # -- what may block
+    # -- what may block; `StoreUnavailableError` if the database has to be asked, and fails
 
     def list(self, status: TaskStatus | None = None) -> list[TaskRecord]:
         """Return finished tasks in the order of their end, then the others' live ones.
 
         If not all of them are in memory, they are read from the database, some 30,000 a second.
-
-        Raises:
-            StoreUnavailableError: If the database has to be read, and fails.
         """
         if not self._open or self._mirror.is_whole:
             records = self._mirror.records(status)
             # In this order: they may have been moved out of memory meanwhile.
             if not self._open or self._mirror.is_whole:
                 return records
-        try:
+        with self._answering():
             return self._history.records(status)
-        except FAULTS as error:
-            raise self._unavailable(error) from error
 
     def page(self, query: PageQuery) -> Sequence[TaskRecord]:
-        """Return a page of the tasks of all processes, without this process's live ones.
-
-        Raises:
-            StoreUnavailableError: If the database fails.
-        """
-        try:
+        """Return a page of the tasks of all processes; see `protocols.CountingStore`."""
+        with self._answering():
             return self._history.page(query)
-        except FAULTS as error:
-            raise self._unavailable(error) from error
 
     def count(self, query: PageQuery) -> int:
-        """Return how many tasks of all processes match, without this process's live ones.
+        """Return how many tasks of all processes match; see `protocols.CountingStore`.
 
         Counted without a look at the database, unless by name, owner, text or end.
-
-        Raises:
-            StoreUnavailableError: If the database fails.
         """
-        try:
+        with self._answering():
             return self._history.count(query)
-        except FAULTS as error:
-            raise self._unavailable(error) from error
 
     def has(self, task_id: str) -> bool:
-        """Return whether a finished task that is not in memory has this id.
-
-        Raises:
-            StoreUnavailableError: If the database has to be asked, and fails.
-        """
+        """Return whether a finished task has this id; see `protocols.LargeStore`."""
         return not self._mirror.is_whole and bool(self.fetch([task_id]))
 
     def fetch(self, task_ids: Collection[str]) -> Sequence[TaskRecord]:
-        """Return the records of some ids from the database; blocks.
-
-        Raises:
-            StoreUnavailableError: If the database fails.
-        """
+        """Return the records of some ids from the database; see `protocols.SharedStore`."""
         wanted = [task_id for task_id in task_ids if can_be_kept(task_id)]
-        try:
-            with self._database.reading() as connection:
-                return self._writer.follower.read(connection, wanted)
-        except FAULTS as error:
-            raise self._unavailable(error) from error
+        with self._answering(), self._database.reading() as connection:
+            return self._writer.follower.read(connection, wanted)
 
     def fetch_call(self, task_id: str) -> str | None:
-        """Return the kept arguments of a task as JSON; see `protocols.CallStore`.
-
-        Raises:
-            ValueError: If they were not kept; it says why.
-            StoreUnavailableError: If the database fails.
-        """
+        """Return the kept arguments of a task as JSON; see `protocols.CallStore`."""
         if not can_be_kept(task_id):
             return None
-        try:
-            with self._database.reading() as connection:
-                text = self._writer.statements.call(connection, task_id)
-        except FAULTS as error:
-            raise self._unavailable(error) from error
+        with self._answering(), self._database.reading() as connection:
+            text = self._writer.statements.call(connection, task_id)
         if text is not None and text.startswith('"'):
             raise ValueError(json.loads(text))
         return text
 
     def is_alone(self) -> bool:
-        """Return whether no other process shares the database now; blocks.
+        """Return whether no other process shares the database; see `protocols.SharedDirectory`.
 
         A process writes all its records before it leaves in order.
-
-        Raises:
-            StoreUnavailableError: If the database fails.
         """
-        try:
-            with self._database.reading() as connection:
-                return self._writer.membership.is_alone(connection)
-        except FAULTS as error:
-            raise self._unavailable(error) from error
+        with self._answering(), self._database.reading() as connection:
+            return self._writer.membership.is_alone(connection)
 
     def doubt(self) -> StoreUnavailableError | None:
         """Return why other processes may be unable to write; None if this one can write."""
@@ -437,22 +366,12 @@ class SQLStore:
             return self._writer.inquiries.expected([one for one in task_ids if can_be_kept(one)])
 
     def request_cancel(self, task_id: str) -> bool:
-        """Ask the process of a live task to cancel it; blocks.
-
-        Returns:
-            False if no live task has this id.
-
-        Raises:
-            StoreUnavailableError: If the database fails.
-        """
+        """Ask the process of a live task to cancel it; see `protocols.SharedStore`."""
         if not can_be_kept(task_id):
             return False
-        try:
-            with self._database.writing() as connection:
-                version, _, _ = self._writer.statements.advance(connection, "")
-                return self._writer.statements.request_cancel(connection, task_id, version)
-        except FAULTS as error:
-            raise self._unavailable(error) from error
+        with self._answering(), self._database.writing() as connection:
+            version, _, _ = self._writer.statements.advance(connection, "")
+            return self._writer.statements.request_cancel(connection, task_id, version)
 
     def watch(self, told: Callable[[Collection[str] | None], object], /) -> Callable[[], object]:
         """Call *told* with the ids of tasks of other processes that change, 0.05 s later."""
@@ -515,7 +434,6 @@ class SQLStore:
         try:
             yield
         except FAULTS as error:
-            raise self._unavailable(error) from error
-
-    def _unavailable(self, error: BaseException) -> StoreUnavailableError:
-        return StoreUnavailableError(f"{self!r} did not answer: {why(error)}; try again later")
+            raise StoreUnavailableError(
+                f"{self!r} did not answer: {why(error)}; try again later"
+            ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -340,13 +341,15 @@ def remove_or_write(run: Run) -> None:
     made: Any = None
     database: Any = SimpleNamespace(writing=nullcontext, dialect=SQLite())
     writer: Any = Writer(database, Backlog(run.clock), mirror, made, run.clock, Pace())
-    writer.membership = SimpleNamespace(turn=lambda _: (1, 0.0), process_id="one")
+    batches: Any = writer.batches
+    turns: Any = SimpleNamespace(turn=lambda _: (1, 0.0), process_id="one")
+    batches._site = replace(batches._site, membership=turns)
     statements: Any = SimpleNamespace(remove=remove)
-    writer.removal = Removal(statements, run.clock)
+    writer.removal = batches._removal = Removal(statements, run.clock)
 
     def write() -> None:
         while (bound := writer.removal.bound) is not None:
-            writer._write_batch([], bound)
+            batches._write_batch([], bound)
 
     writer.remove(1.0)
     run.together(write, lambda: writer.remove(2.0), lambda: writer.remove(3.0))

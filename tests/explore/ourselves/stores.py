@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from framework._manager.others.elsewhere import Elsewhere
@@ -16,7 +17,7 @@ from framework.stores.sql import _backlog
 from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._reading.follower import Follower
 from framework.stores.sql._reading.mirror import Mirror
-from framework.stores.sql._tables.rows import Reader
+from framework.stores.sql._reading.site import Site
 from tests.explore.ourselves.run import Run
 
 
@@ -222,19 +223,19 @@ def row(number: int, status: str) -> tuple[Any, ...]:
 def mirror_counts(run: Run) -> None:
     """Tasks of other processes end, are read twice and are removed: the counts are right."""
     mirror = Mirror(run.clock, lambda _: False)
-    mirror.absorb([row(1, "running")])
+    mirror.add([row(1, "running")])
 
     def read() -> None:
         mirror.read([row(1, "completed"), row(2, "completed")])
 
-    def absorb() -> None:
-        mirror.absorb([row(1, "completed")])
+    def add() -> None:
+        mirror.add([row(1, "completed")])
 
     def put() -> None:
         mirror.put(record(3))
         mirror.remove(ended_before=None, keep=0, completed=True)
 
-    run.together(read, absorb, put)
+    run.together(read, add, put)
     figures, kept = mirror.figures(), mirror.records()
     assert (figures["running"], figures["completed"]) == (0, len(kept))
     assert len({one.task_id for one in kept}) == len(kept)
@@ -243,7 +244,7 @@ def mirror_counts(run: Run) -> None:
 def forget_or_read(run: Run) -> None:
     """Another process's task ends and is taken over by this one: it is no longer counted, once."""
     mirror = Mirror(run.clock, lambda _: False)
-    mirror.absorb([row(1, "running")])
+    mirror.add([row(1, "running")])
 
     def forget() -> None:
         mirror.forget(f"{1:032x}")
@@ -255,23 +256,10 @@ def forget_or_read(run: Run) -> None:
     assert mirror.figures()["running"] == 0, mirror.figures()
 
 
-def labels(run: Run) -> None:
-    """Two threads read the first rows of a function at once: their records share a label."""
-    reader, found = Reader(), list[object]()
-
-    def read() -> None:
-        found.append(reader._label("task", "", None))
-        found.append(reader._label("other", "", None))
-
-    run.together(read, read)
-    assert len(set(map(id, found))) == 2
-
-
 def forget_twice(run: Run) -> None:
     """Two threads forget up to different moments: the later one stays."""
-    follower = Follower.__new__(Follower)
-    made: Any = None
-    Follower.__init__(follower, made, made, made, made, made, made, run.clock)
+    made: Any = SimpleNamespace(**dict.fromkeys(Site.__slots__))
+    follower = Follower(made)
     run.together(lambda: follower.forget(1.0), lambda: follower.forget(2.0))
     assert follower.removed == 2.0
 
@@ -288,6 +276,5 @@ SCENARIOS: list[Callable[[Run], None]] = [
     secure_or_write,
     mirror_counts,
     forget_or_read,
-    labels,
     forget_twice,
 ]

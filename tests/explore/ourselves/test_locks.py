@@ -54,7 +54,6 @@ NEEDED: dict[str, Scenario] = {
     "Promise._lock": ends.use_promised,
     "Published._lock": metrics.write_twice,
     "Publisher._lock": remote.publish_or_withdraw,
-    "Reader._lock": stores.labels,
     "Removal._lock": remote.remove_or_write,
     "Reports._lock": remote.read_reports_twice,
     "Schedules._lock": timers.schedule_or_leave,

@@ -409,12 +409,12 @@ class SqlProcess(Process):
             self.peer.end(record)
         else:
             self.peer.backlog.put(record)
-        self.peer.writer.write()
+        self.peer.writer.batches.write()
 
     def forget(self, record: TaskRecord) -> None:
         """Remove all that has ended."""
         self.peer.writer.remove(self.peer.clock.wall + LONG)
-        self.peer.writer.write()
+        self.peer.writer.batches.write()
         assert self.peer.row(record) is None
 
     def post(self, asked: Sequence[tuple[PlaceRequest, Told] | str]) -> None:
@@ -437,7 +437,7 @@ class SqlProcess(Process):
         record = self._records[task_id]
         record.remote = True
         self.peer.start(record)
-        self.peer.writer.write()
+        self.peer.writer.batches.write()
         # A store writes it with the first row of a task, when the engine is known already.
         remote = sa.update(TASKS).where(TASKS.c.task_id == task_id).values(remote=1)
         with self.peer.database.writing() as connection:
@@ -452,7 +452,7 @@ class SqlProcess(Process):
         record = self._records[task_id]
         record.still_running = runs_on
         self.peer.end(record)
-        self.peer.writer.write()
+        self.peer.writer.batches.write()
 
     def call(self, request: WindowRequest) -> Turn:
         """Count a call, at once or in the future."""

@@ -20,19 +20,14 @@ from sqlalchemy.engine import Connection
 from framework._records.records import TaskRecord
 from framework._records.restart import Restart
 from framework._records.statuses import TaskStatus
-from framework._threads.clock import SystemClock
-from framework.protocols import StoreHost
-from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._dialects.dialect import Row
-from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._reading.older import Older
 from framework.stores.sql._reading.pages import End, Pages
+from framework.stores.sql._reading.site import Site
 from framework.stores.sql._shared import orphans as _orphans
 from framework.stores.sql._shared import places as _places
-from framework.stores.sql._shared.membership import Membership
-from framework.stores.sql._tables.database import Database
 from framework.stores.sql._tables.rows import ENDED_AT, PROCESS, TASK_ID, VERSION, Written
-from framework.stores.sql._tables.statements import CHUNK, Statements
+from framework.stores.sql._tables.statements import CHUNK
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -58,13 +53,7 @@ class Follower:
     """Follows the other processes.
 
     Args:
-        database: The database that they share.
-        statements: Its SQL.
-        membership: This process among them.
-        backlog: Knows this process's live tasks.
-        mirror: Receives what is read.
-        host: The framework.
-        clock: Real time.
+        site: What it works with.
 
     Attributes:
         version: The version up to which all changes were read.
@@ -76,23 +65,14 @@ class Follower:
 
     told: Callable[[Collection[str] | None], object] | None = None
 
-    def __init__(
-        self,
-        database: Database,
-        statements: Statements,
-        membership: Membership,
-        backlog: Backlog,
-        mirror: Mirror,
-        host: StoreHost,
-        clock: SystemClock,
-    ) -> None:
-        self._database = database
-        self._statements = statements
-        self._membership = membership
-        self._backlog = backlog
-        self._mirror = mirror
-        self._host = host
-        self._clock = clock
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._database = site.database
+        self._statements = site.statements
+        self._membership = site.membership
+        self._mirror = site.mirror
+        self._host = site.host
+        self._clock = site.clock
         self.version = 0
         self.behind = False
         self.removed = 0.0
@@ -131,7 +111,7 @@ class Follower:
         self._take_in(found)
         self.version, self.asked = reached, asked
         if self.forget(removed):
-            self._mirror.follow(removed)
+            self._mirror.drop_by(removed)
 
     def _go_back(self, version: int) -> None:
         """Let all be read anew: the database has less than was read or written before."""
@@ -181,13 +161,13 @@ class Follower:
         for at in range(0, len(others), _SLICE):
             if at and self._clock.monotonic() < until:
                 self._clock.sleep(BREATH)
-            self._mirror.absorb(others[at : at + _SLICE])
+            self._mirror.add(others[at : at + _SLICE])
         if others:
             self._tell([row[TASK_ID] for row in others])
 
     def cancel(self, task_id: str, reason: str = "") -> None:
         """Cancel a live task of this process, unless that was requested before."""
-        record = self._backlog.live.get(task_id)
+        record = self._site.backlog.live.get(task_id)
         if record is not None and not record.cancel_requested:
             self._host.cancel(task_id, reason)
 
@@ -303,7 +283,7 @@ class Follower:
         return rows
 
     def _is_live(self, task_id: str) -> bool:
-        return task_id in self._arriving or self._backlog.has(task_id)
+        return task_id in self._arriving or self._site.backlog.has(task_id)
 
     def _is_kept(self, row: Row) -> bool:
         """Whether no clean-up has removed the task of a row."""
@@ -339,7 +319,7 @@ class Follower:
         more = True
         while more:
             rows = pages.history(connection, place)
-            self._mirror.absorb(rows)
+            self._mirror.add(rows)
             more = len(rows) == CHUNK
             if more:
                 place = rows[-1][ENDED_AT], rows[-1][TASK_ID]
@@ -348,7 +328,7 @@ class Follower:
         task_id, more = "", True
         while more:
             rows = self._statements.live(connection, task_id)
-            self._mirror.absorb(rows)
+            self._mirror.add(rows)
             more = len(rows) == CHUNK
             if more:
                 task_id = rows[-1][TASK_ID]

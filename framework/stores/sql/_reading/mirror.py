@@ -23,7 +23,7 @@ from framework.protocols import Clock
 from framework.stores.memory import MemoryStore
 from framework.stores.sql._dialects.dialect import Row
 from framework.stores.sql._reading.older import Older
-from framework.stores.sql._tables.rows import ENDED_AT, TASK_ID, Reader, readable, wall_end
+from framework.stores.sql._tables.rows import ENDED_AT, TASK_ID, readable, record_of, wall_end
 from framework.stores.sql._tables.statements import just_before
 
 _COMPLETED = TaskStatus.COMPLETED
@@ -63,7 +63,6 @@ class Mirror:
         self._clock = clock
         self._is_own = is_own
         self._waits = waits
-        self._reader = Reader()
         self.held = HELD
         self._finished = MemoryStore()
         self._older = Older()
@@ -156,7 +155,7 @@ class Mirror:
                 ended_before=ended_before,
                 keep=keep,
                 completed=completed,
-                older=self._older.bound(wall, surplus),
+                older_by=self._older.bound(wall, surplus),
             )
             oldest = self._oldest()
         if not removed:
@@ -176,10 +175,10 @@ class Mirror:
 
     # -- the store's own thread
 
-    def follow(self, bound: float) -> None:
+    def drop_by(self, bound: float) -> None:
         """Remove what another process has removed: all that ended by wall second *bound*."""
         with self._keeping:
-            self._drop(ended_before=bound - self.offset, keep=None, completed=False, older=bound)
+            self._drop(ended_before=bound - self.offset, keep=None, completed=False, older_by=bound)
 
     def add_older(self, older: Older) -> None:
         """Count tasks that only the database holds; called once, before all else."""
@@ -223,7 +222,7 @@ class Mirror:
                 if not self._must_stay(record):
                     del self._pinned[task_id]
 
-    def absorb(self, rows: Iterable[Row]) -> None:
+    def add(self, rows: Iterable[Row]) -> None:
         """Add rows that other processes have written."""
         offset = self.offset
         final: list[tuple[TaskRecord, float]] = []
@@ -232,9 +231,9 @@ class Mirror:
             if self._is_own(task_id):
                 continue
             if row[ENDED_AT] is not None:
-                final.append((self._reader.record_of(row, offset), row[ENDED_AT]))
+                final.append((record_of(row, offset), row[ENDED_AT]))
             elif self._finished.get(task_id) is None:
-                record = self._reader.record_of(row, offset)
+                record = record_of(row, offset)
                 with self._lock:
                     self._count_other(task_id, -1)
                     self._others[task_id] = record
@@ -296,7 +295,7 @@ class Mirror:
         offset = self.offset
         found = []
         for row in rows:
-            record = self._reader.record_of(row, offset)
+            record = record_of(row, offset)
             if record.status.is_final and not self._is_own(record.task_id):
                 (record,) = self._keep([(record, row[ENDED_AT])])
             found.append(readable(record))
@@ -308,9 +307,7 @@ class Mirror:
         For a task that is held here, its own record, which knows whether its error was read.
         """
         offset = self.offset
-        return [
-            self.get(row[TASK_ID]) or readable(self._reader.record_of(row, offset)) for row in rows
-        ]
+        return [self.get(row[TASK_ID]) or readable(record_of(row, offset)) for row in rows]
 
     def _count_other(self, task_id: str, by: int) -> None:
         record = self._others.get(task_id)
@@ -318,18 +315,18 @@ class Mirror:
             self._counts[record.status] += by
 
     def _drop(
-        self, *, ended_before: float | None, keep: int | None, completed: bool, older: float
+        self, *, ended_before: float | None, keep: int | None, completed: bool, older_by: float
     ) -> tuple[int, Sequence[TaskRecord]]:
-        """Remove tasks, of `_older` those that ended by wall second *older*; `_keeping` held."""
+        """Remove tasks, of `_older` those that ended by wall second *older_by*; `_keeping` held."""
         removed, told = self._finished.remove(
             ended_before=ended_before, keep=keep, completed=completed
         )
         gone = Counter(record.status for record in told)
         if not completed:
             gone[_COMPLETED] = removed - (gone.total() - gone[_COMPLETED])
-        dropped = self._older.drop(older)
+        dropped = self._older.drop(older_by)
         if dropped.total():
-            pinned = [one for one in self._pinned.values() if wall_end(one) <= older]
+            pinned = [one for one in self._pinned.values() if wall_end(one) <= older_by]
             for record in pinned:
                 del self._pinned[record.task_id]
             told = [*pinned, *told]

@@ -27,7 +27,7 @@ from framework.stores.sql._dialects.dialect import Row
 from framework.stores.sql._reading.pages import Pages
 from framework.stores.sql._shared import schedules as _schedules
 from framework.stores.sql._tables.database import FAULTS, Database, why
-from framework.stores.sql._tables.rows import PROCESS, VERSION, Reader, can_be_kept, readable
+from framework.stores.sql._tables.rows import PROCESS, VERSION, can_be_kept, readable, record_of
 from framework.stores.sql._tables.schema import PROCESSES, SCHEDULES, STEPS, TASKS, version_of
 from framework.stores.sql._tables.statements import Statements
 
@@ -85,7 +85,6 @@ class Observer:
         self._database = Database(self._url, durable=False)
         self._statements = Statements(self._database.dialect)
         self._pages = Pages(self._database.dialect)
-        self._reader = Reader()
         try:
             self._require_file()
             with self._reading() as connection:
@@ -189,7 +188,7 @@ class Observer:
 
     def _record_of(self, row: Sequence[Any]) -> TaskRecord:  # Any: the columns of a table
         # Without an offset: its times are those of the wall clock.
-        return readable(self._reader.record_of(row, 0.0))
+        return readable(record_of(row, 0.0))
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
@@ -242,38 +241,23 @@ class Observer:
                 raise ValueError("it was removed from the store")
             _require_call(row)
             again = random_id()
-            self._submit(
-                connection,
-                again,
-                row.name,
-                row.description,
-                row.call,
-                now,
-                version,
-                task_id,
-                row.owner,
-            )
+            texts = {"name": row.name, "description": row.description, "owner": row.owner}
+            self._submit(connection, again, version, now, row.call, run_again_of=task_id, **texts)
             return again
 
     def _submit(
         self,
         connection: Connection,
         task_id: str,
-        name: str,
-        description: str,
-        call: str,
-        now: float,
         version: int,
-        run_again_of: str | None = None,
-        owner: str | None = None,
+        now: float,
+        call: str,
+        **texts: str | None,
     ) -> None:
         """Write a task that belongs to no process."""
-        restart = Restart(call, fresh=True)
         connection.execute(
             sa.insert(TASKS).values(
                 task_id=task_id,
-                name=name,
-                description=description,
                 status=TaskStatus.PENDING.value,
                 process="",
                 remote=0,
@@ -285,9 +269,8 @@ class Observer:
                 still_running=0,
                 version=version,
                 call=call,
-                restart=restart.facts(),
-                run_again_of=run_again_of,
-                owner=owner,
+                restart=Restart(call, fresh=True).facts(),
+                **texts,
             )
         )
 
@@ -339,7 +322,8 @@ class Observer:
                 raise LookupError(name)
             if not started:
                 raise ValueError("its last run has not ended")
-            self._submit(connection, task_id, name, "", _NO_ARGUMENTS, now, version)
+            texts = {"name": name, "description": ""}
+            self._submit(connection, task_id, version, now, _NO_ARGUMENTS, **texts)
             return task_id
 
 

@@ -7,13 +7,12 @@ clock. They are converted by the difference between the two clocks at that momen
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from framework._records.ids import TaskId
 from framework._records.jsonsafe import safe_str
-from framework._records.records import Label, TaskRecord
+from framework._records.records import Label, TaskRecord, label_of
 from framework._records.restart import Restart
 from framework._records.statuses import TaskStatus
 from framework._tasks import registry
@@ -64,7 +63,6 @@ _STATUS_OF: Final = {status.value: status for status in TaskStatus}
 _DRAWN: Final = 32
 """The length of random ids; a chosen id of this length counts as random."""
 
-_MAX_LABELS: Final = 1_024
 _MAX_BARE: Final = 200
 
 NOT_WHOLE: Final = "its record could not be stored completely: "
@@ -232,86 +230,66 @@ def readable(record: TaskRecord) -> TaskRecord:
     return record
 
 
-class Reader:
-    """Converts rows to records. Any thread."""
+def record_of(row: Sequence[Any], offset: float) -> TaskRecord:
+    """Return the record of a *row*; any thread.
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._labels: dict[tuple[str, str, str | None], Label] = {}
-
-    def record_of(self, row: Sequence[Any], offset: float) -> TaskRecord:
-        """Return the record of a *row*.
-
-        Args:
-            row: Its values, in the order of `COLUMNS`.
-            offset: Wall clock minus monotonic clock, in seconds.
-        """
-        (
-            task_id,
-            name,
-            description,
-            status,
-            remote,
-            created_at,
-            started_at,
-            ended_at,
-            attempts,
-            progress,
-            message,
-            result,
-            error,
-            reason,
-            cancel,
-            still_running,
-            again_of,
-            owner,
-        ) = row
-        record = TaskRecord()
-        record.task_id = TaskId(task_id)
-        record.label = self._label(name, description, owner)
-        record.status = kind = _STATUS_OF[status]
-        record.created_at = created_at
-        record.created = record.queued = created = created_at - offset
-        # Clocks of several machines differ; no duration may be negative for that.
-        started = None if started_at is None else max(started_at - offset, created)
-        record.started = started
-        record.ended = None if ended_at is None else max(ended_at - offset, started or created)
-        record.attempts = attempts
-        record.result = None if result is None else Unread(result)
-        record.code = record.rest = None
-        record.instruction = 0
-        if progress is not None:
-            record.progress = progress
-        if message:
-            record.progress_message = message
-        if reason:
-            record.reason = reason
-        if remote:
-            record.remote = True
-        if cancel:
-            record.cancel_requested = True
-        if still_running:
-            record.still_running = True
-        if again_of:
-            record.run_again_of = again_of
-        if kind is not _COMPLETED and kind.is_final:
-            record.error = _error_of(record, error)
-            # Its own process tells of a failure that nobody has read.
-            record.read = True
-        return record
-
-    def _label(self, name: str, description: str, owner: str | None) -> Label:
-        key = name, description, owner
-        found = self._labels.get(key)
-        if found is not None:
-            return found
-        with self._lock:
-            found = self._labels.get(key)
-            if found is None:
-                if len(self._labels) >= _MAX_LABELS:
-                    self._labels.clear()
-                found = self._labels[key] = Label(*key)
-        return found
+    Args:
+        row: Its values, in the order of `COLUMNS`.
+        offset: Wall clock minus monotonic clock, in seconds.
+    """
+    (
+        task_id,
+        name,
+        description,
+        status,
+        remote,
+        created_at,
+        started_at,
+        ended_at,
+        attempts,
+        progress,
+        message,
+        result,
+        error,
+        reason,
+        cancel,
+        still_running,
+        again_of,
+        owner,
+    ) = row
+    record = TaskRecord()
+    record.task_id = TaskId(task_id)
+    record.label = label_of(name, description, owner)
+    record.status = kind = _STATUS_OF[status]
+    record.created_at = created_at
+    record.created = record.queued = created = created_at - offset
+    # Clocks of several machines differ; no duration may be negative for that.
+    started = None if started_at is None else max(started_at - offset, created)
+    record.started = started
+    record.ended = None if ended_at is None else max(ended_at - offset, started or created)
+    record.attempts = attempts
+    record.result = None if result is None else Unread(result)
+    record.code = record.rest = None
+    record.instruction = 0
+    if progress is not None:
+        record.progress = progress
+    if message:
+        record.progress_message = message
+    if reason:
+        record.reason = reason
+    if remote:
+        record.remote = True
+    if cancel:
+        record.cancel_requested = True
+    if still_running:
+        record.still_running = True
+    if again_of:
+        record.run_again_of = again_of
+    if kind is not _COMPLETED and kind.is_final:
+        record.error = _error_of(record, error)
+        # Its own process tells of a failure that nobody has read.
+        record.read = True
+    return record
 
 
 def _error_of(record: TaskRecord, text: str | None) -> BaseException:

@@ -10,11 +10,8 @@ from typing import Final
 from framework._records.records import TaskRecord
 from framework._records.restart import Restart
 from framework._records.statuses import TaskStatus
-from framework._threads.clock import SystemClock
-from framework.protocols import StoreHost
-from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._reading.follower import BREATH
-from framework.stores.sql._shared.membership import Membership
+from framework.stores.sql._reading.site import Site
 from framework.stores.sql._tables.rows import Written, bare_row_of, row_of
 
 _SLICE: Final = 8
@@ -28,25 +25,12 @@ class Drafts:
     """Makes the rows of one process's records.
 
     Args:
-        backlog: The records that wait to be written.
-        membership: Who this process is.
-        host: The framework.
-        clock: Real time.
+        site: What it works with.
         keep_arguments: Longest call to keep, in bytes; 0 for none.
     """
 
-    def __init__(
-        self,
-        backlog: Backlog,
-        membership: Membership,
-        host: StoreHost,
-        clock: SystemClock,
-        keep_arguments: int,
-    ) -> None:
-        self._backlog = backlog
-        self._membership = membership
-        self._host = host
-        self._clock = clock
+    def __init__(self, site: Site, keep_arguments: int) -> None:
+        self._site = site
         self._keep_arguments = keep_arguments
         # The live tasks whose rows have their calls already.
         self._with_call: set[str] = set()
@@ -65,15 +49,15 @@ class Drafts:
         for number, record in enumerate(records, 1):
             if size > _MAX_TEXT:
                 break
-            if number % _SLICE == 0 and self._clock.monotonic() < until:
+            if number % _SLICE == 0 and self._site.clock.monotonic() < until:
                 # A loop that waits for the interpreter gets it now, and not 5 ms later.
-                self._clock.sleep(BREATH)
+                self._site.clock.sleep(BREATH)
             try:
                 # A final record does not change, so it needs no copy.
-                still = record if record.status.is_final else self._host.snapshot(record)
+                still = record if record.status.is_final else self._site.host.snapshot(record)
                 restart = None if still.rest is None else still.restart
                 if restart is not None and not self._may_write(restart):
-                    self._backlog.written([record])
+                    self._site.backlog.written([record])
                     continue
                 starts = restart is not None and self._begin(still, restart)
                 row = rows[record.task_id] = row_of(still, self.call_of(record, still), starts)
@@ -91,7 +75,7 @@ class Drafts:
             error: What the database has raised.
             said: The same for people.
         """
-        still = self._host.snapshot(record)
+        still = self._site.host.snapshot(record)
         restart = still.restart
         starts = restart is not None and self._begin(still, restart)
         return bare_row_of(still, error, said)._replace(starts=starts)
@@ -101,16 +85,16 @@ class Drafts:
         if restart.state == "free":
             # A row that was written under another id belongs to nobody, or to another process
             # by now, which may have run and removed the task.
-            return restart.written in ([], [self._membership.process_id])
+            return restart.written in ([], [self._site.membership.process_id])
         return restart.state != "left"
 
     def _begin(self, still: TaskRecord, restart: Restart) -> bool:
         """Make the copy of a record RUNNING if its start was asked for; whether to answer that."""
         if still.status is not TaskStatus.PENDING:
             return False
-        starts = self._backlog.starts(still.task_id)
+        starts = self._site.backlog.starts(still.task_id)
         if starts and restart.started is None:
-            restart.started = self._host.clock.monotonic()
+            restart.started = self._site.host.clock.monotonic()
         if restart.started is not None:
             # Nor may a later change take the start back, of which the runner does not know yet.
             still.status, still.started = TaskStatus.RUNNING, restart.started
@@ -131,7 +115,7 @@ class Drafts:
             return still.restart.call
         if not self._keep_arguments:
             return None
-        return self._host.call_of(record, self._keep_arguments)
+        return self._site.host.call_of(record, self._keep_arguments)
 
     def written(self, record: TaskRecord, row: Written) -> None:
         """Note that a row is safe, and let go of what only the database has to hold."""

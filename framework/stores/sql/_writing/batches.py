@@ -1,0 +1,314 @@
+"""Batches: the transactions that write records, and what becomes of those that are refused.
+
+Guarantees: every record that was queued is written in the end, or counted and logged; a caller
+hears that a record is safe only after its commit.
+Relies on: calls on the store's own thread; rows that may be written twice, since a commit that
+failed may have had its effect. In the database every writer takes its turn first
+(`Membership.turn`), so that no two processes wait for each other.
+Lock order: none is held during a transaction.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Collection
+from typing import Final
+
+from sqlalchemy.engine import Connection
+
+from framework._records.records import TaskRecord
+from framework.exceptions import StoreUnavailableError
+from framework.stores.sql._dialects.dialect import Row
+from framework.stores.sql._reading.follower import IN_TIME, Follower
+from framework.stores.sql._reading.site import Site
+from framework.stores.sql._shared.places import SharedLines
+from framework.stores.sql._tables.database import FAULTS, why
+from framework.stores.sql._tables.rows import NOT_WHOLE, Written
+from framework.stores.sql._writing.drafts import Drafts
+from framework.stores.sql._writing.pulse import Pulse
+from framework.stores.sql._writing.removal import Deleted, Removal
+
+_LOGGER = logging.getLogger("asyncframe")
+
+BATCH: Final = 500
+"""Maximum number of records in one transaction."""
+
+ROUNDS: Final = 20
+"""Maximum number of batches before the thread reads what the others have written."""
+
+
+class Batches:
+    """Writes what waits, one transaction for each batch.
+
+    Args:
+        site: What it works with.
+        drafts: Makes the rows.
+        removal: Which rows are to be deleted.
+        follower: Reads what the others write.
+        lines: Where a task leaves once its end is written.
+        pulse: Whose beat may go with a batch.
+        rest: Waits for some seconds, or until the store closes.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        drafts: Drafts,
+        removal: Removal,
+        follower: Follower,
+        lines: SharedLines,
+        pulse: Pulse,
+        rest: Callable[[float], object],
+    ) -> None:
+        self._site = site
+        self._database = site.database
+        self._backlog = site.backlog
+        self._clock = site.clock
+        self._drafts = drafts
+        self._removal = removal
+        self._follower = follower
+        self._lines = lines
+        self._pulse = pulse
+        self._rest = rest
+        # Maximum size of the next batch; halved after a fault, to find the record at fault.
+        self._most = BATCH
+        # Whether the latest batch came as far as its rows: otherwise none of them is at fault.
+        self._reached = False
+        # The number of written batches, and what it was when a record failed by itself.
+        self._written = 0
+        self._alone: dict[str, int] = {}
+        self._tried_aside = 0.0
+
+    def write(self) -> None:
+        """Write everything that waits, one transaction for each batch.
+
+        Raises:
+            GivenUpError: If the others consider this process dead.
+            SQLAlchemyError: If the database fails; what was not written is kept.
+        """
+        until = self._clock.monotonic() + IN_TIME
+        for _ in range(ROUNDS):
+            # Whoever waits for their places need not wait for all that is older. One that the
+            # database refuses by itself waits for its turn, or no other would have one.
+            first = [one for one in self._lines.leaving() if one not in self._alone]
+            records = self._backlog.take(self._most, first)
+            rows = self._drafted(records, until)
+            bound = self._removal.bound
+            if not rows and bound is None:
+                return
+            try:
+                more = self._write_batch(list(rows.values()), bound)
+            except FAULTS as error:
+                if not rows:
+                    raise
+                if not self._database.is_data_fault(error):
+                    if self._reached:
+                        self._narrow(records, error)
+                    raise
+                self._write_halves(records, rows, error)
+                continue
+            self._safe(records, rows)
+            self._most = min(2 * self._most, BATCH)
+            self._written += 1
+            if not more and not len(self._backlog):
+                return
+
+    def _drafted(self, records: list[TaskRecord], until: float) -> dict[str, Written]:
+        """Return the rows of the first records; the others are deleted from *records*."""
+        rows, refused = self._drafts.rows_of(records, until)
+        for record, error in refused:  # these cannot be written, but others can
+            self._give_up(record, error)
+        records[:] = [record for record in records if record.task_id in rows]
+        return rows
+
+    def _write_batch(self, rows: list[Written], bound: float | None) -> bool:
+        """Write rows and remove old ones; True if there is more to remove."""
+        gone = Deleted()
+        self._reached = False
+        with self._database.writing() as connection:
+            # First of all: the row that this locks makes writers take turns.
+            version, removed = self._site.membership.turn(connection)
+            self._reached = True
+            beats = self._pulse.is_due()
+            if beats:
+                self._site.membership.beat(connection)
+            started, ended = self._put(connection, rows, version)
+            tell = self._lines.let_leave(connection, version, {row.task_id for row in rows})
+            if bound is not None:
+                removed = max(removed, bound)
+            # A clean-up may have removed tasks that ended before it and are written only now.
+            if bound is not None or any(
+                row.ended_at is not None and row.ended_at <= removed for row in rows
+            ):
+                gone = self._removal.delete(connection, removed)
+        # After the commit: a beat that was rolled back was not seen by anybody.
+        if beats:
+            self._pulse.given()
+        self._follower.wrote(version)
+        if ended:
+            # In memory they ended otherwise: the others had given this process up before that.
+            self._site.mirror.read(ended)
+        tell()
+        for row in rows:
+            if row.starts or (row.restart is not None and row.ended_at is not None):
+                self._backlog.permit(row.task_id, row.task_id in started)
+        if gone.rows:
+            self._site.host.evicted(self._site.mirror.read_only(gone.rows))
+        if gone.left:
+            # As long as it took, so that the others get the database half of the time.
+            self._rest(gone.seconds)
+        return self._removal.committed(bound, gone)
+
+    def _put(
+        self, connection: Connection, rows: list[Written], version: int
+    ) -> tuple[Collection[str], Collection[Row]]:
+        """Write rows.
+
+        Returns:
+            The ids of the tasks that start by it, and what the database has of those that have
+            ended, but whose rows it refuses, since they had ended before.
+        """
+        process = self._site.membership.process_id
+        others_may = [row for row in rows if row.restart is not None]
+        free = [row for row in others_may if row.is_free]
+        own = [row for row in rows if not row.is_free] if free else rows
+        new = [row.restart for row in others_may if row.restart and not row.restart.written]
+        for restart in new:
+            # Before the attempt, since a commit that fails may have had its effect.
+            restart.written.append(process)
+        try:
+            refused: Collection[Row] = ()
+            whole = not free
+            if own:
+                if self._site.statements.put(connection, own, process, version) < len(own):
+                    whole, refused = False, self._follower.ended_before(connection, own, version)
+                self._tell_of_strangers(connection, own)
+            if free:
+                self._site.statements.release(connection, free, process, version)
+        except FAULTS as error:
+            if self._database.is_data_fault(error):
+                for restart in new:
+                    restart.written.clear()
+            raise
+        starting = [row.task_id for row in others_may if row.starts]
+        # If all rows were written, these tasks belong to this process, and run.
+        if starting and not whole:
+            return self._site.statements.started(connection, starting, process), refused
+        return starting, refused
+
+    def _tell_of_strangers(self, connection: Connection, rows: list[Written]) -> None:
+        """Log the tasks whose chosen id another process has used before."""
+        chosen = [row.task_id for row in rows if row.has_chosen_id and row.ended_at is not None]
+        own = self._site.membership.identities
+        for task_id in self._site.statements.strangers(connection, chosen, own):
+            _LOGGER.error(
+                "task %r of this process is not stored: another process has already used its id "
+                "for a task",
+                task_id,
+            )
+
+    # -- what the database refuses
+
+    def _write_halves(
+        self, records: list[TaskRecord], rows: dict[str, Written], error: BaseException
+    ) -> None:
+        """Write a batch again without the records for which the database refuses it."""
+        if len(records) == 1:
+            self._give_up(records[0], error)
+            return
+        half = len(records) // 2
+        for part in (records[:half], records[half:]):
+            try:
+                self._write_batch([rows[record.task_id] for record in part], None)
+            except FAULTS as fault:
+                if not self._database.is_data_fault(fault):
+                    raise
+                self._write_halves(part, rows, fault)
+            else:
+                self._safe(part, rows)
+
+    def _narrow(self, records: list[TaskRecord], error: BaseException) -> None:
+        """Make the next batch smaller: perhaps the database fails at a single record.
+
+        A record that fails by itself goes behind the others. If it fails again, and others
+        were written in between, it is set aside.
+        """
+        if len(records) > 1:
+            self._most = len(records) // 2
+            return
+        (record,) = records
+        if self._alone.setdefault(record.task_id, self._written) == self._written:
+            self._backlog.postpone(record)
+            return
+        del self._alone[record.task_id]
+        _LOGGER.error(
+            "task %s cannot be written to the store, but others can; it is kept and retried: %s",
+            record.task_id,
+            why(error),
+        )
+        told = f"the database does not take the task's record: {why(error)}; it is tried again"
+        self._backlog.set_aside(record, StoreUnavailableError(told))
+
+    def try_aside(self) -> None:
+        """Try the records that were set aside, up to the first that fails again; now and then."""
+        if self._clock.monotonic() < self._tried_aside + self._site.pace.aside:
+            return
+        self._tried_aside = self._clock.monotonic()
+        for record in self._backlog.aside:
+            try:
+                self._write_alone(record)
+            except FAULTS:
+                self._backlog.errors += 1
+                self._backlog.tried(record, again=True)
+                return
+            self._backlog.tried(record, again=False)
+
+    def hurry_aside(self) -> None:
+        """Let the next `try_aside` try, however long ago it was tried: it is the last chance."""
+        self._tried_aside = -math.inf
+
+    def _write_alone(self, record: TaskRecord) -> None:
+        rows = list(self._drafted([record], 0.0).values())
+        try:
+            self._write_batch(rows, None)
+        except FAULTS as error:
+            if not self._database.is_data_fault(error):
+                raise
+            self._give_up(record, error)
+        else:
+            _LOGGER.info("task %s is now written to the store", record.task_id)
+
+    def _give_up(self, record: TaskRecord, error: BaseException) -> None:
+        """Write a shorter row of a record whose contents the database refuses.
+
+        Raises:
+            SQLAlchemyError: If the database fails meanwhile; the record is kept.
+        """
+        said, told = why(error), "task %s is written to the store without what it refuses: %s"
+        row = self._drafts.bare_row_of(record, error, said)
+        try:
+            self._write_batch([row], None)
+        except FAULTS as fault:
+            if not self._database.is_data_fault(fault):
+                raise
+            told = "task %s cannot be written to the store: %s"
+            # If there is no row, nobody else can have the task.
+            restart = row.restart
+            self._backlog.permit(record.task_id, restart is not None and not restart.written)
+        _LOGGER.error(told, record.task_id, said)
+        self._backlog.errors += 1
+        self._alone.pop(record.task_id, None)
+        if NOT_WHOLE not in record.reason:
+            record.reason = f"{record.reason}; {NOT_WHOLE}{said}".removeprefix("; ")
+        self._backlog.written([record], error)
+
+    def _safe(self, records: list[TaskRecord], rows: dict[str, Written]) -> None:
+        for record in records:
+            row = rows.get(record.task_id)
+            if row is not None:
+                self._drafts.written(record, row)
+        if self._alone:
+            for record in records:
+                self._alone.pop(record.task_id, None)
+        self._backlog.written(records)
