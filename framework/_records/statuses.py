@@ -6,7 +6,7 @@ only where it is about that very one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal, TypeAlias
@@ -76,7 +76,7 @@ class Traits:
     figure: str = ""
     failed: bool = False
     raised: bool = False
-    error: type[TaskCancelledError | TaskInterruptedError] | None = None
+    error: Callable[[str, str], BaseException] | None = None
     tone: Tone
     style: str
     sign: str = ""
