@@ -294,6 +294,7 @@ async def test_stats(asyncframe: Probe) -> None:
         await asyncframe.manager.cancel_task(later)
     counts = stats.model_dump()
     assert counts.pop("submitted") == 3
+    assert list(counts) == [status.value for status in TaskStatus]
     assert {key: count for key, count in counts.items() if count} == {
         "pending": 1,
         "completed": 1,

@@ -12,7 +12,15 @@ from collections.abc import Iterator
 import pytest
 
 from framework import TaskManager, TaskStatus, async_task
-from framework._records.statuses import CANCELLED, COMPLETED, FAILED, INTERRUPTED, RUNNING, TIMEOUT
+from framework._records.statuses import (
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    INTERRUPTED,
+    RUNNING,
+    TIMEOUT,
+    TRAITS,
+)
 from framework._tasks.live import LiveTask, copy_record
 from framework.exceptions import TaskTimeoutError
 from framework.protocols import TaskEvent, TaskRecord
@@ -97,7 +105,8 @@ def changes(before: TaskRecord, task: TaskRecord) -> list[str]:
 
 
 def test_final_statuses() -> None:
-    """`is_final` holds for the statuses that no move leads out of, and for no others."""
+    """The table of statuses has all of them; those that no move leads out of are final."""
+    assert set(TRAITS) == set(TaskStatus)
     leads_on = {status for status, move in TABLE if TABLE[status, move]}
 
     assert {status.value for status in TaskStatus if not status.is_final} == leads_on

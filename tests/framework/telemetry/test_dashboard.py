@@ -9,6 +9,7 @@ from importlib.resources import files
 from itertools import combinations
 from typing import Any
 
+from framework._records.statuses import WITHOUT_RESULT
 from tests.framework.telemetry.exported import LABELS, metrics, named_in
 
 LEFT_OUT = {
@@ -48,6 +49,8 @@ def test_it_shows_metrics_that_exist() -> None:
         assert shown <= metrics().keys(), expression
         assert labels <= LABELS, expression
         assert set(re.findall(r"\$(\w+)", expression)) <= VARIABLES | {"__rate_interval"}
+        for failed in re.findall(r'status=~"(.*?)"', expression):
+            assert failed == "|".join(WITHOUT_RESULT)
 
 
 def test_it_shows_every_metric() -> None:
