@@ -8,8 +8,8 @@ timeout or on an event loop of their own, other threads run those items, so the 
 
 Relies on: handlers that never raise; atomic operations of `deque` and `set`.
 
-Claims: an item is in `_queue` and in `_waiting`. The thread that removes it from `_waiting`
-has claimed it, and only that thread runs or drops it. An item that was claimed elsewhere
+Picking: an item is in `_queue` and in `_waiting`. The thread that removes it from `_waiting`
+has picked it, and only that thread runs or drops it. An item that was picked elsewhere
 stays in `_queue` until it comes up.
 
 Lock order: `lock` is held to queue items, to close, and to start or abandon threads. Threads
@@ -43,7 +43,7 @@ _LOGGER = logging.getLogger("concurrent.futures")
 _NONE_ENDED = dict.fromkeys(TaskStatus, 0)
 _TIMINGS_KEPT = 2_048
 _SLACK = 64
-"""How many claimed items may stay in the queue, beyond as many as wait."""
+"""How many picked items may stay in the queue, beyond as many as wait."""
 
 
 class Crew:
@@ -169,7 +169,7 @@ class Crew:
                 refusal = error
             if refusal is None:
                 return []
-            refused = [(item, refusal) for item in items if self._claim(item)]
+            refused = [(item, refusal) for item in items if self._pick(item)]
             self.submitted -= len(refused)
             return refused
 
@@ -179,8 +179,8 @@ class Crew:
             if isinstance(self._queue, deque):
                 self._queue = LevelQueue(self._queue)
 
-    def _claim(self, item: Item) -> bool:
-        """Claim *item*, which may be waiting; False if another thread was quicker."""
+    def _pick(self, item: Item) -> bool:
+        """Pick *item*, which may be waiting; False if another thread was quicker."""
         try:
             self._waiting.remove(item)
         except KeyError:
@@ -188,33 +188,33 @@ class Crew:
         return True
 
     def _next(self) -> Any | None:  # Any: an Item
-        """Claim the first item that waits; None if there is none."""
+        """Pick the first item that waits; None if there is none."""
         queue = self._queue
         while queue:
             try:
                 item = queue.popleft()
             except IndexError:  # another thread was quicker
                 return None
-            if self._claim(item):
+            if self._pick(item):
                 return item
         return None
 
     def discard(self, item: Item) -> bool:
-        """Cancel *item* if it still waits; False if it was claimed before."""
+        """Cancel *item* if it still waits; False if it was picked before."""
         with self.lock:
-            claimed = self._claim(item)
-            self.cancelled += claimed
-            if claimed:
+            picked = self._pick(item)
+            self.cancelled += picked
+            if picked:
                 self._tidy()
-            return claimed
+            return picked
 
     def _tidy(self) -> None:
-        """Drop claimed items from the queue, which would pile up while all threads are busy."""
+        """Drop picked items from the queue, which would pile up while all threads are busy."""
         if len(self._queue) <= 2 * len(self._waiting) + _SLACK:
             return
         with self.lock:
             # A thread may take an item from the copied queue meanwhile. The item is then put
-            # back here, but only one thread can claim it.
+            # back here, but only one thread can pick it.
             waiting = [one for one in self._queue.copy() if one in self._waiting]
             self._queue.clear()
             self._queue.extend(waiting)
@@ -224,7 +224,7 @@ class Crew:
     def run_inline(self, item: Item) -> bool:
         """Run *item* on the calling thread, if that is one of ours and the item waits here."""
         thread = current_pool_thread()
-        if thread is None or thread.crew is not self or not self._claim(item):
+        if thread is None or thread.crew is not self or not self._pick(item):
             return False
         thread.stack.append(item)
         self._tidy()
@@ -325,10 +325,10 @@ class Crew:
             return None
 
     def _next_for_spare(self, others: int) -> Any | None:  # Any: an Item
-        """Claim a wanted item, or the oldest one if no *others* work; None for neither."""
+        """Pick a wanted item, or the oldest one if no *others* work; None for neither."""
         while self._wanted:
             item, _ = self._wanted.popitem()
-            if self._claim(item):
+            if self._pick(item):
                 return item
         return self._next() if self.blocked and others <= 0 else None
 
@@ -363,7 +363,7 @@ class Crew:
 
     def take(self, thread: PoolThread) -> Any | None:  # Any: an Item
         """Count what *thread* has just run and wait for its next item; None if it must end."""
-        # No lock, and `_claim` and `_next` written out: every item passes here.
+        # No lock, and `_pick` and `_next` written out: every item passes here.
         queue, waiting, stack = self._queue, self._waiting, thread.stack
         if stack:
             thread.count()
@@ -379,7 +379,7 @@ class Crew:
                 # `use_levels` may have replaced it.
                 queue = self._queue
                 continue
-            # On the stack before it is claimed, so that figures never miss it in between.
+            # On the stack before it is picked, so that figures never miss it in between.
             stack.append(item)
             try:
                 waiting.remove(item)
@@ -456,8 +456,8 @@ class Crew:
         return dropped
 
     def _empty(self) -> list[Item]:
-        """Claim everything in the queue and return it; lock held."""
-        waiting = [item for item in self._queue.copy() if self._claim(item)]
+        """Pick everything in the queue and return it; lock held."""
+        waiting = [item for item in self._queue.copy() if self._pick(item)]
         self._queue.clear()
         return waiting
 

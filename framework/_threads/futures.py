@@ -3,7 +3,7 @@
 Guarantees: a call is settled once, as it ends or at its limit, whichever comes first. The
 future of a cancelled call is notified once.
 
-Relies on: the crew, whose claims say which thread runs or drops a call.
+Relies on: the crew, which says which thread runs or drops a call.
 
 Lock order: the crew's lock is held to settle a call. Futures are completed without it,
 since their callbacks are user code.
@@ -59,13 +59,13 @@ class Call(Future[T]):
     def cancel(self) -> bool:
         """Cancel the call as ``Future.cancel`` does, and make room in the queue."""
         cancelled = super().cancel()
-        # Only the thread that claimed it may notify: a second notification raises an error.
+        # Only the thread that picked it may notify: a second notification raises an error.
         if cancelled and self.crew.discard(self):
             self.notify_cancelled()
         return cancelled
 
     def notify_cancelled(self) -> None:
-        """Notify waiters of a cancelled call; only for the thread that claimed it."""
+        """Notify waiters of a cancelled call; only for the thread that picked it."""
         # Without this, ``concurrent.futures.wait`` and ``as_completed`` never see it done.
         self.set_running_or_notify_cancel()
         self.forget()

@@ -151,7 +151,7 @@ class PoolThread(threading.Thread):
         item = self.stack[-1]
         started, ended, status = item.started, item.ended, item.status
         if started is None:
-            # It was claimed, but ended before it started; nobody else counts it.
+            # It was picked, but ended before it started; nobody else counts it.
             status = _cancelled_if_pending(status)
         elif ended is not None:
             self.crew.timings.append((item.queued, started, ended))

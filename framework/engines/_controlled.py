@@ -205,13 +205,13 @@ class _ControlledCrew(Crew):
 
     def discard(self, item: Item) -> bool:
         """Remove a waiting *item*; False if it has started."""
-        claimed = self._unhold(item)
-        if not claimed and super().discard(item):
-            claimed = True
+        removed = self._unhold(item)
+        if not removed and super().discard(item):
+            removed = True
             self._forget(item)
-        if claimed:
+        if removed:
             self._close_if_empty()
-        return claimed
+        return removed
 
     def run_inline(self, item: Item) -> bool:
         """Run *item* on this thread, held back or not, if the thread is one of ours."""
