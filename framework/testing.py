@@ -260,7 +260,7 @@ def worker_bound(pool: ThreadPoolExecutorEnhanced) -> int:
 def driver_of(record: TaskRecord) -> asyncio.Task[Any] | None:
     """Return the asyncio task that runs a task's coroutine now; None if there is none."""
     driver = live(record).driver
-    return None if driver is None else driver.owner
+    return None if driver is None else driver.asyncio_task
 
 
 @contextmanager

@@ -52,11 +52,11 @@ class _Starter:
     def _start_alone(self, drive: Drive) -> None:
         drive._task.driver = drive
         # The driver keeps the asyncio task alive: a loop has only weak references to its tasks.
-        drive.owner = _asyncio_task(drive._task, self._run_in_turn(iter((drive,))))
+        drive.asyncio_task = _asyncio_task(drive._task, self._run_in_turn(iter((drive,))))
 
     async def _run_in_turn(self, drives: Iterator[Drive]) -> None:
-        runner, owner = self._runner, asyncio.current_task()
-        assert owner is not None
+        runner, awaiter = self._runner, asyncio.current_task()
+        assert awaiter is not None
         drive: Drive | None = None
         try:
             for place, drive in enumerate(drives):
@@ -65,11 +65,11 @@ class _Starter:
                 if started is None:
                     continue
                 if place:
-                    owner.set_name(_name(task))
+                    awaiter.set_name(_name(task))
                 task.driver = drive
                 drive.first_step(started)
                 # Nor may one that has cancelled its asyncio task leave it to the others.
-                if drive.suspended or owner.cancelling():
+                if drive.suspended or awaiter.cancelling():
                     break
         finally:
             for other in drives:
@@ -151,7 +151,7 @@ class Drive:
 
     Attributes:
         in_place: Like the argument.
-        owner: The asyncio task that awaits this object; set at the first step at the latest.
+        asyncio_task: The asyncio task that awaits this object; set at the first step at the latest.
         suspended: Whether the coroutine has been suspended by its first step.
         value: What it has yielded while it is suspended; later what its awaiter gets, unless
             `raised` is set.
@@ -168,7 +168,7 @@ class Drive:
         "_runner",
         "_task",
         "in_place",
-        "owner",
+        "asyncio_task",
         "raised",
         "suspended",
         "value",
@@ -178,10 +178,10 @@ class Drive:
         self.in_place = in_place
         self._runner = runner
         self._task = task
-        self.owner: asyncio.Task[Any] | None = None
+        self.asyncio_task: asyncio.Task[Any] | None = None
         self._cancel_requested = self._abandoned = False
         self._closing = self.suspended = False
-        # How often the owner had been cancelled before the first step.
+        # How often the awaiter had been cancelled before the first step.
         self._baseline = 0
         self.value: Any = None
         self.raised: BaseException | None = None
@@ -199,20 +199,20 @@ class Drive:
             self._runner.boxes.of(task.loop).post(partial(self._cancel, abandon))
 
     def _cancel(self, abandon: bool) -> None:
-        if self.owner is None or not self._task.bodies:
+        if self.asyncio_task is None or not self._task.bodies:
             return
         self._abandoned = abandon
         self._cancel_requested = True
-        self.owner.cancel()
+        self.asyncio_task.cancel()
 
     def first_step(self, started: float) -> None:
         """Take the first step of a task that is RUNNING since monotonic second *started*."""
         task, runner = self._task, self._runner
         context = task.context
         assert context is not None
-        owner = self.owner = asyncio.current_task(task.loop)
-        if owner is not None:
-            self._baseline = owner.cancelling()
+        awaiter = self.asyncio_task = asyncio.current_task(task.loop)
+        if awaiter is not None:
+            self._baseline = awaiter.cancelling()
         if task.bodies > 1:
             context = context.copy()
         run = context.run
@@ -238,8 +238,8 @@ class Drive:
                 return
         except BaseException as error:  # a body may raise anything; its awaiter gets it
             self._first_step_failed(error, started)
-        # Break the cycle of task, driver and owner, which would wait for a garbage collection.
-        task.driver = self.owner = None
+        # Break the cycle of task, driver and awaiter, which would wait for a garbage collection.
+        task.driver = self.asyncio_task = None
 
     def _first_step_failed(self, error: BaseException, started: float) -> None:
         """End a task whose first step raised, or what followed it in `first_step`."""
@@ -305,7 +305,7 @@ class Drive:
                     raise asyncio.CancelledError
         except StopIteration as stop:
             if self._runner.endings.complete(self._task, stop.value) and not self._cancel_requested:
-                self.owner = None
+                self.asyncio_task = None
                 return self._task.result
             return self._answer(None)
         except BaseException as error:
@@ -331,7 +331,7 @@ class Drive:
         cancelled = TaskCancelledError(task.task_id, task.name)
         if self._cancel_requested:
             endings.end(task, CANCELLED, error=cancelled, reason=task.reason or "it was cancelled")
-        elif self.owner is not None and self.owner.cancelling() > self._baseline:
+        elif self.asyncio_task is not None and self.asyncio_task.cancelling() > self._baseline:
             reason = "the coroutine that awaited it" if self.in_place else "its asyncio task"
             endings.end(task, CANCELLED, error=cancelled, reason=f"{reason} was cancelled")
         else:
@@ -345,11 +345,11 @@ class Drive:
         If the awaiter itself was cancelled too, its CancelledError is raised instead.
         """
         # Not kept: an error that is stored would keep the asyncio task of the awaiter alive.
-        owner, self.owner = self.owner, None
-        if owner is not None:
-            if self._cancel_requested and owner.cancelling() > self._baseline:
-                owner.uncancel()
-            if self.in_place and owner.cancelling() > self._baseline:
+        awaiter, self.asyncio_task = self.asyncio_task, None
+        if awaiter is not None:
+            if self._cancel_requested and awaiter.cancelling() > self._baseline:
+                awaiter.uncancel()
+            if self.in_place and awaiter.cancelling() > self._baseline:
                 self._runner.endings.unread(self._task)
                 cancelled = isinstance(error, asyncio.CancelledError)
                 raise error if cancelled and error is not None else asyncio.CancelledError

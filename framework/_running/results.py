@@ -253,7 +253,7 @@ class _SpareWaiter(LoopWaiter):
 def _waiting_node(thread: PoolThread | None) -> object | None:
     """Return what makes no progress while this coroutine waits; None if that is not certain.
 
-    It is a node of the wait graph: the item that *thread* runs, or the owner of a task.
+    It is a node of the wait graph: the item that *thread* runs, or an asyncio task.
     """
     if thread is not None and thread.stack and len(asyncio.all_tasks()) == 1:
         return thread.stack[-1]
@@ -261,8 +261,8 @@ def _waiting_node(thread: PoolThread | None) -> object | None:
     if not isinstance(record, LiveTask) or record.driver is None:
         return None
     # Another asyncio task that the task has started does not block the task itself.
-    owner: asyncio.Task[Any] | None = record.driver.owner
-    return owner if owner is asyncio.current_task() else None
+    awaiter: asyncio.Task[Any] | None = record.driver.asyncio_task
+    return awaiter if awaiter is asyncio.current_task() else None
 
 
 def _require_final(task: LiveTask) -> None:

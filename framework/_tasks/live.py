@@ -57,11 +57,11 @@ class Driver(Protocol):
     """Drives a task's coroutine: a `coroutines.Drive`.
 
     Attributes:
-        owner: The asyncio task that awaits the coroutine; None before its first step.
+        asyncio_task: The one that awaits the coroutine; None before its first step.
         in_place: Whether the code that awaits it gets the outcome.
     """
 
-    owner: asyncio.Task[Any] | None
+    asyncio_task: asyncio.Task[Any] | None
     in_place: bool
 
     def request_cancel(self, *, abandon: bool = False) -> None:

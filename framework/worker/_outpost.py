@@ -226,8 +226,8 @@ class Outpost:
 
         def begin() -> None:
             if self._core.runner.runs["loop"](task) and task.driver is not None:
-                assert task.driver.owner is not None
-                task.driver.owner.add_done_callback(lambda _: done.set())
+                assert task.driver.asyncio_task is not None
+                task.driver.asyncio_task.add_done_callback(lambda _: done.set())
             else:
                 done.set()
 

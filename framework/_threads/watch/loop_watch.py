@@ -197,7 +197,7 @@ class LoopWatch:
         # The latest: a task that awaits another one in place shares its asyncio task.
         for task in reversed(list(self._home.live.values())):
             driver = task.driver
-            if driver is not None and driver.owner is owner and task.status is RUNNING:
+            if driver is not None and driver.asyncio_task is owner and task.status is RUNNING:
                 return task
         return None
 
