@@ -85,8 +85,8 @@ class OwnLedger(Protocol):
         """Add to a counter that does not belong to a status."""
 
 
-class Owner(Protocol):
-    """What a task needs of the core that owns its home: a `core.Core`."""
+class HomeCore(Protocol):
+    """What a task needs of the core of its home: a `core.Core`."""
 
     @property
     def ledger(self) -> OwnLedger:
@@ -108,7 +108,7 @@ class Home:
             None for no call.
     """
 
-    core: Owner
+    core: HomeCore
     app: object
     loop: asyncio.AbstractEventLoop | None
     closed: bool = False

@@ -33,7 +33,7 @@ from framework._running.ledger import Ledger
 from framework._running.runner import Runner
 from framework._running.waits.permits import Permits
 from framework._tasks.current import current_home, current_record, hook_owner
-from framework._tasks.live import Home, LiveTask, Owner
+from framework._tasks.live import Home, HomeCore, LiveTask
 from framework._tasks.places import Existing
 from framework._tasks.specs import TaskSpec
 from framework._tasks.wire import encode_call, require_same_call
@@ -73,7 +73,7 @@ class Intake:
         elsewhere: Elsewhere | None,
         remote: RemoteEngine | None,
         new_id: Callable[[], str],
-        owner: Owner,
+        owner: HomeCore,
     ) -> None:
         self.ledger = ledger
         self.runner = runner

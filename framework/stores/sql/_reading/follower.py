@@ -182,37 +182,37 @@ class Follower:
             dead = self._membership.watch(connection)
             orphans = _orphans.find(connection, self._host.room())
             homeless = _places.has_homeless(connection)
-        # If the answer to the last claim was lost, it may have had its effect.
+        # If the answer of the last transaction was lost, it may have had its effect.
         if dead or orphans or homeless or self._arriving:
-            self.behind = self._claim(dead)
+            self.behind = self._take_over(dead)
 
     def go_on(self) -> None:
-        """Claim some more of what dead processes have left."""
-        self.behind = self._claim([])
+        """Take over some more of what dead processes have left."""
+        self.behind = self._take_over([])
 
-    def _claim(self, dead: Sequence[tuple[str, int]]) -> bool:
-        """Bury the *dead*, and claim what is left of them; return whether there may be more."""
+    def _take_over(self, dead: Sequence[tuple[str, int]]) -> bool:
+        """Bury the *dead*, and take over what is left of them; return whether there may be more."""
         membership, room = self._membership, self._host.room()
         with self._database.writing() as connection:
             version, _ = membership.turn(connection)
             membership.bury(connection, dead)
             _orphans.put_back(connection, self._arriving, membership.process_id)
             found = _orphans.find(connection, room)
-            claimed = _orphans.claim(
+            taken = _orphans.take_over(
                 connection, found, membership.process_id, version, self._host.clock.time(), room
             )
             _places.inherit(connection, version)
-            remote = self._read_claimed(connection, claimed.remote)
-            waiting = self._read_claimed(connection, claimed.waiting)
-            ended = self._rows_of(connection, claimed.ended)
+            remote = self._read_taken(connection, taken.remote)
+            waiting = self._read_taken(connection, taken.waiting)
+            ended = self._rows_of(connection, taken.ended)
             # Before the commit, from which on the rows are this process's.
-            self._arriving = [*claimed.remote, *claimed.waiting]
+            self._arriving = [*taken.remote, *taken.waiting]
         for record in (*remote, *waiting):
             self._mirror.forget(record.task_id)
         if remote:
             self._host.adopt(remote)
         for record in waiting:
-            record.restart = Restart.of(*claimed.waiting[record.task_id])
+            record.restart = Restart.of(*taken.waiting[record.task_id])
             record.restart.written.append(membership.process_id)
         if waiting:
             _LOGGER.info("taking over %d tasks of processes that have ended", len(waiting))
@@ -222,7 +222,7 @@ class Follower:
         if remote or waiting:
             # Whoever follows them finds them in this process from now on.
             self._tell([record.task_id for record in (*remote, *waiting)])
-        return claimed.more
+        return taken.more
 
     def _tell_of_ended(self, records: Sequence[TaskRecord]) -> None:
         """Count and name the tasks of dead processes that this one has ended."""
@@ -239,7 +239,7 @@ class Follower:
                 " and others" if len(lost) > _NAMED else "",
             )
 
-    def _read_claimed(self, connection: Connection, task_ids: Collection[str]) -> list[TaskRecord]:
+    def _read_taken(self, connection: Connection, task_ids: Collection[str]) -> list[TaskRecord]:
         """Return the records of some ids, in this order."""
         rows = {row[TASK_ID]: row[:VERSION] for row in self._rows_of(connection, task_ids)}
         return self._mirror.read(rows[task_id] for task_id in task_ids)

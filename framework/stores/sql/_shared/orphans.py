@@ -70,7 +70,7 @@ class Found(NamedTuple):
         return bool(self.lost or self.cancelled or self.known or self.unknown)
 
 
-class Claimed(NamedTuple):
+class TakenOver(NamedTuple):
     """What this process has taken over.
 
     Attributes:
@@ -112,9 +112,9 @@ def _exists(connection: Connection, which: sa.ColumnElement[bool]) -> bool:
     return found.first() is not None
 
 
-def claim(
+def take_over(
     connection: Connection, found: Found, process: str, version: int, now: float, room: int
-) -> Claimed:
+) -> TakenOver:
     """End orphans, or give them to *process*, whose turn to write it is.
 
     Args:
@@ -133,7 +133,7 @@ def claim(
     lost = connection.execute(sa.select(TASKS.c.task_id).where(_LOST)).scalars()
     ended += lost
     _end(connection, _LOST, TaskStatus.INTERRUPTED, version, now, REASON)
-    return Claimed(remote, waiting, more, ended)
+    return TakenOver(remote, waiting, more, ended)
 
 
 def put_back(connection: Connection, task_ids: Collection[str], process: str) -> None:

@@ -180,7 +180,7 @@ class Writer:
         return self._backlog.waited_for or bool(self.lines.requests or self.windows.requests)
 
     def _until_due(self) -> float:
-        """Return the seconds until the next look or beat, or until more is to be claimed."""
+        """Return the seconds until the next look or beat, or until there is more to take over."""
         if self.follower.behind or self.inquiries.waits:
             return 0.0
         due_at = min(self._looked + self._between_looks(), self._pulse.due_at)
