@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Container, Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 from typing import Any, Final
 
 from framework._manager.request_bound.kinds import PLAIN, refused
-from framework._manager.request_bound.parts import MOST, held_by, parts_of
+from framework._manager.request_bound.parts import held_by, parts_of, shown
 from framework._manager.request_bound.yielded import files_in, yielded_in
 from framework._tasks.current import current_record, current_scope
 from framework._tasks.functions import bare_function, one_line, signature_of
@@ -48,9 +48,9 @@ def require_lasting(spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, 
             spec.holds = _holds(bare_function(spec.fn))
         if not kwargs and not spec.holds:
             return
-    if spec.options["check_arguments"] and _is_refused((*args, *kwargs.values()), spec):
+    if spec.options["check_arguments"]:
         error = _refusal(spec, args, kwargs)
-        if error is not None:  # unless another thread has just changed a list
+        if error is not None:
             raise error
 
 
@@ -59,65 +59,52 @@ def _holds(fn: object) -> bool:
     return not isinstance(fn, types.FunctionType) or fn.__closure__ is not None
 
 
-def _is_refused(values: tuple[Any, ...], spec: TaskSpec) -> bool:
-    """Return whether one of the arguments, or what the function holds, is to be refused."""
-    closed: Mapping[int, str] | None = None
-    if spec.holds is not False:
-        values += tuple(value for _, value in held_by(bare_function(spec.fn)))
-    for value in values:
-        kind: Any = type(value)
-        if kind in PLAIN:
-            continue
-        if closed is None:
-            closed = _closed_with_request()
-        if id(value) in closed or refused(kind):
-            return True
-        if kind is list or kind is tuple:
-            parts = value[:MOST]
-        else:
-            parts = [part for _, part in parts_of(value)]
-        for part in parts:
-            kind = type(part)
-            if kind not in PLAIN and (id(part) in closed or refused(kind)):
-                return True
-    return _holds_closed(values, closed) if closed else False
-
-
-def _holds_closed(values: Iterable[Any], closed: Container[int]) -> bool:
-    """Return whether something below the first parts is closed with the request.
-
-    Here is no look at types: an app or a router has a ``Depends`` somewhere.
-    """
-    layer = values
-    for depth in range(_DEPTH):
-        below = (part for value in layer for _, part in parts_of(value))
-        layer = list(islice((part for part in below if type(part) not in PLAIN), _LAYER))
-        if depth and any(id(part) in closed for part in layer):
-            return True
-    return False
-
-
 def _refusal(spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> TypeError | None:
-    """Return the error of a refused call; it names the first reason."""
+    """Return the error for a call that is to be refused, which names the first reason."""
+    layer = list(_given(spec, args, kwargs))
+    if not layer:
+        return None
     closed = _closed_with_request()
-    layer = list(_named(spec, args, kwargs))
-    for depth in range(_DEPTH + 1):
-        for role, name, value in layer:
-            what = f"{role} {name!r} of {spec.name}"
+    for depth in range(_DEPTH + 1 if closed else 2):
+        for path, value in layer:
             kind: Any = type(value)
+            # Not further below: an app or a router has a ``Depends`` somewhere.
             why = refused(kind) if depth < 2 else None
             if why is not None:
+                what = _named(spec, args, path)
                 return TypeError(f"{what} is {why.what}: {why.why}; {why.cure}")
             if id(value) in closed:
-                return TypeError(f"{what} {closed[id(value)]}")
+                return TypeError(f"{_named(spec, args, path)} {closed[id(value)]}")
         below = (
-            (role, f"{name}{part}", one)
-            for role, name, value in layer
+            ((*path, part), one)
+            for path, value in layer
             for part, one in parts_of(value)
             if type(one) not in PLAIN
         )
         layer = list(islice(below, _LAYER if depth else None))
     return None
+
+
+def _given(
+    spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Yield what each value is, as `_named` takes it, and itself: also what the function holds."""
+    for key, value in chain(kwargs.items(), enumerate(args)):
+        if type(value) not in PLAIN:
+            yield ("argument", key), value
+    if spec.holds is not False:
+        fn = bare_function(spec.fn)
+        role = "variable" if isinstance(fn, types.FunctionType) else "argument"
+        for key, value in held_by(fn):
+            if type(value) not in PLAIN:
+                yield (role, key), value
+
+
+def _named(spec: TaskSpec, args: tuple[Any, ...], path: tuple[Any, ...]) -> str:
+    """Return the name of a value for a message, such as ``argument 'order.items' of app.work``."""
+    role, key, *parts = path
+    name = _positions(spec, len(args))[key] if isinstance(key, int) else key
+    return f"{role} {''.join((name, *map(shown, parts)))!r} of {spec.name}"
 
 
 def _yielded_by(dependency: str) -> str:
@@ -127,17 +114,6 @@ def _yielded_by(dependency: str) -> str:
         f"Annotated[..., Depends({dependency.rpartition('.')[2]})], or pass an id; if it outlives "
         "the request, use check_arguments=False"
     )
-
-
-def _named(
-    spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Iterator[tuple[str, str, Any]]:
-    """Yield what each value is, its name and itself: arguments, and what the function holds."""
-    fn = bare_function(spec.fn)
-    for name, value in (*kwargs.items(), *zip(_positions(spec, len(args)), args, strict=False)):
-        yield "argument", name, value
-    for name, value in held_by(fn):
-        yield ("variable" if isinstance(fn, types.FunctionType) else "argument"), name, value
 
 
 def _closed_with_request() -> dict[int, str]:

@@ -21,28 +21,36 @@ MOST: Final = 32
 
 Named = Iterator[tuple[str, Any]]
 
+Part = tuple[str, Any]
+"""The form of a part's name, and its key or attribute."""
 
-def parts_of(value: Any) -> Named:  # Any: of any type
+_HIDDEN: Final = object()
+"""The key of the items of a set, which have none."""
+
+
+def parts_of(value: Any) -> Iterator[tuple[Part, Any]]:  # Any: of any type
     """Yield the first items of a container, or what an object or a function holds."""
     kind = type(value)
     # Copied at once, since a dict or a set may not change size while it is iterated over.
     if issubclass(kind, dict):
-        for key, item in tuple(islice(dict.items(value), MOST)):
-            yield f"[{one_line(repr(key), 40) if type(key) in PLAIN else '...'}]", item
-    elif issubclass(kind, list):
-        yield from ((f"[{place}]", one) for place, one in enumerate(_first(list, value)))
-    elif issubclass(kind, tuple):
-        yield from ((f"[{place}]", one) for place, one in enumerate(_first(tuple, value)))
-    elif issubclass(kind, set):
-        yield from (("[...]", one) for one in _first(set, value))
-    elif issubclass(kind, frozenset):
-        yield from (("[...]", one) for one in _first(frozenset, value))
-    else:
-        yield from ((f".{name}", one) for name, one in islice(held_by(value), MOST))
+        yield from ((("[{}]", key), one) for key, one in tuple(islice(dict.items(value), MOST)))
+        return
+    for container in (list, tuple, set, frozenset):
+        if issubclass(kind, container):
+            items: Any = tuple(islice(container.__iter__(value), MOST))
+            has_places = issubclass(container, (list, tuple))
+            for place, one in enumerate(items):
+                yield ("[{}]", place if has_places else _HIDDEN), one
+            return
+    yield from (((".{}", name), one) for name, one in islice(held_by(value), MOST))
 
 
-def _first(container: Any, value: Any) -> tuple[Any, ...]:
-    return tuple(islice(container.__iter__(value), MOST))
+def shown(part: Part) -> str:
+    """Return the name of a part for a message, such as ``[0]`` or ``.name``."""
+    form, key = part
+    if form == "[{}]":
+        key = one_line(repr(key), 40) if type(key) in PLAIN else "..."
+    return form.format(key)
 
 
 def held_by(value: Any) -> Named:  # Any: of any type
