@@ -275,7 +275,7 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
             try:
                 prepare_endpoints(self._app, _is_running)
                 await run_handlers(self._app, "on_startup")
-            except BaseException:
+            except BaseException:  # raised again, once nothing is left behind
                 await self._stop()
                 raise
         # Only now: a task may need what the app's handlers have set up.
@@ -293,7 +293,7 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
                 self._attached.callback(one.attach(framework.manager))
             if alone and framework.is_shared:
                 await in_thread(framework.connect, framework.core.clock)
-        except BaseException:
+        except BaseException:  # as above
             self._attached.close()
             if alone:
                 framework.close(0.0)

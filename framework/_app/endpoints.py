@@ -28,7 +28,7 @@ def warn_of_plain_endpoints(app: object) -> None:
         # A scheduled function that is an endpoint too is called as it is in any case.
         if isinstance(plain, FunctionType) and layer_of(function) != "scheduled_task":
             decorated[plain] = function
-    for path, route in _routes(app):
+    for path, route in routes_within(app):
         endpoint = getattr(route, "endpoint", None)
         # What the user has written, behind a function that was put around it.
         endpoint = getattr(endpoint, "__asyncframe_endpoint__", endpoint)
@@ -117,32 +117,41 @@ def prepare_endpoints(app: object, is_apart: Callable[[object], bool]) -> None:
         ValueError: If what two of them need excludes each other.
     """
     provided.accept_routes(app)
-    for _, route in _routes(app, is_apart=is_apart):
+    for _, route in routes_within(app, is_apart=is_apart):
         check = getattr(getattr(route, "endpoint", None), "__asyncframe_at_start__", None)
         if check is not None:
             check(app)
 
 
-def _routes(
+def routes_within(
     inner: Any,
     prefix: str = "",
     around: tuple[int, ...] = (),
     *,
     is_apart: Callable[[object], bool] = lambda _: False,
 ) -> Iterator[Any]:
-    """Yield the routes of a router or app, and of those inside it, with their full paths."""
+    """Yield the routes of a router or app, and of those inside it, with their full paths.
+
+    Args:
+        inner: The router or app; nothing is yielded for anything else.
+        prefix: The path before its routes.
+        around: The ids of those that it is in.
+        is_apart: Whether an app that is mounted there is left out.
+    """
     if id(inner) in around or (around and is_apart(inner)):
         return
     for route in list(getattr(inner, "routes", None) or ()):
         path = prefix + getattr(route, "path", "")
         yield path, route
-        # Of a mounted app, and of an included router in newer versions of FastAPI.
-        yield from _routes(
-            getattr(route, "app", None), path, (*around, id(inner)), is_apart=is_apart
-        )
+        # Of a mounted app, perhaps behind middleware, and of an included router in newer versions
+        # of FastAPI.
+        mounted = getattr(route, "app", None)
+        if not hasattr(mounted, "routes"):
+            mounted = route
+        yield from routes_within(mounted, path, (*around, id(inner)), is_apart=is_apart)
         include = getattr(getattr(route, "include_context", None), "prefix", "")
         router = getattr(route, "original_router", None)
-        yield from _routes(router, prefix + include, (*around, id(inner)), is_apart=is_apart)
+        yield from routes_within(router, prefix + include, (*around, id(inner)), is_apart=is_apart)
 
 
 def _is_in_place_of(function: Any, endpoint: FunctionType) -> bool:

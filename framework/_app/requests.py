@@ -54,7 +54,7 @@ class Requests:
         token, outer = current_home.set(self._home), current_scope.set(scope)
         try:
             await self._inner(scope, receive, send)
-        except Exception as error:
+        except Exception as error:  # raised again, with a word on what the app can do
             explain(error)
             explain_response(error)
             raise

@@ -7,13 +7,13 @@ one is found, or when a framework starts for it.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp
 
+from framework._app.endpoints import routes_within
 from framework.http._accepting.contract import accept
 from framework.http._accepting.links import add_links
 
@@ -51,26 +51,17 @@ def _prepared(app: ASGIApp, whole: FastAPI) -> ASGIApp:
 
 def accept_routes(app: Any) -> None:  # Any: as above
     """Let the routes that an app has by now return `Accepted`, and those of mounted apps."""
-    for router in _routers(app, set()):
-        adopt(router)
-        changed = [accept(route) for route in router.routes if isinstance(route, APIRoute)]
-        if any(changed):
-            # From 0.13x on FastAPI keeps what it has made of an included router's routes, and has
-            # no public way to say that one of them has changed.
-            getattr(getattr(router, "router", router), "_mark_routes_changed", bool)()
-            if isinstance(app, FastAPI):
-                app.openapi_schema = None
-
-
-def _routers(inner: Any, seen: set[int]) -> Iterator[Any]:
-    """Yield an app or a router, and those that are included or mounted there."""
-    if id(inner) in seen or getattr(inner, "routes", None) is None:
-        return
-    seen.add(id(inner))
-    yield inner
-    for route in list(inner.routes):
-        for within in (getattr(route, "app", None), getattr(route, "original_router", None), route):
-            yield from _routers(within, seen)
+    adopt(app)
+    routes = [route for _, route in routes_within(app)]
+    for route in routes:
+        adopt(getattr(route, "app", None))
+    changed = [accept(route) for route in routes if isinstance(route, APIRoute)]
+    if any(changed):
+        # From 0.13x on FastAPI keeps what it has made of an included router's routes, and has no
+        # public way to say that one of them has changed.
+        for router in (getattr(route, "original_router", None) for route in routes):
+            getattr(router, "_mark_routes_changed", bool)()
+        app.openapi_schema = None
 
 
 class StatusRoute(APIRoute):

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, cast, get_type_hints
 from fastapi import Request, params
 
 from framework._manager.frameworks import require_core
+from framework._manager.inside import whose_of
 from framework._records import checks
 from framework._tasks.current import OVER, current_home, current_scope
 from framework._tasks.functions import is_async
@@ -62,12 +63,12 @@ def use(owner: OwnerFunction) -> None:
         FrameworkNotStartedError: If no framework is running here.
         ValueError: If the app, or one that is mounted in it, has another function already.
     """
-    intake, home = require_core().intake, current_home.get()
-    owners = intake._whose
+    core = require_core()
+    owners = whose_of(core)
     if not isinstance(owners, Owners):
         owners = Owners()
-        intake.own_by(owners)
-    if owners.functions.setdefault(home, owner) is not owner:
+        core.intake.own_by(owners)
+    if owners.functions.setdefault(current_home.get(), owner) is not owner:
         raise ValueError(
             "the task routers of this app, and of the apps that are mounted in it, have different "
             "functions as owner, but a task has one owner: use the same function for all of them, "
@@ -78,7 +79,7 @@ def use(owner: OwnerFunction) -> None:
 def is_used(owner: OwnerFunction) -> bool:
     """Return whether tasks of the current app belong to what *owner* returns."""
     core = require_core()
-    owners = core.intake._whose
+    owners = whose_of(core)
     if isinstance(owners, Owners) and owners.functions.get(current_home.get()) is owner:
         return True
     # While it shuts down, it accepts no tasks.

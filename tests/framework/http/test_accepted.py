@@ -12,7 +12,9 @@ from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
-from starlette.routing import Host
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.routing import Host, Mount
 
 from framework import (
     QueueFullError,
@@ -554,6 +556,13 @@ def _in_the_outer_app() -> FastAPI:
     return app
 
 
+def _behind_middleware() -> FastAPI:
+    app, inner = made(), FastAPI()
+    inner.post("/reports")(_from_a_coroutine())
+    app.router.routes.append(Mount("/inner", inner, middleware=[Middleware(GZipMiddleware)]))
+    return app
+
+
 def _in_the_inner_app() -> FastAPI:
     app, inner = FastAPI(lifespan=setup_async_framework), FastAPI()
     inner.post("/reports")(_from_a_coroutine())
@@ -596,6 +605,7 @@ WHERE: dict[Callable[[], FastAPI], tuple[str, str]] = {
     _nested: ("/reports", "/api/v1/jobs/"),
     _both: ("/reports", "/tasks/"),
     _in_the_outer_app: ("/inner/reports", "/tasks/"),
+    _behind_middleware: ("/inner/reports", "/tasks/"),
     _in_the_inner_app: ("/inner/reports", "/inner/tasks/"),
     _in_another_app: ("/reports", "/inner/tasks/"),
     _of_its_own: ("/reports", "/reports/"),
