@@ -11,10 +11,10 @@ from framework.protocols import Clock
 from pytest_asyncframe._faults import checks, planned
 from pytest_asyncframe._faults.injector import Injector, Submit
 from pytest_asyncframe._faults.planned import Exc, Fault, Firing, InjectedError, Plan
+from pytest_asyncframe._places import called_at
 from pytest_asyncframe._seen.entries import Target
 from pytest_asyncframe._seen.names import Names
 from pytest_asyncframe._seen.recorder import Recorder
-from pytest_asyncframe._source_lines import called_at
 
 __all__ = ["Fault", "FaultPlan", "Firing", "InjectedError"]
 

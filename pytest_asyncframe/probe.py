@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from framework import Task, TaskManager, TaskNotFoundError
 from framework.protocols import TaskRecord
+from pytest_asyncframe._places import called_at, users_place
 from pytest_asyncframe._seen import matchers
 from pytest_asyncframe._seen.names import Names
 from pytest_asyncframe._seen.references import task_id_of
-from pytest_asyncframe._source_lines import called_at, users_line
 from pytest_asyncframe._toolkit.clients import BASE_URL, Client, LiveServer
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.clock._lazy import LazyCoroutine
@@ -103,7 +103,7 @@ class Probe:
             TypeError: If *app* is not callable.
             ImportError: At the start of the block, if httpx is not installed.
         """
-        place = users_line(sys._getframe(1))
+        place = users_place(sys._getframe(1))
         made = Client(
             app,
             self._toolkit.loop_factory,
@@ -131,7 +131,7 @@ class Probe:
         Raises:
             ImportError: If uvicorn is not installed.
         """
-        made = self._server(app, users_line(sys._getframe(1)))
+        made = self._server(app, users_place(sys._getframe(1)))
         self._toolkit.clients.append(made)
         return made
 

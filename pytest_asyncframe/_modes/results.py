@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 import pytest
 
-from pytest_asyncframe._source_lines import is_users_file
+from pytest_asyncframe._places import is_users_file
 from pytest_asyncframe._toolkit.variants import Variant
 
 Outcome: TypeAlias = Literal["fails", "fails as expected", "passes", "is skipped"]

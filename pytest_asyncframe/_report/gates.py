@@ -11,9 +11,9 @@ import pytest
 
 from framework import RateLimitExceededError
 from framework.testing import was_cut_short
+from pytest_asyncframe._places import users_part
 from pytest_asyncframe._seen.entries import Injected
 from pytest_asyncframe._seen.matchers import described, unread_failures
-from pytest_asyncframe._source_lines import users_part
 
 if TYPE_CHECKING:
     from pytest_asyncframe._toolkit.options import Severity

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from framework import Task
 from framework.protocols import TaskEvent, TaskRecord, TaskStatus
+from pytest_asyncframe._places import raised_at
 from pytest_asyncframe._report import gates
 from pytest_asyncframe._report.gates import Findings
 from pytest_asyncframe._report.values import error_text, plain, safely, shown
 from pytest_asyncframe._seen import entries
-from pytest_asyncframe._source_lines import raised_at
 
 if TYPE_CHECKING:
     from pytest_asyncframe._toolkit.toolkit import Toolkit

@@ -23,8 +23,8 @@ import pytest
 
 from framework import current_task
 from framework.protocols import TaskEvent
+from pytest_asyncframe._places import at, users_frame
 from pytest_asyncframe._seen.recorder import Recorder
-from pytest_asyncframe._source_lines import at, users_frame
 
 Predicate: TypeAlias = Callable[[], object]
 

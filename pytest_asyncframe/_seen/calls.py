@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from framework import ThreadPoolExecutorEnhanced
 from framework.testing import function_name
-from pytest_asyncframe._source_lines import at, users_frame
+from pytest_asyncframe._places import at, users_frame
 
 _Submitted: TypeAlias = tuple[Callable[..., Any], tuple[CodeType, int] | None]
 """A function, and where it was submitted."""

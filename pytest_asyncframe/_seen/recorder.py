@@ -20,10 +20,10 @@ from typing import Any, Protocol
 from framework import current_task
 from framework.protocols import Interceptor, TaskEvent, TaskRecord
 from framework.testing import call_of, driver_of, function_name
+from pytest_asyncframe._places import at, inwards, outwards, place_of, users_frame
 from pytest_asyncframe._seen import entries
 from pytest_asyncframe._seen.arguments import unwrapped
 from pytest_asyncframe._seen.entries import OWN_ENDS, Injected, Moment, Submission
-from pytest_asyncframe._source_lines import at, inwards, line_of_code, outwards, users_frame
 
 
 class _VirtualClock(Protocol):
@@ -356,7 +356,7 @@ class Recorder(Interceptor):
     def _body_place(self, record: TaskRecord) -> str:
         """Return the line that a task's coroutine is at; "" if it has none."""
         body = self._bodies.get(record)
-        return "" if body is None else line_of_code(reversed(list(inwards(body()))))
+        return "" if body is None else place_of(reversed(list(inwards(body()))))
 
     def label(self, where: object) -> tuple[str, str]:
         """Return which task runs on a thread or in an asyncio task, and the line it is at."""
@@ -381,7 +381,7 @@ class Recorder(Interceptor):
             for step in outwards(frame):
                 if step.f_code is _AROUND:
                     # Frames further out belong to a task that waits for this one.
-                    found[step.f_locals["record"]] = names.get(ident, ""), line_of_code(inner)
+                    found[step.f_locals["record"]] = names.get(ident, ""), place_of(inner)
                     inner = []
                 else:
                     inner.append(step)

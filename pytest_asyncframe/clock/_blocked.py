@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from types import CodeType, FrameType
 
-from pytest_asyncframe._source_lines import is_users, line_of_code, outwards
+from pytest_asyncframe._places import is_users, outwards, place_of
 from pytest_asyncframe.clock._patched.threads import is_join
 
 _STEP: CodeType = asyncio.BaseEventLoop._run_once.__code__  # type: ignore[attr-defined]  # asyncio's
@@ -62,7 +62,7 @@ class BlockedLoops:
     def _note(self, what: str, frames: list[FrameType], seconds: float) -> None:
         coroutine = next((one.f_code for one in frames if _is_of_coroutine(one.f_code)), None)
         if coroutine is None or coroutine not in self.own:
-            place = line_of_code(frames) or "no line of your own"
+            place = place_of(frames) or "no line of your own"
             self._found.setdefault((_called(frames) or what, place), []).append(seconds)
 
     def findings(self) -> list[str]:

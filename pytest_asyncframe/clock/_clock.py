@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
-from pytest_asyncframe._source_lines import called_at, users_line
+from pytest_asyncframe._places import called_at, users_place
 from pytest_asyncframe._turns.actors import Actor, Timer, Waiter, nothing
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock._explain import Label, name_of, upcoming
@@ -119,7 +119,7 @@ class VirtualClock:
     def call_at(self, when: float, fn: Callable[[], object], *, background: bool = False) -> Timer:
         """Call *fn* at second *when*, or as soon as nobody runs if that has passed."""
         timer = self.sequencer.call_at(nanoseconds(when), fn, background=background)
-        timer.place = users_line(sys._getframe(1))
+        timer.place = users_place(sys._getframe(1))
         return timer
 
     def wait(self, condition: threading.Condition, timeout: float | None = None) -> bool:

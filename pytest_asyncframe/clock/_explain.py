@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeAlias
 
-from pytest_asyncframe._source_lines import inwards, line_of_code, outwards
+from pytest_asyncframe._places import inwards, outwards, place_of
 from pytest_asyncframe._turns.actors import Timer
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock._loop import loops_of
@@ -70,7 +70,7 @@ def _of_task(task: asyncio.Task[Any], label: Label) -> str:
 
 def _line(name: str, known: tuple[str, str], frames: Iterable[FrameType]) -> str:
     task, place = known
-    shown = Path(place or line_of_code(frames)).name
+    shown = Path(place or place_of(frames)).name
     what = " ".join([task, f"at {shown}"] if shown else [task]).strip()
     return f"{name}: {what}" if what else name
 

@@ -20,7 +20,7 @@ from contextvars import Context
 from typing import Any, Protocol, TypeVarTuple, Unpack
 from weakref import WeakKeyDictionary
 
-from pytest_asyncframe._source_lines import users_line
+from pytest_asyncframe._places import users_place
 from pytest_asyncframe._turns.actors import Actor, Arrival
 from pytest_asyncframe._turns.sequencer import Sequencer
 
@@ -103,7 +103,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             return self._set(when, callback, args, context)
         caller = sys._getframe(1)
         handle = self._set(when, callback, args, context)
-        place = users_line(caller.f_back if caller.f_code is _CALL_LATER else caller)
+        place = users_place(caller.f_back if caller.f_code is _CALL_LATER else caller)
         if place:
             self._places[handle] = place
         return handle

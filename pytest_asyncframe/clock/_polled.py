@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import CodeType, FrameType
 
-from pytest_asyncframe._source_lines import line_of_code, outwards
+from pytest_asyncframe._places import outwards, place_of
 
 _MANY = 10_000
 """Moments of virtual time at which a line may read real time before it is reported."""
@@ -40,7 +40,7 @@ class RealTimeReads:
             return
         self._seen[line] = (moments + 1, now)
         if moments + 1 == self.many:
-            place = line_of_code(outwards(caller))
+            place = place_of(outwards(caller))
             self._note(f"polls time.{name}(), which shows real time", place)
             self._found.append(
                 f"real time: time.{name}() was read at {self.many:,} moments of virtual time, at "

@@ -17,7 +17,7 @@ from types import CodeType, CoroutineType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from pytest_asyncframe._source_lines import inwards, is_users
+from pytest_asyncframe._places import inwards, is_users
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock import VirtualClock
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import CodeType
 
 from pytest_asyncframe._explore.points import bytecode
-from pytest_asyncframe._source_lines import is_users_file
+from pytest_asyncframe._places import is_users_file
 
 if sys.version_info >= (3, 12):
     from pytest_asyncframe._explore.points.monitoring import Monitoring as _Follower

@@ -17,8 +17,8 @@ from typing import Any
 from framework.protocols import TaskEvent
 from pytest_asyncframe._explore.telling.statements import statement_at
 from pytest_asyncframe._explore.telling.story import Deviation, Ended, Entry, Ran
+from pytest_asyncframe._places import users_frame
 from pytest_asyncframe._report.values import shown
-from pytest_asyncframe._source_lines import users_frame
 from pytest_asyncframe._turns.choices import Chooser
 from pytest_asyncframe._turns.sequencer import Sequencer
 
