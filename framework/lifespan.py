@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 
 def _tells_settings(function: Callable[P, T]) -> Callable[P, T]:
-    """Let *function* say which settings there are when it is given another one."""
+    """Let *function* list its settings if it is given one that it does not have."""
     known = list(inspect.signature(function).parameters)
 
     @functools.wraps(function)
@@ -365,7 +365,7 @@ def _is_running(app: object) -> bool:
 
 
 def _show_state(app: Starlette) -> None:
-    """Let an app's state have the framework that its requests find: a test's, or the first one."""
+    """Set an app's state to the framework that its requests find: a test's, or the first one."""
     running = _RUNNING[app]
     if running:
         test = override()

@@ -18,7 +18,7 @@ _LOGGER = logging.getLogger("asyncframe")
 
 
 def warn_of_plain_endpoints(app: object) -> None:
-    """Name each route of *app* whose function has a decorator of ours above the route's.
+    """Warn of each route of *app* that was registered before its function became a task.
 
     The route was given the plain function then, and runs it as part of the request.
     """
@@ -73,7 +73,7 @@ def _warn_of_refused_arguments(path: str, endpoint: Any) -> None:
 
 
 def _warn_of_plain_id(path: str, route: Any, endpoint: Any) -> None:
-    """Name a route that says by its annotation that it returns an id, and by nothing its status.
+    """Warn of a route that returns the id of a task, and was given no status.
 
     FastAPI answers 200 then, as if the work were done. Who wants that says ``status_code=200``.
     A GET may show the id of a task that has been there before.
@@ -106,7 +106,7 @@ def _warn_of_lost_parameters(path: str, endpoint: Any) -> None:
 
 
 def prepare_endpoints(app: object, is_apart: Callable[[object], bool]) -> None:
-    """Let the endpoints of *app* check it when it starts, if they have something to check.
+    """Run the checks that endpoints of *app* have for its start.
 
     Args:
         app: The app.

@@ -68,7 +68,7 @@ def decorate(
 
 
 def _is_being_defined(cls: type) -> bool:
-    """Whether a decorator stands above a class of a module, whose name is not there yet.
+    """Return whether a class is decorated at its definition: its module does not have it yet.
 
     A class may be passed as any function may. Of one inside a function nobody can know.
     """

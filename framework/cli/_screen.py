@@ -57,7 +57,7 @@ class Screen:
             print(text, file=self._out)
 
     def write(self, text: str) -> None:
-        """Print a line, whoever reads it."""
+        """Print a line, for people and programs."""
         print(text, file=self._out)
 
     def complain(self, text: str) -> None:

@@ -49,7 +49,7 @@ async def answer_of_task(task: Task, *, expose_errors: bool) -> JSONResponse:
 
 
 def _pause(task: Task) -> int:
-    """Return after how many seconds it makes sense to ask again: later if it is known to wait."""
+    """Return after how many seconds to ask again: later if the end of its wait is known."""
     left = seconds_left(task)
     # It may be cancelled meanwhile.
     return _SHORTEST if left is None else max(_SHORTEST, min(math.ceil(left), _LONGEST))

@@ -88,7 +88,7 @@ def _refusal(spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
 def _given(
     spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """Yield what each value is, as `_named` takes it, and itself: also what the function holds."""
+    """Yield the values that may be refused, each after its path, which `_named` takes."""
     for key, value in chain(kwargs.items(), enumerate(args)):
         if type(value) not in PLAIN:
             yield ("argument", key), value
@@ -117,7 +117,7 @@ def _yielded_by(dependency: str) -> str:
 
 
 def _closed_with_request() -> dict[int, str]:
-    """Return what is closed with the current request, by id, with what to say of it."""
+    """Return the ids of what is closed with the current request, each with a message about it."""
     scope = current_scope.get()
     # A task sees the scope of the request that made it, which may have ended.
     if scope is None or current_record.get() is not None:

@@ -121,7 +121,7 @@ def _closes(call: Any) -> bool:  # Any: a dependency is anything that can be cal
 
 
 def _is_closed(value: object) -> bool:
-    """Whether the end of its dependency can make a value unusable."""
+    """Return whether a value can become unusable when its dependency ends."""
     kind: Any = type(value)
     if not is_data(kind):
         return True

@@ -21,7 +21,7 @@ _ADOPTED: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
 
 
 def adopt(app: Any) -> None:  # Any: an app of any kind, a router, or None
-    """Let the routes of an app return `Accepted`, those as well that are added before it starts.
+    """Set up an app so that its routes may return `Accepted`, also those added before it starts.
 
     Does nothing for what is no app of FastAPI.
     """
@@ -50,7 +50,7 @@ def _prepared(app: ASGIApp, whole: FastAPI) -> ASGIApp:
 
 
 def accept_routes(app: Any) -> None:  # Any: as above
-    """Let the routes that an app has by now return `Accepted`, and those of mounted apps."""
+    """Set up the routes that an app has by now, and those of apps that are mounted there."""
     adopt(app)
     routes = [route for _, route in routes_within(app)]
     for route in routes:

@@ -70,7 +70,7 @@ _ASKED: Final = ContextVar[_Asked | None]("asyncframe_asked", default=None)
 
 
 async def _ask(request: Request, response: Response, key: IdempotencyKey = None) -> None:
-    """Keep what the endpoint's function does not get; a dependency of accepting routes."""
+    """Keep the request and its response for `_Accepting`; a dependency of accepting routes."""
     _ASKED.set(_Asked(request, response, key))
 
 
@@ -78,14 +78,14 @@ _ASKING: Final = Depends(_ask)
 
 
 def is_accepting(route: APIRoute) -> bool:
-    """Return whether a route answers as an accepting one; the copies of one do so as well."""
+    """Return whether a route is set up for `Accepted`; a copy of such a route is, too."""
     return _ASKING in route.dependencies
 
 
 def accept(route: APIRoute) -> bool:
-    """Let a route answer as an accepting one if it returns `Accepted`; return whether it does now.
+    """Set up a route if its return type has `Accepted`; return whether it was changed.
 
-    One that answers so already stays as it is.
+    A route that is set up already stays as it is.
     """
     if is_accepting(route):
         return False

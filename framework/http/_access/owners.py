@@ -23,7 +23,7 @@ OwnerFunction: TypeAlias = Callable[[Request], str | None]
 
 
 class Owners:
-    """Says whom a task belongs to that is submitted here, by the function of the current app.
+    """Finds out whom a new task belongs to, by the owner function of the current app.
 
     It is installed in a framework. Apps of one test share that, and each has its own function.
     """

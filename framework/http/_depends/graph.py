@@ -186,7 +186,7 @@ def _default(
 def _declaration(
     call: Callable[..., Any], parameter: inspect.Parameter
 ) -> tuple[Any, FieldInfo | None]:
-    """Return the type of a parameter, and what FastAPI is told of it, in the default at last."""
+    """Return the type of a parameter, and what its default or annotation declares to FastAPI."""
     annotation, *more = _parts(annotation_of(call, parameter))
     if isinstance(parameter.default, FieldInfo):
         return annotation, parameter.default
@@ -202,7 +202,7 @@ def _parts(annotation: Any) -> tuple[Any, ...]:
 
 
 def _wanted(name: str, annotation: Any, info: FieldInfo | None) -> str:
-    """Return what of a request a parameter stands for, with its article."""
+    """Return which part of a request a parameter gets, with its article."""
     if inspect.isclass(annotation):
         for kind, text in _OF_A_REQUEST:
             if issubclass(annotation, kind):

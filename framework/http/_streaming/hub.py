@@ -400,7 +400,7 @@ class Seat:
         self._busy_since: float | None = None
 
     async def next(self) -> Frame | None:
-        """Suspend until there is a new state, and return it; None if a sign of life is due.
+        """Suspend until there is a new state, and return it; None if a comment is due.
 
         Raises:
             EndOfStreamError: If the stream is to end.
@@ -427,7 +427,7 @@ class Seat:
         raise EndOfStreamError
 
     def is_to_wake(self) -> bool:
-        """Return whether it waits, and is not about to be woken already; then it is."""
+        """Return whether it waits and is not queued to be woken; the caller queues it then."""
         if self._future is None or self._queued:
             return False
         self._queued = True
@@ -451,7 +451,7 @@ class Seat:
         self.wake()
 
     def tick(self, now: float) -> None:
-        """Let the client have a sign of life, or drop it if it takes nothing."""
+        """Send the client a comment, or drop it if it takes nothing."""
         self._beats = True
         busy_since = self._busy_since
         if busy_since is not None and now - busy_since >= PATIENCE and not self.is_gone:

@@ -105,12 +105,12 @@ async def _schedules(manager: TaskManager) -> list[dict[str, Any]]:
 
 
 def _tenth(at: float | None) -> float | None:
-    """Return a moment by the clock that only counts seconds, so that it is the same each time."""
+    """Return a moment in tenths of a second, so that facts without news stay the same."""
     return None if at is None else round(at, 1)
 
 
 def _throttles(policies: Policies, live: Iterable[Task]) -> list[dict[str, Any]]:
-    """Return the throttles of this process, and those for which live tasks of any one wait."""
+    """Return the throttles of this process, and those that tasks of any process wait for."""
     found = {policy.name: _throttle(policies, policy) for policy in policies.throttles()}
     waiting = Counter[str]()
     for task in live:
