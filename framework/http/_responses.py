@@ -39,7 +39,7 @@ def answer(body: Any, status: int = 200, headers: Mapping[str, str] | None = Non
 
 async def answer_of_task(task: Task, *, expose_errors: bool) -> JSONResponse:
     """Return the response with a task's state, which is a `TaskView`."""
-    headers = {} if task.status.is_final else {"Retry-After": str(_pause(task))}
+    headers = {} if task.status.is_final else {"Retry-After": str(pause_of(task))}
 
     def make() -> JSONResponse:
         return answer(view_of(task, expose_errors=expose_errors), headers=headers)
@@ -48,7 +48,7 @@ async def answer_of_task(task: Task, *, expose_errors: bool) -> JSONResponse:
     return make() if is_small(task.result) else await asyncio.to_thread(make)
 
 
-def _pause(task: Task) -> int:
+def pause_of(task: Task) -> int:
     """Return after how many seconds to ask again: later if the end of its wait is known."""
     left = seconds_left(task)
     # It may be cancelled meanwhile.

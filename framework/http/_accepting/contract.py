@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import math
 import types
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
@@ -37,6 +36,7 @@ from framework.exceptions import TaskNotFoundError
 from framework.http._accepting import links
 from framework.http._accepting.answer import Accepted
 from framework.http._accepting.idempotency import IdempotencyKey, id_for
+from framework.http._responses import pause_of
 from framework.http._routes import (
     AT_START,
     StatusRoute,
@@ -273,7 +273,10 @@ class _Accepting:
         status_url, events_url = urls(task_id)
         headers = asked.response.headers
         headers.setdefault("location", status_url)
-        headers.setdefault("retry-after", str(_pause(core, task)))
+        pause = 0
+        if task is not None and not task.status.is_final:
+            pause = pause_of(Task(task, scene=core.scene))
+        headers.setdefault("retry-after", str(pause))
         body = self._model.model_construct(
             task_id=task_id,
             status=TaskStatus.PENDING if task is None else task.status,
@@ -402,17 +405,3 @@ def _response(body: Accepted[Any], collected: Response) -> Response:
     response = JSONResponse(body.model_dump(mode="json"), 202)
     response.headers.raw.extend(collected.headers.raw)
     return response
-
-
-def _pause(core: Core, task: TaskRecord | None) -> int:
-    """Return after how many whole seconds it makes sense to ask for a task's status."""
-    if task is None or task.status.is_final:
-        return 0
-    if isinstance(task, LiveTask) and task.spec.delay and task.status is TaskStatus.PENDING:
-        left = task.created_at + task.spec.delay - core.clock.time()
-        return max(1, min(math.ceil(left), _LONGEST))
-    return 1
-
-
-_LONGEST: Final = 60
-"""Seconds after which to ask for a delayed task at the latest: it may be cancelled meanwhile."""
