@@ -98,6 +98,16 @@ def make_tables_of_contents(*given: Any) -> None:
     source[0] = HIDDEN.sub(r"\1", LINKS.sub(table, source[0]))
 
 
+ELSEWHERE = re.compile(r"This page is \[([A-Z]+\.md)\]\(\.\./\1\)\.\n")
+
+
+def include_pages_of_the_root(*given: Any) -> None:
+    """Show the page that a page of one sentence leads to."""
+    source: list[str] = given[-1]
+    if found := ELSEWHERE.fullmatch(source[0]):
+        source[0] = f"```{{include}} ../{found[1]}\n:relative-docs: docs/\n```\n"
+
+
 OVERLOADED = re.compile(r":: (?P<name>framework[.\w]+)\(\.\.\.\)")
 
 
@@ -131,5 +141,6 @@ def setup(app: Any) -> None:
     app.connect("autodoc-process-bases", show_public_bases)
     app.connect("autodoc-process-signature", tidy_signature)
     app.connect("source-read", follow_the_theme)
+    app.connect("source-read", include_pages_of_the_root)
     app.connect("source-read", make_tables_of_contents)
     app.connect("source-read", fill_in_signatures)
