@@ -108,10 +108,10 @@ def examine(engine: Any) -> Report:  # Any: a CeleryEngine, whose module needs t
 def _settings_of(engine: Any) -> Iterator[Finding]:
     from framework.engines.celery import _settings
 
-    _settings.complete(engine.app, engine.longest())
-    for setting, problem, cure in _settings.findings(engine.app, engine.longest()):
+    _settings.complete(engine.app, engine.admission.longest())
+    for setting, problem, cure in _settings.findings(engine.app, engine.admission.longest()):
         yield Finding(setting, problem, cure)
-    names = engine.limitless()
+    names = engine.admission.limitless()
     if names:
         yield Finding(
             "timeout",
@@ -119,7 +119,7 @@ def _settings_of(engine: Any) -> Iterator[Finding]:
             "set it in the decorator of each one, or for all of them with "
             "CeleryEngine(default_limit=...)",
         )
-    for refusal in engine.refusals():
+    for refusal in engine.admission.refusals():
         place, _, why = refusal.partition(": ")
         problem, _, cure = why.rpartition("; ")
         yield Finding(place, f"{problem}: neither an app nor a worker starts", cure)
@@ -287,13 +287,14 @@ def _pools(workers: Iterable[dict[str, Any]], engine: Any) -> Iterator[Finding]:
 def _limits(workers: Iterable[dict[str, Any]], engine: Any) -> Iterator[Finding]:
     from framework.engines.celery import _settings
 
-    needed = engine.longest() + _settings.MARGIN
+    longest = engine.admission.longest()
+    needed = longest + _settings.MARGIN
     for worker in workers:
         if worker["visibility"] < needed:
             yield Finding(
                 "broker_transport_options['visibility_timeout']",
                 f"of {_where(worker)} is {worker['visibility']:g} s, and tasks may run for "
-                f"{engine.longest():g} s here: the worker would treat a running task as lost",
+                f"{longest:g} s here: the worker would treat a running task as lost",
                 f"start the worker with the same code and settings; it needs {needed:g} s",
             )
 

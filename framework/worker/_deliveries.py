@@ -8,11 +8,10 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, NoReturn
+from typing import Any, Final, Literal, NoReturn
 
 from celery.exceptions import Reject
 
-from framework._records.statuses import TRAITS, TaskStatus
 from framework._running.outcomes import PublishAgain
 from framework._tasks import wire
 from framework._threads.clock import SystemClock
@@ -20,8 +19,9 @@ from framework._threads.watch.processes import holder_here, is_dead
 from framework.engines.celery import CeleryEngine, _settings
 from framework.engines.celery._messages import Message, MessageError
 from framework.engines.celery._redis.state import State, Verdict
-from framework.exceptions import TaskTimeoutError
-from framework.worker._outcomes import Kind, Outcome, kind_of
+from framework.engines.celery._redis.windows import Windows
+from framework.exceptions import TaskInterruptedError, TaskTimeoutError
+from framework.worker._outcomes import Outcome
 from framework.worker._outpost import Outpost, watch_signal
 
 _LOGGER = logging.getLogger("asyncframe")
@@ -155,7 +155,9 @@ _EARLY: Final = 0.001
 _DROPPED: Final = Outcome("dropped")
 
 
-def _ended(message: Message, kind: Kind, error: BaseException | None = None) -> Outcome:
+def _ended(
+    message: Message, kind: Literal["failed", "cancelled"], error: BaseException | None = None
+) -> Outcome:
     return Outcome(kind, message.task_id, message.name, error)
 
 
@@ -163,12 +165,13 @@ def _over(state: State, message: Message, status: str) -> Outcome:
     """Drop a delivery of a task that is final."""
     if message.turn:
         # It was cancelled while it waited, and would delay those behind it.
-        state.leave(message.turn, message.task_id)
-    end = TaskStatus(status)
-    made = TRAITS[end].error
-    if made is None:  # the delivery that has ended it has told Celery
-        return _DROPPED
-    return _ended(message, kind_of(end), made(message.task_id, message.name))
+        Windows(state).leave(message.turn, message.task_id)
+    # No other delivery has told Celery of these two.
+    if status == "cancelled":
+        return _ended(message, "cancelled")
+    if status == "interrupted":
+        return _ended(message, "failed", TaskInterruptedError(message.task_id, message.name))
+    return _DROPPED
 
 
 def _run(engine: CeleryEngine, outpost: Outpost, message: Message, attempts: int) -> Outcome:

@@ -36,6 +36,7 @@ from framework._tasks.specs import TaskSpec
 from framework._threads.clock import SystemClock
 from framework._threads.courier import Courier
 from framework._threads.watch.stacks import place
+from framework.engines.celery._redis.windows import Windows
 from framework.exceptions import TaskTimeoutError
 from framework.worker._outcomes import Outcome, insist, kind_of
 from framework.worker._policies import WorkerPolicies
@@ -139,7 +140,7 @@ class Outpost:
         self._core.ledger.calls.most = 0
         policies = self._core.policies
         assert isinstance(policies, WorkerPolicies)
-        policies.windows = engine.state
+        policies.windows = Windows(engine.state)
         # Otherwise an awaited coroutine would wait for a process that waits for it.
         self._core.intake.in_place = True
         self._framework.connect()

@@ -25,7 +25,7 @@ class WorkerPolicies(Policies):
     """State of retries and throttles in one process of a worker.
 
     Attributes:
-        windows: A `State`, with the windows of all workers; set by the outpost.
+        windows: A `Windows` of all workers; set by the outpost.
     """
 
     windows: Any  # its class needs the extra

@@ -263,7 +263,7 @@ async def test_functions_without_a_limit(celery_redis: RedisDatabase) -> None:
         here = f"{__name__}.test_functions_without_a_limit.<locals>"
         names = [f"{here}.{name}" for name in ("endless", "forgotten", "nightly")]
         engine = make(celery_redis.url, default_limit=None)
-        assert engine.limitless() == names
+        assert engine.admission.limitless() == names
         said = (
             "every function that workers run needs a timeout; it is missing for "
             f"{', '.join(names)}: set it in the decorator of each one, or for all of them, also "
@@ -273,7 +273,7 @@ async def test_functions_without_a_limit(celery_redis: RedisDatabase) -> None:
         with pytest.raises(ValueError, match=rf"^{re.escape(said)}$"):
             async with setup_async_framework(None, engine=engine):
                 pass
-        assert make(celery_redis.url, default_limit=5.0).limitless() == []
+        assert make(celery_redis.url, default_limit=5.0).admission.limitless() == []
         assert all(map(callable, (forgotten, nightly, endless, limited)))
 
 

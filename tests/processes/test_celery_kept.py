@@ -24,10 +24,11 @@ from framework import TaskStatus, get_task_manager, setup_async_framework
 from framework._tasks.places import PlaceAnswer, PlaceRequest
 from framework._threads.clock import SystemClock
 from framework.engines.celery import CeleryEngine
+from framework.engines.celery._admission import Admitted
 from framework.engines.celery._messages import Message
 from framework.engines.celery._publishing import publisher
 from framework.engines.celery._publishing.heir import Heir
-from framework.engines.celery._publishing.notes import Admitted, Notes
+from framework.engines.celery._publishing.notes import Notes
 from framework.engines.celery._publishing.publisher import Queued
 from framework.engines.celery._redis.state import State, Wait
 from framework.engines.celery._shared.lines import RedisLines

@@ -420,9 +420,9 @@ async def test_priority_of_an_app_without_any(celery_engine: CeleryEngine) -> No
     async with setup_async_framework(None, engine=engine):
         manager = get_task_manager()
         assert await manager.submit(celery_tasks.plain, (1,), wait=True) == 2
-        assert not engine._has_levels
+        assert not engine.admission._has_levels
         assert await manager.submit(celery_tasks.plain, (1,), priority="low", wait=True) == 2
-        assert engine._has_levels
+        assert engine.admission._has_levels
 
 
 async def test_too_few_priorities(celery_engine: CeleryEngine) -> None:

@@ -19,11 +19,13 @@ from tests.processes.workers import client_of
 
 def test_redis_is_away() -> None:
     """The engine says that it cannot be used, by the error that the framework waits for."""
+    book = make("redis://127.0.0.1:1/0").features.schedules
+    assert book is not None
     with pytest.raises(
         StoreUnavailableError,
         match=r"^Redis does not answer: Error 111 connecting to ",
     ):
-        make("redis://127.0.0.1:1/0").schedules()
+        book.schedules()
 
 
 async def test_one_run_for_two_apps(celery_redis: RedisServer, celery_worker: object) -> None:

@@ -19,6 +19,7 @@ from framework._threads.watch.processes import holder_here, holder_of, is_dead
 from framework.engines.celery._messages import Message
 from framework.engines.celery._redis.reports import record_of
 from framework.engines.celery._redis.state import ASKED, State
+from framework.engines.celery._redis.windows import Windows
 from tests.patience import PATIENCE
 
 ELSEWHERE = "another-machine@1.1|1|1"
@@ -297,7 +298,7 @@ def test_nothing_is_noted_of_an_unknown_task(state: State) -> None:
 
 def take(state: State, key: str, rate: int, window: float, who: str) -> float | None:
     """Count a call, or return in how many seconds to try again."""
-    return state.take(key, rate, window, who)[0]
+    return Windows(state).take(key, rate, window, who)[0]
 
 
 def test_many_at_the_same_moment(state: State) -> None:
@@ -321,8 +322,8 @@ def test_many_at_the_same_moment(state: State) -> None:
 
 def test_counted_later(state: State) -> None:
     """A call can be counted at a later time, and the window moves with it."""
-    _, number = state.take("w", 1, 30.0, "")
-    assert state.restamp("w", number, 30.0, 10.0)
+    _, number = Windows(state).take("w", 1, 30.0, "")
+    assert Windows(state).restamp("w", number, 30.0, 10.0)
     wait = take(state, "w", 1, 30.0, "")
     assert wait is not None
     assert 30.0 < wait <= 40.0
@@ -330,11 +331,11 @@ def test_counted_later(state: State) -> None:
 
 def test_counted_too_late(state: State) -> None:
     """A call whose window has passed is no longer counted: others may have its place."""
-    _, number = state.take("w", 1, 30.0, "")
+    _, number = Windows(state).take("w", 1, 30.0, "")
     key = f"{state.prefix}throttle:w"
     state.client.zadd(key, {str(number): (state.now() - 31.0) * 1e6})
-    assert not state.restamp("w", number, 30.0, 0.0)
-    assert not state.restamp("w", number, 30.0, 0.0)
+    assert not Windows(state).restamp("w", number, 30.0, 0.0)
+    assert not Windows(state).restamp("w", number, 30.0, 0.0)
     assert state.client.zcard(key) == 0
 
 

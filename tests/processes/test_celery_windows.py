@@ -11,6 +11,7 @@ import pytest
 
 from framework._threads.clock import SystemClock
 from framework.engines.celery._redis.state import State
+from framework.engines.celery._redis.windows import Windows
 from framework.exceptions import RateLimitExceededError
 from framework.worker._policies import WorkerPolicies
 from tests.framework.policies import throttle_policy
@@ -22,7 +23,7 @@ class SlowWay:
     """The way to Redis, which holds this process up for so many seconds at each answer."""
 
     def __init__(self, state: State) -> None:
-        self._state = state
+        self._windows = Windows(state)
         self.delays: list[float] = []
         self.now = 1000.0
         self.asked: list[str] = []
@@ -33,13 +34,13 @@ class SlowWay:
 
     def take(self, *given: Any) -> Any:
         """Count a call, and take long to say so."""
-        answer = self._state.take(*given)
+        answer = self._windows.take(*given)
         self._pass("take")
         return answer
 
     def restamp(self, *given: Any) -> Any:
         """Count it at another time, and take long to say so."""
-        answer = self._state.restamp(*given)
+        answer = self._windows.restamp(*given)
         self._pass("restamp")
         return answer
 
@@ -113,7 +114,7 @@ def test_longer_than_the_window(state: State, way: SlowWay, policies: WorkerPoli
             key = f"{state.prefix}throttle:calls"
             state.client.zadd(key, {str(answer[1]): (state.now() - 40.0) * 1e6})
             # Meanwhile others have had the window.
-            assert [state.take("calls", 2, 30.0, "")[0] for _ in range(2)] == [None, None]
+            assert [Windows(state).take("calls", 2, 30.0, "")[0] for _ in range(2)] == [None, None]
         return answer
 
     way.take = take  # type: ignore[method-assign]  # that is the test

@@ -115,7 +115,8 @@ async def test_running_app(celery_engine: CeleryEngine) -> None:
     """An app that runs is listed until it ends, with where it keeps its tasks."""
     listed = []
     async with setup_async_framework(None, engine=celery_engine):
-        entry = celery_engine._entry
+        assert celery_engine.session is not None
+        entry = celery_engine.session.entry
         assert entry is not None
         await asyncio.to_thread(entry.tell)
         listed += await asyncio.to_thread(entries, celery_engine.state, "apps", 30.0)
@@ -181,9 +182,11 @@ def test_functions_without_a_limit(url: str) -> None:
     entry(engine, "workers")
     found = only(engine)
     assert found.setting == "timeout"
-    assert f"is missing for {', '.join(engine.limitless())}: neither an app" in found.problem
-    assert f"{__name__}.limitless" in engine.limitless()
-    assert f"{__name__}.kept" not in engine.limitless()
+    assert (
+        f"is missing for {', '.join(engine.admission.limitless())}: neither an app" in found.problem
+    )
+    assert f"{__name__}.limitless" in engine.admission.limitless()
+    assert f"{__name__}.kept" not in engine.admission.limitless()
     assert found.cure.endswith("CeleryEngine(default_limit=...)")
 
 
@@ -299,8 +302,10 @@ async def test_entries_of_the_dead(url: str) -> None:
     entry(engine, "apps", host="web-1", told=seconds - 86_500)
     entry(engine, "apps", host="web-2", told=seconds - 86_000)
     async with setup_async_framework(None, engine=engine):
-        assert engine._entry is not None
-        await asyncio.to_thread(engine._entry._drop_old)
+        session = engine.session
+        assert session is not None
+        assert session.entry is not None
+        await asyncio.to_thread(session.entry._drop_old)
         assert "web-1" not in engine.state.client.hkeys(engine.state.processes("apps"))
         assert "web-2" in engine.state.client.hkeys(engine.state.processes("apps"))
 

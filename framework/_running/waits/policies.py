@@ -25,7 +25,7 @@ from framework._running.waits.throttle import Gate, Gates, ThrottlePolicy
 from framework._tasks.current import current_record
 from framework._tasks.live import LiveTask, Sleeper
 from framework._threads.clock import SystemClock
-from framework._threads.sleepers import LoopSleeper, ThreadSleeper
+from framework._threads.waits.sleepers import LoopSleeper, ThreadSleeper
 from framework.exceptions import RateLimitExceededError, TaskCancelledError
 from framework.protocols import Clock, Interceptor
 

@@ -28,8 +28,8 @@ from framework._running.waits.policies import Policies, Sleep, throttle_reason
 from framework._running.waits.throttle import ThrottlePolicy
 from framework._tasks.live import Sleeper, Waiter
 from framework._tasks.places import key_digest, stable_text
-from framework._threads.sleepers import LoopSleeper, ThreadSleeper
 from framework._threads.waiters import LoopWaiter, Mailboxes, ThreadWaiter
+from framework._threads.waits.sleepers import LoopSleeper, ThreadSleeper
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import Clock, SharedWindows
 from framework.protocols._windows import WindowAnswer, WindowRequest

@@ -24,6 +24,7 @@ from framework.engines.celery._messages import Message
 from framework.engines.celery._redis import scripts
 from framework.engines.celery._redis.reports import Reports
 from framework.engines.celery._redis.state import State
+from framework.engines.celery._redis.windows import Windows
 from framework.engines.celery._shared.lines import RedisLines
 from framework.engines.celery._shared.schedules import RedisSchedules
 from framework.protocols import PlaceAnswer, PlaceRequest, WindowAnswer, WindowRequest
@@ -571,7 +572,10 @@ class RedisProcess(Process):
         self._clock = TestClock()
         self.state = State(url, "test", 60.0)
         register = self.state.client.register_script
-        self.state._throttle = register(scripts.THROTTLE.replace("redis.call('TIME')", _SET_CLOCK))
+        self._windows = Windows(self.state)
+        self._windows._throttle = register(
+            scripts.THROTTLE.replace("redis.call('TIME')", _SET_CLOCK)
+        )
         self._book = RedisSchedules(self.state)
         self.places = StillLines(self.state, bool)
         self.places.holder = name
@@ -661,13 +665,13 @@ class RedisProcess(Process):
     def call(self, request: WindowRequest) -> Turn:
         """Count a call now, or hear when to try again."""
         who = request.entry if request.waits else ""
-        wait, _ = self.state.take(request.key, request.rate, request.length, who)
+        wait, _ = self._windows.take(request.key, request.rate, request.length, who)
         now = self._world.now
         return Turn(now) if wait is None else Turn(None, now + wait)
 
     def give_up(self, request: WindowRequest) -> None:
         """Leave the queue."""
-        self.state.leave(request.key, request.entry)
+        self._windows.leave(request.key, request.entry)
 
 
 def _message(task_id: str) -> Message:

@@ -20,23 +20,6 @@ NOT_STARTED: Final = "it was cancelled before it started"
 _LOST_PLACE: Final = "its place went to another task: this process did not answer for too long"
 
 
-class Admitted:
-    """What an engine has found out about a task that it admitted; the task's ``engine_note``.
-
-    Attributes:
-        name: The name by which workers find the function.
-        call: The arguments as JSON.
-        kept: Whether Redis has the task, or is about to, while it waits.
-    """
-
-    __slots__ = ("call", "kept", "name")
-
-    def __init__(self, name: str, call: str) -> None:
-        self.name = name
-        self.call = call
-        self.kept = False
-
-
 class Notes:
     """Writes the tasks of one process to Redis.
 

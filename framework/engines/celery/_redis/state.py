@@ -9,7 +9,8 @@ loop's.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -87,6 +88,15 @@ class Wait:
         return [repr(self.seconds), json.dumps(places), self.reason]
 
 
+@contextmanager
+def answering(kind: type[Exception]) -> Iterator[None]:
+    """Have errors of Redis raised as another kind, which says that it does not answer."""
+    try:
+        yield
+    except redis.RedisError as error:
+        raise kind(f"Redis does not answer: {error}") from error
+
+
 class State:
     """Remote tasks of one namespace.
 
@@ -124,9 +134,6 @@ class State:
         self._again = register(scripts.AGAIN)
         self._end = register(scripts.END)
         self._cancel = register(scripts.CANCEL)
-        self._throttle = register(scripts.THROTTLE)
-        self._restamp = register(scripts.RESTAMP)
-        self._leave = register(scripts.LEAVE)
         self._forget = register(scripts.FORGET)
         self._repeat = register(scripts.REPEATED)
         self._recover = register(scripts.RECOVER)
@@ -158,7 +165,7 @@ class State:
 
         Args:
             messages: Their messages.
-            keeper: This process; see `holder_here`.
+            keeper: This process; see `processes.holder_here`.
             placed: The ids of the tasks that need places.
 
         Returns:
@@ -180,7 +187,7 @@ class State:
 
         Args:
             waiting: Their messages, and what they wait for.
-            keeper: This process; see `holder_here`.
+            keeper: This process; see `processes.holder_here`.
 
         Returns:
             Those that were not added, since they were cancelled before.
@@ -250,7 +257,7 @@ class State:
 
         Args:
             message: What was delivered.
-            holder: This process; see `holder_here`.
+            holder: This process; see `processes.holder_here`.
             dead: A holder that is known to be dead.
         """
         kind, text, left = self._start(
@@ -447,33 +454,6 @@ class State:
     def rest(self, seconds: float) -> None:
         """Let no process search for lost messages for some seconds."""
         self.client.pexpire(f"{self.prefix}lead", _ms(seconds))
-
-    # -- throttles
-
-    def take(self, key: str, rate: int, window: float, who: str) -> tuple[float | None, int]:
-        """Count a call, or return when to try again.
-
-        Args:
-            key: Of the window.
-            rate: Calls per window.
-            window: Seconds.
-            who: The caller that keeps a place in the queue; "" for none.
-
-        Returns:
-            None and the call's number, or the seconds until the next try and 0.
-        """
-        stamps = f"{self.prefix}throttle:{key}"
-        answer = self._throttle([stamps, f"{stamps}:w"], [rate, repr(window), who])
-        return (None, -answer) if answer < 0 else (answer / 1e6, 0)
-
-    def restamp(self, key: str, number: int, window: float, ahead: float) -> bool:
-        """Move a call to *ahead* seconds from now; False if its window has passed."""
-        stamps = f"{self.prefix}throttle:{key}"
-        return bool(self._restamp([stamps], [number, repr(window), repr(ahead)]))
-
-    def leave(self, key: str, who: str) -> None:
-        """Leave a throttle's queue without being counted."""
-        self._leave([f"{self.prefix}throttle:{key}:w"], [who])
 
     # -- reports
 

@@ -1,0 +1,1 @@
+"""How a thread or a coroutine waits, and what wakes it."""
