@@ -8,10 +8,18 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, Literal, NoReturn
+from typing import Any, Final, NoReturn
 
 from celery.exceptions import Reject
 
+from framework._records.statuses import (
+    CANCELLED,
+    FAILED,
+    PENDING,
+    TIMEOUT,
+    TRAITS,
+    TaskStatus,
+)
 from framework._running.outcomes import PublishAgain
 from framework._tasks import wire
 from framework._threads.clock import SystemClock
@@ -20,7 +28,6 @@ from framework.engines.celery import CeleryEngine, _settings
 from framework.engines.celery._messages import Message, MessageError
 from framework.engines.celery._redis.state import State, Verdict
 from framework.engines.celery._redis.windows import Windows
-from framework.exceptions import TaskInterruptedError, TaskTimeoutError
 from framework.worker._outcomes import Outcome
 from framework.worker._outpost import Outpost, watch_signal
 
@@ -124,15 +131,8 @@ def _deliver(engine: CeleryEngine, outpost: Outpost, message: Message, free: boo
         _send(engine, message)
         return _DROPPED
     if message.left is not None and message.left <= 0:
-        told = TaskTimeoutError(message.task_id, message.name, message.limit or 0.0)
-        state.end(
-            message.task_id,
-            "timeout",
-            seq=message.seq,
-            error=wire.encode_error(told),
-            reason="it ran past its time limit",
-        )
-        return _ended(message, "failed", told)
+        told, reason = message.timeout_error(), "it ran past its time limit"
+        return _end(engine, message, told, reason, TIMEOUT, seq=message.seq)
     holder = PROCESS.holder
     verdict = state.start(message, holder) if free else Verdict("busy", holder=holder)
     if verdict.kind == "busy" and is_dead(verdict.holder):
@@ -152,13 +152,39 @@ def _deliver(engine: CeleryEngine, outpost: Outpost, message: Message, free: boo
 
 
 _EARLY: Final = 0.001
-_DROPPED: Final = Outcome("dropped")
+_DROPPED: Final = Outcome(None)
 
 
-def _ended(
-    message: Message, kind: Literal["failed", "cancelled"], error: BaseException | None = None
+def _ended(message: Message, status: TaskStatus, error: BaseException | None = None) -> Outcome:
+    return Outcome(status, message.task_id, message.name, error)
+
+
+def _end(
+    engine: CeleryEngine,
+    message: Message,
+    error: BaseException | None,
+    reason: str,
+    status: TaskStatus = FAILED,
+    **whose: Any,
 ) -> Outcome:
-    return Outcome(kind, message.task_id, message.name, error)
+    """End a task whose function does not run here to its end.
+
+    Args:
+        engine: The engine.
+        message: Its message.
+        error: Why it has failed; None if it has not.
+        reason: For people.
+        status: The final status.
+        whose: See `State.end`; the one that this process has the lease of if left out.
+    """
+    engine.state.end(
+        message.task_id,
+        status,
+        **(whose or {"holder": PROCESS.holder}),
+        error="" if error is None else wire.encode_error(error),
+        reason=reason,
+    )
+    return _ended(message, status, error)
 
 
 def _over(state: State, message: Message, status: str) -> Outcome:
@@ -166,12 +192,11 @@ def _over(state: State, message: Message, status: str) -> Outcome:
     if message.turn:
         # It was cancelled while it waited, and would delay those behind it.
         Windows(state).leave(message.turn, message.task_id)
-    # No other delivery has told Celery of these two.
-    if status == "cancelled":
-        return _ended(message, "cancelled")
-    if status == "interrupted":
-        return _ended(message, "failed", TaskInterruptedError(message.task_id, message.name))
-    return _DROPPED
+    end = TaskStatus(status) if status else None
+    made = None if end is None else TRAITS[end].error
+    if end is None or made is None:  # the delivery that has ended it has told Celery
+        return _DROPPED
+    return _ended(message, end, made(message.task_id, message.name))
 
 
 def _run(engine: CeleryEngine, outpost: Outpost, message: Message, attempts: int) -> Outcome:
@@ -181,26 +206,12 @@ def _run(engine: CeleryEngine, outpost: Outpost, message: Message, attempts: int
             f"this worker knows no task function {message.fn!r}: import its module in the one "
             "that the worker is started with"
         )
-        engine.state.end(
-            message.task_id,
-            "failed",
-            holder=PROCESS.holder,
-            error=wire.encode_error(told),
-            reason="it could not be started",
-        )
-        return _ended(message, "failed", told)
+        return _end(engine, message, told, "it could not be started")
     began = outpost.clock.monotonic()
     try:
         outcome = outpost.run(message, spec, attempts)
     except Exception as error:  # a fault of our own: the task must not stay RUNNING forever
-        engine.state.end(
-            message.task_id,
-            "failed",
-            holder=PROCESS.holder,
-            error=wire.encode_error(error),
-            reason="it could not be run",
-        )
-        return _ended(message, "failed", error)
+        return _end(engine, message, error, "it could not be run")
     # Before the message is acknowledged: this process may be killed right after.
     engine.flush()
     if isinstance(outcome, Outcome):
@@ -216,21 +227,9 @@ def _run(engine: CeleryEngine, outpost: Outpost, message: Message, attempts: int
     if taken:
         _send_next(engine, following)
     elif taken is False:
-        engine.state.end(
-            message.task_id,
-            "cancelled",
-            holder=PROCESS.holder,
-            reason="it was cancelled between two attempts",
-        )
-        return _ended(message, "cancelled")
-    return Outcome(
-        "retried",
-        message.task_id,
-        message.name,
-        outcome.error,
-        delay=outcome.delay,
-        reason=outcome.reason,
-    )
+        reason = "it was cancelled between two attempts"
+        return _end(engine, message, None, reason, CANCELLED)
+    return Outcome(PENDING, message.task_id, message.name, again=outcome)
 
 
 def _following(message: Message, outcome: PublishAgain, left: float | None, now: float) -> Message:
@@ -289,9 +288,9 @@ def _refuse(engine: CeleryEngine, given: object, error: MessageError) -> Outcome
     if isinstance(task_id, str) and isinstance(seq, int):
         engine.state.end(
             task_id,
-            "failed",
+            FAILED,
             seq=seq,
             error=wire.encode_error(error),
             reason="its message was refused",
         )
-    return Outcome("failed", str(task_id), error=error)
+    return Outcome(FAILED, str(task_id), error=error)

@@ -9,29 +9,19 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Literal, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn
 
 from celery.exceptions import Ignore, Retry, TaskPredicate
 
 from framework._records.jsonsafe import safe_repr
 from framework._records.statuses import COMPLETED, TRAITS, TaskStatus
 from framework._running.log import users_frames
+from framework._running.outcomes import PublishAgain
 from framework._threads.courier import Courier
 from framework.engines.celery._tasks import ShownError, keep_revoked
 from framework.exceptions import TaskCancelledError, TaskFailedError
 
 _LOGGER = logging.getLogger("asyncframe")
-
-Kind: TypeAlias = Literal["completed", "failed", "cancelled", "retried", "dropped"]
-"""What Celery may be told of a delivery: it has fewer ends than there are final statuses."""
-
-
-def kind_of(status: TaskStatus) -> Kind:
-    """Return what Celery is told of a task that has ended with *status*."""
-    if status is COMPLETED:
-        return "completed"
-    return "failed" if TRAITS[status].failed else "cancelled"
-
 
 _AWAY: Final = 1.0
 """Seconds between attempts to report an outcome while Redis is unavailable."""
@@ -67,50 +57,48 @@ class Outcome:
     """What became of a delivery.
 
     Attributes:
-        kind: ``completed``, ``failed`` or ``cancelled``, see `kind_of`; ``retried`` (it continues
-            in a later delivery) or ``dropped`` (another delivery tells Celery).
+        status: The task's final status; PENDING if it continues in a later delivery; None if
+            another delivery tells Celery.
         task_id: The task.
         name: The task's name.
-        error: Why it failed or is retried; None if it waits for a throttle.
-        delay: Seconds until it continues.
-        reason: Why it waits, for people.
+        error: Why it failed; None for a task that has not.
+        again: When and why it continues, if it does.
         unsaid: The arguments of `State.end` if Redis did not take them.
     """
 
-    kind: Kind
+    status: TaskStatus | None
     task_id: str = ""
     name: str = ""
     error: BaseException | None = None
-    delay: float = 0.0
-    reason: str = ""
+    again: PublishAgain | None = None
     unsaid: dict[str, Any] | None = None
 
     def tell(self, task: Any) -> None:
-        """Report the outcome to Celery: return if the task is COMPLETED, else raise.
+        """Tell Celery how the delivery went: return for SUCCESS, raise an error for all else.
 
         Args:
             task: The Celery task that ran the delivery.
 
         Raises:
             Exception: The error of a task that has failed.
-            Ignore: If this delivery does not end the task, or the task was cancelled.
-            UnsaidError: If the outcome could not be written to Redis; Celery then reports nothing.
+            Ignore: If another delivery tells Celery, or the task was cancelled.
+            UnsaidError: If Redis did not take the outcome; Celery then says nothing.
             Retry: If the task continues in a later delivery.
         """
         if self.unsaid is not None:
-            if self.kind == "failed":
+            if self.status is not None and TRAITS[self.status].failed:
                 _LOGGER.error("task %s (%s) failed", self.task_id, self.name, exc_info=self.error)
             raise UnsaidError(self.unsaid)
-        if self.kind == "failed":
+        if self.status is None:
+            raise Ignore
+        if self.again is not None:
+            _raise_retry(self.again)
+        if TRAITS[self.status].failed:
             raise self._celery_error()
-        if self.kind == "retried":
-            self._raise_retry()
-        if self.kind == "cancelled":
+        if self.status is not COMPLETED:
             told = TaskCancelledError(self.task_id, self.name)
             keep_revoked(task, self.task_id, told)
             raise RevokedError(str(told))
-        if self.kind == "dropped":
-            raise Ignore
 
     def _celery_error(self) -> Exception:
         """Return the task's error, or one with it as its cause if Celery would act on it."""
@@ -123,10 +111,11 @@ class Outcome:
         wrapper.__cause__ = error
         return wrapper
 
-    def _raise_retry(self) -> NoReturn:
-        delay = round(self.delay, 3)  # for people
-        if self.error is None:
-            raise Retry(self.reason, when=delay)
-        shown = ShownError(safe_repr(self.error))
-        told = Retry(exc=shown, when=delay)
-        raise told.with_traceback(users_frames(self.error.__traceback__)) from None
+
+def _raise_retry(again: PublishAgain) -> NoReturn:
+    delay = round(again.delay, 3)  # for people
+    if again.error is None:
+        raise Retry(again.reason, when=delay)
+    shown = ShownError(safe_repr(again.error))
+    told = Retry(exc=shown, when=delay)
+    raise told.with_traceback(users_frames(again.error.__traceback__)) from None

@@ -25,7 +25,7 @@ from framework._manager.settings import Settings
 from framework._records.ids import TaskId
 from framework._records.jsonsafe import safe_str
 from framework._records.records import TaskEvent
-from framework._records.statuses import TaskStatus
+from framework._records.statuses import COMPLETED, FAILED, TIMEOUT, TaskStatus
 from framework._running.endings import Endings
 from framework._running.log import install_task_fields
 from framework._running.outcomes import PublishAgain
@@ -38,7 +38,7 @@ from framework._threads.courier import Courier
 from framework._threads.watch.stacks import place
 from framework.engines.celery._redis.windows import Windows
 from framework.exceptions import TaskTimeoutError
-from framework.worker._outcomes import Outcome, insist, kind_of
+from framework.worker._outcomes import Outcome, insist
 from framework.worker._policies import WorkerPolicies
 
 if TYPE_CHECKING:
@@ -179,11 +179,11 @@ class Outpost:
         except (TypeError, ValueError) as error:
             unsaid = self._tell_end(
                 message.task_id,
-                "failed",
+                FAILED,
                 error=wire.encode_error(error),
                 reason="its arguments were refused",
             )
-            return Outcome("failed", message.task_id, message.name, error, unsaid=unsaid)
+            return Outcome(FAILED, message.task_id, message.name, error, unsaid=unsaid)
         task = self._new_task(message, spec, args, kwargs, attempts)
         self._running[task.task_id] = task
         self._leases.wake()
@@ -251,22 +251,22 @@ class Outpost:
             return delivery.again
         task.read = True
         if delivery.lost:
-            return Outcome("dropped")
-        if task.status is TaskStatus.TIMEOUT:
+            return Outcome(None)
+        if task.status is TIMEOUT:
             # The function may have returned before the event of its limit arrived.
             unsaid = None if delivery.ended else self._tell_timeout(task)
-            return Outcome("failed", task.task_id, task.name, task.error, unsaid=unsaid)
+            return Outcome(TIMEOUT, task.task_id, task.name, task.error, unsaid=unsaid)
         return self._tell_outcome(task)
 
     def _tell_outcome(self, task: LiveTask) -> Outcome:
-        error, result, status, reason = task.error, "", task.status.value, task.reason
+        error, result, status, reason = task.error, "", task.status, task.reason
         if error is not None:
             error = error.with_traceback(task.traceback)
-        if task.status is TaskStatus.COMPLETED:
+        if task.status is COMPLETED:
             try:
                 result = wire.encode_result(task.spec.fn, task.result)
             except (TypeError, ValueError) as raised:
-                status, error, reason = "failed", raised, "its result cannot be kept"
+                status, error, reason = FAILED, raised, "its result cannot be kept"
         unsaid = self._tell_end(
             task.task_id,
             status,
@@ -276,10 +276,9 @@ class Outpost:
             share=task.progress,
             message=task.progress_message,
         )
-        kind = kind_of(TaskStatus(status))
-        return Outcome(kind, task.task_id, task.name, error, unsaid=unsaid)
+        return Outcome(status, task.task_id, task.name, error, unsaid=unsaid)
 
-    def _tell_end(self, task_id: str, status: str, **more: Any) -> dict[str, Any] | None:
+    def _tell_end(self, task_id: str, status: TaskStatus, **more: Any) -> dict[str, Any] | None:
         call = {"task_id": task_id, "status": status, "holder": self._holder, **more}
         for pause in (*_PAUSES, None):
             try:
@@ -328,7 +327,7 @@ class Outpost:
         told = TaskTimeoutError(task.task_id, task.name, delivery.limit or 0.0)
         unsaid = self._tell_end(
             task.task_id,
-            "timeout",
+            TIMEOUT,
             error=wire.encode_error(told),
             reason=task.reason,
             share=task.progress,

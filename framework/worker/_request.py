@@ -10,12 +10,12 @@ from billiard.exceptions import TimeLimitExceeded
 from celery.worker.request import Request
 from celery.worker.state import task_ready
 
+from framework._records.statuses import PENDING, RUNNING, TIMEOUT
 from framework._tasks import wire
 from framework._threads.clock import SystemClock
 from framework._threads.watch.processes import holder_of, is_dead
 from framework.engines.celery._messages import Message
 from framework.engines.celery._tasks import keep_failure
-from framework.exceptions import TaskTimeoutError
 from framework.worker._outcomes import RevokedError, UnsaidError, insist
 
 _LOGGER = logging.getLogger("asyncframe")
@@ -45,7 +45,7 @@ class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
         """Report failures that the pool process could not report itself."""
         error = getattr(exc_info.exception, "exc", exc_info.exception)
         if isinstance(error, UnsaidError):
-            self._insist(error.args[0])
+            insist(self.task.asyncframe_engine.state, error.args[0])
         elif isinstance(error, TimeLimitExceeded):
             self._ended = self._has_ended(error.args[0])
             if self._ended:
@@ -84,8 +84,8 @@ class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
                 facts = self.task.asyncframe_engine.state.fetch([self.id]).get(self.id)
             except Exception:  # it is still unavailable
                 return False
-            if facts is None or facts["status"] not in ("pending", "running"):
-                return facts is not None and facts["status"] != "timeout"
+            if facts is None or facts["status"] not in (PENDING, RUNNING):
+                return facts is not None and facts["status"] != TIMEOUT
             clock.sleep(_LOOK)
         return False
 
@@ -99,17 +99,17 @@ class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
         try:
             message = Message.from_json(self.args[0])
             state = self.task.asyncframe_engine.state
-            told = TaskTimeoutError(message.task_id, message.name, message.limit or 0.0)
+            told = message.timeout_error()
             if self._holder and not is_dead(self._holder):
                 state.end(
                     message.task_id,
-                    "timeout",
+                    TIMEOUT,
                     holder=self._holder,
                     error=wire.encode_error(told),
                     reason="it was killed past its limit",
                 )
             facts = state.fetch([message.task_id]).get(message.task_id)
-            if facts is not None and facts["status"] in ("pending", "running"):
+            if facts is not None and facts["status"] in (PENDING, RUNNING):
                 return False
         except Exception:  # the process must be killed in any case
             _LOGGER.exception("the timeout of task %s is not reported", self.id)
@@ -125,7 +125,3 @@ class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
             name="asyncframe-failure",
             daemon=True,
         ).start()
-
-    def _insist(self, call: dict[str, Any]) -> None:
-        """Report an outcome as soon as Redis is available again."""
-        insist(self.task.asyncframe_engine.state, call)

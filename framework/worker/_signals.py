@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from celery import concurrency, current_app
 
+from framework._records.statuses import CANCELLED
 from framework.engines.celery import CeleryEngine
 from framework.engines.celery._messages import Message
 from framework.engines.celery._publishing.recovery import Recovery
@@ -113,7 +114,7 @@ def task_revoked(engine: CeleryEngine, request: Any) -> None:  # Any: Celery has
         message = Message.from_json(request.args[0])
         if message.namespace in ("", engine.namespace):
             engine.state.end(
-                message.task_id, "cancelled", seq=message.seq, reason="Celery has revoked it"
+                message.task_id, CANCELLED, seq=message.seq, reason="Celery has revoked it"
             )
     except Exception:  # the worker goes on; the task is found as a lost one
         _LOGGER.exception("could not report that Celery has revoked a task")

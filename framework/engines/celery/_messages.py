@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 from framework._tasks import registry
 from framework._tasks.functions import name_of, signature_of
 from framework._tasks.specs import TaskSpec, spec_for
+from framework.exceptions import TaskTimeoutError
 from framework.protocols import TaskFunction
 
 VERSION: Final = 1
@@ -88,6 +89,10 @@ class Message:
             if whole[name] == nothing:
                 del whole[name]
         return whole
+
+    def timeout_error(self) -> TaskTimeoutError:
+        """Return the error of the task if it reaches its limit."""
+        return TaskTimeoutError(self.task_id, self.name, self.limit or 0.0)
 
     def replace(self, **changed: Any) -> Self:
         """Return a copy with other fields."""
