@@ -33,8 +33,9 @@ class AppRules(Interceptor):
 
     def add(self, home: Home, engine: object, store: object) -> None:
         """Apply the rules of an app's *engine* and *store* to the tasks of *home*."""
-        if isinstance(engine, TaskRules):
-            self._engines[home] = engine
+        rules = features_of(engine).rules
+        if rules is not None:
+            self._engines[home] = rules
         features = features_of(store)
         if features.shared is not None:
             self._stores[home] = features

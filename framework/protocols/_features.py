@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from framework.protocols._engines import KeepingEngine, LoggingWorkers, TaskRules
 from framework.protocols._sharing import (
     AskingDirectory,
     Fallible,
@@ -44,6 +45,9 @@ class Features:
         asking: It can ask the other processes to store their tasks, to find an unknown id.
         news: It knows which tasks of other processes change.
         fallible: It says whether it can be used now, and why not.
+        keeping: It has the tasks that wait for their start; of engines only.
+        logging: Its workers log failures; of engines only.
+        rules: It has rules for tasks and their values; of engines only.
     """
 
     shared: SharedStore | None = None
@@ -59,6 +63,9 @@ class Features:
     asking: AskingDirectory | None = None
     news: NewsDirectory | None = None
     fallible: Fallible | None = None
+    keeping: KeepingEngine | None = None
+    logging: LoggingWorkers | None = None
+    rules: TaskRules | None = None
 
 
 class Featured(Protocol):
@@ -88,6 +95,9 @@ _LOOKS: Final[dict[str, tuple[str, type]]] = {
     "asking": ("ask", AskingDirectory),
     "news": ("watch", NewsDirectory),
     "fallible": ("fault", Fallible),
+    "keeping": ("keep", KeepingEngine),
+    "logging": ("logs_failures", LoggingWorkers),
+    "rules": ("received", TaskRules),
 }
 """The protocol of each field, and one of its methods, since the check of a protocol takes long."""
 

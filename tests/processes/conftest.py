@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from framework._manager import cancelling
-from framework.engines.celery import CeleryEngine, _engine
+from framework.engines.celery import CeleryEngine, _session
 from tests.patience import PATIENCE
 from tests.processes.servers import (
     Databases,
@@ -211,7 +211,7 @@ def patient_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cancelling, "_PATIENCE", PATIENCE)
     monkeypatch.setattr(cancelling, "_FAR_PATIENCE", PATIENCE)
     # Redis answers within five seconds, whatever is asked.
-    monkeypatch.setattr(_engine, "_HEARS", 4.0)
+    monkeypatch.setattr(_session, "_HEARS", 4.0)
 
 
 @pytest.fixture

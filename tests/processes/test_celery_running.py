@@ -119,7 +119,7 @@ async def test_arguments_that_the_worker_does_not_take(
     """A worker whose function takes less than that of the app does not call it."""
     name = "tests.processes.celery_tasks.mark"
     spec = celery_engine.functions.specs()[name]
-    newer = (celery_engine, name, lambda *_: f'[["{key}", "done", "more"], {{}}]')
+    newer = (celery_engine.admission, name, lambda *_: f'[["{key}", "done", "more"], {{}}]')
     monkeypatch.setattr(spec, "engine_note", newer)
     task_id = await manager.submit(celery_tasks.mark, (key,))
     with pytest.raises(

@@ -140,6 +140,9 @@ class CeleryEngine:
             places=sharing,
             news=sharing,
             fallible=self,
+            keeping=self,
+            logging=self,
+            rules=self,
         )
         self._state: State | None = None
         self._in_worker = False
