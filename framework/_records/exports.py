@@ -1,8 +1,12 @@
-"""Exports: public names as users import them, and what rooms provide to those below them."""
+"""Exports: names as users import or type them, and what rooms provide to those below them."""
 
 from __future__ import annotations
 
+import importlib
+import sys
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any  # what is provided has types of the rooms above
 
 
@@ -40,3 +44,31 @@ class Provided:
 
 
 provided = Provided()
+
+
+class NotImportedError(LookupError):
+    """The module cannot be imported."""
+
+
+def imported(name: str) -> Any:  # Any: whatever the module has there
+    """Import ``module:attribute`` and return the attribute; the current folder is searched first.
+
+    Raises:
+        NotImportedError: If the module cannot be imported, for whatever reason.
+        LookupError: If it has no such attribute.
+    """
+    module, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module)
+    except Exception as error:  # whatever the user's module does
+        last = "".join(traceback.format_exception_only(error)).strip()
+        raise NotImportedError(f"{module!r} cannot be imported: {last}") from None
+    for part in attribute.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise LookupError(f"{module!r} has no {attribute!r}") from None
+    return found

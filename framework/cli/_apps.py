@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import gc
-import importlib
 import sys
-import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from framework._records.exports import NotImportedError, imported
 from framework.cli._mistakes import USAGE, CommandError
+from framework.protocols import RemoteEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +21,12 @@ class App:
     Attributes:
         name: Its name, ``module:app``.
         stores: Its SQL stores, as URLs.
-        engines: Its Celery engines.
+        engines: Its engines whose tasks run in other processes.
     """
 
     name: str
     stores: list[Any]  # Any: a SQLAlchemy URL, which needs the extra
-    engines: list[Any]  # Any: a CeleryEngine, which needs another one
+    engines: list[RemoteEngine]
 
 
 def find_app(name: str) -> App:
@@ -37,38 +38,40 @@ def find_app(name: str) -> App:
     module_name, colon, attribute = name.partition(":")
     if not colon or not module_name or not attribute:
         raise CommandError(f"--app must be like module:app, as for uvicorn, not {name!r}", USAGE)
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
     try:
-        found: Any = importlib.import_module(module_name)
-    except Exception as error:  # whatever the user's module does
-        last = "".join(traceback.format_exception_only(error)).strip()
-        raise CommandError(
-            f"{module_name!r} cannot be imported: {last}{_shadow(here)}", USAGE
-        ) from None
-    for part in attribute.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            raise CommandError(f"{module_name!r} has no {attribute!r}", USAGE) from None
-    return App(
-        name,
-        _made("framework.stores.sql", "SQLStore"),
-        _made("framework.engines.celery", "CeleryEngine"),
-    )
+        imported(name)
+    except NotImportedError as error:
+        raise CommandError(f"{error}{_shadow()}", USAGE) from None
+    except LookupError as error:
+        raise CommandError(str(error), USAGE) from None
+    return App(name, _made(_is_store), _made(_is_engine))
 
 
-def _made(module: str, name: str) -> list[Any]:
-    """Return all objects of a class that the import has made, wherever they are kept."""
-    cls = getattr(sys.modules.get(module), name, None)
+def _made(is_wanted: Callable[[type], bool]) -> list[Any]:
+    """Return all objects of some classes that the import has made, wherever they are kept."""
     # An app may have its store in any variable of any module, or in a lifespan.
-    return [] if cls is None else [one for one in gc.get_objects() if type(one) is cls]
+    made = gc.get_objects()
+    wanted = {cls for cls in set(map(type, made)) if is_wanted(cls)}
+    return [one for one in made if type(one) in wanted]
 
 
-def _shadow(here: str) -> str:
+def _is_store(cls: type) -> bool:
+    return cls is getattr(sys.modules.get("framework.stores.sql"), "SQLStore", None)
+
+
+def _is_engine(cls: type) -> bool:
+    # The class and not the object: some objects make any attribute that they are asked for.
+    return all(callable(getattr(cls, name, None)) for name in _OF_ENGINES)
+
+
+_OF_ENGINES: Final = ("open", "close", "admit", "start", "withdraw", "fetch", "request_cancel")
+"""Methods of a `protocols.RemoteEngine`, which no store has all of."""
+
+
+def _shadow() -> str:
     """Return a hint if the user's own folder has the name of this package."""
     own = Path(__file__).parents[1]
+    here = Path.cwd()
     for mine in (Path(here, "framework"), Path(here, "framework.py")):
         if mine.exists() and mine.resolve() != own:
             return (

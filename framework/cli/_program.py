@@ -13,7 +13,7 @@ from framework import __version__
 from framework._records import checks
 from framework._records.statuses import TaskStatus
 from framework.cli import _schedules, _tasks
-from framework.cli._mistakes import FOUND, GOOD, CommandError
+from framework.cli._mistakes import FOUND, GOOD, USAGE, CommandError
 from framework.cli._screen import Screen
 from framework.cli._sources import APP, STORE, Source, opened
 from framework.exceptions import StoreUnavailableError
@@ -78,8 +78,11 @@ def _run(chosen: argparse.Namespace, screen: Screen) -> int:
         screen.write(f"asyncframe {__version__}")
         return GOOD
     if chosen.command == "doctor":
-        from framework import doctor
-
+        try:
+            from framework import doctor
+        except ImportError as error:
+            screen.write(f"doctor: {error}")
+            return USAGE
         return doctor.main([chosen.app])
     run: Command = chosen.run
     with opened(chosen) as source:

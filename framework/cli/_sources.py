@@ -76,7 +76,7 @@ def _store_of(app: App) -> Any:
             f"{app.name} has several stores, {names}: choose one with --store", USAGE
         )
     if not urls:
-        raise CommandError((_IN_REDIS if app.engines else _IN_MEMORY).format(app.name))
+        raise CommandError((_IN_ENGINE if app.engines else _IN_MEMORY).format(app.name))
     return next(iter(urls.values()))
 
 
@@ -85,6 +85,6 @@ _IN_MEMORY = """\
 Give it one, setup_async_framework(app, store=SQLStore("sqlite:///tasks.db")), or look at its
 tasks over HTTP. If it makes its store only when it starts, name the store: --store URL"""
 
-_IN_REDIS = """\
-{0} keeps its tasks in the Redis of its Celery engine, which has no list of them.
+_IN_ENGINE = """\
+{0} leaves its tasks to its engine, which has no list of them.
 Give it a store as well, setup_async_framework(app, engine=engine, store=SQLStore("sqlite:///tasks.db"))"""

@@ -133,7 +133,7 @@ def _cancel(source: Source, screen: Screen, start: str, timeout: float) -> TaskR
     if record.status.is_final:
         raise CommandError(f"task {record.task_id} has already ended: {record.status}")
     if record.remote:
-        _request_on_celery(source, str(record.task_id))
+        _request_on_workers(source, str(record.task_id))
     else:
         source.observer.request_cancel(str(record.task_id))
     sight = _until_final(source, sight, timeout)
@@ -144,11 +144,11 @@ def _cancel(source: Source, screen: Screen, start: str, timeout: float) -> TaskR
     return sight.record
 
 
-def _request_on_celery(source: Source, task_id: str) -> None:
+def _request_on_workers(source: Source, task_id: str) -> None:
     engines = [] if source.app is None else source.app.engines
     if not engines:
         raise CommandError(
-            f"task {task_id} runs on Celery, whose workers are asked by the app's engine: "
+            f"task {task_id} runs on a worker, which is asked by the app's engine: "
             "add --app module:app"
         )
     for engine in engines:

@@ -539,7 +539,7 @@ TWO = "SQLStore('sqlite+pysqlite:///1.db'), SQLStore('sqlite+pysqlite:///2.db')"
 
 
 IN_REDIS = """\
-on_celery:app keeps its tasks in the Redis of its Celery engine, which has no list of them.
+on_celery:app leaves its tasks to its engine, which has no list of them.
 Give it a store as well, setup_async_framework(app, engine=engine, store=SQLStore("sqlite:///tasks.db"))"""
 
 REFUSED = {

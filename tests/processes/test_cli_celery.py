@@ -51,7 +51,7 @@ async def test_cancel_on_a_worker(
     status, said = await run(sqlite_url, celery_redis.url, "cancel", task_id)
     assert status == 1
     assert said == (
-        f"asyncframe: task {task_id} runs on Celery, whose workers are asked by the app's engine: "
+        f"asyncframe: task {task_id} runs on a worker, which is asked by the app's engine: "
         "add --app module:app\n"
     )
 

@@ -18,9 +18,10 @@ import redis
 from celery import Celery
 
 from framework import background_task, setup_async_framework
-from framework.doctor import FINDINGS, GOOD, USAGE, Finding, examine, main
+from framework.doctor import Finding, examine, main
 from framework.engines.celery import CeleryEngine
 from framework.engines.celery._redis.entries import entries
+from framework.engines.celery.doctor import FINDINGS, GOOD, USAGE
 from tests.children import python
 from tests.patience import PATIENCE
 from tests.processes.servers import RedisServer

@@ -118,7 +118,7 @@ def test_what_cannot_be_run_again(peer: Peer, observer: Observer) -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"status": "pending", "ended_at": None}, "it is pending: wait until it has ended, or"),
         ({"status": "completed"}, "it completed, and the arguments of such tasks are not kept"),
-        ({"remote": 1}, "it ran on Celery: use manager.run_again(task_id) in the app"),
+        ({"remote": 1}, "it ran on a worker: use manager.run_again(task_id) in the app"),
         ({"call": None}, "its arguments were not kept"),
         ({"call": '"they are too long"'}, "its arguments were not kept: they are too long"),
     ]

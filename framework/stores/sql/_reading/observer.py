@@ -309,14 +309,14 @@ class Observer:
 
         Raises:
             LookupError: If there is no such schedule.
-            ValueError: If its last run has not ended, or was on Celery.
+            ValueError: If its last run has not ended, or was on a worker.
             StoreUnavailableError: If the database fails.
         """
         with self._answering(), self._database.writing() as connection:
             version, _, _ = self._statements.advance(connection, "")
             task_id = random_id()
             if connection.execute(_LAST_IS_REMOTE, {"name": name}).first() is not None:
-                raise ValueError("its runs go to Celery: trigger it in the app")
+                raise ValueError("its runs are left to workers: trigger it in the app")
             started = _schedules.start_by_hand(connection, name, task_id, now)
             if started is None:
                 raise LookupError(name)
@@ -359,7 +359,7 @@ def _require_call(row: Any) -> None:  # Any: a row of `_CALL`
     if status is TaskStatus.COMPLETED:
         raise ValueError("it completed, and the arguments of such tasks are not kept")
     if row.remote:
-        raise ValueError("it ran on Celery: use manager.run_again(task_id) in the app")
+        raise ValueError("it ran on a worker: use manager.run_again(task_id) in the app")
     if row.call is None:
         raise ValueError("its arguments were not kept")
     if row.call.startswith('"'):
