@@ -82,7 +82,7 @@ class Metrics:
 
 
 class Series:
-    """All that one registry has about tasks.
+    """The series of tasks on one registry.
 
     Args:
         registry: The registry.
@@ -108,7 +108,7 @@ class Series:
     # -- events
 
     def _named(self, name: str) -> Named:
-        """Return the series of a name that has none yet, or those of all others."""
+        """Return the series of a new name, or those of `OTHER` if there are too many names."""
         with self._lock:
             if len(self._names) >= self.max_names and name not in self._names:
                 name = OTHER

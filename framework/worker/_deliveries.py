@@ -167,7 +167,7 @@ def _end(
     status: TaskStatus = FAILED,
     **whose: Any,
 ) -> Outcome:
-    """End a task whose function does not run here to its end.
+    """End a task in Redis that this process does not run to its end.
 
     Args:
         engine: The engine.

@@ -57,7 +57,7 @@ class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
             self.send_event("task-revoked", terminated=False, signum=None, expired=False)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
-        """Acknowledge a task that had ended, and tell Celery's tools of no timeout."""
+        """Acknowledge a task that had ended in time: Celery's tools see no timeout."""
         if self._ended:
             task_ready(self)
             self.acknowledge()

@@ -78,11 +78,11 @@ def worker_ready(engine: CeleryEngine, consumer: Any) -> None:  # Any: Celery ha
         "taken": sorted(engine.app.amqp.queues.consume_from),
     }
     entry = Entry(engine.state, "workers", engine.functions.signatures, facts)
-    _ENTRIES[id(engine)] = entry
+    recovery = Recovery(engine.app, engine.state, engine.sender)
+    _ENTRIES[id(engine)] = entry, recovery
     # At least once before anybody can know that it is ready.
     entry.tell()
     entry.start()
-    recovery = _RECOVERIES[id(engine)] = Recovery(engine.app, engine.state, engine.sender)
     recovery.start()
 
 
@@ -122,16 +122,14 @@ def task_revoked(engine: CeleryEngine, request: Any) -> None:  # Any: Celery has
 
 def worker_shutdown(engine: CeleryEngine, _: object) -> None:
     """Remove this worker from the list."""
-    recovery = _RECOVERIES.pop(id(engine), None)
+    entry, recovery = _ENTRIES.pop(id(engine), (None, None))
     if recovery is not None:
         recovery.close()
-    entry = _ENTRIES.pop(id(engine), None)
     if entry is not None:
         entry.close()
 
 
-_ENTRIES: Final[dict[int, Entry]] = {}
-_RECOVERIES: Final[dict[int, Recovery]] = {}
+_ENTRIES: Final[dict[int, tuple[Entry, Recovery]]] = {}
 
 
 def _pool_name(pool: object) -> str:

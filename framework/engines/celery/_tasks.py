@@ -78,7 +78,7 @@ def keep_failure(task: Any, task_id: str, error: BaseException, text: str | None
 
 
 def keep_revoked(task: Any, task_id: str, error: BaseException) -> None:
-    """The same for a task that was cancelled, which Celery calls REVOKED."""
+    """Store REVOKED there, for a task that was cancelled; blocks in the same way."""
     _keep(task, task_id, error, states.REVOKED, None)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from contextlib import closing
 from typing import Final
 
 from framework.engines.celery._messages import Message, MessageError
@@ -35,7 +36,7 @@ class Heir:
 
     Args:
         state: Redis.
-        sender: Makes a sender with a connection of its own; called when first needed.
+        sender: Makes a sender with a connection of its own.
     """
 
     def __init__(self, state: State, sender: Callable[[], Sender]) -> None:
@@ -50,19 +51,14 @@ class Heir:
         Raises:
             Exception: What Redis or the broker raises while it is unavailable.
         """
-        left = self._state.left(_MOST, _PAUSE)
-        if not left:
-            return
-        sender = self._make()
-        try:
-            for task_id, keeper, text in left:
+        # It connects only when it sends something.
+        with closing(self._make()) as sender:
+            for task_id, keeper, text in self._state.left(_MOST, _PAUSE):
                 message = self._read(task_id, text)
                 if message is not None:
                     sender.send(message)
                     self._state.published(keeper, [task_id])
                     _LOGGER.info("task %s was published for a process that has ended", task_id)
-        finally:
-            sender.close()
 
     def _read(self, task_id: str, text: str) -> Message | None:
         """Return a message; None if a newer release has written it, whose workers can read it."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any, Final
 
 from framework._records.jsonsafe import safe_str
@@ -50,7 +51,7 @@ class Recovery:
     Args:
         app: The Celery app; only a Redis broker is searched.
         state: Redis.
-        sender: Makes a sender with a connection of its own; called when first needed.
+        sender: Makes a sender with a connection of its own.
     """
 
     def __init__(self, app: Any, state: State, sender: Callable[[], Sender]) -> None:
@@ -98,21 +99,17 @@ class Recovery:
             self._state.rest(max(0.9 * EVERY, took * _SHARE))
 
     def _publish(self, lost: Iterator[str]) -> None:
-        sender = None
-        try:
+        # It connects only when it sends something.
+        with closing(self._make()) as sender:
             for task_id in lost:
                 text = self._state.recover(task_id, EVERY / 2, _PAUSES)
                 if self._courier.is_stopped:
                     return
                 if text:
-                    sender = sender or self._make()
                     sender.send(Message.from_json(json.loads(text)))
                     _LOGGER.warning(
                         "task %s was published again: the broker had lost its message", task_id
                     )
-        finally:
-            if sender is not None:
-                sender.close()
 
 
 def _failed(error: Exception) -> None:

@@ -113,9 +113,7 @@ class Entry:
 
 def entries(state: State, kind: Literal["workers", "apps"], fresh: float) -> list[dict[str, Any]]:
     """Return the entries of a kind that were renewed in the last *fresh* seconds; blocks."""
-    now = state.now()
-    told = [json.loads(text) for text in state.client.hgetall(state.processes(kind)).values()]
-    return [one for one in told if now - one["told"] <= fresh]
+    return list(_recent(state, state.processes(kind), fresh))
 
 
 def all_entries(state: State, fresh: float) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -123,11 +121,14 @@ def all_entries(state: State, fresh: float) -> Iterator[tuple[str, dict[str, Any
 
     Scans all keys, which takes a while if there are millions.
     """
-    now = state.now()
     for kind in ("workers", "apps"):
         for key in state.client.scan_iter(f"asyncframe:*:{kind}", count=1_000, _type="hash"):
             namespace = key.removeprefix("asyncframe:").removesuffix(f":{kind}")
-            for text in state.client.hvals(key):
-                told = json.loads(text)
-                if now - told["told"] <= fresh:
-                    yield namespace, told
+            for entry in _recent(state, key, fresh):
+                yield namespace, entry
+
+
+def _recent(state: State, key: str, fresh: float) -> Iterator[dict[str, Any]]:
+    now = state.now()
+    told = [json.loads(text) for text in state.client.hvals(key)]
+    yield from (one for one in told if now - one["told"] <= fresh)

@@ -26,6 +26,17 @@ _LOGGER = logging.getLogger("asyncframe")
 
 _BLOCK: Final = 1.0
 
+_ENDED: Final = {
+    "status": "s",
+    "ended": "at",
+    "result": "r",
+    "error": "e",
+    "reason": "w",
+    "attempts": "a",
+    "fn": "f",
+}
+"""The fields of a report of an end, by those of the task's hash."""
+
 LOST: Final = "Redis does not know it any more: its data was lost or evicted"
 
 
@@ -105,7 +116,7 @@ class Reports:
         return 0.0
 
     def _away(self, error: Exception) -> None:
-        """Say that Redis is unavailable, which is whatever its client raises."""
+        """Note that Redis is unavailable; *error* is whatever its client has raised."""
         self.fault = f"cannot read the reports of workers: {safe_str(error)}"
         if not self._gap:
             _LOGGER.warning("%s", self.fault)
@@ -149,36 +160,19 @@ class Reports:
         elif kind == "ended" and fields["b"] == "1":
             self._tell_state(task_id, self._state.fetch([task_id]).get(task_id))
         elif kind == "ended":
-            self._tell_end(
-                task_id,
-                fields["s"],
-                fields["at"],
-                fields["r"],
-                fields["e"],
-                fields["w"],
-                fields["a"],
-                fields["f"],
-            )
+            self._tell_end(task_id, {name: fields[short] for name, short in _ENDED.items()})
 
-    def _tell_end(
-        self,
-        task_id: str,
-        status: str,
-        at: str,
-        result: str,
-        error: str,
-        reason: str,
-        attempts: str,
-        fn: str,
-    ) -> None:
+    def _tell_end(self, task_id: str, facts: Mapping[str, str]) -> None:
+        result, error = facts["result"], facts["error"]
+        function = registry.find_function(facts.get("fn", ""))
         self._host.ended(
             task_id,
-            TaskStatus(status),
-            float(at),
-            result=decode_result(registry.find_function(fn), result) if result else None,
+            TaskStatus(facts["status"]),
+            float(facts["ended"]),
+            result=decode_result(function, result) if result else None,
             error=decode_error(error) if error else None,
-            reason=reason,
-            attempts=int(attempts or 0),
+            reason=facts["reason"],
+            attempts=int(facts["attempts"] or 0),
         )
 
     def _catch_up(self) -> None:
@@ -205,16 +199,7 @@ class Reports:
         if facts.get("share"):
             self._host.progress(task_id, float(facts["share"]), facts.get("message", ""))
         if TaskStatus(facts["status"]).is_final:
-            self._tell_end(
-                task_id,
-                facts["status"],
-                facts["ended"],
-                facts["result"],
-                facts["error"],
-                facts["reason"],
-                facts["attempts"],
-                facts.get("fn", ""),
-            )
+            self._tell_end(task_id, facts)
             return
         self._host.waiting(task_id, facts.get("reason", ""))
         if facts.get("cancel") == "1":

@@ -80,7 +80,7 @@ class Wait:
     reason: str
 
     def as_arguments(self) -> list[str]:
-        """Return what a script takes of it."""
+        """Return it as the arguments of a script."""
         places = [
             {"key": one.key, "limit": one.limit, "waits": one.waits, "rank": one.rank}
             for one in self.requests
@@ -161,7 +161,7 @@ class State:
     def publish(
         self, messages: Sequence[Message], keeper: str, placed: Container[str] = ()
     ) -> dict[str, str]:
-        """Add tasks that are about to be sent, in one round trip; see `_heir`.
+        """Add tasks that are about to be sent, in one round trip; see `heir`.
 
         Args:
             messages: Their messages.
@@ -183,7 +183,7 @@ class State:
         return {message.task_id: answer for message, answer in told if answer != "send"}
 
     def keep(self, waiting: Sequence[tuple[Message, Wait]], keeper: str) -> list[str]:
-        """Add tasks that wait before they are published, in one round trip; see `_heir`.
+        """Add tasks that wait before they are published, in one round trip; see `heir`.
 
         Args:
             waiting: Their messages, and what they wait for.
@@ -233,7 +233,7 @@ class State:
         return [(*one, text) for one, text in zip(found, texts, strict=True) if text]
 
     def facts_to_add(self, message: Message) -> list[str]:
-        """Return what scripts take that add a task."""
+        """Return the arguments with which scripts add a task."""
         return [_text(message), *_facts(message)]
 
     def published(self, keeper: str, task_ids: Collection[str]) -> None:

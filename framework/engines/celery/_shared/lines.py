@@ -110,7 +110,7 @@ class RedisLines:
             self._put(lambda: self._leave(self._state.keys(task_id), [task_id]))
 
     def stay_alive(self) -> None:
-        """Show from now on that this process lives, also while none of its tasks is in a line."""
+        """Renew this process's sign of life from now on, even without tasks in lines."""
         if not self._stays:
             with self._lock:
                 self._stays = True
@@ -141,7 +141,7 @@ class RedisLines:
         self._courier.close(patience)
 
     def _put(self, call: Callable[[], object]) -> None:
-        """Queue a call, and show life from now on; called with the lock held."""
+        """Queue a call, and renew the sign of life from now on; called with the lock held."""
         if not self._prepared:
             self._prepared = True
             self._courier.put(self._prepare)
