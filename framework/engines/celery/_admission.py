@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 from framework._records.records import TaskRecord
@@ -19,6 +20,7 @@ _NO_LIMIT: Final = 300.0
 _FOREVER: Final = float("inf")
 
 
+@dataclass(slots=True, eq=False)
 class Admitted:
     """What an engine has found out about a task that it admitted; the task's ``engine_note``.
 
@@ -28,12 +30,9 @@ class Admitted:
         kept: Whether Redis has the task, or is about to, while it waits.
     """
 
-    __slots__ = ("call", "kept", "name")
-
-    def __init__(self, name: str, call: str) -> None:
-        self.name = name
-        self.call = call
-        self.kept = False
+    name: str
+    call: str
+    kept: bool = False
 
 
 class Admission:

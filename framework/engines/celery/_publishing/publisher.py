@@ -19,6 +19,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain, islice
 from typing import Final, Literal, TypeAlias
@@ -50,12 +51,12 @@ Told: TypeAlias = Callable[[BaseException | None], object]
 _UNAVAILABLE: Final = "broker unavailable since "
 
 
+@dataclass(slots=True, eq=False)
 class Queued:
     """What is to be done with a task.
 
     Attributes:
         task: The task.
-        task_id: Its id.
         move: ``publish``, ``keep`` it in Redis until it is published, or ``retire`` it from there
             since it has ended here.
         due: Wall second before which a kept one is not to be published; None for no delay.
@@ -65,23 +66,18 @@ class Queued:
         told: Who waits for that; each is called with None, or with why it takes too long.
     """
 
-    __slots__ = ("due", "message", "move", "requests", "since", "task", "task_id", "told")
+    task: EngineTask
+    move: Literal["publish", "keep", "retire"] = "publish"
+    due: float | None = None
+    requests: Sequence[PlaceRequest] = ()
+    message: Message | None = None
+    since: float = 0.0
+    told: list[Told] = field(default_factory=list)
 
-    def __init__(
-        self,
-        task: EngineTask,
-        move: Literal["publish", "keep", "retire"] = "publish",
-        due: float | None = None,
-        requests: Sequence[PlaceRequest] = (),
-    ) -> None:
-        self.task = task
-        self.task_id: str = task.task_id
-        self.move = move
-        self.due = due
-        self.requests = requests
-        self.message: Message | None = None
-        self.since = 0.0
-        self.told: list[Told] = []
+    @property
+    def task_id(self) -> str:
+        """The id of the task."""
+        return self.task.task_id
 
 
 class Publisher:

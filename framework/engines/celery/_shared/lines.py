@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeAlias
 
@@ -37,6 +38,7 @@ _LOOKED_AT: Final = 100
 Told: TypeAlias = Callable[[PlaceAnswer], object]
 
 
+@dataclass(slots=True, eq=False)
 class _Asked:
     """A request that has no place yet.
 
@@ -46,12 +48,9 @@ class _Asked:
         answered: Whether it was told that it waits.
     """
 
-    __slots__ = ("answered", "request", "told")
-
-    def __init__(self, request: PlaceRequest, told: Told) -> None:
-        self.request = request
-        self.told = told
-        self.answered = False
+    request: PlaceRequest
+    told: Told
+    answered: bool = False
 
 
 class RedisLines:
