@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
+from framework._threads import courier as _courier
 from framework._threads.courier import LAST, PAUSES, Courier
 from tests.explore.ourselves.run import Run
 
@@ -106,9 +108,25 @@ def close_while_it_fails(run: Run) -> None:
     assert not courier.is_running
 
 
+def put_in_a_forked_child(run: Run) -> None:
+    """A child that was forked while the lock was held has a lock and a thread of its own."""
+    courier, made = Courier("courier", clock=run.clock), list[str]()
+    courier.put(lambda: made.append("parent"))
+    courier.flush()
+    held = courier._condition
+    with held:
+        run.replace(_courier, "os", SimpleNamespace(getpid=lambda: -1))
+        courier.put(lambda: made.append("child"))
+        courier.close(5.0)
+        assert made == ["parent", "child"]
+        # The parent's thread, which no real child has, sees that it is to end.
+        held.notify_all()
+
+
 SCENARIOS: list[Callable[[Run], None]] = [
     hand_in_or_close,
     try_again,
     turn_or_wake,
     close_while_it_fails,
+    put_in_a_forked_child,
 ]
