@@ -34,7 +34,7 @@ LAST: Final = 0.5
 """Seconds for a call that is in progress when the patience of `Courier.close` is over."""
 
 
-_GRAIN: Final = 1e-9
+GRAIN: Final = 1e-9
 """Seconds below which a time has come: clocks count nanoseconds."""
 
 
@@ -190,7 +190,7 @@ class Courier:
         with self._condition:
             while not self._stopped:
                 wait = self._due - self._clock.monotonic()
-                if self._calls or wait < _GRAIN:
+                if self._calls or wait < GRAIN:
                     return True
                 self._busy = False
                 self._condition.notify_all()
@@ -202,7 +202,7 @@ class Courier:
     def _work(self) -> None:
         """Take a turn if it is due, and make a call if there is one."""
         with self._condition:
-            is_due = self._due - self._clock.monotonic() < _GRAIN
+            is_due = self._due - self._clock.monotonic() < GRAIN
             call = self._calls[0] if self._calls else None
             if is_due:
                 self._due = math.inf
@@ -229,6 +229,6 @@ class Courier:
             self._condition.notify_all()
             while not self._stopped and self._closed is closed:
                 left = end - self._clock.monotonic()
-                if left < _GRAIN:
+                if left < GRAIN:
                     break
                 self._clock.wait(self._condition, left)

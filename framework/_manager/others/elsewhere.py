@@ -9,8 +9,8 @@ Guarantees: every question gets an answer or an error; a question whose caller h
 dropped; an id is unknown only if there is no other process, or after every other process has
 answered an inquiry, or after a second if they cannot be asked.
 Relies on: directories that block for a few seconds at most.
-Lock order: `_condition` guards the questions; only a waiter's lock is taken under it. Directories
-call `_news` without a lock.
+Lock order: `_lock` guards the questions; only a waiter's lock and that of the courier are taken
+under it. Directories call `changed` without a lock.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from framework._records import checks
 from framework._records.records import TaskRecord
 from framework._records.statuses import FINAL
 from framework._threads.clock import SystemClock
+from framework._threads.courier import GRAIN, Courier
 from framework._threads.waiters import LoopWaiter, Mailboxes, ThreadWaiter
 from framework.exceptions import FrameworkNotStartedError, StoreUnavailableError
 from framework.protocols import Clock
@@ -90,7 +91,7 @@ class Elsewhere:
         self._real = real or SystemClock()
         self._abilities = [features_of(one) for one in directories]
         self._inquiries = Inquiries(self._abilities, self._real)
-        self._condition = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
         self._new: list[Question] = []
         # By the multiple of `_STEP` at which to repeat them.
         self._later: dict[int, list[Question]] = {}
@@ -101,8 +102,10 @@ class Elsewhere:
         self._has_news = len(self._told_by) == len(directories)
         # Used by the thread only, like what it does at the end.
         self._stop_news: list[Callable[[], object]] = []
-        self._thread: threading.Thread | None = None
         self._closed = False
+        self._courier = Courier(
+            "asyncframe-elsewhere", self._turn, ended=self._stop_listening, clock=self._real
+        )
 
     # -- from a coroutine
 
@@ -205,12 +208,12 @@ class Elsewhere:
 
     def close(self) -> None:
         """Answer all open questions with an error, and end the thread."""
-        with self._condition:
+        with self._lock:
             self._closed = True
             left = [*self._new, *(one for due in self._later.values() for one in due)]
             left += [one for some in self._watched.values() for one in some]
             self._new, self._later, self._watched = [], {}, {}
-            self._condition.notify()
+        self._courier.stop()
         for question in dict.fromkeys(left):
             question.finish(None, FrameworkNotStartedError("stopped"))
 
@@ -244,20 +247,15 @@ class Elsewhere:
         return question.outcome()
 
     def _put(self, question: Question) -> None:
-        with self._condition:
+        with self._lock:
             if self._closed:
                 raise FrameworkNotStartedError("stopped")
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="asyncframe-elsewhere", daemon=True
-                )
-                self._thread.start()
             if question.final and question.task_id is not None:
                 if not self._watched:
                     self._check_at = self._real.monotonic() + _CHECK
                 self._watched.setdefault(question.task_id, {})[question] = None
             self._add(question)
-            self._condition.notify()
+            self._courier.wake()
 
     def _add(self, question: Question) -> None:
         """Add a question that is due now; with the lock held."""
@@ -267,7 +265,7 @@ class Elsewhere:
 
     def _unwatch(self, question: Question) -> None:
         assert question.task_id is not None
-        with self._condition:
+        with self._lock:
             some = self._watched.get(question.task_id)
             if some is None:
                 return
@@ -276,7 +274,7 @@ class Elsewhere:
                 del self._watched[question.task_id]
             if not self._watched:
                 # So that the thread asks for no more news.
-                self._condition.notify()
+                self._courier.wake()
 
     def changed(self, task_ids: Collection[str] | None) -> None:
         """Look up tasks that have changed, if somebody waits for that; any thread.
@@ -284,46 +282,37 @@ class Elsewhere:
         Args:
             task_ids: Their ids; None if any task may have changed.
         """
-        with self._condition:
+        with self._lock:
             changed = self._watched if task_ids is None else task_ids
             before = len(self._new)
             for task_id in changed:
                 for question in self._watched.get(task_id, ()):
                     self._add(question)
             if len(self._new) > before:
-                self._condition.notify()
+                self._courier.wake()
 
     # -- on the thread
 
-    def _run(self) -> None:
-        while True:
-            due: list[Question] = []
-            with self._condition:
-                while not (self._closed or self._is_to_listen() or (due := self._take_due())):
-                    self._real.wait(self._condition, self._pause())
-                closed, watched = self._closed, bool(self._watched)
-            self._listen(watched and not closed)
-            if closed:
-                return
-            for question in due:
-                if question.call is not None:
-                    self._call(question)
-            self._search([question for question in due if question.call is None])
-
-    def _is_to_listen(self) -> bool:
-        """Return whether to begin or to stop to listen for news; with the lock held."""
-        return bool(self._watched) is not bool(self._stop_news) and bool(self._told_by)
-
-    def _listen(self, watched: bool) -> None:
-        """Let the directories tell news while somebody waits for them; without the lock."""
-        if watched is bool(self._stop_news):
-            return
-        if not watched:
-            for stop in self._stop_news:
-                stop()
-            self._stop_news = []
-            return
+    def _turn(self) -> float | None:
+        """Answer the questions that are due; return the seconds until the next ones are."""
+        with self._lock:
+            watched = bool(self._watched)
         # Before the first look at a task, so that no change after it is missed.
+        if watched and not self._stop_news:
+            self._listen()
+        elif not watched:
+            self._stop_listening()
+        with self._lock:
+            due = self._take_due()
+        for question in due:
+            if question.call is not None:
+                self._call(question)
+        self._search([question for question in due if question.call is None])
+        with self._lock:
+            return self._pause()
+
+    def _listen(self) -> None:
+        """Let the directories tell news while somebody waits for them; without the lock."""
         for one in self._told_by:
             try:
                 self._stop_news.append(one.watch(self.changed))
@@ -332,17 +321,23 @@ class Elsewhere:
                 self._told_by, self._has_news = [], False
                 return
 
+    def _stop_listening(self) -> None:
+        for stop in self._stop_news:
+            stop()
+        self._stop_news = []
+
     def _take_due(self) -> list[Question]:
         """Remove and return the questions that are due; those dropped are only removed."""
         due, self._new = self._new, []
         for question in due:
             question.queued = False
-        if self._watched and self._has_news and self._real.monotonic() >= self._check_at:
-            self._check_at = self._real.monotonic() + _CHECK
+        # What the courier calls it for is due, to the last nanosecond.
+        now = self._real.monotonic() + GRAIN
+        if self._watched and self._has_news and now >= self._check_at:
+            self._check_at = now + _CHECK
             due = list(dict.fromkeys([*due, *(one for q in self._watched.values() for one in q)]))
         if self._later:
-            now = self._real.monotonic() / _STEP
-            for step in sorted(step for step in self._later if step <= now):
+            for step in sorted(step for step in self._later if step * _STEP <= now):
                 again = self._later.pop(step)
                 for question in again:
                     question.repeated = False
@@ -446,7 +441,7 @@ class Elsewhere:
 
     def _ask_again(self, questions: list[tuple[float, Question]]) -> None:
         """Schedule questions again, each after its number of seconds."""
-        with self._condition:
+        with self._lock:
             if not self._closed:
                 now = self._real.monotonic()
                 for pause, question in questions:
