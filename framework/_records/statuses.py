@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple
 
 from framework.exceptions import TaskCancelledError, TaskInterruptedError
 
@@ -46,16 +46,28 @@ CANCELLED: Final = TaskStatus.CANCELLED
 INTERRUPTED: Final = TaskStatus.INTERRUPTED
 
 
-Tone: TypeAlias = Literal["muted", "accent", "good", "warn", "bad"]
+class Looks(NamedTuple):
+    """How a status looks.
+
+    Attributes:
+        tone: Its colour on the dashboard: a class of the page's styles.
+        style: Its colour on a terminal: a style of ``rich``.
+        sign: What its icon has in its circle: a path in a square of 16 units; "" for nothing.
+    """
+
+    tone: Literal["muted", "accent", "good", "warn", "bad"]
+    style: str
+    sign: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Traits:
     """What follows from a status.
 
     Attributes:
         words: How it is said in a sentence: "timed out".
         after: The statuses that it may come after; none for the first one.
+        looks: How it looks.
         is_final: Whether the task has ended.
         group: The label under which people look for it; "" for its own.
         figure: Under which figure of its pool it is counted once it is final; "" for its event.
@@ -64,22 +76,17 @@ class Traits:
             should read.
         error: The error of whoever waits for the task, made of its id and name; None for the
             result or the error that the task itself has.
-        tone: Its colour on the dashboard: a class of the page's styles.
-        style: Its colour on a terminal: a style of ``rich``.
-        sign: What its icon has in its circle: a path in a square of 16 units; "" for nothing.
     """
 
     words: str
     after: tuple[TaskStatus, ...]
+    looks: Looks
     is_final: bool = True
     group: str = ""
     figure: str = ""
     failed: bool = False
     raised: bool = False
     error: Callable[[str, str], BaseException] | None = None
-    tone: Tone
-    style: str
-    sign: str = ""
 
     @property
     def label(self) -> str:
@@ -92,56 +99,29 @@ class Traits:
         return self.words.replace(" ", "_")
 
 
+_GOOD: Final = Looks("good", "green", "M5.6 8.2l1.7 1.7 3.1-3.5")
+_BAD: Final = Looks("bad", "red", "M6 6l4 4m0-4l-4 4")
+_LATE: Final = Looks("warn", "red", "M8 4.8V8l2 1.6")
+_ENDED: Final = Looks("muted", "yellow", "M4 12l8-8")
+_LOST: Final = Looks("bad", "magenta", "M8 5v3.4M8 10.9v.1")
 _ALWAYS: Final = (PENDING, RUNNING)
 
 TRAITS: Final[Mapping[TaskStatus, Traits]] = {
     # After itself if it is delivered again.
-    RUNNING: Traits(words="running", after=_ALWAYS, is_final=False, tone="accent", style="cyan"),
-    PENDING: Traits(words="waiting", after=(), is_final=False, tone="muted", style="dim"),
-    COMPLETED: Traits(
-        words="completed",
-        after=(RUNNING,),
-        tone="good",
-        style="green",
-        sign="M5.6 8.2l1.7 1.7 3.1-3.5",
-    ),
-    FAILED: Traits(
-        words="failed",
-        after=_ALWAYS,
-        failed=True,
-        raised=True,
-        tone="bad",
-        style="red",
-        sign="M6 6l4 4m0-4l-4 4",
-    ),
-    TIMEOUT: Traits(
-        words="timed out",
-        after=(RUNNING,),
-        group="Failed",
-        failed=True,
-        raised=True,
-        tone="warn",
-        style="red",
-        sign="M8 4.8V8l2 1.6",
-    ),
-    CANCELLED: Traits(
-        words="cancelled",
-        after=_ALWAYS,
-        error=TaskCancelledError,
-        tone="muted",
-        style="yellow",
-        sign="M4 12l8-8",
-    ),
+    RUNNING: Traits("running", _ALWAYS, Looks("accent", "cyan"), is_final=False),
+    PENDING: Traits("waiting", (), Looks("muted", "dim"), is_final=False),
+    COMPLETED: Traits("completed", (RUNNING,), _GOOD),
+    FAILED: Traits("failed", _ALWAYS, _BAD, failed=True, raised=True),
+    TIMEOUT: Traits("timed out", (RUNNING,), _LATE, group="Failed", failed=True, raised=True),
+    CANCELLED: Traits("cancelled", _ALWAYS, _ENDED, error=TaskCancelledError),
     INTERRUPTED: Traits(
-        words="interrupted",
-        after=_ALWAYS,
+        "interrupted",
+        _ALWAYS,
+        _LOST,
         group="Failed",
         figure="failed",
         failed=True,
         error=TaskInterruptedError,
-        tone="bad",
-        style="magenta",
-        sign="M8 5v3.4M8 10.9v.1",
     ),
 }
 """What follows from each status, in the order in which people look for them."""

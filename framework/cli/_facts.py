@@ -6,6 +6,7 @@ import json
 from datetime import datetime
 from typing import Any, Final
 
+from framework._records import reasons
 from framework._records.records import TaskRecord
 from framework._records.statuses import FAILURES
 from framework._running.log import escaped
@@ -19,10 +20,6 @@ _SHORT: Final = 12
 _RANDOM: Final = 32
 _LONGEST: Final = 2_000
 """Characters of a value that are shown to people, such as a result; it may have a million."""
-
-_MINUTE: Final = 60.0
-_HOUR: Final = 3_600.0
-_DAY: Final = 86_400.0
 
 
 def facts_of(record: TaskRecord) -> dict[str, Any]:  # Any: JSON
@@ -78,17 +75,7 @@ def note_of(facts: dict[str, Any]) -> str:
 
 def span(seconds: float | None) -> str:
     """Return a duration for people, such as ``1.5 s`` or ``3 h 20 min``; "" for None."""
-    if seconds is None:
-        return ""
-    if seconds < 1:
-        return f"{seconds * 1_000:.0f} ms"
-    if seconds < _MINUTE:
-        return f"{seconds:.1f} s"
-    if seconds < _HOUR:
-        return f"{seconds // _MINUTE:.0f} min {seconds % _MINUTE:.0f} s"
-    if seconds < _DAY:
-        return f"{seconds // _HOUR:.0f} h {seconds % _HOUR // _MINUTE:.0f} min"
-    return f"{seconds // _DAY:.0f} d {seconds % _DAY // _HOUR:.0f} h"
+    return "" if seconds is None else reasons.span(seconds)
 
 
 def moment(stamp: str | None) -> str:

@@ -18,7 +18,7 @@ Update = Callable[[float | None, str], object]
 """Shows how far something is: a share or None, and words."""
 
 STYLES: Final = {
-    **{status.value: traits.style for status, traits in TRAITS.items()},
+    **{status.value: traits.looks.style for status, traits in TRAITS.items()},
     "active": "green",
     "paused": "yellow",
 }

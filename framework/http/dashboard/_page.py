@@ -55,10 +55,10 @@ def page() -> Page:
 
 def _statuses() -> dict[str, dict[str, object]]:
     """Return what the page shows of each status, in the order of its tabs."""
-    shown = ("label", "group", "is_final", "failed", "tone", "sign")
+    shown = ("label", "group", "is_final", "failed")
     return {
-        status.value: {name: getattr(traits, name) for name in shown}
-        for status, traits in TRAITS.items()
+        status.value: {name: getattr(one, name) for name in shown} | one.looks._asdict()
+        for status, one in TRAITS.items()
     }
 
 
