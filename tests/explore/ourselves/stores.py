@@ -17,7 +17,7 @@ from framework.stores.sql import _backlog
 from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._reading.follower import Follower
 from framework.stores.sql._reading.mirror import Mirror
-from framework.stores.sql._reading.site import Site
+from framework.stores.sql._shared.site import Site
 from tests.explore.ourselves.run import Run
 
 
@@ -259,7 +259,7 @@ def forget_or_read(run: Run) -> None:
 def forget_twice(run: Run) -> None:
     """Two threads forget up to different moments: the later one stays."""
     made: Any = SimpleNamespace(**dict.fromkeys(Site.__slots__))
-    follower = Follower(made)
+    follower = Follower(made, made)
     run.together(lambda: follower.forget(1.0), lambda: follower.forget(2.0))
     assert follower.removed == 2.0
 

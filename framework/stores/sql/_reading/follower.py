@@ -21,11 +21,12 @@ from framework._records.records import TaskRecord
 from framework._records.restart import Restart
 from framework._records.statuses import TaskStatus
 from framework.stores.sql._dialects.dialect import Row
+from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._reading.older import Older
 from framework.stores.sql._reading.pages import End, Pages
-from framework.stores.sql._reading.site import Site
 from framework.stores.sql._shared import orphans as _orphans
 from framework.stores.sql._shared import places as _places
+from framework.stores.sql._shared.site import Site
 from framework.stores.sql._tables.rows import ENDED_AT, PROCESS, TASK_ID, VERSION, Written
 from framework.stores.sql._tables.statements import CHUNK
 
@@ -54,6 +55,7 @@ class Follower:
 
     Args:
         site: What it works with.
+        mirror: Receives what is read.
 
     Attributes:
         version: The version up to which all changes were read.
@@ -65,12 +67,12 @@ class Follower:
 
     told: Callable[[Collection[str] | None], object] | None = None
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, mirror: Mirror) -> None:
         self._site = site
         self._database = site.database
         self._statements = site.statements
         self._membership = site.membership
-        self._mirror = site.mirror
+        self._mirror = mirror
         self._host = site.host
         self._clock = site.clock
         self.version = 0

@@ -19,9 +19,8 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
-from framework.stores.sql._backlog import Backlog
-from framework.stores.sql._shared.membership import GivenUpError, Membership
-from framework.stores.sql._tables.database import Database
+from framework.stores.sql._shared.membership import GivenUpError
+from framework.stores.sql._shared.site import Site
 from framework.stores.sql._tables.schema import META, PLACES, PROCESSES
 from framework.stores.sql._tables.statements import CHUNK
 
@@ -47,15 +46,13 @@ class InquiryRows:
     """Asks the others, and answers them.
 
     Args:
-        database: Where the numbers are.
-        membership: This process among the others.
-        backlog: What this process has accepted and not written.
+        site: What it works with.
     """
 
-    def __init__(self, database: Database, membership: Membership, backlog: Backlog) -> None:
-        self._database = database
-        self._membership = membership
-        self._backlog = backlog
+    def __init__(self, site: Site) -> None:
+        self._database = site.database
+        self._membership = site.membership
+        self._backlog = site.backlog
         self._answered = 0
         # The number to answer, and what has to be written before; see `Backlog.mark`.
         self._heard: tuple[int, int] | None = None

@@ -32,10 +32,8 @@ from framework._tasks.places import (
     grant_free,
     leave,
 )
-from framework.stores.sql._backlog import Backlog
-from framework.stores.sql._shared.membership import Membership
 from framework.stores.sql._shared.requests import Requests
-from framework.stores.sql._tables.database import Database
+from framework.stores.sql._shared.site import Site
 from framework.stores.sql._tables.schema import PLACES, PROCESSES, TASKS
 
 Told: TypeAlias = Callable[[PlaceAnswer], object]
@@ -137,25 +135,17 @@ class SharedLines:
     """The lines of all processes; see `protocols.SharedPlaces`.
 
     Args:
-        database: Where they are.
-        membership: This process among the others.
-        backlog: The records that wait to be written.
+        site: What it works with.
         cancel: Cancels a task of this process for a reason, if it is known yet and nobody has
             asked for that before; called on the store's thread.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        membership: Membership,
-        backlog: Backlog,
-        cancel: Callable[[str, str], object],
-    ) -> None:
-        self._database = database
-        self._membership = membership
-        self._comes = backlog.comes
+    def __init__(self, site: Site, cancel: Callable[[str, str], object]) -> None:
+        self._site = site
+        self._membership = site.membership
+        self._comes = site.backlog.comes
         self._cancel = cancel
-        self.requests = Requests[Asked](database, membership, backlog.wake)
+        self.requests = Requests[Asked](site)
         # The tasks of this process that are in a line; the store's thread alone uses it.
         self._inside: set[str] = set()
         # By task, and then by line.
@@ -266,7 +256,7 @@ class SharedLines:
         own = self._membership.process_id
         # A backup that was put back has an earlier version than was read before.
         since = self._seen if version > self._seen else -1
-        with self._database.reading() as connection:
+        with self._site.database.reading() as connection:
             granted = connection.execute(_GRANTED_SINCE, {"own": own, "since": since}).all()
             replaced = connection.execute(_REPLACED, {"own": own}).all()
         self._seen = version

@@ -14,8 +14,7 @@ from typing import Final, Generic, TypeAlias, TypeVar
 
 from sqlalchemy.engine import Connection
 
-from framework.stores.sql._shared.membership import Membership
-from framework.stores.sql._tables.database import Database
+from framework.stores.sql._shared.site import Site
 
 One = TypeVar("One")
 Tell: TypeAlias = Callable[[], object]
@@ -28,17 +27,11 @@ class Requests(Generic[One]):
     """Requests in their order; each is kept until the transaction that answers it is committed.
 
     Args:
-        database: Where they are answered.
-        membership: This process among the others.
-        wake: Wakes the store's thread.
+        site: What it works with.
     """
 
-    def __init__(
-        self, database: Database, membership: Membership, wake: Callable[[], None]
-    ) -> None:
-        self._database = database
-        self._membership = membership
-        self._wake = wake
+    def __init__(self, site: Site) -> None:
+        self._site = site
         self._asked: deque[One] = deque()
 
     def __len__(self) -> int:
@@ -47,7 +40,7 @@ class Requests(Generic[One]):
     def add(self, one: One) -> None:
         """Ask for something; any thread."""
         self._asked.append(one)
-        self._wake()
+        self._site.backlog.wake()
 
     def first(self) -> list[One]:
         """Return those that would be answered next."""
@@ -75,8 +68,8 @@ class Requests(Generic[One]):
             SQLAlchemyError: If the database fails; requests that have no answer are kept.
         """
         while some := list(takewhile(may_be_answered, self.first())):
-            with self._database.writing() as connection:
-                version, _ = self._membership.turn(connection)
+            with self._site.database.writing() as connection:
+                version, _ = self._site.membership.turn(connection)
                 tell = answer(connection, version, some)
             self.drop(len(some))
             tell()

@@ -25,11 +25,10 @@ from framework._records.schedules import (
     state_paused,
 )
 from framework.exceptions import StoreUnavailableError
-from framework.stores.sql._shared.membership import GivenUpError, Membership
-from framework.stores.sql._tables.database import Database
+from framework.stores.sql._shared.membership import GivenUpError
+from framework.stores.sql._shared.site import Site
 from framework.stores.sql._tables.rows import clean, row_of
 from framework.stores.sql._tables.schema import PROCESSES, SCHEDULES, TASKS
-from framework.stores.sql._tables.statements import Statements
 
 _ROW: Final = tuple(SCHEDULES.c)
 # Nobody writes that a body has let go whose process died.
@@ -43,9 +42,7 @@ class ScheduleRows:
     """The book of schedules in one database; see `protocols.ScheduleBook`. Every method blocks.
 
     Args:
-        database: Where it is.
-        membership: This process, whose tasks the runs become.
-        statements: The SQL of the tasks.
+        site: What it works with; the runs become tasks of this process.
         call_of: Returns the call to write of a task.
 
     Raises:
@@ -53,16 +50,9 @@ class ScheduleRows:
         StoreUnavailableError: If the others have given this process up; it comes back soon.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        membership: Membership,
-        statements: Statements,
-        call_of: Callable[[TaskRecord], str | None],
-    ) -> None:
-        self._database = database
-        self._membership = membership
-        self._statements = statements
+    def __init__(self, site: Site, call_of: Callable[[TaskRecord], str | None]) -> None:
+        self._site = site
+        self._database = site.database
         self._call_of = call_of
 
     def enter(self, name: str, timing: str, now: float) -> ScheduleState:
@@ -85,8 +75,8 @@ class ScheduleRows:
             found, now = _read(connection, name), record.created_at
             answer = _claim(connection, found, name, due, record.task_id, now, skip=skip)
             if answer == "claimed" and (found is None or found.task_id != record.task_id):
-                process = self._membership.process_id
-                self._statements.put(connection, [row], process, version)
+                process = self._site.membership.process_id
+                self._site.statements.put(connection, [row], process, version)
         return answer
 
     def pause(self, name: str, paused: bool, now: float) -> bool:
@@ -104,7 +94,7 @@ class ScheduleRows:
         """Open a transaction that writes; yield it with its version."""
         with self._database.writing() as connection:
             try:
-                version, _ = self._membership.turn(connection)
+                version, _ = self._site.membership.turn(connection)
             except GivenUpError:
                 raise StoreUnavailableError(
                     "the processes that share the store consider this one dead; it comes back soon"

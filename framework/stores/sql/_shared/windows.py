@@ -21,11 +21,9 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
-from framework._threads.clock import SystemClock
 from framework.protocols._windows import WindowAnswer, WindowRequest
-from framework.stores.sql._shared.membership import Membership
 from framework.stores.sql._shared.requests import Requests
-from framework.stores.sql._tables.database import Database
+from framework.stores.sql._shared.site import Site
 from framework.stores.sql._tables.schema import WINDOWS
 
 Told: TypeAlias = Callable[[WindowAnswer], object]
@@ -55,22 +53,13 @@ class WindowRows:
     """The windows in one database; see `protocols.SharedWindows`.
 
     Args:
-        database: Where they are.
-        membership: This process among the others.
-        clock: The machine's time, for databases without a clock.
-        wake: Wakes the store's thread.
+        site: What it works with.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        membership: Membership,
-        clock: SystemClock,
-        wake: Callable[[], None],
-    ) -> None:
-        self._database = database
-        self._clock = clock
-        self.requests = Requests[Asked](database, membership, wake)
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._clock = site.clock
+        self.requests = Requests[Asked](site)
         self._cleaned = -math.inf
 
     # -- any thread
@@ -111,7 +100,7 @@ class WindowRows:
 
     def _now(self, connection: Connection) -> int:
         """Return the microsecond by the clock that all processes share."""
-        return self._database.dialect.microsecond(connection, self._clock)
+        return self._site.database.dialect.microsecond(connection, self._clock)
 
     def _clean(self, connection: Connection, now: int) -> None:
         """Remove the calls that have left their windows, now and then."""

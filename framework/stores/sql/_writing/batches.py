@@ -21,8 +21,9 @@ from framework._records.records import TaskRecord
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._dialects.dialect import Row
 from framework.stores.sql._reading.follower import IN_TIME, Follower
-from framework.stores.sql._reading.site import Site
+from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._shared.places import SharedLines
+from framework.stores.sql._shared.site import Site
 from framework.stores.sql._tables.database import FAULTS, why
 from framework.stores.sql._tables.rows import NOT_WHOLE, Written
 from framework.stores.sql._writing.drafts import Drafts
@@ -43,6 +44,7 @@ class Batches:
 
     Args:
         site: What it works with.
+        mirror: The tasks of all processes in memory.
         drafts: Makes the rows.
         removal: Which rows are to be deleted.
         follower: Reads what the others write.
@@ -54,6 +56,7 @@ class Batches:
     def __init__(
         self,
         site: Site,
+        mirror: Mirror,
         drafts: Drafts,
         removal: Removal,
         follower: Follower,
@@ -62,6 +65,7 @@ class Batches:
         rest: Callable[[float], object],
     ) -> None:
         self._site = site
+        self._mirror = mirror
         self._database = site.database
         self._backlog = site.backlog
         self._clock = site.clock
@@ -148,13 +152,13 @@ class Batches:
         self._follower.wrote(version)
         if ended:
             # In memory they ended otherwise: the others had given this process up before that.
-            self._site.mirror.read(ended)
+            self._mirror.read(ended)
         tell()
         for row in rows:
             if row.starts or (row.restart is not None and row.ended_at is not None):
                 self._backlog.permit(row.task_id, row.task_id in started)
         if gone.rows:
-            self._site.host.evicted(self._site.mirror.read_only(gone.rows))
+            self._site.host.evicted(self._mirror.read_only(gone.rows))
         if gone.left:
             # As long as it took, so that the others get the database half of the time.
             self._rest(gone.seconds)

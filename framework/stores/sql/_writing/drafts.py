@@ -11,7 +11,7 @@ from framework._records.records import TaskRecord
 from framework._records.restart import Restart
 from framework._records.statuses import TaskStatus
 from framework.stores.sql._reading.follower import BREATH
-from framework.stores.sql._reading.site import Site
+from framework.stores.sql._shared.site import Site
 from framework.stores.sql._tables.rows import Written, bare_row_of, row_of
 
 _SLICE: Final = 8

@@ -5,7 +5,7 @@ Relies on: calls on the store's own thread, or before it starts.
 
 from __future__ import annotations
 
-from framework.stores.sql._reading.site import Site
+from framework.stores.sql._shared.site import Site
 
 
 class Pulse:

@@ -20,11 +20,11 @@ from framework.stores.sql._pace import Pace
 from framework.stores.sql._reading.follower import BREATH, Follower
 from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._reading.pages import Pages
-from framework.stores.sql._reading.site import Site
 from framework.stores.sql._shared.inquiries import InquiryRows
 from framework.stores.sql._shared.membership import GivenUpError, Membership
 from framework.stores.sql._shared.places import SharedLines, inherit, is_held_on
 from framework.stores.sql._shared.schedules import ScheduleRows
+from framework.stores.sql._shared.site import Site
 from framework.stores.sql._shared.windows import WindowRows
 from framework.stores.sql._tables.database import FAULTS, Database, why
 from framework.stores.sql._tables.statements import Statements
@@ -73,8 +73,9 @@ class Writer:
     ) -> None:
         self.statements = Statements(database.dialect)
         self.membership = Membership(self.statements, database.dialect.is_local)
-        site = Site(database, self.statements, self.membership, backlog, mirror, host, clock, pace)
+        site = Site(database, self.statements, self.membership, backlog, host, clock, pace)
         self._site = site
+        self._mirror = mirror
         self._database = database
         self._backlog = backlog
         self._clock = clock
@@ -82,17 +83,16 @@ class Writer:
         self.pages = Pages(database.dialect)
         self.removal = Removal(self.statements, clock)
         self.drafts = Drafts(site, keep_arguments)
-        self.follower = Follower(site)
-        self.lines = SharedLines(database, self.membership, backlog, self.follower.cancel)
-        self.windows = WindowRows(database, self.membership, clock, backlog.wake)
-        self.schedules = ScheduleRows(
-            database, self.membership, self.statements, self.drafts.call_of
-        )
-        self.inquiries = InquiryRows(database, self.membership, backlog)
+        self.follower = Follower(site, mirror)
+        self.lines = SharedLines(site, self.follower.cancel)
+        self.windows = WindowRows(site)
+        self.schedules = ScheduleRows(site, self.drafts.call_of)
+        self.inquiries = InquiryRows(site)
         self._closing = threading.Event()
         self._pulse = Pulse(site)
         self.batches = Batches(
             site,
+            mirror,
             self.drafts,
             self.removal,
             self.follower,
@@ -254,7 +254,7 @@ class Writer:
     def _move(self) -> None:
         """Let go of finished tasks that only the database has to hold from now on."""
         for _ in range(ROUNDS):
-            if not self._site.mirror.move():
+            if not self._mirror.move():
                 return
             self._clock.sleep(BREATH)
 

@@ -8,7 +8,6 @@ from framework._threads.clock import SystemClock
 from framework.protocols import StoreHost
 from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._pace import Pace
-from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._shared.membership import Membership
 from framework.stores.sql._tables.database import Database
 from framework.stores.sql._tables.statements import Statements
@@ -23,7 +22,6 @@ class Site:
         statements: Its SQL.
         membership: This process among the others.
         backlog: The records of this process that wait to be written, and its live tasks.
-        mirror: The tasks of all processes in memory.
         host: The framework.
         clock: Real time: the other processes live in it, also if a test moves this one's.
         pace: The intervals.
@@ -33,7 +31,6 @@ class Site:
     statements: Statements
     membership: Membership
     backlog: Backlog
-    mirror: Mirror
     host: StoreHost
     clock: SystemClock
     pace: Pace
