@@ -134,6 +134,8 @@ class Dialect(ABC):
     ) -> Any:  # Any: a statement of the dialect
         """Return the statement that inserts rows, or changes those that are there.
 
+        Its ``rowcount`` tells how many it has inserted or changed.
+
         Args:
             table: Where; its primary key tells whether a row is there.
             names: The columns of *rows*.
@@ -176,6 +178,10 @@ class Dialect(ABC):
         """Return the pattern by which `has` searches for a text; see `searching.variants`."""
 
     # -- upgrading the tables
+
+    def step(self, statement: str) -> str:
+        """Return a statement of the schema's steps in the words of this database."""
+        return statement
 
     def lock_upgrade(self, connection: Connection) -> None:
         """Wait until no other process upgrades the tables."""

@@ -22,6 +22,7 @@ from sqlalchemy import BigInteger, Column, Double, Integer, MetaData, Table, Tex
 from sqlalchemy.engine import Connection
 
 from framework.exceptions import StoreUnavailableError
+from framework.stores.sql._dialects.dialect import Dialect
 from framework.stores.sql._tables.database import Database
 
 _LOGGER = logging.getLogger("asyncframe")
@@ -251,16 +252,18 @@ def prepare(
                 return False
             if found < len(steps):
                 database.dialect.allow_time(connection)
-                _take(connection, found, steps)
+                _take(connection, database.dialect, found, steps)
     if found > len(steps):
         raise newer_tables(found, len(steps))
     return True
 
 
-def _take(connection: Connection, found: int, steps: tuple[tuple[str, ...], ...]) -> None:
+def _take(
+    connection: Connection, dialect: Dialect, found: int, steps: tuple[tuple[str, ...], ...]
+) -> None:
     """Take the steps from version *found* on."""
     for statement in (*_left_out(connection, found), *chain.from_iterable(steps[found:])):
-        connection.exec_driver_sql(statement)
+        connection.exec_driver_sql(dialect.step(statement))
     connection.execute(sa.update(META).values(schema_version=len(steps)))
     if found:
         told = "the tables of the store are upgraded from version %d to %d"
