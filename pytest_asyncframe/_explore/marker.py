@@ -11,10 +11,12 @@ import pytest
 from pytest_asyncframe._explore.points.levels import LEVELS, Level
 from pytest_asyncframe._explore.policies.named import base_seed, make_policy
 from pytest_asyncframe._explore.replay import Line, LineError, decode, node_sum
-from pytest_asyncframe._toolkit.options import Settings
+from pytest_asyncframe._toolkit.options import Settings, require_keywords
 
 _EXPLORED = ("auto", "seeded")
 """The modes in which one thread runs at a time and tasks start by themselves."""
+
+_KEYWORDS = ("seeds", "policy", "level")
 
 _BENCHMARKS = frozenset({"benchmark", "task_benchmark"})
 
@@ -57,7 +59,7 @@ def plan_of(config: pytest.Config) -> Plan:
         raise pytest.UsageError(
             f"--asyncframe-budget={budget:g}: it must be a number of seconds above 0"
         )
-    given = {key: config.getini(f"asyncframe_{key}") for key in ("seeds", "policy", "level")}
+    given = {key: config.getini(f"asyncframe_{key}") for key in _KEYWORDS}
     written = {key: value for key, value in given.items() if value}
     text = written.get("seeds")
     if text is not None and text.isdecimal():
@@ -128,8 +130,9 @@ def plan_for(item: pytest.Item, settings: Settings, asked: Collection[str]) -> P
         plan = replace(plan, **_checked(marker))
     seeds, line = item.config.getoption("asyncframe_seeds"), plan.line
     limit = _time_limit(item)
-    until = None if limit is None else limit * _OF_TIME_LIMIT
-    plan = replace(plan, budget=_least(plan.budget, until), limit=limit)
+    if limit is not None:
+        until = limit * _OF_TIME_LIMIT
+        plan = replace(plan, budget=min(plan.budget or until, until), limit=limit)
     _check_test(item, settings, asked)
     if line is not None:
         return replace(plan, level=cast("Level", line.level), seed=line.seed)
@@ -156,21 +159,9 @@ def _time_limit(item: pytest.Item) -> float | None:
     return float(found.timeout)
 
 
-def _least(*limits: float | None) -> float | None:
-    return min((one for one in limits if one is not None), default=None)
-
-
 def _checked(marker: pytest.Mark) -> Mapping[str, Any]:
-    if marker.args:
-        raise pytest.UsageError(
-            f"@pytest.mark.interleave takes keywords only, not {marker.args!r}: seeds, policy, "
-            "level"
-        )
+    require_keywords(marker, ", ".join(_KEYWORDS))
     for keyword, value in marker.kwargs.items():
-        if keyword not in ("seeds", "policy", "level"):
-            raise pytest.UsageError(
-                f"@pytest.mark.interleave has no keyword {keyword!r}; it takes seeds, policy, level"
-            )
         _check(keyword, value, f"@pytest.mark.interleave({keyword}={value!r})")
     return marker.kwargs
 

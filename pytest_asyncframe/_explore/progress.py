@@ -44,12 +44,9 @@ class Progress:
             return
         self._told = now
         seconds = now - self._begun
-        rate = (
-            f"{self._runs / seconds:.2g}"
-            if self._runs < 10 * seconds
-            else (f"{self._runs / seconds:.0f}")
-        )
+        rate = self._runs / seconds
+        often = f"{rate:.2g}" if rate < 10 else f"{rate:.0f}"
         self._terminal.ensure_newline()
         self._terminal.write_line(
-            f"{self._item.name}: {what}, {seconds:.0f} s, {rate} runs a second"
+            f"{self._item.name}: {what}, {seconds:.0f} s, {often} runs a second"
         )

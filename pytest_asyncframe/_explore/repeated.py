@@ -9,7 +9,6 @@ Relies on: `runtestprotocol` and `call_and_report` of pytest, which are not publ
 
 from __future__ import annotations
 
-import copy
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,15 +19,15 @@ import pytest
 from _pytest.runner import call_and_report, runtestprotocol
 
 from pytest_asyncframe._explore.hush import hushed
-from pytest_asyncframe._explore.locks import FoundLocks, kept_by
+from pytest_asyncframe._explore.locks.found import FoundLocks, kept_by
 from pytest_asyncframe._explore.run import Ended, Run
 from pytest_asyncframe._toolkit.items import RUN, is_from
-from pytest_asyncframe._toolkit.repeating import forget_runs, withheld
+from pytest_asyncframe._toolkit.repeating import SeveralRuns, withheld
 
 When: TypeAlias = Literal["setup", "call", "teardown"]
 
 
-class Repeated:
+class Repeated(SeveralRuns):
     """A test that is run many times.
 
     Args:
@@ -37,10 +36,8 @@ class Repeated:
     """
 
     def __init__(self, item: pytest.Item, next_item: pytest.Item | None) -> None:
-        self.item = item
+        super().__init__(item)
         self._next_item = next_item
-        self._copy = copy.copy(item)
-        self._properties = list(item.user_properties)
         self._folder: Path | None = None
         self._locks = FoundLocks(item.config.rootpath, lambda: kept_by(item))
 
@@ -53,7 +50,7 @@ class Repeated:
             withheld(self.item, "pytest_runtest_logreport") as told,
         ):
             run.dress = self._note_folder
-            reports = runtestprotocol(self.item, log=False, nextitem=self._copy)
+            reports = runtestprotocol(self.item, log=False, nextitem=self.copy)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
         return Ended.of(run, [*told, *reports])
@@ -82,7 +79,7 @@ class Repeated:
                 reports += [*told, call]
             ended = Ended.of(run, reports)
             is_last = ended.failure is not None or ended.was_skipped
-            following = self._next_item if is_last else self._copy
+            following = self._next_item if is_last else self.copy
             reports.append(self._phase("teardown", nextitem=following))
             self._forget_request()
         if is_last or ended.failure is not None:
@@ -97,14 +94,9 @@ class Repeated:
 
     @contextmanager
     def _prepared(self, run: Run) -> Iterator[None]:
-        """Make this the present run inside the block, and forget those before it."""
-        forget_runs(self.item, self._properties)
-        self.item.stash[RUN] = run
-        try:
-            with self._locks.modelled():
-                yield
-        finally:
-            del self.item.stash[RUN]
+        """Make this the present run inside the block, with models of locks."""
+        with self.prepared(RUN, run), self._locks.modelled():
+            yield
 
     def _forget_request(self) -> None:
         item: Any = self.item

@@ -17,6 +17,7 @@ from pytest_asyncframe._explore.points.lines import Lines, Scope
 from pytest_asyncframe._explore.schedule import Course, Step, Strategy
 from pytest_asyncframe._explore.telling.witness import Witness
 from pytest_asyncframe._toolkit.exploring import Explored
+from pytest_asyncframe._toolkit.repeating import is_strict_pass, line_of
 from pytest_asyncframe._turns.choices import Chooser
 from pytest_asyncframe._turns.outside import Outside
 
@@ -120,16 +121,10 @@ class Ended:
 def is_failure(report: pytest.TestReport) -> bool:
     """Whether a phase failed, also where its mark ``xfail`` expects that."""
     if report.failed:
-        # The test has passed, which its mark does not allow.
-        return not str(report.longrepr).startswith("[XPASS(strict)]")
+        return not is_strict_pass(report)
     return report.skipped and hasattr(report, "wasxfail")
 
 
 def same_failure(one: pytest.TestReport, other: pytest.TestReport) -> bool:
     """Whether two runs failed in the same phase and at the same line."""
-    return one.when == other.when and _place(one) == _place(other)
-
-
-def _place(report: pytest.TestReport) -> object:
-    crash = getattr(report.longrepr, "reprcrash", None)
-    return None if crash is None else (crash.path, crash.lineno)
+    return one.when == other.when and line_of(one) == line_of(other)

@@ -31,7 +31,7 @@ from pytest_asyncframe._explore.telling.lanes import picture
 from pytest_asyncframe._explore.telling.story import told
 from pytest_asyncframe._toolkit.items import REFUSED, code_of
 from pytest_asyncframe._toolkit.options import Settings, settings_for
-from pytest_asyncframe._toolkit.repeating import shows_fixtures
+from pytest_asyncframe._toolkit.repeating import crash_of, logged, shows_fixtures
 
 _MOST_SECONDS = 10.0
 """Real seconds for making a failing schedule small."""
@@ -71,9 +71,8 @@ def protocol(
         stack.enter_context(world.warnings_once())
         collector = world.Collector(item.config)
         stack.enter_context(collector.instead())
-        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        stack.enter_context(logged(item))
         Explorer(Repeated(item, next_item), plan, lines, collector).explore()
-        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
 
 
@@ -276,7 +275,7 @@ class Explorer:
 
 def _is_time_limit(report: pytest.TestReport) -> bool:
     """Whether a phase failed since pytest-timeout ended it."""
-    crash = getattr(report.longrepr, "reprcrash", None)
+    crash = crash_of(report)
     return crash is not None and crash.message.startswith("Failed: Timeout (>")
 
 

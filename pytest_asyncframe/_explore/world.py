@@ -92,12 +92,8 @@ def _half_drawn(
 @contextmanager
 def without_reseeding(config: pytest.Config) -> Iterator[None]:
     """Keep pytest-randomly from seeding `random` inside the block, in another way each day."""
-    name = "randomly_reset_seed"
-    if not hasattr(config.option, name):
-        yield
-        return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config.option, name, False)
+        patch.setattr(config.option, "randomly_reset_seed", False, raising=False)
         yield
 
 

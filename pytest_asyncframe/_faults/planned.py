@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from framework.testing import function_name
 from pytest_asyncframe._seen.entries import Submission, Target
+from pytest_asyncframe._seen.matchers import in_words
 
 Exc: TypeAlias = BaseException | type[BaseException] | Callable[[], BaseException]
 """An error to raise: an instance, a class, or a function that returns or raises an instance."""
@@ -104,7 +105,7 @@ class Fault:
         return self._planned.place
 
     def __str__(self) -> str:
-        return f"{self._planned.call} at {self._planned.place}: fired {times(len(self._fired))}"
+        return f"{self._planned.call} at {self._planned.place}: fired {in_words(len(self._fired))}"
 
     def __repr__(self) -> str:
         return f"<{self}>"
@@ -260,8 +261,3 @@ class Chaos(Fault):
         # Seeded with a text, which gives the same draws in every process; a hash would not.
         draws = random.Random(f"{self._seed} {name} {counts} {number}")  # no secret
         return number, draws.choice(able) if draws.random() < self._p else ""
-
-
-def times(count: int) -> str:
-    """Return how often, in words."""
-    return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count} times")

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 import pytest
 
 from pytest_asyncframe._places import is_users_file
+from pytest_asyncframe._toolkit.repeating import crash_of, is_strict_pass, line_of
 from pytest_asyncframe._toolkit.variants import Variant
 
 Outcome: TypeAlias = Literal["fails", "fails as expected", "passes", "is skipped"]
@@ -37,7 +38,7 @@ class Result:
     @property
     def failure(self) -> pytest.TestReport | None:
         """The report of the first phase that failed; None if none did."""
-        return next((one for one in self.reports if one.failed and not _is_strict(one)), None)
+        return next((one for one in self.reports if one.failed and not is_strict_pass(one)), None)
 
     @property
     def outcome(self) -> Outcome:
@@ -48,11 +49,6 @@ class Result:
             if report.skipped:
                 return "fails as expected" if hasattr(report, "wasxfail") else "is skipped"
         return "passes"
-
-
-def _is_strict(report: pytest.TestReport) -> bool:
-    """Whether it failed only because it passed, although its strict ``xfail`` expects a failure."""
-    return str(report.longrepr).startswith("[XPASS(strict)]")
 
 
 _PRIORITY: tuple[Outcome, ...] = ("fails", "fails as expected", "passes", "is skipped")
@@ -136,15 +132,13 @@ def _different(results: Iterable[Result]) -> list[list[Result]]:
     groups: dict[object, list[Result]] = {}
     for one in results:
         if one.failure is not None:
-            crash = getattr(one.failure.longrepr, "reprcrash", None)
-            place = None if crash is None else (crash.path, crash.lineno)
-            key = one.failure.when, place, _first_line(one.failure)
+            key = one.failure.when, line_of(one.failure), _first_line(one.failure)
             groups.setdefault(key, []).append(one)
     return list(groups.values())
 
 
 def _first_line(report: pytest.TestReport) -> str:
-    crash = getattr(report.longrepr, "reprcrash", None)
+    crash = crash_of(report)
     text = report.longreprtext if crash is None else str(crash.message)
     return text.strip().partition("\n")[0].rstrip(":")
 
@@ -155,7 +149,7 @@ def _place(report: pytest.TestReport, item: pytest.Item) -> str:
     entries = () if traceback is None else traceback.reprentries
     found = [getattr(one, "reprfileloc", None) for one in entries]
     users = [one for one in found if one is not None and is_users_file(str(one.path))]
-    where = users[-1] if users else getattr(report.longrepr, "reprcrash", None)
+    where = users[-1] if users else crash_of(report)
     if where is None:
         return ""
     return f", at {str(where.path).removeprefix(str(item.config.rootpath) + os.sep)}:{where.lineno}"

@@ -9,7 +9,6 @@ Relies on: `runtestprotocol` of pytest, which is not public.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection
 from contextlib import nullcontext
 from typing import Any
@@ -27,7 +26,13 @@ from pytest_asyncframe._modes.results import (
 )
 from pytest_asyncframe._toolkit.items import PROOF, REFUSED
 from pytest_asyncframe._toolkit.options import Settings, settings_for
-from pytest_asyncframe._toolkit.repeating import forget_runs, shows_fixtures, withheld
+from pytest_asyncframe._toolkit.repeating import (
+    SeveralRuns,
+    crash_of,
+    logged,
+    shows_fixtures,
+    withheld,
+)
 from pytest_asyncframe._toolkit.variants import VARIANT, Variant
 
 SECTION = "task modes"
@@ -58,47 +63,36 @@ def protocol(
     except pytest.UsageError as error:
         item.stash[REFUSED] = str(error)
         return None
-    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    runs = _Runs(item)
-    results = [Result(variant, runs.run(variant)) for variant in variants]
-    for report in [*_reported(results, item), *runs.end(next_item)]:
-        item.ihook.pytest_runtest_logreport(report=report)
-    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    with logged(item):
+        runs = _Runs(item)
+        results = [Result(variant, runs.run(variant)) for variant in variants]
+        for report in [*_reported(results, item), *runs.end(next_item)]:
+            item.ihook.pytest_runtest_logreport(report=report)
     return True
 
 
-class _Runs:
+class _Runs(SeveralRuns):
     """The runs of one test."""
-
-    def __init__(self, item: pytest.Item) -> None:
-        self._item = item
-        self._copy = copy.copy(item)
-        self._properties = list(item.user_properties)
 
     def run(self, variant: Variant) -> list[pytest.TestReport]:
         """Run the test once; return the reports, of which nobody is told."""
-        item = self._item
-        forget_runs(item, self._properties)
-        item.stash[VARIANT] = variant
-        try:
-            with withheld(item, "pytest_runtest_logreport") as told:
-                reports = runtestprotocol(item, log=False, nextitem=self._copy)
-        finally:
-            del item.stash[VARIANT]
+        item = self.item
+        with self.prepared(VARIANT, variant), withheld(item, "pytest_runtest_logreport") as told:
+            reports = runtestprotocol(item, log=False, nextitem=self.copy)
         # Subtests report during the call.
         return [*told, *reports]
 
     def end(self, next_item: pytest.Item | None) -> list[pytest.TestReport]:
         """End the wider fixtures that *next_item* does not use; return a report if that fails."""
-        state = self._item.session._setupstate
-        capturing: Any = self._item.config.pluginmanager.getplugin("capturemanager")
-        capture = capturing.item_capture("teardown", self._item) if capturing else nullcontext()
+        state = self.item.session._setupstate
+        capturing: Any = self.item.config.pluginmanager.getplugin("capturemanager")
+        capture = capturing.item_capture("teardown", self.item) if capturing else nullcontext()
         with capture:
             call = pytest.CallInfo.from_call(lambda: state.teardown_exact(next_item), "teardown")
         if call.excinfo is None:
             return []
         # Not by the hook, whose implementations expect a test that is set up.
-        return [pytest.TestReport.from_item_and_call(self._item, call)]
+        return [pytest.TestReport.from_item_and_call(self.item, call)]
 
 
 def _reported(results: list[Result], item: pytest.Item) -> list[pytest.TestReport]:
@@ -127,6 +121,6 @@ def _duration(result: Result) -> float:
 
 def _head(report: pytest.TestReport, text: str) -> None:
     """Make pytest's summary say where the test fails."""
-    crash = getattr(report.longrepr, "reprcrash", None)
+    crash = crash_of(report)
     if crash is not None:
         crash.message = f"{text}: {crash.message}"

@@ -92,7 +92,7 @@ def assert_submitted(recorder: Recorder, wanted: Wanted, times: int | None) -> N
     found = [one for one in recorder.of(wanted.target) if wanted.fits(one)]
     if (found and times is None) or len(found) == times:
         return
-    how_often = "at least once" if times is None else _times(times)
+    how_often = "at least once" if times is None else in_words(times)
     lines = [f"{wanted} was {_submitted(len(found))}, expected {how_often}"]
     others = [one for one in recorder.of(wanted.target) if one not in found]
     if found:
@@ -208,7 +208,7 @@ class Expectation:
         rest = f"; others failed with {', '.join(others)}" if others else ""
         return (
             f"{self.target.name} was expected to fail with {self.error.__name__} "
-            f"{_times(self.times)}, but {_did(count)}{rest}"
+            f"{in_words(self.times)}, but {_did(count)}{rest}"
         )
 
 
@@ -257,14 +257,15 @@ def _what_was(recorder: Recorder) -> str:
 
 
 def _submitted(count: int) -> str:
-    return "never submitted" if count == 0 else f"submitted {_times(count)}"
+    return "never submitted" if count == 0 else f"submitted {in_words(count)}"
 
 
 def _did(count: int) -> str:
-    return "never did" if count == 0 else f"did so {_times(count)}"
+    return "never did" if count == 0 else f"did so {in_words(count)}"
 
 
-def _times(count: int) -> str:
+def in_words(count: int) -> str:
+    """Return how often, in words."""
     return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count} times")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, nullcontext, suppress
 from functools import partial
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeAlias
+from typing import Any, NoReturn, Self, TypeAlias, TypeVar
 
 from pytest_asyncframe._toolkit import live
 from pytest_asyncframe._toolkit.lifespan import Lifespan, with_state
@@ -19,6 +19,8 @@ from pytest_asyncframe._toolkit.polling import Polling
 from pytest_asyncframe._toolkit.pristine import client_classes, httpx_name
 
 BASE_URL = "http://testserver"
+
+Stack = TypeVar("Stack", AsyncExitStack, ExitStack)
 
 _MakeClient: TypeAlias = Callable[[str, live.WatchedApp, dict[str, Any]], Any]
 """Makes a client, given the URL of a server, the app that it serves, and options."""
@@ -107,10 +109,7 @@ class Client:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is not None:
-            self.on_error(error)
-        stack, self._stack = self._stack, None
-        assert isinstance(stack, AsyncExitStack)
+        stack = self._taken(AsyncExitStack, error)
         with self.around_exit():
             await stack.__aexit__(kind, error, traceback)
 
@@ -175,12 +174,17 @@ class Client:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        stack = self._taken(ExitStack, error)
+        with self.around_exit():
+            stack.__exit__(kind, error, traceback)
+
+    def _taken(self, kind: type[Stack], error: BaseException | None) -> Stack:
+        """Tell of an error that leaves the block; return what is to be closed."""
         if error is not None:
             self.on_error(error)
         stack, self._stack = self._stack, None
-        assert isinstance(stack, ExitStack)
-        with self.around_exit():
-            stack.__exit__(kind, error, traceback)
+        assert isinstance(stack, kind)
+        return stack
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(

@@ -20,23 +20,17 @@ TRANSPORTS = ("asgi", "testclient", "live")
 SEVERITIES = ("error", "warn", "off")
 SWITCHES = ("on", "off")
 
-_CHOICES: dict[str, tuple[tuple[str, ...], str, str]] = {
-    "mode": (MODES, "auto", "how tasks run"),
+_CHOICES: dict[str, tuple[tuple[str, ...], str]] = {
+    "mode": (MODES, "how tasks run"),
     "leaks": (
         SEVERITIES,
-        "error",
         "how to report tasks, threads, timers and clients that a test leaves behind",
     ),
-    "lost_failures": (SEVERITIES, "error", "how to report failures of tasks that nobody has read"),
-    "blocked_loop": (SEVERITIES, "error", "how to report calls that block an event loop"),
-    "app_rules": (
-        SWITCHES,
-        "on",
-        "whether the rules of the app's own engine and store apply to tasks",
-    ),
+    "lost_failures": (SEVERITIES, "how to report failures of tasks that nobody has read"),
+    "blocked_loop": (SEVERITIES, "how to report calls that block an event loop"),
+    "app_rules": (SWITCHES, "whether the rules of the app's own engine and store apply to tasks"),
 }
-"""The ini keys and keywords of the marker that take one of some words: these, the default, and
-what it says."""
+"""The ini keys and keywords of the marker that take one of some words, and what they say."""
 
 _TEXTS = {
     "start": "date and time at which virtual time starts, in ISO 8601 with an offset; empty for "
@@ -49,45 +43,19 @@ _TEXTS = {
 }
 """Further ini keys, which are empty by default, and what they say."""
 
-_COMMANDS: tuple[tuple[str, type, str, str], ...] = (
-    (
-        "seed",
-        int,
-        "NUMBER",
-        "seed of tests without one in their marker: for the order in mode seeded, and jitter",
-    ),
-    (
-        "seeds",
-        int,
-        "NUMBER",
-        "run each test marked with interleave under this many schedules at the most",
-    ),
-    (
-        "budget",
-        float,
-        "SECONDS",
-        "start no further schedule of a test once this many real seconds have passed",
-    ),
-    (
-        "replay",
-        str,
-        "LINE",
-        "run one test under the schedule of the replay line that a failure printed",
-    ),
-    (
-        "modes",
-        str,
-        "MODES",
-        "run tests marked with task_modes in these modes instead, separated by commas",
-    ),
-    (
-        "transports",
-        str,
-        "TRANSPORTS",
-        "run tests marked with task_modes over these transports instead",
-    ),
-)
-"""Options of the command line: their names, types and metavars, and what they say."""
+_COMMANDS = {
+    "seed=NUMBER": "seed of tests without one in their marker: for the order in mode seeded, and "
+    "jitter",
+    "seeds=NUMBER": "run each test marked with interleave under this many schedules at the most",
+    "budget=SECONDS": "start no further schedule of a test once this many real seconds have passed",
+    "replay=LINE": "run one test under the schedule of the replay line that a failure printed",
+    "modes=MODES": "run tests marked with task_modes in these modes instead, separated by commas",
+    "transports=TRANSPORTS": "run tests marked with task_modes over these transports instead",
+}
+"""Options of the command line, and what they say."""
+
+_TYPES: dict[str, type] = {"NUMBER": int, "SECONDS": float}
+"""What an option takes that is no text."""
 
 _LOOPTIMES = pytest.StashKey[list[str]]()
 """Names of looptime's plugins, after the first test that needs them."""
@@ -143,17 +111,23 @@ class Settings:
     drains: bool = False
 
 
+_DEFAULTS = Settings()
+
+
 def add_options(parser: pytest.Parser) -> None:
     """Register the ini options and the command-line option."""
     group = parser.getgroup("asyncframe")
-    for name, kind, metavar, what in _COMMANDS:
-        group.addoption(f"--asyncframe-{name}", type=kind, metavar=metavar, help=what)
+    for command, what in _COMMANDS.items():
+        name, _, takes = command.partition("=")
+        kind = _TYPES.get(takes, str)
+        group.addoption(f"--asyncframe-{name}", type=kind, metavar=takes, help=what)
     group.addoption(
         "--asyncframe-check-determinism",
         action="store_true",
         help="run each schedule twice, and fail where two runs with the same choices differ",
     )
-    for key, (allowed, default, what) in _CHOICES.items():
+    for key, (allowed, what) in _CHOICES.items():
+        default = getattr(_DEFAULTS, key)
         parser.addini(f"asyncframe_{key}", f"{what}: {_listed(allowed)}", default=default)
     for key, what in _TEXTS.items():
         parser.addini(f"asyncframe_{key}", what, default="")
@@ -222,10 +196,7 @@ def settings_for(item: pytest.Item, base: Settings) -> Settings:
     """
     found = base
     for marker in reversed(list(item.iter_markers("asyncframe"))):
-        if marker.args:
-            raise pytest.UsageError(
-                f"@pytest.mark.asyncframe takes keywords only, not {marker.args!r}: {_KEYWORDS}"
-            )
+        require_keywords(marker, _KEYWORDS)
         for keyword, value in marker.kwargs.items():
             _check_keyword(keyword, value)
         changed = dict(marker.kwargs)
@@ -334,6 +305,20 @@ def check_surroundings(item: pytest.Item) -> None:
 _KEYWORDS = "mode, seed, start, leaks, lost_failures, blocked_loop, app_rules, pollers"
 
 
+def require_keywords(marker: pytest.Mark, allowed: str) -> None:
+    """Check that a marker has keywords only, all of which are in the list *allowed*.
+
+    Raises:
+        pytest.UsageError: If not.
+    """
+    name = f"@pytest.mark.{marker.name}"
+    if marker.args:
+        raise pytest.UsageError(f"{name} takes keywords only, not {marker.args!r}: {allowed}")
+    for keyword in marker.kwargs:
+        if keyword not in allowed.split(", "):
+            raise pytest.UsageError(f"{name} has no keyword {keyword!r}; it takes {allowed}")
+
+
 def _check_keyword(keyword: str, value: Any) -> None:  # Any: whatever a user wrote
     if keyword == "seed":
         if not isinstance(value, int) or isinstance(value, bool):
@@ -348,10 +333,6 @@ def _check_keyword(keyword: str, value: Any) -> None:  # Any: whatever a user wr
                 f"@pytest.mark.asyncframe(pollers={value!r}): pollers must be a list of functions "
                 "and names"
             )
-    elif keyword not in _CHOICES:
-        raise pytest.UsageError(
-            f"@pytest.mark.asyncframe has no keyword {keyword!r}; it takes {_KEYWORDS}"
-        )
     elif value not in (allowed := _CHOICES[keyword][0]):
         raise pytest.UsageError(
             f"@pytest.mark.asyncframe({keyword}={value!r}): {keyword} must be one of "

@@ -6,11 +6,14 @@ first test that is to run several times, and says so.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
+
+T = TypeVar("T")
 
 _FIXTURES_ONLY = ("setuponly", "setupplan", "setupshow")
 """Options of pytest that show the fixtures of a test, which several runs would show again."""
@@ -21,7 +24,58 @@ def shows_fixtures(config: pytest.Config) -> bool:
     return any(config.getoption(name, False) for name in _FIXTURES_ONLY)
 
 
-def forget_runs(item: pytest.Item, properties: Sequence[tuple[str, object]]) -> None:
+class SeveralRuns:
+    """What the runs of one test have in common.
+
+    Args:
+        item: The test.
+
+    Attributes:
+        item: The test.
+        copy: A copy of it, which pytest takes for the next test, so that wide fixtures are kept.
+    """
+
+    def __init__(self, item: pytest.Item) -> None:
+        self.item = item
+        self.copy: pytest.Item = copy.copy(item)
+        self._properties = list(item.user_properties)
+
+    @contextmanager
+    def prepared(self, key: pytest.StashKey[T], run: T) -> Iterator[None]:
+        """Let *run* be on the test's stash inside the block, and forget the runs before it."""
+        _forget_runs(self.item, self._properties)
+        self.item.stash[key] = run
+        try:
+            yield
+        finally:
+            del self.item.stash[key]
+
+
+@contextmanager
+def logged(item: pytest.Item) -> Iterator[None]:
+    """Tell pytest that a test starts and ends."""
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    yield
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+
+
+def is_strict_pass(report: pytest.TestReport) -> bool:
+    """Whether a phase failed only since the test has passed, which its mark does not allow."""
+    return str(report.longrepr).startswith("[XPASS(strict)]")
+
+
+def crash_of(report: pytest.TestReport) -> Any:  # Any: pytest's, which is not public
+    """Return the file, the line and the message of a failure; None if they are not known."""
+    return getattr(report.longrepr, "reprcrash", None)
+
+
+def line_of(report: pytest.TestReport) -> object:
+    """Return what equals that of another failure at the same line."""
+    crash = crash_of(report)
+    return None if crash is None else (crash.path, crash.lineno)
+
+
+def _forget_runs(item: pytest.Item, properties: Sequence[tuple[str, object]]) -> None:
     """Let the next run of a test begin without what the earlier ones have left on it.
 
     Args:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import _thread
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import TypeAlias
 
 from pytest_asyncframe._turns.actors import Arrival
@@ -14,6 +15,8 @@ from pytest_asyncframe._turns.turns import Turns
 
 NAME = "timers"
 """The name of the actors of these threads, for messages."""
+
+_Job: TypeAlias = tuple[Arrival, Callable[[], object]]
 
 
 class TimerThreads:
@@ -30,27 +33,35 @@ class TimerThreads:
     def __init__(self, turns: Turns, on_error: Callable[[BaseException], object]) -> None:
         self._turns = turns
         self._on_error = on_error
-        self._idle: list[_TimerThread] = []
+        # Where the idle ones wait for a job, or for None, which ends them. In real time, since
+        # a `SimpleQueue` waits in C.
+        self._idle: list[SimpleQueue[_Job | None]] = []
         self._ended = False
 
     def call(self, arrival: Arrival, fn: Callable[[], object]) -> None:
         """Let a thread call *fn*; *arrival* announces it, with its turn."""
         if self._idle:
-            self._idle.pop().give((arrival, fn))
+            self._idle.pop().put((arrival, fn))
         else:
-            _TimerThread(self._run_job, self._turns).start((arrival, fn))
+            _thread.start_new_thread(self._run, ((arrival, fn),))
 
     def end(self) -> None:
         """End the threads once they are idle."""
         self._ended = True
         while self._idle:
-            self._idle.pop().give(None)
+            self._idle.pop().put(None)
 
-    def _run_job(self, thread: _TimerThread, job: _Job) -> bool:
-        """Run a job as an actor; return whether the thread is to wait for the next one."""
+    def _run(self, first: _Job) -> None:
+        jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        job: _Job | None = first
+        while job is not None:
+            job = jobs.get() if self._do(job, jobs) else None
+        self._turns.has_ended(_thread.get_ident())
+
+    def _do(self, job: _Job, jobs: SimpleQueue[_Job | None]) -> bool:
+        """Do a job as an actor; return whether the thread is to wait for the next one."""
         arrival, fn = job
-        turns = self._turns
-        actor = turns.enter(arrival, name=NAME)
+        actor = self._turns.enter(arrival, name=NAME)
         try:
             fn()
         except BaseException as error:  # the thread has no caller that could raise it
@@ -59,35 +70,6 @@ class TimerThreads:
             stays = not self._ended
             if stays:
                 # Before it leaves: another timer may fire as soon as it has.
-                self._idle.append(thread)
-            turns.leave(actor)
+                self._idle.append(jobs)
+            self._turns.leave(actor)
         return stays
-
-
-_Job: TypeAlias = tuple[Arrival, Callable[[], object]]
-
-
-class _TimerThread:
-    """One thread, and the job that it is given next."""
-
-    def __init__(self, run: Callable[[_TimerThread, _Job], bool], turns: Turns) -> None:
-        self._run_job = run
-        self._turns = turns
-        self._job: _Job | None = None
-        self._gate = _thread.allocate_lock()
-        self._gate.acquire()
-
-    def start(self, job: _Job) -> None:
-        """Start the thread with its first job."""
-        self._job = job
-        _thread.start_new_thread(self._run, ())
-
-    def give(self, job: _Job | None) -> None:
-        """Give it the next job while it is idle; None ends it."""
-        self._job = job
-        self._gate.release()
-
-    def _run(self) -> None:
-        while (job := self._job) is not None and self._run_job(self, job):
-            self._gate.acquire()
-        self._turns.has_ended(_thread.get_ident())

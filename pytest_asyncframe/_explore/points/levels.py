@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, get_args
 
 import pytest
 
-from pytest_asyncframe._explore import locks
+from pytest_asyncframe._explore.locks.control import controlled
 from pytest_asyncframe._explore.points import awaits, calls
 from pytest_asyncframe._explore.points.lines import Lines, Scope
 from pytest_asyncframe._explore.telling.witness import Witness
@@ -88,7 +88,7 @@ def installed(
         clock.sequencer.takes_threads = True
         points = at_least >= LEVELS.index("locks")
         note = explored.recorder.note
-        stack.enter_context(locks.controlled(clock.sequencer, note, points=points))
+        stack.enter_context(controlled(clock.sequencer, note, points=points))
         names = None
         if at_least >= LEVELS.index("awaits"):
             names = stack.enter_context(awaits.installed(clock, explored.blocked.own))

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType
 
@@ -63,7 +63,7 @@ class Scope:
         return "" if _INSTALLED.intersection(found.parts) else found.as_posix()
 
 
-class Lines:
+class Lines(_Follower):
     """Follows the user's code through all runs of one test.
 
     Args:
@@ -72,9 +72,9 @@ class Lines:
     """
 
     def __init__(self, level: str, scope: Scope) -> None:
+        super().__init__(level)
         self._scope = scope
         self._named = bytecode.bytecodes if level == "opcode" else bytecode.lines
-        self._follower = _Follower(level, self._places)
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -83,33 +83,13 @@ class Lines:
         Raises:
             pytest.UsageError: If another tool has it.
         """
-        self._follower.claim()
+        self.claim()
         try:
             yield
         finally:
-            self._follower.free()
+            self.free()
 
-    def calling(
-        self,
-        point: Callable[[str, str], object],
-        on_other: Callable[[str], object] = lambda _: None,
-    ) -> AbstractContextManager[None]:
-        """Call *point* before each place, inside the block, which is one run.
-
-        Args:
-            point: Called with the level and the name of the place, on the thread that is
-                about to run it, which it may block. That thread's innermost frame of the
-                user's code is the one that stands at the place; see `users_frame`. What it
-                calls itself is not followed. What it raises, the user's code raises.
-            on_other: Called with the name of another tool that takes over on a thread, so
-                that there are no points for a while.
-        """
-        return self._follower.calling(point, on_other)
-
-    def begin_thread(self) -> None:
-        """Follow the calling thread. Called on each thread that becomes an actor."""
-        self._follower.begin_thread()
-
-    def _places(self, code: CodeType) -> Mapping[int, str]:
+    def places_of(self, code: CodeType) -> Mapping[int, str]:
+        """Return the names of the places of a function; see `Monitoring`."""
         file = self._scope.file_of(code)
         return self._named(code, file) if file else {}

@@ -7,12 +7,15 @@ not call a callback for what a callback calls.
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import CodeType
 from typing import Any
 
 import pytest
+
+from pytest_asyncframe._turns.actors import nothing
 
 _monitoring: Any = getattr(sys, "monitoring", None)
 """Any: the module, which Python 3.11 does not have."""
@@ -21,23 +24,27 @@ _TOOLS = (3, 4)
 """The numbers that Python leaves to tools of no fixed kind."""
 
 
-class Monitoring:
+class Monitoring(ABC):
     """Calls a function at places of the code that is followed; see `Lines`.
 
     Args:
         level: "line" or "opcode".
-        places: Returns the names of the places of a function, by line or by offset in bytes;
-            none for code that is not followed.
     """
 
-    def __init__(self, level: str, places: Callable[[CodeType], Mapping[int, str]]) -> None:
+    def __init__(self, level: str) -> None:
         self._level = level
-        self._places_of = places
         self._tool = 0
         # By `id`, since code is compared by what it does, and takes long to be hashed. What is
         # in the first one keeps the code alive.
         self._followed: dict[int, CodeType] = {}
         self._places: dict[int, Mapping[int, str]] = {}
+
+    @abstractmethod
+    def places_of(self, code: CodeType) -> Mapping[int, str]:
+        """Return the names of the places of a function, by line or by offset in bytes.
+
+        There are none in code that is not followed.
+        """
 
     @property
     def _event(self) -> int:
@@ -81,21 +88,32 @@ class Monitoring:
 
     @contextmanager
     def calling(
-        self, point: Callable[[str, str], object], on_other: Callable[[str], object]
+        self,
+        point: Callable[[str, str], object],
+        on_other: Callable[[str], object] = nothing,
     ) -> Iterator[None]:
-        """Call *point* inside the block, on any thread; other tools do not disturb."""
+        """Call *point* before each place, inside the block, which is one run.
+
+        Args:
+            point: Called with the level and the name of the place, on the thread that is
+                about to run it, which it may block. That thread's innermost frame of the
+                user's code is the one that stands at the place; see `users_frame`. What it
+                calls itself is not followed. What it raises, the user's code raises.
+            on_other: Called with the name of another tool that takes over on a thread, so
+                that there are no points for a while.
+        """
         _monitoring.register_callback(self._tool, self._event, self._callback(point))
         try:
             yield
         finally:
             _monitoring.register_callback(self._tool, self._event, None)
 
-    def begin_thread(self) -> None:
+    def begin_thread(self) -> None:  # noqa: B027  # the follower for 3.11 has to
         """Do nothing, since all threads are followed."""
 
     def _on_start(self, code: CodeType, offset: int) -> object:
         """Follow a function that begins or goes on for the first time."""
-        if id(code) not in self._followed and (places := self._places_of(code)):
+        if id(code) not in self._followed and (places := self.places_of(code)):
             self._followed[id(code)] = code
             self._places[id(code)] = places
             self._set_event(code)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import CodeType, FrameType
@@ -15,28 +16,31 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from pytest_asyncframe._turns.actors import nothing
+
 Trace: TypeAlias = Callable[[FrameType, str, Any], Any]  # Any: as `sys.settrace` has it
 
 _settrace = sys.settrace
 """The real one, which is replaced while a test is run."""
 
 
-class Tracing:
+class Tracing(ABC):
     """Calls a function at places of the code that is followed; see `Lines`.
 
     Args:
         level: "line" or "opcode".
-        places: Returns the names of the places of a function, by line or by offset in bytes;
-            none for code that is not followed.
     """
 
-    def __init__(self, level: str, places: Callable[[CodeType], Mapping[int, str]]) -> None:
+    def __init__(self, level: str) -> None:
         self._level = level
-        self._places = places
         self._point: Callable[[str, str], object] | None = None
-        self._on_other: Callable[[str], object] = lambda _: None
+        self._on_other: Callable[[str], object] = nothing
         # By `id`, since code is compared by what it does; what is here keeps the code alive.
         self._known: dict[int, tuple[CodeType, Trace | None]] = {}
+
+    @abstractmethod
+    def places_of(self, code: CodeType) -> Mapping[int, str]:
+        """Return the names of the places of a function; see `Monitoring`."""
 
     def claim(self) -> None:
         """Check that no other tool traces this thread or those that it starts.
@@ -57,9 +61,20 @@ class Tracing:
 
     @contextmanager
     def calling(
-        self, point: Callable[[str, str], object], on_other: Callable[[str], object]
+        self,
+        point: Callable[[str, str], object],
+        on_other: Callable[[str], object] = nothing,
     ) -> Iterator[None]:
-        """Call *point* inside the block, on this thread and on those of `begin_thread`."""
+        """Call *point* before each place, inside the block, which is one run.
+
+        Args:
+            point: Called with the level and the name of the place, on the thread that is
+                about to run it, which it may block. That thread's innermost frame of the
+                user's code is the one that stands at the place; see `users_frame`. What it
+                calls itself is not followed. What it raises, the user's code raises.
+            on_other: Called with the name of another tool that takes over on a thread, so
+                that there are no points for a while.
+        """
 
         def settrace(trace: Trace | None) -> None:
             if trace is not None:
@@ -102,7 +117,7 @@ class Tracing:
         return tracer
 
     def _tracer(self, code: CodeType) -> Trace | None:
-        places = self._places(code)
+        places = self.places_of(code)
         if not places:
             return None
         return self._at_bytecodes(places) if self._level == "opcode" else self._at_lines(places)

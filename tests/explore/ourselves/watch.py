@@ -46,8 +46,8 @@ class FrameworkLines(Lines):
         super().__init__(level, _Own(more))
         self._by_line = level == "line"
 
-    def _places(self, code: CodeType) -> Mapping[int, str]:
-        named = super()._places(code)
+    def places_of(self, code: CodeType) -> Mapping[int, str]:
+        named = super().places_of(code)
         return _switchable(code, named, by_line=self._by_line) if named else named
 
 
