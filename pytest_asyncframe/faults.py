@@ -11,7 +11,7 @@ from framework.protocols import Clock
 from pytest_asyncframe._faults import checks, planned
 from pytest_asyncframe._faults.injector import Injector, Submit
 from pytest_asyncframe._faults.planned import Exc, Fault, Firing, InjectedError, Plan
-from pytest_asyncframe._places import called_at
+from pytest_asyncframe._locations import called_at
 from pytest_asyncframe._seen.entries import Target
 from pytest_asyncframe._seen.names import Names
 from pytest_asyncframe._seen.recorder import Recorder
@@ -156,8 +156,8 @@ class FaultPlan:
         checks.check_event(after)
         target = self._target(fn)
         call = f"crash_worker({checks.arguments(after=after, fn=target)})"
-        place = called_at(sys._getframe(1))
-        plan = Plan(call, place, f"event {after!r}", target, frozenset({1}))
+        location = called_at(sys._getframe(1))
+        plan = Plan(call, location, f"event {after!r}", target, frozenset({1}))
         return self._add(planned.Crash(plan, after))
 
     def queue_full(
@@ -185,8 +185,8 @@ class FaultPlan:
         target = self._target(fn)
         call = f"queue_full({checks.arguments(next=next, fn=target)})"
         numbers = frozenset(range(1, next + 1))
-        place = called_at(sys._getframe(1))
-        return self._add(planned.QueueFull(Plan(call, place, "submission", target, numbers)))
+        location = called_at(sys._getframe(1))
+        return self._add(planned.QueueFull(Plan(call, location, "submission", target, numbers)))
 
     def deliver_twice(self, fn: Callable[..., Any] | str) -> Fault:
         """Run the function of each task of *fn* twice, as a broker that delivers twice does.
@@ -203,8 +203,8 @@ class FaultPlan:
         """
         __tracebackhide__ = True
         target = self._names.target(fn)
-        place = called_at(sys._getframe(1))
-        plan = Plan(f"deliver_twice({target.name})", place, "task", target)
+        location = called_at(sys._getframe(1))
+        plan = Plan(f"deliver_twice({target.name})", location, "task", target)
         return self._add(planned.DeliverTwice(plan))
 
     def chaos(

@@ -365,7 +365,7 @@ def asyncframe(request: pytest.FixtureRequest) -> Probe:
 
     from pytest_asyncframe.probe import Probe  # only if it is used
 
-    _place(toolkit, request)
+    _location(toolkit, request)
     return Probe(toolkit)
 
 
@@ -397,7 +397,7 @@ def task_clock(request: pytest.FixtureRequest) -> VirtualClock:
 def task_faults(request: pytest.FixtureRequest) -> FaultPlan:
     """Plans faults for the tasks of this test: failures, slow calls, crashes and the like."""
     toolkit = _toolkit(request)
-    _place(toolkit, request)
+    _location(toolkit, request)
     return toolkit.faults
 
 
@@ -411,7 +411,7 @@ def task_benchmark(request: pytest.FixtureRequest) -> TaskBenchmark:
     return TaskBenchmark.of(request, toolkit, rows)
 
 
-def _place(toolkit: Toolkit, request: pytest.FixtureRequest) -> None:
+def _location(toolkit: Toolkit, request: pytest.FixtureRequest) -> None:
     """Tell which module the test is in, for the names of functions."""
     toolkit.module = getattr(request.node, "module", None)
     toolkit.foreign = _TEST_MODULES - {items.module_name(request.node)}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from framework import Task, TaskManager, TaskNotFoundError
 from framework.protocols import TaskRecord
-from pytest_asyncframe._places import called_at, users_place
+from pytest_asyncframe._locations import called_at, users_location
 from pytest_asyncframe._seen import matchers
 from pytest_asyncframe._seen.names import Names
 from pytest_asyncframe._seen.references import task_id_of
@@ -103,17 +103,17 @@ class Probe:
             TypeError: If *app* is not callable.
             ImportError: At the start of the block, if httpx is not installed.
         """
-        place = users_place(sys._getframe(1))
+        location = users_location(sys._getframe(1))
         made = Client(
             app,
             self._toolkit.loop_factory,
             base_url,
             raise_app_exceptions=raise_app_exceptions,
-            place=place,
+            location=location,
             **options,
         )
         made.transport = self._toolkit.settings.transport
-        made.serve = lambda app: self._server(app, place)
+        made.serve = lambda app: self._server(app, location)
         made.around_exit = self._toolkit.leaving
         made.on_error = self._recorder.take_snapshot
         made.on_enter = lambda: self._toolkit.require_loop("asyncframe.client(app)")
@@ -131,12 +131,12 @@ class Probe:
         Raises:
             ImportError: If uvicorn is not installed.
         """
-        made = self._server(app, users_place(sys._getframe(1)))
+        made = self._server(app, users_location(sys._getframe(1)))
         self._toolkit.clients.append(made)
         return made
 
-    def _server(self, app: Any, place: str) -> LiveServer:
-        return LiveServer(app, self._toolkit.pace.beside_server, self._toolkit.away, place)
+    def _server(self, app: Any, location: str) -> LiveServer:
+        return LiveServer(app, self._toolkit.pace.beside_server, self._toolkit.away, location)
 
     # -- waiting
 
@@ -183,10 +183,10 @@ class Probe:
         self, make: Callable[[], Coroutine[Any, Any, Waited]], name: str, in_sync: str
     ) -> Coroutine[Any, Any, Waited]:
         """Return a coroutine for the user to await; the test fails if that is forgotten."""
-        place = called_at(sys._getframe(2))
+        location = called_at(sys._getframe(2))
         told = (
-            f"{name}, called at {place}, so nothing was waited for: await it, or call {in_sync} in "
-            "a test that is not a coroutine"
+            f"{name}, called at {location}, so nothing was waited for: await it, or call "
+            f"{in_sync} in a test that is not a coroutine"
         )
         return LazyCoroutine(make, lambda: self._toolkit.not_awaited.append(told))
 

@@ -28,7 +28,7 @@ class Plan:
     Attributes:
         seeds: How many schedules are run at the most, from 1.
         policy: Which ones; see `make_policy`.
-        level: At which places others may run.
+        level: At which locations others may run.
         seed: The base seed of the policy, of jitter and of `random`.
         budget: Real seconds after which no further schedule is run; None for no limit.
         limit: Real seconds that the test may take in all by pytest-timeout; None for no limit.

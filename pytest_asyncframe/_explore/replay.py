@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_asyncframe._explore.schedule import Place, Step
+from pytest_asyncframe._explore.schedule import Location, Step
 
 PREFIX = "AF1:"
 """What each line begins with; the digit is the version of its format."""
@@ -95,7 +95,7 @@ def node_sum(node_id: str) -> int:
 def add(total: int, step: Step) -> int:
     """Return the checksum of steps with the checksum *total*, followed by *step*."""
     # Without its line, so that somebody may add a comment or a breakpoint.
-    what = step.what.key if isinstance(step.what, Place) else step.what
+    what = step.what.key if isinstance(step.what, Location) else step.what
     text = f"{step.kind}\0{what}\0{step.preempts:d}{step.chosen}\0" + "\0".join(step.options)
     return zlib.crc32(text.encode(), total)
 

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 
-class Place(str):
-    """The name of a place in the user's code, such as "app.py:12".
+class Location(str):
+    """The name of a location in the user's code, such as "app.py:12".
 
     Attributes:
         key: What stays the same when lines are added before it: the function, and the number
-            of the place in it.
+            of the location in it.
     """
 
     __slots__ = ("key",)
@@ -23,11 +23,11 @@ class Place(str):
     key: str
 
     @classmethod
-    def of(cls, name: str, key: str) -> Place:
-        """Return the place with a name and a key."""
-        place = cls(name)
-        place.key = key
-        return place
+    def of(cls, name: str, key: str) -> Location:
+        """Return the location with a name and a key."""
+        location = cls(name)
+        location.key = key
+        return location
 
 
 class Step(NamedTuple):
@@ -35,7 +35,7 @@ class Step(NamedTuple):
 
     Attributes:
         kind: The kind of point; see `pytest_asyncframe._turns.choices.Chooser`.
-        what: What the actor at the point was about to do, which is a `Place` at the levels
+        what: What the actor at the point was about to do, which is a `Location` at the levels
             "line" and "opcode"; "" if nobody stood at one.
         options: The identities of what might come next, two or more, the default first.
         preempts: Whether the first option could go on, so that another choice preempts it.

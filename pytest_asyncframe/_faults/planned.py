@@ -64,7 +64,7 @@ class Plan:
 
     Attributes:
         call: How it was planned, as source code.
-        place: The line that planned it.
+        location: The line that planned it.
         counts: What is counted, in the singular.
         target: The function that it is about; None for all functions.
         numbers: The numbers at which it takes place; None for each one.
@@ -72,7 +72,7 @@ class Plan:
     """
 
     call: str
-    place: str
+    location: str
     counts: str
     target: Target | None
     numbers: frozenset[int] | None = None
@@ -102,10 +102,12 @@ class Fault:
     @property
     def place(self) -> str:
         """The line that planned it: ``file:line in function``."""
-        return self._planned.place
+        return self._planned.location
 
     def __str__(self) -> str:
-        return f"{self._planned.call} at {self._planned.place}: fired {in_words(len(self._fired))}"
+        return (
+            f"{self._planned.call} at {self._planned.location}: fired {in_words(len(self._fired))}"
+        )
 
     def __repr__(self) -> str:
         return f"<{self}>"
@@ -145,7 +147,7 @@ class Fault:
 
     def finding(self) -> str | None:
         """Return in what way it did not take place as planned; None if it did."""
-        planned = f"{self._planned.call}, planned at {self._planned.place}"
+        planned = f"{self._planned.call}, planned at {self._planned.location}"
         if self._cut_short:
             return (
                 f"fault cut short: {planned}: the second run of {' and '.join(self._cut_short)} "

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 import pytest
 
-from pytest_asyncframe._places import is_users_file
+from pytest_asyncframe._locations import is_users_file
 from pytest_asyncframe._toolkit.repeating import crash_of, is_strict_pass, line_of
 from pytest_asyncframe._toolkit.variants import Variant
 
@@ -66,11 +66,11 @@ def sentence(results: Sequence[Result]) -> str:
     for outcome in _ORDER:
         variants = [one.variant for one in results if one.outcome == outcome]
         if variants:
-            found.append(f"{outcome} {_places(variants, results)}")
+            found.append(f"{outcome} {_in_which(variants, results)}")
     return "; ".join(found)
 
 
-def _places(variants: Iterable[Variant], results: Sequence[Result]) -> str:
+def _in_which(variants: Iterable[Variant], results: Sequence[Result]) -> str:
     """Return the names of the variants for which something holds."""
     by_transport: dict[str | None, list[Variant]] = {}
     for one in variants:
@@ -112,8 +112,10 @@ def failures(results: Sequence[Result], item: pytest.Item) -> list[str]:
     for same in _different(results):
         first = same[0]
         assert first.failure is not None
-        places = _places([one.variant for one in same], results)
-        lines.append(f"fails {places}: {_first_line(first.failure)}{_place(first.failure, item)}")
+        variants = _in_which([one.variant for one in same], results)
+        lines.append(
+            f"fails {variants}: {_first_line(first.failure)}{_location(first.failure, item)}"
+        )
         lines.append(f"    {_command(first.variant, item)}")
     return lines
 
@@ -143,7 +145,7 @@ def _first_line(report: pytest.TestReport) -> str:
     return text.strip().partition("\n")[0].rstrip(":")
 
 
-def _place(report: pytest.TestReport, item: pytest.Item) -> str:
+def _location(report: pytest.TestReport, item: pytest.Item) -> str:
     """Return the line of the user's code that failed; "" if unknown."""
     traceback = getattr(report.longrepr, "reprtraceback", None)
     entries = () if traceback is None else traceback.reprentries

@@ -11,7 +11,7 @@ import pytest
 
 from framework import RateLimitExceededError
 from framework.testing import was_cut_short
-from pytest_asyncframe._places import users_part
+from pytest_asyncframe._locations import users_part
 from pytest_asyncframe._seen.entries import Injected
 from pytest_asyncframe._seen.matchers import described, unread_failures
 
@@ -92,7 +92,7 @@ def lost_failures(toolkit: Toolkit) -> list[str]:
 def _hint(error: BaseException, fault: Injected | None) -> str:
     """Return a hint for errors with a special cure or cause."""
     if fault is not None:
-        return f" (injected by the fault planned at {fault.place})"
+        return f" (injected by the fault planned at {fault.location})"
     if isinstance(error, RateLimitExceededError):
         return " (with when_limited='wait' a task waits for its turn)"
     return ""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from framework import Task
 from framework.protocols import TaskEvent, TaskRecord, TaskStatus
-from pytest_asyncframe._places import raised_at
+from pytest_asyncframe._locations import raised_at
 from pytest_asyncframe._report import gates
 from pytest_asyncframe._report.gates import Findings
 from pytest_asyncframe._report.values import error_text, plain, safely, shown
@@ -202,8 +202,8 @@ class _Formatter:
             return f"not started, {plain(reason)}" if reason else "not started"
         ended = f"{one.status.value}, but still running, " if one.status.is_final else ""
         parts = [f"on {one.lane}"]
-        if one.place:
-            parts.append(f"at {self._short(one.place)}")
+        if one.location:
+            parts.append(f"at {self._short(one.location)}")
         event = None if one.last is None else one.last.what
         if isinstance(event, TaskEvent) and event.kind in _DELAYED and event.delay is not None:
             until = event.at + event.delay
@@ -225,11 +225,11 @@ class _Formatter:
             text = "the test fails" if failed else f"{what.who} exits"
             text += f" with {error_text(what.error)}"
         elif isinstance(what, entries.Injected):
-            text = f"fault: {plain(what.text)} (planned at {self._short(what.place)})"
+            text = f"fault: {plain(what.text)} (planned at {self._short(what.location)})"
         else:
             text = f"attempt {what} started" if isinstance(what, int) else plain(what)
-        place = f", at {self._short(moment.place)}" if moment.place else ""
-        return plain(moment.lane), label, text + place
+        location = f", at {self._short(moment.location)}" if moment.location else ""
+        return plain(moment.lane), label, text + location
 
     def _event(self, event: TaskEvent, record: TaskRecord | None) -> str:
         match event.kind:
@@ -263,11 +263,11 @@ class _Formatter:
     def _raised(self, error: BaseException | None) -> str:
         if error is None:
             return "an error"
-        place = raised_at(error.__traceback__)
-        return f"{error_text(error)} at {self._short(place)}" if place else error_text(error)
+        location = raised_at(error.__traceback__)
+        return f"{error_text(error)} at {self._short(location)}" if location else error_text(error)
 
-    def _short(self, place: str) -> str:
-        return place.removeprefix(self._root)
+    def _short(self, location: str) -> str:
+        return location.removeprefix(self._root)
 
 
 def _goes_without_saying(moment: entries.Moment, before: entries.Moment | None) -> bool:

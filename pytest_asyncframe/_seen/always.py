@@ -23,7 +23,7 @@ import pytest
 
 from framework import current_task
 from framework.protocols import TaskEvent
-from pytest_asyncframe._places import at, users_frame
+from pytest_asyncframe._locations import at, users_frame
 from pytest_asyncframe._seen.recorder import Recorder
 
 Predicate: TypeAlias = Callable[[], object]
@@ -36,12 +36,12 @@ class _Invariant:
     Attributes:
         predicate: Returns whether it holds.
         source: The line of code that defines it.
-        place: Where that line is; "" if unknown.
+        location: Where that line is; "" if unknown.
     """
 
     predicate: Predicate
     source: str
-    place: str
+    location: str
 
     def wrong(self) -> str:
         """Call it, and say in what way it does not hold; "" if it does."""
@@ -119,12 +119,12 @@ class Invariants:
             What was broken, for users; "" if nothing was.
         """
         if check and self._holding:
-            self._check(lambda: "at the end of the test", placed=False)
+            self._check(lambda: "at the end of the test", located=False)
         with self._lock:
             self._holding = ()
         return "\n".join(self._broken)
 
-    def _check(self, when: Callable[[], str], *, placed: bool = True) -> None:
+    def _check(self, when: Callable[[], str], *, located: bool = True) -> None:
         if threading.get_ident() in self._checking:
             # By an event of what a predicate does itself.
             return
@@ -133,7 +133,7 @@ class Invariants:
                 wrong = one.wrong()
                 if wrong:
                     self._broke(
-                        one, wrong, when(), users_frame(sys._getframe()) if placed else None
+                        one, wrong, when(), users_frame(sys._getframe()) if located else None
                     )
 
     def _alone(self) -> AbstractContextManager[object]:
@@ -202,7 +202,7 @@ def _source_of(predicate: Predicate) -> tuple[str, str]:
 
 def _text(one: _Invariant, wrong: str, when: str) -> str:
     lines = [f"always() {wrong} {when}:", f"    {one.source}"]
-    return "\n".join([*lines, f"    {one.place}"] if one.place else lines)
+    return "\n".join([*lines, f"    {one.location}"] if one.location else lines)
 
 
 def _running() -> str:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from framework import ThreadPoolExecutorEnhanced
 from framework.testing import function_name
-from pytest_asyncframe._places import at, users_frame
+from pytest_asyncframe._locations import at, users_frame
 
 _Submitted: TypeAlias = tuple[Callable[..., Any], tuple[CodeType, int] | None]
 """A function, and where it was submitted."""
@@ -50,9 +50,9 @@ class PoolCalls:
         while grace and living and ended:
             ended, living = wait(living, timeout=grace, return_when=FIRST_COMPLETED)
         lines = []
-        for call, (fn, place) in list(self._known.items()):
+        for call, (fn, location) in list(self._known.items()):
             if not call.done():
                 state = "is running" if call.running() else "waits for a thread"
-                submitted = "" if place is None else f" submitted at {at(*place)},"
+                submitted = "" if location is None else f" submitted at {at(*location)},"
                 lines.append(f"{function_name(fn)},{submitted} {state}")
         return lines

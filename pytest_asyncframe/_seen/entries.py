@@ -33,16 +33,16 @@ class Injected:
 
     Attributes:
         text: What happened.
-        place: The line that planned it, ``file:line in function``.
+        location: The line that planned it, ``file:line in function``.
         error: The error that it raises in the function's place; None if it raises none.
     """
 
     text: str
-    place: str
+    location: str
     error: BaseException | None = None
 
     def __str__(self) -> str:
-        return f"fault: {self.text} (planned at {self.place})"
+        return f"fault: {self.text} (planned at {self.location})"
 
 
 What: TypeAlias = TaskEvent | int | str | Failure | Injected
@@ -126,14 +126,14 @@ class Moment:
         record: The task that it happened to; None if there is none.
         what: An event, the number of an attempt that started, a text, a fault, or the error
             that ended the test or a client.
-        place: The line where it happened, ``file:line in function``; "" if unknown.
+        location: The line where it happened, ``file:line in function``; "" if unknown.
     """
 
     at: float
     lane: str
     record: TaskRecord | None
     what: What
-    place: str = ""
+    location: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,14 +144,14 @@ class UnfinishedTask:
         record: The task.
         status: Its status then.
         lane: The last known `Moment.lane`.
-        place: The line that it was at, ``file:line in function``; "" if unknown.
+        location: The line that it was at, ``file:line in function``; "" if unknown.
         last: The last thing that had happened to it; None for nothing.
     """
 
     record: TaskRecord
     status: TaskStatus
     lane: str
-    place: str
+    location: str
     last: Moment | None
 
 

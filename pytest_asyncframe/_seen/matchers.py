@@ -96,7 +96,7 @@ def assert_submitted(recorder: Recorder, wanted: Wanted, times: int | None) -> N
     lines = [f"{wanted} was {_submitted(len(found))}, expected {how_often}"]
     others = [one for one in recorder.of(wanted.target) if one not in found]
     if found:
-        lines += [f"  submitted at {_place(one)}" for one in found[:_NEAREST]]
+        lines += [f"  submitted at {_location(one)}" for one in found[:_NEAREST]]
     elif others:
         lines += ["nearest submissions:", *_nearest(others, wanted)]
     else:
@@ -113,11 +113,11 @@ def assert_not_submitted(recorder: Recorder, wanted: Wanted) -> None:
         lines = [f"{wanted} was {_submitted(len(found))}, expected never:"]
         for one in found[:_NEAREST]:
             call = shown_call(one.record.name, one.call.args, one.call.kwargs)
-            lines.append(f"  {call} at {_place(one)}")
+            lines.append(f"  {call} at {_location(one)}")
         raise AssertionError("\n".join(lines))
 
 
-def _place(one: Submission) -> str:
+def _location(one: Submission) -> str:
     """Return where a task was submitted, which the framework forgets once it has ended."""
     return str(one.record.origin or "a place no longer known")
 
@@ -224,9 +224,9 @@ def unread_failures(recorder: Recorder, expectations: Sequence[Expectation]) -> 
 
 
 def described(record: TaskRecord) -> str:
-    """Return a line with the task's name, status and the place of its submission."""
-    place = f", submitted at {record.origin}" if record.origin is not None else ""
-    return f"{record.name} ({record.task_id}) is {record.status.value}{place}"
+    """Return a line with the task's name, status and the location of its submission."""
+    location = f", submitted at {record.origin}" if record.origin is not None else ""
+    return f"{record.name} ({record.task_id}) is {record.status.value}{location}"
 
 
 def _nearest(others: list[Submission], wanted: Wanted) -> list[str]:

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from framework import current_task
 from framework.protocols import Interceptor, TaskEvent, TaskRecord
 from framework.testing import call_of, driver_of, function_name
-from pytest_asyncframe._places import at, inwards, outwards, place_of, users_frame
+from pytest_asyncframe._locations import at, inwards, location_of, outwards, users_frame
 from pytest_asyncframe._seen import entries
 from pytest_asyncframe._seen.arguments import unwrapped
 from pytest_asyncframe._seen.entries import OWN_ENDS, Injected, Moment, Submission
@@ -145,10 +145,12 @@ class Recorder(Interceptor):
             self._accept(event)
         self.events.append(event)
         record = None if event.task_id is None else self.record(event.task_id)
-        place = ""
+        location = ""
         if record is not None and event.duration is not None and event.status not in OWN_ENDS:
-            place = self._body_place(record) or self._thread_places().get(record, ("", ""))[1]
-        self._add(event, record, place, event.at)
+            location = (
+                self._body_location(record) or self._thread_locations().get(record, ("", ""))[1]
+            )
+        self._add(event, record, location, event.at)
         if record is None or event.status is None or not event.status.is_final:
             return
         with self._lock:
@@ -207,10 +209,10 @@ class Recorder(Interceptor):
         injected = (one for one in faults if isinstance(one, Injected))
         return next((one for one in injected if one.error is record.error), None)
 
-    def note(self, text: str, place: str = "") -> None:
+    def note(self, text: str, location: str = "") -> None:
         """Record a text for the calling thread, and for the task that it runs, if any."""
         task = current_task()
-        self._add(text, None if task is None else self.record(task.task_id), place)
+        self._add(text, None if task is None else self.record(task.task_id), location)
 
     def slept(self, seconds: float) -> None:
         """Record that the calling thread or coroutine is about to sleep."""
@@ -232,15 +234,15 @@ class Recorder(Interceptor):
         for snapshot in self.snapshots:
             if snapshot.error is error:
                 return snapshot
-        on_threads = self._thread_places()
+        on_threads = self._thread_locations()
         tasks = []
         for one in tuple(self.submissions):
             record, status = one.record, one.record.status
             if not status.is_final or record.still_running:
                 last = self._last.get(record)
-                lane, place = on_threads.get(record, ("" if last is None else last.lane, ""))
-                place = place or self._body_place(record)
-                tasks.append(entries.UnfinishedTask(record, status, lane, place, last))
+                lane, location = on_threads.get(record, ("" if last is None else last.lane, ""))
+                location = location or self._body_location(record)
+                tasks.append(entries.UnfinishedTask(record, status, lane, location, last))
         snapshot = entries.Snapshot(self._monotonic(), error, tasks, self._timers())
         if error is not None:
             self.snapshots.append(snapshot)
@@ -327,11 +329,11 @@ class Recorder(Interceptor):
         self,
         what: entries.What,
         record: TaskRecord | None,
-        place: str = "",
+        location: str = "",
         at: float | None = None,
     ) -> None:
         when = self._monotonic() if at is None else at
-        moment = Moment(when, self._lane(), record, what, place)
+        moment = Moment(when, self._lane(), record, what, location)
         self.moments.append(moment)
         if record is not None:
             self._last[record] = moment
@@ -353,26 +355,26 @@ class Recorder(Interceptor):
             number = len(self._loops) + 1
             return self._loops.setdefault(loop, "loop" if number == 1 else f"loop-{number}")
 
-    def _body_place(self, record: TaskRecord) -> str:
+    def _body_location(self, record: TaskRecord) -> str:
         """Return the line that a task's coroutine is at; "" if it has none."""
         body = self._bodies.get(record)
-        return "" if body is None else place_of(reversed(list(inwards(body()))))
+        return "" if body is None else location_of(reversed(list(inwards(body()))))
 
     def label(self, where: object) -> tuple[str, str]:
         """Return which task runs on a thread or in an asyncio task, and the line it is at."""
-        record, place = None, ""
+        record, location = None, ""
         if isinstance(where, int):
             frames = outwards(sys._current_frames().get(where))
             record = next((it.f_locals["record"] for it in frames if it.f_code is _AROUND), None)
         else:
             unfinished = (one.record for one in self.unfinished)
             record = next((one for one in unfinished if driver_of(one) is where), None)
-            place = "" if record is None else self._body_place(record)
+            location = "" if record is None else self._body_location(record)
         if record is None:
             return "", ""
-        return f"{record.name.rpartition('.')[2]}#{record.task_id[:8]}", place
+        return f"{record.name.rpartition('.')[2]}#{record.task_id[:8]}", location
 
-    def _thread_places(self) -> dict[TaskRecord, tuple[str, str]]:
+    def _thread_locations(self) -> dict[TaskRecord, tuple[str, str]]:
         """Return the thread that runs each sync task, and the line it is at."""
         names = {thread.ident: thread.name for thread in threading.enumerate()}
         found = {}
@@ -381,7 +383,7 @@ class Recorder(Interceptor):
             for step in outwards(frame):
                 if step.f_code is _AROUND:
                     # Frames further out belong to a task that waits for this one.
-                    found[step.f_locals["record"]] = names.get(ident, ""), place_of(inner)
+                    found[step.f_locals["record"]] = names.get(ident, ""), location_of(inner)
                     inner = []
                 else:
                     inner.append(step)

@@ -34,7 +34,7 @@ class Client:
         loop_factory: Creates the event loop of the app in ``with``.
         base_url: Prefix of relative URLs.
         raise_app_exceptions: Whether exceptions in routes are raised in the test.
-        place: The line of the test that created it; "" if unknown.
+        location: The line of the test that created it; "" if unknown.
         options: Further options of the ``httpx.AsyncClient`` or ``TestClient``.
 
     Attributes:
@@ -54,7 +54,7 @@ class Client:
         base_url: str = BASE_URL,
         *,
         raise_app_exceptions: bool = True,
-        place: str = "",
+        location: str = "",
         **options: Any,
     ) -> None:
         if not callable(app):
@@ -62,7 +62,7 @@ class Client:
         self.app = app
         self._loop_factory = loop_factory
         self._raises = raise_app_exceptions
-        self._place = place
+        self._location = location
         self._options = {"base_url": base_url, **options}
         self._stack: AsyncExitStack | ExitStack | None = None
         self.on_error: Callable[[BaseException], object] = lambda _: None
@@ -193,7 +193,7 @@ class Client:
         )
 
     def __str__(self) -> str:
-        return _described(self.app, self._place)
+        return _described(self.app, self._location)
 
     def discard(self) -> None:
         """Close it if it was left open, as far as possible without its event loop."""
@@ -230,13 +230,13 @@ def _test_client() -> Any:
     return TestClient
 
 
-def _described(app: Any, place: str) -> str:
+def _described(app: Any, location: str) -> str:
     """Return the name of an app, and the line that created its client."""
     title, kind = getattr(app, "title", None), type(app).__name__
     name = getattr(app, "__qualname__", kind)
     if isinstance(title, str) and title != kind:
         name = f"{kind} {title!r}"
-    return f"{name}, made at {place}," if place else name
+    return f"{name}, made at {location}," if location else name
 
 
 class LiveServer:
@@ -246,7 +246,7 @@ class LiveServer:
         app: Any ASGI app.
         around: Context manager entered while the server runs.
         away: Context manager entered while the calling thread waits for the server's thread.
-        place: The line of the test that created it; "" if unknown.
+        location: The line of the test that created it; "" if unknown.
 
     Raises:
         ImportError: If uvicorn is not installed.
@@ -257,7 +257,7 @@ class LiveServer:
         app: Any,
         around: Callable[[], AbstractContextManager[object]],
         away: Callable[[], AbstractContextManager[object]],
-        place: str = "",
+        location: str = "",
     ) -> None:
         try:
             import uvicorn  # only tests with a real server need it
@@ -270,7 +270,7 @@ class LiveServer:
             raise ImportError(text, name="uvicorn") from None
 
         self.app = app
-        self._place = place
+        self._location = location
         ready = self._ready = threading.Event()
 
         class Server(uvicorn.Server):
@@ -334,7 +334,7 @@ class LiveServer:
         self._socket.close()
 
     def __str__(self) -> str:
-        return f"live server of {_described(self.app, self._place)}"
+        return f"live server of {_described(self.app, self._location)}"
 
     def discard(self) -> None:
         """Stop it; see `stop`."""

@@ -24,9 +24,9 @@ def watched(definition: pytest.FixtureDef[Any], config: pytest.Config) -> Iterat
     if not are_running():
         return
     code = getattr(inspect.unwrap(definition.func), "__code__", None)
-    place = f"{Path(code.co_filename).name}:{code.co_firstlineno}, " if code is not None else ""
+    location = f"{Path(code.co_filename).name}:{code.co_firstlineno}, " if code is not None else ""
     started = config.stash.setdefault(_STARTED, {})
-    started[definition] = f"{definition.argname} ({place}scope {definition.scope})"
+    started[definition] = f"{definition.argname} ({location}scope {definition.scope})"
     definition.addfinalizer(lambda: started.pop(definition, None))
 
 

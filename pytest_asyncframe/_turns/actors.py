@@ -173,11 +173,11 @@ class Timer:
         fn: The function that it calls; None if it wakes an actor.
         actor: The actor that it wakes; None if it calls a function.
         background: Whether nobody waits for it, so that time does not move for it.
-        place: Where the user's code set it; "" if other code did.
+        location: Where the user's code set it; "" if other code did.
         number: How many timers of the test were set before it.
     """
 
-    __slots__ = ("actor", "background", "fn", "number", "place", "when")
+    __slots__ = ("actor", "background", "fn", "location", "number", "when")
 
     def __init__(
         self,
@@ -191,7 +191,7 @@ class Timer:
         self.fn = fn
         self.actor = actor
         self.background: bool = False
-        self.place: str = ""
+        self.location: str = ""
 
     @property
     def live(self) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from types import CodeType, FrameType
 
-from pytest_asyncframe._places import is_users, outwards, place_of
+from pytest_asyncframe._locations import is_users, location_of, outwards
 from pytest_asyncframe.clock._patched.threads import is_join
 
 _STEP: CodeType = asyncio.BaseEventLoop._run_once.__code__  # type: ignore[attr-defined]  # asyncio's
@@ -62,15 +62,16 @@ class BlockedLoops:
     def _note(self, what: str, frames: list[FrameType], seconds: float) -> None:
         coroutine = next((one.f_code for one in frames if _is_of_coroutine(one.f_code)), None)
         if coroutine is None or coroutine not in self.own:
-            place = place_of(frames) or "no line of your own"
-            self._found.setdefault((_called(frames) or what, place), []).append(seconds)
+            location = location_of(frames) or "no line of your own"
+            self._found.setdefault((_called(frames) or what, location), []).append(seconds)
 
     def findings(self) -> list[str]:
         """Return what blocked a loop, a line each."""
         return [
-            f"blocked event loop: {what} at {place}, {_how_long(times)}: in production everything "
-            "else on that loop waits meanwhile; await instead, or use asyncio.to_thread()"
-            for (what, place), times in self._found.items()
+            f"blocked event loop: {what} at {location}, {_how_long(times)}: in production "
+            "everything else on that loop waits meanwhile; await instead, or use "
+            "asyncio.to_thread()"
+            for (what, location), times in self._found.items()
         ]
 
 

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
-from pytest_asyncframe._places import called_at, users_place
+from pytest_asyncframe._locations import called_at, users_location
 from pytest_asyncframe._turns.actors import Actor, Timer, Waiter, nothing
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock._explain import Label, name_of, upcoming
@@ -119,7 +119,7 @@ class VirtualClock:
     def call_at(self, when: float, fn: Callable[[], object], *, background: bool = False) -> Timer:
         """Call *fn* at second *when*, or as soon as nobody runs if that has passed."""
         timer = self.sequencer.call_at(nanoseconds(when), fn, background=background)
-        timer.place = users_place(sys._getframe(1))
+        timer.location = users_location(sys._getframe(1))
         return timer
 
     def wait(self, condition: threading.Condition, timeout: float | None = None) -> bool:
@@ -185,14 +185,14 @@ class VirtualClock:
             RuntimeError: If the event loop that runs here is not on this clock.
         """
         self._target("run_for", seconds)
-        place = called_at(sys._getframe(1))
+        location = called_at(sys._getframe(1))
         return LazyCoroutine(
-            lambda: self._run_for(seconds), lambda: self._not_awaited(seconds, place)
+            lambda: self._run_for(seconds), lambda: self._not_awaited(seconds, location)
         )
 
-    def _not_awaited(self, seconds: float, place: str) -> None:
+    def _not_awaited(self, seconds: float, location: str) -> None:
         self.not_awaited.append(
-            f"run_for({seconds!r}), called at {place}, so no time has passed: await it, or call "
+            f"run_for({seconds!r}), called at {location}, so no time has passed: await it, or call "
             f"advance({seconds!r}) in a test that is not a coroutine"
         )
 
@@ -259,17 +259,17 @@ class VirtualClock:
 
         Those of an event loop are included once the loop is closed.
         """
-        set_here = [timer for timer in self.sequencer.timers() if timer.place]
+        set_here = [timer for timer in self.sequencer.timers() if timer.location]
         return self._abandoned + [
-            _left(timer.fn, timer.place, (timer.when - self.sequencer.now) / 1e9)
+            _left(timer.fn, timer.location, (timer.when - self.sequencer.now) / 1e9)
             for timer in set_here
             if not timer.background
         ]
 
-    def abandon(self, handle: asyncio.TimerHandle, place: str) -> None:
+    def abandon(self, handle: asyncio.TimerHandle, location: str) -> None:
         """Record a timer that will not fire, since its loop is closed."""
         fn: Any = handle._callback  # type: ignore[attr-defined]  # asyncio's own
-        self._abandoned.append(_left(fn, place, handle.when() - self.monotonic()))
+        self._abandoned.append(_left(fn, location, handle.when() - self.monotonic()))
 
     def new_event_loop(self) -> VirtualLoop:
         """Return a new event loop on this clock."""
@@ -301,5 +301,5 @@ def _no_label(_: object) -> tuple[str, str]:
     return "", ""
 
 
-def _left(fn: Any, place: str, seconds: float) -> str:
-    return f"{name_of(fn)}, set at {place}, would fire {seconds:.9g} s after the end of the test"
+def _left(fn: Any, location: str, seconds: float) -> str:
+    return f"{name_of(fn)}, set at {location}, would fire {seconds:.9g} s after the end of the test"

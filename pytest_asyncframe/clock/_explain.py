@@ -13,14 +13,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeAlias
 
-from pytest_asyncframe._places import inwards, outwards, place_of
+from pytest_asyncframe._locations import inwards, location_of, outwards
 from pytest_asyncframe._turns.actors import Timer
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock._loop import loops_of
 
 Label: TypeAlias = Callable[[object], tuple[str, str]]
 """Returns the name of the task that runs on a thread (given its identifier) or in an asyncio task,
-and its place if the frames do not show it; "" for what is not known."""
+and its location if the frames do not show it; "" for what is not known."""
 
 
 def upcoming(sequencer: Sequencer, label: Label) -> list[str]:
@@ -69,8 +69,8 @@ def _of_task(task: asyncio.Task[Any], label: Label) -> str:
 
 
 def _line(name: str, known: tuple[str, str], frames: Iterable[FrameType]) -> str:
-    task, place = known
-    shown = Path(place or place_of(frames)).name
+    task, location = known
+    shown = Path(location or location_of(frames)).name
     what = " ".join([task, f"at {shown}"] if shown else [task]).strip()
     return f"{name}: {what}" if what else name
 

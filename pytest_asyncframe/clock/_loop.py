@@ -20,7 +20,7 @@ from contextvars import Context
 from typing import Any, Protocol, TypeVarTuple, Unpack
 from weakref import WeakKeyDictionary
 
-from pytest_asyncframe._places import users_place
+from pytest_asyncframe._locations import users_location
 from pytest_asyncframe._turns.actors import Actor, Arrival
 from pytest_asyncframe._turns.sequencer import Sequencer
 
@@ -50,7 +50,7 @@ class LoopClock(Protocol):
         """Return the virtual seconds since the test began."""
         ...
 
-    def abandon(self, handle: asyncio.TimerHandle, place: str) -> None:
+    def abandon(self, handle: asyncio.TimerHandle, location: str) -> None:
         """Record a timer that will not fire, since its loop is closed."""
         ...
 
@@ -78,7 +78,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super().__init__(self._parking)
         self._ready = clock.make_ready()
         self._clock_resolution = _RESOLUTION
-        self._places: WeakKeyDictionary[asyncio.TimerHandle, str] = WeakKeyDictionary()
+        self._locations: WeakKeyDictionary[asyncio.TimerHandle, str] = WeakKeyDictionary()
 
     def time(self) -> float:
         """Return the clock's monotonic seconds."""
@@ -103,9 +103,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             return self._set(when, callback, args, context)
         caller = sys._getframe(1)
         handle = self._set(when, callback, args, context)
-        place = users_place(caller.f_back if caller.f_code is _CALL_LATER else caller)
-        if place:
-            self._places[handle] = place
+        location = users_location(caller.f_back if caller.f_code is _CALL_LATER else caller)
+        if location:
+            self._locations[handle] = location
         return handle
 
     def _set(
@@ -126,8 +126,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Close the loop, and report the timers that the user's code has left to the clock."""
         if not self.is_closed():
             for handle in self._scheduled:  # type: ignore[attr-defined]  # asyncio's own
-                if handle in self._places and not handle.cancelled():
-                    self.clock.abandon(handle, self._places[handle])
+                if handle in self._locations and not handle.cancelled():
+                    self.clock.abandon(handle, self._locations[handle])
         super().close()
         self.ending.close()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import CodeType, FrameType
 
-from pytest_asyncframe._places import outwards, place_of
+from pytest_asyncframe._locations import location_of, outwards
 
 _MANY = 10_000
 """Moments of virtual time at which a line may read real time before it is reported."""
@@ -19,7 +19,7 @@ class RealTimeReads:
 
     Args:
         now: Returns the nanoseconds of virtual time.
-        note: Called with a text and a place when a line is reported.
+        note: Called with a text and a location when a line is reported.
 
     Attributes:
         many: Moments after which a line is reported, from 1 on.
@@ -40,11 +40,11 @@ class RealTimeReads:
             return
         self._seen[line] = (moments + 1, now)
         if moments + 1 == self.many:
-            place = place_of(outwards(caller))
-            self._note(f"polls time.{name}(), which shows real time", place)
+            location = location_of(outwards(caller))
+            self._note(f"polls time.{name}(), which shows real time", location)
             self._found.append(
                 f"real time: time.{name}() was read at {self.many:,} moments of virtual time, at "
-                f"{place}: it shows real time, so code that polls it waits in real time, while "
+                f"{location}: it shows real time, so code that polls it waits in real time, while "
                 "sleeps take none; use get_task_manager().clock.monotonic() or loop.time() there"
             )
 

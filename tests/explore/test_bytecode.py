@@ -83,7 +83,7 @@ def has_a_point(root: Path, statement: str) -> bool:
 
 @pytest.mark.parametrize("named", [bytecode.lines, bytecode.bytecodes])
 def test_breakpoints(
-    tmp_path: Path, named: Callable[[CodeType, str], dict[int, schedule.Place]]
+    tmp_path: Path, named: Callable[[CodeType, str], dict[int, schedule.Location]]
 ) -> None:
     """Lines with a breakpoint or a comment change the names of places, but not their keys."""
     without, among = (

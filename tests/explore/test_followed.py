@@ -14,7 +14,7 @@ import pytest
 
 import pytest_asyncframe
 from pytest_asyncframe._explore.points.lines import Lines, Scope
-from pytest_asyncframe._places import users_frame
+from pytest_asyncframe._locations import users_frame
 from tests.explore.modules import ONE_LINE, TWO_LINES, Names, module, places
 
 # ------------------------------------------------------------------ which code is followed

@@ -28,7 +28,7 @@ from pytest_asyncframe._explore.locks.making import is_machinery, stand_ins
 from pytest_asyncframe._explore.locks.model import REAL_RLOCK, Modelled, ModelRLock, current
 from pytest_asyncframe._explore.locks.names import OF_A_HANDLER
 from pytest_asyncframe._explore.locks.search import FACTORIES, Search
-from pytest_asyncframe._places import is_users_file
+from pytest_asyncframe._locations import is_users_file
 
 _NAMES = ("Lock", "RLock", "allocate_lock")
 """Names that other packages import from `threading` and `_thread`."""

@@ -26,7 +26,7 @@ class Origin:
 
     Args:
         name: Its name, such as ``app.stock_lock``.
-        place: Returns where it was made, as ``file:line``; "" if that is not known.
+        location: Returns where it was made, as ``file:line``; "" if that is not known.
         has_points: Whether others may be let run where it is taken and released.
 
     Attributes:
@@ -36,19 +36,23 @@ class Origin:
         released: What it has done at the point after it has released the lock.
     """
 
-    __slots__ = ("_place", "acquire", "has_points", "name", "released")
+    __slots__ = ("_location", "acquire", "has_points", "name", "released")
 
-    def __init__(self, name: str, place: Callable[[], str], *, has_points: bool = True) -> None:
+    def __init__(self, name: str, location: Callable[[], str], *, has_points: bool = True) -> None:
         self.name: str = name
-        self._place = place
+        self._location = location
         self.has_points: bool = has_points
         self.acquire: str = f"acquire {name}"
         self.released: str = f"released {name}"
 
     def __str__(self) -> str:
         """Return the name, and where the lock was made unless the name says it."""
-        place = self._place()
-        return f"{self.name}, made at {place}" if place and place not in self.name else self.name
+        location = self._location()
+        return (
+            f"{self.name}, made at {location}"
+            if location and location not in self.name
+            else self.name
+        )
 
 
 OF_A_HANDLER = Origin("the lock of a logging handler", lambda: "", has_points=False)
@@ -75,13 +79,13 @@ def made_by(kind: str, frame: FrameType) -> Origin:
 @functools.lru_cache(4096)  # the same line makes many locks in many runs
 def _made_at(kind: str, code: CodeType, lasti: int, module: str, named: bool) -> Origin:
     line, _, column, _ = next(itertools.islice(code.co_positions(), lasti // 2, None))
-    place = f"{Path(code.co_filename).name}:{line}"
+    location = f"{Path(code.co_filename).name}:{line}"
     # Up to the call, which another statement or call may surround.
     before = linecache.getline(code.co_filename, line or 0).encode()[:column]
     found = _ASSIGNED.search(before.decode()) if named else None
     if found is None:
-        return Origin(f"{kind} made at {place}", lambda: place)
-    return Origin(_qualified(found[1], module, code), lambda: place)
+        return Origin(f"{kind} made at {location}", lambda: location)
+    return Origin(_qualified(found[1], module, code), lambda: location)
 
 
 def _qualified(target: str, module: str, code: CodeType) -> str:

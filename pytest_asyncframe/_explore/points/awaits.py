@@ -17,7 +17,7 @@ from types import CodeType, CoroutineType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from pytest_asyncframe._places import inwards, is_users
+from pytest_asyncframe._locations import inwards, is_users
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock import VirtualClock
 
@@ -94,20 +94,20 @@ class _Ready(deque[Any]):  # Any: asyncio's handles, whose private attributes ar
                 self._names.of(first)
             return super().popleft()
         # A callback is run when it is the first, so that they keep their order.
-        places, options, tasks = [], [], []
-        for place, handle in enumerate(self):
+        locations, options, tasks = [], [], []
+        for location, handle in enumerate(self):
             task = _task_of(handle)
             if task is not None:
-                places.append(place)
+                locations.append(location)
                 options.append(self._names.of(task))
                 tasks.append(task)
-        if len(places) < 2:
+        if len(locations) < 2:
             return super().popleft()
         chosen = sequencer.choose_step(options)
         self._latest = tasks[chosen]
-        place = places[chosen]
-        handle = self[place]
-        del self[place]
+        location = locations[chosen]
+        handle = self[location]
+        del self[location]
         return handle
 
     def _ran_users_code(self) -> bool:

@@ -1,7 +1,7 @@
 """Which lines and bytecodes matter to other threads, and what they are called.
 
 Relies on: names of bytecodes. One that is not listed here matters, so that a new version of
-Python gives more places than needed, and never fewer.
+Python gives more locations than needed, and never fewer.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dis
 import sys
 from types import CodeType
 
-from pytest_asyncframe._explore.schedule import Place
+from pytest_asyncframe._explore.schedule import Location
 
 _ALONE = {
     # nothing, jumps, and the frame's own beginning
@@ -51,7 +51,7 @@ if sys.version_info >= (3, 13):
     _ALONE |= {"POP_JUMP_IF_TRUE", "POP_JUMP_IF_FALSE", "UNARY_NOT"}
 
 
-def lines(code: CodeType, file: str) -> dict[int, Place]:
+def lines(code: CodeType, file: str) -> dict[int, Location]:
     """Return the lines of a function that matter to other threads, and their names.
 
     Args:
@@ -64,10 +64,10 @@ def lines(code: CodeType, file: str) -> dict[int, Place]:
     steps = _shared(code)
     debugging = {_line(step) for step in steps if _is_debugging(step)}
     found = {line for step in steps if (line := _line(step)) is not None} - debugging
-    return {line: _place(code, number, file, line) for number, line in enumerate(sorted(found))}
+    return {line: _location(code, number, file, line) for number, line in enumerate(sorted(found))}
 
 
-def bytecodes(code: CodeType, file: str) -> dict[int, Place]:
+def bytecodes(code: CodeType, file: str) -> dict[int, Location]:
     """Return the bytecodes of a function that matter to other threads, and their names.
 
     Args:
@@ -81,14 +81,16 @@ def bytecodes(code: CodeType, file: str) -> dict[int, Place]:
     debugging = {_line(step) for step in steps if _is_debugging(step)}
     found = [one for one in steps if one.opname not in _OF_A_CALL or _line(one) not in debugging]
     return {
-        step.offset: _place(code, number, file, _line(step) or code.co_firstlineno, step.offset)
+        step.offset: _location(code, number, file, _line(step) or code.co_firstlineno, step.offset)
         for number, step in enumerate(found)
     }
 
 
-def _place(code: CodeType, number: int, file: str, line: int, offset: int | None = None) -> Place:
+def _location(
+    code: CodeType, number: int, file: str, line: int, offset: int | None = None
+) -> Location:
     name = f"{file}:{line}" if offset is None else f"{file}:{line}+{offset}"
-    return Place.of(name, f"{code.co_qualname} {number}")
+    return Location.of(name, f"{code.co_qualname} {number}")
 
 
 def _shared(code: CodeType) -> list[dis.Instruction]:

@@ -1,4 +1,4 @@
-"""The levels of an exploration: at which places of a run there are points."""
+"""The levels of an exploration: at which locations of a run there are points."""
 
 from __future__ import annotations
 

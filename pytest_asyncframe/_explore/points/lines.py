@@ -15,7 +15,7 @@ from pathlib import Path
 from types import CodeType
 
 from pytest_asyncframe._explore.points import bytecode
-from pytest_asyncframe._places import is_users_file
+from pytest_asyncframe._locations import is_users_file
 
 if sys.version_info >= (3, 12):
     from pytest_asyncframe._explore.points.monitoring import Monitoring as _Follower
@@ -89,7 +89,7 @@ class Lines(_Follower):
         finally:
             self.free()
 
-    def places_of(self, code: CodeType) -> Mapping[int, str]:
-        """Return the names of the places of a function; see `Monitoring`."""
+    def locations_of(self, code: CodeType) -> Mapping[int, str]:
+        """Return the names of the locations of a function; see `Monitoring`."""
         file = self._scope.file_of(code)
         return self._named(code, file) if file else {}

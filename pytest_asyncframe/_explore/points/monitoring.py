@@ -25,7 +25,7 @@ _TOOLS = (3, 4)
 
 
 class Monitoring(ABC):
-    """Calls a function at places of the code that is followed; see `Lines`.
+    """Calls a function at locations of the code that is followed; see `Lines`.
 
     Args:
         level: "line" or "opcode".
@@ -37,11 +37,11 @@ class Monitoring(ABC):
         # By `id`, since code is compared by what it does, and takes long to be hashed. What is
         # in the first one keeps the code alive.
         self._followed: dict[int, CodeType] = {}
-        self._places: dict[int, Mapping[int, str]] = {}
+        self._locations: dict[int, Mapping[int, str]] = {}
 
     @abstractmethod
-    def places_of(self, code: CodeType) -> Mapping[int, str]:
-        """Return the names of the places of a function, by line or by offset in bytes.
+    def locations_of(self, code: CodeType) -> Mapping[int, str]:
+        """Return the names of the locations of a function, by line or by offset in bytes.
 
         There are none in code that is not followed.
         """
@@ -84,7 +84,7 @@ class Monitoring(ABC):
             _monitoring.register_callback(tool, event, None)
         _monitoring.free_tool_id(tool)
         self._followed.clear()
-        self._places.clear()
+        self._locations.clear()
 
     @contextmanager
     def calling(
@@ -92,12 +92,12 @@ class Monitoring(ABC):
         point: Callable[[str, str], object],
         on_other: Callable[[str], object] = nothing,
     ) -> Iterator[None]:
-        """Call *point* before each place, inside the block, which is one run.
+        """Call *point* before each location, inside the block, which is one run.
 
         Args:
-            point: Called with the level and the name of the place, on the thread that is
+            point: Called with the level and the name of the location, on the thread that is
                 about to run it, which it may block. That thread's innermost frame of the
-                user's code is the one that stands at the place; see `users_frame`. What it
+                user's code is the one that stands at the location; see `users_frame`. What it
                 calls itself is not followed. What it raises, the user's code raises.
             on_other: Called with the name of another tool that takes over on a thread, so
                 that there are no points for a while.
@@ -113,9 +113,9 @@ class Monitoring(ABC):
 
     def _on_start(self, code: CodeType, offset: int) -> object:
         """Follow a function that begins or goes on for the first time."""
-        if id(code) not in self._followed and (places := self.places_of(code)):
+        if id(code) not in self._followed and (locations := self.locations_of(code)):
             self._followed[id(code)] = code
-            self._places[id(code)] = places
+            self._locations[id(code)] = locations
             self._set_event(code)
         return _monitoring.DISABLE
 
@@ -134,13 +134,13 @@ class Monitoring(ABC):
             _monitoring.free_tool_id(second)
 
     def _callback(self, point: Callable[[str, str], object]) -> Callable[[CodeType, int], object]:
-        level, places, disable = self._level, self._places, _monitoring.DISABLE
+        level, locations, disable = self._level, self._locations, _monitoring.DISABLE
 
-        def at_place(code: CodeType, where: int) -> object:
-            place = places[id(code)].get(where)
-            if place is None:
+        def at_location(code: CodeType, where: int) -> object:
+            location = locations[id(code)].get(where)
+            if location is None:
                 return disable
-            point(level, place)
+            point(level, location)
             return None
 
-        return at_place
+        return at_location

@@ -25,7 +25,7 @@ _settrace = sys.settrace
 
 
 class Tracing(ABC):
-    """Calls a function at places of the code that is followed; see `Lines`.
+    """Calls a function at locations of the code that is followed; see `Lines`.
 
     Args:
         level: "line" or "opcode".
@@ -39,8 +39,8 @@ class Tracing(ABC):
         self._known: dict[int, tuple[CodeType, Trace | None]] = {}
 
     @abstractmethod
-    def places_of(self, code: CodeType) -> Mapping[int, str]:
-        """Return the names of the places of a function; see `Monitoring`."""
+    def locations_of(self, code: CodeType) -> Mapping[int, str]:
+        """Return the names of the locations of a function; see `Monitoring`."""
 
     def claim(self) -> None:
         """Check that no other tool traces this thread or those that it starts.
@@ -65,12 +65,12 @@ class Tracing(ABC):
         point: Callable[[str, str], object],
         on_other: Callable[[str], object] = nothing,
     ) -> Iterator[None]:
-        """Call *point* before each place, inside the block, which is one run.
+        """Call *point* before each location, inside the block, which is one run.
 
         Args:
-            point: Called with the level and the name of the place, on the thread that is
+            point: Called with the level and the name of the location, on the thread that is
                 about to run it, which it may block. That thread's innermost frame of the
-                user's code is the one that stands at the place; see `users_frame`. What it
+                user's code is the one that stands at the location; see `users_frame`. What it
                 calls itself is not followed. What it raises, the user's code raises.
             on_other: Called with the name of another tool that takes over on a thread, so
                 that there are no points for a while.
@@ -102,7 +102,7 @@ class Tracing(ABC):
             self._on_other(_tool(other))
 
     def _trace(self, frame: FrameType, event: str, argument: object) -> Trace | None:
-        """Return what is called at the places of a function that begins or goes on."""
+        """Return what is called at the locations of a function that begins or goes on."""
         if self._point is None:
             # The run is over, and the thread of a pool lives on.
             _settrace(None)
@@ -117,27 +117,29 @@ class Tracing(ABC):
         return tracer
 
     def _tracer(self, code: CodeType) -> Trace | None:
-        places = self.places_of(code)
-        if not places:
+        locations = self.locations_of(code)
+        if not locations:
             return None
-        return self._at_bytecodes(places) if self._level == "opcode" else self._at_lines(places)
+        return (
+            self._at_bytecodes(locations) if self._level == "opcode" else self._at_lines(locations)
+        )
 
-    def _at_lines(self, places: Mapping[int, str]) -> Trace:
+    def _at_lines(self, locations: Mapping[int, str]) -> Trace:
         def trace(frame: FrameType, event: str, _: object) -> Trace:
             if event == "line":
-                place = places.get(frame.f_lineno)
-                if place is not None and self._point is not None:
-                    self._point("line", place)
+                location = locations.get(frame.f_lineno)
+                if location is not None and self._point is not None:
+                    self._point("line", location)
             return trace
 
         return trace
 
-    def _at_bytecodes(self, places: Mapping[int, str]) -> Trace:
+    def _at_bytecodes(self, locations: Mapping[int, str]) -> Trace:
         def trace(frame: FrameType, event: str, _: object) -> Trace:
             if event == "opcode":
-                place = places.get(frame.f_lasti)
-                if place is not None and self._point is not None:
-                    self._point("opcode", place)
+                location = locations.get(frame.f_lasti)
+                if location is not None and self._point is not None:
+                    self._point("opcode", location)
             return trace
 
         return trace

@@ -3,9 +3,9 @@
 Each deviation delays an actor that would have come next. Most races need one or two of them, but
 a test of many steps has more such schedules than it has runs. So their order counts:
 
-- Deviations at different places, and among actors of different names, come before those at the
-  same place, such as a line in a loop. Places, and visits of one place, are taken from coarse to
-  fine: the first, the last, the one in the middle, those in between.
+- Deviations at different locations, and among actors of different names, come before those at the
+  same location, such as a line in a loop. Locations, and visits of one location, are taken from
+  coarse to fine: the first, the last, the one in the middle, those in between.
 - Of two deviations, all come first of which at most one preempts. There are few ways for actors
   to start in another order, and many races need one of them and one preemption.
 - An actor that was passed over comes next as soon as nobody else can go on by itself, which may
@@ -157,13 +157,13 @@ def comes_back(steps: Sequence[Step], number: int) -> bool:
 
 def spread_out(steps: Sequence[Step], branches: list[Branch]) -> list[Branch]:
     """Return branches with those first that differ most from one another."""
-    places: dict[tuple[str, ...], list[Branch]] = defaultdict(list)
+    locations: dict[tuple[str, ...], list[Branch]] = defaultdict(list)
     names = _Names()
     for branch in branches:
         kind, what, options, _, _ = steps[branch.number]
-        place = (kind, what, names[options[0]], names[options[branch.option]])
-        places[place].append(branch)
-    return in_turn(coarse_to_fine([coarse_to_fine(visits) for visits in places.values()]))
+        location = (kind, what, names[options[0]], names[options[branch.option]])
+        locations[location].append(branch)
+    return in_turn(coarse_to_fine([coarse_to_fine(visits) for visits in locations.values()]))
 
 
 class _Names(dict[str, str]):

@@ -2,7 +2,7 @@
 
 Most of what a drawn schedule does is of no use. So parts are dropped as long as the rest fails:
 first all that comes late, then all that comes early, then ever smaller parts. What needs one
-switch at another place is found by trying single ones.
+switch at another location is found by trying single ones.
 
 Source:
     A. Zeller, R. Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", IEEE
@@ -138,7 +138,7 @@ class _Minimiser:
             start = 0
             while start < len(self._switches) > 1:
                 rest = [*self._switches[:start], *self._switches[start + size :]]
-                # What comes next is at the same place now.
+                # What comes next is at the same location now.
                 if not rest or not self._still_fails(rest):
                     start += size
             size //= 2

@@ -76,8 +76,8 @@ def _boxes(all_turns: Iterable[Turn | Deviation], lanes: dict[str, int]) -> Iter
             text = f"{escape(one.taken)} came before {escape(one.default)}"
             yield f'<div class="order" style="grid-row:{row}">{text}</div>'
         else:
-            place = f"grid-row:{row};grid-column:{lanes[one.who]}"
-            yield f'<div class="{_kind(one)}" style="{place}">{_turn(one)}</div>'
+            location = f"grid-row:{row};grid-column:{lanes[one.who]}"
+            yield f'<div class="{_kind(one)}" style="{location}">{_turn(one)}</div>'
 
 
 def _kind(turn: Turn) -> str:
@@ -87,7 +87,7 @@ def _kind(turn: Turn) -> str:
 def _turn(turn: Turn) -> str:
     lines = [
         f"<div><code>{escape(line.source)}</code>"
-        f'<code class="set">{escape(line.value or line.place)}</code></div>'
+        f'<code class="set">{escape(line.value or line.location)}</code></div>'
         for line in turn.lines
     ]
     left_out = len(lines) - _MOST_LINES

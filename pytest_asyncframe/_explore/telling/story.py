@@ -26,14 +26,14 @@ class Ran:
 
     Attributes:
         who: The identity of the task, the coroutine or the thread.
-        place: The file and the line, as ``shop.py:14``.
+        location: The file and the line, as ``shop.py:14``.
         source: The line.
         function: The name of the function that it is in.
         value: What it has set, as ``left = 1``; "" if it has set nothing or is not known to.
     """
 
     who: str
-    place: str
+    location: str
     source: str
     function: str = ""
     value: str = ""
@@ -48,7 +48,7 @@ class Deviation:
         taken: The identity of who came instead.
         kind: The kind of point; see `Chooser`.
         paused: Whether *default* stood at a point and could have gone on.
-        place: Where *default* stood, as ``shop.py:14``; "" if not known.
+        location: Where *default* stood, as ``shop.py:14``; "" if not known.
         source: The line there.
         what: What it was about to do; see `Step`.
     """
@@ -57,7 +57,7 @@ class Deviation:
     taken: str
     kind: str
     paused: bool
-    place: str = ""
+    location: str = ""
     source: str = ""
     what: str = ""
 
@@ -158,10 +158,10 @@ def _pause(turn: Turn, pause: Deviation) -> str:
     said = f"{turn.who} {'went on and ' if turn.goes_on else ''}paused"
     if pause.source:
         where = _WHERE.get(pause.kind, "at")
-        said += f" {where} `{pause.source}` ({pause.place})"
+        said += f" {where} `{pause.source}` ({pause.location})"
     elif pause.what:
         said += f" at {pause.what}"
-    before = [line for line in turn.lines if line.place != pause.place or not pause.source]
+    before = [line for line in turn.lines if line.location != pause.location or not pause.source]
     # What it has set says more than what it has asked.
     latest = next((line for line in reversed(before) if line.value), before[-1] if before else None)
     return said if latest is None else f"{said}, after {_line(latest)}"

@@ -17,7 +17,7 @@ from typing import Any
 from framework.protocols import TaskEvent
 from pytest_asyncframe._explore.telling.statements import statement_at
 from pytest_asyncframe._explore.telling.story import Deviation, Ended, Entry, Ran
-from pytest_asyncframe._places import users_frame
+from pytest_asyncframe._locations import users_frame
 from pytest_asyncframe._report.values import shown
 from pytest_asyncframe._turns.choices import Chooser
 from pytest_asyncframe._turns.sequencer import Sequencer
@@ -69,13 +69,15 @@ class Witness:
         chosen = self._chooser.choose(kind, what, options, preempts)
         if chosen:
             frame = self._frame_of(options[0]) if preempts and kind != "await" else None
-            place, source = ("", "") if frame is None else self._place(frame)
-            if place:
-                self._settle(options[0], place)
-            deviation = Deviation(options[0], options[chosen], kind, preempts, place, source, what)
+            location, source = ("", "") if frame is None else self._location(frame)
+            if location:
+                self._settle(options[0], location)
+            deviation = Deviation(
+                options[0], options[chosen], kind, preempts, location, source, what
+            )
             self.entries.append(deviation)
             if preempts and self._who() == options[0]:
-                at = f" at {place}" if place else ""
+                at = f" at {location}" if location else ""
                 self._note(f"paused{at}; {options[chosen]} comes first")
         return chosen
 
@@ -90,12 +92,12 @@ class Witness:
             if frame is None:
                 point(level, what)
                 return
-            who, (place, source) = self._who(), self._place(frame)
-            self._settle(who, place)
+            who, (location, source) = self._who(), self._location(frame)
+            self._settle(who, location)
             point(level, what)
             last = self.entries[-1] if self.entries else None
-            if not (isinstance(last, Ran) and (last.who, last.place) == (who, place)):
-                self.entries.append(Ran(who, place, source, frame.f_code.co_name))
+            if not (isinstance(last, Ran) and (last.who, last.location) == (who, location)):
+                self.entries.append(Ran(who, location, source, frame.f_code.co_name))
             self._latest = frame
 
         return arrive
@@ -122,7 +124,7 @@ class Witness:
         ident = next((one.ident for one in actors.values() if one.identity == identity), None)
         return None if ident is None else users_frame(sys._current_frames().get(ident))
 
-    def _place(self, frame: FrameType) -> tuple[str, str]:
+    def _location(self, frame: FrameType) -> tuple[str, str]:
         """Return where a frame is, and the statement there; "" for what is not told."""
         code = frame.f_code
         file = self._file_of(code)
@@ -131,10 +133,15 @@ class Witness:
         line, text = statement_at(code.co_filename, frame.f_lineno)
         return f"{file}:{line}", text
 
-    def _settle(self, who: str, place: str) -> None:
-        """Read what the latest line has set, if *who* ran it and now is at another *place*."""
+    def _settle(self, who: str, location: str) -> None:
+        """Read what the latest line has set, if *who* ran it and now is at another *location*."""
         last, frame = (self.entries[-1] if self.entries else None), self._latest
-        if not isinstance(last, Ran) or frame is None or last.who != who or last.place == place:
+        if (
+            not isinstance(last, Ran)
+            or frame is None
+            or last.who != who
+            or last.location == location
+        ):
             return
         self._latest = None
         last.value = _set_by(last.source, frame)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from framework.testing import function_name
-from pytest_asyncframe._places import is_users
+from pytest_asyncframe._locations import is_users
 
 Function = Callable[..., Any]
 

@@ -16,7 +16,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from framework.testing import is_caller, is_idle, is_pool_thread
-from pytest_asyncframe._places import called_at, is_users, outwards, place_of
+from pytest_asyncframe._locations import called_at, is_users, location_of, outwards
 from pytest_asyncframe._turns.actors import Arrival, TestEndedError
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock._loop import VirtualLoop
@@ -269,7 +269,7 @@ class StartedThreads:
             if not thread.is_alive() or frame is None or _idle(frame):
                 continue
             started = getattr(thread, _STARTED, "")
-            here = place_of(outwards(frame))
+            here = location_of(outwards(frame))
             lines.append(
                 thread.name
                 + (f", started at {started}" if started else "")

@@ -46,8 +46,9 @@ class FrameworkLines(Lines):
         super().__init__(level, _Own(more))
         self._by_line = level == "line"
 
-    def places_of(self, code: CodeType) -> Mapping[int, str]:
-        named = super().places_of(code)
+    def locations_of(self, code: CodeType) -> Mapping[int, str]:
+        """Return those between which threads may be switched; see `Lines`."""
+        named = super().locations_of(code)
         return _switchable(code, named, by_line=self._by_line) if named else named
 
 

@@ -28,12 +28,12 @@ _STANDARD = tuple(
 
 
 def raised_at(traceback: TracebackType | None) -> str:
-    """Return the innermost line of the user's code in a traceback; see `place_of`."""
-    places = []
+    """Return the innermost line of the user's code in a traceback; see `location_of`."""
+    locations = []
     while traceback is not None:
-        places.append((traceback.tb_frame.f_code, traceback.tb_lineno))
+        locations.append((traceback.tb_frame.f_code, traceback.tb_lineno))
         traceback = traceback.tb_next
-    return _chosen(reversed(places))
+    return _chosen(reversed(locations))
 
 
 def users_part(traceback: TracebackType | None) -> TracebackType | None:
@@ -49,7 +49,7 @@ def users_part(traceback: TracebackType | None) -> TracebackType | None:
     return whole if step is None else step
 
 
-def place_of(frames: Iterable[FrameType]) -> str:
+def location_of(frames: Iterable[FrameType]) -> str:
     """Return the innermost line of the user's code in *frames*, given innermost first.
 
     Without such a frame, return the outermost line of an installed package; else "".
@@ -57,9 +57,9 @@ def place_of(frames: Iterable[FrameType]) -> str:
     return _chosen((frame.f_code, frame.f_lineno) for frame in frames)
 
 
-def _chosen(places: Iterable[tuple[CodeType, int]]) -> str:
+def _chosen(locations: Iterable[tuple[CodeType, int]]) -> str:
     body = ""
-    for code, line in places:
+    for code, line in locations:
         if is_users(code):
             return at(code, line)
         # The user's package may be installed as well, so its outermost line is next best.
@@ -88,7 +88,7 @@ def at(code: CodeType, line: int) -> str:
     return f"{code.co_filename}:{line} in {code.co_qualname}"
 
 
-def thread_place(frames: Mapping[int, FrameType], ident: int | None) -> str:
+def thread_location(frames: Mapping[int, FrameType], ident: int | None) -> str:
     """Return where a thread is, without the folder; "nowhere" if it has no frame.
 
     Args:
@@ -100,8 +100,8 @@ def thread_place(frames: Mapping[int, FrameType], ident: int | None) -> str:
 
 
 def shown(frames: list[FrameType]) -> str:
-    """Return the most telling place of frames given innermost first, without its folder."""
-    return Path(place_of(frames) or at(frames[0].f_code, frames[0].f_lineno)).name
+    """Return the most telling location of frames given innermost first, without its folder."""
+    return Path(location_of(frames) or at(frames[0].f_code, frames[0].f_lineno)).name
 
 
 def outwards(frame: FrameType | None) -> Iterator[FrameType]:
@@ -134,7 +134,7 @@ def called_at(frame: FrameType) -> str:
     return "" if found is None else at(found.f_code, found.f_lineno)
 
 
-def users_place(caller: FrameType | None) -> str:
+def users_location(caller: FrameType | None) -> str:
     """Return the line of *caller* if it is the user's code; else ""."""
     if caller is not None and is_users(caller.f_code):
         return at(caller.f_code, caller.f_lineno)
