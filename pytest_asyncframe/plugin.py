@@ -52,9 +52,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", options.MARKER_OF_MODES)
     config.stash[_SETTINGS] = options.settings_of(config)
     if options.sets_exploration(config):
-        from pytest_asyncframe._explore import marker  # only if it is used
+        from pytest_asyncframe._explore import plan  # only if it is used
 
-        marker.plan_of(config)
+        plan.plan_of(config)
     if options.sets_modes(config):
         from pytest_asyncframe._modes import marker as modes  # only if it is used
 
@@ -68,9 +68,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep only the test of a replay line, if there is one."""
     if config.getoption("asyncframe_replay") is not None:
-        from pytest_asyncframe._explore import marker  # only if it is used
+        from pytest_asyncframe._explore import plan  # only if it is used
 
-        marker.select(config, items)
+        plan.select(config, items)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -80,9 +80,9 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     if not (modes or schedules):
         return None
     if modes >= schedules:
-        from pytest_asyncframe._modes.runs import protocol  # only if it is used
+        from pytest_asyncframe._modes.variant_runs import protocol  # only if it is used
     else:
-        from pytest_asyncframe._explore.runs import protocol  # only if it is used
+        from pytest_asyncframe._explore.explorer import protocol  # only if it is used
 
     asked = items.requested(item, FIXTURES, __name__)
     return protocol(item, nextitem, item.config.stash[_SETTINGS], asked)

@@ -33,7 +33,7 @@ _LONGEST = 10_000_000
 """Bytes of the JSON at the most: more than any schedule, and no danger to memory."""
 
 
-class LineError(ValueError):
+class ReplayLineError(ValueError):
     """Raised for a text that is no replay line of this version, with a message for users."""
 
 
@@ -57,7 +57,7 @@ class Deviation:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ReplayLine:
     """A schedule, and what else a run of it needs.
 
     Attributes:
@@ -75,7 +75,7 @@ class Line:
     deviations: tuple[Deviation, ...]
 
 
-def line_of(steps: Sequence[Step], *, node_id: str, level: str, seed: int) -> Line:
+def line_of(steps: Sequence[Step], *, node_id: str, level: str, seed: int) -> ReplayLine:
     """Return the line for a run that took *steps*."""
     total = 0
     deviations = []
@@ -84,7 +84,7 @@ def line_of(steps: Sequence[Step], *, node_id: str, level: str, seed: int) -> Li
             deviations.append(Deviation(number, step.kind, step.options, step.chosen, total))
         total = add(total, step)
     python = _this_python() if level in _OF_ONE_PYTHON else ""
-    return Line(node_sum(node_id), level, seed, python, tuple(deviations))
+    return ReplayLine(node_sum(node_id), level, seed, python, tuple(deviations))
 
 
 def node_sum(node_id: str) -> int:
@@ -107,7 +107,7 @@ def _this_python() -> str:
 # -- as text
 
 
-def encode(line: Line) -> str:
+def encode(line: ReplayLine) -> str:
     """Return *line* as text without spaces."""
     rows = [[one.number, one.kind, one.options, one.chosen, one.before] for one in line.deviations]
     fields = [line.node, line.level, line.seed, line.python, rows]
@@ -116,25 +116,25 @@ def encode(line: Line) -> str:
     return PREFIX + base64.urlsafe_b64encode(summed).decode().rstrip("=")
 
 
-def decode(text: str) -> Line:
+def decode(text: str) -> ReplayLine:
     """Return the line that *text* holds, though line breaks, quotes or its option came into it.
 
     Raises:
-        LineError: If it is no such line, is damaged, or needs another version of Python.
+        ReplayLineError: If it is no such line, is damaged, or needs another version of Python.
     """
     compact = "".join(text.split()).strip("'\"`.,;")
     before, found, packed = compact.rpartition(PREFIX)
     if not found:
-        raise LineError(_what_else(compact))
+        raise ReplayLineError(_what_else(compact))
     compact = compact.removeprefix(before)
     try:
         line = _unpacked(packed)
     except (ValueError, TypeError, zlib.error, binascii.Error) as error:
-        raise LineError(
+        raise ReplayLineError(
             f"{_shortened(compact)!r} is damaged: copy the whole line that the failing test printed"
         ) from error
     if line.python not in ("", _this_python()):
-        raise LineError(
+        raise ReplayLineError(
             f"{_shortened(compact)!r} was made by Python {line.python}, and its level "
             f"{line.level!r} has other steps in Python {_this_python()}: replay it there"
         )
@@ -154,7 +154,7 @@ def _shortened(text: str) -> str:
     return text if len(text) <= 24 else f"{text[:20]}..."
 
 
-def _unpacked(text: str) -> Line:
+def _unpacked(text: str) -> ReplayLine:
     summed = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     packed = summed[_CHECKSUM:]
     if zlib.crc32(packed).to_bytes(_CHECKSUM, "big") != summed[:_CHECKSUM]:
@@ -168,7 +168,7 @@ def _unpacked(text: str) -> Line:
         Deviation(number, kind, tuple(options), chosen, before)
         for number, kind, options, chosen, before in rows
     )
-    return Line(node, level, seed, python, deviations)
+    return ReplayLine(node, level, seed, python, deviations)
 
 
 # -- following one
@@ -184,7 +184,7 @@ class Following:
         difference: Where the run differed first, for users; "" if nowhere so far.
     """
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: ReplayLine) -> None:
         self._line = line
         self._deviation_at = {one.number: one for one in line.deviations}.get
         self._total = 0

@@ -12,8 +12,8 @@ import pytest
 
 from pytest_asyncframe._explore import sets, world
 from pytest_asyncframe._explore.points import levels
+from pytest_asyncframe._explore.points.follower import Followed, Follower
 from pytest_asyncframe._explore.points.levels import Level
-from pytest_asyncframe._explore.points.lines import Lines, Scope
 from pytest_asyncframe._explore.schedule import Course, Step, Strategy
 from pytest_asyncframe._explore.telling.witness import Witness
 from pytest_asyncframe._toolkit.exploring import Explored
@@ -49,8 +49,8 @@ class Run:
         strategy: Strategy,
         level: Level,
         seed: int,
-        lines: Lines | None = None,
-        scope: Scope | None = None,
+        lines: Follower | None = None,
+        scope: Followed | None = None,
     ) -> None:
         course = Course(strategy)
         self.steps: list[Step] = course.steps

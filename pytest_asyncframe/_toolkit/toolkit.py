@@ -28,9 +28,9 @@ from framework.testing import (
 )
 from pytest_asyncframe._seen import rules
 from pytest_asyncframe._seen.always import Invariants
-from pytest_asyncframe._seen.calls import PoolCalls
 from pytest_asyncframe._seen.matchers import Expectation
 from pytest_asyncframe._seen.names import Names, Scope
+from pytest_asyncframe._seen.pool_calls import PoolCalls
 from pytest_asyncframe._seen.recorder import Recorder
 from pytest_asyncframe._toolkit import pristine
 from pytest_asyncframe._toolkit.clients import Client, LiveServer

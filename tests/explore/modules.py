@@ -8,7 +8,7 @@ from textwrap import dedent
 from types import CodeType
 from typing import Any
 
-from pytest_asyncframe._explore.points.lines import Lines, Scope
+from pytest_asyncframe._explore.points.follower import Followed, Follower
 
 Names = dict[str, Any]  # Any: what a module has
 
@@ -25,7 +25,7 @@ def places(
 ) -> list[str]:
     """Return the names of the places that a call comes to, in order."""
     found: list[str] = []
-    lines = Lines(level, Scope(root, own))
+    lines = Follower(level, Followed(root, own))
     with lines.claimed(), lines.calling(lambda _, place: found.append(place)):
         call()
     return found

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pytest_asyncframe._explore.points import levels
+from pytest_asyncframe._explore.points.follower import Followed, Follower
 from pytest_asyncframe._explore.points.levels import Level
-from pytest_asyncframe._explore.points.lines import Lines, Scope
 from pytest_asyncframe._explore.schedule import Course, Step, Strategy
 from pytest_asyncframe._explore.telling.story import Entry
 from pytest_asyncframe._explore.telling.witness import Witness
@@ -86,7 +86,7 @@ class _Run:
     start = datetime(2030, 1, 1, tzinfo=UTC)
 
     def __init__(
-        self, chooser: Chooser, level: Level, lines: Lines | None, witness: Witness | None = None
+        self, chooser: Chooser, level: Level, lines: Follower | None, witness: Witness | None = None
     ) -> None:
         self.chooser = chooser
         self._witness = witness
@@ -107,7 +107,7 @@ def one_run(
     body: Callable[[Probe], object],
     strategy: Strategy,
     level: Level = "framework",
-    lines: Lines | None = None,
+    lines: Follower | None = None,
 ) -> Sequence[Step]:
     """Run *body* with a probe of its own; return the steps that were taken.
 
@@ -133,9 +133,9 @@ def told_run(
         root: The folder whose code is followed.
         level: Where the points are.
     """
-    scope = Scope(root, [body.__code__])
+    scope = Followed(root, [body.__code__])
     witness = Witness(Course(strategy), scope.file_of)
-    lines = Lines(level, scope) if level in ("line", "opcode") else None
+    lines = Follower(level, scope) if level in ("line", "opcode") else None
     with ExitStack() as stack:
         if lines is not None:
             stack.enter_context(lines.claimed())

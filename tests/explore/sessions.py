@@ -8,7 +8,7 @@ import pytest
 
 # Each run of pytest inside this one would import them again.
 import framework.testing  # noqa: F401
-import pytest_asyncframe._explore.runs  # noqa: F401
+import pytest_asyncframe._explore.explorer  # noqa: F401
 import pytest_asyncframe.probe  # noqa: F401
 
 INI = "asyncio_default_fixture_loop_scope = function"

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_asyncframe._explore.policies import search
-from pytest_asyncframe._explore.policies.named import make_policy
+from pytest_asyncframe._explore.policies.by_name import make_policy
 from pytest_asyncframe._explore.schedule import Policy
 from tests.explore.models import Body, Model, Point, Ran, State, Until, explored, ran
 from tests.explore.races import Actor, beside, lost_update, points, several

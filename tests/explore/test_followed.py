@@ -13,7 +13,7 @@ from types import CodeType
 import pytest
 
 import pytest_asyncframe
-from pytest_asyncframe._explore.points.lines import Lines, Scope
+from pytest_asyncframe._explore.points.follower import Followed, Follower
 from pytest_asyncframe._locations import users_frame
 from tests.explore.modules import ONE_LINE, TWO_LINES, Names, module, places
 
@@ -22,7 +22,7 @@ from tests.explore.modules import ONE_LINE, TWO_LINES, Names, module, places
 
 def file_of(root: Path, code: CodeType, own: Sequence[CodeType] = ()) -> str:
     """Return the file of a function, "" if it is not followed."""
-    return Scope(root, own).file_of(code)
+    return Followed(root, own).file_of(code)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_the_frame_at_a_place(tmp_path: Path) -> None:
         assert frame is not None
         seen.append((what, frame.f_lineno, dict(frame.f_locals)))
 
-    lines = Lines("line", Scope(tmp_path, ()))
+    lines = Follower("line", Followed(tmp_path, ()))
     with lines.claimed(), lines.calling(point):
         call()
 
@@ -155,7 +155,7 @@ def test_a_point_that_raises(tmp_path: Path, level: str) -> None:
     def fail(kind: str, what: str) -> None:
         raise ZeroDivisionError(kind)
 
-    lines = Lines(level, Scope(tmp_path, ()))
+    lines = Follower(level, Followed(tmp_path, ()))
     with lines.claimed():
         with lines.calling(fail), pytest.raises(ZeroDivisionError, match=f"^{level}$"):
             call()
@@ -175,7 +175,7 @@ def test_code_that_a_point_calls(tmp_path: Path) -> None:
         seen.append(what)
         call()
 
-    lines = Lines("line", Scope(tmp_path, ()))
+    lines = Follower("line", Followed(tmp_path, ()))
     with lines.claimed(), lines.calling(point):
         call()
 
@@ -188,7 +188,7 @@ def test_between_runs(tmp_path: Path) -> None:
     call = module(tmp_path, ONE_LINE)["left"]
     seen: list[str] = []
     begun, over = threading.Semaphore(0), threading.Semaphore(0)
-    lines = Lines("line", Scope(tmp_path, ()))
+    lines = Follower("line", Followed(tmp_path, ()))
 
     def outlive() -> None:
         lines.begin_thread()

@@ -12,8 +12,8 @@ from textwrap import dedent
 
 import pytest
 
+from pytest_asyncframe._explore.points.follower import Followed, Follower
 from pytest_asyncframe._explore.points.levels import Level
-from pytest_asyncframe._explore.points.lines import Lines, Scope
 from pytest_asyncframe._explore.schedule import Step
 from pytest_asyncframe.probe import Probe
 from tests.explore.modules import module
@@ -65,7 +65,7 @@ def outcomes(
     Returns:
         The results, and the steps of the default schedule.
     """
-    lines = Lines(level, Scope(root, ()))
+    lines = Follower(level, Followed(root, ()))
     with lines.claimed():
         # Imports and caches are lines as well, of the first run.
         one_run(body, Follow({}), level, lines)

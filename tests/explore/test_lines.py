@@ -9,7 +9,7 @@ from textwrap import dedent
 import pytest
 
 from pytest_asyncframe._explore.points import bytecode
-from pytest_asyncframe._explore.points.lines import Lines, Scope
+from pytest_asyncframe._explore.points.follower import Followed, Follower
 from tests.explore.batons import Relay, schedules
 from tests.explore.modules import ONE_LINE, TWO_LINES, Names, module, places
 
@@ -26,7 +26,7 @@ def outcomes(root: Path, level: str, source: str, most: int) -> set[str]:
         most: How many switches a schedule may have.
     """
     found: set[str] = set()
-    lines = Lines(level, Scope(root, ()))
+    lines = Follower(level, Followed(root, ()))
     code = compile(dedent(source), str(root / "app.py"), "exec")
 
     def run(switches: Sequence[int]) -> int:
@@ -232,7 +232,7 @@ KINDS_OF_LINES = """
 def test_each_run_comes_to_the_same_places(tmp_path: Path, level: str) -> None:
     """Repeated calls come to the same places, though Python makes code that is often run faster."""
     call = module(tmp_path, TWO_LINES)["left"]
-    lines = Lines(level, Scope(tmp_path, ()))
+    lines = Follower(level, Followed(tmp_path, ()))
     runs: list[list[str]] = []
     with lines.claimed():
         for _ in range(50):

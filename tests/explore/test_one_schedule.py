@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_asyncframe._explore.points.follower import Followed, Follower
 from pytest_asyncframe._explore.points.levels import LEVELS, Level
-from pytest_asyncframe._explore.points.lines import Lines, Scope
 from pytest_asyncframe._explore.schedule import Step
 from pytest_asyncframe.probe import Probe
 from tests.explore.one_run import one_run
@@ -50,7 +50,7 @@ def alone() -> Iterator[None]:
 
 
 def run_of(
-    program: Program, level: Level, seed: int, lines: Lines | None
+    program: Program, level: Level, seed: int, lines: Follower | None
 ) -> tuple[Sequence[str], Sequence[Step]]:
     """Return all that happens in a run of *program*, and its choices."""
     histories = []
@@ -71,7 +71,7 @@ def most_runs(program: Program, level: Level, seeds: int, runs: int) -> int:
         lines = None
         if level in ("line", "opcode"):
             # The programs alone: what holds threads up is no code of a user.
-            lines = Lines(level, Scope(Path(orders.__file__), [program.__code__]))
+            lines = Follower(level, Followed(Path(orders.__file__), [program.__code__]))
             stack.enter_context(lines.claimed())
         for seed in range(seeds):
             found = set()

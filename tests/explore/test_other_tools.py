@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pytest_asyncframe._explore.points.lines import Lines, Scope
+from pytest_asyncframe._explore.points.follower import Followed, Follower
 from tests.explore.modules import ONE_LINE, TWO_LINES, module, places
 
 MONITORED = sys.version_info >= (3, 12)
@@ -47,7 +47,7 @@ def test_another_tracer(tmp_path: Path, owner: str, name: str) -> None:
                 rf"{name} uses: run the test without it, or on Python "
                 r"3\.12 or later$",
             ),
-            Lines("line", Scope(tmp_path, ())).claimed(),
+            Follower("line", Followed(tmp_path, ())).claimed(),
         ):
             pass
         assert sys.gettrace() is trace
@@ -61,7 +61,7 @@ def test_a_thread_that_another_tool_traces(tmp_path: Path) -> None:
     call = module(tmp_path, ONE_LINE)["left"]
     found: list[str] = []
     others: list[str] = []
-    lines = Lines("line", Scope(tmp_path, ()))
+    lines = Follower("line", Followed(tmp_path, ()))
 
     def dispatch(frame: FrameType, event: str, argument: object) -> None:
         pass
@@ -108,7 +108,7 @@ def test_a_debugger_that_takes_over(tmp_path: Path) -> None:
     names["end"] = lambda: sys.settrace(None)
     found: list[str] = []
     others: list[str] = []
-    lines = Lines("line", Scope(tmp_path, ()))
+    lines = Follower("line", Followed(tmp_path, ()))
     with lines.claimed(), lines.calling(lambda _, place: found.append(place), others.append):
         names["call"]()
 
@@ -174,7 +174,7 @@ def test_no_number_for_tools(tmp_path: Path) -> None:
                 match=r"^level 'opcode' needs a free tool number of sys\.monitoring, 3 or 4, which "
                 r"'first tool' and 'second tool' use: run the test without one of them$",
             ),
-            Lines("opcode", Scope(tmp_path, ())).claimed(),
+            Follower("opcode", Followed(tmp_path, ())).claimed(),
         ):
             pass
         monitoring.free_tool_id(3)
@@ -199,7 +199,7 @@ UNDER_COVERAGE = """
     from pathlib import Path
 
     import pytest
-    from pytest_asyncframe._explore.points.lines import Lines, Scope
+    from pytest_asyncframe._explore.points.follower import Lines, Scope
 
     import app
 

@@ -9,8 +9,8 @@ from random import Random
 
 import pytest
 
+from pytest_asyncframe._explore.policies.by_name import base_seed, make_policy
 from pytest_asyncframe._explore.policies.drawn import Evenly, Lengths, Priorities, Straying, mixed
-from pytest_asyncframe._explore.policies.named import base_seed, make_policy
 from pytest_asyncframe._explore.schedule import Step, deviations_of
 from tests.explore.models import Body, State, Until, explored, ran
 from tests.explore.races import beside, deep_window, oversell, points, several, to_and_fro

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_asyncframe._explore import replay
-from pytest_asyncframe._explore.replay import Following, LineError, decode, encode, line_of
+from pytest_asyncframe._explore.replay import Following, ReplayLineError, decode, encode, line_of
 from pytest_asyncframe._explore.schedule import Step
 from tests.children import python
 from tests.explore.sessions import CORRECT, PLAIN, RACE, RACY, REFUSED, replay_line, run
@@ -55,7 +55,7 @@ steps = st.builds(
 )
 
 
-def follow(line: replay.Line, *found: Step) -> tuple[list[int], str]:
+def follow(line: replay.ReplayLine, *found: Step) -> tuple[list[int], str]:
     """Return what is chosen in a run with the steps *found*, and how that run differs."""
     following = Following(line)
     chosen = [following.choose(number, one) for number, one in enumerate(found)]
@@ -90,7 +90,7 @@ def test_a_changed_character_is_noticed(place: int, character: str) -> None:
     if "".join(changed.split()).strip("'\"`.,;") == text:
         return
     with pytest.raises(
-        LineError, match=r"^['\"]AF1:.*['\"] is damaged: copy the whole line that the"
+        ReplayLineError, match=r"^['\"]AF1:.*['\"] is damaged: copy the whole line that the"
     ):
         decode(changed)
 
@@ -112,7 +112,7 @@ def test_a_changed_character_is_noticed(place: int, character: str) -> None:
 )
 def test_what_is_no_line_is_refused(text: str, message: str) -> None:
     """A text that is no replay line of this version is an error that says so."""
-    with pytest.raises(LineError) as caught:
+    with pytest.raises(ReplayLineError) as caught:
         decode(text)
     assert str(caught.value) == message
 
@@ -124,7 +124,7 @@ def test_lines_of_another_python_are_refused(monkeypatch: pytest.MonkeyPatch) ->
         patch.setattr(replay, "_this_python", lambda: "4.2")
         text = encode(line_of([TAKEN], node_id="test_it", level="opcode", seed=1))
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
-    with pytest.raises(LineError) as caught:
+    with pytest.raises(ReplayLineError) as caught:
         decode(text)
     assert str(caught.value) == (
         f"'{text[:20]}...' was made by Python 4.2, and its level 'opcode' has other steps in "
@@ -137,7 +137,7 @@ def test_a_line_is_no_bomb() -> None:
     packed = zlib.compress(b'[1,"line",1,"",[]]' + b" " * 10_000_000, 9)
     summed = zlib.crc32(packed).to_bytes(4, "big") + packed
     with pytest.raises(
-        LineError, match=r"^['\"]AF1:.*['\"] is damaged: copy the whole line that the"
+        ReplayLineError, match=r"^['\"]AF1:.*['\"] is damaged: copy the whole line that the"
     ):
         decode("AF1:" + base64.urlsafe_b64encode(summed).decode())
 

@@ -68,8 +68,8 @@ class RunControl:
         self._sequencer = sequencer
         self._note = note
         self.points: bool = points
-        self._waits: dict[Actor, Wanted] = {}
-        self._endless: dict[Actor, Wanted] = {}  # those without a timeout
+        self._waits: dict[Actor, LockWait] = {}
+        self._endless: dict[Actor, LockWait] = {}  # those without a timeout
         # What each actor has tried to take in vain, without waiting, and how often in a row.
         self._vain: dict[Actor, tuple[Modelled, int]] = {}
 
@@ -99,26 +99,26 @@ class RunControl:
 
     def _wait(self, lock: Modelled, actor: Actor, until: int | None) -> bool:
         """Wait until a lock is free; False once nanosecond *until* has come."""
-        wanted = self._waits[actor] = Wanted(self._sequencer, lock, actor)
+        wait = self._waits[actor] = LockWait(self._sequencer, lock, actor)
         if until is None:
-            self._endless[actor] = wanted
+            self._endless[actor] = wait
             self._tell_circle(actor)
         try:
-            return self._sequencer.block(actor, lock.is_free, until, wanted)
+            return self._sequencer.block(actor, lock.is_free, until, wait)
         finally:
             self._waits.pop(actor, None)
             self._endless.pop(actor, None)
 
     def _tell_circle(self, actor: Actor) -> None:
         """Note it if *actor* waits for others that wait for it."""
-        circle: dict[Actor, Wanted] = {}
+        circle: dict[Actor, LockWait] = {}
         holder: object = actor
         while isinstance(holder, Actor) and holder not in circle and holder in self._endless:
             circle[holder] = self._endless[holder]
             holder = circle[holder].lock.holder
         # Of one alone: another one may release what it holds.
         if holder is actor and len(circle) > 1:
-            waits = (f"{one.identity} waits {wanted}" for one, wanted in circle.items())
+            waits = (f"{one.identity} waits {wait}" for one, wait in circle.items())
             self._note(f"deadlock: {'; '.join(waits)}")
 
     def _tried_in_vain(self, lock: Modelled, actor: Actor) -> bool:
@@ -152,7 +152,7 @@ class RunControl:
                 self._sequencer.point("lock", lock.origin.released)
 
 
-class Wanted:
+class LockWait:
     """What an actor waits for at a lock: which one, and who has it; for messages.
 
     Args:

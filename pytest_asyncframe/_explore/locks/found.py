@@ -26,8 +26,8 @@ import pytest
 from pytest_asyncframe._explore.locks.exchanges import NAME, Exchange
 from pytest_asyncframe._explore.locks.making import is_machinery, stand_ins
 from pytest_asyncframe._explore.locks.model import REAL_RLOCK, Modelled, ModelRLock, current
-from pytest_asyncframe._explore.locks.names import OF_A_HANDLER
-from pytest_asyncframe._explore.locks.search import FACTORIES, Search
+from pytest_asyncframe._explore.locks.origins import OF_A_HANDLER
+from pytest_asyncframe._explore.locks.walk import FACTORIES, Walk
 from pytest_asyncframe._locations import is_users_file
 
 _NAMES = ("Lock", "RLock", "allocate_lock")
@@ -75,15 +75,15 @@ class FoundLocks:
             return
         is_first = not known
         known.update(new)
-        search = Search({name for name, one in known.items() if self._is_own(one)}, self._models)
+        walk = Walk({name for name, one in known.items() if self._is_own(one)}, self._models)
         for _, module in new:
             if self._is_own(module):
-                search.through_module(module)
+                walk.through_module(module)
         for name, value in self._more().items() if is_first else ():
-            search.through(name, value)
+            walk.through(name, value)
         if is_first:
             self._exchanges += _of_handlers()
-        self._exchanges += search.exchanges
+        self._exchanges += walk.exchanges
         self._exchanges += _names_in(one for name, one in new if not is_machinery(name))
 
     def _is_own(self, module: ModuleType) -> bool:

@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 from pytest_asyncframe._explore.locks import model
-from pytest_asyncframe._explore.locks.names import OF_A_HANDLER, Origin, made_by
+from pytest_asyncframe._explore.locks.origins import OF_A_HANDLER, Origin, made_by
 
 _THROUGH = ("threading", "queue")
 """Modules that make locks for their callers."""

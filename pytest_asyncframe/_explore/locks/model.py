@@ -21,7 +21,7 @@ import sys
 from abc import abstractmethod
 from typing import Any, NoReturn, Protocol
 
-from pytest_asyncframe._explore.locks.names import Origin
+from pytest_asyncframe._explore.locks.origins import Origin
 from pytest_asyncframe._turns.actors import Actor, TestEndedError
 
 # Not looked up later, since the names in these modules are replaced.

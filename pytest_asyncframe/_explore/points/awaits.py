@@ -26,14 +26,14 @@ _OURS = "asyncframe "
 
 
 @contextmanager
-def installed(clock: VirtualClock, own: Collection[CodeType] = ()) -> Iterator[Names]:
+def installed(clock: VirtualClock, own: Collection[CodeType] = ()) -> Iterator[Identities]:
     """Let the chooser order the steps of loops that are created inside the block.
 
     Args:
         clock: The test's clock.
         own: The code of the test and its fixtures, which others do not notice.
     """
-    names = Names(clock.sequencer)
+    names = Identities(clock.sequencer)
     clock.make_ready = lambda: _Ready(names, own)
     try:
         yield names
@@ -41,7 +41,7 @@ def installed(clock: VirtualClock, own: Collection[CodeType] = ()) -> Iterator[N
         clock.make_ready = deque
 
 
-class Names:
+class Identities:
     """The identities of asyncio tasks.
 
     Args:
@@ -78,7 +78,7 @@ class Names:
 class _Ready(deque[Any]):  # Any: asyncio's handles, whose private attributes are used
     """What a loop runs next; the chooser decides among steps of asyncio tasks."""
 
-    def __init__(self, names: Names, own: Collection[CodeType]) -> None:
+    def __init__(self, names: Identities, own: Collection[CodeType]) -> None:
         super().__init__()
         self._names = names
         self._own = own

@@ -9,8 +9,8 @@ from typing import Literal, TypeAlias, get_args
 import pytest
 
 from pytest_asyncframe._explore.locks.control import controlled
-from pytest_asyncframe._explore.points import awaits, calls
-from pytest_asyncframe._explore.points.lines import Lines, Scope
+from pytest_asyncframe._explore.points import awaits, framework_calls
+from pytest_asyncframe._explore.points.follower import Followed, Follower
 from pytest_asyncframe._explore.telling.witness import Witness
 from pytest_asyncframe._toolkit.exploring import Explored
 from pytest_asyncframe._toolkit.items import code_of
@@ -26,7 +26,7 @@ _LINES = ("line", "opcode")
 
 
 @contextmanager
-def claimed(item: pytest.Item, level: Level) -> Iterator[Lines | None]:
+def claimed(item: pytest.Item, level: Level) -> Iterator[Follower | None]:
     """Prepare what *level* needs for all runs of a test, and undo it after the block.
 
     Yields:
@@ -38,13 +38,13 @@ def claimed(item: pytest.Item, level: Level) -> Iterator[Lines | None]:
     if level not in _LINES:
         yield None
         return
-    lines = Lines(level, Scope(item.config.rootpath, code_of(item)))
+    lines = Follower(level, Followed(item.config.rootpath, code_of(item)))
     with lines.claimed():
         yield lines
 
 
 @contextmanager
-def telling(scope: Scope, lines: Lines | None) -> Iterator[Lines | None]:
+def telling(scope: Followed, lines: Follower | None) -> Iterator[Follower | None]:
     """Prepare what a `Witness` needs to see the lines that run, and undo it after the block.
 
     Args:
@@ -57,7 +57,7 @@ def telling(scope: Scope, lines: Lines | None) -> Iterator[Lines | None]:
     if lines is not None:
         yield lines
         return
-    found = Lines("line", scope)
+    found = Follower("line", scope)
     with ExitStack() as stack:
         try:
             stack.enter_context(found.claimed())
@@ -71,7 +71,7 @@ def telling(scope: Scope, lines: Lines | None) -> Iterator[Lines | None]:
 def installed(
     explored: Explored,
     level: Level,
-    lines: Lines | None = None,
+    lines: Follower | None = None,
     witness: Witness | None = None,
 ) -> Iterator[None]:
     """Make the points of *level* inside the block.
@@ -93,7 +93,7 @@ def installed(
         if at_least >= LEVELS.index("awaits"):
             names = stack.enter_context(awaits.installed(clock, explored.blocked.own))
         if at_least >= LEVELS.index("framework"):
-            stack.enter_context(calls.installed(clock.sequencer, explored.manager))
+            stack.enter_context(framework_calls.installed(clock.sequencer, explored.manager))
         point: Callable[[str, str], object]
         point = clock.sequencer.point if level in _LINES else _nowhere
         if witness is not None:

@@ -25,7 +25,7 @@ _TOOLS = (3, 4)
 
 
 class Monitoring(ABC):
-    """Calls a function at locations of the code that is followed; see `Lines`.
+    """Calls a function at locations of the code that is followed; see `Follower`.
 
     Args:
         level: "line" or "opcode".

@@ -25,7 +25,7 @@ _settrace = sys.settrace
 
 
 class Tracing(ABC):
-    """Calls a function at locations of the code that is followed; see `Lines`.
+    """Calls a function at locations of the code that is followed; see `Follower`.
 
     Args:
         level: "line" or "opcode".

@@ -17,7 +17,7 @@ from typing import Any
 from pytest_asyncframe._turns.actors import Arrival
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock._loop import VirtualLoop
-from pytest_asyncframe.clock._patched.named import name_of_call
+from pytest_asyncframe.clock._patched.call_names import name_of_call
 from pytest_asyncframe.clock._patched.present import Present, Replaced
 
 _Portal = Callable[..., AbstractContextManager[Any]]

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary, WeakSet
 from framework.testing import ControlledExecutor
 from pytest_asyncframe._turns.actors import Actor, Arrival
 from pytest_asyncframe._turns.sequencer import Sequencer
-from pytest_asyncframe.clock._patched.named import name_of_call
+from pytest_asyncframe.clock._patched.call_names import name_of_call
 
 Submit = Callable[..., Future[Any]]
 

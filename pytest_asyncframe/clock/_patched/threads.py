@@ -20,7 +20,7 @@ from pytest_asyncframe._locations import called_at, is_users, location_of, outwa
 from pytest_asyncframe._turns.actors import Arrival, TestEndedError
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock._loop import VirtualLoop
-from pytest_asyncframe.clock._patched.named import name_of_call
+from pytest_asyncframe.clock._patched.call_names import name_of_call
 from pytest_asyncframe.clock._patched.present import Present
 
 Start = Callable[[threading.Thread], None]

@@ -10,16 +10,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
+from pytest_asyncframe._explore.policies.by_name import make_policy
 from pytest_asyncframe._explore.policies.minimise import minimise
-from pytest_asyncframe._explore.policies.named import make_policy
-from pytest_asyncframe._explore.replay import Following, Line, decode, encode, line_of
+from pytest_asyncframe._explore.replay import Following, ReplayLine, decode, encode, line_of
 from pytest_asyncframe._explore.schedule import Course, Default, Step, Strategy
 from pytest_asyncframe._turns.actors import TestEndedError
 from tests.explore.ourselves.locks import modelled
 from tests.explore.ourselves.run import Run, Scenario, Thread
 from tests.explore.ourselves.standins import Threads, installed
 from tests.explore.ourselves.turns import Turns
-from tests.explore.ourselves.watch import FrameworkLines
+from tests.explore.ourselves.watch import FrameworkFollower
 
 _COLLECT = 50
 """How many runs come between two collections of garbage."""
@@ -58,7 +58,7 @@ class Explorer:
         self._level = level
         self._without = without
         more = vars(scenario).get("watched", ())
-        self._lines = None if level == "locks" else FrameworkLines(level, more)
+        self._lines = None if level == "locks" else FrameworkFollower(level, more)
 
     def explore(self, policy: str, runs: int, seed: int = 0) -> tuple[int, Outcome | None]:
         """Run *runs* schedules at the most; return how many, and the outcome that failed."""
@@ -159,7 +159,7 @@ class Explorer:
             ]
         )
 
-    def _line(self, steps: Sequence[Step]) -> Line:
+    def _line(self, steps: Sequence[Step]) -> ReplayLine:
         return line_of(steps, node_id=self.name, level=self._level, seed=0)
 
     def _failing_steps(self, strategy: Strategy) -> Sequence[Step] | None:

@@ -22,7 +22,7 @@ from framework._records import records
 from framework._tasks import registry
 from framework.telemetry import _series
 from pytest_asyncframe._explore.locks.model import Modelled, ModelLock, ModelRLock, current
-from pytest_asyncframe._explore.locks.names import Origin, found_in, made_by
+from pytest_asyncframe._explore.locks.origins import Origin, found_in, made_by
 from pytest_asyncframe._turns.actors import Actor
 from tests.explore.ourselves.turns import Turns
 

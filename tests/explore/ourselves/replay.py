@@ -14,7 +14,7 @@ def replay(text: str) -> BaseException | None:
     """Run the schedule of a replay line; return what fails, None if nothing does.
 
     Raises:
-        LineError: If it is no replay line.
+        ReplayLineError: If it is no replay line.
         LookupError: If its scenario is not known.
     """
     line = decode(text)

@@ -12,14 +12,14 @@ from pathlib import Path
 from types import CodeType
 
 import framework
-from pytest_asyncframe._explore.points.lines import Lines, Scope
+from pytest_asyncframe._explore.points.follower import Followed, Follower
 
 _ROOT = Path(framework.__file__).parent
 _APART = ("CACHE", "PRECALL", "EXTENDED_ARG")
 _ENDS = ("RETURN_VALUE", "RETURN_CONST", "RAISE_VARARGS", "RERAISE", "JUMP_FORWARD")
 
 
-class _Own(Scope):
+class _Own(Followed):
     """The functions of the framework, and those of some more files."""
 
     def __init__(self, more: Collection[str]) -> None:
@@ -34,7 +34,7 @@ class _Own(Scope):
         return Path(file).name
 
 
-class FrameworkLines(Lines):
+class FrameworkFollower(Follower):
     """Follows the framework's own code.
 
     Args:
@@ -47,7 +47,7 @@ class FrameworkLines(Lines):
         self._by_line = level == "line"
 
     def locations_of(self, code: CodeType) -> Mapping[int, str]:
-        """Return those between which threads may be switched; see `Lines`."""
+        """Return those between which threads may be switched; see `Follower`."""
         named = super().locations_of(code)
         return _switchable(code, named, by_line=self._by_line) if named else named
 

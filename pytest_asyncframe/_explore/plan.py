@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytest
 
 from pytest_asyncframe._explore.points.levels import LEVELS, Level
-from pytest_asyncframe._explore.policies.named import base_seed, make_policy
-from pytest_asyncframe._explore.replay import Line, LineError, decode, node_sum
+from pytest_asyncframe._explore.policies.by_name import base_seed, make_policy
+from pytest_asyncframe._explore.replay import ReplayLine, ReplayLineError, decode, node_sum
 from pytest_asyncframe._toolkit.options import Settings, require_keywords
 
 _EXPLORED = ("auto", "seeded")
@@ -43,7 +43,7 @@ class Plan:
     budget: float | None = None
     limit: float | None = None
     twice: bool = False
-    line: Line | None = None
+    line: ReplayLine | None = None
 
 
 def plan_of(config: pytest.Config) -> Plan:
@@ -70,7 +70,7 @@ def plan_of(config: pytest.Config) -> Plan:
     return replace(Plan(budget=budget, twice=twice, line=line_of(config)), **written)
 
 
-def line_of(config: pytest.Config) -> Line | None:
+def line_of(config: pytest.Config) -> ReplayLine | None:
     """Return the replay line of the command line; None if there is none.
 
     Raises:
@@ -81,7 +81,7 @@ def line_of(config: pytest.Config) -> Line | None:
         return None
     try:
         return decode(text)
-    except LineError as error:
+    except ReplayLineError as error:
         raise pytest.UsageError(f"--asyncframe-replay: {error}") from None
 
 

@@ -18,15 +18,15 @@ from pytest_asyncframe._explore.points import bytecode
 from pytest_asyncframe._locations import is_users_file
 
 if sys.version_info >= (3, 12):
-    from pytest_asyncframe._explore.points.monitoring import Monitoring as _Follower
+    from pytest_asyncframe._explore.points.monitoring import Monitoring as _Tool
 else:
-    from pytest_asyncframe._explore.points.tracing import Tracing as _Follower
+    from pytest_asyncframe._explore.points.tracing import Tracing as _Tool
 
 _INSTALLED = {"site-packages", "dist-packages"}
 """Folders of installed packages, in environments for other tools too."""
 
 
-class Scope:
+class Followed:
     """Which functions are followed.
 
     Args:
@@ -63,7 +63,7 @@ class Scope:
         return "" if _INSTALLED.intersection(found.parts) else found.as_posix()
 
 
-class Lines(_Follower):
+class Follower(_Tool):
     """Follows the user's code through all runs of one test.
 
     Args:
@@ -71,7 +71,7 @@ class Lines(_Follower):
         scope: Which functions are followed.
     """
 
-    def __init__(self, level: str, scope: Scope) -> None:
+    def __init__(self, level: str, scope: Followed) -> None:
         super().__init__(level)
         self._scope = scope
         self._named = bytecode.bytecodes if level == "opcode" else bytecode.lines

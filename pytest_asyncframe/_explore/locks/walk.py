@@ -1,4 +1,4 @@
-"""A search for the locks that can be reached from a module.
+"""A walk to the locks that can be reached from a module.
 
 Relies on: `type` and the dictionaries of objects alone, so that it runs none of their code.
 """
@@ -25,7 +25,7 @@ from pytest_asyncframe._explore.locks.model import (
     ModelLock,
     ModelRLock,
 )
-from pytest_asyncframe._explore.locks.names import found_in
+from pytest_asyncframe._explore.locks.origins import found_in
 
 _MOST_VALUES = 50_000
 """How many objects are looked through; takes some 50 ms."""
@@ -65,8 +65,8 @@ FACTORIES = {id(real): stand_in for real, stand_in in STAND_INS.items()}
 _FACTORY_TYPES = frozenset(type(real) for real in STAND_INS)
 
 
-class Search:
-    """A search through objects, each of them once.
+class Walk:
+    """A walk through objects, each of them once.
 
     Args:
         own: The names of the modules under the root directory.

@@ -17,11 +17,11 @@ import pytest
 
 from pytest_asyncframe._explore import conclusions, replay, world
 from pytest_asyncframe._explore.hush import hushed
-from pytest_asyncframe._explore.marker import Plan, plan_for
+from pytest_asyncframe._explore.plan import Plan, plan_for
 from pytest_asyncframe._explore.points import levels
-from pytest_asyncframe._explore.points.lines import Lines, Scope
+from pytest_asyncframe._explore.points.follower import Followed, Follower
+from pytest_asyncframe._explore.policies.by_name import make_policy
 from pytest_asyncframe._explore.policies.minimise import minimise
-from pytest_asyncframe._explore.policies.named import make_policy
 from pytest_asyncframe._explore.progress import Progress
 from pytest_asyncframe._explore.repeated import Repeated
 from pytest_asyncframe._explore.run import Ended, Run, same_failure
@@ -90,7 +90,7 @@ class Explorer:
         self,
         repeated: Repeated,
         plan: Plan,
-        lines: Lines | None,
+        lines: Follower | None,
         collector: world.Collector,
     ) -> None:
         self._repeated = repeated
@@ -99,7 +99,7 @@ class Explorer:
         self._lines = lines
         self._collector = collector
         self._progress = Progress(repeated.item)
-        self._scope = Scope(self._item.config.rootpath, code_of(self._item))
+        self._scope = Followed(self._item.config.rootpath, code_of(self._item))
 
     def explore(self) -> None:
         """Run the test until it fails, or all is done, or the budget is spent."""
@@ -115,7 +115,7 @@ class Explorer:
             self._end(conclusions.Replayed(self._item, replay.Following(line)))
 
     def _run(
-        self, strategy: Strategy, scope: Scope | None = None, lines: Lines | None = None
+        self, strategy: Strategy, scope: Followed | None = None, lines: Follower | None = None
     ) -> Run:
         run = Run(strategy, self._plan.level, self._plan.seed, lines or self._lines, scope)
         run.end = self._collector.at_end
