@@ -88,7 +88,7 @@ def at(code: CodeType, line: int) -> str:
     return f"{code.co_filename}:{line} in {code.co_qualname}"
 
 
-def thread_location(frames: Mapping[int, FrameType], ident: int | None) -> str:
+def where_is(frames: Mapping[int, FrameType], ident: int | None) -> str:
     """Return where a thread is, without the folder; "nowhere" if it has no frame.
 
     Args:

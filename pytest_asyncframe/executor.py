@@ -52,15 +52,13 @@ class DeterministicExecutor(SequencedExecutor):
     On the thread of an event loop, its coroutines continue only after the call.
     """
 
-    _ids: dict[Queued, str]
-
     def __init__(
         self, sequencer: Sequencer | None = None, max_workers: int | None = None, **options: Any
     ) -> None:
         super().__init__(
             Sequencer(starts=False) if sequencer is None else sequencer, max_workers, **options
         )
-        self._ids = {}
+        self._ids: dict[Queued, str] = {}
         self._numbers = itertools.count(1)
 
     @property

@@ -47,9 +47,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, and check the ini file."""
-    config.addinivalue_line("markers", options.MARKER)
-    config.addinivalue_line("markers", options.MARKER_OF_EXPLORATION)
-    config.addinivalue_line("markers", options.MARKER_OF_MODES)
+    for name, text in options.MARKERS.items():
+        config.addinivalue_line("markers", name + text)
     config.stash[_SETTINGS] = options.settings_of(config)
     if options.sets_exploration(config):
         from pytest_asyncframe._explore import plan  # only if it is used
@@ -408,7 +407,7 @@ def task_benchmark(request: pytest.FixtureRequest) -> TaskBenchmark:
 
     toolkit = request.node.stash.get(_TOOLKIT, None)
     rows = request.config.stash.setdefault(_BENCHMARKS, [])
-    return TaskBenchmark.of(request, toolkit, rows)
+    return TaskBenchmark(request, toolkit, rows)
 
 
 def _location(toolkit: Toolkit, request: pytest.FixtureRequest) -> None:

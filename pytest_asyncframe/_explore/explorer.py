@@ -26,8 +26,7 @@ from pytest_asyncframe._explore.progress import Progress
 from pytest_asyncframe._explore.repeated import Repeated
 from pytest_asyncframe._explore.run import Ended, Run, same_failure
 from pytest_asyncframe._explore.schedule import Default, Deviating, Step, Strategy, deviations_of
-from pytest_asyncframe._explore.telling import pages
-from pytest_asyncframe._explore.telling.lanes import picture
+from pytest_asyncframe._explore.telling.lanes import kept, picture
 from pytest_asyncframe._explore.telling.story import told
 from pytest_asyncframe._toolkit.items import REFUSED, code_of
 from pytest_asyncframe._toolkit.options import Settings, settings_for
@@ -251,7 +250,7 @@ class Explorer:
             self._repeated.quietly(run)
         entries = [] if run.witness is None else run.witness.entries
         page = picture(entries, self._item.nodeid, found)
-        return [*(f"  {text}" for text in told(entries)), *pages.kept(self._item, page)]
+        return [*(f"  {text}" for text in told(entries)), *kept(self._item, page)]
 
     def _fails(self, strategy: Strategy) -> Ended | None:
         ended = self._quietly(strategy, "found a failure, looking for the shortest schedule")

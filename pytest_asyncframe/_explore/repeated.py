@@ -53,7 +53,7 @@ class Repeated(SeveralRuns):
             reports = runtestprotocol(self.item, log=False, nextitem=self.copy)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-        return Ended.of(run, [*told, *reports])
+        return Ended(run, [*told, *reports])
 
     def _note_folder(self, report: pytest.TestReport) -> pytest.TestReport:
         """Keep the path of ``tmp_path``: pytest would keep the folders of all runs."""
@@ -77,7 +77,7 @@ class Repeated(SeveralRuns):
             if reports[0].passed:
                 call = self._phase("call")
                 reports += [*told, call]
-            ended = Ended.of(run, reports)
+            ended = Ended(run, reports)
             is_last = ended.failure is not None or ended.was_skipped
             following = self._next_item if is_last else self.copy
             reports.append(self._phase("teardown", nextitem=following))

@@ -14,8 +14,7 @@ import json
 import sys
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytest_asyncframe._explore.schedule import Location, Step
 
@@ -37,8 +36,7 @@ class ReplayLineError(ValueError):
     """Raised for a text that is no replay line of this version, with a message for users."""
 
 
-@dataclass(frozen=True, slots=True)
-class Deviation:
+class Deviation(NamedTuple):
     """A step at which a run left the default schedule.
 
     Attributes:
@@ -56,8 +54,7 @@ class Deviation:
     before: int
 
 
-@dataclass(frozen=True, slots=True)
-class ReplayLine:
+class ReplayLine(NamedTuple):
     """A schedule, and what else a run of it needs.
 
     Attributes:
@@ -109,9 +106,7 @@ def _this_python() -> str:
 
 def encode(line: ReplayLine) -> str:
     """Return *line* as text without spaces."""
-    rows = [[one.number, one.kind, one.options, one.chosen, one.before] for one in line.deviations]
-    fields = [line.node, line.level, line.seed, line.python, rows]
-    packed = zlib.compress(json.dumps(fields, separators=(",", ":")).encode(), 9)
+    packed = zlib.compress(json.dumps(line, separators=(",", ":")).encode(), 9)
     summed = zlib.crc32(packed).to_bytes(_CHECKSUM, "big") + packed
     return PREFIX + base64.urlsafe_b64encode(summed).decode().rstrip("=")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
 
@@ -86,26 +85,25 @@ class Run:
             yield
 
 
-@dataclass(frozen=True, slots=True)
 class Ended:
     """What a run has shown.
 
-    Attributes:
+    Args:
+        run: The run, which is over.
         reports: pytest's reports of its phases, those of subtests included.
+
+    Attributes:
+        reports: See above.
         steps: Its choices.
         failing: Its choices until a phase had failed; all if none has.
         uncontrolled: See `Run.uncontrolled`.
     """
 
-    reports: list[pytest.TestReport]
-    steps: list[Step]
-    failing: list[Step]
-    uncontrolled: list[str]
-
-    @classmethod
-    def of(cls, run: Run, reports: list[pytest.TestReport]) -> Ended:
-        """Return what *run* has shown by these reports."""
-        return cls(reports, run.steps, run.steps[: run.until], run.uncontrolled)
+    def __init__(self, run: Run, reports: list[pytest.TestReport]) -> None:
+        self.reports: list[pytest.TestReport] = reports
+        self.steps: list[Step] = run.steps
+        self.failing: list[Step] = run.steps[: run.until]
+        self.uncontrolled: list[str] = run.uncontrolled
 
     @property
     def failure(self) -> pytest.TestReport | None:

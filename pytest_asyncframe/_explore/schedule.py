@@ -6,8 +6,11 @@ everywhere; each other choice is a deviation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeAlias
+
+Point: TypeAlias = Callable[[str, str], object]
+"""Called on an actor that has reached a point, with its kind and what the actor is about to do."""
 
 
 class Location(str):
@@ -134,14 +137,6 @@ class Course:
 
 class Policy(Protocol):
     """Decides which schedules are run, one after another. The first one is the default one."""
-
-    @property
-    def diverged(self) -> int:
-        """How many runs could not follow their schedule: 0 if equal choices give equal runs.
-
-        A choice of the schedule was not offered, or other choices came before it.
-        """
-        ...
 
     def next(self) -> Strategy | None:
         """Return the strategy of the next run; None if all schedules of the policy are done."""

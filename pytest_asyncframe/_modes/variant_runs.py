@@ -107,16 +107,13 @@ def _reported(results: list[Result], item: pytest.Item) -> list[pytest.TestRepor
             ]
             _head(report, text.rpartition("; ")[2])
         if report.when == "call":
-            report.duration = sum(_duration(one) for one in results)
+            reports = (one for result in results for one in result.reports)
+            report.duration = sum(one.duration for one in reports if one.when == "call")
             if report.passed and not hasattr(report, "wasxfail"):
                 setattr(report, PROOF, text)
         if report.when != "setup":
             report.user_properties.append((SECTION, text))
     return chosen.reports
-
-
-def _duration(result: Result) -> float:
-    return sum(one.duration for one in result.reports if one.when == "call")
 
 
 def _head(report: pytest.TestReport, text: str) -> None:

@@ -56,7 +56,7 @@ def leaks(toolkit: Toolkit) -> list[str]:
         elif was_cut_short(record):
             found.append(f"task cut short by the app's shutdown: {described(record)}")
     found += [f"leaked call of the pool: {line}" for line in toolkit.unfinished_calls()]
-    clients = toolkit.open_clients
+    clients = [client for client in toolkit.clients if client.running]
     found += [f"leaked client: {client} is still open" for client in clients]
     if not clients:
         # An open client has threads, which would only repeat the finding.

@@ -147,9 +147,8 @@ class Recorder(Interceptor):
         record = None if event.task_id is None else self.record(event.task_id)
         location = ""
         if record is not None and event.duration is not None and event.status not in OWN_ENDS:
-            location = (
-                self._body_location(record) or self._thread_locations().get(record, ("", ""))[1]
-            )
+            _, on_thread = self._thread_locations().get(record, ("", ""))
+            location = self._body_location(record) or on_thread
         self._add(event, record, location, event.at)
         if record is None or event.status is None or not event.status.is_final:
             return

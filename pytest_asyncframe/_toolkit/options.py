@@ -60,21 +60,16 @@ _TYPES: dict[str, type] = {"NUMBER": int, "SECONDS": float}
 _LOOPTIMES = pytest.StashKey[list[str]]()
 """Names of looptime's plugins, after the first test that needs them."""
 
-MARKER = (
-    "asyncframe(mode=, seed=, start=, leaks=, lost_failures=, blocked_loop=, app_rules=, "
+MARKERS = {
+    "asyncframe": "(mode=, seed=, start=, leaks=, lost_failures=, blocked_loop=, app_rules=, "
     "pollers=): configure asyncframe's fixtures for a test: how tasks run, when virtual time "
-    "starts, and what fails the test"
-)
-
-MARKER_OF_EXPLORATION = (
-    "interleave(seeds=200, policy='delays', level='framework'): run a test that uses asyncframe "
-    "under many schedules of its threads and event loops, to find races"
-)
-
-MARKER_OF_MODES = (
-    "task_modes(*modes, transports=()): run a test that uses asyncframe in several modes, and "
-    "over several transports, and report which ones disagree"
-)
+    "starts, and what fails the test",
+    "interleave": "(seeds=200, policy='delays', level='framework'): run a test that uses "
+    "asyncframe under many schedules of its threads and event loops, to find races",
+    "task_modes": "(*modes, transports=()): run a test that uses asyncframe in several modes, and "
+    "over several transports, and report which ones disagree",
+}
+"""What the markers take, and what they say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -398,11 +398,6 @@ class Toolkit:
             return []
         return self.faults.findings()
 
-    @property
-    def open_clients(self) -> list[Client | LiveServer]:
-        """The clients and servers that are still open."""
-        return [client for client in self.clients if client.running]
-
     def polling(self) -> Polling | None:
         """Return what lets time pass while a test asks an app again and again."""
         if self.clock is None or self.mode == "manual":

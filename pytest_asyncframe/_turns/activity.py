@@ -26,7 +26,7 @@ def activity(native_id: int) -> object:
         time in ticks of 10 ms (proc(5), fields 3, 14 and 15 of ``stat``). Without ``/proc``
         always the same value.
     """
-    fields = _stat(native_id)
+    fields = _stat(_task(native_id))
     if not fields:
         return None
     return object() if fields[0] in _AT_WORK else (fields[11], fields[12])
@@ -36,11 +36,9 @@ def child_activity() -> list[object]:
     """Return for each child process of `multiprocessing` what `activity` returns for threads."""
     found: list[object] = []
     for child in tuple(multiprocessing.process._children):  # type: ignore[attr-defined]
-        try:
-            fields = Path(f"/proc/{child.pid}/stat").read_text("latin-1").rpartition(")")[2].split()
-        except OSError:
-            continue
-        found.append(object() if fields[0] in _AT_WORK else (child.pid, fields[11], fields[12]))
+        fields = _stat(f"/proc/{child.pid}")
+        if fields:
+            found.append(object() if fields[0] in _AT_WORK else (child.pid, *fields[11:13]))
     return found
 
 
@@ -78,10 +76,10 @@ def glance(native_id: int | None) -> Glance:
     """
     if native_id is None:
         return BEGINNING
-    fields = _stat(native_id)
+    fields = _stat(_task(native_id))
     if not fields:
         return GONE
-    counted = _read(native_id, "schedstat").split()
+    counted = _read(_task(native_id), "schedstat").split()
     ticks = int(fields[11]) + int(fields[12])
     ran, turns = (int(counted[0]), int(counted[2])) if counted else (ticks * _TICK, 0)
     state = fields[0]
@@ -143,16 +141,20 @@ _LIMIT = 4
 
 def _system_call(native_id: int) -> list[str]:
     """Return the system call that a thread blocks in, and its arguments; [] if it runs."""
-    return _read(native_id, "syscall").split()
+    return _read(_task(native_id), "syscall").split()
 
 
-def _read(native_id: int, name: str) -> str:
+def _task(native_id: int) -> str:
+    return f"/proc/self/task/{native_id}"
+
+
+def _read(folder: str, name: str) -> str:
     try:
-        return Path(f"/proc/self/task/{native_id}/{name}").read_text("latin-1")
+        return Path(f"{folder}/{name}").read_text("latin-1")
     except OSError:
         return ""
 
 
-def _stat(native_id: int) -> list[str]:
+def _stat(folder: str) -> list[str]:
     # The thread's name, in brackets, may contain anything.
-    return _read(native_id, "stat").rpartition(")")[2].split()
+    return _read(folder, "stat").rpartition(")")[2].split()

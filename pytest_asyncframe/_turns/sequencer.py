@@ -52,8 +52,6 @@ class Sequencer(Points):
         firing: Identifiers of the threads that are running a timer's callback.
     """
 
-    now: int
-
     def __init__(
         self,
         *,
@@ -145,22 +143,17 @@ class Sequencer(Points):
     def _firing(self, timer: Timer) -> Callable[[], object]:
         """Take a turn for a timer; return what fires it, to be called unlocked."""
         actor, fn = timer.actor, timer.fn
-        if self._chooser is not None and fn is not None:
-            return self._firing_apart(timer, fn)
+        threads = self._timer_threads
+        if threads is not None and fn is not None:
+            arrival = self._roster.announce(timer.identity, with_turn=True)
+            timer.cancel()
+            return lambda: threads.call(arrival, lambda: self._call(fn))
         timer.cancel()
         self._roster.running += 1
         if actor is not None:
             return lambda: self._fire(lambda: self._wake_stopped(actor))
         # None if another thread has just cancelled it, which takes no lock.
         return lambda: self._fire(nothing if fn is None else fn)
-
-    def _firing_apart(self, timer: Timer, fn: Callable[[], object]) -> Callable[[], object]:
-        """Announce a thread of the timers; return what lets it call *fn*, to be called unlocked."""
-        arrival = self._roster.announce(timer.identity, with_turn=True)
-        timer.cancel()
-        threads = self._timer_threads
-        assert threads is not None
-        return lambda: threads.call(arrival, lambda: self._call(fn))
 
     def _wake_stopped(self, actor: Actor) -> None:
         with self._lock:

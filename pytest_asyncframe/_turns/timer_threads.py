@@ -13,9 +13,6 @@ from typing import TypeAlias
 from pytest_asyncframe._turns.actors import Arrival
 from pytest_asyncframe._turns.turns import Turns
 
-NAME = "timers"
-"""The name of the actors of these threads, for messages."""
-
 _Job: TypeAlias = tuple[Arrival, Callable[[], object]]
 
 
@@ -61,7 +58,7 @@ class TimerThreads:
     def _do(self, job: _Job, jobs: SimpleQueue[_Job | None]) -> bool:
         """Do a job as an actor; return whether the thread is to wait for the next one."""
         arrival, fn = job
-        actor = self._turns.enter(arrival, name=NAME)
+        actor = self._turns.enter(arrival, name="timers")
         try:
             fn()
         except BaseException as error:  # the thread has no caller that could raise it

@@ -228,20 +228,17 @@ class Turns(ABC):
         try:
             yield
         finally:
-            self._come_back(actor)
-
-    def _come_back(self, actor: Actor) -> None:
-        with self._lock:
-            actor.away = False
-            has_turn = not self.one_at_a_time or self._roster.is_free
-            if has_turn:
-                self._roster.running += 1
-            else:
-                actor.use_gate()
-                self._roster.make_ready(actor)
-        if not has_turn:
-            self.dispatch()
-            self._await_turn(actor)
+            with self._lock:
+                actor.away = False
+                has_turn = not self.one_at_a_time or self._roster.is_free
+                if has_turn:
+                    self._roster.running += 1
+                else:
+                    actor.use_gate()
+                    self._roster.make_ready(actor)
+            if not has_turn:
+                self.dispatch()
+                self._await_turn(actor)
 
     @contextmanager
     def real(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC
 from time import perf_counter
@@ -67,70 +67,39 @@ class TaskBenchmark:
     other; the statistics show the times as in production.
 
     Args:
-        benchmark: The fixture of pytest-benchmark.
-        name: The name of the test, for the summary.
-        min_rounds: The minimum number of timed rounds, from 1 on.
-        max_time: Approximate seconds for the timed rounds, unless *min_rounds* takes longer.
-        outside: Returns a context manager in which time is real.
+        request: The request of the fixture.
+        toolkit: The parts behind the test's other fixtures; None if there are none.
         rows: List that gets a row for the summary; None for no summary.
 
     Attributes:
         benchmark: The fixture of pytest-benchmark, for ``stats``, ``group`` and ``extra_info``.
         max_workers: Number of threads of the pool, from 1 on; None for the default of
             Python's pools. Set it before you measure.
+
+    Raises:
+        pytest.UsageError: If pytest-benchmark is not available.
     """
 
     def __init__(
         self,
-        benchmark: Any,  # a BenchmarkFixture, which is not typed
-        *,
-        name: str = "",
-        min_rounds: int = 5,
-        max_time: float = 1.0,
-        outside: Callable[[], AbstractContextManager[object]] = nullcontext,
-        rows: list[Row] | None = None,
-    ) -> None:
-        self.benchmark = benchmark
-        self.max_workers: int | None = None
-        self._name = name
-        self._min_rounds = min_rounds
-        self._max_time = max_time
-        self._outside = outside
-        self._rows = rows
-        self._used = False
-
-    @classmethod
-    def of(
-        cls,
         request: pytest.FixtureRequest,
         toolkit: Toolkit | None = None,
         rows: list[Row] | None = None,
-    ) -> TaskBenchmark:
-        """Create the benchmark of a test.
-
-        Args:
-            request: The request of the fixture.
-            toolkit: The parts behind the test's other fixtures; None if there are none.
-            rows: List that gets a row for the summary; None for no summary.
-
-        Raises:
-            pytest.UsageError: If pytest-benchmark is not available.
-        """
-        benchmark = _fixture_of(request)
+    ) -> None:
         marker = request.node.get_closest_marker("benchmark")
         marked = {} if marker is None else marker.kwargs
 
         def option(key: str) -> Any:  # a number or its text
             return marked.get(key, request.config.getoption(f"benchmark_{key}"))
 
-        return cls(
-            benchmark,
-            name=request.node.name,
-            min_rounds=int(option("min_rounds")),
-            max_time=float(option("max_time")),
-            outside=functools.partial(_real_time, toolkit),
-            rows=rows,
-        )
+        self.benchmark = _fixture_of(request)
+        self.max_workers: int | None = None
+        self._name = request.node.name
+        self._min_rounds = int(option("min_rounds"))
+        self._max_time = float(option("max_time"))
+        self._outside = functools.partial(_real_time, toolkit)
+        self._rows = rows
+        self._used = False
 
     # -- measurements
 

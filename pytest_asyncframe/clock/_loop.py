@@ -46,10 +46,6 @@ class LoopClock(Protocol):
     test: asyncio.Task[Any] | None
     make_ready: Callable[[], deque[Any]]
 
-    def monotonic(self) -> float:
-        """Return the virtual seconds since the test began."""
-        ...
-
     def abandon(self, handle: asyncio.TimerHandle, location: str) -> None:
         """Record a timer that will not fire, since its loop is closed."""
         ...
@@ -69,7 +65,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self, clock: LoopClock) -> None:
         self.clock = clock
         self.ending: ExitStack = ExitStack()
-        self.make_future: Callable[[asyncio.AbstractEventLoop], asyncio.Future[Any]] = _make_future
+        self.make_future: Callable[[VirtualLoop], asyncio.Future[Any]] = _make_future
         self._end_of_executor: Arrival | None = None
         self._asked: object = None
         self._thrown = 0
@@ -228,7 +224,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     @property
     def awaits_outside(self) -> bool:
         """Whether a socket, a process or a signal may yet wake it."""
-        return self._parking.watches_files or self._parking.hears_signals
+        return self._parking.files > 0 or self._parking.hears_signals
 
     def wake_for_real(self) -> None:
         """Wake the thread of the loop from its `select`."""
@@ -261,6 +257,7 @@ class _ParkingSelector(selectors.BaseSelector):
     Attributes:
         actor: The actor of the thread that runs the loop; None while it does not run.
         hears_signals: Whether the loop handles signals, which may wake it at any time.
+        files: How many sockets, pipes and processes it watches, without the loop's own pipe.
     """
 
     def __init__(self, sequencer: Sequencer, loop: VirtualLoop) -> None:
@@ -273,7 +270,7 @@ class _ParkingSelector(selectors.BaseSelector):
         self._turn = False
         self._counting = threading.Lock()
         self._children = 0
-        self._files = 0
+        self.files: int = 0
         self.actor: Actor | None = None
         self.hears_signals = False
 
@@ -315,13 +312,8 @@ class _ParkingSelector(selectors.BaseSelector):
         with self._counting:
             watched = self._real.get_map()
             files = 0 if closed or watched is None else max(0, len(watched) - 1) + self._children
-            self._sequencer.outside.count_files(files - self._files)
-            self._files = files
-
-    @property
-    def watches_files(self) -> bool:
-        """Whether it watches sockets, pipes or processes, not just the loop's own pipe."""
-        return self._files > 0
+            self._sequencer.outside.count_files(files - self.files)
+            self.files = files
 
     def signal(self) -> None:
         """Wake the loop, or keep it from parking. Any thread."""
@@ -343,7 +335,7 @@ class _ParkingSelector(selectors.BaseSelector):
         waits = timeout is None or timeout > 0
         # A system call costs more than the rest of an iteration: only if a file or a signal may
         # be ready. A signal writes to the pipe, and its handler may have filled `_ready`.
-        if self._files or self.hears_signals:
+        if self.files or self.hears_signals:
             ready = self._files_of(self._real.select(0))
             if ready or not waits or self._loop._ready:
                 return ready

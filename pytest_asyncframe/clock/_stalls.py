@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
-from pytest_asyncframe._locations import inwards, shown, thread_location
+from pytest_asyncframe._locations import inwards, shown, where_is
 from pytest_asyncframe._turns import activity
 from pytest_asyncframe._turns.actors import Actor, State
 from pytest_asyncframe._turns.sequencer import Sequencer
@@ -64,7 +64,7 @@ def watch(
 
     def on_overtake(others: list[Actor]) -> None:
         frames = sys._current_frames()
-        blocked = ", ".join(f"{one.name} at {thread_location(frames, one.ident)}" for one in others)
+        blocked = ", ".join(f"{one.name} at {where_is(frames, one.ident)}" for one in others)
         sequencer.outside.met[f"what blocks outside the virtual clock: {blocked}"] = None
         note(f"runs beside what blocks outside the virtual clock: {blocked or 'a timer'}")
 
@@ -78,7 +78,7 @@ def watch(
 def _tell_pollers(note: Callable[[str], object], threads: list[threading.Thread]) -> None:
     frames = sys._current_frames()
     for thread in threads:
-        location = thread_location(frames, thread.ident)
+        location = where_is(frames, thread.ident)
         note(f"time moves on without waiting for {thread.name}, which keeps polling: {location}")
 
 
@@ -121,13 +121,12 @@ def _who_blocks(sequencer: Sequencer, strangers: Iterable[threading.Thread]) -> 
     lines = [f"nothing has happened for {sequencer.watchdog.patience:g} s of real time:"]
     frames = sys._current_frames()
     lines += [
-        f"  {actor.name} blocks outside the virtual clock: {thread_location(frames, actor.ident)}"
+        f"  {actor.name} blocks outside the virtual clock: {where_is(frames, actor.ident)}"
         for actor in list(sequencer.actors.values())
         if not actor.is_stopped
     ]
     lines += [
-        f"  {one.name}, which the clock does not control, is at "
-        + thread_location(frames, one.ident)
+        f"  {one.name}, which the clock does not control, is at {where_is(frames, one.ident)}"
         for one in strangers
     ]
     if sequencer.elsewhere:
@@ -143,13 +142,11 @@ def _table(sequencer: Sequencer) -> list[str]:
         if not actor.is_stopped:
             continue
         if actor.state is not State.PARKED:
-            location = thread_location(frames, actor.ident)
+            location = where_is(frames, actor.ident)
             lines.append(f"  {actor.identity} waits at {location} {actor.wants}")
             continue
         if actor.loop is None:
-            lines.append(
-                f"  {actor.name} waits {actor.wants}: {thread_location(frames, actor.ident)}"
-            )
+            lines.append(f"  {actor.name} waits {actor.wants}: {where_is(frames, actor.ident)}")
             continue
         lines.append(f"  {actor.name} waits in its event loop:")
         tasks = sorted(asyncio.all_tasks(actor.loop), key=lambda task: task.get_name())

@@ -209,7 +209,7 @@ def test_runs_that_do_not_repeat_are_counted() -> None:
     policy = make_policy("exhaustive", 0)
     runs = all_runs(restless(), policy)
     # Only those can be followed that deviate at the first choice or at the first point.
-    assert (len(runs), policy.diverged) == (10, 6)
+    assert len(runs) == 10
     assert policy.proof(len(runs)) == (
         "10 runs without a failure, 6 of which did not follow the schedule that was planned"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_asyncframe._toolkit.options import MARKER_OF_EXPLORATION
+from pytest_asyncframe._toolkit.options import MARKERS
 from tests.explore.sessions import CORRECT, RACE, RACY, REFUSED, run
 from tests.plugin.endings import Ending, ending_of
 
@@ -180,7 +180,7 @@ def test_the_marker_is_listed(pytester: pytest.Pytester) -> None:
     """The option --markers of pytest explains the marker."""
     result = run(pytester, "", "--markers")
     assert [line for line in result.outlines if "interleave" in line] == [
-        f"@pytest.mark.{MARKER_OF_EXPLORATION}"
+        f"@pytest.mark.interleave{MARKERS['interleave']}"
     ]
 
 

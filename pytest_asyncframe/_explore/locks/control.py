@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 
 from pytest_asyncframe._explore.locks.making import stand_ins
 from pytest_asyncframe._explore.locks.model import Modelled, current
-from pytest_asyncframe._locations import thread_location
+from pytest_asyncframe._locations import where_is
 from pytest_asyncframe._turns.actors import Actor, TestEndedError
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock._clock import nanoseconds
@@ -185,7 +185,7 @@ class LockWait:
             # A coroutine that waits does not let go of what its thread has.
             elsewhere = ", maybe in another coroutine of its event loop"
             return "held by itself" + (elsewhere if self._actor.loop is not None else "")
-        location = thread_location(sys._current_frames(), ident)
+        location = where_is(sys._current_frames(), ident)
         if actor is not None:
             return f"held by {actor.identity}, which waits at {location}"
         thread = threading._active.get(ident)  # type: ignore[attr-defined]  # no dead ones

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import MemberDescriptorType
 from typing import Any, NamedTuple, TypeAlias
 
 GONE: Any = object()
@@ -70,54 +69,34 @@ def _put_entry(owner: dict[Any, object], key: Any, value: object) -> None:
         dict.__setitem__(owner, key, value)
 
 
-def _dotted(key: Any) -> str:
-    return f".{key}"
-
-
 def _in_brackets(key: Any) -> str:
     # The text of other keys may take the user's code to make.
     return f"[{key!r}]" if type(key) in (str, int) else "[...]"
 
 
-def _inside(_: Any) -> str:
-    return ""
-
-
-def _class_entry(owner: type, key: str) -> object:
-    return vars(owner).get(key, GONE)
-
-
-def _slot(owner: object, key: MemberDescriptorType) -> object:
-    return key.__get__(owner)
-
-
-def _put_slot(owner: object, key: MemberDescriptorType, value: object) -> None:
-    key.__set__(owner, value)
-
-
-def _slot_name(key: MemberDescriptorType) -> str:
-    return f".{key.__name__}"
-
-
 ENTRY = Kind(_entry, _put_entry, _in_brackets)
 """A value of a dictionary."""
 
-NAME = Kind(_entry, _put_entry, _dotted)
+NAME = Kind(_entry, _put_entry, ".{}".format)
 """A value of the dictionary of a module or an instance."""
 
-INNER = Kind(_entry, _put_entry, _inside)
+INNER = Kind(_entry, _put_entry, "".format)
 """The same, where it is named as the instance is, such as the lock of a queue."""
 
 MEMBER = Kind(list.__getitem__, list.__setitem__, _in_brackets)
 """An item of a list."""
 
-CLASS = Kind(_class_entry, type.__setattr__, _dotted)
+CLASS = Kind(lambda owner, key: vars(owner).get(key, GONE), type.__setattr__, ".{}".format)
 """An attribute of a class."""
 
-SLOT = Kind(_slot, _put_slot, _slot_name)
+SLOT = Kind(
+    lambda owner, slot: slot.__get__(owner),
+    lambda owner, slot, value: slot.__set__(owner, value),
+    lambda slot: f".{slot.__name__}",
+)
 """An attribute in a slot of an instance; the key is its descriptor."""
 
-ATTRIBUTE = Kind(getattr, setattr, _inside)
+ATTRIBUTE = Kind(getattr, setattr, "".format)
 """An attribute of a cell, a function or an object of C code."""
 
 Way: TypeAlias = tuple[Any, Callable[[Any], str], Any] | str  # Any: another way, and a key

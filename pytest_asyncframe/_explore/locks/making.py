@@ -67,7 +67,6 @@ class _StandIn(type):
     They are classes, since annotations and `isinstance` use `threading.Lock` as one.
     """
 
-    kind: str
     real: type[Any]  # Any: a lock, whose type has no public name
     make: Callable[..., Any]
     modelled: type[model.Modelled]
@@ -76,7 +75,7 @@ class _StandIn(type):
         real = cls.make(*args, **kwargs)
         if not model.current.makes:
             return real
-        origin = _origin_of(cls.kind, sys._getframe(1))
+        origin = _origin_of(cls.__name__, sys._getframe(1))
         return real if origin is None else cls.modelled(real, origin)
 
     def __instancecheck__(cls, instance: object) -> bool:
@@ -90,7 +89,6 @@ class _StandIn(type):
 class Lock(metaclass=_StandIn):
     """Stands for `threading.Lock`."""
 
-    kind = "Lock"
     real = model.REAL_LOCK
     make = model.allocate
     modelled = model.ModelLock
@@ -99,7 +97,6 @@ class Lock(metaclass=_StandIn):
 class RLock(metaclass=_StandIn):
     """Stands for `threading.RLock`."""
 
-    kind = "RLock"
     real = model.REAL_RLOCK
     make = model.REAL_RLOCK
     modelled = model.ModelRLock

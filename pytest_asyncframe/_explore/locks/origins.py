@@ -47,12 +47,9 @@ class Origin:
 
     def __str__(self) -> str:
         """Return the name, and where the lock was made unless the name says it."""
-        location = self._location()
-        return (
-            f"{self.name}, made at {location}"
-            if location and location not in self.name
-            else self.name
-        )
+        made_at = self._location()
+        is_said = not made_at or made_at in self.name
+        return self.name if is_said else f"{self.name}, made at {made_at}"
 
 
 OF_A_HANDLER = Origin("the lock of a logging handler", lambda: "", has_points=False)

@@ -94,20 +94,20 @@ class _Ready(deque[Any]):  # Any: asyncio's handles, whose private attributes ar
                 self._names.of(first)
             return super().popleft()
         # A callback is run when it is the first, so that they keep their order.
-        locations, options, tasks = [], [], []
-        for location, handle in enumerate(self):
+        indices, options, tasks = [], [], []
+        for index, handle in enumerate(self):
             task = _task_of(handle)
             if task is not None:
-                locations.append(location)
+                indices.append(index)
                 options.append(self._names.of(task))
                 tasks.append(task)
-        if len(locations) < 2:
+        if len(indices) < 2:
             return super().popleft()
         chosen = sequencer.choose_step(options)
         self._latest = tasks[chosen]
-        location = locations[chosen]
-        handle = self[location]
-        del self[location]
+        index = indices[chosen]
+        handle = self[index]
+        del self[index]
         return handle
 
     def _ran_users_code(self) -> bool:

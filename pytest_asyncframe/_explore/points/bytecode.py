@@ -61,8 +61,7 @@ def lines(code: CodeType, file: str) -> dict[int, Location]:
     Returns:
         ``file:line`` by the number of the line.
     """
-    steps = _shared(code)
-    debugging = {_line(step) for step in steps if _is_debugging(step)}
+    steps, debugging = _shared(code)
     found = {line for step in steps if (line := _line(step)) is not None} - debugging
     return {line: _location(code, number, file, line) for number, line in enumerate(sorted(found))}
 
@@ -77,8 +76,7 @@ def bytecodes(code: CodeType, file: str) -> dict[int, Location]:
     Returns:
         ``file:line+offset`` by the offset in bytes.
     """
-    steps = _shared(code)
-    debugging = {_line(step) for step in steps if _is_debugging(step)}
+    steps, debugging = _shared(code)
     found = [one for one in steps if one.opname not in _OF_A_CALL or _line(one) not in debugging]
     return {
         step.offset: _location(code, number, file, _line(step) or code.co_firstlineno, step.offset)
@@ -93,8 +91,10 @@ def _location(
     return Location.of(name, f"{code.co_qualname} {number}")
 
 
-def _shared(code: CodeType) -> list[dis.Instruction]:
-    return [step for step in dis.get_instructions(code) if step.opname not in _ALONE]
+def _shared(code: CodeType) -> tuple[list[dis.Instruction], set[int | None]]:
+    """Return the bytecodes that others may notice, and the lines of those for debugging."""
+    steps = [step for step in dis.get_instructions(code) if step.opname not in _ALONE]
+    return steps, {_line(step) for step in steps if _is_debugging(step)}
 
 
 def _is_debugging(step: dis.Instruction) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Literal, TypeAlias, get_args
 
@@ -11,10 +11,11 @@ import pytest
 from pytest_asyncframe._explore.locks.control import controlled
 from pytest_asyncframe._explore.points import awaits, framework_calls
 from pytest_asyncframe._explore.points.follower import Followed, Follower
+from pytest_asyncframe._explore.schedule import Point
 from pytest_asyncframe._explore.telling.witness import Witness
 from pytest_asyncframe._toolkit.exploring import Explored
 from pytest_asyncframe._toolkit.items import code_of
-from pytest_asyncframe._turns.outside import Outside
+from pytest_asyncframe._turns.actors import nothing
 
 Level: TypeAlias = Literal["tasks", "awaits", "framework", "locks", "line", "opcode"]
 
@@ -94,8 +95,8 @@ def installed(
             names = stack.enter_context(awaits.installed(clock, explored.blocked.own))
         if at_least >= LEVELS.index("framework"):
             stack.enter_context(framework_calls.installed(clock.sequencer, explored.manager))
-        point: Callable[[str, str], object]
-        point = clock.sequencer.point if level in _LINES else _nowhere
+        # Elsewhere the lines are followed for the story alone.
+        point: Point = clock.sequencer.point if level in _LINES else nothing
         if witness is not None:
             known = None if names is None else names.known
             stack.enter_context(witness.watching(clock.sequencer, known, note))
@@ -103,16 +104,8 @@ def installed(
             point = witness.at_lines(point)
         if lines is not None:
             clock.sequencer.on_enter = lines.begin_thread
-            stack.enter_context(lines.calling(point, _noted_in(clock.sequencer.outside)))
+            met = clock.sequencer.outside.met
+            text = "{}, which has used sys.settrace"
+            on_other = lines.calling(point, lambda tool: met.setdefault(text.format(tool)))
+            stack.enter_context(on_other)
         yield
-
-
-def _noted_in(outside: Outside) -> Callable[[str], object]:
-    def note(tool: str) -> None:
-        outside.met[f"{tool}, which has used sys.settrace"] = None
-
-    return note
-
-
-def _nowhere(level: str, what: str) -> None:
-    """Pause nobody: the lines are followed for the story alone."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from pytest_asyncframe._explore.schedule import Point
 from pytest_asyncframe._turns.actors import nothing
 
 _monitoring: Any = getattr(sys, "monitoring", None)
@@ -87,11 +88,7 @@ class Monitoring(ABC):
         self._locations.clear()
 
     @contextmanager
-    def calling(
-        self,
-        point: Callable[[str, str], object],
-        on_other: Callable[[str], object] = nothing,
-    ) -> Iterator[None]:
+    def calling(self, point: Point, on_other: Callable[[str], object] = nothing) -> Iterator[None]:
         """Call *point* before each location, inside the block, which is one run.
 
         Args:
@@ -133,7 +130,7 @@ class Monitoring(ABC):
             _monitoring.set_local_events(second, code, 0)
             _monitoring.free_tool_id(second)
 
-    def _callback(self, point: Callable[[str, str], object]) -> Callable[[CodeType, int], object]:
+    def _callback(self, point: Point) -> Callable[[CodeType, int], object]:
         level, locations, disable = self._level, self._locations, _monitoring.DISABLE
 
         def at_location(code: CodeType, where: int) -> object:

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from pytest_asyncframe._explore.schedule import Point
 from pytest_asyncframe._turns.actors import nothing
 
 Trace: TypeAlias = Callable[[FrameType, str, Any], Any]  # Any: as `sys.settrace` has it
@@ -33,7 +34,7 @@ class Tracing(ABC):
 
     def __init__(self, level: str) -> None:
         self._level = level
-        self._point: Callable[[str, str], object] | None = None
+        self._point: Point | None = None
         self._on_other: Callable[[str], object] = nothing
         # By `id`, since code is compared by what it does; what is here keeps the code alive.
         self._known: dict[int, tuple[CodeType, Trace | None]] = {}
@@ -60,21 +61,8 @@ class Tracing(ABC):
         self._known.clear()
 
     @contextmanager
-    def calling(
-        self,
-        point: Callable[[str, str], object],
-        on_other: Callable[[str], object] = nothing,
-    ) -> Iterator[None]:
-        """Call *point* before each location, inside the block, which is one run.
-
-        Args:
-            point: Called with the level and the name of the location, on the thread that is
-                about to run it, which it may block. That thread's innermost frame of the
-                user's code is the one that stands at the location; see `users_frame`. What it
-                calls itself is not followed. What it raises, the user's code raises.
-            on_other: Called with the name of another tool that takes over on a thread, so
-                that there are no points for a while.
-        """
+    def calling(self, point: Point, on_other: Callable[[str], object] = nothing) -> Iterator[None]:
+        """Call *point* before each location, inside the block; see `Monitoring.calling`."""
 
         def settrace(trace: Trace | None) -> None:
             if trace is not None:
@@ -120,26 +108,14 @@ class Tracing(ABC):
         locations = self.locations_of(code)
         if not locations:
             return None
-        return (
-            self._at_bytecodes(locations) if self._level == "opcode" else self._at_lines(locations)
-        )
+        level = self._level
 
-    def _at_lines(self, locations: Mapping[int, str]) -> Trace:
         def trace(frame: FrameType, event: str, _: object) -> Trace:
-            if event == "line":
-                location = locations.get(frame.f_lineno)
+            if event == level:
+                at = frame.f_lasti if level == "opcode" else frame.f_lineno
+                location = locations.get(at)
                 if location is not None and self._point is not None:
-                    self._point("line", location)
-            return trace
-
-        return trace
-
-    def _at_bytecodes(self, locations: Mapping[int, str]) -> Trace:
-        def trace(frame: FrameType, event: str, _: object) -> Trace:
-            if event == "opcode":
-                location = locations.get(frame.f_lasti)
-                if location is not None and self._point is not None:
-                    self._point("opcode", location)
+                    self._point(level, location)
             return trace
 
         return trace

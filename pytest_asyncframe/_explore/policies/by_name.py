@@ -6,7 +6,7 @@ import hashlib
 import re
 
 from pytest_asyncframe._explore.policies.delays import DelaysPolicy
-from pytest_asyncframe._explore.policies.drawn import Evenly, Priorities, RandomPolicy, mixed
+from pytest_asyncframe._explore.policies.drawn import RandomPolicy, evenly, mixed, priorities
 from pytest_asyncframe._explore.policies.exhaustive import ExhaustivePolicy
 from pytest_asyncframe._explore.schedule import Policy
 
@@ -30,25 +30,19 @@ def make_policy(text: str, seed: int, runs: int = 200) -> Policy:
         ValueError: If there is no such policy.
     """
     numbered = _NAME_AND_NUMBER.fullmatch(text)
-    if text == "delays":
-        return DelaysPolicy(seed, runs)
-    if text == "mixed":
-        return RandomPolicy(mixed, seed, "runs with schedules drawn in several ways")
-    if text == "random":
-        return RandomPolicy(
-            lambda chance, _: Evenly(chance), seed, "runs with schedules drawn at random"
-        )
-    if text == "exhaustive":
-        return ExhaustivePolicy(None)
-    if numbered is not None and numbered[1] == "exhaustive":
-        return ExhaustivePolicy(int(numbered[2]))
-    if numbered is not None and int(numbered[2]) >= 1:
-        depth = int(numbered[2])
-        return RandomPolicy(
-            lambda chance, lengths: Priorities(chance, depth, lengths.preemptive),
-            seed,
-            f"runs with priorities drawn at random ({text})",
-        )
+    name, number = (text, None) if numbered is None else (numbered[1], int(numbered[2]))
+    match name, number:
+        case "delays", None:
+            return DelaysPolicy(seed, runs)
+        case "mixed", None:
+            return RandomPolicy(mixed, seed, "runs with schedules drawn in several ways")
+        case "random", None:
+            return RandomPolicy(evenly, seed, "runs with schedules drawn at random")
+        case "exhaustive", most:
+            return ExhaustivePolicy(most)
+        case "pct", int(depth) if depth >= 1:
+            words = f"runs with priorities drawn at random ({text})"
+            return RandomPolicy(priorities(depth), seed, words)
     raise ValueError(
         f"policy {text!r}: it must be one of delays, mixed, random, pct:d (such as pct:3; d is "
         "how many events must come in one order, 1 or more), exhaustive:b (such as exhaustive:2; "

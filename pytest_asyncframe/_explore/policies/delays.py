@@ -18,6 +18,7 @@ a test of many steps has more such schedules than it has runs. So their order co
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import defaultdict, deque
 from collections.abc import Sequence
@@ -61,11 +62,6 @@ class DelaysPolicy:
         self._drawn = 0
         self._singles = 0
         self._turn = 0
-
-    @property
-    def diverged(self) -> int:
-        """How many runs could not follow their schedule; see `Policy`."""
-        return self._search.diverged
 
     def next(self) -> Strategy | None:
         """Return the strategy of the next run; see `Policy`."""
@@ -158,20 +154,17 @@ def comes_back(steps: Sequence[Step], number: int) -> bool:
 def spread_out(steps: Sequence[Step], branches: list[Branch]) -> list[Branch]:
     """Return branches with those first that differ most from one another."""
     locations: dict[tuple[str, ...], list[Branch]] = defaultdict(list)
-    names = _Names()
     for branch in branches:
         kind, what, options, _, _ = steps[branch.number]
-        location = (kind, what, names[options[0]], names[options[branch.option]])
+        location = (kind, what, _name(options[0]), _name(options[branch.option]))
         locations[location].append(branch)
     return in_turn(coarse_to_fine([coarse_to_fine(visits) for visits in locations.values()]))
 
 
-class _Names(dict[str, str]):
-    """Identities without their numbers, which say which of several equal actors it is."""
-
-    def __missing__(self, identity: str) -> str:
-        self[identity] = name = _NUMBER.sub("", identity)
-        return name
+@functools.lru_cache(4096)
+def _name(identity: str) -> str:
+    """Return an identity without its number, which says which of several equal actors it is."""
+    return _NUMBER.sub("", identity)
 
 
 def in_turn(columns: Sequence[Sequence[T]]) -> list[T]:

@@ -50,13 +50,9 @@ class RandomPolicy:
         draw: Makes the strategy of each run but the first.
         seed: Equal seeds give equal strategies, whatever ran before in this process.
         words: What the schedules are called in `proof`.
-
-    Attributes:
-        diverged: Always 0: nothing is planned.
     """
 
     def __init__(self, draw: Draw, seed: int, words: str) -> None:
-        self.diverged = 0
         self._draw = draw
         self._seed = seed
         self._words = words
@@ -176,6 +172,16 @@ class Priorities:
             self._lowest -= 1
             self._priorities[option] = self._lowest
             self._in_a_row = 0
+
+
+def evenly(chance: Random, _: Lengths) -> Strategy:
+    """Draw the strategy of a run of the policy ``random``."""
+    return Evenly(chance)
+
+
+def priorities(depth: int) -> Draw:
+    """Return what draws the strategies of the policy ``pct``; see `Priorities`."""
+    return lambda chance, lengths: Priorities(chance, depth, lengths.preemptive)
 
 
 def mixed(chance: Random, lengths: Lengths) -> Strategy:

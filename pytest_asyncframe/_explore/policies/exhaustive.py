@@ -35,11 +35,6 @@ class ExhaustivePolicy:
             return None
         return (preemptions, 0)
 
-    @property
-    def diverged(self) -> int:
-        """How many runs could not follow their schedule; see `Policy`."""
-        return self._search.diverged
-
     def next(self) -> Strategy | None:
         """Return the strategy of the next run; see `Policy`."""
         if not self._begun:

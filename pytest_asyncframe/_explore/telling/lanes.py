@@ -5,32 +5,24 @@ Guarantees: one file that needs nothing else, and texts of a user's code are esc
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
+from pathlib import Path
+from string import Template
+from typing import Final
 
-from pytest_asyncframe._explore.telling.story import Deviation, Entry, Turn, told, turns
+import pytest
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d2430; --soft: #667085; --line: #d9dee7;
-  --paper: #fff; --box: #f6f8fb; --accent: #b4490f; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ef; --soft: #98a2b3;
-  --line: #343b47; --paper: #14181f; --box: #1c222b; --accent: #f59e6c; } }
-body { margin: 2rem auto; padding: 0 1.5rem; max-width: 76rem; background: var(--paper);
-  color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.25rem; font-weight: 600; overflow-wrap: anywhere; }
-p, ol { color: var(--soft); } ol li { color: var(--ink); margin: .3rem 0; }
-code { font: 13px/1.5 ui-monospace, monospace; overflow-wrap: anywhere; }
-.lanes { display: grid; gap: .5rem 1rem; margin: 2rem 0; overflow-x: auto; }
-.lanes h2 { grid-row: 1; margin: 0; font-size: .9rem; font-weight: 600;
-  border-bottom: 2px solid var(--line); padding-bottom: .4rem; }
-.turn { background: var(--box); border: 1px solid var(--line); border-radius: 6px;
-  padding: .5rem .7rem; }
-.turn div { display: flex; gap: .8rem; justify-content: space-between; }
-.turn .set { color: var(--soft); text-align: right; }
-.turn p { margin: .4rem 0 0; font-size: .85rem; }
-.paused { border-color: var(--accent); } .paused p { color: var(--accent); }
-.order { grid-column: 1 / -1; color: var(--accent); font-size: .85rem; }
-"""
+from pytest_asyncframe._explore.telling.story import Deviation, Entry, Turn, shortened, told, turns
+
+_PAGE: Final = Path(__file__).with_name("lanes.html")
+
+_OTHER = re.compile(r"[^\w.-]+")
+
+_LONGEST = 120
+"""Characters of the name of its file."""
 
 _MOST_LINES = 12
 """How many lines of a turn are shown: the first and the last ones."""
@@ -51,13 +43,13 @@ def picture(entries: Sequence[Entry], title: str, proof: str) -> str:
         f'<h2 style="grid-column:{column}">{escape(who)}</h2>' for who, column in lanes.items()
     )
     boxes = "".join(_boxes(all_turns, lanes))
-    columns = f"grid-template-columns:repeat({max(1, len(lanes))},minmax(15rem,1fr))"
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style>"
-        f"<main><h1>{escape(title)}</h1><p>{escape(proof)}</p><ol>{sentences}</ol>"
-        f'<div class="lanes" style="{columns}">{heads}{boxes}</div></main></html>\n'
+    return Template(_PAGE.read_text("utf-8")).substitute(
+        title=escape(title),
+        proof=escape(proof),
+        sentences=sentences,
+        columns=max(1, len(lanes)),
+        heads=heads,
+        boxes=boxes,
     )
 
 
@@ -76,12 +68,9 @@ def _boxes(all_turns: Iterable[Turn | Deviation], lanes: dict[str, int]) -> Iter
             text = f"{escape(one.taken)} came before {escape(one.default)}"
             yield f'<div class="order" style="grid-row:{row}">{text}</div>'
         else:
-            location = f"grid-row:{row};grid-column:{lanes[one.who]}"
-            yield f'<div class="{_kind(one)}" style="{location}">{_turn(one)}</div>'
-
-
-def _kind(turn: Turn) -> str:
-    return "turn" if turn.paused is None else "turn paused"
+            cell = f"grid-row:{row};grid-column:{lanes[one.who]}"
+            kind = "turn" if one.paused is None else "turn paused"
+            yield f'<div class="{kind}" style="{cell}">{_turn(one)}</div>'
 
 
 def _turn(turn: Turn) -> str:
@@ -90,10 +79,7 @@ def _turn(turn: Turn) -> str:
         f'<code class="set">{escape(line.value or line.location)}</code></div>'
         for line in turn.lines
     ]
-    left_out = len(lines) - _MOST_LINES
-    if left_out > 1:
-        half = _MOST_LINES // 2
-        lines[half:-half] = [f"<div>... {left_out} lines</div>"]
+    lines = shortened(lines, _MOST_LINES, "<div>... {} lines</div>")
     if turn.paused is not None:
         where = turn.paused.source or turn.paused.what
         lines.append(f"<p>paused {f'at <code>{escape(where)}</code>' if where else ''}</p>")
@@ -106,3 +92,21 @@ def _marked(sentence: str) -> str:
     """Return a sentence whose code, in backquotes, is marked as such."""
     parts = escape(sentence).split("`")
     return "".join(f"<code>{part}</code>" if odd % 2 else part for odd, part in enumerate(parts))
+
+
+def kept(item: pytest.Item, page: str) -> Iterator[str]:
+    """Keep the picture of a test, in place of an earlier one.
+
+    Yields:
+        A line that says where it is; none if pytest runs without its cache, or cannot write.
+    """
+    cache = getattr(item.config, "cache", None)
+    if cache is None:
+        return
+    name = _OTHER.sub("-", item.nodeid)[-_LONGEST:].strip("-")
+    try:
+        file = cache.mkdir("asyncframe") / f"{name}.html"
+        file.write_text(page, encoding="utf-8")
+    except OSError:
+        return
+    yield f"picture: {os.path.relpath(file, item.config.invocation_params.dir)}"

@@ -124,21 +124,21 @@ def turns(entries: Iterable[Entry]) -> list[Turn | Deviation]:
 def told(entries: Sequence[Entry]) -> list[str]:
     """Return the story of a run, a sentence a line; [] if nothing was chosen but the default."""
     all_turns = turns(entries)
-    chosen = [number for number, one in enumerate(all_turns) if _is_choice(one)]
+    paused = [isinstance(one, Deviation) or one.paused is not None for one in all_turns]
+    chosen = [number for number, is_so in enumerate(paused) if is_so]
     if not chosen:
         return []
     resumed = [n for n, one in enumerate(all_turns) if isinstance(one, Turn) and one.goes_on]
     last = max(chosen[-1], *resumed, 0)
     sentences = [_sentence(one) for one in all_turns[chosen[0] : last + 1]]
-    left_out = len(sentences) - _MOST_TURNS
-    if left_out > 1:
-        half = _MOST_TURNS // 2
-        sentences[half:-half] = [f"... {left_out} turns left out"]
-    return sentences
+    return shortened(sentences, _MOST_TURNS, "... {} turns left out")
 
 
-def _is_choice(one: Turn | Deviation) -> bool:
-    return isinstance(one, Deviation) or one.paused is not None
+def shortened(texts: list[str], most: int, left_out: str) -> list[str]:
+    """Return so many texts at the most, with *left_out* for how many in the middle."""
+    more = len(texts) - most
+    half = most // 2
+    return texts if more <= 1 else [*texts[:half], left_out.format(more), *texts[-half:]]
 
 
 def _sentence(one: Turn | Deviation) -> str:

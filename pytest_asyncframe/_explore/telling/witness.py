@@ -15,6 +15,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from framework.protocols import TaskEvent
+from pytest_asyncframe._explore.schedule import Point
 from pytest_asyncframe._explore.telling.statements import statement_at
 from pytest_asyncframe._explore.telling.story import Deviation, Ended, Entry, Ran
 from pytest_asyncframe._locations import users_frame
@@ -72,16 +73,15 @@ class Witness:
             location, source = ("", "") if frame is None else self._location(frame)
             if location:
                 self._settle(options[0], location)
-            deviation = Deviation(
-                options[0], options[chosen], kind, preempts, location, source, what
-            )
-            self.entries.append(deviation)
+            taken = options[chosen]
+            stood = location, source, what
+            self.entries.append(Deviation(options[0], taken, kind, preempts, *stood))
             if preempts and self._who() == options[0]:
                 at = f" at {location}" if location else ""
-                self._note(f"paused{at}; {options[chosen]} comes first")
+                self._note(f"paused{at}; {taken} comes first")
         return chosen
 
-    def at_lines(self, point: Callable[[str, str], object]) -> Callable[[str, str], object]:
+    def at_lines(self, point: Point) -> Point:
         """Return what is called at each line or bytecode, before *point*, which may pause."""
 
         def arrive(level: str, what: str) -> None:

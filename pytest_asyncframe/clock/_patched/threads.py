@@ -81,7 +81,7 @@ def start_on(present: Present, real: Start) -> Start:
 
 def _runs_users_code(thread: Any) -> bool:  # Any: its target is not a public attribute
     """Whether what a thread runs is the user's code, and not that of a library's worker."""
-    runs = getattr(thread, "_target", None) or type(thread).run
+    runs = _target(thread) or type(thread).run
     code = getattr(inspect.unwrap(runs), "__code__", None) if callable(runs) else None
     return code is not None and is_users(code)
 
@@ -101,21 +101,23 @@ def _is_users_timer(thread: threading.Thread, caller: FrameType) -> bool:
 
 def _works_on_the_clock(thread: Any) -> bool:  # Any: its target is not a public attribute
     """Whether a thread belongs to a pool or to anyio, or shuts down the executor of a loop."""
-    runs = getattr(thread, "_target", None)
-    of_a_loop = isinstance(getattr(runs, "__self__", None), VirtualLoop)
+    of_a_loop = isinstance(getattr(_target(thread), "__self__", None), VirtualLoop)
     return of_a_loop or is_pool_thread(thread) or _is_anyios(thread)
 
 
 def _is_anyios(thread: Any) -> bool:  # Any: its target is not a public attribute
     """Whether a thread is one of anyio's workers, or runs the loop of a portal."""
-    runs = getattr(thread, "_target", None)
-    modules = [getattr(one, "__module__", "") for one in (type(thread), runs)]
+    modules = [getattr(one, "__module__", "") for one in (type(thread), _target(thread))]
     return any(str(module).startswith("anyio.") for module in modules)
 
 
 def _name(thread: Any) -> str:  # Any: see above
-    runs = getattr(thread, "_target", None)
+    runs = _target(thread)
     return "thread" if runs is None else name_of_call(runs)
+
+
+def _target(thread: Any) -> Any:  # Any: see above
+    return getattr(thread, "_target", None)
 
 
 class _End:
