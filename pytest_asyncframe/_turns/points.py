@@ -49,7 +49,7 @@ class Points(Turns):
         self.queue: TaskQueue = TaskQueue()
         super().__init__(one_at_a_time=one_at_a_time, on_next_step=self.queue.release)
         self.starts = starts
-        self.room: Callable[[], int] = _no_room
+        self.room: Callable[[], int] = lambda: 0
         self.before_point: Callable[[str, str], object] | None = None
         # Identifiers of the threads inside `undivided`; each adds and removes only itself.
         self._undivided: set[int] = set()
@@ -85,13 +85,12 @@ class Points(Turns):
         with self._lock:
             roster.beats += 1
             self._on_next_step(actor)
-            deferred = after_return and actor is not None and self._defers(actor)
             identity = roster.new_identity(queued.name)
-            self.queue.add(queued, identity, actor if deferred else None)
+            if actor is not None and actor.loop is not None and self._chooser is None:
+                # Nothing starts before the loop's step has ended.
+                after_return = False
+            self.queue.add(queued, identity, actor if after_return else None)
         self.dispatch()
-
-    def _defers(self, actor: Actor) -> bool:
-        return self._chooser is not None or actor.loop is None
 
     def remove(self, queued: Queued) -> None:
         """Take a task or call off the queue without starting it."""
@@ -322,7 +321,3 @@ class Points(Turns):
             for one in candidates
         ]
         return candidates[self._chooser.choose(kind, what, options, preempts)]
-
-
-def _no_room() -> int:
-    return 0
