@@ -23,7 +23,7 @@ _LOCK = ("_is_owned", "_release_save", "_acquire_restore")
 
 
 def _needed() -> Iterator[tuple[str, object, tuple[str, ...]]]:
-    """Yield objects that have names which are not public, with what messages call them."""
+    """Yield what virtual time needs: how messages call an object, it, and its private names."""
     yield "asyncio.futures", asyncio.futures, ("_set_result_unless_cancelled",)
     loop = asyncio.SelectorEventLoop()
     try:

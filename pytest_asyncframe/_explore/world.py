@@ -144,7 +144,7 @@ class Collector:
         gc.collect(1 if next(self._runs) % _RUNS_UNTIL_ALL else 2)
 
     def at_end(self) -> None:
-        """Free what a run has left, so that errors in that are not those of the next run.
+        """Collect a run's garbage at its end, so that its errors do not appear in the next run.
 
         Raises:
             Exception: What pytest makes of such errors and of those in threads, if warnings

@@ -84,7 +84,7 @@ def check_event(after: object) -> None:
 
 
 def check_kinds(kinds: object) -> None:
-    """Check that all of *kinds* are in `KINDS`, and that there is one.
+    """Check that *kinds* names one or more of `KINDS`, and nothing else.
 
     Raises:
         ValueError: If not.

@@ -60,7 +60,7 @@ class Firing:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """When a fault shall take place. It counts what it waits for, such as attempts.
+    """When a fault is to take place, and how it was planned.
 
     Attributes:
         call: How it was planned, as source code.
@@ -171,7 +171,7 @@ class Fault:
         return f"{counts} {which}{of} never came, the last one was {self._count}"
 
     def _idle(self, counts: str) -> str:
-        """Return what is wrong if it never took place although what it counts has come."""
+        """Return the message for a fault that never took place although it had the chance."""
         return "" if self._fired else f"no {counts} after that was free for it"
 
 

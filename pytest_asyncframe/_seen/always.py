@@ -44,7 +44,7 @@ class _Invariant:
     location: str
 
     def wrong(self) -> str:
-        """Call it, and say in what way it does not hold; "" if it does."""
+        """Call the predicate; return how it fails, "" if it holds."""
         try:
             holds = self.predicate()
         except AssertionError as error:

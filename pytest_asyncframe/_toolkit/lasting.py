@@ -31,7 +31,7 @@ def watched(definition: pytest.FixtureDef[Any], config: pytest.Config) -> Iterat
 
 
 def used_by(item: pytest.Item) -> str | None:
-    """Return what to say of a fixture of a test that runs such an app; None if there is none."""
+    """Return the message for a test that uses a fixture with such an app; None if it does not."""
     info: Any = getattr(item, "_fixtureinfo", None)
     used = [one for some in info.name2fixturedefs.values() for one in some]
     for definition, text in item.config.stash.get(_STARTED, {}).items():

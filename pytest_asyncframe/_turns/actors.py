@@ -102,7 +102,7 @@ class Actor:
 
     @property
     def can_go_on(self) -> bool:
-        """Whether it can run if it gets a turn, given that it is ready; lock held."""
+        """Whether a ready actor could run if it got a turn; lock held."""
         return self.free is None or self.free()
 
     @property

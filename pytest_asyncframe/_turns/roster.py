@@ -1,4 +1,4 @@
-"""Who runs, who is about to run, and who is ready: the counts that turns are given by.
+"""The counts that decide who gets a turn: who runs, who is about to run, who is ready.
 
 Guarantees:
     A joined thread that has left counts as coming until it has woken its joiners, and they

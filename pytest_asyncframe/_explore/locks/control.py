@@ -153,7 +153,7 @@ class RunControl:
 
 
 class LockWait:
-    """What an actor waits for at a lock: which one, and who has it; for messages.
+    """The lock that an actor waits for, and its holder; for messages.
 
     Args:
         sequencer: The run's sequencer.

@@ -144,7 +144,7 @@ class _Minimiser:
             size //= 2
 
     def _drop_pairs(self) -> None:
-        """Drop a switch and one that leads back, so that what ran in two parts runs in one."""
+        """Drop two switches at a time: one away from an actor, and a later one back to it."""
         switches = self._switches
         pairs = sorted(combinations(range(len(switches)), 2), key=lambda pair: pair[1] - pair[0])
         for pair in pairs:

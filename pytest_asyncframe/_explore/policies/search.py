@@ -1,4 +1,4 @@
-"""A search through schedules, each of which has one deviation more than one that has run.
+"""A search through schedules: each adds one deviation to a schedule that has run.
 
 So every schedule is met once: it comes from the one that lacks its last deviation. The search
 keeps no runs, only where later ones are to leave them.
@@ -58,7 +58,7 @@ Order: TypeAlias = Callable[[Sequence[Step], list[Branch]], list[Branch]]
 
 
 class Branches:
-    """The schedules that leave one that has run, in the order in which they are to run.
+    """Schedules that add a deviation to one that has run, in the order in which they are to run.
 
     There may be a million of them in a test, so they lie in arrays, 20 bytes each.
 

@@ -1,1 +1,1 @@
-"""What waits in Python, replaced so that it waits on the clock of the test that runs now."""
+"""Replacements of functions that wait: in a test they wait on its clock."""
