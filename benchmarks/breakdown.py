@@ -101,7 +101,7 @@ class _Bench:
         context = _each(lambda _: made.append(copy_context()), turns)
         made.clear()
         record = _each(
-            lambda _: made.append(core.intake._new_task(spec, (), {}, frame, core.intake.new_id())),
+            lambda _: made.append(core.intake._new_task(spec, (), {}, frame)),
             turns,
         )
         accept = _each(core.ledger.add, made)
@@ -170,7 +170,7 @@ class _Bench:
         made: list[Any] = []
         whole = _each(awaited, turns)
         record = _each(
-            lambda _: made.append(core.intake._new_task(spec, (), {}, frame, core.intake.new_id())),
+            lambda _: made.append(core.intake._new_task(spec, (), {}, frame)),
             turns,
         )
         accept = _each(lambda task: core.ledger.add(task, 1.0), made)

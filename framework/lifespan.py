@@ -23,7 +23,7 @@ from framework._app.handlers import lifespans_in, run_handlers
 from framework._app.requests import Requests
 from framework._manager.drain import drain
 from framework._manager.frameworks import Framework, Parts, override
-from framework._manager.others.taking_over import warn_of_lost_tasks
+from framework._manager.hosting.taking_over import warn_of_lost_tasks
 from framework._manager.servers import worker_count
 from framework._manager.settings import Settings
 from framework._records import checks
@@ -269,7 +269,7 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
             _show_state(self._app)
             if shared is None:
                 # In requests alone, so that others do not pay for it.
-                framework.core.intake.guard(current_scope.get)
+                framework.core.guard.refuse_where(current_scope.get)
             self._requests = Requests.put_on(self._app, home)
             warn_of_plain_endpoints(self._app)
             try:

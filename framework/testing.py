@@ -415,9 +415,7 @@ def override_framework(
     )
     framework = Framework(parts, Settings())
     # Also outside of requests, since a test may call there what a request calls in production.
-    framework.core.intake.guard(lambda: True)
-    if isinstance(rules, AppRules):
-        framework.use_rules(rules)
+    framework.core.guard.refuse_where(lambda: True)
     if loop is not None:
         framework.core.intake.add_home(Home(framework.core, None, loop))
     before = override() if nested else None

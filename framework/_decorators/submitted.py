@@ -9,8 +9,10 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from framework._decorators.dressing import BRACKETS, Dress, apply, copier
+from framework._manager.cancelling import give_up
 from framework._manager.face.submitting import outcome
 from framework._manager.frameworks import STATE, require_core
+from framework._manager.submitting.partner import Awaited
 from framework._records.ids import TaskId
 from framework._tasks import registry
 from framework._tasks.decorated import (
@@ -203,7 +205,8 @@ def background_inner(spec: TaskSpec, arity: tuple[int, int]) -> types.FunctionTy
 def claiming_inner(spec: TaskSpec, arity: tuple[int, int]) -> types.FunctionType:
     """Return what `awaitable_inner` does, for a function that is unique or limited."""
     current, core, caller, check = STATE, require_core, sys._getframe, spec.check or _no_check
-    (least, most), count, wait = arity, len, outcome
+    (least, most), count, wait, withdraw = arity, len, outcome, give_up
+    how: Awaited = "called"
     # Others may await a unique task, and a thread cannot be stopped.
     shared, cancelled = bool(spec.options["unique"]) or spec.kind == "thread", CancelledError
 
@@ -211,12 +214,12 @@ def claiming_inner(spec: TaskSpec, arity: tuple[int, int]) -> types.FunctionType
         if kwargs or not least <= count(args) <= most:
             check(*args, **kwargs)
         here = current.sole or core()
-        task = await here.intake.submit_patiently(spec, args, kwargs, caller(1), awaited=True)
+        task = await here.intake.submit_patiently(spec, args, kwargs, caller(1), awaited=how)
         try:
             return await wait(here, task)
         except cancelled:
             if not shared:
-                here.intake.give_up(task)
+                withdraw(here, task)
             raise
 
     assert isinstance(async_inner, types.FunctionType)
@@ -231,8 +234,8 @@ def awaitable_inner(spec: TaskSpec, arity: tuple[int, int]) -> types.FunctionTyp
     # of its closure is also read faster than a global, at each call.
     current, core, caller, check = STATE, require_core, sys._getframe, spec.check or _no_check
     (least, most), count = arity, len
-    in_place = spec.kind == "loop" and not spec.special
-    special_in_place = spec.kind == "loop" and spec.special and not spec.delay
+    in_place = spec.kind == "loop" and not spec.delay
+    how: Awaited = "called"
 
     async def async_inner(*args: Any, **kwargs: Any) -> Any:
         if kwargs or not least <= count(args) <= most:
@@ -244,10 +247,7 @@ def awaitable_inner(spec: TaskSpec, arity: tuple[int, int]) -> types.FunctionTyp
             if drive.suspended:
                 return await drive
             return drive.value if drive.raised is None else drive.outcome()
-        if special_in_place and intake.in_place:
-            drive = intake.start_special_in_place(spec, args, kwargs, caller(1))
-            return await drive if drive.suspended else drive.outcome()
-        task = intake.submit_awaited(spec, args, kwargs, caller(1), True)
+        task = intake.submit(spec, args, kwargs, caller(1), how)
         return await here.results.get(task, None)  # type: ignore[arg-type]  # no unique task
 
     assert isinstance(async_inner, types.FunctionType)

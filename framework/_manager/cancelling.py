@@ -10,6 +10,7 @@ from framework._records.reasons import THREAD_STOPS
 from framework._records.records import CancelOutcome, TaskRecord
 from framework._records.statuses import RUNNING, TaskStatus
 from framework._tasks.live import LiveTask
+from framework._tasks.places import Existing
 from framework._threads.waiters import Onlooker
 
 _PATIENCE: Final = 1.0
@@ -68,7 +69,7 @@ async def request_cancel(core: Core, task_id: str) -> CancelAnswer:
         return _UNKNOWN
     if not isinstance(record, LiveTask) or not core.ledger.request_cancel(record):
         return _ended(record)
-    if core.intake.cancel_pending(record, _REASON):
+    if core.runner.cancel_pending(record, _REASON):
         return _NEVER_STARTS
     # Whoever sleeps in a retry or a throttle is woken, on a thread as well.
     stops = record.spec.kind == "loop" or record.sleeper is not None
@@ -82,13 +83,20 @@ async def request_cancel(core: Core, task_id: str) -> CancelAnswer:
     return _stopped(record)
 
 
+def give_up(core: Core, task: LiveTask | Existing) -> None:
+    """Cancel a task because the coroutine that awaits it was cancelled."""
+    if isinstance(task, LiveTask) and core.ledger.request_cancel(task):
+        reason = "the coroutine that awaited it was cancelled"
+        core.runner.cancel(task, reason, reason)
+
+
 async def _elsewhere(core: Core, task_id: str, record: TaskRecord | None) -> CancelAnswer:
     """Cancel a task that another process runs; *record* is there if it was submitted here."""
     elsewhere, own = core.elsewhere, record if isinstance(record, LiveTask) else None
     assert elsewhere is not None
     if record is not None and (own is None or not core.ledger.request_cancel(own)):
         return _ended(record)
-    if own is not None and core.places.keeps(own) and core.intake.cancel_pending(own, _REASON):
+    if own is not None and core.places.keeps(own) and core.runner.cancel_pending(own, _REASON):
         return _NEVER_STARTS
     # Wait for its record: its process may have returned the id before it wrote the record.
     known = own if own is not None else await elsewhere.find(task_id)

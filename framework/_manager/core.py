@@ -12,23 +12,36 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 
+from framework._manager.app_rules import AppRules, Settle
 from framework._manager.cleanup import CleanUp
 from framework._manager.others.elsewhere import Elsewhere
 from framework._manager.scene import LiveScene
 from framework._manager.scheduling.schedules import Schedules
 from framework._manager.settings import Settings
-from framework._manager.submitting.delays import Delays
+from framework._manager.submitting.chosen_id import ChosenIds
+from framework._manager.submitting.delayed import Delayed
+from framework._manager.submitting.durable import Durable
+from framework._manager.submitting.guard import Guard
 from framework._manager.submitting.intake import Intake
-from framework._manager.submitting.places import Places
+from framework._manager.submitting.intercepted import Intercepted
+from framework._manager.submitting.key import Keys
+from framework._manager.submitting.limited import Limited
+from framework._manager.submitting.owner import Owners
+from framework._manager.submitting.partner import Joined, Partner
+from framework._manager.submitting.remote import Remote
+from framework._manager.submitting.requeued import Requeued
+from framework._manager.submitting.unique import Unique
 from framework._records.statuses import EVENT_OF, FAILURES
 from framework._running.coroutines import runs_of
 from framework._running.endings import Endings
 from framework._running.ledger import Ledger
 from framework._running.log import log_attempt, log_final, report_unread
 from framework._running.results import Results
+from framework._running.retention import Retention
 from framework._running.runner import Runner
+from framework._running.waits.delays import Delays
 from framework._running.waits.pauses import Pauses
-from framework._running.waits.permits import Permits
+from framework._running.waits.places import Places
 from framework._running.waits.policies import Policies, WatchedPolicies
 from framework._running.waits.shared_windows import SharedPolicies
 from framework._tasks.live import Sleeper
@@ -41,7 +54,7 @@ from framework.protocols import (
     Clock,
     Interceptor,
     RemoteEngine,
-    RequeueStore,
+    SharedStore,
     TaskEngine,
     TaskStore,
 )
@@ -64,13 +77,14 @@ class Core:
         settings: Limits and intervals.
         endings_type: Class that ends the tasks; a worker of a remote engine has its own.
         policies_type: Class of the policies, unless there is an interceptor.
+        in_place: Whether awaited coroutines run where they are awaited, even with a remote engine.
 
     Attributes:
         remote: The engine, if its tasks run in other processes; otherwise None.
         abilities: What *remote* can do besides.
         elsewhere: Looks for tasks of other processes; None if there can be none.
         scene: What is needed to say why a task waits.
-        permits: Starts tasks that other processes may take over; None if none may.
+        keys, guard, owners, requeued, durable: The partners of submissions that others use.
         takes_over: Whether the app has started, so that tasks of ended processes may run.
         manager: The public face of this core; set by `frameworks.Framework`.
         hubs: What `framework.http` keeps for each event loop on which tasks are streamed.
@@ -91,6 +105,7 @@ class Core:
         settings: Settings,
         endings_type: type[Endings] = Endings,
         policies_type: type[Policies] = Policies,
+        in_place: bool = False,
     ) -> None:
         self.pool = pool
         self.clock = clock
@@ -101,44 +116,59 @@ class Core:
         may_be_remote = hasattr(engine, "request_cancel")
         self.remote = engine if may_be_remote and isinstance(engine, RemoteEngine) else None
         abilities = self.abilities = features_of(self.remote)
-        self.ledger = Ledger(clock, store, settings.queue_size)
-        self.ledger.interceptor = interceptor
-        shared = self.ledger.shared
+        self.ledger = Ledger(clock, store, settings.queue_size, interceptor)
+        features, shared = self.ledger.features, self.ledger.shared
         # The engine first, since it knows more: the store gets its news from it.
         directories = [one for one in (self.remote, shared) if one is not None]
         self.elsewhere = Elsewhere(directories, clock, self.boxes) if directories else None
-        self.endings = endings_type(self.ledger, self.engine, settings.max_finished_tasks)
-        self.runner = Runner(self.endings, self.boxes, self.engine, interceptor)
-        self.runner.runs = runs_of(self.runner)
-        self.runner.use_levels = pool._crew.use_levels
-        self.permits = self._permits(self.ledger.features.requeue)
-        if self.remote is not None:
-            self.endings.retention.forget = self._forget_elsewhere
+        # From here on, each part is given those before it, and needs none after it.
+        places = abilities.places or features.places
+        self.places = Places(clock, Delays(clock), places, pool._crew.waits)
+        forget = None if self.remote is None else self._forget_elsewhere
+        retention = Retention(self.ledger, settings.max_finished_tasks, forget)
+        self.endings = endings_type(
+            self.ledger, self.engine, self.places, retention, _settling(interceptor, shared)
+        )
+        self.runner = Runner(
+            self.endings, self.boxes, self.engine, interceptor, runs_of, pool._crew.use_levels
+        )
         self.policies = self._policies(policies_type, Pauses(self.ledger, self.endings.limits))
-        places = abilities.places or self.ledger.features.places
-        self.places = Places(self.runner, self.elsewhere, places, pool._crew.waits)
-        self.delays = self.places.delays = Delays(self.runner, self.places.start)
+        joined = Joined()
+        self.keys = Keys(joined, self.runner, self.places, self.elsewhere, new_id)
+        self.guard = Guard(joined)
+        self.owners = Owners(joined)
+        requeuing = None if self.remote is not None else features.requeue
+        self.requeued = Requeued(self.runner, self.places, requeuing)
+        remote = None if self.remote is None else Remote(joined, self.remote)
+        self.durable = Durable(joined, self.runner, remote)
+        # In the order in which they are asked; see `partner`.
+        partners: list[Partner | None] = [
+            self.owners,
+            ChosenIds(self.ledger),
+            Unique(self.places, self.runner, self.elsewhere),
+            Delayed(self.places.delays, self.runner),
+            Limited(self.places, self.runner),
+            self.requeued,
+            None if interceptor is None else Intercepted(joined, interceptor),
+            remote,
+            self.durable,
+        ]
         self.intake = Intake(
-            self.ledger,
             self.runner,
-            self.delays,
             self.places,
-            self.elsewhere,
+            [one for one in partners if one is not None],
+            joined,
             self.remote,
             new_id,
             self,
+            in_place=in_place or self.remote is None,
         )
-        self.intake.permits = self.permits
-        if self.permits is not None:
-            self.permits.forget = self.intake.forget
-        self.places.cancel_pending = self.intake.cancel_pending
-        book = self.ledger.features.schedules or abilities.schedules
+        book = features.schedules or abilities.schedules
         self.schedules = Schedules(self.intake, rng, book, self.elsewhere)
-        self.clean_up = CleanUp(self.ledger, self.endings.retention, settings)
+        self.clean_up = CleanUp(self.ledger, retention, settings)
         self.apply(settings)
         self.scene = LiveScene(self.ledger, self.engine)
-        self.results = Results(self.ledger, self.boxes, self.engine, pool._crew)
-        self.results.elsewhere = self.elsewhere
+        self.results = Results(self.ledger, self.boxes, self.engine, pool._crew, self.elsewhere)
         self.takes_over = False
         self.hubs: dict[asyncio.AbstractEventLoop, object] = {}
         if _LOGGER.isEnabledFor(logging.DEBUG):
@@ -158,14 +188,6 @@ class Core:
 
     # -- tasks of other processes
 
-    def _permits(self, store: RequeueStore | None) -> Permits | None:
-        """Return what starts tasks that other processes may take over; None if none may."""
-        if self.remote is not None or store is None:
-            return None
-        permits = Permits(self.runner, store)
-        self.runner.permitted = permits.runs
-        return permits
-
     def unfollow_remote(self) -> None:
         """Stop following the remote tasks that the engine has; they go on without this process.
 
@@ -173,7 +195,7 @@ class Core:
         """
         for task in self.ledger.unfinished():
             if task.remote and not self.places.keeps(task):
-                self.intake.forget_delay(task)
+                self.places.forget_delay(task)
                 self.ledger.unfollow(task)
                 self.runner.release_clock(task)
 
@@ -249,3 +271,10 @@ class Core:
     def after_fork(self) -> None:
         """Accept no more tasks in a forked child, which has neither the threads nor the loop."""
         self.ledger.after_fork()
+
+
+def _settling(interceptor: Interceptor | None, shared: SharedStore | None) -> Settle | None:
+    """Return what converts results to what is read where they are asked for; None for nothing."""
+    if isinstance(interceptor, AppRules):
+        return interceptor.settle
+    return None if shared is None else shared.settle

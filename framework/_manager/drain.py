@@ -128,10 +128,10 @@ async def _give_away_sleepers(core: Core, home: Home, left: Tally) -> None:
 
     def give_away(task: LiveTask) -> None:
         waits = task.timer is not None or task.sleeper is not None
-        if waits and core.intake.let_go(task, WAITS):
+        if waits and core.requeued.let_go(task, WAITS):
             left.add(_LEFT, task)
 
-    if core.permits is not None:
+    if core.requeued.is_possible:
         await _in_turns(core, list(home.live.values()), give_away)
 
 
@@ -139,7 +139,7 @@ async def _end_waits(core: Core, home: Home, cut_short: Tally) -> None:
     """Cancel delayed tasks; wake tasks that sleep in a retry or throttle."""
 
     def end_wait(task: LiveTask) -> None:
-        if task.timer is not None and core.intake.cancel_pending(task, REASON):
+        if task.timer is not None and core.runner.cancel_pending(task, REASON):
             cut_short.add(_DELAYED, task)
         sleeper = task.sleeper
         if sleeper is not None:
@@ -270,11 +270,11 @@ async def _end_all(core: Core, home: Home, cut_short: Tally, left: Tally) -> Non
     started: list[LiveTask] = []
 
     def cancel(task: LiveTask) -> None:
-        if core.intake.let_go(task, WAITS):
+        if core.requeued.let_go(task, WAITS):
             left.add(_LEFT, task)
             return
         state = _NEVER_STARTED if task.timer is None else _DELAYED
-        if core.intake.cancel_pending(task, REASON):
+        if core.runner.cancel_pending(task, REASON):
             cut_short.add(state, task)
             return
         started.append(task)

@@ -23,7 +23,7 @@ from dataclasses import dataclass, fields
 from framework._manager.app_rules import AppRules
 from framework._manager.core import Core
 from framework._manager.face.manager import TaskManager
-from framework._manager.others.host import RemoteHost
+from framework._manager.hosting.host import RemoteHost
 from framework._manager.settings import Settings
 from framework._records.ids import random_id
 from framework._running.endings import Endings
@@ -52,6 +52,7 @@ class Parts:
     rng: random.Random | None = None
     endings_type: type[Endings] = Endings
     policies_type: type[Policies] = Policies
+    in_place: bool = False
 
 
 class Framework:
@@ -80,10 +81,11 @@ class Framework:
             settings=settings,
             endings_type=parts.endings_type,
             policies_type=parts.policies_type,
+            in_place=parts.in_place,
         )
         self.core.manager = self.manager = TaskManager(self.core)
         self._adopted: Settings | None = None
-        self._rules: AppRules | None = None
+        self._rules = parts.interceptor if isinstance(parts.interceptor, AppRules) else None
 
     @property
     def is_shared(self) -> bool:
@@ -135,11 +137,6 @@ class Framework:
             )
         self._adopted = settings
         self.core.apply(settings)
-
-    def use_rules(self, rules: AppRules) -> None:
-        """Apply *rules* to the apps that are set up while this is a test's override."""
-        self._rules = rules
-        self.core.endings.settle = rules.settle
 
     def add_rules(self, home: Home, parts: Parts) -> None:
         """Add the rules of an app's own *parts*, which this framework replaces."""

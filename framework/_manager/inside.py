@@ -22,7 +22,7 @@ def core_of(manager: TaskManager) -> Core:
 
 def whose_of(core: Core) -> Callable[[], str | None] | None:
     """Return what says whom the tasks of a request belong to; None if nothing does."""
-    return core.intake._whose
+    return core.owners.whose
 
 
 def crew_of(pool: ThreadPoolExecutorEnhanced) -> Crew:

@@ -10,7 +10,7 @@ Lock order: none is held here; the store, sinks, waiters and hooks are called wi
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from framework._records.statuses import (
     CANCELLED,
@@ -36,28 +36,54 @@ from framework.exceptions import TaskCancelledError, TaskInterruptedError, TaskT
 from framework.protocols import TaskEngine
 
 
+class Ends(Protocol):
+    """Is told what becomes of the tasks that may wait for their time or a place.
+
+    It is a `waits.places.Places`.
+    """
+
+    def launches(self, task: LiveTask) -> bool:
+        """Return whether a task is to be launched now; only once for each."""
+
+    def leave(self, task: LiveTask) -> None:
+        """Called when a task with places has ended, and its function does not run any more."""
+
+    def forget_delay(self, task: LiveTask) -> None:
+        """Called when a task will not be launched here."""
+
+    def give_away(self, task: LiveTask) -> None:
+        """Called when a task was given to another process."""
+
+
 class Endings:
     """Ends the tasks of one manager.
 
     Args:
         ledger: Changes their status.
         engine: Abandons the thread of a task that is final before its body has ended.
-        max_finished: How many finished tasks are kept, 0 or more.
+        ends: Is told which tasks have ended.
+        retention: Removes finished tasks.
+        settle: Converts a result to what other processes will read; None if none do.
 
     Attributes:
         limits: The time limits of the tasks; a limit that expires ends its task.
-        retention: Removes finished tasks.
-        settle: Converts a result to what other processes will read; None if none do.
-        leave_lines: Gives back the places of a task that has ended; see `places.Places`.
+        retention: As above.
+        ends: As above.
     """
 
-    leave_lines: Callable[[LiveTask], None]
-
-    def __init__(self, ledger: Ledger, engine: TaskEngine, max_finished: int) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        engine: TaskEngine,
+        ends: Ends,
+        retention: Retention,
+        settle: Callable[[LiveTask, Any], Any] | None,
+    ) -> None:
         self.ledger = ledger
         self.limits = Limits(ledger.clock, self.time_out)
-        self.retention = Retention(ledger, max_finished)
-        self.settle = None if ledger.shared is None else ledger.shared.settle
+        self.retention = retention
+        self.ends = ends
+        self._settle = settle
         self._engine = engine
         self._workers_log: bool = getattr(engine, "logs_failures", False)
         self._monotonic = ledger.clock.monotonic
@@ -71,9 +97,9 @@ class Endings:
             result: What its body returned.
             now: Monotonic second at which it ended; None for now.
         """
-        if self.settle is not None:
+        if self._settle is not None:
             try:
-                result = self.settle(task, result)
+                result = self._settle(task, result)
             except Exception as error:  # no other process could read it
                 self.end(task, FAILED, error=error, reason="its result cannot be kept")
                 return False
@@ -208,10 +234,10 @@ class Endings:
 
     def _give_back(self, task: LiveTask) -> None:
         """Give back a task's places, unless it lives or its function still runs."""
-        if task.rest is None or task.stay is None:
+        if task.rest is None or task.places is None:
             return
         if task.status in FINAL and not task.bodies:
-            self.leave_lines(task)
+            self.ends.leave(task)
 
     def _after_end(
         self, task: LiveTask, waiters: dict[Waiter, None], report: Report | None

@@ -56,6 +56,7 @@ class Ledger(Events):
         clock: Time for stamps.
         store: Where finished tasks are kept.
         queue_size: How many tasks may be PENDING, 1 or more.
+        interceptor: Its `after_event` is called; None for no interceptor.
 
     Attributes:
         homes: The homes that may have live tasks; one that has left stays until it has none.
@@ -65,13 +66,17 @@ class Ledger(Events):
         shared: The store, if other processes read it and need live tasks as well.
         large: The store, if it does not hold all its tasks in memory.
         state: Whether the framework runs, is stopping or has stopped.
-        interceptor: Its `after_event` is called; None for no interceptor.
     """
 
-    interceptor: Interceptor | None = None
-
-    def __init__(self, clock: Clock, store: TaskStore, queue_size: int) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        store: TaskStore,
+        queue_size: int,
+        interceptor: Interceptor | None = None,
+    ) -> None:
         super().__init__(clock)
+        self.interceptor = interceptor
         self.store = store
         self.features = features_of(store)
         self.shared = self.features.shared
@@ -81,7 +86,6 @@ class Ledger(Events):
         self._outflow = Outflow(clock.monotonic)
         self.homes: list[Home] = []
         self.state: State = "running"
-        self._reserved: set[str] = set()
         self.submitted = 0
         self.pending = 0
         self.running = 0
@@ -181,28 +185,6 @@ class Ledger(Events):
         """Publish a task's change to other processes; called without the lock."""
         if self.shared is not None:
             self.shared.note(task)
-
-    def reserve(self, task_id: str) -> None:
-        """Reserve a chosen id for a task that is about to be added, until `release`.
-
-        Raises:
-            ValueError: If a live or a finished task has it, or another one reserves it.
-        """
-        with self.lock:
-            free = self.find_live(task_id) is None and task_id not in self._reserved
-            if free:
-                self._reserved.add(task_id)
-        if not free:
-            raise id_in_use(task_id)
-        # The store is read last: a live task with this id may have moved there meanwhile.
-        if self.store.get(task_id) is not None:
-            self.release(task_id)
-            raise id_in_use(task_id)
-
-    def release(self, task_id: str) -> None:
-        """End a reservation: the task has the id now, or was refused."""
-        with self.lock:
-            self._reserved.discard(task_id)
 
     def start(self, task: LiveTask, now: float) -> bool:
         """Make a task RUNNING, or count a further delivery of it; False if it is final."""

@@ -50,19 +50,23 @@ class Results:
         boxes: The mailboxes of the event loops.
         engine: Runs a queued task inline, if it can.
         crew: The threads of the pool, with the graph of who waits for what.
-
-    Attributes:
         elsewhere: Waits for tasks that other processes run; None if there can be none.
     """
 
-    elsewhere: Elsewhere | None = None
-
-    def __init__(self, ledger: Ledger, boxes: Mailboxes, engine: TaskEngine, crew: Crew) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        boxes: Mailboxes,
+        engine: TaskEngine,
+        crew: Crew,
+        elsewhere: Elsewhere | None,
+    ) -> None:
         self._ledger = ledger
         self._clock = ledger.clock
         self._boxes = boxes
         self._engine = engine
         self._crew = crew
+        self._elsewhere = elsewhere
         self._waits = crew.waits
 
     async def get(self, record: TaskRecord, timeout: float | None) -> Any:
@@ -110,9 +114,9 @@ class Results:
         Raises:
             FrameworkNotStartedError: If this framework stops, and cannot wait for that.
         """
-        if self.elsewhere is None or self._ledger.state != "running":
+        if self._elsewhere is None or self._ledger.state != "running":
             raise FrameworkNotStartedError("stopping")
-        return self.elsewhere
+        return self._elsewhere
 
     async def until_final(
         self, task: LiveTask, timeout: float | None, kind: type[LoopWaiter] = LoopWaiter

@@ -19,15 +19,15 @@ class Retention:
     Args:
         ledger: Counts them, and has the store.
         max_finished: How many are kept, 0 or more.
-
-    Attributes:
         forget: Called with the ids of removed tasks, for a remote engine; None if there is none.
     """
 
-    def __init__(self, ledger: Ledger, max_finished: int) -> None:
+    def __init__(
+        self, ledger: Ledger, max_finished: int, forget: Callable[[list[str]], None] | None = None
+    ) -> None:
         self._ledger = ledger
         self.max_finished = max_finished
-        self.forget: Callable[[list[str]], None] | None = None
+        self._forget = forget
 
     def trim(self) -> None:
         """Remove the oldest finished tasks, since there are too many."""
@@ -43,7 +43,7 @@ class Retention:
             keep: Remove the oldest until this many are left; None for no limit.
         """
         ledger = self._ledger
-        wanted = self.forget is not None or "evicted" in ledger.sinks
+        wanted = self._forget is not None or "evicted" in ledger.sinks
         removed, told = ledger.store.remove(ended_before=ended_before, keep=keep, completed=wanted)
         self.tell(told)
         if removed:
@@ -64,5 +64,5 @@ class Retention:
             ids.append(str(record.task_id))
             if ledger.sinks:
                 ledger.publish_evicted(record)
-        if ids and self.forget is not None:
-            self.forget(ids)
+        if ids and self._forget is not None:
+            self._forget(ids)

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from framework._records.records import Kind
-from framework._records.statuses import FAILED, FINAL, PENDING
+from framework._records.statuses import CANCELLED, FAILED, FINAL, PENDING
 from framework._running.drives import Drives
 from framework._running.endings import Endings
 from framework._tasks.current import current_record
@@ -24,6 +24,7 @@ from framework._tasks.live import LiveTask
 from framework._tasks.options import NORMAL
 from framework._threads.clock import SystemClock
 from framework._threads.waiters import Mailboxes
+from framework.exceptions import TaskCancelledError
 from framework.protocols import Interceptor, Run, TaskEngine
 
 
@@ -35,18 +36,16 @@ class Runner:
         boxes: The mailboxes of the event loops.
         engine: Where tasks run.
         interceptor: Is called around deliveries and attempts; None for none.
+        runs_of: Makes `runs`; see `coroutines.runs_of`.
+        use_levels: Called before a task is launched whose priority is not normal; see
+            `crew.Crew.use_levels`.
 
     Attributes:
-        runs: What the engine calls with a task of each kind; see `coroutines.runs_of`.
-        permitted: The same for a task that another process may take over; see `permits`.
+        runs: What the engine calls with a task of each kind.
         monotonic: Reads the framework's clock.
         drives: The coroutines that have been suspended and have not ended.
         holds_clock: Whether the clock is held while tasks are queued.
-        use_levels: Called before a task is launched whose priority is not normal; see
-            `crew.Crew.use_levels`.
     """
-
-    use_levels: Callable[[], None]
 
     def __init__(
         self,
@@ -54,6 +53,8 @@ class Runner:
         boxes: Mailboxes,
         engine: TaskEngine,
         interceptor: Interceptor | None,
+        runs_of: Callable[[Runner], dict[Kind, Run]],
+        use_levels: Callable[[], None],
     ) -> None:
         self.endings = endings
         self.limits = endings.limits
@@ -61,24 +62,28 @@ class Runner:
         self.boxes = boxes
         self.engine = engine
         self.interceptor = interceptor
-        self.runs: dict[Kind, Run] = {}
-        self.permitted: dict[Kind, Run] = {}
+        self._use_levels = use_levels
         self.drives = Drives()
         # Only virtual time can be held; in real time each task saves the calls.
         self.holds_clock = not isinstance(self.ledger.clock, SystemClock)
         self.monotonic = self.ledger.clock.monotonic
+        self.runs = runs_of(self)
 
-    def launch(self, task: LiveTask) -> None:
-        """Hand a task to the engine."""
+    def launch(self, task: LiveTask, runs: dict[Kind, Run] | None = None) -> None:
+        """Hand a task to the engine.
+
+        Args:
+            task: The task.
+            runs: What the engine calls with it; None for `runs`.
+        """
         if self.holds_clock:
             self._hold_clock(task)
         spec = task.spec
         if spec.level != NORMAL:
-            self.use_levels()
+            self._use_levels()
         kind = spec.kind
         try:
-            runs = self.runs if task.rest is None or task.restart is None else self.permitted
-            self.engine.start(task, kind, runs[kind])
+            self.engine.start(task, kind, (runs or self.runs)[kind])
         except Exception as error:  # its id is known already, so the task must end
             self.refuse(task, error)
         # For this order: 1 another thread cancels the task and releases the clock, 2 it is
@@ -93,6 +98,29 @@ class Runner:
         if task.kept:
             self.engine.withdraw(task)
         self.release_clock(task)
+
+    def cancel_pending(self, task: LiveTask, reason: str) -> bool:
+        """Make a task CANCELLED if it is still PENDING; it never starts then."""
+        error = TaskCancelledError(task.task_id, task.name)
+        if not self.endings.end(task, CANCELLED, error=error, reason=reason, only_from=PENDING):
+            return False
+        self.endings.ends.forget_delay(task)
+        self.engine.withdraw(task)
+        self.release_clock(task)
+        return True
+
+    def cancel(self, task: LiveTask, reason: str, stopped: str = "") -> None:
+        """Cancel a task whose cancellation was requested: it never starts, or its body is stopped.
+
+        Args:
+            task: The task.
+            reason: Why, for people, if it has not started.
+            stopped: The same if it has; "" to leave its reason as it is.
+        """
+        if not self.cancel_pending(task, reason):
+            # Set before the cancellation, which ends the task with this reason.
+            task.reason = stopped or task.reason
+            self.endings.stop_body(task)
 
     def start(self, task: LiveTask) -> float | None:
         """Make a task RUNNING and return the monotonic second; None if it is final."""

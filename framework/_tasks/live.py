@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from framework._records.ids import TaskId
 from framework._records.records import Rare, TaskRecord
 from framework._records.statuses import PENDING, TaskStatus
-from framework._tasks.places import Stay
+from framework._tasks.places import TaskPlaces
 from framework._tasks.specs import Hooks, TaskSpec
 
 CARRIED: Final = ContextVar[Mapping[str, str] | None]("asyncframe_carried", default=None)
@@ -159,7 +159,7 @@ class LiveTask(TaskRecord):
         hooks: The hooks for its end; None if there are none.
         timer: Starts it when its delay is over; None if it has none.
         sleeper: The retry or throttle that sleeps inside it; None if there is none.
-        stay: What it has asked of the lines of unique and limited tasks; None if nothing.
+        places: What it has asked of the lines of unique and limited tasks; None if nothing.
         delivery: What a worker of a remote engine received; None elsewhere.
         engine_note: Belongs to the engine; see `protocols.EngineTask`.
         kept: Whether a remote engine has noted it while it waits; see `protocols.KeepingEngine`.
@@ -188,7 +188,7 @@ class LiveTask(TaskRecord):
     hooks: Rare[Hooks | None] = Rare(None)
     timer: Rare[Timer | None] = Rare(None)
     sleeper: Rare[Sleeper | None] = Rare(None)
-    stay: Rare[Stay | None] = Rare(None)
+    places: Rare[TaskPlaces | None] = Rare(None)
     delivery: Rare[Any] = Rare(None)
     engine_note: Rare[Any] = Rare(None)
     kept: Rare[bool] = Rare(False)

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import partial
 from types import MethodType
 from typing import Any, Final, Protocol
@@ -221,8 +222,18 @@ class Existing:
     task_id: TaskId[Any]
 
 
+class PlaceState(Enum):
+    """How far a task is that is unique, or of which only some may run at a time."""
+
+    ASKING = "its submission goes on, and it may not be the only one of its key"
+    ALONE = "its submission goes on, and it is the only one of its key or need not be"
+    WAITING = "it was submitted, and waits until it is the only one of its key"
+    READY = "it was submitted, and waits at most for its delay and a place to run"
+    LAUNCHED = "it was handed to the engine"
+
+
 @dataclass(slots=True, eq=False)
-class Stay:
+class TaskPlaces:
     """What a live task has asked of its lines, and what it was told.
 
     Attributes:
@@ -230,40 +241,42 @@ class Stay:
             several.
         running: Its request for a place among those that run; None without `max_running`.
         shown: The text of that key for people; "" if there is none.
+        state: How far it is.
         answer: The first answer to *unique*; None before.
-        waiter: Is woken by that answer; None if nobody waits for it.
-        settled: Whether nothing has to be decided about *unique* any more: it has its place, or
-            needs none.
-        ready: Whether its submission is done, so that it may be launched.
-        launched: Whether it was launched.
+        reply: Gets that answer; None if nobody waits for it.
+        go_on: Called with the task when it becomes READY after a wait; None before.
     """
 
     unique: PlaceRequest | None
-    running: PlaceRequest | None
-    shown: str
+    running: PlaceRequest | None = None
+    shown: str = ""
+    state: PlaceState = field(init=False)
     answer: PlaceAnswer | None = None
-    waiter: Any = None  # a live.Waiter, whose module imports this one
-    settled: bool = field(init=False)
-    ready: bool = False
-    launched: bool = False
+    reply: Any = None  # a reply.Reply, whose module imports this one
+    go_on: Callable[[Any], object] | None = None
 
     def __post_init__(self) -> None:
-        self.settled = self.unique is None
+        self.state = PlaceState.ALONE if self.unique is None else PlaceState.ASKING
 
     @property
     def requests(self) -> tuple[PlaceRequest, ...]:
         """All that it asks for."""
         return tuple(one for one in (self.unique, self.running) if one is not None)
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether the task may have to wait for a place."""
+        return self.running is not None or self.state is PlaceState.ASKING
 
-def stay_of(
+
+def unique_request(
     spec: TaskSpec,
     task_id: str,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    owner: str | None = None,
-) -> Stay:
-    """Return the stay of a call of *spec*; calls the user's key functions.
+    owner: str | None,
+) -> PlaceRequest | None:
+    """Return what a call asks for if it is unique; calls the user's key function.
 
     Args:
         spec: What is called.
@@ -273,18 +286,15 @@ def stay_of(
         owner: Whom the task belongs to, such as a user; None if it has no owner.
 
     Raises:
-        TypeError: If an argument, or what a key function returned, has no stable text.
-        Exception: What a key function raises.
+        TypeError: If an argument, or what the key function returned, has no stable text.
+        Exception: What the key function raises.
     """
-    options, unique, running, shown = spec.options, None, None, ""
-    if options["unique"]:
-        key = unique_key(spec.fn, options["unique"], args, kwargs, owner)
-        waits = options["on_duplicate"] == "replace"
-        unique = PlaceRequest(key, task_id, 1, waits, spec.level, replaces=waits)
-    if options["max_running"] is not None:
-        key, shown = running_key(spec.fn, options["key"], args, kwargs)
-        running = PlaceRequest(key, task_id, options["max_running"], rank=spec.level)
-    return Stay(unique, running, shown)
+    unique = spec.options["unique"]
+    if not unique:
+        return None
+    waits = spec.options["on_duplicate"] == "replace"
+    key = unique_key(spec.fn, unique, args, kwargs, owner)
+    return PlaceRequest(key, task_id, 1, waits, spec.level, replaces=waits)
 
 
 # -- the rule of the lines, which is the same in the memory of a process and in a database

@@ -49,8 +49,8 @@ class TaskSpec:
         level: The place of its priority in `options.PRIORITIES`.
         requeue: Whether another process may run it if its own one ends.
         claims: Whether it is unique, or may only run in limited numbers; see `places`.
-        special: Whether delay, hooks, id, owner, priority, requeue or claims are set. Most tasks
-            have none of them, so the submission reads only this.
+        special: The names of the options that need more than the ledger and the engine, of those
+            that are set. Most tasks have none of them, so the submission reads only this.
         options: All options, checked; the fields above are read often.
         check: Raises TypeError for arguments that do not fit; None if that is unknown.
         attempts_inside: Whether the function is a retry, which counts its attempts itself.
@@ -107,15 +107,22 @@ class TaskSpec:
         self.requeue: bool = options["on_restart"] == "requeue"
         # A submission of a plain function makes a spec, most often without any option.
         self.claims: bool = options is not COPY.defaults and _claims(name, options)
-        self.special: bool = bool(
-            self.delay
-            or self.hooks
-            or self.task_id
-            or self.level != NORMAL
-            or self.requeue
-            or self.claims
-            or options["owner"]
-        )
+        special = []
+        if self.delay:
+            special.append("delay")
+        if self.hooks:
+            special.append("on_complete")
+        if self.task_id:
+            special.append("task_id")
+        if self.level != NORMAL:
+            special.append("priority")
+        if self.requeue:
+            special.append("on_restart")
+        if self.claims:
+            special += [one for one in ("unique", "max_running") if options[one]]
+        if options["owner"]:
+            special.append("owner")
+        self.special: tuple[str, ...] = tuple(special) if special else ()
         self.options: CopyOptions = options
         self.engine_note: Any = None
         self.holds: bool | None = None

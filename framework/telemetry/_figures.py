@@ -101,7 +101,7 @@ def _plain_figures_of(core: Core) -> dict[str, float]:
     own, threads = core.ledger.own_figures(), thread_figures(crew_of(core.pool))
     found: dict[str, float] = {
         "tasks_pending": own["pending"],
-        "tasks_delayed": len(core.delays),
+        "tasks_delayed": len(core.places.delays),
         "tasks_running": own["running"],
         "tasks_pending_limit": core.ledger.queue_size,
         "tasks_rejected": own.get("rejected", 0),

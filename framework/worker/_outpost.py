@@ -130,7 +130,12 @@ class Outpost:
         install_task_fields()
         self._framework = Framework(
             Parts(
-                clock=self.clock, engine=engine, endings_type=_Endings, policies_type=WorkerPolicies
+                clock=self.clock,
+                engine=engine,
+                endings_type=_Endings,
+                policies_type=WorkerPolicies,
+                # Otherwise an awaited coroutine would wait for a process that waits for it.
+                in_place=True,
             ),
             Settings(max_finished_tasks=_KEPT),
         )
@@ -141,8 +146,6 @@ class Outpost:
         policies = self._core.policies
         assert isinstance(policies, WorkerPolicies)
         policies.windows = Windows(engine.state)
-        # Otherwise an awaited coroutine would wait for a process that waits for it.
-        self._core.intake.in_place = True
         self._framework.connect()
         # Tasks that are submitted here are kept apart from those that run here: a task may be
         # both. The first home is searched first, and reports are about submitted tasks.
@@ -217,7 +220,7 @@ class Outpost:
         )
         task.args, task.kwargs, task.limit = args, kwargs or None, message.left
         task.delivery = Delivery(message.attempt, message.limit, self._holder)
-        self._core.intake.give(task, message.owner or None)
+        self._core.owners.give(task, message.owner or None)
         self._core.ledger.add(task, bounded=False)
         task.attempts = attempts - 1
         return task

@@ -30,7 +30,7 @@ async def main():
         manager = get_task_manager()
         ids = [await manager.submit(shop.adds, (n,)) for n in (1, 2)]
         ids.append(await manager.submit(shop.fails, (3,)))
-        manager._core.intake.own_by(lambda: "ann")
+        manager._core.owners.own_by(lambda: "ann")
         ids.append(await manager.submit(shop.adds, (4,), task_id="invoice-7"))
         for task_id in ids:
             try:

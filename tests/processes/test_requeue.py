@@ -126,7 +126,7 @@ async def test_restart(sql_url: str) -> None:
     """What waited at a shutdown runs after the restart, as the task that it was."""
     async with framework(sql_url) as manager:
         await keep_busy(manager)
-        manager._core.intake.own_by(lambda: "ann")
+        manager._core.owners.own_by(lambda: "ann")
         task_id = await manager.submit(add, (1,), {"to": 2.5}, priority="high")
         before = await known(manager, task_id)
         assert before.owner == "ann"

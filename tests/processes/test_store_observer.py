@@ -153,7 +153,7 @@ async def test_options_of_what_is_run_again(sql_url: str) -> None:
     events: list[tuple[str, str | None]] = []
     async with setup_async_framework(None, store=SQLStore(sql_url)):
         manager = get_task_manager()
-        manager._core.intake.own_by(lambda: "ann")
+        manager._core.owners.own_by(lambda: "ann")
         failed = outside.options(timeout=9.0, description="Once")(-1)
         await manager.list_tasks()
         with closing(Observer(sql_url)) as observer:

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 from framework._manager.app_rules import AppRules
 from framework._manager.core import Core
 from framework._manager.request_bound.arguments import require_lasting
-from framework._manager.submitting.accepting import accept_checked
 from framework._records.jsonsafe import safe_str
 from framework._records.records import TaskRecord
 from framework._records.statuses import COMPLETED
@@ -66,7 +65,10 @@ async def run_again(core: Core, task_id: str, frame: FrameType) -> LiveTask | Ex
         require_lasting(*call)
     except TypeError as error:  # the request that waited for it has ended
         raise _refusal(record, str(error)) from None
-    return await accept_checked(core.intake, *call, frame, record)
+    if record.owner is not None:
+        # Those that the new task submits belong to it, too.
+        core.owners.expect()
+    return await core.intake.submit_patiently(*call, frame, repeated=record)
 
 
 async def _call_of(core: Core, record: TaskRecord) -> _Call:

@@ -25,9 +25,9 @@ from framework._manager.face.listing import (
     page_of,
 )
 from framework._manager.face.looking import find_task
+from framework._manager.face.schedules import ScheduleControl
 from framework._manager.face.waiting import Waiting
 from framework._manager.scene import ListScene
-from framework._manager.scheduling.control import ScheduleControl
 from framework._records import checks
 from framework._records.ids import TaskId
 from framework._records.records import EVENT_KINDS, TaskRecord
@@ -231,7 +231,10 @@ class TaskManager(Waiting):
         write, and records that wait to be written.
         """
         figures = self._core.ledger.figures()
-        figures |= {"delayed": len(self._core.delays), "scheduled": len(self._core.schedules)}
+        figures |= {
+            "delayed": len(self._core.places.delays),
+            "scheduled": len(self._core.schedules),
+        }
         if self._core.boxes.lost:
             figures["lost_wakeups"] = self._core.boxes.lost
         return figures

@@ -7,7 +7,8 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Unpack, overload
 
 from framework._manager.core import Core
-from framework._manager.submitting.accepting import accept, require_free_now, take_in
+from framework._manager.face.accepting import accept, require_free_now, take_in
+from framework._manager.submitting.partner import Awaited
 from framework._records import checks
 from framework._records.ids import TaskId
 from framework._tasks.decorated import BackgroundCall
@@ -171,10 +172,11 @@ class Submitting:
         """
         checks.flag("wait", wait)
         core, caller = self._core, sys._getframe(1)
+        awaited: Awaited = "submitted" if wait else False
         if core.elsewhere is None:
-            task = take_in(core.intake, "submit", caller, func, args, kwargs, options, wait)
+            task = take_in(core, "submit", caller, func, args, kwargs, options, awaited)
         else:
-            task = await accept(core.intake, "submit", caller, func, args, kwargs, options, wait)
+            task = await accept(core, "submit", caller, func, args, kwargs, options, awaited)
             if wait and isinstance(task, Existing):
                 return await outcome(core, task)
         if not wait:
@@ -221,8 +223,8 @@ class Submitting:
         With *task_id*, and a SQL store of more than 10,000 finished tasks, it asks the database
         whether the id is in use, and raises `StoreUnavailableError` if that does not answer.
         """
-        frame, intake = sys._getframe(1), self._core.intake
+        frame, core = sys._getframe(1), self._core
         if options.get("task_id") is not None:
-            require_free_now(intake, options["task_id"])
-        task = take_in(intake, "submit_nowait", frame, func, args, kwargs, options)
+            require_free_now(core, options["task_id"])
+        task = take_in(core, "submit_nowait", frame, func, args, kwargs, options)
         return TaskId(task.task_id)

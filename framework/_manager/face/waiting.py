@@ -9,10 +9,10 @@ from datetime import timedelta
 from types import CodeType, FrameType
 from typing import Any, Literal, NamedTuple, TypeVar, Unpack, cast, overload
 
+from framework._manager.face.accepting import accept
 from framework._manager.face.ending import until_ended
 from framework._manager.face.gathering import TaskMap, gather
 from framework._manager.face.submitting import Submitting
-from framework._manager.submitting.accepting import accept
 from framework._records import checks
 from framework._records.ids import TaskId
 from framework._records.records import TaskRecord
@@ -254,7 +254,7 @@ class Waiting(Submitting):
         site = cast(FrameType, CallSite(frame.f_code, frame.f_lasti))
 
         async def submit(item: Any) -> LiveTask:
-            task = await accept(core.intake, "submit", site, func, (item,), None, checked)
+            task = await accept(core, "submit", site, func, (item,), None, checked)
             if isinstance(task, Existing):
                 # A task of another process is not followed here.
                 raise DuplicateTaskError(name_of(func), task.task_id)

@@ -1,112 +1,91 @@
 """Intake: makes tasks of calls, and hands them to the engine.
 
 Guarantees: a call that does not fit is refused in the caller; a task that was added to the
-ledger is handed to the engine, or is delayed, or ends FAILED.
+ledger is handed to the engine, or is held by a partner, or ends FAILED.
 Relies on: the ledger, which refuses tasks if the queue is full or the framework has stopped.
-Lock order: none is held here.
+Lock order: none is held here but those of partners; see `partner`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
-from functools import partial
 from types import FrameType
 from typing import Any  # a task's function may take and return anything
 
-from framework._manager.others.elsewhere import Elsewhere
-from framework._manager.request_bound.arguments import require_lasting
-from framework._manager.submitting.delays import Delays
-from framework._manager.submitting.places import Places, may_wait
-from framework._manager.submitting.securing import Securing
-from framework._records import checks
+from framework._manager.submitting.partner import Awaited, Joined, Moments, Partner
 from framework._records.ids import TaskId
-from framework._records.reasons import delayed
 from framework._records.records import TaskRecord
-from framework._records.restart import Restart
-from framework._records.statuses import CANCELLED, PENDING, TaskStatus
+from framework._records.statuses import PENDING, TaskStatus
 from framework._running.coroutines import Drive
-from framework._running.ledger import Ledger
+from framework._running.endings import Ends
 from framework._running.runner import Runner
-from framework._running.waits.permits import Permits
-from framework._tasks.current import current_home, current_record, hook_owner
+from framework._tasks.current import current_home, hook_owner
 from framework._tasks.live import Home, HomeCore, LiveTask
 from framework._tasks.places import Existing
 from framework._tasks.specs import TaskSpec
-from framework._tasks.wire import encode_call, require_same_call
-from framework.exceptions import TaskCancelledError
-from framework.protocols import KeepingEngine, RemoteEngine
+from framework._threads.reply import Reply, Steps, block, suspend
+from framework.protocols import RemoteEngine
 
 
 class Intake:
     """Makes tasks of one manager from checked calls.
 
+    There are three ways in: `submit`, `submit_patiently` and `start_in_place`. `offer` and
+    `accept` are the halves of the first one.
+
     Args:
-        ledger: Counts the tasks.
-        runner: Hands them to the engine.
-        delays: Keeps delayed tasks.
-        places: Keeps tasks that wait for a place.
-        elsewhere: See below.
+        runner: Hands tasks to the engine; has the ledger, which counts them.
+        ends: Is told which tasks are launched.
+        partners: All that may take part in a submission, in their order.
+        joined: Those that take part in each.
         remote: The engine, if its tasks run in other processes; otherwise None.
         new_id: Returns a new task id.
         owner: The core of this manager, which its homes refer to.
+        in_place: Whether a coroutine that is awaited as a task runs where it is awaited.
 
     Attributes:
         homes: The homes of the apps, the latest first.
-        elsewhere: Looks for tasks of other processes; None if there can be none.
-        in_place: Whether a coroutine that is awaited as a task runs where it is awaited.
-        durable: Whether a submission that can wait returns only when its task outlives this
-            process; see `Securing`.
-        permits: Starts tasks that other processes may take over; None if none may.
+        in_place: As above.
         default_limit: Time limit in seconds of tasks without their own; None for no limit.
+
+    Raises:
+        ValueError: If a partner may wait after one that holds a lock.
     """
 
     def __init__(
         self,
-        ledger: Ledger,
         runner: Runner,
-        delays: Delays,
-        places: Places,
-        elsewhere: Elsewhere | None,
+        ends: Ends,
+        partners: Sequence[Partner],
+        joined: Joined,
         remote: RemoteEngine | None,
         new_id: Callable[[], str],
         owner: HomeCore,
+        *,
+        in_place: bool,
     ) -> None:
-        self.ledger = ledger
+        self.ledger = runner.ledger
         self.runner = runner
         self.new_id = new_id
         self.homes: list[Home] = []
-        self.in_place = remote is None
+        self.in_place = in_place
         self.default_limit: float | None = None
-        self.permits: Permits | None = None
-        self.places = places
-        self._delays = delays
-        self.elsewhere = elsewhere
+        self._ends = ends
         self._remote = remote
-        # Without its type: to mypy, no `RemoteEngine` has the optional method.
-        engine: object = remote
-        self._keeper: KeepingEngine | None = None
-        if engine is not None and isinstance(engine, KeepingEngine):
-            self._keeper = engine
-        self.securing = Securing(ledger, runner, self._keeper, self._keep, self.cancel_pending)
-        self.durable = self.securing.is_needed
         self._owner = owner
-        self._guarded: Callable[[], object] | None = None
-        # Whether anybody takes part in a submission before the ledger does.
-        self._has_partners = runner.interceptor is not None or remote is not None
-        self._joined = self._has_partners  # or it is guarded: most submissions read only this
-        # Whether a task may belong to somebody; and whom that of a request belongs to.
-        self._owned = False
-        self._whose: Callable[[], str | None] | None = None
+        self._partners, self._joined = partners, joined
+        # The same lists, which every submission looks at.
+        self._checks, self._always = joined.checks, joined.partners
+        # Now, so that a wrong order is seen at once.
+        Moments(partners, self._launch_after)
+        self._engine, self._runs, self._holds_clock = runner.engine, runner.runs, runner.holds_clock
         # Bound once, since every submission calls both.
-        self._monotonic, self._time = ledger.clock.monotonic, ledger.clock.time
+        self._monotonic, self._time = self.ledger.clock.monotonic, self.ledger.clock.time
 
-    def guard(self, where: Callable[[], object]) -> None:
-        """Refuse arguments that are closed with a request, wherever *where* returns a request."""
-        self._guarded, self._joined = where, True
+    # -- the ways in
 
     def submit(
         self,
@@ -114,120 +93,58 @@ class Intake:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         frame: FrameType,
-        awaited: bool = False,
+        awaited: Awaited = False,
     ) -> LiveTask | Existing:
         """Make a task of a checked call and hand it to the engine, as its spec says.
 
-        Args:
-            spec: What to run.
-            args: Its positional arguments, already checked.
-            kwargs: Its keyword arguments, already checked.
-            frame: The frame of the caller.
-            awaited: Whether its caller waits for it, and so does the request that runs here.
-        """
-        if spec.special:
-            return self.submit_special(spec, args, kwargs, frame, awaited=awaited)
-        task = self._new_task(spec, args, kwargs, frame, self.new_id())
-        # The lines of `_add` again: every submission would pay for the call.
-        if self._joined:
-            if self._guarded and not awaited and self._guarded() is not None:
-                require_lasting(spec, args, kwargs)
-            if self._has_partners:
-                self._join(task)
-        self.ledger.add(task, None, True, True)
-        if task.outbox is not None:
-            self.ledger.flush_submitted(task)
-        # Not `get_running_loop`, which raises an error outside a loop.
-        if self.durable and asyncio._get_running_loop() is None:
-            self.securing.wait(task)
-        # The lines of `Runner.launch` in real time again, for the same reason.
-        runner, kind = self.runner, spec.kind
-        if runner.holds_clock:
-            runner.launch(task)
-            return task
-        try:
-            runner.engine.start(task, kind, runner.runs[kind])
-        except Exception as error:  # its id is known already, so the task must end
-            runner.refuse(task, error)
-        return task
-
-    submit_awaited = submit  # of a call that is awaited; `claims` replaces the other one
-
-    def submit_special(
-        self,
-        spec: TaskSpec,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        frame: FrameType,
-        launch: bool = True,
-        repeated: TaskRecord | None = None,
-        awaited: bool = False,
-    ) -> LiveTask | Existing:
-        """Submit a call as `submit` does, with the delay, the hooks and the id of its spec.
+        On the thread of an event loop it waits for nothing.
 
         Args:
             spec: What to run.
             args: Its positional arguments, already checked.
             kwargs: Its keyword arguments, already checked.
             frame: The frame of the caller.
-            launch: Whether to call `launch`; if not, call it once the task is secured.
-            repeated: The task that it repeats, whose owner it gets; None for none.
-            awaited: As in `submit`.
+            awaited: How its caller waits for its end.
 
         Raises:
             TypeError: If it needs arguments in JSON, or that outlive the request, and has none.
             ValueError: If the chosen id is in use, or the JSON is too long.
+            DuplicateTaskError: If there is such a task, and the options say so.
             StoreUnavailableError: If its record cannot be stored safely.
         """
-        task = self._new_special(spec, args, kwargs, frame, repeated, awaited)
-        if spec.claims:
-            with self._reserved(spec.task_id):
-                existing = self._claim(task)
-            if existing is not None:
-                if self.durable and asyncio._get_running_loop() is None:
-                    self.securing.wait_until_known(existing)
-                return existing
-        elif spec.task_id is None:
-            self._add(task)
-        else:
-            with self._reserved(spec.task_id):
-                self._add(task)
-        if launch:
-            if self.durable and asyncio._get_running_loop() is None:
-                self.securing.wait(task)
-            self.launch(task)
+        for check in self._checks:
+            spec = check(spec, args, kwargs, awaited)
+        if spec.special or self._always:
+            return self._submit_slowly(spec, args, kwargs, frame)
+        task = self._new_task(spec, args, kwargs, frame)
+        self.ledger.add(task, None, True, True)
+        if task.outbox is not None:
+            self.ledger.flush_submitted(task)
+        # The lines of `Runner.launch` in real time again, since every submission would pay.
+        if self._holds_clock:
+            self.runner.launch(task)
+            return task
+        try:
+            self._engine.start(task, spec.kind, self._runs[spec.kind])
+        except Exception as error:  # its id is known already, so the task must end
+            self.runner.refuse(task, error)
         return task
 
-    def _new_special(
-        self,
-        spec: TaskSpec,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        frame: FrameType,
-        repeated: TaskRecord | None,
-        awaited: bool,
-    ) -> LiveTask:
-        """Make a task with the hooks and the id of its spec."""
-        # Others may wait for a unique task, which then outlives the request of its first caller.
-        bound = awaited and not spec.options["unique"]
-        if self._guarded and not bound and repeated is None and self._guarded() is not None:
-            require_lasting(spec, args, kwargs)
-        task_id = spec.task_id
-        chosen = self.new_id() if task_id is None else task_id
-        task = self._new_task(spec, args, kwargs, frame, chosen)
-        task.hooks = spec.hooks
-        if spec.requeue:
-            self._keep_for_restart(task, args, kwargs)
-        if spec.delay:
-            task.reason = delayed(task.created_at + spec.delay)
-        if repeated is not None:
-            task.run_again_of = str(repeated.task_id)
-            self.give(task, repeated.owner)
+    def _submit_slowly(
+        self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
+    ) -> LiveTask | Existing:
+        """Submit a call in which partners take part."""
+        task, moments = self._new_task(spec, args, kwargs, frame), self._moments(spec)
+        if moments.entering or moments.securing:
+            # Not `get_running_loop`, which raises an error outside a loop.
+            return block(self._steps(task, moments, asyncio._get_running_loop() is None))
+        # What `_steps` does if nobody may wait, or know another task.
+        self._make(task, moments)
+        self._add(task, True)
+        if moments.holding:
+            self._launch_after(moments, 0, task)
         else:
-            self.give(task, spec.options["owner"])
-        if self._owned and spec.claims:
-            # What it is the only one of is its owner's.
-            self._own(task)
+            self.runner.launch(task)
         return task
 
     async def submit_patiently(
@@ -236,62 +153,75 @@ class Intake:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         frame: FrameType,
+        awaited: Awaited = False,
         repeated: TaskRecord | None = None,
-        awaited: bool = False,
     ) -> LiveTask | Existing:
-        """Submit a call of a unique or limited function, whatever has to be waited for.
+        """Submit a call as `submit` does, whatever has to be waited for.
+
+        Args:
+            spec: What to run.
+            args: Its positional arguments, already checked.
+            kwargs: Its keyword arguments, already checked.
+            frame: The frame of the caller.
+            awaited: How its caller waits for its end.
+            repeated: The task that it repeats, whose owner it gets; None for none.
 
         Raises:
-            DuplicateTaskError: If there is such a task, and the options say so.
-            StoreUnavailableError: If other processes cannot be asked.
-            Exception: What `submit_special` raises.
+            Exception: What `submit` raises.
         """
-        task = self._new_special(spec, args, kwargs, frame, repeated, awaited)
-        stay, add = self.places.prepare(task), partial(self._add, task)
-        with self._reserved(spec.task_id):
-            if stay.unique is None:
-                add()
-            elif (existing := await self.places.admit_patiently(task, add)) is not None:
-                if self.durable:
-                    await self.securing.until_known(existing)
-                return existing
-        if self.durable:
-            await self.securing.until_safe(task)
-        self.launch(task)
-        return task
+        for check in self._checks:
+            spec = check(spec, args, kwargs, awaited)
+        task = self._new_task(spec, args, kwargs, frame)
+        if repeated is not None:
+            task.run_again_of, task.owner = str(repeated.task_id), repeated.owner
+        return await suspend(self._steps(task, self._moments(spec), True))
 
-    @contextmanager
-    def _reserved(self, task_id: str | None) -> Iterator[None]:
-        """Reserve a chosen id until its task is added; None for an id that nobody has."""
-        if task_id is None:
-            yield
-            return
-        self.ledger.reserve(task_id)
-        try:
-            yield
-        finally:
-            self.ledger.release(task_id)
+    def start_in_place(
+        self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
+    ) -> Drive:
+        """Make a task of a checked call and start it right here, where it is awaited.
 
-    def _claim(self, task: LiveTask) -> LiveTask | Existing | None:
-        """Add a task that is unique or limited; return the one to use instead, if any."""
-        stay, add = self.places.prepare(task), partial(self._add, task)
-        if stay.unique is None:
-            add()
-            return None
-        return self.places.admit(task, add)
+        It does not wait in a queue, so `queue_size` does not apply.
+
+        Args:
+            spec: What to run; its delay and places are ignored.
+            args: Its positional arguments, already checked.
+            kwargs: Its keyword arguments, already checked.
+            frame: The frame of the caller.
+
+        Returns:
+            Its `Drive`: await it if it is suspended; if not, call `outcome`.
+
+        Raises:
+            ValueError: If the chosen id is in use.
+        """
+        task = self._new_task(spec, args, kwargs, frame)
+        task.loop = asyncio.get_running_loop()
+        # Before the interceptor is called, to which it shows that the task does not queue.
+        task.driver = driver = Drive(self.runner, task, True)
+        if spec.special or self._always:
+            moments = self._moments(spec, in_place=True)
+            self._make(task, moments)
+            block(self._entered(task, moments, False, self._add_in_place))
+        elif self.ledger.sinks:
+            self._add_in_place(task, False)
+        else:
+            # RUNNING at once: without sinks nobody sees it PENDING, and one lock is saved.
+            self.ledger.add(task, task.created)
+        driver.first_step(task.created)
+        return driver
 
     def offer(self, spec: TaskSpec, kwargs: dict[str, Any], frame: FrameType) -> LiveTask:
-        """Make a task of a checked call, to `accept` once its run is claimed."""
-        task = self._new_task(spec, (), kwargs, frame, self.new_id())
-        task.hooks = spec.hooks
-        task.remote = self._remote is not None
-        if spec.requeue:
-            self._keep_for_restart(task, (), kwargs)
+        """Make a task of a checked call without an owner, to `accept` it later."""
+        task = self._new_task(spec, (), kwargs, frame)
+        context = copy_context()
+        context.run(hook_owner.set, (None,))
+        context.run(self._make, task, self._moments(spec))
         return task
 
     def accept(self, task: LiveTask) -> None:
-        """Submit a task from `offer`; it has no owner."""
-        self._add(task, owned=False)
+        """Submit a task from `offer`; it waits for nothing, and has no owner."""
+        block(self._entered(task, self._moments(task.spec), False, self._add))
         self.launch(task)
 
     def turn_away(self, task: LiveTask, error: BaseException, *, is_stored: bool) -> None:
@@ -312,185 +242,103 @@ class Intake:
         elif is_stored and self._remote is not None:
             self._remote.request_cancel(task.task_id)
 
-    def _keep_for_restart(
-        self, task: LiveTask, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        """Keep what another process needs to run a task; without a store, only check it."""
-        spec = task.spec
-        call = encode_call(spec.fn, args, kwargs)
-        require_same_call(spec.fn, args, kwargs)
-        if self.permits is not None:
-            task.restart = Restart(
-                call,
-                due=task.created_at + spec.delay if spec.delay else None,
-                limit=task.limit,
-                priority=spec.priority,
-                idempotent=spec.options["idempotent"],
-            )
+    def resume(self, task: LiveTask) -> None:
+        """Go on with a submission that another process began; the ledger has the task."""
+        for resume in self._moments(task.spec).resuming:
+            resume(task)
+
+    # -- the moments of a submission
+
+    def _moments(self, spec: TaskSpec, *, in_place: bool = False) -> Moments:
+        """Return what to call at each moment of a submission of *spec*."""
+        known, key = self._joined.moments, (in_place, spec.special)
+        moments = known.get(key)
+        if moments is None:
+            partners = [
+                one
+                for one in self._partners
+                if (one in self._always or not set(one.options).isdisjoint(spec.special))
+                and (one.in_place or not in_place)
+            ]
+            moments = known[key] = Moments(partners, self._launch_after)
+        return moments
+
+    def _make(self, task: LiveTask, moments: Moments) -> None:
+        """Let the partners set what a new task needs."""
+        hooks = task.spec.hooks
+        if hooks is not None:
+            task.hooks = hooks
+        for make in moments.making:
+            make(task)
+
+    def _steps(self, task: LiveTask, moments: Moments, patient: bool) -> Steps[LiveTask | Existing]:
+        """Submit a new task; return it, or another one to use instead."""
+        self._make(task, moments)
+        other = yield from self._entered(task, moments, patient, self._add)
+        used = task if other is None else other
+        if patient:
+            for secure in moments.securing:
+                yield from secure(used, other is None)
+        if other is None:
+            self._launch_after(moments, 0, task)
+        return used
+
+    def _entered(
+        self,
+        task: LiveTask,
+        moments: Moments,
+        patient: bool,
+        add: Callable[[LiveTask, bool], None],
+    ) -> Steps[LiveTask | Existing | None]:
+        """Let the ledger take a task, unless a partner knows another one to use instead."""
+        asked: list[Partner] = []
+        bounded, added = True, False
+        other: LiveTask | Existing | None = None
+        try:
+            for partner in moments.entering:
+                answer = partner.enter(task, patient)
+                asked.append(partner)
+                while isinstance(answer, Reply):
+                    yield answer
+                    bounded = False
+                    answer = partner.enter(task, patient)
+                if answer is not None:
+                    other = answer
+                    break
+            else:
+                add(task, bounded)
+                added = True
+        finally:
+            if asked:
+                _settle(asked, task, added)
+        return other
 
     def launch(self, task: LiveTask) -> None:
-        """Hand a submitted task to the engine, after the delay of its spec."""
-        if self._keeper is not None and may_wait(task):
-            self._keep(task)
-        if task.spec.claims:
-            self.places.launch(task)
-        elif task.spec.delay:
-            self._delays.delay(task, task.spec.delay)
-        else:
+        """Hand a submitted task to the engine, unless a partner holds it."""
+        self._launch_after(self._moments(task.spec), 0, task)
+
+    def _launch_after(self, moments: Moments, place: int, task: LiveTask) -> None:
+        """Launch a task that the first *place* partners do not hold any more."""
+        for hold, go_on in moments.holding[place:]:
+            if hold(task, go_on):
+                return
+        if self._ends.launches(task):
             self.runner.launch(task)
 
-    def _keep(self, task: LiveTask) -> None:
-        """Hand a task that waits to an engine that can keep it, unless the engine has it."""
-        if self._keeper is None or task.kept:
-            return
-        requests = () if task.stay is None else task.stay.requests
-        due = task.created_at + task.spec.delay if task.spec.delay else None
-        task.kept = self._keeper.keep(task, due, requests)
-
-    def start_in_place(
-        self,
-        spec: TaskSpec,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        frame: FrameType,
-        task: LiveTask | None = None,
-    ) -> Drive:
-        """Make a task of a checked call and start it right here, where it is awaited.
-
-        It does not wait in a queue, so `queue_size` does not apply.
-
-        Args:
-            spec: What to run; its delay, hooks and id are ignored.
-            args: Its positional arguments, already checked.
-            kwargs: Its keyword arguments, already checked.
-            frame: The frame of the caller.
-            task: The task; None to make one.
-
-        Returns:
-            Its `Drive`: await it if it is suspended; if not, call `outcome`.
-        """
-        if task is None:
-            task = self._new_task(spec, args, kwargs, frame, self.new_id())
-        task.loop = asyncio.get_running_loop()
-        ledger, runner, now = self.ledger, self.runner, task.created
-        # Before the interceptor is called, to which it shows that the task does not queue.
-        task.driver = driver = Drive(runner, task, True)
-        if self._has_partners:
-            self._join_in_place(task)
-        if ledger.sinks:
-            ledger.add(task, bounded=False, emit_submitted=True)
-            if task.outbox is not None:
-                ledger.flush(task)
-            runner.start(task)
-        else:
-            # RUNNING at once: without sinks nobody sees it PENDING, and one lock is saved.
-            ledger.add(task, now)
-        driver.first_step(now)
-        return driver
-
-    def start_special_in_place(
-        self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
-    ) -> Drive:
-        """Start a call as `start_in_place` does, with the hooks and the id of its spec.
-
-        Raises:
-            ValueError: If the chosen id is in use.
-        """
-        chosen = spec.task_id
-        task = self._new_task(spec, args, kwargs, frame, chosen or self.new_id())
-        task.hooks = spec.hooks
-        self.give(task, spec.options["owner"])
-        if chosen is None:
-            return self.start_in_place(spec, args, kwargs, frame, task)
-        self.ledger.reserve(chosen)
-        try:
-            return self.start_in_place(spec, args, kwargs, frame, task)
-        finally:
-            self.ledger.release(chosen)
-
-    def _add(self, task: LiveTask, bounded: bool = True, *, owned: bool = True) -> None:
-        if self._has_partners:
-            self._join(task, owned)
+    def _add(self, task: LiveTask, bounded: bool) -> None:
         self.ledger.add(task, None, bounded, True)
         if task.outbox is not None:
             self.ledger.flush_submitted(task)
 
-    def _join(self, task: LiveTask, owned: bool = True) -> None:
-        """Let all that take part in a submission do so: owner, interceptor and remote engine.
-
-        Args:
-            task: The new task.
-            owned: Whether it may get an owner here.
-        """
-        if self._owned and owned:
-            self._own(task)
-        interceptor = self.runner.interceptor
-        if interceptor is not None:
-            interceptor.before_accept(task)
-        if self._remote is not None:
-            task.remote = True
-            self._remote.admit(task)
-
-    def _join_in_place(self, task: LiveTask) -> None:
-        """Do as `_join` does for a task that runs where it is awaited: no engine sees it."""
-        if self._owned:
-            self._own(task)
-        interceptor = self.runner.interceptor
-        if interceptor is not None:
-            interceptor.before_accept(task)
-
-    # -- owners
-
-    def own_by(self, whose: Callable[[], str | None] | None) -> None:
-        """Ask *whose* from now on whom a task belongs to that is submitted outside of tasks.
-
-        Args:
-            whose: Called at each such submission, where it is made, on any thread or loop. It
-                returns 1 to 255 printable characters, or None for no owner. What it raises reaches
-                the caller, and the task is not submitted. None to ask nobody.
-        """
-        self._whose = whose
-        if whose is not None:
-            self._expect_owners()
-
-    def give(self, task: LiveTask, owner: str | None) -> None:
-        """Make a task belong to *owner* before it is added; those that it submits will, too."""
-        if owner is not None:
-            task.owner = owner
-            self._expect_owners()
-
-    def _expect_owners(self) -> None:
-        """Give tasks owners from now on; submissions before pay nothing for it."""
-        # In this order: a submission that sees the last flag looks at the others.
-        self._owned = True
-        self._joined = self._has_partners = True
-
-    def _own(self, task: LiveTask) -> None:
-        """Make a new task belong to its submitter's owner, or to that of the request."""
-        if task.owner is not None or (task.rest is not None and task.run_again_of):
-            return
-        owner = self.owner_here()
-        if owner is not None:
-            task.owner = owner
-
-    def owner_here(self) -> str | None:
-        """Return the owner of a task that is submitted here; None for no owner."""
-        hook, submitter = hook_owner.get(), current_record.get()
-        if hook is not None:
-            return hook[0]
-        if submitter is not None:
-            return submitter.owner
-        if self._whose is None:
-            return None
-        return checks.owner("the owner of the request", self._whose())
+    def _add_in_place(self, task: LiveTask, _: bool) -> None:
+        ledger = self.ledger
+        ledger.add(task, None, False, True)
+        if task.outbox is not None:
+            ledger.flush(task)
+        self.runner.start(task)
 
     def _new_task(
-        self,
-        spec: TaskSpec,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        frame: FrameType,
-        task_id: str,
+        self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
     ) -> LiveTask:
         context = copy_context()
         home: Home | None = current_home.get()
@@ -503,6 +351,7 @@ class Intake:
             limit = self.default_limit
         elif limit == math.inf:
             limit = None
+        task_id = spec.task_id or self.new_id()
         # An assignment for each field of `live.new_task`: every submission pays for this, and
         # would pay twice as much for a function or a constructor with a parameter for each.
         task = LiveTask()
@@ -545,43 +394,12 @@ class Intake:
         # The latest app comes first: it gets the tasks that belong to no app.
         self.homes.insert(0, home)
 
-    # -- cancelling
 
-    def cancel_pending(self, task: LiveTask, reason: str) -> bool:
-        """Make a task CANCELLED if it is still PENDING; it never starts then."""
-        error = TaskCancelledError(task.task_id, task.name)
-        if not self.runner.endings.end(
-            task, CANCELLED, error=error, reason=reason, only_from=PENDING
-        ):
-            return False
-        self.forget_delay(task)
-        self.runner.engine.withdraw(task)
-        self.runner.release_clock(task)
-        return True
-
-    def give_up(self, task: LiveTask | Existing) -> None:
-        """Cancel a task because the coroutine that awaits it was cancelled."""
-        if not isinstance(task, LiveTask) or not self.ledger.request_cancel(task):
-            return
-        reason = "the coroutine that awaited it was cancelled"
-        if not self.cancel_pending(task, reason):
-            task.reason = reason
-            self.runner.endings.stop_body(task)
-
-    def let_go(self, task: LiveTask, reason: str) -> bool:
-        """Give a task to the other processes, if one of them may run it; see `Permits.let_go`."""
-        return self.permits is not None and self.permits.let_go(task, reason)
-
-    def forget(self, task: LiveTask) -> None:
-        """Forget the delay and the places of a task that was given away."""
-        self.forget_delay(task)
-        if task.spec.claims:
-            self.places.let_go(task)
-
-    def forget_delay(self, task: LiveTask) -> None:
-        """Forget the delay of a task, if it still waits for that."""
-        if task.spec.delay:
-            timer, task.timer = task.timer, None
-            if timer is not None:
-                timer.cancel()
-            self._delays.forget(task)
+def _settle(asked: list[Partner], task: LiveTask, added: bool) -> None:
+    """Settle all that were asked, the last first, even if one of them raises an error."""
+    while asked:
+        try:
+            asked.pop().settle(task, added)
+        except BaseException:
+            _settle(asked, task, added)
+            raise

@@ -19,16 +19,16 @@ import asyncio
 import random
 from collections.abc import Generator, Hashable
 from contextlib import closing
-from functools import partial
 from typing import Final, TypeAlias
 
 from framework._records.ids import random_id
 from framework._running.waits.pauses import Pauses
 from framework._running.waits.policies import Policies, Sleep, throttle_reason
 from framework._running.waits.throttle import ThrottlePolicy
-from framework._tasks.live import Sleeper, Waiter
+from framework._tasks.live import Sleeper
 from framework._tasks.places import key_digest, stable_text
-from framework._threads.waiters import LoopWaiter, Mailboxes, ThreadWaiter
+from framework._threads.reply import Reply
+from framework._threads.waiters import Mailboxes
 from framework._threads.waits.sleepers import LoopSleeper, ThreadSleeper
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import Clock, SharedWindows
@@ -98,7 +98,9 @@ class SharedPolicies(Policies):
                     step = steps.send(answer)
                     answer = None
                     if isinstance(step, WindowRequest):
-                        answer = self._ask(step)
+                        reply = self._ask(step)
+                        reply.block()
+                        answer = _answer(reply, step)
                     else:
                         sleeper.wait(step)
             except StopIteration as stop:
@@ -121,7 +123,9 @@ class SharedPolicies(Policies):
                     step = steps.send(answer)
                     answer = None
                     if isinstance(step, WindowRequest):
-                        answer = await self._ask_on_loop(step)
+                        reply = self._ask(step)
+                        await reply.come()
+                        answer = _answer(reply, step)
                     else:
                         await sleeper.wait(step)
             except StopIteration as stop:
@@ -130,23 +134,10 @@ class SharedPolicies(Policies):
 
     # -- asking
 
-    def _ask(self, request: WindowRequest) -> WindowAnswer:
-        waiter, told = ThreadWaiter(self.clock), list[WindowAnswer]()
-        self._windows.reserve(request, partial(_keep, told, waiter))
-        until = self.clock.monotonic() + _PATIENCE
-        while waiter.wait(until) is None:
-            pass
-        return _answer(told, request)
-
-    async def _ask_on_loop(self, request: WindowRequest) -> WindowAnswer:
-        waiter, told = LoopWaiter(self._boxes), list[WindowAnswer]()
-        self._windows.reserve(request, partial(_keep, told, waiter))
-        timer = self.clock.call_at(self.clock.monotonic() + _PATIENCE, waiter.wake)
-        try:
-            await waiter.future
-        finally:
-            timer.cancel()
-        return _answer(told, request)
+    def _ask(self, request: WindowRequest) -> Reply[WindowAnswer]:
+        reply = Reply[WindowAnswer](self.clock, self._boxes, _PATIENCE)
+        self._windows.reserve(request, reply.give)
+        return reply
 
     # -- what follows
 
@@ -206,18 +197,13 @@ class SharedPolicies(Policies):
             raise self.limit_error(policy, until)
 
 
-def _keep(told: list[WindowAnswer], waiter: Waiter, answer: WindowAnswer) -> None:
-    told.append(answer)
-    waiter.wake()
-
-
-def _answer(told: list[WindowAnswer], request: WindowRequest) -> WindowAnswer:
-    if not told:
+def _answer(reply: Reply[WindowAnswer], request: WindowRequest) -> WindowAnswer:
+    if not reply.has_come:
         raise StoreUnavailableError(
             f"no answer within {_PATIENCE:g} s whether the rate limit allows a call "
             f"({request.key}); its function was not called"
         )
-    return told[0]
+    return reply.answer
 
 
 def _window_key(policy: ThrottlePolicy, key: Hashable) -> str:

@@ -52,7 +52,7 @@ class WaitGraph:
 
 def _holder(node: object) -> object:
     """Return what is blocked while *node* waits: the asyncio task that drives it, or itself."""
-    return getattr(getattr(node, "driver", None), "owner", None) or node
+    return getattr(getattr(node, "driver", None), "asyncio_task", None) or node
 
 
 def _name(node: object) -> str:

@@ -25,13 +25,13 @@ from fastapi.routing import APIRoute
 
 from framework._manager.core import Core
 from framework._manager.frameworks import require_core
-from framework._manager.submitting.claims import claim
 from framework._records.ids import TaskId
 from framework._records.records import TaskRecord
 from framework._records.statuses import TaskStatus
 from framework._tasks.functions import is_async
 from framework._tasks.live import LiveTask
 from framework._tasks.task import Task
+from framework._threads.reply import suspend
 from framework.exceptions import TaskNotFoundError
 from framework.http._accepting import links
 from framework.http._accepting.answer import Accepted
@@ -311,10 +311,10 @@ class _Accepting:
         # The tasks of the app have one owner, whichever of its routers shows this one.
         access = route.access
         if access is None or access.owner is None:
-            owner = core.intake.owner_here()
+            owner = core.owners.here()
         else:
             owner = access.owner_of(asked.request)
-        async with claim(core, id_for(asked.request, owner, asked.key)) as held:
+        async with core.keys.claim(id_for(asked.request, owner, asked.key)) as held:
             if held.found is not None:
                 return TaskId(held.task_id)
             returned = await self._called(core, values)
@@ -330,11 +330,11 @@ class _Accepting:
             StoreUnavailableError: If it cannot be stored.
         """
         returned = await self._call(**values)
-        if core.intake.durable:
+        if core.durable.is_needed:
             task_id = self._id_of(returned)
             task = None if task_id is None else core.ledger.find(task_id)
             if isinstance(task, LiveTask) and not task.secured:
-                await core.intake.securing.until_safe(task)
+                await suspend(core.durable.secure(task, own=True))
         return returned
 
     def _warn_of(self, task: TaskRecord | None) -> None:

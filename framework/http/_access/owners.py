@@ -67,7 +67,7 @@ def use(owner: OwnerFunction) -> None:
     owners = whose_of(core)
     if not isinstance(owners, Owners):
         owners = Owners()
-        core.intake.own_by(owners)
+        core.owners.own_by(owners)
     if owners.functions.setdefault(current_home.get(), owner) is not owner:
         raise ValueError(
             "the task routers of this app, and of the apps that are mounted in it, have different "

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from framework._manager.submitting.limited import Limited
 from framework._tasks.current import current_record
 from framework._tasks.places import GRANTED
 from framework.exceptions import QueueFullError, TaskCancelledError
@@ -205,10 +206,13 @@ def launch_or_wait(run: Run) -> None:
         reasons.append(record.reason)
 
     first, second = (manager.submit_nowait(tell, (one,), max_running=1) for one in (True, False))
-    places = manager._core.places
-    task = places._tasks[second]
-    stay = task.stay
-    assert stay is not None
+    intake = manager._core.intake
+    limited = next(one for one in intake._partners if isinstance(one, Limited))
+    task = manager._core.places.find(second)
+    assert task is not None
+    places = task.places
+    assert places is not None
+    ((_, go_on),) = intake._moments(task.spec).holding
 
     # 1 it hears that it waits, and 2 before that is noted it gets its place, and starts.
     def come() -> None:
@@ -217,11 +221,11 @@ def launch_or_wait(run: Run) -> None:
 
     def wait() -> None:
         answer: Any = _SlowAnswer((first,), come)
-        places._told_running(task, stay, answer)
+        limited.told(task, places, go_on, answer)
 
     def grant() -> None:
         checked.wait()
-        places._told_running(task, stay, GRANTED)
+        limited.told(task, places, go_on, GRANTED)
 
     run.together(wait, grant)
     met.open()

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from framework import background_task
 from framework._manager.frameworks import Framework, Parts
-from framework._manager.others.host import RemoteHost
+from framework._manager.hosting.host import RemoteHost
 from framework._manager.settings import Settings
+from framework._manager.submitting.requeued import _Wait
 from framework._records.records import TaskRecord
 from framework._records.statuses import TaskStatus
-from framework._running.waits.permits import _Wait
 from framework._threads.waiters import ThreadWaiter
 from framework.protocols import StoreHost
 from framework.stores.memory import MemoryStore
@@ -232,7 +232,7 @@ def let_go_or_start(run: Run) -> None:
 
     def let_go() -> None:
         for task in core.ledger.unfinished():
-            core.intake.let_go(task, "")
+            core.requeued.let_go(task, "")
         run.sleep(1.0)
         over.append(True)
 
@@ -246,7 +246,9 @@ def let_go_or_cancel(run: Run) -> None:
     core, task_id = framework.core, framework.manager.submit_nowait(requeued, (1,), delay=50.0)
     (task,) = core.ledger.unfinished()
     run.together(
-        lambda: core.intake.let_go(task, ""), lambda: RemoteHost(core).cancel(task_id), store.write
+        lambda: core.requeued.let_go(task, ""),
+        lambda: RemoteHost(core).cancel(task_id),
+        store.write,
     )
     while store.backlog.waits:
         store.write()

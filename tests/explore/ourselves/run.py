@@ -227,7 +227,7 @@ class Run:
         assert told["submitted"] == figures["submitted"], (told, figures)
         assert told["late_result"] == figures.get("late_results", 0), (told, figures)
         assert not core.policies._sleepers
-        assert not len(core.delays)
+        assert not len(core.places.delays)
         assert not core.places._tasks
         assert not core.endings.limits._deadlines._queues
 

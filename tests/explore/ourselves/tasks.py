@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from framework import TaskTimeoutError, retry_task, throttled_task
-from framework._manager.others.host import RemoteHost
+from framework._manager.hosting.host import RemoteHost
 from framework._records.records import TaskRecord
 from framework._records.statuses import FINAL
 from framework._running.calls import Calls
@@ -275,7 +275,7 @@ def deliver_twice(run: Run) -> None:
     assert outcome(manager, task_id) is None
     # A delivery that comes after the end does nothing.
     assert len(runs) in (1, 2)
-    core.delays.forget(task)
+    core.places.forget_delay(task)
 
 
 def evict_or_end_late(run: Run) -> None:

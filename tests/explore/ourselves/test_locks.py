@@ -47,8 +47,7 @@ NEEDED: dict[str, Scenario] = {
     "OpenTelemetrySink._lock": tasks.attach_tracer_twice,
     "Outbox.publishing": tasks.limit_or_fail,
     "OwnBook._lock": schedules.claim_a_run_twice,
-    "Places._admitting": places.submit_unique_twice,
-    "Places._lock": places.launch_or_wait,
+    "Places.lock": places.launch_or_wait,
     "Process.lock": remote.enter_twice,
     "Process.sending": remote.send_twice,
     "Promise._lock": ends.use_promised,
@@ -60,6 +59,7 @@ NEEDED: dict[str, Scenario] = {
     "Series._lock": metrics.attach_twice,
     "SystemClock._changed": timers.set_or_fire,
     "ThreadWaiter._condition": stores.ask_at_once,
+    "Unique._admitting": places.submit_unique_twice,
     "WaitGraph._lock": pool.wait_in_a_circle,
     "_series._LOCK": metrics.make_twice,
     "frameworks._LOCK": ends.apps_come,
@@ -79,9 +79,9 @@ _HOW = {
     "Gate._lock": ("opcode", "delays"),
     "Mailbox._dropping": ("line", "delays"),
     "Mirror._lock": ("opcode", "delays"),
-    "Places._admitting": ("line", "pct:3"),
     "Removal._lock": ("opcode", "mixed"),
     "Schedules._lock": ("opcode", "delays"),
+    "Unique._admitting": ("line", "pct:3"),
     "frameworks._LOCK": ("line", "delays"),
 }
 """The levels and policies that find the failure in few runs, where lines and ``mixed`` do not."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any
 
 from framework._manager.cleanup import CleanUp
 from framework._manager.settings import Settings
-from framework._manager.submitting.delays import Delays
 from framework._records.due import Every
 from framework._records.statuses import PENDING
+from framework._running.waits.delays import Delays
 from framework._tasks import registry
 from framework._tasks.live import Home, LiveTask
 from framework._tasks.options import SCHEDULE
@@ -148,10 +146,9 @@ def delay_or_cancel(run: Run) -> None:
 def delay_held_up(run: Run) -> None:
     """A task falls due while it is being delayed: it has no timer any more."""
     launched: list[LiveTask] = []
-    runner: Any = SimpleNamespace(ledger=SimpleNamespace(clock=run.clock), refuse=None)
-    delays, task = Delays(runner, launched.append), LiveTask()
+    delays, task = Delays(run.clock), LiveTask()
     task.status, task.rest = PENDING, None
-    run.together(lambda: delays.delay(task, 1.0), run.hurry)
+    run.together(lambda: delays.delay(task, 1.0, launched.append), run.hurry)
     run.sleep(2.0)
     assert launched == [task]
     assert task.timer is None
@@ -168,7 +165,7 @@ def delay_or_shutdown(run: Run) -> None:
         run.sleep(1.0)
         core.ledger.close_home(home)
         for task in core.ledger.unfinished(home):
-            core.intake.cancel_pending(task, "the end")
+            core.runner.cancel_pending(task, "the end")
 
     run.together(stop)
     assert outcome(manager, task_id) in (0, TaskCancelledError)

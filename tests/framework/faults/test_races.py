@@ -134,7 +134,7 @@ async def test_a_coroutine_is_cancelled_before_its_first_step(task_manager: Task
     seen: list[tuple[bool, bool]] = []
 
     def cancel_it() -> None:
-        seen.append((task.driver is not None, core.intake.cancel_pending(task, "cancelled")))
+        seen.append((task.driver is not None, core.runner.cancel_pending(task, "cancelled")))
 
     asyncio.get_running_loop().call_soon(cancel_it)
     with pytest.raises(TaskCancelledError, match=CANCELLED):

@@ -40,7 +40,7 @@ from framework import (
     setup_async_framework,
 )
 from framework._manager.request_bound import yielded
-from framework._manager.submitting import intake
+from framework._manager.submitting import guard
 from framework._tasks.current import current_scope
 from pytest_asyncframe.probe import Probe
 
@@ -678,7 +678,7 @@ def test_an_app_or_router_can_be_passed() -> None:
 async def test_outside_of_requests(monkeypatch: pytest.MonkeyPatch, app: FastAPI | None) -> None:
     """In production a submission outside of a request does not pay for a look at its arguments."""
     looks: list[object] = []
-    monkeypatch.setattr(intake, "require_lasting", lambda *call: looks.append(call))
+    monkeypatch.setattr(guard, "require_lasting", lambda *call: looks.append(call))
     async with setup_async_framework(app):
         assert await get_task_manager().get_result(work(1)) == "done"
         assert await get_task_manager().get_result(work.options(priority="high")(1)) == "done"

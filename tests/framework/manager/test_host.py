@@ -23,8 +23,8 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework._manager.others import host as _host
-from framework._manager.others.host import RemoteHost
+from framework._manager.hosting import host as _host
+from framework._manager.hosting.host import RemoteHost
 from framework._records.ids import random_id
 from framework._records.records import Label, TaskEvent, TaskRecord
 from framework._tasks.places import PlaceRequest

@@ -311,7 +311,7 @@ async def test_a_store_that_knows_nothing_of_later_filters() -> None:
     store = OlderStore()
     async with setup_async_framework(None, store=store):
         manager = get_task_manager()
-        manager._core.intake.own_by(lambda: "ann" if manager.get_stats()["submitted"] % 2 else None)
+        manager._core.owners.own_by(lambda: "ann" if manager.get_stats()["submitted"] % 2 else None)
         ids = [await manager.submit(int) for _ in range(6)]
         for task_id in ids:
             await manager.get_result(task_id)

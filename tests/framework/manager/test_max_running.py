@@ -290,7 +290,7 @@ async def test_an_answer_that_comes_too_late(
     task_manager: TaskManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A task that has got its place, or was cancelled, is not told that it waits."""
-    lines, told = task_manager._core.places._lines, []
+    lines, told = task_manager._core.places.lines, []
     real_join = lines.join
 
     def join(request: PlaceRequest, tell: Callable[[PlaceAnswer], object]) -> None:
@@ -324,7 +324,7 @@ async def test_a_task_that_is_given_away(task_manager: TaskManager) -> None:
 
     runs, gone, waits = work(), work(), work()
     places = task_manager._core.places
-    places.let_go(places._tasks[gone])
+    places.give_away(places._tasks[gone])
     await task_manager.get_result(waits)
     assert task_manager.clock.monotonic() == 20
     task = await task_manager.get_task(gone)

@@ -36,7 +36,7 @@ def own(manager: TaskManager) -> list[str | None]:
         asked.append(USER.get())
         return USER.get()
 
-    manager._core.intake.own_by(whose)
+    manager._core.owners.own_by(whose)
     return asked
 
 
@@ -266,7 +266,7 @@ async def test_what_the_function_raises(asyncframe: Probe) -> None:
         raise PermissionError("not signed in")
 
     manager = asyncframe.manager
-    manager._core.intake.own_by(whose)
+    manager._core.owners.own_by(whose)
     with pytest.raises(PermissionError, match=r"^not signed in$"):
         leaf()
     with pytest.raises(PermissionError, match=r"^not signed in$"):
@@ -274,14 +274,14 @@ async def test_what_the_function_raises(asyncframe: Probe) -> None:
     with pytest.raises(PermissionError, match=r"^not signed in$"):
         await awaited()
     assert manager.get_stats()["submitted"] == 0
-    manager._core.intake.own_by(None)
+    manager._core.owners.own_by(None)
     assert await manager.submit(leaf, task_id="mine", wait=True) is None
 
 
 async def test_an_owner_that_is_no_owner(asyncframe: Probe) -> None:
     """An owner that cannot be kept everywhere is refused at the submission."""
     for wrong in ("", "x" * 256, "a\nb", "a\0", "\ud800", "\u202e"):
-        asyncframe.manager._core.intake.own_by(lambda wrong=wrong: wrong)  # type: ignore[misc]
+        asyncframe.manager._core.owners.own_by(lambda wrong=wrong: wrong)  # type: ignore[misc]
         text = (
             "the owner of the request must be a string of 1 to 255 printable characters, or None "
             f"for nobody, not {show(wrong)}"
@@ -300,12 +300,12 @@ async def test_an_owner_of_another_type(asyncframe: Probe) -> None:
         ADMIN = "admin"
 
     manager = asyncframe.manager
-    manager._core.intake.own_by(lambda: 7)  # type: ignore[arg-type, return-value]
+    manager._core.owners.own_by(lambda: 7)  # type: ignore[arg-type, return-value]
     told = "the owner of the request must be a string of 1 to 255 printable characters, or None"
     told += " for nobody, not 7: use str(...) for a number"
     with pytest.raises(TypeError, match=f"^{re.escape(told)}$"):
         leaf()
-    manager._core.intake.own_by(lambda: Role.ADMIN)
+    manager._core.owners.own_by(lambda: Role.ADMIN)
     task_id = leaf()
     await asyncframe.settled()
     task = await manager.get_task(task_id)

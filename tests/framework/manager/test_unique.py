@@ -364,6 +364,6 @@ async def test_nothing_is_left_of_tasks_that_have_ended(
     # The function of the late one is still being cancelled.
     await asyncframe.clock.run_for(1)
     places = task_manager._core.places
-    lines = places._lines
+    lines = places.lines
     assert isinstance(lines, Lines)
     assert (places._tasks, lines._table.lines, lines._table._keys) == ({}, {}, {})

@@ -17,7 +17,7 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework._running.waits import permits
+from framework._manager.submitting import requeued
 from tests.framework.running.asked import Store
 from tests.framework.running.messages import STOPPING, UNKNOWN
 from tests.patience import PATIENCE
@@ -114,7 +114,7 @@ async def test_thread_is_not_held_up_by_a_store_that_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """While a store does not answer, the thread runs other tasks; a late permit still counts."""
-    monkeypatch.setattr(permits, "PATIENCE", 0.01)
+    monkeypatch.setattr(requeued, "PATIENCE", 0.01)
     store = Store()
     async with framework(store) as manager:
         task_id = on_thread("late")

@@ -26,7 +26,7 @@ USER: ContextVar[str | None] = ContextVar("user", default=None)
 async def owned(backend: Backend) -> AsyncIterator[TaskManager]:
     """The manager of a framework whose tasks belong to the user."""
     async with backend.run() as manager:
-        manager._core.intake.own_by(USER.get)
+        manager._core.owners.own_by(USER.get)
         yield manager
 
 

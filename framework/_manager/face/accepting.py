@@ -9,10 +9,9 @@ from collections.abc import Callable
 from types import FrameType, MethodType
 from typing import Any, Final  # a task's function may take and return anything
 
-from framework._manager.submitting.claims import claimed
-from framework._manager.submitting.intake import Intake
+from framework._manager.core import Core
+from framework._manager.submitting.partner import Awaited
 from framework._records import checks
-from framework._records.records import TaskRecord
 from framework._running.ledger import id_in_use
 from framework._tasks.functions import is_wrapper, layer_of, require_callable
 from framework._tasks.live import LiveTask
@@ -22,103 +21,73 @@ from framework._tasks.specs import TaskSpec, require_arguments, spec_for
 
 
 def take_in(
-    intake: Intake,
+    core: Core,
     caller: str,
     frame: FrameType,
     func: Callable[..., Any],
     args: object,
     kwargs: object,
     options: SubmitOptions,
-    awaited: bool = False,
+    awaited: Awaited = False,
 ) -> LiveTask | Existing:
     """Check a submission and submit it; see `TaskManager.submit` for the parameters.
 
     Args:
-        intake: Takes it.
+        core: The core that takes it.
         caller: The name of the method that was called.
         frame: The frame of its caller.
         func: The function.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
         options: The options of the submission.
-        awaited: Whether the caller waits for its end; see `Intake.submit`.
+        awaited: How the caller waits for its end.
 
     Returns:
         The task, or the one of another process that a unique one is to use.
     """
-    # The lines of `_checked` again: every submission would pay for the call.
-    if options:
-        options = SUBMIT.checked(caller, options, _HINTS[caller])
-    spec, bound = _spec(func, options)
-    positional, named = require_arguments(args, kwargs)
-    if bound:
-        positional = (*bound, *positional)
-    if spec.check is not None:
-        spec.check(*positional, **named)
-    return intake.submit(spec, positional, named, frame, awaited)
+    spec, positional, named = _checked(caller, func, args, kwargs, options)
+    return core.intake.submit(spec, positional, named, frame, awaited)
 
 
 async def accept(
-    intake: Intake,
+    core: Core,
     caller: str,
     frame: FrameType,
     func: Callable[..., Any],
     args: object,
     kwargs: object,
     options: SubmitOptions,
-    awaited: bool = False,
+    awaited: Awaited = False,
 ) -> LiveTask | Existing:
     """Submit as `take_in` does, with the checks and waits that a shared store or engine needs."""
     if options.get("task_id") is not None:
-        await _require_free(intake, checks.task_id("task_id", options["task_id"]))
+        await _require_free(core, checks.task_id("task_id", options["task_id"]))
     spec, positional, named = _checked(caller, func, args, kwargs, options)
-    if not (spec.claims or intake.durable):
-        return intake.submit(spec, positional, named, frame, awaited)
-    return await accept_checked(intake, spec, positional, named, frame, awaited=awaited)
+    if spec.claims or core.durable.is_needed:
+        return await core.intake.submit_patiently(spec, positional, named, frame, awaited)
+    return core.intake.submit(spec, positional, named, frame, awaited)
 
 
-async def _require_free(intake: Intake, task_id: str) -> None:
+async def _require_free(core: Core, task_id: str) -> None:
     """Check that no other process has a task with this id, as far as the store knows.
 
     Raises:
         ValueError: If one has.
     """
-    assert intake.elsewhere is not None
-    if await intake.elsewhere.find(task_id, patient=False):
+    if core.elsewhere is not None and await core.elsewhere.find(task_id, patient=False):
         raise id_in_use(task_id)
 
 
-def require_free_now(intake: Intake, task_id: object) -> None:
+def require_free_now(core: Core, task_id: object) -> None:
     """Check that no task in the store has this id that is not in memory; may block.
 
     Raises:
         ValueError: If one has.
         StoreUnavailableError: If the store cannot be read.
     """
-    large = intake.ledger.large
+    large = core.ledger.features.large
     if large is not None and isinstance(task_id, str) and large.has(task_id):
         raise id_in_use(task_id)
-
-
-async def accept_checked(
-    intake: Intake,
-    spec: TaskSpec,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    frame: FrameType,
-    repeated: TaskRecord | None = None,
-    awaited: bool = False,
-) -> LiveTask | Existing:
-    """Submit a checked call as `accept` does; see `Intake.submit_special`."""
-    spec = claimed(spec)
-    if spec.claims:
-        return await intake.submit_patiently(spec, args, kwargs, frame, repeated, awaited)
-    task = intake.submit_special(spec, args, kwargs, frame, False, repeated, awaited)
-    assert isinstance(task, LiveTask)
-    if intake.durable:
-        await intake.securing.until_safe(task)
-    intake.launch(task)
-    return task
 
 
 def _checked(

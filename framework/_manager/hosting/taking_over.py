@@ -71,12 +71,10 @@ def take_over(core: Core, record: TaskRecord) -> bool:
             kwargs |= core.schedules.arguments_by_hand(record.name, record.created_at)
             restart.call = encode_call(spec.fn, task.args, kwargs)
         task.kwargs = kwargs or None
-        if spec.claims:
-            core.places.prepare(task)
+        core.intake.resume(task)
     except Exception as error:  # the function has changed; its types are the user's code
         core.runner.refuse(task, error)
         return True
-    core.places.resume(task)
     core.intake.launch(task)
     return True
 
@@ -154,7 +152,7 @@ def _task_of(core: Core, record: TaskRecord, restart: Restart, spec: TaskSpec) -
     task = new_task(TaskId(record.task_id), spec, context, home, created, record.created_at)
     task.queued = core.clock.monotonic()
     task.label = record.label
-    core.intake.give(task, record.owner)
+    core.owners.give(task, record.owner)
     task.limit = restart.limit
     task.attempts = record.attempts
     task.restart = restart
@@ -167,7 +165,7 @@ def _task_of(core: Core, record: TaskRecord, restart: Restart, spec: TaskSpec) -
 
 def warn_of_lost_tasks(core: Core) -> None:
     """Warn if functions ask to be requeued, and the store does not keep their tasks for that."""
-    if core.remote is not None or (core.intake.durable and core.permits is not None):
+    if core.remote is not None or (core.durable.is_needed and core.requeued.is_possible):
         return
     specs = [getattr(one, "__asyncframe_spec__", None) for one in registry.functions()]
     names = sorted({one.name for one in specs if isinstance(one, TaskSpec) and one.requeue})
@@ -175,7 +173,7 @@ def warn_of_lost_tasks(core: Core) -> None:
         return
     lost = (
         "tasks that were accepted just before a crash are lost"
-        if core.permits is not None
+        if core.requeued.is_possible
         else "it has no effect, since no other process knows this one's tasks"
     )
     _LOGGER.warning(

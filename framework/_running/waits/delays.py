@@ -10,22 +10,19 @@ import threading
 from collections.abc import Callable
 
 from framework._records.statuses import FINAL
-from framework._running.runner import Runner
 from framework._tasks.live import LiveTask
+from framework.protocols import Clock
 
 
 class Delays:
     """The delayed tasks of one manager.
 
     Args:
-        runner: Ends a task for which no timer can be set.
-        launch: Launches a task that is due.
+        clock: Has the timers.
     """
 
-    def __init__(self, runner: Runner, launch: Callable[[LiveTask], None]) -> None:
-        self._runner = runner
-        self._launch = launch
-        self._clock = runner.ledger.clock
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
         self._delayed: dict[LiveTask, None] = {}
 
@@ -36,17 +33,20 @@ class Delays:
         with self._lock:
             return task in self._delayed
 
-    def delay(self, task: LiveTask, seconds: float) -> None:
-        """Launch a task in *seconds*, above 0."""
+    def delay(self, task: LiveTask, seconds: float, due: Callable[[LiveTask], object]) -> None:
+        """Call *due* with a task in *seconds*, above 0, unless it is final then.
+
+        Raises:
+            Exception: If no timer can be set.
+        """
         with self._lock:
             self._delayed[task] = None
         when = self._clock.monotonic() + seconds
         try:
-            timer = self._clock.call_at(when, lambda: self._due(task))
-        except Exception as error:  # its id is known already, so the task must end
+            timer = self._clock.call_at(when, lambda: self._end(task, due))
+        except Exception:
             self.forget(task)
-            self._runner.refuse(task, error)
-            return
+            raise
         with self._lock:
             # Not if the timer has fired already: nobody would remove it from the task.
             if task in self._delayed:
@@ -57,15 +57,20 @@ class Delays:
             self.forget(task)
 
     def forget(self, task: LiveTask) -> None:
-        """Remove a delayed task that was cancelled."""
+        """Forget the delay of a task that will not be launched here, if it waits for that."""
+        if not task.spec.delay:
+            return
+        timer, task.timer = task.timer, None
+        if timer is not None:
+            timer.cancel()
         with self._lock:
             self._delayed.pop(task, None)
 
-    def _due(self, task: LiveTask) -> None:
+    def _end(self, task: LiveTask, due: Callable[[LiveTask], object]) -> None:
         with self._lock:
             self._delayed.pop(task, None)
             task.timer = None
         if task.status not in FINAL:
             task.reason = ""
             task.queued = self._clock.monotonic()
-            self._launch(task)
+            due(task)

@@ -1,4 +1,4 @@
-"""Permits: tasks that another process may take over start only when the store permits it.
+"""Requeued tasks: another process may run them, so they start only when the store permits it.
 
 Others may have taken a process for dead that was only suspended, and may run its tasks. So the
 start of such a task is stored first, on condition that the task still waits and still belongs
@@ -24,12 +24,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Final, cast
+from typing import ClassVar, Final, cast
 
+from framework._manager.submitting.partner import Partner
 from framework._records.records import Kind, TaskRecord
+from framework._records.restart import Restart
 from framework._records.statuses import FINAL, PENDING
+from framework._running.endings import Ends
 from framework._running.runner import Runner
 from framework._tasks.live import LiveTask, copy_record
+from framework._tasks.wire import encode_call, require_same_call
 from framework._threads.waiters import ThreadWaiter, wake_all
 from framework.protocols import RequeueStore, Run
 
@@ -37,28 +41,62 @@ PATIENCE: Final = 5.0
 """How many seconds a thread of the pool waits for a permit; then it turns to other tasks."""
 
 
-class Permits:
-    """Starts the tasks of one manager that others may take over, and gives them away.
+class Requeued(Partner):
+    """Keeps what another process needs to run a task, starts such tasks, and gives them away.
 
     Args:
         runner: Starts tasks without further questions.
-        store: Permits the starts.
+        ends: Is told which tasks are launched.
+        store: Permits the starts; None for a store that gives no tasks to other processes. Then
+            calls are only checked.
 
     Attributes:
-        runs: What an engine calls with such a task; see `protocols.Run`.
-        forget: Called with a task that is given away; forgets its delay and its places.
+        is_possible: Whether other processes may take tasks over.
     """
 
-    forget: Callable[[LiveTask], object]
+    options: ClassVar[tuple[str, ...]] = ("on_restart",)
 
-    def __init__(self, runner: Runner, store: RequeueStore) -> None:
+    def __init__(self, runner: Runner, ends: Ends, store: RequeueStore | None) -> None:
         self._runner = runner
         self._ledger = runner.ledger
+        self._ends = ends
         self._store = store
-        self.runs: dict[Kind, Run] = {
+        self.is_possible = store is not None
+        # What an engine calls with such a task; see `protocols.Run`.
+        self._runs: dict[Kind, Run] = {
             "thread": _asking(self._on_thread, runner.runs["thread"]),
             "loop": _asking(self._on_loop, runner.runs["loop"]),
         }
+
+    # -- submitting
+
+    def make(self, task: LiveTask) -> None:
+        """Keep the call.
+
+        Raises:
+            TypeError: If it needs arguments in JSON, and has none.
+            ValueError: If the JSON is too long.
+        """
+        spec = task.spec
+        args, kwargs = task.args or (), task.kwargs or {}
+        call = encode_call(spec.fn, args, kwargs)
+        require_same_call(spec.fn, args, kwargs)
+        if self.is_possible:
+            task.restart = Restart(
+                call,
+                due=task.created_at + spec.delay if spec.delay else None,
+                limit=task.limit,
+                priority=spec.priority,
+                idempotent=spec.options["idempotent"],
+            )
+
+    def hold(self, task: LiveTask, go_on: Callable[[LiveTask], object]) -> bool:
+        """Launch a task that asks the store for its start."""
+        if task.restart is None:
+            return False
+        if self._ends.launches(task):
+            self._runner.launch(task, self._runs)
+        return True
 
     # -- starting
 
@@ -67,12 +105,16 @@ class Permits:
         if task.status in FINAL:
             return False
         wait = _Wait(ThreadWaiter(self._ledger.clock), partial(self._start_later, task))
-        self._store.start(task, wait.told)
+        self._ask(task, wait.told)
         permitted = wait.outcome(self._ledger.clock.monotonic() + PATIENCE)
         if permitted is None:
             # The store fails. Other tasks need this thread; this one is queued again later.
             return False
         return self._may_begin(task, permitted) and self._runner.runs["thread"](task)
+
+    def _ask(self, task: LiveTask, told: Callable[[bool], None]) -> None:
+        assert self._store is not None
+        self._store.start(task, told)
 
     def _start_later(self, task: LiveTask, permitted: bool) -> None:
         """Queue a task again whose permit came late."""
@@ -89,7 +131,7 @@ class Permits:
             if not box.post(partial(self._start_on_loop, task, permitted)):
                 self.let_go(task, "")
 
-        self._store.start(task, told)
+        self._ask(task, told)
         return True
 
     def _start_on_loop(self, task: LiveTask, permitted: bool) -> None:
@@ -120,8 +162,8 @@ class Permits:
         Returns:
             Whether it was given away.
         """
-        restart, ledger = task.restart, self._ledger
-        if restart is None:
+        restart, ledger, store = task.restart, self._ledger, self._store
+        if restart is None or store is None:
             return False
         with ledger.lock:
             waits = task.status is PENDING
@@ -130,7 +172,7 @@ class Permits:
             free = _free_copy(task, reason)
             restart.state = "left"
             waiters = ledger.give_away(task)
-        self._store.release(free)
+        store.release(free)
         task.home.live.pop(task.task_id, None)
         if waits:
             task.args = task.kwargs = task.context = None
@@ -138,7 +180,7 @@ class Permits:
             self._runner.limits.disarm(task)
         if task.bodies:
             self._runner.endings.stop_body(task)
-        self.forget(task)
+        self._ends.give_away(task)
         self._runner.engine.withdraw(task)
         self._runner.release_clock(task)
         wake_all(waiters)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from framework._manager.core import Core
 from framework._manager.face.again import call_text
-from framework._manager.others.taking_over import release, take_over
+from framework._manager.hosting.taking_over import release, take_over
 from framework._records.ids import TaskId
 from framework._records.records import TaskRecord
 from framework._records.statuses import (
@@ -71,10 +71,7 @@ class RemoteHost:
             self._ask_engine(task_id)
             return
         before = reason or "it was cancelled before it started"
-        if not self._core.intake.cancel_pending(task, before):
-            # Set before the cancellation, which ends the task with this reason.
-            task.reason = reason or task.reason
-            self._endings.stop_body(task)
+        self._core.runner.cancel(task, before, reason)
 
     def _ask_engine(self, task_id: str) -> None:
         engine, elsewhere = self._core.remote, self._core.elsewhere
@@ -88,7 +85,7 @@ class RemoteHost:
         Those that the other processes may run are left to them.
         """
         for task in self._ledger.unfinished():
-            if not task.remote and not self._core.intake.let_go(task, reason):
+            if not task.remote and not self._core.requeued.let_go(task, reason):
                 error = TaskInterruptedError(task.task_id, task.name)
                 self._endings.end(task, INTERRUPTED, error=error, reason=reason, body_ended=False)
 
@@ -123,7 +120,7 @@ class RemoteHost:
     def room(self) -> int:
         """Return how many tasks of ended processes this one can take over now."""
         core = self._core
-        if not core.takes_over or core.permits is None or self._ledger.state != "running":
+        if not core.takes_over or not core.requeued.is_possible or self._ledger.state != "running":
             return 0
         return max(0, self._ledger.queue_size - self._ledger.pending)
 
@@ -263,7 +260,7 @@ class RemoteHost:
         else:
             told = reported_error(task, status, error, task.limit or 0.0)
             self._endings.end(task, status, error=told, reason=reason, now=now)
-        self._core.intake.forget_delay(task)
+        self._core.places.forget_delay(task)
         self._core.runner.release_clock(task)
 
     def _find(self, task_id: str) -> LiveTask | None:

@@ -1,0 +1,89 @@
+"""Durable tasks: a submission returns only when its task outlives this process.
+
+See `protocols.SharedStore.durable` and `protocols.KeepingEngine.durable`.
+"""
+
+from __future__ import annotations
+
+from framework._manager.submitting.partner import Joined, Partner
+from framework._manager.submitting.remote import Remote
+from framework._running.runner import Runner
+from framework._tasks.live import LiveTask
+from framework._tasks.places import Existing
+from framework._threads.reply import Reply, Steps
+from framework.protocols import KeepingEngine, SharedStore
+
+
+class Durable(Partner):
+    """Waits until a shared store has written records, and an engine has noted the tasks.
+
+    Args:
+        joined: The partners of all submissions.
+        runner: Ends a task whose record cannot be written; has the ledger with the store.
+        remote: Lets the engine note tasks before they are started; None without one.
+
+    Attributes:
+        is_needed: Whether submissions have to wait for that.
+    """
+
+    def __init__(self, joined: Joined, runner: Runner, remote: Remote | None) -> None:
+        self._runner = runner
+        self._remote = remote
+        shared = runner.ledger.shared
+        keeper = None if remote is None else remote.keeper
+        self._parts: list[SharedStore | KeepingEngine] = []
+        if shared is not None and shared.durable:
+            self._parts.append(shared)
+        self.is_needed = bool(self._parts) or (keeper is not None and keeper.durable)
+        if self.is_needed:
+            joined.join(self)
+            if keeper is not None:
+                self._parts.append(keeper)
+
+    def secure(self, task: LiveTask | Existing, own: bool) -> Steps[None]:
+        """Wait until the record of a task is stored safely.
+
+        Args:
+            task: The task. That of another process is in the store, or nobody knew of it.
+            own: Whether it is being submitted here.
+
+        Raises:
+            StoreUnavailableError: If that takes too long; the task is FAILED then. Whoever submits
+                it is told as well.
+        """
+        if not self.is_needed or not isinstance(task, LiveTask):
+            return
+        reply = Reply[BaseException | None](self._runner.ledger.clock, self._runner.boxes)
+        self._ask(task, reply)
+        try:
+            yield reply
+        except GeneratorExit:
+            # The caller was cancelled, so nobody will ever know the id.
+            if own:
+                self._runner.cancel_pending(task, "its submission was cancelled")
+            raise
+        error = reply.answer
+        if error is not None:
+            if own:
+                # The caller gets it, right here.
+                task.read = True
+                self._runner.refuse(task, error)
+            raise error
+        if own:
+            task.secured = True
+
+    def _ask(self, task: LiveTask, reply: Reply[BaseException | None]) -> None:
+        """Give the first error to *reply*, or None when all parts have the task."""
+        left = list(self._parts)
+        if self._remote is not None:
+            # One that was started may have left the engine's hands already.
+            self._remote.keep(task)
+
+        def secured(why: BaseException | None) -> None:
+            # One error is enough.
+            left.pop()
+            if why is not None or not left:
+                reply.give(why)
+
+        for one in self._parts:
+            one.secure(task, secured)

@@ -1,0 +1,181 @@
+"""Idempotency keys: an id for the next submission, so that whoever makes it again finds its task.
+
+Guarantees: of all that hold a claim of one id at the same time, in all processes that share
+their places, only one goes on at a time; when the next one does, it finds the task of the one
+before, if that has submitted any. Submissions cost no more as long as nobody has held a claim.
+Relies on: a store or engine that shares places and records; without one, only this process counts.
+Lock order: none is held here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, Final
+
+from framework._manager.others.elsewhere import Elsewhere
+from framework._manager.submitting.partner import Awaited, Joined
+from framework._records.records import TaskRecord
+from framework._running.runner import Runner
+from framework._running.waits.places import Places
+from framework._tasks.live import LiveTask
+from framework._tasks.places import PlaceAnswer, PlaceRequest
+from framework._tasks.specs import TaskSpec
+from framework._threads.reply import Reply
+from framework.exceptions import StoreUnavailableError
+
+_PATIENCE: Final = 5.0
+"""How many seconds to wait for a sign of the store that keeps the places."""
+
+
+class Claim:
+    """The id that the first submission of a request gets, by the request's key.
+
+    Attributes:
+        task_id: The id.
+        found: The task that has it already; None if there is none.
+    """
+
+    def __init__(self, task_id: str, found: TaskRecord | None) -> None:
+        self.task_id = task_id
+        self.found = found
+        # Popped by the submission that gets it, on whatever thread.
+        self._free = [] if found else [task_id]
+
+    def take(self) -> bool:
+        """Take the id; return False if another submission has taken it before."""
+        try:
+            self._free.pop()
+        except IndexError:
+            return False
+        return True
+
+
+_current: Final = ContextVar[Claim | None]("asyncframe_claim", default=None)
+
+
+class Keys:
+    """Gives submissions the ids that were claimed for them.
+
+    Args:
+        joined: The partners of all submissions.
+        runner: Has the ledger, which finds the tasks of this process.
+        places: Has the lines of those that claim the same id.
+        elsewhere: Finds the tasks of other processes; None if there can be none.
+        new_id: Returns an id for one that stands in such a line.
+    """
+
+    def __init__(
+        self,
+        joined: Joined,
+        runner: Runner,
+        places: Places,
+        elsewhere: Elsewhere | None,
+        new_id: Callable[[], str],
+    ) -> None:
+        self._joined = joined
+        self._ledger = runner.ledger
+        self._boxes = runner.boxes
+        self._places = places
+        self._elsewhere = elsewhere
+        self._new_id = new_id
+
+    def _check(
+        self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], awaited: Awaited
+    ) -> TaskSpec:
+        """Return *spec* with the id that the current context has a claim to, if any is left."""
+        claim = _current.get()
+        unclaimed = claim is None or awaited == "called" or spec.task_id is not None
+        if unclaimed or claim is None or not claim.take():
+            return spec
+        return spec.replace({"task_id": claim.task_id})
+
+    @asynccontextmanager
+    async def claim(self, task_id: str) -> AsyncIterator[Claim]:
+        """Hold a claim to an id: the first submission of this context gets it.
+
+        A function that is awaited as a task does not count. Others that claim the id meanwhile
+        wait.
+
+        Raises:
+            StoreUnavailableError: If the store that all processes share does not answer.
+        """
+        found: TaskRecord | None = self._ledger.find(task_id)
+        if found is not None and not _was_refused(found):
+            yield Claim(task_id, found)
+            return
+        self._joined.check_by(self._check)
+        turn, line = self._new_id(), task_id
+        try:
+            await self._take_turn(line, turn)
+            found = await self._find(task_id)
+            while found is not None and _was_refused(found):
+                task_id = _next(task_id)
+                found = await self._find(task_id)
+            held = Claim(task_id, found)
+            token = _current.set(held)
+            try:
+                yield held
+            finally:
+                _current.reset(token)
+                # Copies of this context live on in the tasks.
+                held.take()
+        finally:
+            self._give_turn(task_id, turn)
+
+    async def _find(self, task_id: str) -> TaskRecord | None:
+        """Return the task with an id, of this process or another."""
+        found: TaskRecord | None = self._ledger.find(task_id)
+        if found is None and self._elsewhere is not None:
+            found = await self._elsewhere.find(task_id, patient=False)
+        return found
+
+    async def _take_turn(self, task_id: str, turn: str) -> None:
+        """Wait until nobody else holds a claim to an id.
+
+        Raises:
+            StoreUnavailableError: If the store does not say within some seconds who does.
+        """
+        told = Reply[PlaceAnswer](self._ledger.clock, self._boxes, _PATIENCE)
+        granted = Reply[PlaceAnswer](self._ledger.clock, self._boxes)
+
+        def answer(given: PlaceAnswer) -> None:
+            # In this order: whoever was told may look at once whether it was granted.
+            if given.granted:
+                granted.give(given)
+            told.give(given)
+
+        self._places.lines.join(PlaceRequest(f"c:{task_id}", turn, 1), answer)
+        if granted.has_come:  # by the lines of this process, which answer during the call
+            return
+        if not await told.come():
+            raise StoreUnavailableError(
+                f"no answer within {_PATIENCE:g} s whether another request has the same "
+                "Idempotency-Key; nothing was submitted"
+            )
+        await granted.come()
+
+    def _give_turn(self, task_id: str, turn: str) -> None:
+        """Pass the key on to the next request, once other processes can find the task."""
+        leave = partial(self._places.lines.leave, turn)
+        task, shared = self._ledger.find(task_id), self._ledger.shared
+        is_safe = isinstance(task, LiveTask) and task.secured
+        if task is None or self._places.shared is None or is_safe:
+            leave()
+        elif shared is not None:
+            shared.secure(task, lambda _: leave())
+        elif self._elsewhere is not None:
+            self._elsewhere.when_known(task_id, leave)
+
+
+def _was_refused(task: TaskRecord) -> bool:
+    """Whether a task ended because it could not be stored, so that its caller got an error."""
+    return isinstance(task.error, StoreUnavailableError) and not task.attempts
+
+
+def _next(task_id: str) -> str:
+    """Return the id to use after a task that was refused; the same in every process."""
+    return hashlib.sha256(task_id.encode()).hexdigest()[:32]

@@ -1,0 +1,98 @@
+"""Limited tasks: of those of one key, only some run at a time.
+
+Lock order: that of `Places`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import ClassVar, Final
+
+from framework._manager.submitting.partner import Partner
+from framework._records.statuses import PENDING
+from framework._running.runner import Runner
+from framework._running.waits.places import Places
+from framework._tasks.live import LiveTask
+from framework._tasks.places import (
+    PlaceAnswer,
+    PlaceRequest,
+    PlaceState,
+    TaskPlaces,
+    running_key,
+)
+
+_WAITS: Final = "waits for a place"
+
+
+class Limited(Partner):
+    """Launches tasks when they have a place among those that run.
+
+    Args:
+        places: The lines of limited tasks.
+        runner: Ends a task that can never get a place.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("max_running",)
+
+    def __init__(self, places: Places, runner: Runner) -> None:
+        self._places = places
+        self._runner = runner
+
+    def make(self, task: LiveTask) -> None:
+        """Find out the key of a new task; calls the user's key function.
+
+        Raises:
+            TypeError: If what the function returned has no stable text.
+            Exception: What the function raises.
+        """
+        spec = task.spec
+        most = spec.options["max_running"]
+        assert most is not None
+        args, kwargs = task.args or (), task.kwargs or {}
+        key, shown = running_key(spec.fn, spec.options["key"], args, kwargs)
+        places = task.places or TaskPlaces(None)
+        places.running = PlaceRequest(key, task.task_id, most, rank=spec.level)
+        places.shown = shown
+        task.places = places
+
+    def resume(self, task: LiveTask) -> None:
+        """Find out the key of a task that was taken over."""
+        self.make(task)
+
+    def hold(self, task: LiveTask, go_on: Callable[[LiveTask], object]) -> bool:
+        """Keep a task until it has a place, which may be at once."""
+        places = task.places
+        if places is None or places.running is None:  # it has ended
+            return True
+        self._places.add(task)
+        if self._places.shared is not None:
+            task.reason = _WAITS
+        self._places.lines.join(places.running, partial(self.told, task, places, go_on))
+        self._places.leave_if_over(task)
+        return True
+
+    def told(
+        self,
+        task: LiveTask,
+        places: TaskPlaces,
+        go_on: Callable[[LiveTask], object],
+        answer: PlaceAnswer,
+    ) -> None:
+        """Called with the answer to a task that could start, and when it has its place."""
+        if answer.granted:
+            go_on(task)
+            return
+        request = places.running
+        assert request is not None
+        with self._places.lock:
+            if places.state is PlaceState.LAUNCHED or task.status is not PENDING:
+                return
+            task.reason = (
+                f"{_WAITS}: {min(len(answer.others), request.limit)} running, "
+                f"max_running={request.limit}{places.shown and f' for key {places.shown}'}"
+            )
+            deadlock = self._places.wait_for(task, request, answer)
+        if deadlock is not None:
+            self._runner.refuse(task, deadlock)
+        self._runner.ledger.share(task)

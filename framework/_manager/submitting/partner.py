@@ -1,0 +1,166 @@
+"""Partners: all that takes part in a submission, besides the ledger and the engine.
+
+A submission is a spec, a list of partners and an engine. Each ability of a task, such as its owner,
+its delay or its key, is one partner in a module of its own; `Core` has the list. A partner is asked
+at these moments, in the order of the list. It goes on by returning None, False or nothing, and
+refuses the submission by raising an error, which reaches the caller.
+
+======== ============================================= ===========================================
+moment   when                                          what it may answer
+======== ============================================= ===========================================
+`check`  there is no task yet; see `Joined`            another spec
+`make`   the task is made, and nobody knows it         nothing; it sets fields of the task
+`enter`  the ledger takes it next                      a `Reply` to wait for, then it is asked
+                                                       again; or another task to use instead
+`settle` the ledger has it, or never will              nothing
+`secure` the ledger has it, or it is another one's     each `Reply` to wait for
+`hold`   it is to be launched                          True, if it launches it later
+`resume` it was taken over from another process        nothing
+======== ============================================= ===========================================
+
+What becomes of a task that a partner holds, such as its end, is told to `Ends`.
+
+Guarantees: each partner that has answered `enter` is settled once, in reverse order, whether a
+later one refuses, waits in vain, or the ledger takes the task. Nobody waits at `enter` with a
+lock of a partner held: one that locks comes after those that wait.
+Lock order: a partner's lock that is held from `enter` to `settle`, then those of later partners,
+then the ledger's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from framework._tasks.live import LiveTask
+from framework._tasks.places import Existing
+from framework._tasks.specs import TaskSpec
+from framework._threads.reply import Reply, Steps
+
+Awaited: TypeAlias = Literal[False, "submitted", "called"]
+"""Whether the caller waits for the end of the task: by `submit(wait=True)`, or an `async_task`."""
+
+Check: TypeAlias = Callable[[TaskSpec, tuple[Any, ...], dict[str, Any], Awaited], TaskSpec]
+"""Refuses a call by raising an error, or returns the spec to use."""
+
+GoOn: TypeAlias = Callable[[LiveTask], object]
+"""Goes on with the launch of a task."""
+
+
+class Partner:
+    """Takes part in submissions; each method does nothing unless it is overridden.
+
+    Attributes:
+        options: The options of a spec that ask for it. It takes part in all submissions if it
+            has joined them.
+        waits: Whether it may answer `enter` with a `Reply`.
+        locks: Whether it holds a lock from its last answer to `enter` until `settle`.
+        in_place: Whether it also takes part if the call runs where it is awaited. It is only
+            asked to `make`, `enter` and `settle` then.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ()
+    waits: ClassVar[bool] = False
+    locks: ClassVar[bool] = False
+    in_place: ClassVar[bool] = False
+
+    def make(self, task: LiveTask) -> None:
+        """Set what the task needs."""
+
+    def enter(self, task: LiveTask, patient: bool) -> Reply[Any] | LiveTask | Existing | None:
+        """Let the ledger take the task.
+
+        Args:
+            task: The task.
+            patient: Whether the caller can wait. Whoever makes it wait has called
+                `Ledger.require_room` before, since a full queue refuses the task no more.
+        """
+        return None
+
+    def settle(self, task: LiveTask, added: bool) -> None:
+        """Called once after `enter`, with whether the ledger has the task."""
+
+    def secure(self, task: LiveTask | Existing, own: bool) -> Steps[None]:
+        """Wait for what must be true before the caller gets the id of a task.
+
+        Args:
+            task: The task.
+            own: Whether it was made for this submission.
+        """
+        yield from ()
+
+    def hold(self, task: LiveTask, go_on: GoOn) -> bool:
+        """Return whether to keep a task from being launched, until *go_on* is called with it."""
+        return False
+
+    def resume(self, task: LiveTask) -> None:
+        """Take part in the rest of a submission that another process began."""
+
+
+class Joined:
+    """The partners that take part in every submission, and not only if its spec asks for them.
+
+    They join when they are first needed, and stay: until then, no submission pays for them.
+
+    Attributes:
+        checks: Asked before there is a task; each returns the spec to use.
+        partners: Those that are asked at the later moments.
+        moments: Who takes part, by whether the call runs in place, and the `special` of its spec.
+    """
+
+    def __init__(self) -> None:
+        self.checks: list[Check] = []
+        self.partners: list[Partner] = []
+        self.moments: dict[tuple[bool, tuple[str, ...]], Moments] = {}
+
+    def check_by(self, check: Check) -> None:
+        """Call *check* before each submission from now on; may be called twice."""
+        if check not in self.checks:
+            self.checks.append(check)
+
+    def join(self, partner: Partner) -> None:
+        """Let a partner take part from now on; may be called twice."""
+        if partner not in self.partners:
+            self.partners.append(partner)
+            # In this order, and a new dict: who fills the old one may not have seen the partner.
+            self.moments = {}
+
+
+class Moments:
+    """What to call at each moment of a submission, of the partners that take part in it.
+
+    Args:
+        partners: These, in their order.
+        launch: Launches a task that the first so many of *holding* do not hold any more.
+
+    Raises:
+        ValueError: If one of them may wait after one that holds a lock.
+    """
+
+    def __init__(
+        self, partners: Sequence[Partner], launch: Callable[[Moments, int, LiveTask], object]
+    ) -> None:
+        # Only those that do something at a moment: a submission pays for no other.
+        self.making = [one.make for one in partners if _does(one, "make")]
+        self.entering = [one for one in partners if _does(one, "enter")]
+        self.securing = [one.secure for one in partners if _does(one, "secure")]
+        self.resuming = [one.resume for one in partners if _does(one, "resume")]
+        holding = [one.hold for one in partners if _does(one, "hold")]
+        self.holding: list[tuple[Callable[[LiveTask, GoOn], bool], GoOn]] = [
+            (hold, partial(launch, self, place + 1)) for place, hold in enumerate(holding)
+        ]
+        locking: Partner | None = None
+        for partner in self.entering:
+            if locking is not None and partner.waits:
+                raise ValueError(
+                    f"{type(partner).__name__} must come before {type(locking).__name__} among "
+                    "the partners of a submission: it may wait, and the other one holds a lock then"
+                )
+            if partner.locks:
+                locking = partner
+
+
+def _does(partner: Partner, moment: str) -> bool:
+    """Return whether a partner does anything at a moment."""
+    return getattr(type(partner), moment) is not getattr(Partner, moment)

@@ -1,0 +1,48 @@
+"""Remote tasks: those that an engine runs in other processes."""
+
+from __future__ import annotations
+
+from framework._manager.submitting.partner import Joined, Partner
+from framework._tasks.live import LiveTask
+from framework.protocols import KeepingEngine, RemoteEngine
+
+
+class Remote(Partner):
+    """Asks a remote engine for each task.
+
+    Args:
+        joined: The partners of all submissions.
+        engine: The engine.
+
+    Attributes:
+        keeper: The engine, if it notes tasks before they are started; otherwise None.
+    """
+
+    def __init__(self, joined: Joined, engine: RemoteEngine) -> None:
+        self._engine = engine
+        # Without its type: to mypy, no `RemoteEngine` has the optional method.
+        noting: object = engine
+        self.keeper = noting if isinstance(noting, KeepingEngine) else None
+        joined.join(self)
+
+    def make(self, task: LiveTask) -> None:
+        """Note that no function of this process runs it."""
+        task.remote = True
+
+    def enter(self, task: LiveTask, patient: bool) -> None:
+        """Let the engine check a task, which may refuse it."""
+        self._engine.admit(task)
+
+    def settle(self, task: LiveTask, added: bool) -> None:
+        """Let the engine answer for a task that may have to wait for its delay or a place."""
+        places = task.places
+        if added and (task.spec.delay or (places is not None and places.may_wait)):
+            self.keep(task)
+
+    def keep(self, task: LiveTask) -> None:
+        """Hand a task that waits to an engine that can keep it, unless the engine has it."""
+        if self.keeper is None or task.kept:
+            return
+        requests = () if task.places is None else task.places.requests
+        due = task.created_at + task.spec.delay if task.spec.delay else None
+        task.kept = self.keeper.keep(task, due, requests)
