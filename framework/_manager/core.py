@@ -15,6 +15,7 @@ from contextlib import suppress
 from framework._manager.app_rules import AppRules, Settle
 from framework._manager.cleanup import CleanUp
 from framework._manager.others.elsewhere import Elsewhere
+from framework._manager.overview import Overview
 from framework._manager.scene import LiveScene
 from framework._manager.scheduling.schedules import Schedules
 from framework._manager.settings import Settings
@@ -117,6 +118,7 @@ class Core:
         self.remote = engine if may_be_remote and isinstance(engine, RemoteEngine) else None
         abilities = self.abilities = features_of(self.remote)
         self.ledger = Ledger(clock, store, settings.queue_size, interceptor)
+        self.overview = Overview(self.ledger)
         features, shared = self.ledger.features, self.ledger.shared
         # The engine first, since it knows more: the store gets its news from it.
         directories = [one for one in (self.remote, shared) if one is not None]

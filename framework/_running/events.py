@@ -75,6 +75,16 @@ class Events:
             finally:
                 outbox.publishing.release()
 
+    def publish_evicted(self, record: TaskRecord) -> None:
+        """Publish that a finished task was removed; comes after the event of its end."""
+        if isinstance(record, LiveTask):
+            with self.lock:
+                self.enqueue(record, "evicted")
+            if record.outbox is not None:
+                self.flush(record)
+        else:
+            self.emit("evicted", record, record.status, record.attempts)
+
     def emit(
         self, kind: str, record: TaskRecord, status: TaskStatus, attempts: int, **more: Any
     ) -> None:

@@ -21,7 +21,6 @@ from types import TracebackType
 from typing import Any, Final, Literal, TypeAlias
 
 from framework._records.checks import show
-from framework._records.pages import PageQuery
 from framework._records.records import TaskRecord
 from framework._records.statuses import (
     COMPLETED,
@@ -35,8 +34,8 @@ from framework._records.statuses import (
 from framework._running.calls import Calls
 from framework._running.events import Events
 from framework._tasks.live import Home, LiveTask, Waiter, copy_record
-from framework._threads.outflow import Outflow
 from framework._threads.waiters import wake_all
+from framework._threads.watch.outflow import Outflow
 from framework.exceptions import FrameworkNotStartedError, QueueFullError
 from framework.protocols import CallStore, Clock, Interceptor, TaskStore
 from framework.protocols._features import features_of
@@ -118,8 +117,8 @@ class Ledger(Events):
             QueueFullError: If `queue_size` tasks are PENDING.
             ValueError: If its id is in use.
         """
-        home, task_id = task.home, task.task_id
-        live = home.live
+        home = task.home
+        task_id, live = task.task_id, home.live
         with self.lock:
             if home.closed or self.state != "running":
                 raise FrameworkNotStartedError(
@@ -333,7 +332,7 @@ class Ledger(Events):
                 return task
         return None
 
-    def _unstored(self, home: Home | None = None) -> list[LiveTask]:
+    def unstored(self, home: Home | None = None) -> list[LiveTask]:
         """Return the tasks that the store does not have yet: a final one may be among them."""
         homes = self.homes if home is None else [home]
         # One atomic operation for each home: other threads remove entries at any moment.
@@ -341,48 +340,12 @@ class Ledger(Events):
 
     def unfinished(self, home: Home | None = None) -> list[LiveTask]:
         """Return the tasks of this process that are not final, of *home* or of all homes."""
-        return [task for task in self._unstored(home) if task.status not in FINAL]
+        return [task for task in self.unstored(home) if task.status not in FINAL]
 
     def snapshot(self, record: TaskRecord) -> TaskRecord:
         """Return a consistent copy of *record*."""
         with self.lock:
             return copy_record(record)
-
-    def records(self, status: TaskStatus | None = None) -> dict[str, TaskRecord]:
-        """Return copies of all records, or those with one status, by id; the store's first."""
-        with self.lock:
-            live = [copy_record(task) for task in self._unstored()]
-        found: dict[str, TaskRecord] = {}
-        for record in self.store.list(status):
-            found[record.task_id] = record
-        # A task that ended in between is in both; the store's record is the newer one.
-        for task in live:
-            if status is None or task.status is status:
-                found.setdefault(task.task_id, task)
-        return found
-
-    def active_records(self) -> list[TaskRecord]:
-        """Return copies of the records that are not final, of all processes."""
-        with self.lock:
-            own = [copy_record(task) for task in self.unfinished()]
-        if self.shared is None:
-            return own
-        ids = {task.task_id for task in own}
-        # A task that has ended here in between is final in the store as well.
-        known = self.shared.list() if self.large is None else self.large.active()
-        others = [one for one in known if one.status not in FINAL]
-        return own + [one for one in others if one.task_id not in ids]
-
-    def matching(self, query: PageQuery) -> list[LiveTask]:
-        """Return this process's tasks that the store may not have yet and that count, in order."""
-        candidates = query.in_order(filter(query.may_count, self._unstored()))
-        # With the lock, under which no status changes.
-        with self.lock:
-            return [task for task in candidates if query.has_status(task.status)]
-
-    def is_unstored(self, task: LiveTask) -> bool:
-        """Return whether a task is live, or has just ended and is not in the store yet."""
-        return task.status not in FINAL or self.store.get(task.task_id) is None
 
     def register(self, task: LiveTask, waiter: Waiter) -> bool:
         """Register *waiter* to be woken when the task is final; False if it is already."""
@@ -454,21 +417,6 @@ class Ledger(Events):
         self.lock = threading.Lock()
         self.state = "forked"
 
-    def figures(self) -> dict[str, int]:
-        """Return a consistent snapshot of the counters, of all processes that share a store."""
-        own = self.own_figures()
-        return own if self.shared is None else _with_others(own, self.shared.figures())
-
-    def own_figures(self) -> dict[str, int]:
-        """Return a consistent snapshot of the counters of this process."""
-        with self.lock:
-            figures = {"submitted": self.submitted}
-            figures |= {PENDING.value: self.pending, RUNNING.value: self.running}
-            figures |= {status.value: count for status, count in self.ended.items()}
-            figures |= dict(self.extra)
-            figures["kept"] = self.kept
-        return figures
-
     def announce(
         self, kind: str, task: LiveTask, delay: float, error: BaseException | None
     ) -> None:
@@ -492,31 +440,10 @@ class Ledger(Events):
         if task.outbox is not None:
             self.flush(task)
 
-    def publish_evicted(self, record: TaskRecord) -> None:
-        """Publish that a finished task was removed; comes after the event of its end."""
-        if isinstance(record, LiveTask):
-            with self.lock:
-                self.enqueue(record, "evicted")
-            if record.outbox is not None:
-                self.flush(record)
-        else:
-            self.emit("evicted", record, record.status, record.attempts)
-
     def count(self, name: str, by: int = 1) -> None:
         """Add to a counter that does not belong to a status."""
         with self.lock:
             self.extra[name] += by
-
-
-def _with_others(own: dict[str, int], shared: dict[str, int]) -> dict[str, int]:
-    """Return the counters of all processes: *own* live tasks, plus the counts of the store."""
-    figures = own | shared
-    for status in TaskStatus:
-        live = 0 if status.is_final else own[status.value]
-        figures[status.value] = live + shared.get(status.value, 0)
-    figures["submitted"] = sum(figures[status.value] for status in TaskStatus)
-    figures["kept"] = sum(figures[status.value] for status in TaskStatus if status.is_final)
-    return figures
 
 
 def _tell_why(

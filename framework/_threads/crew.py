@@ -34,8 +34,8 @@ from typing import Any, ClassVar
 from framework._records.statuses import TaskStatus
 from framework._threads.exits import ExitSignal, joined_at_exit
 from framework._threads.levels import LevelQueue, place_of
-from framework._threads.outflow import Outflow
 from framework._threads.pool_threads import Item, PoolThread, current_pool_thread, forget_others
+from framework._threads.watch.outflow import Outflow
 from framework._threads.watch.wait_graph import WaitGraph
 from framework.exceptions import QueueFullError
 

@@ -22,8 +22,8 @@ from framework._threads.clock import SystemClock, join_all
 from framework._threads.crew import Crew
 from framework._threads.figures import pool_figures
 from framework._threads.futures import Call, Calls, T
-from framework._threads.outflow import Outflow
 from framework._threads.pool_threads import PoolThread
+from framework._threads.watch.outflow import Outflow
 from framework.protocols import Clock
 
 P = ParamSpec("P")

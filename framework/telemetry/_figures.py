@@ -98,7 +98,7 @@ def figures_of(core: Core) -> Readings:
 
 def _plain_figures_of(core: Core) -> dict[str, float]:
     """Return the figures that are not of a schedule, by name."""
-    own, threads = core.ledger.own_figures(), thread_figures(crew_of(core.pool))
+    own, threads = core.overview.own_figures(), thread_figures(crew_of(core.pool))
     found: dict[str, float] = {
         "tasks_pending": own["pending"],
         "tasks_delayed": len(core.places.delays),

@@ -162,9 +162,9 @@ async def page_of(core: Core, query: PageQuery) -> TaskPage:
 def read_page(core: Core, query: PageQuery) -> TaskPage:
     """Return the tasks that match *query*; blocks if the store does."""
     # First: a task that ends meanwhile is in the store then.
-    own, store = core.ledger.matching(query), _Stored(core.ledger)
+    own, store = core.overview.matching(query), _Stored(core.ledger)
     tasks, place = _tasks_of(core, query, own, store)
-    total = store.count(query) + sum(core.ledger.is_unstored(one) for one in own)
+    total = store.count(query) + sum(core.overview.is_unstored(one) for one in own)
     # What was read is there, even if it was removed before it was counted.
     shown = len(tasks) + (place is not None)
     return TaskPage(
@@ -240,7 +240,7 @@ def dicts_of(core: Core, query: PageQuery, limit: int | None) -> dict[str, dict[
     """
     found: dict[str, dict[str, Any]] = {}
     left, place = math.inf if limit is None else limit, None
-    own, store = core.ledger.matching(query), _Stored(core.ledger)
+    own, store = core.overview.matching(query), _Stored(core.ledger)
     while left > 0:
         query = replace(query, limit=int(min(MOST, left)))
         tasks, place = _tasks_of(core, query, own, store)

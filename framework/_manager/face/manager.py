@@ -191,7 +191,7 @@ class TaskManager(Waiting):
         most = None if limit is None else checks.integer("limit", limit, at_least=1)
         query = checked_query(status, name, owner, search, offset=offset)
         if most is None and query == checked_query():
-            return _as_dicts(self._core, self._core.ledger.records().values())
+            return _as_dicts(self._core, self._core.overview.records().values())
         return dicts_of(self._core, query, most)
 
     def get_active_tasks(self) -> dict[str, dict[str, Any]]:
@@ -199,7 +199,7 @@ class TaskManager(Waiting):
 
         It costs what they cost, however many others have ended, and never blocks.
         """
-        return _as_dicts(self._core, self._core.ledger.active_records())
+        return _as_dicts(self._core, self._core.overview.active_records())
 
     def get_tasks_by_status(self, status: TaskStatus | str) -> dict[str, dict[str, Any]]:
         """Return the tasks with one status, like `get_all_tasks`.
@@ -208,12 +208,12 @@ class TaskManager(Waiting):
             ValueError: If *status* is not a status.
             StoreUnavailableError: If a store that several processes share cannot be read.
         """
-        records = self._core.ledger.records(checked_status(status))
+        records = self._core.overview.records(checked_status(status))
         return _as_dicts(self._core, records.values())
 
     def get_active_count(self) -> int:
         """Return how many tasks are PENDING or RUNNING."""
-        figures = self._core.ledger.figures()
+        figures = self._core.overview.figures()
         return figures[PENDING.value] + figures[RUNNING.value]
 
     def get_stats(self) -> dict[str, int]:
@@ -230,7 +230,7 @@ class TaskManager(Waiting):
         processes that it keeps. ``store_errors`` and ``store_backlog`` count failed attempts to
         write, and records that wait to be written.
         """
-        figures = self._core.ledger.figures()
+        figures = self._core.overview.figures()
         figures |= {
             "delayed": len(self._core.places.delays),
             "scheduled": len(self._core.schedules),

@@ -19,8 +19,9 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
+from framework._manager.others.directories import Directories, Directory
 from framework._manager.others.inquiries import Inquiries
 from framework._manager.others.questions import NO_WAITER, Following, Question, Then
 from framework._records import checks
@@ -31,7 +32,6 @@ from framework._threads.courier import GRAIN, Courier
 from framework._threads.waiters import LoopWaiter, Mailboxes, ThreadWaiter
 from framework.exceptions import FrameworkNotStartedError, StoreUnavailableError
 from framework.protocols import Clock
-from framework.protocols._features import features_of
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -56,18 +56,6 @@ _STEP: Final = 0.02
 50 queries a second at most."""
 
 
-class Directory(Protocol):
-    """A store or engine that knows tasks of other processes; both methods may block."""
-
-    def fetch(self, task_ids: Collection[str]) -> Sequence[TaskRecord]:
-        """Return the records that exist for these ids."""
-        ...
-
-    def request_cancel(self, task_id: str) -> bool:
-        """Request a task's cancellation; False if it is unknown or final."""
-        ...
-
-
 class Elsewhere:
     """Queries the directories of one manager.
 
@@ -85,12 +73,12 @@ class Elsewhere:
         boxes: Mailboxes,
         real: SystemClock | None = None,
     ) -> None:
-        self._directories = directories
+        self._directories = Directories(directories)
         self._clock = clock
         self._boxes = boxes
         self._real = real or SystemClock()
-        self._abilities = [features_of(one) for one in directories]
-        self._inquiries = Inquiries(self._abilities, self._real)
+        abilities = self._directories.abilities
+        self._inquiries = Inquiries(abilities, self._real)
         self._lock = threading.Lock()
         self._new: list[Question] = []
         # By the multiple of `_STEP` at which to repeat them.
@@ -98,7 +86,7 @@ class Elsewhere:
         # Those that wait for a change, by their task, and when all of them are looked up next.
         self._watched: dict[str, dict[Question, None]] = {}
         self._check_at = 0.0
-        self._told_by = [one.news for one in self._abilities if one.news is not None]
+        self._told_by = [one.news for one in abilities if one.news is not None]
         self._has_news = len(self._told_by) == len(directories)
         # Used by the thread only, like what it does at the end.
         self._stop_news: list[Callable[[], object]] = []
@@ -169,7 +157,7 @@ class Elsewhere:
 
     async def cancel(self, task_id: str) -> bool:
         """Request a task's cancellation; False if it is unknown or final."""
-        return bool(await self.call(lambda: self._request_cancel(task_id)))
+        return bool(await self.call(lambda: self._directories.request_cancel(task_id)))
 
     # -- from a thread
 
@@ -203,7 +191,7 @@ class Elsewhere:
 
     def post_cancel(self, task_id: str) -> None:
         """Request a task's cancellation without waiting, once its process has written it."""
-        found = Then(lambda: self.post(lambda: self._request_cancel(task_id)))
+        found = Then(lambda: self.post(lambda: self._directories.request_cancel(task_id)))
         self._put(Question(found, task_id))
 
     def close(self) -> None:
@@ -372,7 +360,7 @@ class Elsewhere:
                 again.append((_PAUSES[-1], question))
             else:
                 sought.append(question)
-        found, error = self._fetch({one.task_id for one in sought if one.task_id})
+        found, error = self._directories.fetch({one.task_id for one in sought if one.task_id})
         unknown = []
         for question in sought:
             record = found.get(question.task_id or "")
@@ -424,12 +412,12 @@ class Elsewhere:
             elif question.last:
                 question.finish(None)
             elif question in in_vain:
-                question.finish(None, self._doubt())
+                question.finish(None, self._directories.doubt())
             elif now >= question.until:
-                question.finish(None, self._doubt() or _no_answer(question))
+                question.finish(None, self._directories.doubt() or _no_answer(question))
             else:
                 if alone is None:
-                    alone = self._is_alone()
+                    alone = self._directories.is_alone()
                 # One more try: the last other process may have written it and then ended.
                 question.last = alone
                 pause = _PAUSES[min(question.tries, len(_PAUSES) - 1)]
@@ -453,38 +441,6 @@ class Elsewhere:
                 return
         for _, question in questions:
             question.finish(None, FrameworkNotStartedError("stopped"))
-
-    def _fetch(self, task_ids: set[str]) -> tuple[dict[str, TaskRecord], Exception | None]:
-        """Return the records found, and the error of a directory that does not answer."""
-        found: dict[str, TaskRecord] = {}
-        failed: Exception | None = None
-        for directory in self._directories:
-            missing = task_ids - found.keys()
-            if not missing:
-                break
-            try:
-                records = directory.fetch(missing)
-            except Exception as error:  # raised in the caller, unless another one knows the task
-                failed = error
-            else:
-                found |= {str(record.task_id): record for record in records}
-        return found, failed
-
-    def _is_alone(self) -> bool:
-        """Return whether it is certain that no other process could know a task."""
-        try:
-            known = [one.directory for one in self._abilities]
-            return all(one is not None and one.is_alone() for one in known)
-        except Exception:  # not certain then; the question itself can still be answered
-            return False
-
-    def _doubt(self) -> Exception | None:
-        """Return why an unknown task may exist all the same; None if it does not exist."""
-        doubts = (one.doubt() for able in self._abilities if (one := able.directory) is not None)
-        return next(filter(None, doubts), None)
-
-    def _request_cancel(self, task_id: str) -> bool:
-        return any(directory.request_cancel(task_id) for directory in self._directories)
 
 
 def _no_answer(question: Question) -> StoreUnavailableError:

@@ -215,7 +215,7 @@ class Run:
     def check_manager(self, manager: TaskManager) -> None:
         """Check a manager that has stopped: counters and events agree, and nothing is left."""
         core = manager._core
-        figures, told = core.ledger.figures(), Counter[str]()
+        figures, told = core.overview.figures(), Counter[str]()
         assert figures["pending"] == figures["running"] == 0, figures
         assert figures["submitted"] == sum(figures[status.value] for status in FINAL), figures
         assert not any(home.live for home in core.ledger.homes)

@@ -189,7 +189,7 @@ def figures_or_change(run: Run) -> None:
         cancel(manager, task_id)
 
     def read() -> None:
-        seen.extend(manager._core.ledger.figures() for _ in range(3))
+        seen.extend(manager._core.overview.figures() for _ in range(3))
 
     run.together(submit, submit, read)
     for figures in seen:
@@ -223,7 +223,7 @@ def progress_or_end(run: Run) -> None:
 
     def body() -> None:
         run.sleep(1.0)
-        (task,) = manager._core.ledger._unstored() or (None,)
+        (task,) = manager._core.ledger.unstored() or (None,)
         if task is not None:
             manager._core.ledger.progress(task, 0.5, "half")
 
@@ -302,7 +302,7 @@ def keep_few(run: Run) -> None:
 
     run.together(submit, submit)
     manager._core.pool.shutdown()
-    figures = manager._core.ledger.figures()
+    figures = manager._core.overview.figures()
     assert figures["kept"] == len(list(manager._core.ledger.store.list()))
     assert figures["kept"] + figures.get("evicted", 0) == figures["submitted"]
 

@@ -22,7 +22,7 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework._manager.others.elsewhere import Elsewhere
+from framework._manager.others.directories import Directories
 from framework._records.checks import show
 from framework._records.records import TaskRecord
 from framework.http import Accepted, task_router
@@ -525,14 +525,15 @@ def test_a_router_in_a_mounted_app(caplog: pytest.LogCaptureFixture) -> None:
 # -- the same time
 
 
-class Counted(Elsewhere):
+class Counted(Directories):
     """Counts the queries for tasks."""
 
     queries = 0
 
-    def _fetch(self, task_ids: set[str]) -> tuple[dict[str, TaskRecord], Exception | None]:
+    def fetch(self, task_ids: set[str]) -> tuple[dict[str, TaskRecord], Exception | None]:
+        """Count it."""
         Counted.queries += 1
-        return super()._fetch(task_ids)
+        return super().fetch(task_ids)
 
 
 def test_a_foreign_task_is_looked_for_as_an_unknown_one(
@@ -543,7 +544,7 @@ def test_a_foreign_task_is_looked_for_as_an_unknown_one(
     app = FastAPI(lifespan=setup_async_framework(store=store))
     app.include_router(task_router(owner=user_of, dependencies=LOGIN))
     app.post("/parent")(parent)
-    monkeypatch.setattr("framework._manager.core.Elsewhere", Counted)
+    monkeypatch.setattr("framework._manager.others.elsewhere.Directories", Counted)
     with TestClient(app) as client:
         own = client.post("/parent", headers=as_user("ann")).json()
         shown = client.get(f"/tasks/{own}?wait=60", headers=as_user("ann")).json()

@@ -112,6 +112,7 @@ class LedgerModel(RuleBasedStateMachine):
         )
         self.manager = self._context.__enter__()
         self.ledger, self.endings = self.manager._core.ledger, self.manager._core.endings
+        self.overview = self.manager._core.overview
         self.all: list[Modelled] = []
         # In the order in which they ended.
         self.kept: list[Modelled] = []
@@ -357,7 +358,7 @@ class LedgerModel(RuleBasedStateMachine):
     @invariant()
     def counted(self) -> None:
         """Each task is counted under its status, and under no other."""
-        figures = self.ledger.own_figures()
+        figures = self.overview.own_figures()
         ours = [one for one in self.all if one.counted]
         for status in TaskStatus:
             assert figures[status.value] == sum(one.status == status for one in ours), status
@@ -370,17 +371,17 @@ class LedgerModel(RuleBasedStateMachine):
         """All that is live or kept is found, and nothing else."""
         live = self._live()
         expected = {one.task.task_id: one.status for one in [*live, *self.kept]}
-        found = self.ledger.records()
+        found = self.overview.records()
         assert {task_id: record.status.value for task_id, record in found.items()} == expected
         for status in TaskStatus:
             ids = {task_id for task_id, its in expected.items() if its == status}
-            assert set(self.ledger.records(status)) == ids
+            assert set(self.overview.records(status)) == ids
         assert self.ledger.unfinished() == [one.task for one in live]
-        ids = {record.task_id for record in self.ledger.active_records()}
+        ids = {record.task_id for record in self.overview.active_records()}
         assert ids == {one.task.task_id for one in live}
         for one in [*live, *self.kept]:
             assert self.ledger.find(one.task.task_id) is one.task
-            assert self.ledger.is_unstored(one.task) is not one.is_final
+            assert self.overview.is_unstored(one.task) is not one.is_final
 
     @invariant()
     def recorded(self) -> None:
@@ -468,7 +469,7 @@ class SharedLedgerModel(LedgerModel):
     @invariant()
     def counted_with_others(self) -> None:
         """The counters of all processes are those of the live tasks and of all that is kept."""
-        figures = self.ledger.figures()
+        figures = self.overview.figures()
         statuses = [one.status for one in [*self._live(), *self.kept]]
         for status in TaskStatus:
             assert figures[status.value] == statuses.count(status.value), status

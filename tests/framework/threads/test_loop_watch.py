@@ -15,6 +15,7 @@ from typing import Any, Final
 import pytest
 
 from framework import get_task_manager, setup_async_framework
+from framework._manager.overview import Overview
 from framework._running.ledger import Ledger
 from framework._tasks.live import Home
 from framework._threads.clock import SystemClock, Timer
@@ -120,7 +121,7 @@ async def test_a_second_block_is_named_as_well(caplog: pytest.LogCaptureFixture)
     assert (len(caplog.messages), levels) == (4, {logging.WARNING})
     ledger = watch._home.core.ledger
     assert isinstance(ledger, Ledger)
-    assert ledger.own_figures()["loop_blocks"] == 2
+    assert Overview(ledger).own_figures()["loop_blocks"] == 2
     watch.stop()
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from framework import QueueFullError, ThreadPoolExecutorEnhanced, setup_async_framework
 from framework._threads.clock import SystemClock
-from framework._threads.outflow import LONGEST, Outflow
+from framework._threads.watch.outflow import LONGEST, Outflow
 from pytest_asyncframe.probe import Probe
 from tests.patience import PATIENCE
 

@@ -29,7 +29,7 @@ from framework._records.statuses import TaskStatus
 from framework._tasks.places import PlaceRequest
 from framework._threads.clock import SystemClock
 from framework._threads.courier import Courier
-from framework._threads.outflow import Outflow
+from framework._threads.watch.outflow import Outflow
 from framework.engines.celery._messages import Message
 from framework.engines.celery._publishing.sender import Sender
 from framework.exceptions import BrokerUnavailableError, QueueFullError
