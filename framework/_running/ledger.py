@@ -102,7 +102,7 @@ class Ledger(Events):
         task: LiveTask,
         started: float | None = None,
         bounded: bool = True,
-        emit_submitted: bool = False,
+        emit_submitted: bool = True,
     ) -> None:
         """Add a new task.
 

@@ -221,7 +221,7 @@ class Outpost:
         task.args, task.kwargs, task.limit = args, kwargs or None, message.left
         task.delivery = Delivery(message.attempt, message.limit, self._holder)
         self._core.owners.give(task, message.owner or None)
-        self._core.ledger.add(task, bounded=False)
+        self._core.ledger.add(task, bounded=False, emit_submitted=False)
         task.attempts = attempts - 1
         return task
 

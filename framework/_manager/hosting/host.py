@@ -156,7 +156,7 @@ class RemoteHost:
         )
         task.label, task.remote = record.label, True
         try:
-            self._ledger.add(task, bounded=False)
+            self._ledger.add(task, bounded=False, emit_submitted=False)
         except (FrameworkError, ValueError):  # it is stopping, or has it already
             return False
         return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from framework._manager.submitting.partner import Partner
+from framework._records.ids import TaskId
 from framework._running.ledger import Ledger, id_in_use
 from framework._tasks.live import LiveTask
 
@@ -24,15 +25,19 @@ class ChosenIds(Partner):
         # Changed with the ledger's lock held.
         self._reserved: set[str] = set()
 
+    def make(self, task: LiveTask) -> None:
+        """Give a task the id."""
+        chosen = task.spec.task_id
+        assert chosen is not None
+        task.task_id = TaskId(chosen)
+
     def enter(self, task: LiveTask, patient: bool) -> None:
         """Reserve the id.
 
         Raises:
             ValueError: If a live or a finished task has it, or another one reserves it.
         """
-        task_id = task.spec.task_id
-        assert task_id is not None
-        ledger = self._ledger
+        ledger, task_id = self._ledger, task.task_id
         with ledger.lock:
             free = ledger.find_live(task_id) is None and task_id not in self._reserved
             if free:

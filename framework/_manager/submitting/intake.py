@@ -117,7 +117,7 @@ class Intake:
         if spec.special or self._always:
             return self._submit_slowly(spec, args, kwargs, frame)
         task = self._new_task(spec, args, kwargs, frame)
-        self.ledger.add(task, None, True, True)
+        self.ledger.add(task)
         if task.outbox is not None:
             self.ledger.flush_submitted(task)
         # The lines of `Runner.launch` in real time again, since every submission would pay.
@@ -326,13 +326,13 @@ class Intake:
             self.runner.launch(task)
 
     def _add(self, task: LiveTask, bounded: bool) -> None:
-        self.ledger.add(task, None, bounded, True)
+        self.ledger.add(task, None, bounded)
         if task.outbox is not None:
             self.ledger.flush_submitted(task)
 
     def _add_in_place(self, task: LiveTask, _: bool) -> None:
         ledger = self.ledger
-        ledger.add(task, None, False, True)
+        ledger.add(task, None, False)
         if task.outbox is not None:
             ledger.flush(task)
         self.runner.start(task)
@@ -351,11 +351,11 @@ class Intake:
             limit = self.default_limit
         elif limit == math.inf:
             limit = None
-        task_id = spec.task_id or self.new_id()
+        task_id = self.new_id()
         # An assignment for each field of `live.new_task`: every submission pays for this, and
         # would pay twice as much for a function or a constructor with a parameter for each.
         task = LiveTask()
-        task.task_id = task_id if type(task_id) is TaskId else TaskId(task_id)
+        task.task_id = task_id if task_id.__class__ is TaskId else TaskId(task_id)
         task.label = spec.label
         task.status = PENDING
         task.created = task.queued = self._monotonic()
