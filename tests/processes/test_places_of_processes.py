@@ -28,7 +28,7 @@ from framework import (
     setup_async_framework,
     throttled_task,
 )
-from framework._manager.submitting import places
+from framework._manager.submitting import unique
 from framework._records.records import TaskRecord
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql import SQLStore
@@ -271,7 +271,7 @@ async def test_a_failing_database_refuses_and_loses_nothing(
         assert isinstance(store, SQLStore)
         task, other = (background_task(unique=True)(fn) for fn in (abs, int))
         with monkeypatch.context() as patch:
-            patch.setattr(places, "_PATIENCE", 0.2)
+            patch.setattr(unique, "_PATIENCE", 0.2)
             patch.setattr(store._writer.membership, "turn", fail)
             with pytest.raises(
                 StoreUnavailableError,

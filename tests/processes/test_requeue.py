@@ -26,7 +26,8 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework._manager.others import elsewhere, host, taking_over
+from framework._manager.hosting import host, taking_over
+from framework._manager.others import elsewhere
 from framework._records.restart import WAITS
 from framework.protocols import TaskEvent
 from framework.stores.sql import SQLStore
