@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,9 +12,12 @@ import pytest
 from framework import TaskManager
 from framework._manager.submitting.intake import Intake
 from framework._manager.submitting.partner import Joined, Partner
+from framework._records.records import TaskEvent
 from framework._tasks.live import LiveTask
 from framework._tasks.specs import spec_for
+from framework._threads.clock import SystemClock
 from framework._threads.reply import Reply
+from framework.testing import override_framework
 
 
 class Noting(Partner):
@@ -136,3 +140,27 @@ def test_nobody_waits_with_a_lock(task_manager: TaskManager) -> None:
         r"wait, and the other one holds a lock then$",
     ):
         intake_of(task_manager, joined)
+
+
+@pytest.mark.parametrize("function", [int, len], ids=["completes", "fails"])
+def test_both_ways_of_a_plain_submission_do_the_same(function: Any) -> None:
+    """The lines of a submission without partners have the effect of those with them."""
+    found: list[object] = []
+    for partnered in (False, True):
+        joined, seen = Joined(), list[tuple[str, str, int]]()
+        with override_framework(clock=SystemClock()) as manager:
+            if partnered:
+                Noting("one", joined, [])
+            manager.subscribe(lambda event, to=seen: to.append(_state_of(event)))
+            spec = spec_for(function)
+            task = intake_of(manager, joined).submit(spec, (), {}, sys._getframe())
+            with suppress(TypeError):
+                manager.wait_result(task.task_id)
+            stats = manager.get_stats()
+        assert [kind for kind, _, _ in seen][:2] == ["submitted", "started"]
+        found.append((seen, stats, manager.get_all_tasks()[task.task_id]["status"]))
+    assert found[0] == found[1]
+
+
+def _state_of(event: TaskEvent) -> tuple[str, str, int]:
+    return event.kind, str(event.status), event.attempt
