@@ -143,14 +143,14 @@ class Series:
                 if self._published is not None:
                     refresh = Refresh(core.clock, interval, self._publish)
                     attached.end.callback(refresh.stop)
-            attached.times += 1
+            token = object()
+            attached.tokens.add(token)
         self._publish()
-        times = [1]
 
         def detach() -> None:
             with self._lock:
-                attached.times -= times.pop() if times else 0
-                if not attached.times and self._managers.get(core) is attached:
+                attached.tokens.discard(token)
+                if not attached.tokens and self._managers.get(core) is attached:
                     self._forget(core)
             self._publish()
 
@@ -193,13 +193,13 @@ class Attached:
         core: Its core.
 
     Attributes:
-        times: How often it is attached.
+        tokens: One for each `Series.attach` that was not undone.
         counted: The figures that grow, counted since it was attached.
         end: Undoes what was done when it was attached.
     """
 
     def __init__(self, core: Core) -> None:
-        self.times = 0
+        self.tokens: set[object] = set()
         self.end = ExitStack()
         self._core = core
         self._start = figures_of(core)

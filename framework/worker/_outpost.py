@@ -180,12 +180,8 @@ class Outpost:
             if spec.check is not None:
                 spec.check(*args, **kwargs)
         except (TypeError, ValueError) as error:
-            unsaid = self._tell_end(
-                message.task_id,
-                FAILED,
-                error=wire.encode_error(error),
-                reason="its arguments were refused",
-            )
+            reason = "its arguments were refused"
+            unsaid = self._tell_end(message.task_id, FAILED, error, reason=reason)
             return Outcome(FAILED, message.task_id, message.name, error, unsaid=unsaid)
         task = self._new_task(message, spec, args, kwargs, attempts)
         self._running[task.task_id] = task
@@ -273,21 +269,25 @@ class Outpost:
         unsaid = self._tell_end(
             task.task_id,
             status,
+            error,
             result=result,
-            error="" if error is None else wire.encode_error(error),
             reason=reason,
             share=task.progress,
             message=task.progress_message,
         )
         return Outcome(status, task.task_id, task.name, error, unsaid=unsaid)
 
-    def _tell_end(self, task_id: str, status: TaskStatus, **more: Any) -> dict[str, Any] | None:
-        call = {"task_id": task_id, "status": status, "holder": self._holder, **more}
+    def _tell_end(
+        self, task_id: str, status: TaskStatus, error: BaseException | None, **more: Any
+    ) -> dict[str, Any] | None:
+        """Report an end; return the arguments of `State.end` if Redis does not take them."""
+        text = "" if error is None else wire.encode_error(error)
+        call = {"task_id": task_id, "status": status, "holder": self._holder, "error": text, **more}
         for pause in (*_PAUSES, None):
             try:
                 self._state.end(**call)
-            except Exception as error:  # whatever the client raises, Redis is unavailable
-                _LOGGER.warning("the end of task %s is not reported yet: %r", task_id, error)
+            except Exception as raised:  # whatever the client raises, Redis is unavailable
+                _LOGGER.warning("the end of task %s is not reported yet: %r", task_id, raised)
             else:
                 return None
             if pause is not None:
@@ -331,7 +331,7 @@ class Outpost:
         unsaid = self._tell_end(
             task.task_id,
             TIMEOUT,
-            error=wire.encode_error(told),
+            told,
             reason=task.reason,
             share=task.progress,
             message=task.progress_message,
