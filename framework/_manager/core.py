@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from framework._manager.app_rules import AppRules, Settle
 from framework._manager.cleanup import CleanUp
-from framework._manager.others.elsewhere import Elsewhere
+from framework._manager.others.elsewhere import OtherProcesses
 from framework._manager.overview import Overview
 from framework._manager.scene import LiveScene
 from framework._manager.scheduling.schedules import Schedules
@@ -122,7 +122,7 @@ class Core:
         features, shared = self.ledger.features, self.ledger.shared
         # The engine first, since it knows more: the store gets its news from it.
         directories = [one for one in (self.remote, shared) if one is not None]
-        self.elsewhere = Elsewhere(directories, clock, self.boxes) if directories else None
+        self.elsewhere = OtherProcesses(directories, clock, self.boxes) if directories else None
         # From here on, each part is given those before it, and needs none after it.
         places = abilities.places or features.places
         self.places = Places(clock, Delays(clock), places, pool._crew.waits)

@@ -30,8 +30,8 @@ BEFORE_WAITS: Final[list[Callable[[], object]]] = []
 """Called when a coroutine is about to wait for a task, in the whole process; empty but in tests."""
 
 
-class Elsewhere(Protocol):
-    """Waits for tasks of other processes: a `_manager.elsewhere.Elsewhere`."""
+class OtherProcesses(Protocol):
+    """Waits for tasks of other processes: a `_manager.elsewhere.OtherProcesses`."""
 
     async def until_final(self, task_id: str, timeout: float | None) -> TaskRecord | None:
         """Suspend until a task is final and return its record; None if it is unknown."""
@@ -59,7 +59,7 @@ class Results:
         boxes: Mailboxes,
         engine: TaskEngine,
         crew: Crew,
-        elsewhere: Elsewhere | None,
+        elsewhere: OtherProcesses | None,
     ) -> None:
         self._ledger = ledger
         self._clock = ledger.clock
@@ -108,7 +108,7 @@ class Results:
                 return raise_or_return(_require_found(record, found))
         return raise_or_return(record)
 
-    def require_elsewhere(self) -> Elsewhere:
+    def require_elsewhere(self) -> OtherProcesses:
         """Return what waits for a task that another process runs.
 
         Raises:

@@ -56,7 +56,7 @@ _STEP: Final = 0.02
 50 queries a second at most."""
 
 
-class Elsewhere:
+class OtherProcesses:
     """Queries the directories of one manager.
 
     Args:

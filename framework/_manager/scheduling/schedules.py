@@ -21,7 +21,7 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
-from framework._manager.others.elsewhere import Elsewhere
+from framework._manager.others.elsewhere import OtherProcesses
 from framework._manager.scheduling.timetables import OwnBook, Timetable
 from framework._manager.submitting.intake import Intake
 from framework._records.schedules import RunClaim, ScheduleState
@@ -62,7 +62,7 @@ class Schedules:
         intake: Intake,
         rng: random.Random,
         book: ScheduleBook | None = None,
-        elsewhere: Elsewhere | None = None,
+        elsewhere: OtherProcesses | None = None,
     ) -> None:
         self.book = book
         self._intake = intake

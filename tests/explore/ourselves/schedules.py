@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from framework import TaskManager
-from framework._manager.others.elsewhere import Elsewhere
+from framework._manager.others.elsewhere import OtherProcesses
 from framework._manager.scheduling.schedules import Schedules
 from framework._manager.scheduling.timetables import OwnBook
 from framework._records.records import TaskRecord
@@ -48,7 +48,7 @@ class SharedBook(OwnBook):
 @contextmanager
 def sharing(run: Run, manager: TaskManager, book: SharedBook, schedule: Schedule) -> Iterator[None]:
     """Run a schedule as a framework that shares the book; all submit to one manager."""
-    elsewhere = Elsewhere([], run.clock, Mailboxes(), run.clock)
+    elsewhere = OtherProcesses([], run.clock, Mailboxes(), run.clock)
     schedules = Schedules(manager._core.intake, random.Random(0), book, elsewhere)
     schedules.start()
     schedules.add_own(schedule, None)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from framework._manager.others.elsewhere import Elsewhere
+from framework._manager.others.elsewhere import OtherProcesses
 from framework._records.records import TaskRecord, label_of
 from framework._records.statuses import TaskStatus
 from framework._threads.waiters import Mailboxes
@@ -104,7 +104,7 @@ class Elsewheres:
 
 def ask_or_close(run: Run) -> None:
     """Threads ask for tasks of other processes as the framework stops: each is answered."""
-    elsewhere = Elsewhere([Elsewheres()], run.clock, Mailboxes(), run.clock)
+    elsewhere = OtherProcesses([Elsewheres()], run.clock, Mailboxes(), run.clock)
     answers: list[object] = []
 
     def ask(number: int) -> None:
@@ -120,7 +120,7 @@ def ask_or_close(run: Run) -> None:
 
 def ask_at_once(run: Run) -> None:
     """Threads ask their first questions at once: one thread asks for all, and ends."""
-    elsewhere = Elsewhere([Elsewheres()], run.clock, Mailboxes(), run.clock)
+    elsewhere = OtherProcesses([Elsewheres()], run.clock, Mailboxes(), run.clock)
 
     def ask() -> None:
         found = elsewhere.block_until_final(f"{1:032x}", None)

@@ -34,7 +34,7 @@ NEEDED: dict[str, Scenario] = {
     "Crew.lock": pool.put_or_close,
     "Deadlines._lock": timers.deadline_or_close,
     "Delays._lock": timers.delay_held_up,
-    "Elsewhere._lock": stores.ask_or_close,
+    "OtherProcesses._lock": stores.ask_or_close,
     "Events.lock": tasks.cancel_twice,
     "Gate._lock": throttles.first_calls,
     "Gates._lock": throttles.purge,

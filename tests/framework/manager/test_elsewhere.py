@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 
 from framework import FrameworkNotStartedError, TaskStatus
-from framework._manager.others.elsewhere import _PAUSES, _STEP, Elsewhere
+from framework._manager.others.elsewhere import _PAUSES, _STEP, OtherProcesses
 from framework._records.records import Label, TaskRecord
 from framework._threads.clock import SystemClock
 from framework._threads.waiters import Mailboxes
@@ -124,21 +124,21 @@ def book() -> Book:
 
 
 @pytest.fixture
-def elsewhere(book: Book, hasty: HastyClock) -> Iterator[Elsewhere]:
-    """An `Elsewhere` that asks the book."""
-    made = Elsewhere([book], SystemClock(), Mailboxes(), hasty)
+def elsewhere(book: Book, hasty: HastyClock) -> Iterator[OtherProcesses]:
+    """One that asks the book."""
+    made = OtherProcesses([book], SystemClock(), Mailboxes(), hasty)
     yield made
     made.close()
 
 
-async def test_found(elsewhere: Elsewhere, book: Book) -> None:
+async def test_found(elsewhere: OtherProcesses, book: Book) -> None:
     """A known task is found with one query, on a separate thread."""
     assert await elsewhere.find("runs") is book.records["runs"]
     assert book.asked == [{"runs"}]
     assert book.threads == {"asyncframe-elsewhere"}
 
 
-async def test_unknown(elsewhere: Elsewhere, book: Book, hasty: HastyClock) -> None:
+async def test_unknown(elsewhere: OtherProcesses, book: Book, hasty: HastyClock) -> None:
     """An unknown id is looked up for a second, as its process may not have written it yet."""
     began = hasty.now
     assert await elsewhere.find("nobody") is None
@@ -146,7 +146,7 @@ async def test_unknown(elsewhere: Elsewhere, book: Book, hasty: HastyClock) -> N
     assert 1.0 <= hasty.now - began < 1.0 + len(_PAUSES) * (_STEP + 0.001)
 
 
-async def test_no_task_has_such_an_id(elsewhere: Elsewhere, book: Book) -> None:
+async def test_no_task_has_such_an_id(elsewhere: OtherProcesses, book: Book) -> None:
     """No directory is asked for a string that cannot be a task's id."""
     for task_id in ("", "a\nb", "a\0b", "\ud800", "x" * 201):
         assert await elsewhere.find(task_id) is None
@@ -155,7 +155,7 @@ async def test_no_task_has_such_an_id(elsewhere: Elsewhere, book: Book) -> None:
     assert book.asked == []
 
 
-async def test_unknown_without_patience(elsewhere: Elsewhere, book: Book) -> None:
+async def test_unknown_without_patience(elsewhere: OtherProcesses, book: Book) -> None:
     """With patient=False an unknown id is looked up only once."""
     assert await elsewhere.find("nobody", patient=False) is None
     assert book.asked == [{"nobody"}]
@@ -163,7 +163,7 @@ async def test_unknown_without_patience(elsewhere: Elsewhere, book: Book) -> Non
 
 @pytest.mark.parametrize("after", [0.05, 0.5, 0.95])
 async def test_written_late(
-    elsewhere: Elsewhere, book: Book, hasty: HastyClock, after: float
+    elsewhere: OtherProcesses, book: Book, hasty: HastyClock, after: float
 ) -> None:
     """A task is found if its busy process writes it within a second after it returned the id."""
     written = hasty.now + after
@@ -176,7 +176,7 @@ async def test_written_late(
     assert await elsewhere.find("late") is book.records["late"]
 
 
-async def test_repeated_together(elsewhere: Elsewhere, book: Book, hasty: HastyClock) -> None:
+async def test_repeated_together(elsewhere: OtherProcesses, book: Book, hasty: HastyClock) -> None:
     """Many callers who ask for unknown ids cost few queries more than one caller does."""
     loop, count = asyncio.get_running_loop(), 60
     found: list[asyncio.Future[TaskRecord | None]] = []
@@ -203,7 +203,7 @@ async def test_repeated_together(elsewhere: Elsewhere, book: Book, hasty: HastyC
 async def test_alone(hasty: HastyClock) -> None:
     """If no other process writes, an unknown id is reported after a second, immediate look."""
     book, began = AloneBook(), hasty.now
-    elsewhere = Elsewhere([book], SystemClock(), Mailboxes(), hasty)
+    elsewhere = OtherProcesses([book], SystemClock(), Mailboxes(), hasty)
     assert await elsewhere.find("nobody") is None
     assert book.asked == [{"nobody"}] * 2
     assert hasty.now - began < 0.001
@@ -215,7 +215,7 @@ async def test_alone_after_another_has_left(hasty: HastyClock) -> None:
     book, late = AloneBook(), record_of("late")
     # 1 a look finds nothing, 2 the other process writes and leaves, 3 this process is alone.
     book.on_alone = lambda: book.records.update(late=late)
-    elsewhere = Elsewhere([book], SystemClock(), Mailboxes(), hasty)
+    elsewhere = OtherProcesses([book], SystemClock(), Mailboxes(), hasty)
     assert await elsewhere.find("late") is late
     elsewhere.close()
 
@@ -224,7 +224,7 @@ async def test_others_may_be_unable_to_write(hasty: HastyClock) -> None:
     """While processes cannot write, an id is reported unknown only if this process is alone."""
     book = AloneBook(record_of("done"))
     book.doubts = StoreUnavailableError("the disk is full")
-    elsewhere = Elsewhere([Book(), book], SystemClock(), Mailboxes(), hasty)
+    elsewhere = OtherProcesses([Book(), book], SystemClock(), Mailboxes(), hasty)
     with pytest.raises(StoreUnavailableError, match=r"^the disk is full$"):
         await elsewhere.find("nobody")
     with pytest.raises(StoreUnavailableError, match=r"^the disk is full$"):
@@ -232,7 +232,7 @@ async def test_others_may_be_unable_to_write(hasty: HastyClock) -> None:
     assert await elsewhere.find("done")
     assert await elsewhere.find("nobody", patient=False) is None
     elsewhere.close()
-    elsewhere = Elsewhere([book], SystemClock(), Mailboxes(), hasty)
+    elsewhere = OtherProcesses([book], SystemClock(), Mailboxes(), hasty)
     assert await elsewhere.find("nobody") is None
     elsewhere.close()
 
@@ -248,7 +248,7 @@ async def test_perhaps_not_alone(hasty: HastyClock, other: bool) -> None:
     if not other:
         book.on_alone = fail
     directories = [book, Book()] if other else [book]
-    elsewhere = Elsewhere(directories, SystemClock(), Mailboxes(), hasty)
+    elsewhere = OtherProcesses(directories, SystemClock(), Mailboxes(), hasty)
     assert await elsewhere.find("nobody") is None
     assert len(book.asked) == 1 + len(_PAUSES)
     elsewhere.close()
@@ -295,15 +295,15 @@ def asking() -> AskingBook:
 
 
 @pytest.fixture
-def inquirer(asking: AskingBook, hasty: HastyClock) -> Iterator[Elsewhere]:
-    """An `Elsewhere` that asks other processes."""
-    made = Elsewhere([asking], SystemClock(), Mailboxes(), hasty)
+def inquirer(asking: AskingBook, hasty: HastyClock) -> Iterator[OtherProcesses]:
+    """One that asks other processes."""
+    made = OtherProcesses([asking], SystemClock(), Mailboxes(), hasty)
     yield made
     made.close()
 
 
 async def test_found_whenever_its_process_answers(
-    inquirer: Elsewhere, asking: AskingBook, hasty: HastyClock
+    inquirer: OtherProcesses, asking: AskingBook, hasty: HastyClock
 ) -> None:
     """A task is found although its process did not run for longer than a second."""
     began, late = hasty.now, record_of("late")
@@ -319,7 +319,7 @@ async def test_found_whenever_its_process_answers(
 
 
 async def test_unknown_once_all_have_answered(
-    inquirer: Elsewhere, asking: AskingBook, hasty: HastyClock
+    inquirer: OtherProcesses, asking: AskingBook, hasty: HastyClock
 ) -> None:
     """An id is unknown as soon as the other processes have answered."""
     began, asking.answered = hasty.now, 1
@@ -331,7 +331,7 @@ async def test_unknown_once_all_have_answered(
 
 
 async def test_an_inquiry_that_was_open_is_not_enough(
-    inquirer: Elsewhere, asking: AskingBook
+    inquirer: OtherProcesses, asking: AskingBook
 ) -> None:
     """What was accepted during an inquiry is not unknown when that is over, but after the next."""
     late, loop, is_put = record_of("late"), asyncio.get_running_loop(), threading.Event()
@@ -359,7 +359,7 @@ async def test_an_inquiry_that_was_open_is_not_enough(
 
 
 async def test_one_inquiry_for_all(
-    inquirer: Elsewhere, asking: AskingBook, hasty: HastyClock
+    inquirer: OtherProcesses, asking: AskingBook, hasty: HastyClock
 ) -> None:
     """Ids that are asked for at the same time share an inquiry, and one a second begins."""
     begun: list[float] = []
@@ -383,7 +383,7 @@ async def test_one_inquiry_for_all(
 
 @pytest.mark.parametrize("fault", [False, True], ids=["silent", "failing"])
 async def test_no_answer(
-    inquirer: Elsewhere, asking: AskingBook, hasty: HastyClock, fault: bool
+    inquirer: OtherProcesses, asking: AskingBook, hasty: HastyClock, fault: bool
 ) -> None:
     """If a process lives and does not answer for 15 s, that is an error, and not a "no"."""
 
@@ -403,7 +403,7 @@ async def test_no_answer(
 
 
 async def test_a_task_that_is_expected(
-    inquirer: Elsewhere, asking: AskingBook, hasty: HastyClock
+    inquirer: OtherProcesses, asking: AskingBook, hasty: HastyClock
 ) -> None:
     """A task that has a place already is not unknown, whatever the others have answered."""
     began, late = hasty.now, record_of("late")
@@ -421,13 +421,13 @@ async def test_a_task_that_is_expected(
 async def test_a_directory_that_cannot_ask(asking: AskingBook, hasty: HastyClock) -> None:
     """If one of two directories cannot ask, an id is unknown after a second at the earliest."""
     began, asking.answered = hasty.now, 1
-    elsewhere = Elsewhere([Book(), asking], SystemClock(), Mailboxes(), hasty)
+    elsewhere = OtherProcesses([Book(), asking], SystemClock(), Mailboxes(), hasty)
     assert await elsewhere.find("nobody") is None
     assert 1.0 <= hasty.now - began < 1.0 + len(_PAUSES) * (_STEP + 0.001)
     elsewhere.close()
 
 
-async def test_until_final(elsewhere: Elsewhere, book: Book) -> None:
+async def test_until_final(elsewhere: OtherProcesses, book: Book) -> None:
     """A waiter gets the task once it is final."""
     ended = record_of("runs", TaskStatus.FAILED)
     book.on_ask = lambda number: book.records.update(runs=ended) if number == 3 else None
@@ -435,14 +435,14 @@ async def test_until_final(elsewhere: Elsewhere, book: Book) -> None:
     assert len(book.asked) == 3
 
 
-async def test_blocked_until_final(elsewhere: Elsewhere, book: Book) -> None:
+async def test_blocked_until_final(elsewhere: OtherProcesses, book: Book) -> None:
     """A thread can wait as well."""
     ended = record_of("runs", TaskStatus.FAILED)
     book.on_ask = lambda number: book.records.update(runs=ended) if number == 3 else None
     assert await asyncio.to_thread(elsewhere.block_until_final, "runs", PATIENCE) is ended
 
 
-async def test_asked_together(elsewhere: Elsewhere, book: Book) -> None:
+async def test_asked_together(elsewhere: OtherProcesses, book: Book) -> None:
     """Lookups that arrive during a query are combined into the next one."""
     entered, leave = threading.Event(), threading.Event()
 
@@ -464,7 +464,7 @@ async def test_asked_together(elsewhere: Elsewhere, book: Book) -> None:
 async def test_too_long(book: Book, hasty: HastyClock) -> None:
     """When a wait for a known task times out, the error says so, and nobody asks any more."""
     clock = SetClock()
-    elsewhere = Elsewhere([book], clock, Mailboxes(), hasty)
+    elsewhere = OtherProcesses([book], clock, Mailboxes(), hasty)
     # The task is seen before the timeout passes, however busy the machine is.
     book.on_ask = lambda _: clock.pass_time(0.006)
     message = r"^task runs of another process is not final after 0\.01 s of waiting; it goes on$"
@@ -481,7 +481,7 @@ async def test_too_long(book: Book, hasty: HastyClock) -> None:
 
 async def test_too_short(book: Book) -> None:
     """When a wait ends before an id is surely unknown, the error says that it may be unknown."""
-    elsewhere = Elsewhere([book], SystemClock(), Mailboxes())
+    elsewhere = OtherProcesses([book], SystemClock(), Mailboxes())
     message = (
         r"^task 'nobody' is still unknown after 0 s of waiting: it may not "
         r"exist, or its process is too busy to write its record; wait for a "
@@ -492,7 +492,7 @@ async def test_too_short(book: Book) -> None:
     elsewhere.close()
 
 
-async def test_cancelled_question(elsewhere: Elsewhere, book: Book) -> None:
+async def test_cancelled_question(elsewhere: OtherProcesses, book: Book) -> None:
     """A task is not looked up any more once its waiter is cancelled."""
     twice = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -508,7 +508,7 @@ async def test_cancelled_question(elsewhere: Elsewhere, book: Book) -> None:
     assert all("runs" not in asked for asked in book.asked[many + 1 :])
 
 
-async def test_failing_directory(elsewhere: Elsewhere, book: Book) -> None:
+async def test_failing_directory(elsewhere: OtherProcesses, book: Book) -> None:
     """A directory that fails raises for all current callers, and not for later ones."""
 
     def fail(_: int) -> None:
@@ -526,7 +526,7 @@ async def test_failing_directory(elsewhere: Elsewhere, book: Book) -> None:
 async def test_two_directories() -> None:
     """The second directory is asked for what the first does not know."""
     first, second = Book(record_of("one")), Book(record_of("one"), record_of("two"))
-    elsewhere = Elsewhere([first, second], SystemClock(), Mailboxes())
+    elsewhere = OtherProcesses([first, second], SystemClock(), Mailboxes())
     assert await elsewhere.find("one") is first.records["one"]
     assert await elsewhere.find("two") is second.records["two"]
     assert second.asked == [{"two"}]
@@ -543,21 +543,21 @@ async def test_one_of_two_fails() -> None:
         raise BrokerUnavailableError("away")
 
     first.on_ask = fail
-    elsewhere = Elsewhere([first, second], SystemClock(), Mailboxes())
+    elsewhere = OtherProcesses([first, second], SystemClock(), Mailboxes())
     assert await elsewhere.find("two") is second.records["two"]
     with pytest.raises(BrokerUnavailableError, match=r"^away$"):
         await elsewhere.find("one")
     elsewhere.close()
 
 
-async def test_call(elsewhere: Elsewhere) -> None:
+async def test_call(elsewhere: OtherProcesses) -> None:
     """Any blocking call can run on the thread, and its error is raised to the caller."""
     assert await elsewhere.call(lambda: threading.current_thread().name) == "asyncframe-elsewhere"
     with pytest.raises(ZeroDivisionError, match=r"^division by zero$"):
         await elsewhere.call(lambda: 1 / 0)
 
 
-async def test_closed(elsewhere: Elsewhere, book: Book) -> None:
+async def test_closed(elsewhere: OtherProcesses, book: Book) -> None:
     """Closing raises to every waiter, and later lookups are refused."""
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -620,10 +620,10 @@ def news() -> NewsBook:
 
 
 @pytest.fixture
-def told(news: NewsBook) -> Iterator[Elsewhere]:
-    """An `Elsewhere` that is told news; real time stands still, so nothing else makes it ask."""
+def told(news: NewsBook) -> Iterator[OtherProcesses]:
+    """One that is told news; real time stands still, so nothing else makes it ask."""
     clock = SetClock()
-    made = Elsewhere([news], SystemClock(), Mailboxes(), clock)
+    made = OtherProcesses([news], SystemClock(), Mailboxes(), clock)
     yield made
     made.close()
     clock.close()
@@ -643,7 +643,7 @@ async def asked(book: Book, count: int) -> None:
 
 @pytest.mark.parametrize("ids", [(), None], ids=["named", "any"])
 async def test_a_wait_is_woken_by_news(
-    told: Elsewhere, news: NewsBook, ids: Collection[str] | None
+    told: OtherProcesses, news: NewsBook, ids: Collection[str] | None
 ) -> None:
     """With news, a task is looked up once at first, and once after it has changed."""
     waiting = asyncio.ensure_future(told.until_final("runs", None))
@@ -654,7 +654,7 @@ async def test_a_wait_is_woken_by_news(
     assert news.asked == [{"runs"}] * 2
 
 
-async def test_news_of_other_tasks(told: Elsewhere, news: NewsBook) -> None:
+async def test_news_of_other_tasks(told: OtherProcesses, news: NewsBook) -> None:
     """News of tasks that nobody waits for lead to no query."""
     waiting = asyncio.ensure_future(told.until_final("runs", None))
     await asked(news, 1)
@@ -664,7 +664,7 @@ async def test_news_of_other_tasks(told: Elsewhere, news: NewsBook) -> None:
     assert news.asked == [{"runs"}] * 2
 
 
-async def test_nobody_listens_in_vain(told: Elsewhere, news: NewsBook) -> None:
+async def test_nobody_listens_in_vain(told: OtherProcesses, news: NewsBook) -> None:
     """News are asked for while somebody waits, and no longer."""
     await told.find("runs")
     assert not news.watched.is_set()
@@ -677,7 +677,7 @@ async def test_nobody_listens_in_vain(told: Elsewhere, news: NewsBook) -> None:
 
 async def test_lost_news(news: NewsBook, hasty: HastyClock) -> None:
     """A task whose news were lost is found two seconds later."""
-    elsewhere = Elsewhere([news], SystemClock(), Mailboxes(), hasty)
+    elsewhere = OtherProcesses([news], SystemClock(), Mailboxes(), hasty)
     began = hasty.now
     ended = record_of("runs")
 
@@ -701,7 +701,7 @@ async def test_a_directory_that_cannot_tell_news(
             raise OSError("no connection")
 
     deaf = Deaf(record_of("runs", TaskStatus.RUNNING))
-    elsewhere = Elsewhere([deaf], SystemClock(), Mailboxes(), hasty)
+    elsewhere = OtherProcesses([deaf], SystemClock(), Mailboxes(), hasty)
     ended = record_of("runs")
     deaf.on_ask = lambda number: deaf.records.update(runs=ended) if number == 3 else None
     assert await elsewhere.until_final("runs", None) is ended
@@ -732,7 +732,7 @@ class Heard:
             assert self._changed.wait_for(lambda: len(self.records) >= count, PATIENCE)
 
 
-async def test_following(told: Elsewhere, news: NewsBook) -> None:
+async def test_following(told: OtherProcesses, news: NewsBook) -> None:
     """A follower is told the state of now, each change, and the end; and nothing twice."""
     heard = Heard()
     told.follow("runs", heard)
@@ -751,7 +751,7 @@ async def test_following(told: Elsewhere, news: NewsBook) -> None:
     ]
 
 
-async def test_following_an_unknown_task(elsewhere: Elsewhere) -> None:
+async def test_following_an_unknown_task(elsewhere: OtherProcesses) -> None:
     """A follower of a task that nobody knows is told None."""
     heard = Heard()
     elsewhere.follow("nobody", heard)
@@ -759,7 +759,7 @@ async def test_following_an_unknown_task(elsewhere: Elsewhere) -> None:
     assert heard.records == [None]
 
 
-async def test_a_follower_outlives_a_fault(elsewhere: Elsewhere, book: Book) -> None:
+async def test_a_follower_outlives_a_fault(elsewhere: OtherProcesses, book: Book) -> None:
     """A follower is told nothing while a directory fails, and the state once it works again."""
     heard = Heard()
 
@@ -773,7 +773,7 @@ async def test_a_follower_outlives_a_fault(elsewhere: Elsewhere, book: Book) -> 
     assert heard.records == [book.records["done"]]
 
 
-async def test_a_follower_that_stops(told: Elsewhere, news: NewsBook) -> None:
+async def test_a_follower_that_stops(told: OtherProcesses, news: NewsBook) -> None:
     """A follower that has stopped is told nothing more, not even at the end."""
     heard = Heard()
     stop = told.follow("runs", heard)
@@ -784,7 +784,7 @@ async def test_a_follower_that_stops(told: Elsewhere, news: NewsBook) -> None:
     assert len(heard.records) == 1
 
 
-async def test_closing_ends_followers(told: Elsewhere) -> None:
+async def test_closing_ends_followers(told: OtherProcesses) -> None:
     """When the framework stops, a follower is told None."""
     heard = Heard()
     told.follow("runs", heard)
