@@ -202,7 +202,7 @@ def background_inner(spec: TaskSpec, arity: tuple[int, int]) -> types.FunctionTy
     return sync_inner
 
 
-def claiming_inner(spec: TaskSpec, arity: tuple[int, int]) -> types.FunctionType:
+def placed_inner(spec: TaskSpec, arity: tuple[int, int]) -> types.FunctionType:
     """Return what `awaitable_inner` does, for a function that is unique or limited."""
     current, core, caller, check = STATE, require_core, sys._getframe, spec.check or _no_check
     (least, most), count, wait, withdraw = arity, len, outcome, give_up
@@ -228,8 +228,8 @@ def claiming_inner(spec: TaskSpec, arity: tuple[int, int]) -> types.FunctionType
 
 def awaitable_inner(spec: TaskSpec, arity: tuple[int, int]) -> types.FunctionType:
     """Return a coroutine function whose await gives the task's result."""
-    if spec.claims:
-        return claiming_inner(spec, arity)
+    if spec.needs_place:
+        return placed_inner(spec, arity)
     # The inner function finds no name of this module: `dress` gives it other globals. A name
     # of its closure is also read faster than a global, at each call.
     current, core, caller, check = STATE, require_core, sys._getframe, spec.check or _no_check

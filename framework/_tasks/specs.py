@@ -48,7 +48,7 @@ class TaskSpec:
         task_id: The id that the user chose, or None.
         level: The place of its priority in `options.PRIORITIES`.
         requeue: Whether another process may run it if its own one ends.
-        claims: Whether it is unique, or may only run in limited numbers; see `places`.
+        needs_place: Whether it is unique, or may only run in limited numbers; see `places`.
         special: The names of the options that need more than the ledger and the engine, of those
             that are set. Most tasks have none of them, so the submission reads only this.
         options: All options, checked; the fields above are read often.
@@ -62,7 +62,7 @@ class TaskSpec:
     __slots__ = (
         "attempts_inside",
         "check",
-        "claims",
+        "needs_place",
         "delay",
         "description",
         "engine_note",
@@ -106,7 +106,7 @@ class TaskSpec:
         self.level: int = PRIORITIES.index(options["priority"])
         self.requeue: bool = options["on_restart"] == "requeue"
         # A submission of a plain function makes a spec, most often without any option.
-        self.claims: bool = options is not COPY.defaults and _claims(name, options)
+        self.needs_place: bool = options is not COPY.defaults and _needs_place(name, options)
         special = []
         if self.delay:
             special.append("delay")
@@ -118,7 +118,7 @@ class TaskSpec:
             special.append("priority")
         if self.requeue:
             special.append("on_restart")
-        if self.claims:
+        if self.needs_place:
             special += [one for one in ("unique", "max_running") if options[one]]
         if options["owner"]:
             special.append("owner")
@@ -158,7 +158,7 @@ def _hooks(complete: Hook | None, error: Hook | str | None) -> Hooks | None:
     return None if complete is None and called is None else (complete, called)
 
 
-def _claims(name: str, options: CopyOptions) -> bool:
+def _needs_place(name: str, options: CopyOptions) -> bool:
     """Return whether *options* ask for places.
 
     Raises:

@@ -63,7 +63,7 @@ async def accept(
     if options.get("task_id") is not None:
         await _require_free(core, checks.task_id("task_id", options["task_id"]))
     spec, positional, named = _checked(caller, func, args, kwargs, options)
-    if spec.claims or core.durable.is_needed:
+    if spec.needs_place or core.durable.is_needed:
         return await core.intake.submit_patiently(spec, positional, named, frame, awaited)
     return core.intake.submit(spec, positional, named, frame, awaited)
 

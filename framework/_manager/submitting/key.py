@@ -1,8 +1,8 @@
 """Idempotency keys: an id for the next submission, so that whoever makes it again finds its task.
 
-Guarantees: of all that hold a claim of one id at the same time, in all processes that share
+Guarantees: of all that hold one id at the same time, in all processes that share
 their places, only one goes on at a time; when the next one does, it finds the task of the one
-before, if that has submitted any. Submissions cost no more as long as nobody has held a claim.
+before, if that has submitted any. Submissions cost no more as long as nobody has held an id.
 Relies on: a store or engine that shares places and records; without one, only this process counts.
 Lock order: none is held here.
 """
@@ -31,7 +31,7 @@ _PATIENCE: Final = 5.0
 """How many seconds to wait for a sign of the store that keeps the places."""
 
 
-class Claim:
+class HeldId:
     """The id that the first submission of a request gets, by the request's key.
 
     Attributes:
@@ -54,16 +54,16 @@ class Claim:
         return True
 
 
-_current: Final = ContextVar[Claim | None]("asyncframe_claim", default=None)
+_current: Final = ContextVar[HeldId | None]("asyncframe_held_id", default=None)
 
 
 class Keys:
-    """Gives submissions the ids that were claimed for them.
+    """Gives submissions the ids that are held for them.
 
     Args:
         joined: The partners of all submissions.
         runner: Has the ledger, which finds the tasks of this process.
-        places: Has the lines of those that claim the same id.
+        places: Has the lines of those that want to hold the same id.
         elsewhere: Finds the tasks of other processes; None if there can be none.
         new_id: Returns an id for one that stands in such a line.
     """
@@ -86,18 +86,18 @@ class Keys:
     def _check(
         self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], awaited: Awaited
     ) -> TaskSpec:
-        """Return *spec* with the id that the current context has a claim to, if any is left."""
-        claim = _current.get()
-        unclaimed = claim is None or awaited == "called" or spec.task_id is not None
-        if unclaimed or claim is None or not claim.take():
+        """Return *spec* with the id that the current context holds, if it was not taken yet."""
+        held = _current.get()
+        takes_none = held is None or awaited == "called" or spec.task_id is not None
+        if takes_none or held is None or not held.take():
             return spec
-        return spec.replace({"task_id": claim.task_id})
+        return spec.replace({"task_id": held.task_id})
 
     @asynccontextmanager
-    async def claim(self, task_id: str) -> AsyncIterator[Claim]:
-        """Hold a claim to an id: the first submission of this context gets it.
+    async def hold(self, task_id: str) -> AsyncIterator[HeldId]:
+        """Hold an id: the first submission of this context gets it.
 
-        A function that is awaited as a task does not count. Others that claim the id meanwhile
+        A function that is awaited as a task does not count. Others that ask for the id meanwhile
         wait.
 
         Raises:
@@ -105,7 +105,7 @@ class Keys:
         """
         found: TaskRecord | None = self._ledger.find(task_id)
         if found is not None and not _was_refused(found):
-            yield Claim(task_id, found)
+            yield HeldId(task_id, found)
             return
         self._joined.check_by(self._check)
         turn, line = self._new_id(), task_id
@@ -115,7 +115,7 @@ class Keys:
             while found is not None and _was_refused(found):
                 task_id = _next(task_id)
                 found = await self._find(task_id)
-            held = Claim(task_id, found)
+            held = HeldId(task_id, found)
             token = _current.set(held)
             try:
                 yield held
@@ -134,7 +134,7 @@ class Keys:
         return found
 
     async def _take_turn(self, task_id: str, turn: str) -> None:
-        """Wait until nobody else holds a claim to an id.
+        """Wait until nobody else holds an id.
 
         Raises:
             StoreUnavailableError: If the store does not say within some seconds who does.

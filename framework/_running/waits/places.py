@@ -126,7 +126,7 @@ class Places:
     def give_away(self, task: LiveTask) -> None:
         """Forget a task that another process may run, which sees its places if all share them."""
         self.delays.forget(task)
-        if task.spec.claims:
+        if task.spec.needs_place:
             if self.shared is None:
                 self.lines.leave(task.task_id)
             self._forget(task)

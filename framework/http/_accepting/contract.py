@@ -314,7 +314,7 @@ class _Accepting:
             owner = core.owners.here()
         else:
             owner = access.owner_of(asked.request)
-        async with core.keys.claim(id_for(asked.request, owner, asked.key)) as held:
+        async with core.keys.hold(id_for(asked.request, owner, asked.key)) as held:
             if held.found is not None:
                 return TaskId(held.task_id)
             returned = await self._called(core, values)
