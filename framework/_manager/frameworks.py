@@ -129,7 +129,8 @@ class Framework:
             differing = [
                 field.name
                 for field in fields(settings)
-                if getattr(self._adopted, field.name) != getattr(settings, field.name)
+                if field.compare
+                and getattr(self._adopted, field.name) != getattr(settings, field.name)
             ]
             raise ValueError(
                 "apps in one test share its framework and must use the same "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from framework._records import checks
@@ -22,8 +22,9 @@ class Settings:
     result_ttl: float = 86_400.0
     max_finished_tasks: int = 100_000
     cleanup_interval: float = 60.0
-    graceful_shutdown_timeout: float = 30.0
-    slow_loop: float = 1.0
+    # Of one app alone: apps that share a framework may differ in these.
+    graceful_shutdown_timeout: float = field(default=30.0, compare=False)
+    slow_loop: float = field(default=1.0, compare=False)
 
     @classmethod
     def checked(cls, **given: Any) -> Settings:  # Any: what a user passed

@@ -57,7 +57,11 @@ def _statuses() -> dict[str, dict[str, object]]:
     """Return what the page shows of each status, in the order of its tabs."""
     shown = ("label", "group", "is_final", "failed")
     return {
-        status.value: {name: getattr(one, name) for name in shown} | one.looks._asdict()
+        status.value: {
+            **{name: getattr(one, name) for name in shown},
+            "tone": one.looks.tone,
+            "sign": one.looks.sign,
+        }
         for status, one in TRAITS.items()
     }
 
