@@ -116,7 +116,6 @@ class Home:
     on_idle: Callable[[], None] | None = None
 
 
-@dataclass(slots=True, eq=False)
 class Outbox:
     """The events of one task that are not published yet, the earliest first.
 
@@ -125,10 +124,12 @@ class Outbox:
         publishing: Held by the thread that publishes; others leave their events to it.
     """
 
-    entries: list[tuple[str, TaskStatus, int, dict[str, Any]]] = field(
-        init=False, default_factory=list
-    )
-    publishing: threading.Lock = field(init=False, default_factory=threading.Lock)
+    __slots__ = ("entries", "publishing")
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[str, TaskStatus, int, dict[str, Any]]] = []
+        # Made here, where `threading.Lock` may be a model, and not by the factory of a field.
+        self.publishing = threading.Lock()
 
 
 class LiveTask(TaskRecord):

@@ -71,6 +71,9 @@ class Explorer:
                 if strategy is None:
                     return number, None
                 outcome = self._run(strategy)
+                assert self._without is None or self._without in outcome.locks, (
+                    f"{self.name} makes no lock {self._without}"
+                )
                 schedules.ended(outcome.steps)
                 if outcome.error is not None and self._is_confirmed(outcome):
                     return number + 1, outcome
