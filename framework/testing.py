@@ -48,10 +48,10 @@ from framework._tasks.functions import (
 from framework._tasks.injection import signature_of_task
 from framework._tasks.live import Home, live
 from framework._threads import user_threads
-from framework._threads.crew import Crew
-from framework._threads.levels import Ranking
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.pool_threads import PoolThread
+from framework._threads.queue.item_queue import IDLE
+from framework._threads.queue.levels import Ranking
 from framework.engines._controlled import Control, ControlledEngine, ControlledExecutor, Queued
 from framework.protocols import (
     Clock,
@@ -254,7 +254,7 @@ def worker_bound(pool: ThreadPoolExecutorEnhanced) -> int:
     another task or call. Abandoned threads are not included.
     """
     crew = crew_of(pool)
-    return crew.max_workers + crew.most_blocked
+    return crew.max_workers + crew.spares.most_blocked
 
 
 def driver_of(record: TaskRecord) -> asyncio.Task[Any] | None:
@@ -298,10 +298,7 @@ def is_pool_thread(thread: threading.Thread) -> bool:
 
 def is_idle(code: CodeType) -> bool:
     """Return whether a thread of a pool that is executing *code* is idle."""
-    return code is _WAITS_FOR_WORK
-
-
-_WAITS_FOR_WORK: CodeType = Crew._park.__code__
+    return code is IDLE
 
 
 def signature_of(fn: Callable[..., Any]) -> inspect.Signature | None:

@@ -132,7 +132,7 @@ class Core:
             self.ledger, self.engine, self.places, retention, _settling(interceptor, shared)
         )
         self.runner = Runner(
-            self.endings, self.boxes, self.engine, interceptor, runs_of, pool._crew.use_levels
+            self.endings, self.boxes, self.engine, interceptor, runs_of, pool._crew.queue.use_levels
         )
         self.policies = self._policies(policies_type, Pauses(self.ledger, self.endings.limits))
         joined = Joined()

@@ -12,7 +12,7 @@ from framework._running.ledger import Ledger
 from framework._tasks import registry
 from framework._tasks.live import LiveTask
 from framework._tasks.specs import TaskSpec
-from framework._threads.levels import level_of
+from framework._threads.queue.levels import level_of
 from framework.engines.local import LocalEngine
 from framework.protocols import TaskEngine
 

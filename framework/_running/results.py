@@ -135,7 +135,7 @@ class Results:
         here = current_pool_thread()
         thread, crew = self._own(here, timeout), self._crew
         # A thread that stepped aside may wait for the very coroutine that waits here.
-        needs_spare = thread is not None or crew.blocked
+        needs_spare = thread is not None or crew.spares.blocked
         waiter = _SpareWaiter(self._boxes, crew, task) if needs_spare else kind(self._boxes)
         if not self._ledger.register(task, waiter):
             return

@@ -38,7 +38,7 @@ class Runner:
         interceptor: Is called around deliveries and attempts; None for none.
         runs_of: Makes `runs`; see `coroutines.runs_of`.
         use_levels: Called before a task is launched whose priority is not normal; see
-            `crew.Crew.use_levels`.
+            `ItemQueue.use_levels`.
 
     Attributes:
         runs: What the engine calls with a task of each kind.

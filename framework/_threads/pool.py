@@ -213,7 +213,7 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
 
     @property
     def _shutdown(self) -> bool:
-        return self._crew.closed
+        return self._crew.queue.closed
 
     @_shutdown.setter
     def _shutdown(self, _: object) -> None:

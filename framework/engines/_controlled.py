@@ -18,9 +18,9 @@ from typing import Any, ClassVar, Protocol, cast
 
 from framework._records.records import TaskRecord
 from framework._threads.crew import Crew
-from framework._threads.levels import level_of
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.pool_threads import Item, PoolThread, current_pool_thread
+from framework._threads.queue.levels import level_of
 from framework.engines.local import LocalEngine
 from framework.protocols import EngineTask, Kind, Run
 
@@ -119,11 +119,11 @@ class _ControlledCrew(Crew):
         """How many more items could begin now."""
         missed = max(0, self.abandoned - self.max_workers)
         room = self.max_workers - len(self._out) - missed
-        if room > 0 or room + self.blocked <= 0:
+        if room > 0 or room + self.spares.blocked <= 0:
             return room
         # As a spare thread of any crew: for what is wanted, or if all stand aside.
-        wanted = any(item in self._held for item in self._wanted)
-        return 1 if wanted or len(self._out) <= self.blocked else room
+        wanted = any(item in self._held for item in self.spares.wanted)
+        return 1 if wanted or len(self._out) <= self.spares.blocked else room
 
     @property
     def emptying(self) -> bool:
@@ -221,7 +221,7 @@ class _ControlledCrew(Crew):
                 queued = self._held.pop(item, None)
                 if queued is not None:
                     # From here on it waits like the items of any other crew.
-                    self._waiting.add(item)
+                    self.queue.waiting.add(item)
             if queued is not None:
                 self.control.withdrawn(queued)
             ran = super().run_inline(item)
@@ -233,12 +233,12 @@ class _ControlledCrew(Crew):
         """Tell the control that there is room for what a thread waits for."""
         with self.lock:
             if item in self._held:
-                self._wanted[item] = None
+                self.spares.wanted[item] = None
         self.control.freed()
         return True
 
     def _room(self) -> bool:
-        return super()._room() or len(self.threads) - self.abandoned - self.blocked < (
+        return super()._room() or len(self.threads) - self.abandoned - self.spares.blocked < (
             self.max_workers
         )
 
@@ -269,7 +269,7 @@ class _ControlledCrew(Crew):
 
     def _close_if_empty(self) -> None:
         with self.lock:
-            ready = self._closing and not self._held and not self.closed
+            ready = self._closing and not self._held and not self.queue.closed
         if ready:
             super().close(drop=False)
 

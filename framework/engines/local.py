@@ -136,7 +136,7 @@ class LocalEngine:
         Any thread. None if it does not wait, or is being handed to the pool or to a thread at
         this moment.
         """
-        return self.pool._crew.place_of(task, self._about_to_be_queued())
+        return self.pool._crew.queue.place_of(task, self._about_to_be_queued())
 
     @property
     def queued(self) -> int:

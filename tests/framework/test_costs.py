@@ -141,9 +141,9 @@ async def test_a_burst_wakes_the_pool_once(
 ) -> None:
     """A hundred submissions of one turn of the loop are one hand-over and one wake-up of it."""
     crew, ends = bare_manager.pool._crew, Ends(bare_manager)
-    put_all, wake = Counter(crew.put_all), Counter(crew._wake_one)
+    put_all, wake = Counter(crew.put_all), Counter(crew.queue.wake_one)
     monkeypatch.setattr(crew, "put_all", put_all)
-    monkeypatch.setattr(crew, "_wake_one", wake)
+    monkeypatch.setattr(crew.queue, "wake_one", wake)
     ends.expect(BURST)
     for _ in range(BURST):
         bare_manager.submit_nowait(nothing)
@@ -344,7 +344,7 @@ def test_while_a_thread_comes_no_other_is_woken() -> None:
     # item goes on until the other one runs.
     pool = ThreadPoolExecutorEnhanced(2)
     crew = pool._crew
-    crew._parked = parked = ParkedList(2)
+    crew.queue.parked = parked = ParkedList(2)
     meeting = threading.Barrier(2)
     for _ in range(2):
         pool.submit(meeting.wait, PATIENCE)

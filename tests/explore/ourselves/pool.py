@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from framework import TaskTimeoutError
-from framework._threads import crew
+from framework._threads.queue import item_queue
 from framework.exceptions import DeadlockError, QueueFullError
 from tests.explore.ourselves.run import Gate, Run
 
@@ -253,7 +253,7 @@ def full_queue(run: Run) -> None:
 
 def tidy_or_take(run: Run) -> None:
     """The queue is tidied while threads take from it: no call is lost."""
-    run.replace(crew, "_SLACK", -2)
+    run.replace(item_queue, "_SLACK", -2)
     pool, done = run.pool(2), list[int]()
 
     def submit() -> None:

@@ -208,7 +208,7 @@ class Run:
         ends = sum(stats[name] for name in ("completed", "failed", "cancelled", "timed_out"))
         assert stats["submitted"] == ends, stats
         assert stats["threads"] == 0, stats
-        left = (crew.abandoned, crew.blocked, crew._waiting, crew._wanted)
+        left = (crew.abandoned, crew.spares.blocked, crew.queue.waiting, crew.spares.wanted)
         assert not any(left), left
         assert not any(thread.waits for thread in crew.threads)
 

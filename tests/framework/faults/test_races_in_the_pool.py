@@ -48,7 +48,7 @@ def test_a_thread_parks_while_the_pool_is_released(released_first: bool) -> None
     def nothing() -> None:
         """Do nothing, for the other order."""
 
-    crew._parked = (
+    crew.queue.parked = (
         LyingList(crew.release, nothing) if released_first else LyingList(nothing, crew.release)
     )
     thread = pool.submit(threading.current_thread).result(PATIENCE)
@@ -70,7 +70,7 @@ def test_a_call_is_queued_while_a_thread_parks() -> None:
             if not submitting:
                 submitting.append(aside.submit(pool.submit, lambda: "found"))
 
-        crew._parked = LyingList(submit, lambda: None)
+        crew.queue.parked = LyingList(submit, lambda: None)
         pool.submit(int).result(PATIENCE)
         pool.submit(int).result(PATIENCE)
         assert submitting[0].result(PATIENCE).result(PATIENCE) == "found"
@@ -270,7 +270,7 @@ def test_a_burst_over_idle_threads_has_a_thread_for_each_call() -> None:
     """An idle thread that is to come for one call is not counted on for the next one too."""
     for _ in range(20):
         with ThreadPoolExecutorEnhanced(3) as pool:
-            parked = pool._crew._parked = TellingList(2)
+            parked = pool._crew.queue.parked = TellingList(2)
             two, three = threading.Barrier(2), threading.Barrier(3)
             for call in [pool.submit(two.wait, PATIENCE) for _ in range(2)]:
                 call.result()

@@ -17,7 +17,7 @@ from framework import (
     setup_async_framework,
 )
 from framework._manager.scene import _ordinal
-from framework._threads.crew import Crew
+from framework._threads.queue.item_queue import ItemQueue
 from pytest_asyncframe.probe import Probe
 from tests.patience import PATIENCE
 
@@ -62,13 +62,13 @@ async def test_a_list_looks_up_no_places(
 ) -> None:
     """A list of many tasks says how many wait, and looks up no place in the queue."""
     ids = [await busy.submit(int) for _ in range(100)]
-    looks, place_of = [0], Crew.place_of
+    looks, place_of = [0], ItemQueue.place_of
 
-    def counted(crew: Crew, item: Any, more: Sequence[Any]) -> tuple[int, int] | None:
+    def counted(queue: ItemQueue, item: Any, more: Sequence[Any]) -> tuple[int, int] | None:
         looks[0] += 1
-        return place_of(crew, item, more)
+        return place_of(queue, item, more)
 
-    monkeypatch.setattr(Crew, "place_of", counted)
+    monkeypatch.setattr(ItemQueue, "place_of", counted)
     shown = busy.get_all_tasks()
     assert {shown[one]["reason"] for one in ids} == {"queued, one of 100"}
     page = await busy.list_tasks(status="pending")

@@ -21,7 +21,7 @@ from framework import (
     setup_async_framework,
 )
 from framework._tasks.options import NORMAL, PRIORITIES
-from framework._threads.levels import PATIENCE, LevelQueue
+from framework._threads.queue.levels import PATIENCE, LevelQueue
 from framework.testing import override_framework
 from pytest_asyncframe.executor import DeterministicExecutor
 from tests.framework.pools import start_stuck

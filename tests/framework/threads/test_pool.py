@@ -123,7 +123,7 @@ def test_a_call_cancelled_while_a_thread_takes_it_is_counted() -> None:
             assert cancelled.wait(PATIENCE)
         return entry
 
-    pool._crew.take = lying_take  # type: ignore[method-assign]
+    pool._crew.take = lying_take
     future = pool.submit(int)
     assert taken.wait(PATIENCE)
     assert future.cancel()

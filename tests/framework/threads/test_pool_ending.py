@@ -219,9 +219,9 @@ def test_a_signal_handler_that_shuts_down_amid_submit() -> None:
     pool = ThreadPoolExecutorEnhanced(1)
     summon = pool._crew._summon
 
-    def interrupted_summon(items: int) -> None:
+    def interrupted_summon(missing: int) -> None:
         pool.shutdown(wait=True, cancel_futures=False)
-        summon(items)
+        summon(missing)
 
     pool._crew._summon = interrupted_summon  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match=r"^cannot schedule new futures after shutdown$"):

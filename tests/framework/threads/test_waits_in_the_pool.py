@@ -279,7 +279,7 @@ def test_what_waiters_have_run_does_not_stay_queued(
     def outer() -> int:
         for number in range(1_000):
             assert pool.submit(int, number).result(timeout) == number
-        return len(pool._crew._queue)
+        return len(pool._crew.queue.items)
 
     assert pool.submit(outer).result(PATIENCE) < 100
 

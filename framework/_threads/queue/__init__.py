@@ -1,0 +1,1 @@
+"""What waits for a thread of a pool, and in which order it comes."""
