@@ -123,6 +123,7 @@ types: $(VENV)/.types
 
 imports: $(VENV)/.imports
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python .ci/sizes.py framework pytest_asyncframe
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
