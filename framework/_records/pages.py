@@ -5,14 +5,18 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Final, TypeVar
 
-from framework._records.records import Label, TaskRecord
+from framework._records.fields import LABELLED, SEARCHED, Field
+from framework._records.records import TaskRecord
 from framework._records.searching import finder
 from framework._records.statuses import TaskStatus
 
 Key = tuple[float, str]
 """A task's position in the order: when it was submitted, in wall seconds, and its id."""
+
+_LAST_ID: Final = chr(0x10FFFF)
+"""Behind every id: these have at least one character, and only printable ones."""
 
 R = TypeVar("R", bound=TaskRecord)
 
@@ -60,7 +64,34 @@ class PageQuery:
     @property
     def is_plain(self) -> bool:
         """Whether it uses nothing that only a `protocols.CountingStore` can answer."""
-        return not self.statuses and self.owner is None and not self.search and not self.offset
+        asks_more = self.statuses or self.search or self.offset
+        return not asks_more and {one.name for one in self.given} <= {"name"}
+
+    @property
+    def given(self) -> tuple[Field, ...]:
+        """The fields of labels that it has a value for."""
+        return tuple([one for one in LABELLED if getattr(self, one.name) is not None])
+
+    @property
+    def texts(self) -> list[str]:
+        """What it looks for in texts: the values of the fields, and what is searched for."""
+        return [*(getattr(self, one.name) for one in self.given), self.search]
+
+    @property
+    def chosen(self) -> tuple[TaskStatus, ...] | None:
+        """The statuses that match; None for all."""
+        if self.status is None and not self.statuses:
+            return None
+        return tuple(filter(self.has_status, TaskStatus))
+
+    @property
+    def filters(self) -> PageQuery:
+        """The same query for queries with the same filters, whatever their page and order."""
+        return replace(self, limit=1, offset=0, after=None, oldest_first=False)
+
+    def begin_at(self, created_at: float) -> Key:
+        """Return a position for `after`: before all tasks that were submitted at that moment."""
+        return created_at, "" if self.oldest_first else _LAST_ID
 
     def distance(self, created_at: float) -> float:
         """Return a number that grows in the order of the pages, made of the time of submission."""
@@ -71,12 +102,6 @@ class PageQuery:
         if self.status is not None and status is not self.status:
             return False
         return not self.statuses or status in self.statuses
-
-    def has_label(self, label: Label) -> bool:
-        """Return whether the name and owner in *label* match; ignores `search`."""
-        if self.name is not None and label.name != self.name:
-            return False
-        return self.owner is None or label.owner == self.owner
 
     def is_behind(self, key: Key) -> bool:
         """Return whether a task at this position comes after `after`."""
@@ -91,8 +116,10 @@ class PageQuery:
     def may_count(self, record: TaskRecord) -> bool:
         """Return whether a task matches, apart from its status and from `after`."""
         label = record.label
-        if not self.has_label(label):
-            return False
+        for one in LABELLED:
+            wanted = getattr(self, one.name)
+            if wanted is not None and getattr(label, one.name) != wanted:
+                return False
         if self.ended_since is not None:
             if record.ended is None:
                 return False
@@ -101,7 +128,7 @@ class PageQuery:
         if not self.search:
             return True
         has = finder(self.search)
-        return has(label.name) or has(label.description) or has(str(record.task_id))
+        return any(has(str(getattr(record, one))) for one in SEARCHED)
 
     def matches(self, record: TaskRecord) -> bool:
         """Return whether a task matches."""

@@ -51,6 +51,7 @@ from framework.protocols._sharing import (
 from framework.protocols._stores import (
     CallStore,
     CountingStore,
+    GroupingStore,
     LargeStore,
     PagedStore,
     RequeueStore,
@@ -71,6 +72,7 @@ __all__ = [
     "Fallible",
     "Featured",
     "Features",
+    "GroupingStore",
     "Interceptor",
     "KeepingEngine",
     "Kind",

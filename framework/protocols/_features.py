@@ -18,6 +18,7 @@ from framework.protocols._sharing import (
 from framework.protocols._stores import (
     CallStore,
     CountingStore,
+    GroupingStore,
     LargeStore,
     PagedStore,
     RequeueStore,
@@ -35,6 +36,7 @@ class Features:
         shared: Several processes share its tasks; of stores only.
         pages: It reads a few tasks without the others.
         counts: It uses all of a query, and counts; then `pages` is the same object.
+        groups: It counts by a field in one look; then `counts` is the same object.
         calls: It keeps the arguments of tasks.
         requeue: Other processes can run the tasks of an ended one.
         large: It does not hold all its tasks in memory.
@@ -53,6 +55,7 @@ class Features:
     shared: SharedStore | None = None
     pages: PagedStore | None = None
     counts: CountingStore | None = None
+    groups: GroupingStore | None = None
     calls: CallStore | None = None
     requeue: RequeueStore | None = None
     large: LargeStore | None = None
@@ -85,6 +88,7 @@ _LOOKS: Final[dict[str, tuple[str, type]]] = {
     "shared": ("request_cancel", SharedStore),
     "pages": ("page", PagedStore),
     "counts": ("count", CountingStore),
+    "groups": ("count_by", GroupingStore),
     "calls": ("fetch_call", CallStore),
     "requeue": ("release", RequeueStore),
     "large": ("unread", LargeStore),

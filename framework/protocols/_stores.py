@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from framework._records.pages import PageQuery
@@ -85,6 +85,27 @@ class CountingStore(PagedStore, Protocol):
         """Return how many records match *query*, whatever its ``after``, ``offset`` and ``limit``.
 
         A `SharedStore` also counts live tasks of other processes, and may block.
+
+        Raises:
+            StoreUnavailableError: If the store cannot be read.
+        """
+        ...
+
+
+@runtime_checkable
+class GroupingStore(CountingStore, Protocol):
+    """Another optional method of a `CountingStore`, one that counts by a field in one look.
+
+    Without it, tasks are counted by their status with a call of ``count`` for each, and by all
+    else with a call of ``list``.
+    """
+
+    def count_by(self, query: PageQuery, field: str) -> Mapping[Any, int]:
+        """Return how many of the records that ``count`` counts have each value of a field.
+
+        Args:
+            query: Which records.
+            field: The attribute of a record: ``"status"``, ``"name"`` or ``"owner"``.
 
         Raises:
             StoreUnavailableError: If the store cannot be read.

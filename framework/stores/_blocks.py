@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
+from framework._records.fields import STATUS, Field
 from framework._records.ids import TaskId
 from framework._records.records import TaskRecord, label_of
 from framework._records.statuses import TaskStatus
-from framework.stores._filters import BY_ID, NO, YES, Filter
+from framework.stores._filters import BY_ID, NO, WIDTH, YES, Filter, texts, texts_of
 
 _ID_BYTES: Final = 16
 _COMPLETED: Final = TaskStatus.COMPLETED
@@ -56,12 +58,11 @@ class Block:
         self._results = tuple([record.result for record in records])
         labels = [record.label for record in records]
         place_of = dict.fromkeys(labels, 0)
-        places: dict[tuple[str, str, str | None], int] = {}
+        places: dict[tuple[Any, ...], int] = {}
         for label in place_of:
-            key = label.name, label.description, label.owner
-            place_of[label] = places.setdefault(key, len(places))
-        # Texts in one row, a name, its description and owner, and not the labels: they take less
-        # memory, and the garbage collector leaves a tuple of texts alone.
+            place_of[label] = places.setdefault(texts_of(label), len(places))
+        # Their texts in one row, and not the labels: they take less memory, and the garbage
+        # collector leaves a tuple of texts alone.
         self._labels = tuple(chain.from_iterable(places))
         # By place, the place of its label; there are no more labels than a byte can tell.
         self._label_of = None if len(places) == 1 else bytes(map(place_of.__getitem__, labels))
@@ -143,6 +144,22 @@ class Block:
                     count += (record.status in wanted.statuses) - has_completed
         return count
 
+    def counts(self, wanted: Filter, field: Field) -> Counter[Any]:
+        """Return how many of the records that match have each value of a field."""
+        places = self._places(wanted)
+        if field == STATUS:
+            matching = set(places)
+            found = Counter(one.status for at, one in self._whole.items() if at in matching)
+            found[_COMPLETED] += len(matching) - found.total()
+            return found
+        values, codes = texts(self._labels, field.name), self._label_of
+        if codes is None:
+            return Counter({values[0]: len(places)})
+        found = Counter[Any]()
+        for code, many in Counter(map(codes.__getitem__, places)).items():
+            found[values[code]] += many
+        return found
+
     def count_before(self, wanted: Filter, distance: float) -> int:
         """Return how many records match that were submitted nearer than *distance*."""
         distances = list(map(wanted.query.distance, self._created()))
@@ -220,13 +237,6 @@ class Block:
     def _created(self) -> Sequence[float]:
         return memoryview(self._stamps).cast("d")[: self._size].tolist()
 
-    def _label(self, place: int) -> tuple[str, str, str | None]:
-        at = 0 if self._label_of is None else 3 * self._label_of[place]
-        name, description, owner = self._labels[at : at + 3]
-        assert name is not None
-        assert description is not None
-        return name, description, owner
-
     def ended_by(self, bound: float, at_least: int) -> int:
         """Return how many of the oldest to drop: all ended by *bound*, at least *at_least*."""
         if self._last_end <= bound:
@@ -266,7 +276,8 @@ class Block:
             return whole
         record = TaskRecord()
         record.task_id = self._task_id(place)
-        record.label = label_of(*self._label(place))
+        at = 0 if self._label_of is None else WIDTH * self._label_of[place]
+        record.label = label_of(*self._labels[at : at + WIDTH])
         record.status = _COMPLETED
         stamps = memoryview(self._stamps).cast("d")[place :: self._size]
         record.created_at, record.created, record.started, record.ended = stamps

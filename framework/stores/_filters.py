@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
+from itertools import chain
+from operator import attrgetter
 from typing import Any, Final
 
+from framework._records.fields import SEARCHED
 from framework._records.pages import PageQuery
+from framework._records.records import Label
 from framework._records.searching import finder
 from framework._records.statuses import TaskStatus
 
 NO, BY_ID, YES = range(3)
 """Whether a task with a label matches: not, if its id has what is searched for, or yes."""
+
+_TEXTS: Final = tuple(one.name for one in fields(Label))
+
+WIDTH: Final = len(_TEXTS)
+"""How many texts a label has."""
+
+texts_of: Final = attrgetter(*_TEXTS)
+"""Returns the texts of a label."""
+
+
+def texts(labels: Sequence[Any], name: str) -> Sequence[Any]:
+    """Return one text of each label, of labels whose texts are in one row."""
+    return labels[_TEXTS.index(name) :: WIDTH]
+
 
 _HEX: Final = frozenset("0123456789abcdef")
 _ID_DIGITS: Final = 32
@@ -33,12 +52,9 @@ class Filter:
     def __init__(self, query: PageQuery, token: object = None) -> None:
         self.query = query
         self.token: object = object() if token is None else token
-        chosen = query.status is not None or bool(query.statuses)
-        self.statuses: frozenset[TaskStatus] | None = None
-        if chosen:
-            self.statuses = frozenset(filter(query.has_status, TaskStatus))
-        self._any_label = query.name is None and query.owner is None and not query.search
-        self.takes_all: bool = self._any_label and not chosen and query.ended_since is None
+        chosen = query.chosen
+        self.statuses: frozenset[TaskStatus] | None = None if chosen is None else frozenset(chosen)
+        self.takes_all: bool = query.filters == _ALL
         self._has = finder(query.search) if query.search else None
         self._small = query.search.lower()
         # Random ids have small letters and digits only; most words have others.
@@ -55,35 +71,27 @@ class Filter:
         """Return for each label whether its tasks match: `NO`, `BY_ID` or `YES`.
 
         Args:
-            labels: For each its name, its description and its owner, in one row.
+            labels: For each its texts, in one row.
         """
-        query, names = self.query, labels[::3]
-        fits = [YES] * len(names)
-        if query.name is not None:
-            name = query.name
-            fits = [YES if one == name else NO for one in names]
-        if query.owner is not None and YES in fits:
-            owner, owners = query.owner, labels[2::3]
-            fits = [fit if one == owner else NO for fit, one in zip(fits, owners, strict=True)]
-        if self._has is not None and YES in fits:
-            fits = self._searched(fits, names, labels[1::3])
-        return fits
+        fits = [YES] * (len(labels) // WIDTH)
+        for field in self.query.given:
+            wanted, found = getattr(self.query, field.name), texts(labels, field.name)
+            fits = [fit if one == wanted else NO for fit, one in zip(fits, found, strict=True)]
+        return fits if self._has is None or YES not in fits else self._searched(fits, labels)
 
-    def _searched(
-        self, fits: list[int], names: Sequence[str], descriptions: Sequence[str]
-    ) -> list[int]:
+    def _searched(self, fits: list[int], labels: Sequence[Any]) -> list[int]:
         """Return `BY_ID` in place of `YES` for each label that has not what is searched for."""
-        assert self._has is not None
-        fresh = {*names, *descriptions} - self._known
+        columns = [texts(labels, name) for name in SEARCHED if name in _TEXTS]
+        fresh = {*chain(*columns)} - self._known
         if fresh:
             self._known |= fresh
             self._having.update(filter(self._has, fresh))
         having = self._having
-        if having.isdisjoint(names) and having.isdisjoint(descriptions):
+        if having.isdisjoint(chain(*columns)):
             return [BY_ID if fit else NO for fit in fits]
         return [
-            fit if not fit or name in having or description in having else BY_ID
-            for fit, name, description in zip(fits, names, descriptions, strict=True)
+            BY_ID if fit and having.isdisjoint(some) else fit
+            for fit, *some in zip(fits, *columns, strict=True)
         ]
 
     def found_in(self, ids: bytes | tuple[str, ...]) -> list[int]:
@@ -105,3 +113,6 @@ class Filter:
                 # It goes over into the next id.
                 at = digits.find(small, at + 1)
         return found
+
+
+_ALL: Final = PageQuery(1)

@@ -6,14 +6,16 @@ import heapq
 import math
 import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import accumulate, islice, repeat
 from operator import itemgetter
-from typing import Final
+from typing import Any, Final
 
 from framework._records import checks
+from framework._records.fields import FIELDS
 from framework._records.pages import PageQuery
 from framework._records.records import TaskRecord
 from framework._records.statuses import TaskStatus
@@ -80,7 +82,7 @@ class MemoryStore:
     @property
     def features(self) -> Features:
         """What it can do; see `protocols.Featured`."""
-        return Features(pages=self, counts=self)
+        return Features(pages=self, counts=self, groups=self)
 
     def put(self, record: TaskRecord) -> None:
         """Keep a record that has just become final."""
@@ -163,8 +165,7 @@ class MemoryStore:
         distance, skipped = cuts.nearest(query.offset)
         if not skipped:
             return query
-        # Before all that were submitted at this very moment.
-        place = (distance, "") if query.oldest_first else (-distance, _LAST_ID)
+        place = query.begin_at(query.distance(distance))
         return replace(query, after=place, offset=query.offset - skipped)
 
     def count(self, query: PageQuery) -> int:
@@ -178,12 +179,24 @@ class MemoryStore:
             packed = sum(block.count(wanted) for block in self._blocks())
             return packed + sum(map(query.counts, self._whole()))
 
+    def count_by(self, query: PageQuery, field: str) -> Mapping[Any, int]:
+        """Return how many kept records there are; see `protocols.GroupingStore`."""
+        by = FIELDS[field]
+        with self._lock:
+            wanted = Filter(query, self._token_of(query))
+            found = Counter(map(by.of, filter(query.counts, self._whole())))
+            for block in self._blocks():
+                # The count is remembered, and many blocks have no task of an owner.
+                if block.count(wanted):
+                    found += block.counts(wanted, by)
+        return found
+
     def _token_of(self, query: PageQuery) -> object:
         """Return the token for a query's filters: the last one if they are the same.
 
         So a table that is looked at again and again counts only what is new.
         """
-        filters = replace(query, limit=1, offset=0, after=None, oldest_first=False)
+        filters = query.filters
         if self._counted[0] != filters:
             self._counted = filters, object()
         return self._counted[1]
@@ -422,10 +435,6 @@ class _Cuts:
                 left -= 1
                 count += block.count_before(self._wanted, distance)
         return count
-
-
-_LAST_ID: Final = chr(0x10FFFF)
-"""Comes after every id, since these are printable."""
 
 
 def _dict_of(key: int, many: int) -> int:

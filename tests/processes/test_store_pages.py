@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from framework import TaskManager, background_task, get_task_manager, setup_async_framework
+from framework._records.fields import FIELDS, STATUS
 from framework._records.pages import PageQuery, key_of
 from framework._records.records import Label, TaskRecord
 from framework._records.statuses import TaskStatus
@@ -243,7 +245,10 @@ def many_more(peer: Peer) -> list[TaskRecord]:
 
 
 def require_same(peer: Peer, tasks: list[TaskRecord], query: PageQuery) -> None:
-    """Check pages at several offsets and the total, in both orders."""
+    """Check pages at several offsets and the total, in both orders, and the count by each field."""
+    for field in FIELDS.values():
+        counted = Counter(map(field.of, filter(query.counts, tasks)))
+        assert peer.history.counts(query, field) == counted, (query, field)
     for oldest_first in (False, True):
         query = replace(query, oldest_first=oldest_first)
         wanted = expected(tasks, query)
@@ -298,6 +303,10 @@ def test_written_while_a_page_is_read(sql_url: str, monkeypatch: pytest.MonkeyPa
     assert [str(one.task_id) for one in page] == expected(tasks, query)[2:5]
 
 
+ALL = shape_of(PageQuery(1))
+OF_ANN = shape_of(PageQuery(1, owner="ann"))
+
+
 def test_a_page_far_behind_reads_one_index(sqlite_url: str) -> None:
     """What a page skips, and a total counts, is looked at in an index, and in no row."""
     kinds: tuple[dict[str, Any], ...] = (
@@ -308,7 +317,7 @@ def test_a_page_far_behind_reads_one_index(sqlite_url: str) -> None:
         {"owner": "ann", "status": FAILED},
         {"name": "mail", "status": FAILED},
     )
-    wrong = []
+    wrong: list[Any] = []
     with peers(sqlite_url, 1) as (peer,), peer.database.reading() as connection:
         for filters in kinds:
             for oldest_first in (False, True):
@@ -318,6 +327,14 @@ def test_a_page_far_behind_reads_one_index(sqlite_url: str) -> None:
                     plan = plan_of(connection, statement, query)
                     if len(plan) != 1 or "COVERING INDEX asyncframe_tasks_" not in plan[0]:
                         wrong.append((query, plan))
+
+        for field in FIELDS.values():
+            plan = plan_of(connection, pages._count(SQLITE, ALL, field), PageQuery(5))
+            if len(plan) != 1 or f"COVERING INDEX asyncframe_tasks_{field.name}" not in plan[0]:
+                wrong.append((field, plan))
+        plan = plan_of(connection, pages._count(SQLITE, OF_ANN, STATUS), PageQuery(5, owner="ann"))
+        if "COVERING INDEX asyncframe_tasks_owner (owner=?" not in plan[0]:
+            wrong.append((STATUS, plan))
 
     assert wrong == []
 

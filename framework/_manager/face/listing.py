@@ -6,21 +6,26 @@ import base64
 import binascii
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from framework._manager.core import Core
 from framework._manager.scene import ListScene
 from framework._records import checks
+from framework._records.fields import FIELDS, STATUS, Field
 from framework._records.pages import Key, PageQuery, key_of, with_own
 from framework._records.records import TaskRecord
 from framework._records.statuses import WITHOUT_RESULT, TaskStatus
 from framework._running.ledger import Ledger
 from framework._tasks.live import LiveTask
 from framework._tasks.task import Task
+
+T = TypeVar("T")
 
 MOST: Final = 1_000
 """The largest page."""
@@ -148,15 +153,36 @@ async def page_of(core: Core, query: PageQuery) -> TaskPage:
     Raises:
         StoreUnavailableError: If a store that several processes share cannot be read.
     """
+    return await _looked(core, partial(read_page, core, query))
 
-    def read() -> TaskPage:
-        return read_page(core, query)
 
+async def counts_of(core: Core, query: PageQuery, field: str) -> dict[Any, int]:
+    """Return how many tasks match *query*, by "status", "name" or "owner".
+
+    Those of each status, also where there are none; by all else in no order.
+
+    Raises:
+        StoreUnavailableError: If a store that several processes share cannot be read.
+    """
+    return await _looked(core, partial(_counts_of, core, query, FIELDS[field]))
+
+
+async def _looked(core: Core, read: Callable[[], T]) -> T:
+    """Return what *read* returns, called where it may block if the store does."""
     if core.ledger.shared is None or core.ledger.features.pages is None:
         return read()
     assert core.elsewhere is not None
-    page: TaskPage = await core.elsewhere.call(read)
-    return page
+    found: T = await core.elsewhere.call(read)
+    return found
+
+
+def _counts_of(core: Core, query: PageQuery, field: Field) -> dict[Any, int]:
+    # First: a task that ends meanwhile is in the store then.
+    own = core.overview.matching(query)
+    found = Counter[Any](dict.fromkeys(field.values, 0))
+    found.update(_Stored(core.ledger).count_by(query, field))
+    found.update(field.of(one) for one in own if core.overview.is_unstored(one))
+    return dict(found)
 
 
 def read_page(core: Core, query: PageQuery) -> TaskPage:
@@ -223,6 +249,16 @@ class _Stored:
         if counts is not None:
             return counts.count(query)
         return sum(map(query.counts, self._listed()))
+
+    def count_by(self, query: PageQuery, field: Field) -> Mapping[Any, int]:
+        """Return how many of them have each value of a field."""
+        groups, counts = self._features.groups, self._features.counts
+        if groups is not None:
+            return groups.count_by(query, field.name)
+        if counts is None or field != STATUS:
+            return Counter(map(field.of, filter(query.counts, self._listed())))
+        each = replace(query, statuses=frozenset())
+        return {one: counts.count(replace(each, status=one)) for one in query.chosen or TaskStatus}
 
     def _listed(self) -> Sequence[TaskRecord]:
         if self._all is None:

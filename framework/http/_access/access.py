@@ -8,13 +8,13 @@ from typing import Any  # the fields of a query
 
 from fastapi import Request
 
-from framework._manager.face.listing import TaskPage
+from framework._manager.face.listing import TaskPage, checked_query, counts_of
 from framework._manager.face.looking import find_task
 from framework._manager.face.manager import TaskManager
 from framework._manager.frameworks import require_core
-from framework._manager.inside import without_places
+from framework._manager.inside import core_of, without_places
+from framework._records.fields import FIELDS
 from framework._records.records import TaskRecord
-from framework._records.statuses import TaskStatus
 from framework._tasks.task import Task
 from framework.exceptions import TaskNotFoundError
 from framework.http._access.owners import answer_of, is_used, use, use_late
@@ -99,17 +99,25 @@ class Viewer:
 
     async def tasks(self, **query: Any) -> TaskPage:
         """Return a page of the tasks that they see; see `TaskManager.list_tasks`."""
-        if self.access.owner is not None and self.owner is None:
+        if self._sees_none:
             return TaskPage([], None, 0)
-        page = await self.access.manager().list_tasks(owner=self.owner, **query)
+        page = await self.access.manager().list_tasks(**{**query, **self._own})
         return replace(page, tasks=[self.access.shown(task) for task in page.tasks])
 
-    async def counts(self) -> dict[str, int]:
-        """Return how many tasks of each status they see."""
-        counts = dict.fromkeys(map(str, TaskStatus), 0)
-        for status in counts:
-            counts[status] = (await self.tasks(status=status, limit=1)).total
-        return counts
+    async def counts(self, field: str = "status") -> dict[Any, int]:
+        """Return how many tasks they see of each status, name or owner; see `counts_of`."""
+        if self._sees_none:
+            return dict.fromkeys(FIELDS[field].values, 0)
+        return await counts_of(core_of(self.access.manager()), checked_query(**self._own), field)
+
+    @property
+    def _sees_none(self) -> bool:
+        return self.access.owner is not None and self.owner is None
+
+    @property
+    def _own(self) -> dict[str, Any]:
+        """What all their queries ask for."""
+        return {} if self.owner is None else {"owner": self.owner}
 
 
 def _belongs_to(owner: str | None) -> Callable[[TaskRecord], bool]:

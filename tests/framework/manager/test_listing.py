@@ -19,6 +19,7 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
+from framework._manager.face.listing import counts_of
 from framework._records.checks import show
 from framework.protocols import PageQuery, TaskRecord
 from framework.stores.memory import MemoryStore
@@ -306,6 +307,47 @@ class OlderStore(MemoryStore):
         return super().list(status)
 
 
+class CountedStore(PlainStore):
+    """A store of somebody else that counts, but by no field."""
+
+    def page(self, query: PageQuery) -> Sequence[TaskRecord]:
+        """Return a page."""
+        return query.first(self.records.values())
+
+    def count(self, query: PageQuery) -> int:
+        """Return how many match."""
+        return sum(map(query.counts, self.records.values()))
+
+
+ADD = f"{__name__}.add"
+
+
+@background_task(name="waits")
+def waits(held: threading.Event) -> None:
+    """Wait until the end of the test."""
+    held.wait()
+
+
+@pytest.mark.parametrize("store", [MemoryStore(), PlainStore(), CountedStore()])
+async def test_counts_by_a_field(store: Any) -> None:
+    """Tasks are counted by each field, live ones as well, whatever the store can do."""
+    async with setup_async_framework(None, store=store):
+        manager, held = get_task_manager(), threading.Event()
+        manager._core.owners.own_by(lambda: "ann")
+        for task in [await manager.submit(add, (1,)), await manager.submit(add, (2,))]:
+            await manager.get_result(task)
+        manager._core.owners.own_by(lambda: None)
+        await manager.submit(waits, (held,))
+        found = {
+            field: await counts_of(manager._core, PageQuery(1, name=name), field)
+            for field, name in (("owner", None), ("name", None), ("status", ADD))
+        }
+        held.set()
+    assert found["owner"] == {"ann": 2, None: 1}
+    assert found["name"] == {ADD: 2, "waits": 1}
+    assert found["status"] == dict.fromkeys(TaskStatus, 0) | {TaskStatus.COMPLETED: 2}
+
+
 async def test_a_store_that_knows_nothing_of_later_filters() -> None:
     """A store with pages of an earlier release gives right answers, and is never asked too much."""
     store = OlderStore()
@@ -327,4 +369,6 @@ async def test_a_store_that_knows_nothing_of_later_filters() -> None:
         failed = await manager.failed()
         assert (failed.tasks, failed.total) == ([], 0)
         assert store.lists - before == 4, "once for each total"
+        counted = await counts_of(manager._core, PageQuery(1), "owner")
+        assert counted == {"ann": 3, None: 3}
     assert all(query.is_plain for query in store.asked)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from framework._records.fields import FIELDS
 from framework._records.ids import TaskId, random_id
 from framework._records.pages import PageQuery
 from framework._records.records import Label, TaskRecord
@@ -365,6 +367,9 @@ def test_pages_are_those_of_a_list(
     page = left[query.offset : query.offset + query.limit]
     assert list(map(facts, store.page(query))) == list(map(facts, page))
     assert store.count(query) == sum(map(query.counts, records[removed:]))
+    for by in FIELDS.values():
+        counted = Counter(map(by.of, filter(query.counts, records[removed:])))
+        assert store.count_by(query, by.name) == counted, by
 
 
 def test_a_page_of_tasks_that_ended_in_another_order() -> None:

@@ -9,9 +9,13 @@ Lock order: none is held here.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
+from sqlalchemy.engine import Connection
+
+from framework._records.fields import STATUS, Field
 from framework._records.pages import PageQuery, key_of, with_own
 from framework._records.records import TaskRecord
 from framework._records.statuses import FINAL, TaskStatus
@@ -19,8 +23,9 @@ from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._reading.follower import Follower
 from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._reading.pages import Pages
+from framework.stores.sql._reading.wanted import may_have_rows
 from framework.stores.sql._tables.database import Database
-from framework.stores.sql._tables.rows import ENDED_AT, TASK_ID, can_be_kept, wall_end
+from framework.stores.sql._tables.rows import ENDED_AT, TASK_ID, wall_end
 from framework.stores.sql._tables.statements import CHUNK
 
 
@@ -88,40 +93,57 @@ class History:
             return with_own(query, behind, lambda _: [])
         with self._database.reading() as connection:
             if query.offset:
-                written = self._pages.ended(connection, [str(one.task_id) for one in behind])
-                behind = [one for one in behind if one.task_id not in written]
+                behind = self._unwritten(connection, behind)
 
             def fetch(page: PageQuery) -> list[TaskRecord]:
                 if not page.search:
                     rows = self._pages.page(connection, page, removed)
                 else:
                     rows, total = self._pages.searched(connection, page, removed)
-                    self._searched = _filters(page), total
+                    self._searched = page.filters, total
                 return self._mirror.read_only(rows)
 
             return with_own(query, behind, fetch)
 
     def count(self, query: PageQuery) -> int:
-        """Return how many tasks match but this process's live ones.
+        """Return how many tasks match but this process's live ones; raises like `counts`."""
+        return self.counts(query).total()
+
+    def counts(self, query: PageQuery, field: Field | None = None) -> Counter[Any]:
+        """Return how many tasks `count` counts for each value of *field*.
+
+        Args:
+            query: Which tasks.
+            field: What to count by; None to count all together, as those of the value None.
 
         Raises:
             SQLAlchemyError: If the database fails.
         """
-        if _filters(replace(query, status=None, statuses=frozenset())) == _ALL:
+        if field in (None, STATUS) and replace(query, status=None, statuses=_ANY).filters == _ALL:
             figures = self._mirror.figures()
-            return sum(figures[status.value] for status in TaskStatus if query.has_status(status))
+            found = Counter[Any]({one: figures[one.value] for one in query.chosen or TaskStatus})
+            return found if field is not None else Counter({None: found.total()})
         removed = self._follower.removed
-        own = [str(one.task_id) for one in self._held(query, removed)]
-        if not _is_in_rows(query):
-            return len(own)
-        searched, self._searched = self._searched, None
-        with self._database.reading() as connection:
-            if searched is not None and searched[0] == _filters(query):
-                # The page, which was read just now, had to look at all rows.
-                total = searched[1]
-            else:
-                total = self._pages.count(connection, query, removed)
-            return total + len(own) - len(self._pages.ended(connection, own))
+        own = self._held(query, removed)
+        found = Counter()
+        if _is_in_rows(query):
+            searched, self._searched = self._searched, None
+            with self._database.reading() as connection:
+                if field is not None:
+                    found = self._pages.counts(connection, query, removed, field)
+                elif searched is not None and searched[0] == query.filters:
+                    # The page, which was read just now, had to look at all rows.
+                    found[None] = searched[1]
+                else:
+                    found[None] = self._pages.count(connection, query, removed)
+                own = self._unwritten(connection, own)
+        found.update(None if field is None else field.of(one) for one in own)
+        return found
+
+    def _unwritten(self, connection: Connection, records: list[TaskRecord]) -> list[TaskRecord]:
+        """Return those records that the database does not have as final."""
+        written = self._pages.ended(connection, [str(one.task_id) for one in records])
+        return [one for one in records if one.task_id not in written]
 
     def _held(self, query: PageQuery, removed: float) -> list[TaskRecord]:
         """Return the tasks that match and that the database may not have, or not as they are."""
@@ -131,15 +153,10 @@ class History:
         return [one for one in found.values() if query.counts(one)]
 
 
-def _filters(query: PageQuery) -> PageQuery:
-    """Return a query with its filters alone."""
-    return replace(query, limit=1, offset=0, after=None, oldest_first=False)
-
-
 _ALL: Final = PageQuery(1)
+_ANY: Final = frozenset[TaskStatus]()
 
 
 def _is_in_rows(query: PageQuery) -> bool:
     """Return whether there may be rows for a query: of final tasks, and with such texts."""
-    texts = (query.name or "", query.owner or "", query.search)
-    return any(map(query.has_status, FINAL)) and all(map(can_be_kept, texts))
+    return any(map(query.has_status, FINAL)) and may_have_rows(query)

@@ -25,6 +25,7 @@ from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._dialects.dialect import Row
 from framework.stores.sql._reading.pages import Pages
+from framework.stores.sql._reading.wanted import may_have_rows
 from framework.stores.sql._shared import schedules as _schedules
 from framework.stores.sql._tables.database import FAULTS, Database, why
 from framework.stores.sql._tables.rows import PROCESS, VERSION, can_be_kept, readable, record_of
@@ -133,14 +134,14 @@ class Observer:
         Raises:
             StoreUnavailableError: If the database fails.
         """
-        if not all(map(can_be_kept, (query.name or "", query.owner or "", query.search))):
+        if not may_have_rows(query):
             return []
         rows: list[Row] = []
         # What to skip is known when both kinds are there.
         whole = replace(query, offset=0, limit=query.offset + query.limit)
         with self._reading() as connection:
             removed = self._statements.position(connection).removed
-            if not all(one in FINAL for one in TaskStatus if query.has_status(one)):
+            if not FINAL.issuperset(query.chosen or TaskStatus):
                 rows += self._pages.live_page(connection, whole)
             if any(map(query.has_status, FINAL)):
                 rows += self._pages.page(connection, whole, removed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
@@ -16,18 +17,12 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
+from framework._records.fields import Field
 from framework._records.pages import Key, PageQuery
 from framework._records.statuses import FINAL, TaskStatus
 from framework.stores.sql._dialects.dialect import TICKS, Answer, Dialect, Row
 from framework.stores.sql._reading.older import CODES, STATUSES
-from framework.stores.sql._reading.wanted import (
-    FIRST_ID,
-    LAST_ID,
-    Order,
-    Shape,
-    shape_of,
-    where,
-)
+from framework.stores.sql._reading.wanted import Order, Shape, is_one_of, shape_of, where
 from framework.stores.sql._tables.rows import TASK_ID, can_be_kept
 from framework.stores.sql._tables.schema import TASKS
 from framework.stores.sql._tables.statements import CHUNK, ROW, just_before
@@ -129,6 +124,17 @@ class Pages:
         found = connection.execute(_count(self._dialect, shape_of(query)), values)
         return int(found.scalar_one())
 
+    def counts(
+        self, connection: Connection, query: PageQuery, removed: float, field: Field
+    ) -> Counter[Any]:
+        """Return how many of the rows that `count` counts have each value of a field."""
+        values = _values(self._dialect, query, removed)
+        rows = connection.execute(_count(self._dialect, shape_of(query), field), values)
+        found = Counter[Any]({row[0]: row[1] for row in rows})
+        if field.optional:
+            found[None] += self.count(connection, query, removed) - found.total()
+        return found
+
     def ended(self, connection: Connection, task_ids: Collection[str]) -> set[str]:
         """Return those of some ids whose rows are final."""
         found: set[str] = set()
@@ -160,8 +166,8 @@ class Pages:
         if connection.execute(tied, values).scalar_one() > 1:
             # It may be any of those that were submitted at once.
             skipped = int(connection.execute(before, values).scalar_one())
-        place = (float(moment), FIRST_ID if query.oldest_first else LAST_ID)
-        return replace(query, after=place, offset=query.offset - skipped)
+        after = query.begin_at(float(moment))
+        return replace(query, after=after, offset=query.offset - skipped)
 
     def _rows(self, connection: Connection, query: PageQuery, removed: float) -> list[Row]:
         if not query.limit:
@@ -190,24 +196,18 @@ _NTH: Final = (
 def _history(status: TaskStatus | None) -> sa.Select[Any]:
     query = sa.select(*ROW).where(_AFTER)
     if status is not None:
-        query = query.where(_is(status))
+        query = query.where(is_one_of([status]))
     return query.order_by(TASKS.c.ended_at, TASKS.c.task_id).limit(CHUNK)
-
-
-def _is(status: TaskStatus) -> sa.ColumnElement[bool]:
-    # Not a parameter: PostgreSQL then plans for this status, and not for an average one.
-    return TASKS.c.status == sa.literal_column(f"'{status.value}'")
 
 
 def _values(dialect: Dialect, query: PageQuery, removed: float) -> dict[str, Any]:
     """Return the values of the statements for a query."""
     if query.ended_since is not None:
         removed = max(removed, just_before(query.ended_since))
-    created_at, task_id = query.after or _begin(query.oldest_first)
+    created_at, task_id = query.after or query.begin_at(query.distance(-_FAR))
     return {
         "removed": removed,
-        "name": query.name,
-        "owner": query.owner,
+        **{one.name: getattr(query, one.name) for one in query.given},
         "search": dialect.pattern(query.search) if query.search else "",
         "created_at": created_at,
         "task_id": task_id,
@@ -217,19 +217,18 @@ def _values(dialect: Dialect, query: PageQuery, removed: float) -> dict[str, Any
     }
 
 
-def _begin(oldest_first: bool) -> Key:
-    """Return a position that all tasks come after."""
-    return (-_FAR, FIRST_ID) if oldest_first else (_FAR, LAST_ID)
-
-
 _FAR: Final = 1e300
+"""Farther than every wall second."""
 
 
 def _marks(dialect: Dialect, last: bool) -> sa.Select[Any]:
     """Return the query for marks up to a position; with *last* for all that are left."""
     whole = dialect.whole(TASKS.c.ended_at * TICKS)
     code = sa.case(
-        *((_is(status), sa.literal_column(str(code))) for code, status in enumerate(STATUSES))
+        *(
+            (is_one_of([status]), sa.literal_column(str(code)))
+            for code, status in enumerate(STATUSES)
+        )
     )
     query = sa.select((whole * CODES + code).label("mark")).where(_AFTER)
     if not last:
@@ -280,9 +279,23 @@ def _skip(dialect: Dialect, shape: Shape) -> tuple[sa.Select[Any], sa.Select[Any
 
 
 @functools.lru_cache(maxsize=256)
-def _count(dialect: Dialect, shape: Shape) -> sa.Select[Any]:
-    """Return the query for how many rows match."""
-    return sa.select(sa.func.count()).select_from(TASKS).where(*where(dialect, shape, shape.by))
+def _count(dialect: Dialect, shape: Shape, field: Field | None = None) -> sa.Select[Any]:
+    """Return the query for how many rows match.
+
+    With *field* for each of its values; without None, if the index of the field is.
+    """
+    count = sa.func.count()
+    if field is None:
+        return sa.select(count).select_from(TASKS).where(*where(dialect, shape, shape.by))
+    column: Any = TASKS.c[field.name]
+    # An index that has rows in the order of the field has all else that is asked for as well.
+    by = shape.by if shape.given or shape.search else field.name
+    wanted = where(dialect, shape, by)
+    if by != field.name:
+        column = dialect.hidden(column)
+    elif field.optional:
+        wanted.append(column.is_not(None))
+    return sa.select(column, count).where(*wanted).group_by(column)
 
 
 @functools.lru_cache(maxsize=256)

@@ -6,23 +6,26 @@ one index, and the columns of others are hidden from the choice.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 
+from framework._records.fields import SEARCHED, STATUS, Field
 from framework._records.pages import PageQuery
 from framework._records.statuses import TaskStatus
 from framework.stores.sql._dialects.dialect import Dialect
+from framework.stores.sql._tables.rows import can_be_kept
 from framework.stores.sql._tables.schema import TASKS
 
-By: TypeAlias = Literal["owner", "name", "status", "created", "rows", "live"]
-"""What finds the rows: an index, all rows one after the other, or whether they are live."""
+By: TypeAlias = str
+"""What finds the rows.
 
-FIRST_ID: Final = ""
-LAST_ID: Final = chr(0x10FFFF)
-"""Before and after every id: these have at least one character, and only printable ones."""
+The index that begins with a field, which has its name, or with "created"; all "rows" one after the
+other; or whether they are "live".
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,40 +34,34 @@ class Shape:
 
     Attributes:
         statuses: Those that match; None for all.
-        name: Whether the name is given.
-        owner: Whether the owner is given.
+        given: The fields of labels that it has a value for.
         search: How to search: not, for ASCII letters, or for others too.
         oldest_first: Whether the order begins with the oldest submission.
     """
 
     statuses: tuple[TaskStatus, ...] | None
-    name: bool
-    owner: bool
+    given: tuple[Field, ...]
     search: Literal["", "ascii", "other"]
     oldest_first: bool
 
     @property
     def by(self) -> By:
         """Which condition finds the rows fastest."""
-        if self.owner:
-            return "owner"
-        if self.name:
-            return "name"
+        if self.given:
+            return self.given[0].name
         # Most have completed: then all rows are read more quickly in their own order.
         if self.statuses is not None and (
             not self.search or TaskStatus.COMPLETED not in self.statuses
         ):
-            return "status"
+            return STATUS.name
         return "rows" if self.search else "created"
 
 
 def shape_of(query: PageQuery) -> Shape:
     """Return what a statement for *query* depends on."""
-    chosen = query.status is not None or bool(query.statuses)
     return Shape(
-        statuses=tuple(filter(query.has_status, TaskStatus)) if chosen else None,
-        name=query.name is not None,
-        owner=query.owner is not None,
+        statuses=query.chosen,
+        given=query.given,
         search="" if not query.search else "ascii" if query.search.isascii() else "other",
         oldest_first=query.oldest_first,
     )
@@ -86,20 +83,29 @@ def where(dialect: Dialect, shape: Shape, by: By) -> list[sa.ColumnElement[bool]
         wanted = [] if by == "rows" else [TASKS.c.ended_at.is_not(None)]
         wanted.append(ended_at > bindparam("removed"))
     if shape.statuses is not None:
-        # Not parameters: PostgreSQL then plans for these, and not for average ones.
-        literals: list[Any] = [sa.literal_column(f"'{one.value}'") for one in shape.statuses]
-        status = column("status")
-        wanted.append(status == literals[0] if len(literals) == 1 else status.in_(literals))
-    if shape.name:
-        wanted.append(column("name") == bindparam("name"))
-    if shape.owner:
-        wanted.append(column("owner") == bindparam("owner"))
+        wanted.append(is_one_of(shape.statuses, column(STATUS.name)))
+    wanted += [column(one.name) == bindparam(one.name) for one in shape.given]
     if shape.search:
-        texts = (TASKS.c.name, TASKS.c.description, TASKS.c.task_id)
         is_ascii = shape.search == "ascii"
         search: Any = bindparam("search")
-        wanted.append(sa.or_(*(dialect.has(one, search, is_ascii) for one in texts)))
+        wanted.append(sa.or_(*(dialect.has(TASKS.c[one], search, is_ascii) for one in SEARCHED)))
     return wanted
+
+
+def is_one_of(
+    statuses: Sequence[TaskStatus], column: Any = TASKS.c.status
+) -> sa.ColumnElement[bool]:
+    """Return the condition for some statuses."""
+    # Not parameters: PostgreSQL then plans for these, and not for average ones.
+    literals: list[Any] = [sa.literal_column(f"'{one.value}'") for one in statuses]
+    found: sa.ColumnElement[bool]
+    found = column == literals[0] if len(literals) == 1 else column.in_(literals)
+    return found
+
+
+def may_have_rows(query: PageQuery) -> bool:
+    """Return whether the database can keep the texts that a query looks for."""
+    return all(map(can_be_kept, query.texts))
 
 
 class Order:
