@@ -361,8 +361,7 @@ def require_core() -> Core:
         FrameworkNotStartedError: If no framework is running, or several are running and this
             code does not run inside one of them.
     """
-    # The first line of `find_core` again: every submission passes here and saves the call.
-    core = STATE.sole or find_core()
+    core = find_core()
     if core is None:
         raise FrameworkNotStartedError(_why_none())
     return core
@@ -395,8 +394,7 @@ def get_thread_pool() -> ThreadPoolExecutorEnhanced:
 
 def find_policies() -> Policies:
     """Return the policies of the current manager, or those of code outside any framework."""
-    # As in `require_core`, for every call of a throttled function.
-    core = STATE.sole or find_core()
+    core = find_core()
     if core is not None:
         return core.policies
     found = STATE.standalone

@@ -24,6 +24,12 @@ async def test_every_field_is_set(task_manager: TaskManager) -> None:
     assert own is not None
     other = new_task(TaskId("other"), own.spec, copy_context(), own.home, 1.0, 2.0)
 
+    # Given to it, read where it is submitted, or of the delay and the sinks.
+    differ = {"task_id", "context", "created", "queued", "created_at", "code", "instruction"}
+    differ |= {"loop", "rest", "outbox"}
+
     assert (unset(own), unset(other)) == ([], [])
+    names = {*TaskRecord.__slots__, *LiveTask.__slots__} - differ
+    assert [name for name in names if getattr(own, name) != getattr(other, name)] == []
     assert unset(LiveTask()) == [*TaskRecord.__slots__, *LiveTask.__slots__]
     assert await task_manager.cancel_task(task_id)

@@ -112,14 +112,48 @@ def test_final_statuses() -> None:
     assert {status.value for status in TaskStatus if not status.is_final} == leads_on
 
 
-def test_first_start_sets_the_stamp(held_manager: TaskManager) -> None:
-    """A further delivery counts an attempt and leaves the first start's stamp."""
-    task = record_in("pending", held_manager)
+class Notes(list[object]):
+    """A shared store that notes which tasks it is told of."""
 
-    step(held_manager, task, RUNNING, 1_001.0)
-    step(held_manager, task, RUNNING, 1_002.0)
+    def note(self, task: object) -> None:
+        """Note one."""
+        self.append(task)
 
-    assert (task.started, task.attempts) == (1_001.0, 2)
+
+def test_first_start_sets_the_stamp(
+    held_manager: TaskManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In each way to start, a further delivery counts an attempt and leaves the first stamp."""
+    core, told, heard = held_manager._core, Notes(), list[str]()
+    monkeypatch.setattr(core.ledger, "shared", told)
+    held_manager.subscribe(lambda event: heard.append(event.kind))
+    found: list[object] = []
+
+    def look() -> None:
+        found.append((task.status, task.started, task.attempts, task.bodies, [*told], [*heard]))
+
+    def start(task: LiveTask) -> bool:
+        started = core.runner.start(task) is not None
+        if started:
+            look()
+        return started
+
+    for way in (start, core.runner.body_runner()):
+        task = core.ledger.find_live(held_manager.submit_nowait(look)) or LiveTask()
+        for clear in (told.clear, heard.clear):
+            clear()
+        assert step(held_manager, task, RUNNING, 1_001.0)
+        by_ledger = [*told]
+        core.ledger.share(task)
+        assert by_ledger == told[1:] == [task]
+        assert way(task)
+        assert found == [(RUNNING, 1_001.0, 2, 2, [task] * 3, ["started"] * 2)]
+        core.endings.end(task, FAILED, error=ValueError())
+        told.clear()
+        assert not way(task)
+        assert not core.ledger.start(task, 1_003.0)
+        assert (told, len(found)) == ([], 1)
+        found.clear()
 
 
 # -- one event for each transition

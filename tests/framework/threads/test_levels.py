@@ -7,6 +7,7 @@ import re
 import threading
 from collections import deque
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any, Literal
 
 import pytest
@@ -21,6 +22,8 @@ from framework import (
     setup_async_framework,
 )
 from framework._tasks.options import NORMAL, PRIORITIES
+from framework._threads.pool_threads import PoolThread
+from framework._threads.queue.item_queue import ItemQueue
 from framework._threads.queue.levels import PATIENCE, LevelQueue
 from framework.testing import override_framework
 from pytest_asyncframe.executor import DeterministicExecutor
@@ -30,6 +33,15 @@ from tests.patience import PATIENCE as LONG
 Priority = Literal["high", "normal", "low"]
 
 LETTERS: dict[str, Priority] = {"h": "high", "n": "normal", "l": "low"}
+
+
+NOBODY: Any = None
+"""The crew of a thread that is never started."""
+
+
+def queue_order(queue: LevelQueue) -> list[Any]:
+    """Take everything from a queue, and return it in that order."""
+    return [queue.popleft() for _ in range(len(queue))]
 
 
 class Waiting:
@@ -60,8 +72,24 @@ def test_a_place_that_is_told_is_the_one_it_gets(
         for number, level in enumerate(levels)
         for ahead, item in enumerate(level)
     }
-    for place in range(1, len(told) + 1):
-        assert told[queue.popleft()] == place
+    # Each third item is picked elsewhere; `take` and `pick_first` do the same with the others.
+    for taken_elsewhere in ((), [*told][::3]):
+        order: list[list[Any]] = []
+        for way in ("take", "pick_first"):
+            items, thread = ItemQueue(threading.RLock()), PoolThread(NOBODY, "by hand")
+            items.items, items.closed = deepcopy(queue, {id(item): item for item in told}), True
+            items.waiting.update(told)
+            for item in taken_elsewhere:
+                assert items.pick(item)
+            order.append([])
+            while (item := items.take(thread) if way == "take" else items.pick_first()) is not None:
+                order[-1].append(item)
+                assert thread.stack == ([item] if way == "take" else [])
+                thread.stack.clear()
+            assert (len(items.items), items.waiting) == (0, set())
+        assert order[0] == order[1]
+        assert {*order[0]} == {*told} - {*taken_elsewhere}
+    assert [told[item] for item in queue_order(queue)] == [*range(1, len(told) + 1)]
 
 
 @pytest.fixture
