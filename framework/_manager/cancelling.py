@@ -63,8 +63,8 @@ async def cancel(core: Core, task_id: str) -> bool:
 async def request_cancel(core: Core, task_id: str) -> CancelAnswer:
     """Request a task's cancellation; see `TaskManager.request_cancel`."""
     record = core.ledger.find(task_id)
-    if core.elsewhere is not None and (record is None or record.remote):
-        return await _elsewhere(core, task_id, record)
+    if core.others is not None and (record is None or record.remote):
+        return await _of_others(core, task_id, record)
     if record is None:
         return _UNKNOWN
     if not isinstance(record, LiveTask) or not core.ledger.request_cancel(record):
@@ -90,23 +90,23 @@ def give_up(core: Core, task: LiveTask | Existing) -> None:
         core.runner.cancel(task, reason, reason)
 
 
-async def _elsewhere(core: Core, task_id: str, record: TaskRecord | None) -> CancelAnswer:
+async def _of_others(core: Core, task_id: str, record: TaskRecord | None) -> CancelAnswer:
     """Cancel a task that another process runs; *record* is there if it was submitted here."""
-    elsewhere, own = core.elsewhere, record if isinstance(record, LiveTask) else None
-    assert elsewhere is not None
+    others, own = core.others, record if isinstance(record, LiveTask) else None
+    assert others is not None
     if record is not None and (own is None or not core.ledger.request_cancel(own)):
         return _ended(record)
     if own is not None and core.places.keeps(own) and core.runner.cancel_pending(own, _REASON):
         return _NEVER_STARTS
     # Wait for its record: its process may have returned the id before it wrote the record.
-    known = own if own is not None else await elsewhere.find(task_id)
+    known = own if own is not None else await others.find(task_id)
     if known is None:
         return _UNKNOWN
     if known.status.is_final:
         return _ended(known)
-    if not await elsewhere.cancel(task_id):
+    if not await others.cancel(task_id):
         # It has just ended, and the report of that may still be on its way.
-        found = await elsewhere.find(task_id, patient=False)
+        found = await others.find(task_id, patient=False)
         return _FAR if found is None or not found.status.is_final else _ended(found)
     if own is not None and own.status is RUNNING and own.spec.kind == "thread":
         return _THREAD
@@ -115,13 +115,13 @@ async def _elsewhere(core: Core, task_id: str, record: TaskRecord | None) -> Can
 
 async def _far_end(core: Core, known: TaskRecord) -> CancelAnswer:
     """Wait for the end of a task that another process was asked to cancel."""
-    assert core.elsewhere is not None
+    assert core.others is not None
     ended: TaskRecord | None = known
     try:
         if isinstance(known, LiveTask):
             await core.results.until_final(known, _FAR_PATIENCE, Onlooker)
         else:
-            ended = await core.elsewhere.until_final(known.task_id, _FAR_PATIENCE)
+            ended = await core.others.until_final(known.task_id, _FAR_PATIENCE)
     except TimeoutError:
         runs = known.status is RUNNING and core.scene.kind(known) == "thread"
         return _THREAD if runs else _FAR

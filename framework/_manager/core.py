@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from framework._manager.app_rules import AppRules, Settle
 from framework._manager.cleanup import CleanUp
-from framework._manager.others.elsewhere import OtherProcesses
+from framework._manager.others.other_processes import OtherProcesses
 from framework._manager.overview import Overview
 from framework._manager.scene import LiveScene
 from framework._manager.scheduling.schedules import Schedules
@@ -83,7 +83,7 @@ class Core:
     Attributes:
         remote: The engine, if its tasks run in other processes; otherwise None.
         abilities: What *remote* can do besides.
-        elsewhere: Looks for tasks of other processes; None if there can be none.
+        others: Looks for tasks of other processes; None if there can be none.
         scene: What is needed to say why a task waits.
         keys, guard, owners, requeued, durable: The partners of submissions that others use.
         takes_over: Whether the app has started, so that tasks of ended processes may run.
@@ -122,11 +122,11 @@ class Core:
         features, shared = self.ledger.features, self.ledger.shared
         # The engine first, since it knows more: the store gets its news from it.
         directories = [one for one in (self.remote, shared) if one is not None]
-        self.elsewhere = OtherProcesses(directories, clock, self.boxes) if directories else None
+        self.others = OtherProcesses(directories, clock, self.boxes) if directories else None
         # From here on, each part is given those before it, and needs none after it.
         places = abilities.places or features.places
         self.places = Places(clock, Delays(clock), places, pool._crew.waits)
-        forget = None if self.remote is None else self._forget_elsewhere
+        forget = None if self.remote is None else self._forget_remote
         retention = Retention(self.ledger, settings.max_finished_tasks, forget)
         self.endings = endings_type(
             self.ledger, self.engine, self.places, retention, _settling(interceptor, shared)
@@ -136,7 +136,7 @@ class Core:
         )
         self.policies = self._policies(policies_type, Pauses(self.ledger, self.endings.limits))
         joined = Joined()
-        self.keys = Keys(joined, self.runner, self.places, self.elsewhere, new_id)
+        self.keys = Keys(joined, self.runner, self.places, self.others, new_id)
         self.guard = Guard(joined)
         self.owners = Owners(joined)
         requeuing = None if self.remote is not None else features.requeue
@@ -147,7 +147,7 @@ class Core:
         partners: list[Partner | None] = [
             self.owners,
             ChosenIds(self.ledger),
-            Unique(self.places, self.runner, self.elsewhere),
+            Unique(self.places, self.runner, self.others),
             Delayed(self.places.delays, self.runner),
             Limited(self.places, self.runner),
             self.requeued,
@@ -166,11 +166,11 @@ class Core:
             in_place=in_place or self.remote is None,
         )
         book = features.schedules or abilities.schedules
-        self.schedules = Schedules(self.intake, rng, book, self.elsewhere)
+        self.schedules = Schedules(self.intake, rng, book, self.others)
         self.clean_up = CleanUp(self.ledger, retention, settings)
         self.apply(settings)
         self.scene = LiveScene(self.ledger, self.engine)
-        self.results = Results(self.ledger, self.boxes, self.engine, pool._crew, self.elsewhere)
+        self.results = Results(self.ledger, self.boxes, self.engine, pool._crew, self.others)
         self.takes_over = False
         self.hubs: dict[asyncio.AbstractEventLoop, object] = {}
         if _LOGGER.isEnabledFor(logging.DEBUG):
@@ -201,13 +201,13 @@ class Core:
                 self.ledger.unfollow(task)
                 self.runner.release_clock(task)
 
-    def _forget_elsewhere(self, task_ids: list[str]) -> None:
+    def _forget_remote(self, task_ids: list[str]) -> None:
         """Remove finished tasks from the remote engine too, a moment later."""
-        remote, elsewhere = self.remote, self.elsewhere
+        remote, others = self.remote, self.others
         assert remote is not None
-        assert elsewhere is not None
+        assert others is not None
         with suppress(FrameworkNotStartedError):  # then the engine removes them by age
-            elsewhere.post(lambda: remote.forget(task_ids))
+            others.post(lambda: remote.forget(task_ids))
 
     def faults(self) -> dict[str, str]:
         """Return why the ``store`` and the ``broker`` cannot be used now; "" while they work.
@@ -261,8 +261,8 @@ class Core:
         self.clean_up.stop()
         self.schedules.stop()
         self.endings.limits.close()
-        if self.elsewhere is not None:
-            self.elsewhere.close()
+        if self.others is not None:
+            self.others.close()
         large = self.ledger.large
         if large is not None:
             report_unread(large.unread())

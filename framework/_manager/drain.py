@@ -75,7 +75,7 @@ async def drain(core: Core, home: Home, grace: float, sleepers: Sequence[Sleeper
         core: The core of the home.
         home: The home, which accepts no more tasks from now on.
         grace: How many seconds tasks get to finish, 0 or more; infinity for no limit.
-        sleepers: Retries and throttles that sleep, in tasks or elsewhere, and are interrupted.
+        sleepers: Retries and throttles that sleep, in tasks or others, and are interrupted.
     """
     core.ledger.close_home(home)
     until = core.clock.monotonic() + grace

@@ -31,7 +31,7 @@ BEFORE_WAITS: Final[list[Callable[[], object]]] = []
 
 
 class OtherProcesses(Protocol):
-    """Waits for tasks of other processes: a `_manager.elsewhere.OtherProcesses`."""
+    """Waits for tasks of other processes: a `_manager.others.other_processes.OtherProcesses`."""
 
     async def until_final(self, task_id: str, timeout: float | None) -> TaskRecord | None:
         """Suspend until a task is final and return its record; None if it is unknown."""
@@ -50,7 +50,7 @@ class Results:
         boxes: The mailboxes of the event loops.
         engine: Runs a queued task inline, if it can.
         crew: The threads of the pool, with the graph of who waits for what.
-        elsewhere: Waits for tasks that other processes run; None if there can be none.
+        others: Waits for tasks that other processes run; None if there can be none.
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class Results:
         boxes: Mailboxes,
         engine: TaskEngine,
         crew: Crew,
-        elsewhere: OtherProcesses | None,
+        others: OtherProcesses | None,
     ) -> None:
         self._ledger = ledger
         self._clock = ledger.clock
         self._boxes = boxes
         self._engine = engine
         self._crew = crew
-        self._elsewhere = elsewhere
+        self._others = others
         self._waits = crew.waits
 
     async def get(self, record: TaskRecord, timeout: float | None) -> Any:
@@ -78,9 +78,9 @@ class Results:
             await self.until_final(record, timeout)
             _require_final(record)
             if record.rest is not None and record.was_given_away:
-                elsewhere = self.require_elsewhere()
+                others = self.require_others()
                 left = None if until is None else max(0.0, until - self._clock.monotonic())
-                found = await elsewhere.until_final(record.task_id, left)
+                found = await others.until_final(record.task_id, left)
                 return raise_or_return(_require_found(record, found))
         return raise_or_return(record)
 
@@ -102,21 +102,21 @@ class Results:
             self._block_until_final(record, timeout)
             _require_final(record)
             if record.rest is not None and record.was_given_away:
-                elsewhere = self.require_elsewhere()
+                others = self.require_others()
                 left = None if until is None else max(0.0, until - self._clock.monotonic())
-                found = elsewhere.block_until_final(record.task_id, left)
+                found = others.block_until_final(record.task_id, left)
                 return raise_or_return(_require_found(record, found))
         return raise_or_return(record)
 
-    def require_elsewhere(self) -> OtherProcesses:
+    def require_others(self) -> OtherProcesses:
         """Return what waits for a task that another process runs.
 
         Raises:
             FrameworkNotStartedError: If this framework stops, and cannot wait for that.
         """
-        if self._elsewhere is None or self._ledger.state != "running":
+        if self._others is None or self._ledger.state != "running":
             raise FrameworkNotStartedError("stopping")
-        return self._elsewhere
+        return self._others
 
     async def until_final(
         self, task: LiveTask, timeout: float | None, kind: type[LoopWaiter] = LoopWaiter

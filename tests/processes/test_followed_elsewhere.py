@@ -124,7 +124,7 @@ async def test_waits_do_not_query_again_and_again(two: Pair) -> None:
     here, there = two
     going = threading.Event()
     ids = [await here.submit(going.wait, (PATIENCE,)) for _ in range(100)]
-    elsewhere = there._core.elsewhere
+    elsewhere = there._core.others
     assert elsewhere is not None
     waits = [asyncio.ensure_future(there.wait(task_id)) for task_id in ids]
     await asyncio.wait(waits, timeout=0)
@@ -141,7 +141,7 @@ async def test_a_cancelled_wait_leaves_nothing(two: Pair) -> None:
     steps = Steps()
     task_id = await here.submit(steps.body)
     wait = asyncio.ensure_future(there.wait(task_id))
-    elsewhere = there._core.elsewhere
+    elsewhere = there._core.others
     assert elsewhere is not None
     # It is answered after the wait was taken in.
     await there.get_task(task_id)
@@ -162,7 +162,7 @@ async def test_a_task_of_a_worker(
         here, there = await both(stack, *({"engine": one} for one in engines))
         told: list[TaskRecord | None] = []
         task_id = await here.submit(celery_tasks.plain, (3,))
-        elsewhere = there._core.elsewhere
+        elsewhere = there._core.others
         assert elsewhere is not None
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()

@@ -410,8 +410,8 @@ async def test_whoever_waits_hears_of_the_end(
         core: Any = manager._core
         core.takes_over = False
         result = asyncio.ensure_future(manager.get_result(task_id, timeout=PATIENCE))
-        while task_id not in core.elsewhere._watched:
-            await core.elsewhere.call(lambda: None)
+        while task_id not in core.others._watched:
+            await core.others.call(lambda: None)
         core.takes_over = True
         assert await result == 2
 

@@ -60,7 +60,7 @@ class App:
 
     async def answered(self) -> None:
         """Wait until the store has answered all that this framework has asked by now."""
-        elsewhere = self.manager._core.elsewhere
+        elsewhere = self.manager._core.others
         assert elsewhere is not None
         await elsewhere.call(lambda: None)
 

@@ -52,8 +52,8 @@ async def run_again(core: Core, task_id: str, frame: FrameType) -> LiveTask | Ex
         frame: The frame of the caller.
     """
     record = core.ledger.find(task_id)
-    if record is None and core.elsewhere is not None:
-        record = await core.elsewhere.find(task_id)
+    if record is None and core.others is not None:
+        record = await core.others.find(task_id)
     if record is None:
         raise TaskNotFoundError(task_id)
     if not record.status.is_final:
@@ -117,8 +117,8 @@ async def _fetched(core: Core, task_id: str) -> str | None:
     """
     for keeper in (core.ledger.features.calls, core.abilities.calls):
         if keeper is not None:
-            assert core.elsewhere is not None
-            text: str | None = await core.elsewhere.call(partial(keeper.fetch_call, task_id))
+            assert core.others is not None
+            text: str | None = await core.others.call(partial(keeper.fetch_call, task_id))
             if text is not None:
                 return text
     return None

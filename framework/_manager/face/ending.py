@@ -22,7 +22,7 @@ async def until_ended(core: Core, task_id: str, timeout: float | None) -> TaskRe
         FrameworkNotStartedError: If another process has the task, and this one stops.
     """
     left = _Left(core.clock, timeout)
-    record, elsewhere = core.ledger.find(task_id), core.elsewhere
+    record, others = core.ledger.find(task_id), core.others
     if isinstance(record, LiveTask):
         try:
             await core.results.until_final(record, timeout, Onlooker)
@@ -30,15 +30,15 @@ async def until_ended(core: Core, task_id: str, timeout: float | None) -> TaskRe
             return record
         if not record.was_given_away:
             return record
-        core.results.require_elsewhere()
+        core.results.require_others()
     elif record is not None:
         return record
-    if elsewhere is None:
+    if others is None:
         return None
     try:
-        return await elsewhere.until_final(task_id, left())
+        return await others.until_final(task_id, left())
     except TimeoutError:
-        return await elsewhere.find(task_id, patient=False)
+        return await others.find(task_id, patient=False)
 
 
 class _Left:

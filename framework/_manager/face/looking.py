@@ -24,11 +24,11 @@ async def find_task(
     Raises:
         StoreUnavailableError: If a store that several processes share cannot be used.
     """
-    record, elsewhere = core.ledger.find(task_id), core.elsewhere
+    record, others = core.ledger.find(task_id), core.others
     if record is not None and sees is not None and not sees(record):
         record = None
-    if record is None and elsewhere is not None:
-        record = await elsewhere.find(task_id, sees=sees)
+    if record is None and others is not None:
+        record = await others.find(task_id, sees=sees)
     if record is None:
         return None
     return Task(core.ledger.snapshot(record), source=record, scene=core.scene)

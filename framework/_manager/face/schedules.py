@@ -49,7 +49,7 @@ class ScheduleControl:
         Raises:
             StoreUnavailableError: If a shared store cannot be read.
         """
-        book, elsewhere = self._core.schedules.book, self._core.elsewhere
+        book, others = self._core.schedules.book, self._core.others
         shared: dict[str, ScheduleState] = {}
         if book is not None:
             shared = {state.name: state for state in await self._ask(book.schedules)}
@@ -61,8 +61,8 @@ class ScheduleControl:
         infos = []
         for state, its in found:
             record = self._run_of(state)
-            if record is None and state.task_id is not None and elsewhere is not None:
-                record = await elsewhere.find(state.task_id, patient=False)
+            if record is None and state.task_id is not None and others is not None:
+                record = await others.find(state.task_id, patient=False)
             infos.append(_info(state, its, record))
         return infos
 
@@ -129,8 +129,8 @@ class ScheduleControl:
         return await self._ask(lambda: book.pause_schedule(name, paused, now))
 
     async def _ask(self, call: Callable[[], T]) -> T:
-        assert self._core.elsewhere is not None
-        answer: T = await self._core.elsewhere.call(call)
+        assert self._core.others is not None
+        answer: T = await self._core.others.call(call)
         return answer
 
     def _table(self, name: object) -> Timetable | None:

@@ -63,9 +63,9 @@ class Waiting(Submitting):
             DeadlockError: If the task waits for the caller, directly or through other tasks.
         """
         limit = checks.timeout(timeout)
-        record, elsewhere = self._core.ledger.find(task_id), self._core.elsewhere
-        if record is None and elsewhere is not None:
-            record = await elsewhere.until_final(task_id, limit)
+        record, others = self._core.ledger.find(task_id), self._core.others
+        if record is None and others is not None:
+            record = await others.until_final(task_id, limit)
         return await self._core.results.get(_require(task_id, record), limit)
 
     @overload
@@ -91,9 +91,9 @@ class Waiting(Submitting):
                 "'await get_result(task_id)' here"
             )
         limit = checks.timeout(timeout)
-        record, elsewhere = self._core.ledger.find(task_id), self._core.elsewhere
-        if record is None and elsewhere is not None:
-            record = elsewhere.block_until_final(task_id, limit)
+        record, others = self._core.ledger.find(task_id), self._core.others
+        if record is None and others is not None:
+            record = others.block_until_final(task_id, limit)
         return self._core.results.wait(_require(task_id, record), limit)
 
     async def wait(self, task_id: str, timeout: float | timedelta | None = None) -> Task:

@@ -74,10 +74,10 @@ class RemoteHost:
         self._core.runner.cancel(task, before, reason)
 
     def _ask_engine(self, task_id: str) -> None:
-        engine, elsewhere = self._core.remote, self._core.elsewhere
-        if engine is not None and elsewhere is not None:
+        engine, others = self._core.remote, self._core.others
+        if engine is not None and others is not None:
             with suppress(FrameworkNotStartedError):
-                elsewhere.post(lambda: engine.request_cancel(task_id))
+                others.post(lambda: engine.request_cancel(task_id))
 
     def interrupt(self, reason: str) -> None:
         """End every live task of this process INTERRUPTED, except for remote ones.
@@ -97,7 +97,7 @@ class RemoteHost:
 
     def _look_up(self, adopted: Sequence[str]) -> None:
         """Ask the engine for the state of adopted tasks, a moment later."""
-        engine, elsewhere = self._core.remote, self._core.elsewhere
+        engine, others = self._core.remote, self._core.others
 
         def ask() -> None:
             assert engine is not None
@@ -109,9 +109,9 @@ class RemoteHost:
             else:
                 self._catch_up(adopted, found)
 
-        if engine is not None and elsewhere is not None:
+        if engine is not None and others is not None:
             with suppress(FrameworkNotStartedError):  # then the next process adopts them
-                elsewhere.post(ask)
+                others.post(ask)
 
     def call_of(self, record: TaskRecord, most: int) -> str | None:
         """Return the arguments of a task as JSON, or why not; see `protocols.StoreHost`."""

@@ -1,6 +1,6 @@
 """Directories: the stores and engines that know tasks of other processes.
 
-Relies on: calls on the thread of `elsewhere` alone, since all may block for a few seconds.
+Relies on: calls on the thread of `other_processes` alone, since all may block for a few seconds.
 """
 
 from __future__ import annotations

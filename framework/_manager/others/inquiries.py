@@ -5,7 +5,7 @@ asked to store what they have accepted: one question for all ids that are unknow
 
 Guarantees: what an inquiry has not brought to light did not exist when it began. However many ids
 are asked for, there is one inquiry at a time, and one a second begins at most.
-Relies on: calls on the thread of `elsewhere` alone.
+Relies on: calls on the thread of `other_processes` alone.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ a local variable, those of the dependencies by their code.
 
 Relies on: the generators being suspended while code of the request runs, on whichever thread.
 
-Where FastAPI keeps them elsewhere, or an interpreter compiles them to instructions that are not
+Where FastAPI keeps them others, or an interpreter compiles them to instructions that are not
 known here, nothing is found, and so the calls that would be refused are let through.
 """
 

@@ -3,7 +3,8 @@
 Guarantees: a due time of a schedule is run once, and by one process if several share a book;
 runs of a schedule do not overlap; what was missed is made up for as the schedule says.
 Relies on: the framework's clock, whose timers may fire on any thread; the book, which decides
-who runs what. A book that is shared may block, so it is only asked on the thread of `elsewhere`.
+who runs what. A book that is shared may block, so it is only asked on the thread of
+`other_processes`.
 Lock order: `_lock` guards the tables; only the clock's own lock is taken under it.
 """
 
@@ -21,7 +22,7 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
-from framework._manager.others.elsewhere import OtherProcesses
+from framework._manager.others.other_processes import OtherProcesses
 from framework._manager.scheduling.timetables import OwnBook, Timetable
 from framework._manager.submitting.intake import Intake
 from framework._records.schedules import RunClaim, ScheduleState
@@ -54,7 +55,7 @@ class Schedules:
         intake: Makes a task of each run.
         rng: Source of the jitter.
         book: Where runs are claimed if processes share them; None if they do not.
-        elsewhere: Its thread asks a shared book; None without one.
+        others: Its thread asks a shared book; None without one.
     """
 
     def __init__(
@@ -62,13 +63,13 @@ class Schedules:
         intake: Intake,
         rng: random.Random,
         book: ScheduleBook | None = None,
-        elsewhere: OtherProcesses | None = None,
+        others: OtherProcesses | None = None,
     ) -> None:
         self.book = book
         self._intake = intake
         self._clock = intake.ledger.clock
         self._rng = rng
-        self._elsewhere = elsewhere
+        self._others = others
         self._lock = threading.Lock()
         self._timetables: weakref.WeakKeyDictionary[Schedule, Timetable] = (
             weakref.WeakKeyDictionary()
@@ -175,11 +176,11 @@ class Schedules:
         if not table.is_shared:
             self._check(table)
             return
-        assert self._elsewhere is not None
+        assert self._others is not None
         # Until the book has answered, virtual time must not pass.
         self._clock.hold()
         try:
-            self._elsewhere.post(lambda: self._check_shared(table))
+            self._others.post(lambda: self._check_shared(table))
         except FrameworkNotStartedError:  # the framework is stopping
             self._clock.release()
 

@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final
 
-from framework._manager.others.elsewhere import OtherProcesses
+from framework._manager.others.other_processes import OtherProcesses
 from framework._manager.submitting.partner import Awaited, Joined
 from framework._records.records import TaskRecord
 from framework._running.runner import Runner
@@ -64,7 +64,7 @@ class Keys:
         joined: The partners of all submissions.
         runner: Has the ledger, which finds the tasks of this process.
         places: Has the lines of those that want to hold the same id.
-        elsewhere: Finds the tasks of other processes; None if there can be none.
+        others: Finds the tasks of other processes; None if there can be none.
         new_id: Returns an id for one that stands in such a line.
     """
 
@@ -73,14 +73,14 @@ class Keys:
         joined: Joined,
         runner: Runner,
         places: Places,
-        elsewhere: OtherProcesses | None,
+        others: OtherProcesses | None,
         new_id: Callable[[], str],
     ) -> None:
         self._joined = joined
         self._ledger = runner.ledger
         self._boxes = runner.boxes
         self._places = places
-        self._elsewhere = elsewhere
+        self._others = others
         self._new_id = new_id
 
     def _check(
@@ -129,8 +129,8 @@ class Keys:
     async def _find(self, task_id: str) -> TaskRecord | None:
         """Return the task with an id, of this process or another."""
         found: TaskRecord | None = self._ledger.find(task_id)
-        if found is None and self._elsewhere is not None:
-            found = await self._elsewhere.find(task_id, patient=False)
+        if found is None and self._others is not None:
+            found = await self._others.find(task_id, patient=False)
         return found
 
     async def _take_turn(self, task_id: str, turn: str) -> None:
@@ -167,8 +167,8 @@ class Keys:
             leave()
         elif shared is not None:
             shared.secure(task, lambda _: leave())
-        elif self._elsewhere is not None:
-            self._elsewhere.when_known(task_id, leave)
+        elif self._others is not None:
+            self._others.when_known(task_id, leave)
 
 
 def _was_refused(task: TaskRecord) -> bool:

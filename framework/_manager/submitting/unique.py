@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import ClassVar, Final, TypeVar
 
-from framework._manager.others.elsewhere import OtherProcesses
+from framework._manager.others.other_processes import OtherProcesses
 from framework._manager.submitting.partner import Partner
 from framework._records.ids import TaskId
 from framework._running.runner import Runner
@@ -49,17 +49,17 @@ class Unique(Partner):
     Args:
         places: The lines of unique tasks.
         runner: Cancels tasks.
-        elsewhere: Cancels tasks of other processes; None if there can be none.
+        others: Cancels tasks of other processes; None if there can be none.
     """
 
     options: ClassVar[tuple[str, ...]] = ("unique",)
     waits = locks = True
 
-    def __init__(self, places: Places, runner: Runner, elsewhere: OtherProcesses | None) -> None:
+    def __init__(self, places: Places, runner: Runner, others: OtherProcesses | None) -> None:
         self._places = places
         self._runner = runner
         self._ledger = runner.ledger
-        self._elsewhere = elsewhere
+        self._others = others
         self._admitting = threading.Lock()
         # Whose submission holds that lock.
         self._admitted: LiveTask | None = None
@@ -242,8 +242,8 @@ class Unique(Partner):
         for task_id in reversed(answer.others):
             other = self._places.find(task_id)
             if other is None or (other.remote and not self._places.keeps(other)):
-                if self._elsewhere is not None:
-                    self._elsewhere.post_cancel(task_id)
+                if self._others is not None:
+                    self._others.post_cancel(task_id)
             elif self._ledger.request_cancel(other):
                 self._runner.cancel(other, reason, reason)
 

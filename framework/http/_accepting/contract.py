@@ -393,8 +393,8 @@ class _Accepting:
             TaskNotFoundError: If there is no such task.
         """
         task = core.ledger.find(task_id)
-        if task is None and core.elsewhere is not None:
-            task = await core.elsewhere.find(task_id)
+        if task is None and core.others is not None:
+            task = await core.others.find(task_id)
         if task is None and not isinstance(task_id, TaskId):
             raise TaskNotFoundError(task_id)
         return task

@@ -332,12 +332,12 @@ class Topic:
 
     def _follow(self) -> None:
         """Follow the task in another process."""
-        elsewhere = self.hub.core.elsewhere
+        others = self.hub.core.others
         self.close()
-        if elsewhere is None or self.hub.core.ledger.state != "running":
+        if others is None or self.hub.core.ledger.state != "running":
             self._end()
             return
-        self._stop_following = elsewhere.follow(self.task_id, self._heard)
+        self._stop_following = others.follow(self.task_id, self._heard)
 
     def _heard(self, record: TaskRecord | None) -> None:
         """Take in what is known of the task; on another thread."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from framework import TaskManager
-from framework._manager.others.elsewhere import OtherProcesses
+from framework._manager.others.other_processes import OtherProcesses
 from framework._manager.scheduling.schedules import Schedules
 from framework._manager.scheduling.timetables import OwnBook
 from framework._records.records import TaskRecord

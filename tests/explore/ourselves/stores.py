@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from framework._manager.others.elsewhere import OtherProcesses
+from framework._manager.others.other_processes import OtherProcesses
 from framework._records.records import TaskRecord, label_of
 from framework._records.statuses import TaskStatus
 from framework._threads.waiters import Mailboxes

@@ -544,7 +544,7 @@ def test_a_foreign_task_is_looked_for_as_an_unknown_one(
     app = FastAPI(lifespan=setup_async_framework(store=store))
     app.include_router(task_router(owner=user_of, dependencies=LOGIN))
     app.post("/parent")(parent)
-    monkeypatch.setattr("framework._manager.others.elsewhere.Directories", Counted)
+    monkeypatch.setattr("framework._manager.others.other_processes.Directories", Counted)
     with TestClient(app) as client:
         own = client.post("/parent", headers=as_user("ann")).json()
         shown = client.get(f"/tasks/{own}?wait=60", headers=as_user("ann")).json()

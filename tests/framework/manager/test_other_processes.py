@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 
 from framework import FrameworkNotStartedError, TaskStatus
-from framework._manager.others.elsewhere import _PAUSES, _STEP, OtherProcesses
+from framework._manager.others.other_processes import _PAUSES, _STEP, OtherProcesses
 from framework._records.records import Label, TaskRecord
 from framework._threads.clock import SystemClock
 from framework._threads.waiters import Mailboxes
@@ -113,7 +113,7 @@ class SetClock(SystemClock):
 
 @pytest.fixture
 def hasty() -> HastyClock:
-    """The real time of `elsewhere`."""
+    """The real time of `other_processes`."""
     return HastyClock()
 
 

@@ -1,4 +1,4 @@
-"""Elsewhere: finds, awaits and cancels tasks of other processes, without blocking a loop.
+"""Other processes: finds, awaits and cancels tasks of other processes, without blocking a loop.
 
 One thread sends the queries for all callers: if a hundred coroutines wait for a hundred tasks
 of other processes, that is one query at a time. The thread is started by the first question
