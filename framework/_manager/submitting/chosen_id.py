@@ -39,11 +39,9 @@ class ChosenIds(Partner):
         """
         ledger, task_id = self._ledger, task.task_id
         with ledger.lock:
-            free = ledger.find_live(task_id) is None and task_id not in self._reserved
-            if free:
-                self._reserved.add(task_id)
-        if not free:
-            raise id_in_use(task_id)
+            if task_id in self._reserved or ledger.find_live(task_id) is not None:
+                raise id_in_use(task_id)
+            self._reserved.add(task_id)
         # The store is read last: a live task with this id may have moved there meanwhile.
         if ledger.store.get(task_id) is not None:
             self.settle(task, False)

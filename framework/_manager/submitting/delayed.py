@@ -32,15 +32,21 @@ class Delayed(Partner):
         task.reason = delayed(task.created_at + task.spec.delay)
 
     def hold(self, task: LiveTask, go_on: Callable[[LiveTask], object]) -> bool:
-        """Keep a task until its delay is over."""
-        left = task.queued + task.spec.delay - self._clock.monotonic()
+        """Keep a task until its delay is over, which is counted from its submission.
+
+        So a task that waited before, for its record to be stored or to be the only one of its
+        key, does not wait longer by that, and starts when its `reason` says.
+        """
+        spec, clock = task.spec, self._clock
+        due = task.queued + spec.delay
+        left = due - clock.monotonic()
         if left <= 0:
             return False
-        if task.places is not None:
+        if spec.needs_place:
             # It may have had another reason meanwhile.
-            task.reason = delayed(self._clock.time() + left)
+            task.reason = delayed(clock.time() + left)
         try:
-            self._delays.delay(task, left, go_on)
+            self._delays.delay(task, due, go_on)
         except Exception as error:  # its id is known already, so the task must end
             self._runner.refuse(task, error)
         return True

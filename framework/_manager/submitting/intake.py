@@ -12,11 +12,18 @@ import asyncio
 import math
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
+from functools import partial
 from types import FrameType
 from typing import Any  # a task's function may take and return anything
 
-from framework._manager.submitting.partner import Awaited, Joined, Moments, Partner
-from framework._records.ids import TaskId
+from framework._manager.submitting.partner import (
+    Awaited,
+    Joined,
+    KnownMoments,
+    Moments,
+    Partner,
+)
+from framework._records.ids import TaskId, random_id
 from framework._records.records import TaskRecord
 from framework._records.statuses import PENDING, TaskStatus
 from framework._running.coroutines import Drive
@@ -80,7 +87,10 @@ class Intake:
         # The same lists, which every submission looks at.
         self._checks, self._always = joined.checks, joined.partners
         # Now, so that a wrong order is seen at once.
-        Moments(partners, self._launch_after)
+        Moments(partners, self._launch)
+        self._find_anew()
+        joined.when_joined(self._find_anew)
+        self._new_task_id = new_id if new_id is random_id else lambda: TaskId(new_id())
         self._engine, self._runs, self._holds_clock = runner.engine, runner.runs, runner.holds_clock
         # Bound once, since every submission calls both.
         self._monotonic, self._time = self.ledger.clock.monotonic, self.ledger.clock.time
@@ -114,9 +124,12 @@ class Intake:
         """
         for check in self._checks:
             spec = check(spec, args, kwargs, awaited)
-        if spec.special or self._always:
-            return self._submit_slowly(spec, args, kwargs, frame)
         task = self._new_task(spec, args, kwargs, frame)
+        if spec.special or self._always:
+            moments = self._moments[spec.special]
+            if not moments.only_make:
+                return self._submit_slowly(task, moments)
+            moments.make(task)
         self.ledger.add(task)
         if task.outbox is not None:
             self.ledger.flush_submitted(task)
@@ -130,21 +143,20 @@ class Intake:
             self.runner.refuse(task, error)
         return task
 
-    def _submit_slowly(
-        self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
-    ) -> LiveTask | Existing:
-        """Submit a call in which partners take part."""
-        task, moments = self._new_task(spec, args, kwargs, frame), self._moments(spec)
-        if moments.entering or moments.securing:
-            # Not `get_running_loop`, which raises an error outside a loop.
-            return block(self._steps(task, moments, asyncio._get_running_loop() is None))
-        # What `_steps` does if nobody may wait, or know another task.
-        self._make(task, moments)
-        self._add(task, True)
-        if moments.holding:
-            self._launch_after(moments, 0, task)
+    def _submit_slowly(self, task: LiveTask, moments: Moments) -> LiveTask | Existing:
+        """Submit a new task in which partners take part."""
+        # Not `get_running_loop`, which raises an error outside a loop.
+        if moments.may_wait and asyncio._get_running_loop() is None:
+            return block(self._steps(task, moments))
+        moments.make(task)
+        if moments.entering:
+            other = self._enter(task, moments, False, self._add, [])
+            if other is not None:
+                assert not isinstance(other, Reply)
+                return other
         else:
-            self.runner.launch(task)
+            self._add(task, True)
+        moments.launch(task)
         return task
 
     async def submit_patiently(
@@ -174,7 +186,7 @@ class Intake:
         task = self._new_task(spec, args, kwargs, frame)
         if repeated is not None:
             task.run_again_of, task.owner = str(repeated.task_id), repeated.owner
-        return await suspend(self._steps(task, self._moments(spec), True))
+        return await suspend(self._steps(task, self._moments[spec.special]))
 
     def start_in_place(
         self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
@@ -200,14 +212,14 @@ class Intake:
         # Before the interceptor is called, to which it shows that the task does not queue.
         task.driver = driver = Drive(self.runner, task, True)
         if spec.special or self._always:
-            moments = self._moments(spec, in_place=True)
-            self._make(task, moments)
-            block(self._entered(task, moments, False, self._add_in_place))
-        elif self.ledger.sinks:
-            self._add_in_place(task, False)
+            moments = self._moments_in_place[spec.special]
+            moments.make(task)
+            if moments.entering:
+                self._enter(task, moments, False, self._add_in_place, [])
+            else:
+                self._add_in_place(task, False)
         else:
-            # RUNNING at once: without sinks nobody sees it PENDING, and one lock is saved.
-            self.ledger.add(task, task.created)
+            self._add_in_place(task, False)
         driver.first_step(task.created)
         return driver
 
@@ -216,13 +228,14 @@ class Intake:
         task = self._new_task(spec, (), kwargs, frame)
         context = copy_context()
         context.run(hook_owner.set, (None,))
-        context.run(self._make, task, self._moments(spec))
+        context.run(self._moments[spec.special].make, task)
         return task
 
     def accept(self, task: LiveTask) -> None:
         """Submit a task from `offer`; it waits for nothing, and has no owner."""
-        block(self._entered(task, self._moments(task.spec), False, self._add))
-        self.launch(task)
+        moments = self._moments[task.spec.special]
+        self._enter(task, moments, False, self._add, [])
+        moments.launch(task)
 
     def turn_away(self, task: LiveTask, error: BaseException, *, is_stored: bool) -> None:
         """Make an offered task FAILED that could not be accepted.
@@ -244,84 +257,92 @@ class Intake:
 
     def resume(self, task: LiveTask) -> None:
         """Go on with a submission that another process began; the ledger has the task."""
-        for resume in self._moments(task.spec).resuming:
+        for resume in self._moments[task.spec.special].resuming:
             resume(task)
+
+    def launch(self, task: LiveTask) -> None:
+        """Hand a submitted task to the engine, unless a partner holds it."""
+        self._moments[task.spec.special].launch(task)
 
     # -- the moments of a submission
 
-    def _moments(self, spec: TaskSpec, *, in_place: bool = False) -> Moments:
-        """Return what to call at each moment of a submission of *spec*."""
-        known, key = self._joined.moments, (in_place, spec.special)
-        moments = known.get(key)
-        if moments is None:
-            partners = [
-                one
-                for one in self._partners
-                if (one in self._always or not set(one.options).isdisjoint(spec.special))
-                and (one.in_place or not in_place)
-            ]
-            moments = known[key] = Moments(partners, self._launch_after)
-        return moments
+    def _find_anew(self) -> None:
+        """Forget who takes part in which submissions; called when a partner has joined."""
+        # New ones: who fills the old ones may not have seen the partner.
+        self._moments = KnownMoments(self._moments_of)
+        self._moments_in_place = KnownMoments(partial(self._moments_of, in_place=True))
 
-    def _make(self, task: LiveTask, moments: Moments) -> None:
-        """Let the partners set what a new task needs."""
-        hooks = task.spec.hooks
-        if hooks is not None:
-            task.hooks = hooks
-        for make in moments.making:
-            make(task)
+    def _moments_of(self, special: tuple[str, ...], *, in_place: bool = False) -> Moments:
+        """Return what to call at each moment of submissions with certain options."""
+        partners = [
+            one
+            for one in self._partners
+            if (one in self._always or not set(one.options).isdisjoint(special))
+            and (one.in_place or not in_place)
+        ]
+        return Moments(partners, self._launch, special)
 
-    def _steps(self, task: LiveTask, moments: Moments, patient: bool) -> Steps[LiveTask | Existing]:
-        """Submit a new task; return it, or another one to use instead."""
-        self._make(task, moments)
-        other = yield from self._entered(task, moments, patient, self._add)
+    def _steps(self, task: LiveTask, moments: Moments) -> Steps[LiveTask | Existing]:
+        """Submit a new task patiently; return it, or another one to use instead."""
+        moments.make(task)
+        asked: list[Partner] = []
+        other = self._enter(task, moments, True, self._add, asked)
+        while isinstance(other, Reply):
+            try:
+                yield other
+            except BaseException:  # the caller was cancelled
+                _settle(asked, task, False)
+                raise
+            other = self._enter(task, moments, True, self._add, asked)
         used = task if other is None else other
-        if patient:
-            for secure in moments.securing:
-                yield from secure(used, other is None)
+        for secure in moments.securing:
+            yield from secure(used, other is None)
         if other is None:
-            self._launch_after(moments, 0, task)
+            moments.launch(task)
         return used
 
-    def _entered(
+    def _enter(
         self,
         task: LiveTask,
         moments: Moments,
         patient: bool,
         add: Callable[[LiveTask, bool], None],
-    ) -> Steps[LiveTask | Existing | None]:
-        """Let the ledger take a task, unless a partner knows another one to use instead."""
-        asked: list[Partner] = []
-        bounded, added = True, False
-        other: LiveTask | Existing | None = None
+        asked: list[Partner],
+    ) -> Reply[Any] | LiveTask | Existing | None:
+        """Let the ledger take a task, unless a partner knows another one to use instead.
+
+        Args:
+            task: The task.
+            moments: Has the partners, which are settled.
+            patient: Whether the caller can wait.
+            add: Lets the ledger take the task, if it has room or need not have.
+            asked: Gets those that have answered; of the last call, if its reply has come.
+
+        Returns:
+            A reply to wait for, if the caller is patient: call this again when it has come. Or
+            the other task; None if the ledger has taken this one.
+        """
+        left, bounded, added, answer = moments.entering, True, False, None
         try:
-            for partner in moments.entering:
-                answer = partner.enter(task, patient)
-                asked.append(partner)
-                while isinstance(answer, Reply):
-                    yield answer
-                    bounded = False
+            if asked:  # and the last of them has waited
+                left, bounded = left[len(asked) :], False
+                answer = asked[-1].enter(task, patient)
+            if answer is None:
+                for partner in left:
                     answer = partner.enter(task, patient)
-                if answer is not None:
-                    other = answer
-                    break
-            else:
-                add(task, bounded)
-                added = True
+                    asked.append(partner)
+                    if answer is not None:
+                        break
+                else:
+                    add(task, bounded)
+                    added = True
         finally:
-            if asked:
+            if answer is None or not isinstance(answer, Reply):
                 _settle(asked, task, added)
-        return other
+        return answer
 
-    def launch(self, task: LiveTask) -> None:
-        """Hand a submitted task to the engine, unless a partner holds it."""
-        self._launch_after(self._moments(task.spec), 0, task)
-
-    def _launch_after(self, moments: Moments, place: int, task: LiveTask) -> None:
-        """Launch a task that the first *place* partners do not hold any more."""
-        for hold, go_on in moments.holding[place:]:
-            if hold(task, go_on):
-                return
+    def _launch(self, task: LiveTask) -> None:
+        """Launch a task that no partner holds any more."""
         if self._ends.launches(task):
             self.runner.launch(task)
 
@@ -332,6 +353,10 @@ class Intake:
 
     def _add_in_place(self, task: LiveTask, _: bool) -> None:
         ledger = self.ledger
+        if not ledger.sinks:
+            # RUNNING at once: without sinks nobody sees it PENDING, and one lock is saved.
+            ledger.add(task, task.created)
+            return
         ledger.add(task, None, False)
         if task.outbox is not None:
             ledger.flush(task)
@@ -351,11 +376,10 @@ class Intake:
             limit = self.default_limit
         elif limit == math.inf:
             limit = None
-        task_id = self.new_id()
         # An assignment for each field of `live.new_task`: every submission pays for this, and
         # would pay twice as much for a function or a constructor with a parameter for each.
         task = LiveTask()
-        task.task_id = task_id if task_id.__class__ is TaskId else TaskId(task_id)
+        task.task_id = self._new_task_id()
         task.label = spec.label
         task.status = PENDING
         task.created = task.queued = self._monotonic()

@@ -26,7 +26,6 @@ class Owners(Partner):
 
     def __init__(self, joined: Joined) -> None:
         self._joined = joined
-        self._is_used = False
         self.whose: Callable[[], str | None] | None = None
 
     def own_by(self, whose: Callable[[], str | None] | None) -> None:
@@ -49,18 +48,16 @@ class Owners(Partner):
 
     def expect(self) -> None:
         """Give tasks owners from now on; submissions before pay nothing for it."""
-        # In this order: a submission that finds this among the partners looks at the flag.
-        self._is_used = True
         self._joined.join(self)
 
     def make(self, task: LiveTask) -> None:
         """Make a task belong to whom its options name, or to its submitter's or request's owner."""
-        owner = task.spec.options["owner"]
         if task.rest is not None and task.run_again_of:
             return
+        owner = task.spec.options["owner"]
         if owner is not None:
             self.give(task, owner)
-        elif self._is_used and (found := self.here()) is not None:
+        elif (found := self.here()) is not None:
             task.owner = found
 
     def here(self) -> str | None:

@@ -61,7 +61,7 @@ class Partner:
     """
 
     options: ClassVar[tuple[str, ...]] = ()
-    waits: ClassVar[bool] = False
+    waits: bool = False
     locks: ClassVar[bool] = False
     in_place: ClassVar[bool] = False
 
@@ -106,13 +106,12 @@ class Joined:
     Attributes:
         checks: Asked before there is a task; each returns the spec to use.
         partners: Those that are asked at the later moments.
-        moments: Who takes part, by whether the call runs in place, and the `special` of its spec.
     """
 
     def __init__(self) -> None:
         self.checks: list[Check] = []
         self.partners: list[Partner] = []
-        self.moments: dict[tuple[bool, tuple[str, ...]], Moments] = {}
+        self._told: list[Callable[[], object]] = []
 
     def check_by(self, check: Check) -> None:
         """Call *check* before each submission from now on; may be called twice."""
@@ -122,9 +121,14 @@ class Joined:
     def join(self, partner: Partner) -> None:
         """Let a partner take part from now on; may be called twice."""
         if partner not in self.partners:
+            # In this order: what is told looks at the partners.
             self.partners.append(partner)
-            # In this order, and a new dict: who fills the old one may not have seen the partner.
-            self.moments = {}
+            for told in self._told:
+                told()
+
+    def when_joined(self, told: Callable[[], object]) -> None:
+        """Call *told* whenever a partner has joined."""
+        self._told.append(told)
 
 
 class Moments:
@@ -132,24 +136,41 @@ class Moments:
 
     Args:
         partners: These, in their order.
-        launch: Launches a task that the first so many of *holding* do not hold any more.
+        launch: Launches a task that none of them holds any more.
+        special: The options of the spec that need more than the ledger and the engine.
+
+    Attributes:
+        make: Lets all set what a new task needs.
+        entering: Those that are asked to `enter`, and settled.
+        securing: The `secure` of each that has one.
+        resuming: The `resume` of each that has one.
+        launch: Launches a task, at once or when none of them holds it any more.
+        may_wait: Whether a caller that can wait may have to.
+        only_make: Whether a task that was made needs only the ledger and the engine, as one
+            without partners does.
 
     Raises:
         ValueError: If one of them may wait after one that holds a lock.
     """
 
     def __init__(
-        self, partners: Sequence[Partner], launch: Callable[[Moments, int, LiveTask], object]
+        self, partners: Sequence[Partner], launch: GoOn, special: tuple[str, ...] = ()
     ) -> None:
         # Only those that do something at a moment: a submission pays for no other.
-        self.making = [one.make for one in partners if _does(one, "make")]
+        making: list[GoOn] = [one.make for one in partners if _does(one, "make")]
+        if "on_complete" in special:
+            making.append(_take_hooks)
+        self.make = making[0] if len(making) == 1 else partial(_call_each, making)
         self.entering = [one for one in partners if _does(one, "enter")]
         self.securing = [one.secure for one in partners if _does(one, "secure")]
         self.resuming = [one.resume for one in partners if _does(one, "resume")]
         holding = [one.hold for one in partners if _does(one, "hold")]
-        self.holding: list[tuple[Callable[[LiveTask, GoOn], bool], GoOn]] = [
-            (hold, partial(launch, self, place + 1)) for place, hold in enumerate(holding)
-        ]
+        self.launch = launch
+        for hold in reversed(holding):
+            self.launch = _unless_held(hold, self.launch)
+        self.may_wait = bool(self.securing) or any(one.waits for one in self.entering)
+        # The engine must hear of the first task with a priority.
+        self.only_make = not (self.entering or self.securing or holding or "priority" in special)
         locking: Partner | None = None
         for partner in self.entering:
             if locking is not None and partner.waits:
@@ -159,6 +180,40 @@ class Moments:
                 )
             if partner.locks:
                 locking = partner
+
+
+class KnownMoments(dict[tuple[str, ...], Moments]):
+    """The moments of the submissions so far, by the `special` of their specs.
+
+    Args:
+        find: Returns those of other specs.
+    """
+
+    def __init__(self, find: Callable[[tuple[str, ...]], Moments]) -> None:
+        self._find = find
+
+    def __missing__(self, special: tuple[str, ...]) -> Moments:
+        moments = self[special] = self._find(special)
+        return moments
+
+
+def _take_hooks(task: LiveTask) -> None:
+    task.hooks = task.spec.hooks
+
+
+def _call_each(calls: Sequence[GoOn], task: LiveTask) -> None:
+    for call in calls:
+        call(task)
+
+
+def _unless_held(hold: Callable[[LiveTask, GoOn], bool], go_on: GoOn) -> GoOn:
+    """Return what goes on with a task, unless it is held; then it goes on later."""
+
+    def launch(task: LiveTask) -> None:
+        if not hold(task, go_on):
+            go_on(task)
+
+    return launch
 
 
 def _does(partner: Partner, moment: str) -> bool:

@@ -33,15 +33,14 @@ class Delays:
         with self._lock:
             return task in self._delayed
 
-    def delay(self, task: LiveTask, seconds: float, due: Callable[[LiveTask], object]) -> None:
-        """Call *due* with a task in *seconds*, above 0, unless it is final then.
+    def delay(self, task: LiveTask, when: float, due: Callable[[LiveTask], object]) -> None:
+        """Call *due* with a task at monotonic second *when*, unless it is final then.
 
         Raises:
             Exception: If no timer can be set.
         """
         with self._lock:
             self._delayed[task] = None
-        when = self._clock.monotonic() + seconds
         try:
             timer = self._clock.call_at(when, lambda: self._end(task, due))
         except Exception:

@@ -212,7 +212,7 @@ def launch_or_wait(run: Run) -> None:
     assert task is not None
     places = task.places
     assert places is not None
-    ((_, go_on),) = intake._moments(task.spec).holding
+    go_on = intake._launch
 
     # 1 it hears that it waits, and 2 before that is noted it gets its place, and starts.
     def come() -> None:

@@ -148,7 +148,9 @@ def delay_held_up(run: Run) -> None:
     launched: list[LiveTask] = []
     delays, task = Delays(run.clock), LiveTask()
     task.status, task.rest = PENDING, None
-    run.together(lambda: delays.delay(task, 1.0, launched.append), run.hurry)
+    run.together(
+        lambda: delays.delay(task, run.clock.monotonic() + 1.0, launched.append), run.hurry
+    )
     run.sleep(2.0)
     assert launched == [task]
     assert task.timer is None
