@@ -27,7 +27,7 @@ from framework import (
     setup_async_framework,
 )
 from framework._manager.hosting import host, taking_over
-from framework._manager.others import elsewhere
+from framework._manager.others import other_processes
 from framework._records.restart import WAITS
 from framework.protocols import TaskEvent
 from framework.stores.sql import SQLStore
@@ -402,7 +402,7 @@ async def test_whoever_waits_hears_of_the_end(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who waits for a task that its own process takes over then hears of its end at once."""
-    monkeypatch.setattr(elsewhere, "_CHECK", 1e6)
+    monkeypatch.setattr(other_processes, "_CHECK", 1e6)
     async with framework(sqlite_url) as manager:
         await keep_busy(manager)
         task_id = await manager.submit(add, (1,))
