@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from framework._records.fields import STATUS, Field
 from framework._records.ids import TaskId
+from framework._records.pages import PageQuery
 from framework._records.records import TaskRecord, label_of
 from framework._records.statuses import TaskStatus
 from framework.stores._filters import BY_ID, NO, WIDTH, YES, Filter, texts, texts_of
@@ -46,7 +47,7 @@ class Block:
         self._size = len(records)
         self._span: tuple[float, float] | None = None
         # The latest filter that was counted by, and how many records it matches.
-        self._token: object = None
+        self._token: PageQuery | None = None
         self._matching = 0
         self._whole = {
             place: record
@@ -116,7 +117,7 @@ class Block:
     def reaches(self, wanted: Filter) -> bool:
         """Return whether it may have a record for a page, but for names, owners and texts."""
         query = wanted.query
-        if not wanted.has_status(_COMPLETED) and not self._whole:
+        if not query.has_status(_COMPLETED) and not self._whole:
             return False
         if query.after is None:
             return True
@@ -148,7 +149,7 @@ class Block:
         """Return how many of the records that match have each value of a field."""
         places = self._places(wanted)
         if field == STATUS:
-            matching = set(places)
+            matching = places if isinstance(places, range) else set(places)
             found = Counter(one.status for at, one in self._whole.items() if at in matching)
             found[_COMPLETED] += len(matching) - found.total()
             return found

@@ -12,7 +12,6 @@ from framework._records.fields import SEARCHED
 from framework._records.pages import PageQuery
 from framework._records.records import Label
 from framework._records.searching import finder
-from framework._records.statuses import TaskStatus
 
 NO, BY_ID, YES = range(3)
 """Whether a task with a label matches: not, if its id has what is searched for, or yes."""
@@ -40,7 +39,7 @@ class Filter:
 
     Args:
         query: The query.
-        token: The same object for queries with the same filters; None for a new one.
+        token: Its `filters`; the same object for all queries with the same ones.
 
     Attributes:
         query: The query.
@@ -49,12 +48,11 @@ class Filter:
         takes_all: Whether every task matches.
     """
 
-    def __init__(self, query: PageQuery, token: object = None) -> None:
+    def __init__(self, query: PageQuery, token: PageQuery) -> None:
         self.query = query
-        self.token: object = object() if token is None else token
-        chosen = query.chosen
-        self.statuses: frozenset[TaskStatus] | None = None if chosen is None else frozenset(chosen)
-        self.takes_all: bool = query.filters == _ALL
+        self.token = token
+        self.statuses = query.chosen
+        self.takes_all: bool = token == _ALL
         self._has = finder(query.search) if query.search else None
         self._small = query.search.lower()
         # Random ids have small letters and digits only; most words have others.
@@ -62,10 +60,6 @@ class Filter:
         # The texts that were looked at, and those that have it: most tasks share theirs.
         self._known: set[str] = set()
         self._having: set[str] = set()
-
-    def has_status(self, status: TaskStatus) -> bool:
-        """Return whether tasks with *status* match."""
-        return self.statuses is None or status in self.statuses
 
     def fits(self, labels: Sequence[Any]) -> list[int]:  # Any: of three kinds in turn
         """Return for each label whether its tasks match: `NO`, `BY_ID` or `YES`.

@@ -72,8 +72,8 @@ class MemoryStore:
         self._generations: tuple[_Generation, ...] = ()
         # Of generations that are gone, to be freed one by one: half a million ids take 8 ms.
         self._spent: list[dict[int, int]] = []
-        # The filters that blocks were counted by last, and their token.
-        self._counted: tuple[PageQuery, object] = PageQuery(1), object()
+        # The filters that blocks were counted by last.
+        self._counted = PageQuery(1)
 
     def __len__(self) -> int:
         with self._lock:
@@ -129,7 +129,7 @@ class MemoryStore:
             if query.offset and query.after is None:
                 query = self._begun(query)
             whole = replace(query, offset=0, limit=query.offset + query.limit)
-            return self._page(Filter(whole, self._token_of(query)))[query.offset :]
+            return self._page(self._filter(whole))[query.offset :]
 
     def _page(self, wanted: Filter) -> Sequence[TaskRecord]:
         query = wanted.query
@@ -151,7 +151,7 @@ class MemoryStore:
         The records before a moment are counted: those of most blocks are all before it or all
         behind it, and are not looked at.
         """
-        wanted = Filter(query, self._token_of(query))
+        wanted = self._filter(query)
         ends = []
         for block in self._blocks():
             count = block.count(wanted)
@@ -175,7 +175,7 @@ class MemoryStore:
         *query* searches for letters that ids have.
         """
         with self._lock:
-            wanted = Filter(query, self._token_of(query))
+            wanted = self._filter(query)
             packed = sum(block.count(wanted) for block in self._blocks())
             return packed + sum(map(query.counts, self._whole()))
 
@@ -183,7 +183,7 @@ class MemoryStore:
         """Return how many kept records there are; see `protocols.GroupingStore`."""
         by = FIELDS[field]
         with self._lock:
-            wanted = Filter(query, self._token_of(query))
+            wanted = self._filter(query)
             found = Counter(map(by.of, filter(query.counts, self._whole())))
             for block in self._blocks():
                 # The count is remembered, and many blocks have no task of an owner.
@@ -191,15 +191,14 @@ class MemoryStore:
                     found += block.counts(wanted, by)
         return found
 
-    def _token_of(self, query: PageQuery) -> object:
-        """Return the token for a query's filters: the last one if they are the same.
+    def _filter(self, query: PageQuery) -> Filter:
+        """Return what tells which records match; with the last filters if they are the same.
 
         So a table that is looked at again and again counts only what is new.
         """
-        filters = query.filters
-        if self._counted[0] != filters:
-            self._counted = filters, object()
-        return self._counted[1]
+        if self._counted != query.filters:
+            self._counted = query.filters
+        return Filter(query, self._counted)
 
     def _blocks(self) -> Iterator[Block]:
         for generation in self._generations:

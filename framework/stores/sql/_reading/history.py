@@ -129,13 +129,11 @@ class History:
         if _is_in_rows(query):
             searched, self._searched = self._searched, None
             with self._database.reading() as connection:
-                if field is not None:
-                    found = self._pages.counts(connection, query, removed, field)
-                elif searched is not None and searched[0] == query.filters:
+                if field is None and searched is not None and searched[0] == query.filters:
                     # The page, which was read just now, had to look at all rows.
                     found[None] = searched[1]
                 else:
-                    found[None] = self._pages.count(connection, query, removed)
+                    found = self._pages.counts(connection, query, removed, field)
                 own = self._unwritten(connection, own)
         found.update(None if field is None else field.of(one) for one in own)
         return found

@@ -22,10 +22,10 @@ from framework._records.pages import Key, PageQuery
 from framework._records.statuses import FINAL, TaskStatus
 from framework.stores.sql._dialects.dialect import TICKS, Answer, Dialect, Row
 from framework.stores.sql._reading.older import CODES, STATUSES
-from framework.stores.sql._reading.wanted import Order, Shape, is_one_of, shape_of, where
+from framework.stores.sql._reading.wanted import Order, Shape, shape_of, where
 from framework.stores.sql._tables.rows import TASK_ID, can_be_kept
 from framework.stores.sql._tables.schema import TASKS
-from framework.stores.sql._tables.statements import CHUNK, ROW, just_before
+from framework.stores.sql._tables.statements import BY_END, CHUNK, ROW, is_one_of, just_before
 
 MARKS: Final = 50_000
 """How many marks are read at once, which takes some 20 ms."""
@@ -36,7 +36,7 @@ _FEW: Final = 1_000
 End: TypeAlias = tuple[float, str]
 """Where a task is in the order of their end: its wall second, and its id."""
 
-_END: Final = sa.tuple_(TASKS.c.ended_at, TASKS.c.task_id)
+_END: Final = sa.tuple_(*BY_END)
 _PLACE: Final = sa.tuple_(bindparam("ended_at"), bindparam("task_id"))
 _AFTER: Final = _END > _PLACE
 
@@ -120,18 +120,16 @@ class Pages:
 
     def count(self, connection: Connection, query: PageQuery, removed: float) -> int:
         """Return how many rows match, without those that ended by wall second *removed*."""
-        values = _values(self._dialect, query, removed)
-        found = connection.execute(_count(self._dialect, shape_of(query)), values)
-        return int(found.scalar_one())
+        return self.counts(connection, query, removed, None)[None]
 
     def counts(
-        self, connection: Connection, query: PageQuery, removed: float, field: Field
+        self, connection: Connection, query: PageQuery, removed: float, field: Field | None
     ) -> Counter[Any]:
-        """Return how many of the rows that `count` counts have each value of a field."""
+        """Return how many of these rows have each value of a field; None counts them together."""
         values = _values(self._dialect, query, removed)
         rows = connection.execute(_count(self._dialect, shape_of(query), field), values)
-        found = Counter[Any]({row[0]: row[1] for row in rows})
-        if field.optional:
+        found = Counter[Any]({of[0] if of else None: many for many, *of in rows})
+        if field is not None and field.optional:
             found[None] += self.count(connection, query, removed) - found.total()
         return found
 
@@ -185,19 +183,15 @@ class Pages:
 
 
 _NTH: Final = (
-    sa.select(TASKS.c.ended_at, TASKS.c.task_id)
-    .where(_AFTER)
-    .order_by(TASKS.c.ended_at, TASKS.c.task_id)
-    .offset(bindparam("number"))
-    .limit(1)
+    sa.select(*BY_END).where(_AFTER).order_by(*BY_END).offset(bindparam("number")).limit(1)
 )
 
 
 def _history(status: TaskStatus | None) -> sa.Select[Any]:
     query = sa.select(*ROW).where(_AFTER)
     if status is not None:
-        query = query.where(is_one_of([status]))
-    return query.order_by(TASKS.c.ended_at, TASKS.c.task_id).limit(CHUNK)
+        query = query.where(is_one_of(TASKS.c.status, [status]))
+    return query.order_by(*BY_END).limit(CHUNK)
 
 
 def _values(dialect: Dialect, query: PageQuery, removed: float) -> dict[str, Any]:
@@ -226,7 +220,7 @@ def _marks(dialect: Dialect, last: bool) -> sa.Select[Any]:
     whole = dialect.whole(TASKS.c.ended_at * TICKS)
     code = sa.case(
         *(
-            (is_one_of([status]), sa.literal_column(str(code)))
+            (is_one_of(TASKS.c.status, [status]), sa.literal_column(str(code)))
             for code, status in enumerate(STATUSES)
         )
     )
@@ -284,18 +278,14 @@ def _count(dialect: Dialect, shape: Shape, field: Field | None = None) -> sa.Sel
 
     With *field* for each of its values; without None, if the index of the field is.
     """
-    count = sa.func.count()
+    query = sa.select(sa.func.count()).select_from(TASKS)
     if field is None:
-        return sa.select(count).select_from(TASKS).where(*where(dialect, shape, shape.by))
-    column: Any = TASKS.c[field.name]
-    # An index that has rows in the order of the field has all else that is asked for as well.
+        return query.where(*where(dialect, shape, shape.by))
+    # The index of a field has all else that is asked for as well.
     by = shape.by if shape.given or shape.search else field.name
-    wanted = where(dialect, shape, by)
-    if by != field.name:
-        column = dialect.hidden(column)
-    elif field.optional:
-        wanted.append(column.is_not(None))
-    return sa.select(column, count).where(*wanted).group_by(column)
+    column = TASKS.c[field.name] if by == field.name else dialect.hidden(TASKS.c[field.name])
+    query = query.add_columns(column).where(*where(dialect, shape, by)).group_by(column)
+    return query.where(column.is_not(None)) if by == field.name and field.optional else query
 
 
 @functools.lru_cache(maxsize=256)

@@ -6,7 +6,6 @@ one index, and the columns of others are hidden from the choice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -19,6 +18,7 @@ from framework._records.statuses import TaskStatus
 from framework.stores.sql._dialects.dialect import Dialect
 from framework.stores.sql._tables.rows import can_be_kept
 from framework.stores.sql._tables.schema import TASKS
+from framework.stores.sql._tables.statements import is_one_of
 
 By: TypeAlias = str
 """What finds the rows.
@@ -83,24 +83,13 @@ def where(dialect: Dialect, shape: Shape, by: By) -> list[sa.ColumnElement[bool]
         wanted = [] if by == "rows" else [TASKS.c.ended_at.is_not(None)]
         wanted.append(ended_at > bindparam("removed"))
     if shape.statuses is not None:
-        wanted.append(is_one_of(shape.statuses, column(STATUS.name)))
+        wanted.append(is_one_of(column(STATUS.name), shape.statuses))
     wanted += [column(one.name) == bindparam(one.name) for one in shape.given]
     if shape.search:
         is_ascii = shape.search == "ascii"
         search: Any = bindparam("search")
         wanted.append(sa.or_(*(dialect.has(TASKS.c[one], search, is_ascii) for one in SEARCHED)))
     return wanted
-
-
-def is_one_of(
-    statuses: Sequence[TaskStatus], column: Any = TASKS.c.status
-) -> sa.ColumnElement[bool]:
-    """Return the condition for some statuses."""
-    # Not parameters: PostgreSQL then plans for these, and not for average ones.
-    literals: list[Any] = [sa.literal_column(f"'{one.value}'") for one in statuses]
-    found: sa.ColumnElement[bool]
-    found = column == literals[0] if len(literals) == 1 else column.in_(literals)
-    return found
 
 
 def may_have_rows(query: PageQuery) -> bool:

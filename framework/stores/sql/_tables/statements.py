@@ -27,6 +27,9 @@ CHUNK: Final = 256
 DELETED: Final = 2_000
 """Maximum number of rows to delete in one transaction."""
 
+BY_END: Final = (TASKS.c.ended_at, TASKS.c.task_id)
+"""The order in which tasks ended."""
+
 _LIVE: Final = TASKS.c.ended_at.is_(None)
 _OWN: Final = ("version", "process")
 # Made once: making them takes as long as half a transaction.
@@ -53,7 +56,7 @@ _REMOVED: Final = (
 _OLDEST: Final = (
     sa.select(TASKS.c.task_id)
     .where(TASKS.c.ended_at <= bindparam("bound"))
-    .order_by(TASKS.c.ended_at, TASKS.c.task_id)
+    .order_by(*BY_END)
     .limit(bindparam("most"))
 )
 _REMOVE: Final = sa.delete(TASKS).where(TASKS.c.task_id.in_(_OLDEST))
@@ -84,9 +87,7 @@ class Statements:
         self._put = _put_of(dialect)
         self._release = _put_of(dialect, release=True)
         self._ended = dialect.answer(
-            sa.select(*_WITHOUT_RESULT)
-            .where(TASKS.c.task_id.in_(_OLDEST))
-            .order_by(TASKS.c.ended_at, TASKS.c.task_id)
+            sa.select(*_WITHOUT_RESULT).where(TASKS.c.task_id.in_(_OLDEST)).order_by(*BY_END)
         )
         self._since = dialect.answer(_since())
         self._live = dialect.answer(_live())
@@ -261,7 +262,7 @@ def _changed(new: Any, *, release: bool) -> tuple[dict[str, Any], sa.ColumnEleme
     )
     # Written once, and of no use to anybody after the task is COMPLETED.
     changed["call"] = sa.case(
-        (new.status == sa.literal_column(f"'{TaskStatus.COMPLETED.value}'"), sa.null()),
+        (is_one_of(new.status, [TaskStatus.COMPLETED]), sa.null()),
         else_=sa.func.coalesce(new.call, TASKS.c.call),
     )
     # Tasks on workers may be followed by several processes. Of a final one nothing changes
@@ -274,11 +275,17 @@ def _changed(new: Any, *, release: bool) -> tuple[dict[str, Any], sa.ColumnEleme
     let_go = sa.and_(
         TASKS.c.status == new.status, TASKS.c.still_running == 1, new.still_running == 0
     )
-    live = TASKS.c.status.in_([sa.literal_column(f"'{one.value}'") for one in _LIVE_STATUSES])
+    live = is_one_of(TASKS.c.status, [TaskStatus.PENDING, TaskStatus.RUNNING])
     return changed, sa.and_(may_write, sa.or_(live, let_go))
 
 
-_LIVE_STATUSES: Final = (TaskStatus.PENDING, TaskStatus.RUNNING)
+def is_one_of(column: Any, statuses: Sequence[TaskStatus]) -> sa.ColumnElement[bool]:
+    """Return the condition that a column has one of some statuses."""
+    # Not parameters: PostgreSQL then plans for these, and not for average ones.
+    literals: list[Any] = [sa.literal_column(f"'{one.value}'") for one in statuses]
+    found: sa.ColumnElement[bool]
+    found = column == literals[0] if len(literals) == 1 else column.in_(literals)
+    return found
 
 
 def just_before(stamp: float) -> float:
