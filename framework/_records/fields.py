@@ -40,5 +40,5 @@ STATUS: Final = Field("status", values=tuple(TaskStatus))
 FIELDS: Final = {one.name: one for one in (*LABELLED, STATUS)}
 """All fields, by name."""
 
-SEARCHED: Final = ("name", "description", "task_id")
-"""The attributes of a record that have the text which is searched for."""
+SEARCHED_LABEL: Final = ("name", "description")
+"""The attributes of a `Label` that a search looks at; it looks at a task's id as well."""

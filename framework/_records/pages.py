@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
-from framework._records.fields import LABELLED, SEARCHED, Field
+from framework._records.fields import LABELLED, SEARCHED_LABEL, Field
 from framework._records.records import TaskRecord
 from framework._records.searching import finder
 from framework._records.statuses import TaskStatus
 
 Key = tuple[float, str]
 """A task's position in the order: when it was submitted, in wall seconds, and its id."""
+
+_NAMES: Final = tuple(one.name for one in LABELLED)
 
 _LAST_ID: Final = chr(0x10FFFF)
 """Behind every id: these have at least one character, and only printable ones."""
@@ -116,9 +118,9 @@ class PageQuery:
     def may_count(self, record: TaskRecord) -> bool:
         """Return whether a task matches, apart from its status and from `after`."""
         label = record.label
-        for one in LABELLED:
-            wanted = getattr(self, one.name)
-            if wanted is not None and getattr(label, one.name) != wanted:
+        for name in _NAMES:
+            wanted = getattr(self, name)
+            if wanted is not None and getattr(label, name) != wanted:
                 return False
         if self.ended_since is not None:
             if record.ended is None:
@@ -128,7 +130,10 @@ class PageQuery:
         if not self.search:
             return True
         has = finder(self.search)
-        return any(has(str(getattr(record, one))) for one in SEARCHED)
+        for name in SEARCHED_LABEL:
+            if has(getattr(label, name)):
+                return True
+        return has(str(record.task_id))
 
     def matches(self, record: TaskRecord) -> bool:
         """Return whether a task matches."""

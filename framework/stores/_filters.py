@@ -8,7 +8,7 @@ from itertools import chain
 from operator import attrgetter
 from typing import Any, Final
 
-from framework._records.fields import SEARCHED
+from framework._records.fields import SEARCHED_LABEL
 from framework._records.pages import PageQuery
 from framework._records.records import Label
 from framework._records.searching import finder
@@ -53,6 +53,7 @@ class Filter:
         self.token = token
         self.statuses = query.chosen
         self.takes_all: bool = token == _ALL
+        self._given = [(one.name, getattr(query, one.name)) for one in query.given]
         self._has = finder(query.search) if query.search else None
         self._small = query.search.lower()
         # Random ids have small letters and digits only; most words have others.
@@ -68,14 +69,14 @@ class Filter:
             labels: For each its texts, in one row.
         """
         fits = [YES] * (len(labels) // WIDTH)
-        for field in self.query.given:
-            wanted, found = getattr(self.query, field.name), texts(labels, field.name)
+        for name, wanted in self._given:
+            found = texts(labels, name)
             fits = [fit if one == wanted else NO for fit, one in zip(fits, found, strict=True)]
         return fits if self._has is None or YES not in fits else self._searched(fits, labels)
 
     def _searched(self, fits: list[int], labels: Sequence[Any]) -> list[int]:
         """Return `BY_ID` in place of `YES` for each label that has not what is searched for."""
-        columns = [texts(labels, name) for name in SEARCHED if name in _TEXTS]
+        columns = [texts(labels, name) for name in SEARCHED_LABEL]
         fresh = {*chain(*columns)} - self._known
         if fresh:
             self._known |= fresh

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 
-from framework._records.fields import SEARCHED, STATUS, Field
+from framework._records.fields import SEARCHED_LABEL, STATUS, Field
 from framework._records.pages import PageQuery
 from framework._records.statuses import TaskStatus
 from framework.stores.sql._dialects.dialect import Dialect
@@ -88,7 +88,8 @@ def where(dialect: Dialect, shape: Shape, by: By) -> list[sa.ColumnElement[bool]
     if shape.search:
         is_ascii = shape.search == "ascii"
         search: Any = bindparam("search")
-        wanted.append(sa.or_(*(dialect.has(TASKS.c[one], search, is_ascii) for one in SEARCHED)))
+        texts = (*SEARCHED_LABEL, "task_id")
+        wanted.append(sa.or_(*(dialect.has(TASKS.c[one], search, is_ascii) for one in texts)))
     return wanted
 
 
