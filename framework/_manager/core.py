@@ -128,8 +128,14 @@ class Core:
         self.places = Places(clock, Delays(clock), places, pool._crew.waits)
         forget = None if self.remote is None else self._forget_remote
         retention = Retention(self.ledger, settings.max_finished_tasks, forget)
+        workers = abilities.logging
         self.endings = endings_type(
-            self.ledger, self.engine, self.places, retention, _settling(interceptor, shared)
+            self.ledger,
+            self.engine,
+            self.places,
+            retention,
+            _settling(interceptor, shared),
+            workers_log=workers is not None and workers.logs_failures,
         )
         self.runner = Runner(
             self.endings, self.boxes, self.engine, interceptor, runs_of, pool._crew.queue.use_levels
@@ -141,7 +147,7 @@ class Core:
         self.owners = Owners(joined)
         requeuing = None if self.remote is not None else features.requeue
         self.requeued = Requeued(self.runner, self.places, requeuing)
-        remote = None if self.remote is None else Remote(joined, self.remote)
+        remote = None if self.remote is None else Remote(joined, self.remote, abilities.keeping)
         self.durable = Durable(joined, self.runner, remote)
         # In the order in which they are asked; see `partner`.
         partners: list[Partner | None] = [

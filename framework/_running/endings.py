@@ -64,6 +64,7 @@ class Endings:
         ends: Is told which tasks have ended.
         retention: Removes finished tasks.
         settle: Converts a result to what other processes will read; None if none do.
+        workers_log: Whether a remote engine's workers log failures.
 
     Attributes:
         limits: The time limits of the tasks; a limit that expires ends its task.
@@ -78,6 +79,8 @@ class Endings:
         ends: Ends,
         retention: Retention,
         settle: Callable[[LiveTask, Any], Any] | None,
+        *,
+        workers_log: bool,
     ) -> None:
         self.ledger = ledger
         self.limits = Limits(ledger.clock, self.time_out)
@@ -85,7 +88,7 @@ class Endings:
         self.ends = ends
         self._settle = settle
         self._engine = engine
-        self._workers_log: bool = getattr(engine, "logs_failures", False)
+        self._workers_log = workers_log
         self._monotonic = ledger.clock.monotonic
         self._failures = Failures(self._monotonic)
 

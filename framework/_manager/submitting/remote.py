@@ -13,16 +13,15 @@ class Remote(Partner):
     Args:
         joined: The partners of all submissions.
         engine: The engine.
+        keeper: Notes tasks before they are started; None if the engine does not.
 
     Attributes:
-        keeper: The engine, if it notes tasks before they are started; otherwise None.
+        keeper: As above.
     """
 
-    def __init__(self, joined: Joined, engine: RemoteEngine) -> None:
+    def __init__(self, joined: Joined, engine: RemoteEngine, keeper: KeepingEngine | None) -> None:
         self._engine = engine
-        # Without its type: to mypy, no `RemoteEngine` has the optional method.
-        noting: object = engine
-        self.keeper = noting if isinstance(noting, KeepingEngine) else None
+        self.keeper = keeper
         joined.join(self)
 
     def make(self, task: LiveTask) -> None:
