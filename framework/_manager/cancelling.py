@@ -63,7 +63,7 @@ async def cancel(core: Core, task_id: str) -> bool:
 async def request_cancel(core: Core, task_id: str) -> CancelAnswer:
     """Request a task's cancellation; see `TaskManager.request_cancel`."""
     record = core.ledger.find(task_id)
-    if core.others is not None and (record is None or record.remote):
+    if core.others.exist and (record is None or record.remote):
         return await _of_others(core, task_id, record)
     if record is None:
         return _UNKNOWN
@@ -93,7 +93,6 @@ def give_up(core: Core, task: LiveTask | Existing) -> None:
 async def _of_others(core: Core, task_id: str, record: TaskRecord | None) -> CancelAnswer:
     """Cancel a task that another process runs; *record* is there if it was submitted here."""
     others, own = core.others, record if isinstance(record, LiveTask) else None
-    assert others is not None
     if record is not None and (own is None or not core.ledger.request_cancel(own)):
         return _ended(record)
     if own is not None and core.places.keeps(own) and core.runner.cancel_pending(own, _REASON):
@@ -115,7 +114,6 @@ async def _of_others(core: Core, task_id: str, record: TaskRecord | None) -> Can
 
 async def _far_end(core: Core, known: TaskRecord) -> CancelAnswer:
     """Wait for the end of a task that another process was asked to cancel."""
-    assert core.others is not None
     ended: TaskRecord | None = known
     try:
         if isinstance(known, LiveTask):

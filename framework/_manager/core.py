@@ -11,9 +11,11 @@ import math
 import random
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from framework._manager.app_rules import AppRules, Settle
 from framework._manager.cleanup import CleanUp
+from framework._manager.others.no_others import NO_OTHERS, Others
 from framework._manager.others.other_processes import OtherProcesses
 from framework._manager.overview import Overview
 from framework._manager.scene import LiveScene
@@ -83,7 +85,7 @@ class Core:
     Attributes:
         remote: The engine, if its tasks run in other processes; otherwise None.
         abilities: What *remote* can do besides.
-        others: Looks for tasks of other processes; None if there can be none.
+        others: Looks for tasks of other processes, if there can be any.
         scene: What is needed to say why a task waits.
         keys, guard, owners, requeued, durable: The partners of submissions that others use.
         takes_over: Whether the app has started, so that tasks of ended processes may run.
@@ -122,11 +124,13 @@ class Core:
         features, shared = self.ledger.features, self.ledger.shared
         # The engine first, since it knows more: the store gets its news from it.
         directories = [one for one in (self.remote, shared) if one is not None]
-        self.others = OtherProcesses(directories, clock, self.boxes) if directories else None
+        self.others: Others = NO_OTHERS
+        if directories:
+            self.others = OtherProcesses(directories, clock, self.boxes)
         # From here on, each part is given those before it, and needs none after it.
         places = abilities.places or features.places
         self.places = Places(clock, Delays(clock), places, pool._crew.waits)
-        forget = None if self.remote is None else self._forget_remote
+        forget = None if self.remote is None else partial(self._forget, self.remote)
         retention = Retention(self.ledger, settings.max_finished_tasks, forget)
         workers = abilities.logging
         self.endings = endings_type(
@@ -207,13 +211,10 @@ class Core:
                 self.ledger.unfollow(task)
                 self.runner.release_clock(task)
 
-    def _forget_remote(self, task_ids: list[str]) -> None:
+    def _forget(self, remote: RemoteEngine, task_ids: list[str]) -> None:
         """Remove finished tasks from the remote engine too, a moment later."""
-        remote, others = self.remote, self.others
-        assert remote is not None
-        assert others is not None
         with suppress(FrameworkNotStartedError):  # then the engine removes them by age
-            others.post(lambda: remote.forget(task_ids))
+            self.others.post(lambda: remote.forget(task_ids))
 
     def faults(self) -> dict[str, str]:
         """Return why the ``store`` and the ``broker`` cannot be used now; "" while they work.
@@ -267,8 +268,7 @@ class Core:
         self.clean_up.stop()
         self.schedules.stop()
         self.endings.limits.close()
-        if self.others is not None:
-            self.others.close()
+        self.others.close()
         large = self.ledger.large
         if large is not None:
             report_unread(large.unread())

@@ -90,7 +90,7 @@ class Framework:
     @property
     def is_shared(self) -> bool:
         """Whether its store or its engine is shared with other processes."""
-        return self.core.others is not None
+        return self.core.others.exist
 
     def connect(self) -> None:
         """Open the shared store and the remote engine, if there are any; blocks.

@@ -50,7 +50,7 @@ class Results:
         boxes: The mailboxes of the event loops.
         engine: Runs a queued task inline, if it can.
         crew: The threads of the pool, with the graph of who waits for what.
-        others: Waits for tasks that other processes run; None if there can be none.
+        others: Waits for tasks that other processes run.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Results:
         boxes: Mailboxes,
         engine: TaskEngine,
         crew: Crew,
-        others: OtherProcesses | None,
+        others: OtherProcesses,
     ) -> None:
         self._ledger = ledger
         self._clock = ledger.clock
@@ -114,7 +114,7 @@ class Results:
         Raises:
             FrameworkNotStartedError: If this framework stops, and cannot wait for that.
         """
-        if self._others is None or self._ledger.state != "running":
+        if self._ledger.state != "running":
             raise FrameworkNotStartedError("stopping")
         return self._others
 

@@ -125,7 +125,7 @@ async def test_waits_do_not_query_again_and_again(two: Pair) -> None:
     going = threading.Event()
     ids = [await here.submit(going.wait, (PATIENCE,)) for _ in range(100)]
     elsewhere = there._core.others
-    assert elsewhere is not None
+    assert elsewhere.exist
     waits = [asyncio.ensure_future(there.wait(task_id)) for task_id in ids]
     await asyncio.wait(waits, timeout=0)
     assert elsewhere._has_news
@@ -142,7 +142,7 @@ async def test_a_cancelled_wait_leaves_nothing(two: Pair) -> None:
     task_id = await here.submit(steps.body)
     wait = asyncio.ensure_future(there.wait(task_id))
     elsewhere = there._core.others
-    assert elsewhere is not None
+    assert elsewhere.exist
     # It is answered after the wait was taken in.
     await there.get_task(task_id)
     assert elsewhere._watched
@@ -163,7 +163,7 @@ async def test_a_task_of_a_worker(
         told: list[TaskRecord | None] = []
         task_id = await here.submit(celery_tasks.plain, (3,))
         elsewhere = there._core.others
-        assert elsewhere is not None
+        assert elsewhere.exist
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()
 

@@ -252,7 +252,6 @@ async def test_awaited_tasks_of_two_processes_share_a_run(
     async with managers(sqlite_url) as both:
         for manager in both:
             elsewhere = manager._core.others
-            assert elsewhere is not None
             monkeypatch.setattr(elsewhere, "until_final", spied(elsewhere.until_final))
         assert await asyncio.gather(*map(in_task, both)) == [[7], [7]]
     assert runs == [7]

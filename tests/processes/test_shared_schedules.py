@@ -61,7 +61,6 @@ class App:
     async def answered(self) -> None:
         """Wait until the store has answered all that this framework has asked by now."""
         elsewhere = self.manager._core.others
-        assert elsewhere is not None
         await elsewhere.call(lambda: None)
 
     async def move(self, seconds: float) -> None:

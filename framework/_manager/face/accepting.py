@@ -74,7 +74,7 @@ async def _require_free(core: Core, task_id: str) -> None:
     Raises:
         ValueError: If one has.
     """
-    if core.others is not None and await core.others.find(task_id, patient=False):
+    if await core.others.find(task_id, patient=False):
         raise id_in_use(task_id)
 
 

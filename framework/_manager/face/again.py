@@ -52,7 +52,7 @@ async def run_again(core: Core, task_id: str, frame: FrameType) -> LiveTask | Ex
         frame: The frame of the caller.
     """
     record = core.ledger.find(task_id)
-    if record is None and core.others is not None:
+    if record is None:
         record = await core.others.find(task_id)
     if record is None:
         raise TaskNotFoundError(task_id)
@@ -117,7 +117,6 @@ async def _fetched(core: Core, task_id: str) -> str | None:
     """
     for keeper in (core.ledger.features.calls, core.abilities.calls):
         if keeper is not None:
-            assert core.others is not None
             text: str | None = await core.others.call(partial(keeper.fetch_call, task_id))
             if text is not None:
                 return text

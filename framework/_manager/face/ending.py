@@ -33,8 +33,6 @@ async def until_ended(core: Core, task_id: str, timeout: float | None) -> TaskRe
         core.results.require_others()
     elif record is not None:
         return record
-    if others is None:
-        return None
     try:
         return await others.until_final(task_id, left())
     except TimeoutError:

@@ -171,7 +171,6 @@ async def _looked(core: Core, read: Callable[[], T]) -> T:
     """Return what *read* returns, called where it may block if the store does."""
     if core.ledger.shared is None or core.ledger.features.pages is None:
         return read()
-    assert core.others is not None
     found: T = await core.others.call(read)
     return found
 

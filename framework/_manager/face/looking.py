@@ -27,7 +27,7 @@ async def find_task(
     record, others = core.ledger.find(task_id), core.others
     if record is not None and sees is not None and not sees(record):
         record = None
-    if record is None and others is not None:
+    if record is None:
         record = await others.find(task_id, sees=sees)
     if record is None:
         return None

@@ -14,6 +14,7 @@ from framework._records.ids import TaskId
 from framework._records.records import TaskRecord
 from framework._records.schedules import ScheduleInfo, ScheduleState
 from framework.exceptions import ScheduleBusyError, ScheduleNotFoundError
+from framework.protocols import ScheduleBook
 
 T = TypeVar("T")
 
@@ -61,7 +62,7 @@ class ScheduleControl:
         infos = []
         for state, its in found:
             record = self._run_of(state)
-            if record is None and state.task_id is not None and others is not None:
+            if record is None and state.task_id is not None:
                 record = await others.find(state.task_id, patient=False)
             infos.append(_info(state, its, record))
         return infos
@@ -118,18 +119,16 @@ class ScheduleControl:
         schedules, table = self._core.schedules, self._table(name)
         if table is not None and not table.is_shared:
             table.book.pause_schedule(name, paused, table.now())
-        elif schedules.book is None or not await self._pause_shared(name, paused):
+        elif schedules.book is None or not await self._pause_shared(schedules.book, name, paused):
             raise self._not_found(name)
         if table is not None:
             schedules.note_pause(table, paused)
 
-    async def _pause_shared(self, name: str, paused: bool) -> bool:
-        book, now = self._core.schedules.book, self._core.clock.time()
-        assert book is not None
+    async def _pause_shared(self, book: ScheduleBook, name: str, paused: bool) -> bool:
+        now = self._core.clock.time()
         return await self._ask(lambda: book.pause_schedule(name, paused, now))
 
     async def _ask(self, call: Callable[[], T]) -> T:
-        assert self._core.others is not None
         answer: T = await self._core.others.call(call)
         return answer
 

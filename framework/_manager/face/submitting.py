@@ -24,7 +24,6 @@ async def outcome(core: Core, task: LiveTask | Existing) -> Any:
     """Wait for a task, perhaps one of another process, and return or raise its outcome."""
     if isinstance(task, LiveTask):
         return await core.results.get(task, None)
-    assert core.others is not None
     record = await core.others.until_final(task.task_id, None)
     if record is None:
         raise TaskNotFoundError(task.task_id)
@@ -173,7 +172,7 @@ class Submitting:
         checks.flag("wait", wait)
         core, caller = self._core, sys._getframe(1)
         awaited: Awaited = "submitted" if wait else False
-        if core.others is None:
+        if not core.others.exist:
             task = take_in(core, "submit", caller, func, args, kwargs, options, awaited)
         else:
             task = await accept(core, "submit", caller, func, args, kwargs, options, awaited)

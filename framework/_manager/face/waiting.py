@@ -64,7 +64,7 @@ class Waiting(Submitting):
         """
         limit = checks.timeout(timeout)
         record, others = self._core.ledger.find(task_id), self._core.others
-        if record is None and others is not None:
+        if record is None:
             record = await others.until_final(task_id, limit)
         return await self._core.results.get(_require(task_id, record), limit)
 
@@ -92,7 +92,7 @@ class Waiting(Submitting):
             )
         limit = checks.timeout(timeout)
         record, others = self._core.ledger.find(task_id), self._core.others
-        if record is None and others is not None:
+        if record is None:
             record = others.block_until_final(task_id, limit)
         return self._core.results.wait(_require(task_id, record), limit)
 

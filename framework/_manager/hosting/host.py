@@ -75,7 +75,7 @@ class RemoteHost:
 
     def _ask_engine(self, task_id: str) -> None:
         engine, others = self._core.remote, self._core.others
-        if engine is not None and others is not None:
+        if engine is not None:
             with suppress(FrameworkNotStartedError):
                 others.post(lambda: engine.request_cancel(task_id))
 
@@ -98,9 +98,10 @@ class RemoteHost:
     def _look_up(self, adopted: Sequence[str]) -> None:
         """Ask the engine for the state of adopted tasks, a moment later."""
         engine, others = self._core.remote, self._core.others
+        if engine is None:
+            return
 
         def ask() -> None:
-            assert engine is not None
             try:
                 found = engine.fetch(adopted)
             except Exception:  # it is away, or not open yet, or closed already
@@ -109,9 +110,8 @@ class RemoteHost:
             else:
                 self._catch_up(adopted, found)
 
-        if engine is not None and others is not None:
-            with suppress(FrameworkNotStartedError):  # then the next process adopts them
-                others.post(ask)
+        with suppress(FrameworkNotStartedError):  # then the next process adopts them
+            others.post(ask)
 
     def call_of(self, record: TaskRecord, most: int) -> str | None:
         """Return the arguments of a task as JSON, or why not; see `protocols.StoreHost`."""

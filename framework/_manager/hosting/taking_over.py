@@ -81,9 +81,8 @@ def take_over(core: Core, record: TaskRecord) -> bool:
 
 def _wake_those_who_wait(core: Core, task: LiveTask) -> None:
     """When the task ends, wake whoever waits for it here: its former process cannot do that."""
-    if core.others is not None:
-        news = Then(partial(core.others.changed, [str(task.task_id)]))
-        core.ledger.register(task, news)
+    news = Then(partial(core.others.changed, [str(task.task_id)]))
+    core.ledger.register(task, news)
 
 
 def release(core: Core, record: TaskRecord) -> None:

@@ -19,7 +19,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from framework._manager.others.directories import Directories, Directory
 from framework._manager.others.inquiries import Inquiries
@@ -59,12 +59,17 @@ _STEP: Final = 0.02
 class OtherProcesses:
     """Queries the directories of one manager.
 
+    Attributes:
+        exist: Whether other processes can have tasks; see `no_others.NoOthers`.
+
     Args:
         directories: The directories, in the order in which to query them.
         clock: The framework's clock, for the timeouts of callers.
         boxes: The mailboxes of the event loops.
         real: A clock of real time for the queries, since virtual time is only in this process.
     """
+
+    exist: Literal[True] = True
 
     def __init__(
         self,

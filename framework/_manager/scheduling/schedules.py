@@ -22,7 +22,7 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
-from framework._manager.others.other_processes import OtherProcesses
+from framework._manager.others.no_others import NO_OTHERS, Others
 from framework._manager.scheduling.timetables import OwnBook, Timetable
 from framework._manager.submitting.intake import Intake
 from framework._records.schedules import RunClaim, ScheduleState
@@ -55,7 +55,7 @@ class Schedules:
         intake: Makes a task of each run.
         rng: Source of the jitter.
         book: Where runs are claimed if processes share them; None if they do not.
-        others: Its thread asks a shared book; None without one.
+        others: Its thread asks a shared book.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Schedules:
         intake: Intake,
         rng: random.Random,
         book: ScheduleBook | None = None,
-        others: OtherProcesses | None = None,
+        others: Others = NO_OTHERS,
     ) -> None:
         self.book = book
         self._intake = intake
@@ -176,7 +176,6 @@ class Schedules:
         if not table.is_shared:
             self._check(table)
             return
-        assert self._others is not None
         # Until the book has answered, virtual time must not pass.
         self._clock.hold()
         try:

@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final
 
-from framework._manager.others.other_processes import OtherProcesses
+from framework._manager.others.no_others import Others
 from framework._manager.submitting.partner import Awaited, Joined
 from framework._records.records import TaskRecord
 from framework._running.runner import Runner
@@ -64,7 +64,7 @@ class Keys:
         joined: The partners of all submissions.
         runner: Has the ledger, which finds the tasks of this process.
         places: Has the lines of those that want to hold the same id.
-        others: Finds the tasks of other processes; None if there can be none.
+        others: Finds the tasks of other processes.
         new_id: Returns an id for one that stands in such a line.
     """
 
@@ -73,7 +73,7 @@ class Keys:
         joined: Joined,
         runner: Runner,
         places: Places,
-        others: OtherProcesses | None,
+        others: Others,
         new_id: Callable[[], str],
     ) -> None:
         self._joined = joined
@@ -129,7 +129,7 @@ class Keys:
     async def _find(self, task_id: str) -> TaskRecord | None:
         """Return the task with an id, of this process or another."""
         found: TaskRecord | None = self._ledger.find(task_id)
-        if found is None and self._others is not None:
+        if found is None:
             found = await self._others.find(task_id, patient=False)
         return found
 
@@ -167,7 +167,7 @@ class Keys:
             leave()
         elif shared is not None:
             shared.secure(task, lambda _: leave())
-        elif self._others is not None:
+        else:
             self._others.when_known(task_id, leave)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import ClassVar, Final, TypeVar
 
-from framework._manager.others.other_processes import OtherProcesses
+from framework._manager.others.no_others import Others
 from framework._manager.submitting.partner import Partner
 from framework._records.ids import TaskId
 from framework._running.runner import Runner
@@ -49,13 +49,13 @@ class Unique(Partner):
     Args:
         places: The lines of unique tasks.
         runner: Cancels tasks.
-        others: Cancels tasks of other processes; None if there can be none.
+        others: Cancels tasks of other processes.
     """
 
     options: ClassVar[tuple[str, ...]] = ("unique",)
     waits = locks = True
 
-    def __init__(self, places: Places, runner: Runner, others: OtherProcesses | None) -> None:
+    def __init__(self, places: Places, runner: Runner, others: Others) -> None:
         self._places = places
         self._runner = runner
         self._ledger = runner.ledger
@@ -242,8 +242,7 @@ class Unique(Partner):
         for task_id in reversed(answer.others):
             other = self._places.find(task_id)
             if other is None or (other.remote and not self._places.keeps(other)):
-                if self._others is not None:
-                    self._others.post_cancel(task_id)
+                self._others.post_cancel(task_id)
             elif self._ledger.request_cancel(other):
                 self._runner.cancel(other, reason, reason)
 

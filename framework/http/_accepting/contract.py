@@ -393,7 +393,7 @@ class _Accepting:
             TaskNotFoundError: If there is no such task.
         """
         task = core.ledger.find(task_id)
-        if task is None and core.others is not None:
+        if task is None:
             task = await core.others.find(task_id)
         if task is None and not isinstance(task_id, TaskId):
             raise TaskNotFoundError(task_id)

@@ -334,7 +334,7 @@ class Topic:
         """Follow the task in another process."""
         others = self.hub.core.others
         self.close()
-        if others is None or self.hub.core.ledger.state != "running":
+        if not others.exist or self.hub.core.ledger.state != "running":
             self._end()
             return
         self._stop_following = others.follow(self.task_id, self._heard)

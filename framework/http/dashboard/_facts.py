@@ -46,7 +46,7 @@ async def _shared(viewer: Viewer) -> dict[str, Any]:
     """Return the facts about what the tasks of all owners share."""
     manager, live = viewer.access.manager(), TaskPage([], None, 0)
     core = core_of(manager)
-    if core.others is not None:
+    if core.others.exist:
         # Of calls that are counted for all processes, only the tasks that wait for them tell.
         live = await viewer.tasks(status=_LIVE, limit=_LATEST)
     return {
