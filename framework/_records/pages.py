@@ -28,6 +28,12 @@ def key_of(record: TaskRecord) -> Key:
     return record.created_at, str(record.task_id)
 
 
+def wall_end(record: TaskRecord) -> float:
+    """Return the wall second at which a task ended; of a live one, that of its submission."""
+    ended = record.created if record.ended is None else record.ended
+    return record.created_at + (ended - record.created)
+
+
 @dataclass(frozen=True, slots=True)
 class PageQuery:
     """Which tasks to return: the next ones in the order of ``(created_at, task_id)``.
@@ -122,11 +128,9 @@ class PageQuery:
             wanted = getattr(self, name)
             if wanted is not None and getattr(label, name) != wanted:
                 return False
-        if self.ended_since is not None:
-            if record.ended is None:
-                return False
-            if record.created_at + (record.ended - record.created) < self.ended_since:
-                return False
+        since = self.ended_since
+        if since is not None and (record.ended is None or wall_end(record) < since):
+            return False
         if not self.search:
             return True
         has = finder(self.search)

@@ -11,7 +11,7 @@ import pytest
 
 from framework import TaskManager, background_task, get_task_manager, setup_async_framework
 from framework._records.fields import FIELDS, STATUS
-from framework._records.pages import PageQuery, key_of
+from framework._records.pages import PageQuery, key_of, wall_end
 from framework._records.records import Label, TaskRecord
 from framework._records.statuses import TaskStatus
 from framework.exceptions import StoreUnavailableError
@@ -20,7 +20,6 @@ from framework.stores.sql._dialects.sqlite import SQLite
 from framework.stores.sql._reading import mirror, pages
 from framework.stores.sql._reading.pages import Pages
 from framework.stores.sql._reading.wanted import shape_of
-from framework.stores.sql._tables.rows import wall_end
 from tests.processes.siblings import COMPLETED, FAILED, INTERRUPTED, PENDING, START, Peer, peers
 
 NAMES = ("shop.pack", "shop.send", "mail")

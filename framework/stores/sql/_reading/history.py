@@ -16,7 +16,7 @@ from typing import Any, Final
 from sqlalchemy.engine import Connection
 
 from framework._records.fields import STATUS, Field
-from framework._records.pages import PageQuery, key_of, with_own
+from framework._records.pages import PageQuery, key_of, wall_end, with_own
 from framework._records.records import TaskRecord
 from framework._records.statuses import FINAL, TaskStatus
 from framework.stores.sql._backlog import Backlog
@@ -25,7 +25,7 @@ from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._reading.pages import Pages
 from framework.stores.sql._reading.wanted import may_have_rows
 from framework.stores.sql._tables.database import Database
-from framework.stores.sql._tables.rows import ENDED_AT, TASK_ID, wall_end
+from framework.stores.sql._tables.rows import ENDED_AT, TASK_ID
 from framework.stores.sql._tables.statements import CHUNK
 
 

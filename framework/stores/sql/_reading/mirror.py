@@ -17,13 +17,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from framework._records.pages import wall_end
 from framework._records.records import TaskRecord, is_unseen
 from framework._records.statuses import FAILURES, TaskStatus
 from framework.protocols import Clock
 from framework.stores.memory import MemoryStore
 from framework.stores.sql._dialects.dialect import Row
 from framework.stores.sql._reading.older import Older
-from framework.stores.sql._tables.rows import ENDED_AT, TASK_ID, readable, record_of, wall_end
+from framework.stores.sql._tables.rows import ENDED_AT, TASK_ID, readable, record_of
 from framework.stores.sql._tables.statements import just_before
 
 _COMPLETED = TaskStatus.COMPLETED

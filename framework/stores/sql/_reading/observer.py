@@ -197,6 +197,12 @@ class Observer:
             yield connection
 
     @contextmanager
+    def _writing(self) -> Iterator[tuple[Connection, int]]:
+        """Open a transaction in a writer's turn; yield it with its version."""
+        with self._answering(), self._database.writing() as connection:
+            yield connection, self._statements.advance(connection, "")[0]
+
+    @contextmanager
     def _answering(self) -> Iterator[None]:
         try:
             yield
@@ -214,8 +220,7 @@ class Observer:
         Raises:
             StoreUnavailableError: If the database fails.
         """
-        with self._answering(), self._database.writing() as connection:
-            version, _, _ = self._statements.advance(connection, "")
+        with self._writing() as (connection, version):
             return self._statements.request_cancel(connection, task_id, version)
 
     def run_again(self, task_id: str, now: float) -> str:
@@ -235,8 +240,7 @@ class Observer:
             ValueError: If it cannot be run again; it says why.
             StoreUnavailableError: If the database fails.
         """
-        with self._answering(), self._database.writing() as connection:
-            version, _, _ = self._statements.advance(connection, "")
+        with self._writing() as (connection, version):
             row = connection.execute(_CALL, {"task_id": task_id}).one_or_none()
             if row is None:
                 raise ValueError("it was removed from the store")
@@ -292,8 +296,7 @@ class Observer:
         Raises:
             StoreUnavailableError: If the database fails.
         """
-        with self._answering(), self._database.writing() as connection:
-            self._statements.advance(connection, "")
+        with self._writing() as (connection, _):
             return _schedules.pause(connection, name, paused, now)
 
     def trigger(self, name: str, now: float) -> str:
@@ -313,8 +316,7 @@ class Observer:
             ValueError: If its last run has not ended, or was on a worker.
             StoreUnavailableError: If the database fails.
         """
-        with self._answering(), self._database.writing() as connection:
-            version, _, _ = self._statements.advance(connection, "")
+        with self._writing() as (connection, version):
             task_id = random_id()
             if connection.execute(_LAST_IS_REMOTE, {"name": name}).first() is not None:
                 raise ValueError("its runs are left to workers: trigger it in the app")

@@ -241,7 +241,7 @@ def _page(dialect: Dialect, shape: Shape) -> Answer:
     For some statuses: the first rows of each status, and of those the first, so that an index
     has each status in order. For all else an index has all rows in order.
     """
-    own = Order(dialect, shape.oldest_first, TASKS.c.created_at, TASKS.c.task_id)
+    own = Order(dialect, shape)
     by = "created" if shape.by in ("status", "rows") and shape.search else shape.by
     shapes = [replace(shape, statuses=(one,)) for one in shape.statuses or () if one in FINAL]
     parts = []
@@ -250,7 +250,7 @@ def _page(dialect: Dialect, shape: Shape) -> Answer:
         part = part.where(*where(dialect, one, by), *own.behind())
         parts.append(sa.select(part.order_by(*own.columns()).limit(bindparam("most")).subquery()))
     found = (parts[0] if len(parts) == 1 else sa.union_all(*parts)).subquery()
-    of_found = Order(dialect, shape.oldest_first, found.c.created_at, found.c.task_id)
+    of_found = Order(dialect, shape, found.c)
     chosen = sa.select(found.c.task_id).order_by(*of_found.columns())
     chosen = chosen.limit(bindparam("limit")).offset(bindparam("offset"))
     rows = sa.select(*ROW).where(TASKS.c.task_id.in_(chosen)).order_by(*own.columns())
@@ -263,7 +263,7 @@ def _skip(dialect: Dialect, shape: Shape) -> tuple[sa.Select[Any], sa.Select[Any
     # Rows of several statuses are in order only in the index that has all.
     many = shape.by == "status" and len(shape.statuses or ()) > 1
     wanted, created_at = where(dialect, shape, "created" if many else shape.by), TASKS.c.created_at
-    order = Order(dialect, shape.oldest_first, created_at, TASKS.c.task_id)
+    order = Order(dialect, shape)
     at = sa.select(created_at).where(*wanted, order.behind()[0]).order_by(order.columns()[0])
     at = at.limit(bindparam("limit")).offset(bindparam("offset"))
     moment: Any = bindparam("moment")
@@ -298,7 +298,7 @@ def _places(dialect: Dialect, shape: Shape) -> Answer:
 @functools.lru_cache(maxsize=256)
 def _live(dialect: Dialect, shape: Shape) -> Answer:
     """Return the query for a page of live rows, which are few."""
-    order = Order(dialect, shape.oldest_first, TASKS.c.created_at, TASKS.c.task_id)
+    order = Order(dialect, shape)
     chosen = sa.select(*ROW).where(*where(dialect, shape, "live"), *order.behind())
     chosen = chosen.order_by(*order.columns()).limit(bindparam("most"))
     return dialect.answer(chosen)

@@ -99,13 +99,19 @@ def may_have_rows(query: PageQuery) -> bool:
 
 
 class Order:
-    """The order of submissions, by two columns of a query."""
+    """The order of submissions.
 
-    def __init__(self, dialect: Dialect, oldest_first: bool, created_at: Any, task_id: Any) -> None:
-        self._created_at = created_at
+    Args:
+        dialect: The kind of database.
+        shape: What is asked for.
+        rows: The columns of the rows to order.
+    """
+
+    def __init__(self, dialect: Dialect, shape: Shape, rows: Any = TASKS.c) -> None:
+        self._created_at = rows.created_at
         # By code points, as Python and SQLite do it, whatever the language of the database.
-        self._task_id = dialect.by_code_points(task_id)
-        self._oldest_first = oldest_first
+        self._task_id = dialect.by_code_points(rows.task_id)
+        self._oldest_first = shape.oldest_first
 
     def columns(self) -> list[Any]:
         """Return what to order by."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Final
 
 import sqlalchemy as sa
@@ -162,15 +163,7 @@ def _state_of(row: sa.Row[tuple[object, ...]]) -> ScheduleState:
 
 
 def _write(connection: Connection, state: ScheduleState, *, new: bool) -> None:
-    values = {
-        "name": state.name,
-        "timing": state.timing,
-        "last_due": state.last_due,
-        "ran_at": state.ran_at,
-        "task_id": state.task_id,
-        "paused": int(state.paused),
-        "skipped": state.skipped,
-    }
+    values = {**asdict(state), "paused": int(state.paused)}
     if new:
         connection.execute(sa.insert(SCHEDULES).values(values))
     else:

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from framework._records.ids import TaskId
 from framework._records.jsonsafe import safe_str
+from framework._records.pages import wall_end
 from framework._records.records import Label, TaskRecord, label_of
 from framework._records.restart import Restart
 from framework._records.statuses import TaskStatus
@@ -202,12 +203,6 @@ def clean(text: str) -> str:
 def can_be_kept(task_id: str) -> bool:
     """Return whether every database can store this id unchanged."""
     return clean(task_id) == task_id
-
-
-def wall_end(record: TaskRecord) -> float:
-    """Return the wall second at which a task ended, as it stands in its row."""
-    ended = record.created if record.ended is None else record.ended
-    return record.created_at + (ended - record.created)
 
 
 class Unread:
