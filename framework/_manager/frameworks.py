@@ -63,9 +63,10 @@ class Framework:
     """
 
     def __init__(self, parts: Parts, settings: Settings) -> None:
-        self._own_clock = SystemClock() if parts.clock is None else None
-        clock: Clock | None = parts.clock if self._own_clock is None else self._own_clock
-        assert clock is not None
+        self._own_clock: SystemClock | None = None
+        clock = parts.clock
+        if clock is None:
+            clock = self._own_clock = SystemClock()
         self._own_pool = parts.pool is None
         self.pool = parts.pool or ThreadPoolExecutorEnhanced(
             settings.max_workers, POOL_NAME, clock=clock

@@ -37,7 +37,7 @@ from framework._tasks.live import Home, LiveTask, Waiter, copy_record
 from framework._threads.waiters import wake_all
 from framework._threads.watch.outflow import Outflow
 from framework.exceptions import FrameworkNotStartedError, QueueFullError
-from framework.protocols import CallStore, Clock, Interceptor, TaskStore
+from framework.protocols import CallStore, Clock, Interceptor, SharedStore, TaskStore
 from framework.protocols._features import features_of
 
 _LOGGER = logging.getLogger("asyncframe")
@@ -141,7 +141,7 @@ class Ledger(Events):
                 self.enqueue(task, "submitted")
         # Without the lock, since the store may block or refuse.
         if self.shared is not None:
-            self._share_new(task)
+            self._share_new(self.shared, task)
 
     def require_room(self) -> None:
         """Check that `add` would take a PENDING task now.
@@ -163,11 +163,10 @@ class Ledger(Events):
         left = self.submitted - self.pending
         return QueueFullError(self.queue_size, self._outflow.next_place(left))
 
-    def _share_new(self, task: LiveTask) -> None:
+    def _share_new(self, shared: SharedStore, task: LiveTask) -> None:
         """Publish a new task to other processes; remove it again if that fails."""
-        assert self.shared is not None
         try:
-            self.shared.note(task)
+            shared.note(task)
         except BaseException:
             with self.lock:
                 task.home.live.pop(task.task_id, None)

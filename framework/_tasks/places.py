@@ -275,11 +275,11 @@ def unique_request(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     owner: str | None,
-) -> PlaceRequest | None:
-    """Return what a call asks for if it is unique; calls the user's key function.
+) -> PlaceRequest:
+    """Return what a unique call asks for; calls the user's key function.
 
     Args:
-        spec: What is called.
+        spec: What is called, which is unique.
         task_id: Its task.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
@@ -289,11 +289,8 @@ def unique_request(
         TypeError: If an argument, or what the key function returned, has no stable text.
         Exception: What the key function raises.
     """
-    unique = spec.options["unique"]
-    if not unique:
-        return None
     waits = spec.options["on_duplicate"] == "replace"
-    key = unique_key(spec.fn, unique, args, kwargs, owner)
+    key = unique_key(spec.fn, spec.options["unique"], args, kwargs, owner)
     return PlaceRequest(key, task_id, 1, waits, spec.level, replaces=waits)
 
 

@@ -158,7 +158,7 @@ class OtherProcesses:
 
     async def call(self, call: Callable[[], Any]) -> Any:
         """Call *call*, which may block, on the thread of the queries; return its result."""
-        return await self._ask(None, call=call)
+        return await self._ask("", call=call)
 
     async def cancel(self, task_id: str) -> bool:
         """Request a task's cancellation; False if it is unknown or final."""
@@ -185,7 +185,7 @@ class OtherProcesses:
 
     def post(self, call: Callable[[], Any]) -> None:
         """Call *call*, which may block, on the thread of the queries, without waiting."""
-        self._put(Question(NO_WAITER, None, call=call))
+        self._put(Question(NO_WAITER, "", call=call))
 
     def when_known(self, task_id: str, call: Callable[[], object]) -> None:
         """Call *call*, which must not block, on some thread once others find a task.
@@ -212,7 +212,7 @@ class OtherProcesses:
 
     async def _ask(
         self,
-        task_id: str | None,
+        task_id: str,
         *,
         final: bool = False,
         last: bool = False,
@@ -243,7 +243,7 @@ class OtherProcesses:
         with self._lock:
             if self._closed:
                 raise FrameworkNotStartedError("stopped")
-            if question.final and question.task_id is not None:
+            if question.final:
                 if not self._watched:
                     self._check_at = self._real.monotonic() + _CHECK
                 self._watched.setdefault(question.task_id, {})[question] = None
@@ -257,7 +257,6 @@ class OtherProcesses:
             self._new.append(question)
 
     def _unwatch(self, question: Question) -> None:
-        assert question.task_id is not None
         with self._lock:
             some = self._watched.get(question.task_id)
             if some is None:
@@ -299,7 +298,7 @@ class OtherProcesses:
             due = self._take_due()
         for question in due:
             if question.call is not None:
-                self._call(question)
+                self._call(question, question.call)
         self._search([question for question in due if question.call is None])
         with self._lock:
             return self._pause()
@@ -344,10 +343,9 @@ class OtherProcesses:
             times.append(min(self._later) * _STEP)
         return max(0.0, min(times) - self._real.monotonic()) if times else None
 
-    def _call(self, question: Question) -> None:
-        assert question.call is not None
+    def _call(self, question: Question, call: Callable[[], Any]) -> None:
         try:
-            answer = question.call()
+            answer = call()
         except Exception as error:  # raised in the caller
             question.finish(None, error)
         else:
@@ -368,7 +366,7 @@ class OtherProcesses:
         found, error = self._directories.fetch({one.task_id for one in sought if one.task_id})
         unknown = []
         for question in sought:
-            record = found.get(question.task_id or "")
+            record = found.get(question.task_id)
             if record is None or not (question.sees is None or question.sees(record)):
                 unknown.append(question)
             elif record.status in FINAL or not question.final:
@@ -397,7 +395,7 @@ class OtherProcesses:
             and self._inquiries.is_over(one.inquiry)
             and (self._inquiries.certain or one.tries >= len(_PAUSES))
         ]
-        expected = self._inquiries.expected({one.task_id or "" for one in over}) if over else ()
+        expected = self._inquiries.expected({one.task_id for one in over}) if over else ()
         return {one for one in over if one.task_id not in expected}
 
     def _pauses(

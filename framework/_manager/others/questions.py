@@ -46,7 +46,7 @@ class Question:
     """A question of one coroutine or thread.
 
     Attributes:
-        task_id: The task to find; None if *call* is set.
+        task_id: The task to find; "" if *call* is set.
         final: Whether to wait until the task is final.
         call: Called on the thread instead of a query.
         waiter: Is woken when `answer` or `error` is set.
@@ -85,7 +85,7 @@ class Question:
     def __init__(
         self,
         waiter: Waiter,
-        task_id: str | None,
+        task_id: str,
         *,
         final: bool = False,
         call: Callable[[], Any] | None = None,

@@ -63,12 +63,13 @@ class Limited(Partner):
     def hold(self, task: LiveTask, go_on: Callable[[LiveTask], object]) -> bool:
         """Keep a task until it has a place, which may be at once."""
         places = task.places
-        if places is None or places.running is None:  # it has ended
+        request = None if places is None else places.running
+        if places is None or request is None:  # it has ended
             return True
         self._places.add(task)
         if self._places.shared is not None:
             task.reason = _WAITS
-        self._places.lines.join(places.running, partial(self.told, task, places, go_on))
+        self._places.lines.join(request, partial(self.told, task, places, request, go_on))
         self._places.leave_if_over(task)
         return True
 
@@ -76,6 +77,7 @@ class Limited(Partner):
         self,
         task: LiveTask,
         places: TaskPlaces,
+        request: PlaceRequest,
         go_on: Callable[[LiveTask], object],
         answer: PlaceAnswer,
     ) -> None:
@@ -83,8 +85,6 @@ class Limited(Partner):
         if answer.granted:
             go_on(task)
             return
-        request = places.running
-        assert request is not None
         with self._places.lock:
             if places.state is PlaceState.LAUNCHED or task.status is not PENDING:
                 return

@@ -169,7 +169,7 @@ class Requeued(Partner):
             waits = task.status is PENDING
             if not waits and (task.status in FINAL or not restart.idempotent):
                 return False
-            free = _free_copy(task, reason)
+            free = _free_copy(task, restart, reason)
             restart.state = "left"
             waiters = ledger.give_away(task)
         store.release(free)
@@ -189,13 +189,12 @@ class Requeued(Partner):
         return True
 
 
-def _free_copy(task: LiveTask, reason: str) -> TaskRecord:
+def _free_copy(task: LiveTask, restart: Restart, reason: str) -> TaskRecord:
     """Return the record that the store keeps of a task that is given away."""
-    assert task.restart is not None
     free = copy_record(task)
     free.status, free.started, free.reason = PENDING, None, reason
     free.progress, free.progress_message = None, ""
-    free.restart = task.restart.free_copy()
+    free.restart = restart.free_copy()
     return free
 
 

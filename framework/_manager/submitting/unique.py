@@ -71,9 +71,7 @@ class Unique(Partner):
             TypeError: If an argument, or what the function returned, has no stable text.
             Exception: What the function raises.
         """
-        args, kwargs = task.args or (), task.kwargs or {}
-        request = unique_request(task.spec, task.task_id, args, kwargs, task.owner)
-        task.places = TaskPlaces(request)
+        _places_of(task)
 
     def enter(
         self, task: LiveTask, patient: bool
@@ -91,7 +89,7 @@ class Unique(Partner):
         if self._places.shared is None:
             return self._enter_here(task, places, request)
         if places.reply is not None:
-            return self._enter_answered(task, places, request)
+            return self._enter_answered(task, places.reply, request)
         return self._ask(task, places, request) if patient else self._enter_first(task, request)
 
     def _enter_here(
@@ -102,7 +100,7 @@ class Unique(Partner):
             self._admitting.acquire()
             # It may have been refused before, by a task that has ended since.
             places.answer = None
-            self._places.lines.join(request, partial(self._told, task, places))
+            self._places.lines.join(request, partial(self._told, task, places, request))
             answer: PlaceAnswer | None = places.answer
             assert answer is not None
             if answer.granted or request.waits:
@@ -120,20 +118,19 @@ class Unique(Partner):
         # Others may be given its id, so from here on a full queue cannot refuse it.
         self._ledger.require_room()
         places.reply = reply = Reply[PlaceAnswer](self._ledger.clock, self._runner.boxes, _PATIENCE)
-        self._places.lines.join(request, partial(self._told, task, places))
+        self._places.lines.join(request, partial(self._told, task, places, request))
         return reply
 
     def _enter_answered(
-        self, task: LiveTask, places: TaskPlaces, request: PlaceRequest
+        self, task: LiveTask, reply: Reply[PlaceAnswer], request: PlaceRequest
     ) -> LiveTask | Existing | None:
         """Add a task if the answer allows it."""
-        assert places.reply is not None
-        if not places.reply.has_come:
+        if not reply.has_come:
             raise StoreUnavailableError(
                 f"no answer within {_PATIENCE:g} s whether {task.name} has a task with the same "
                 "key already; nothing was submitted"
             )
-        answer: PlaceAnswer = places.reply.answer
+        answer: PlaceAnswer = reply.answer
         if not answer.granted and not request.waits:
             existing = answer.others[-1]
             return _instead(task, self._places.find(existing) or Existing(TaskId(existing)))
@@ -167,15 +164,12 @@ class Unique(Partner):
 
     def resume(self, task: LiveTask) -> None:
         """Ask for the place of a task that was taken over, which still has it."""
-        self.make(task)
-        places = task.places
-        assert places is not None
-        assert places.unique is not None
+        places, request = _places_of(task)
         self._places.add(task)
-        self._join_late(task, places, places.unique)
+        self._join_late(task, places, request)
 
     def _join_late(self, task: LiveTask, places: TaskPlaces, request: PlaceRequest) -> None:
-        self._places.lines.join(request, partial(self._told_late, task, places))
+        self._places.lines.join(request, partial(self._told_late, task, places, request))
         self._places.leave_if_over(task)
 
     # -- launching
@@ -194,10 +188,10 @@ class Unique(Partner):
                 places.state, places.go_on = PlaceState.WAITING, go_on
         return not goes
 
-    def _told(self, task: LiveTask, places: TaskPlaces, answer: PlaceAnswer) -> None:
+    def _told(
+        self, task: LiveTask, places: TaskPlaces, request: PlaceRequest, answer: PlaceAnswer
+    ) -> None:
         """Called with the answer to a unique task, and when one that waits has its place."""
-        request = places.unique
-        assert request is not None
         with self._places.lock:
             if places.answer is None:
                 places.answer = answer
@@ -220,12 +214,13 @@ class Unique(Partner):
             assert go_on is not None
             go_on(task)
 
-    def _told_late(self, task: LiveTask, places: TaskPlaces, answer: PlaceAnswer) -> None:
+    def _told_late(
+        self, task: LiveTask, places: TaskPlaces, request: PlaceRequest, answer: PlaceAnswer
+    ) -> None:
         """Called with the answer to a task that was added before."""
+        first = places.answer is None
         # Not that of the task: it may have ended meanwhile, and left all lines.
-        request, first = places.unique, places.answer is None
-        assert request is not None
-        self._told(task, places, answer)
+        self._told(task, places, request, answer)
         if answer.granted or not first:
             return
         if request.waits:
@@ -245,6 +240,14 @@ class Unique(Partner):
                 self._others.post_cancel(task_id)
             elif self._ledger.request_cancel(other):
                 self._runner.cancel(other, reason, reason)
+
+
+def _places_of(task: LiveTask) -> tuple[TaskPlaces, PlaceRequest]:
+    """Give a task the request for its key; return both."""
+    args, kwargs = task.args or (), task.kwargs or {}
+    request = unique_request(task.spec, task.task_id, args, kwargs, task.owner)
+    task.places = places = TaskPlaces(request)
+    return places, request
 
 
 def _instead(task: LiveTask, other: T) -> T:

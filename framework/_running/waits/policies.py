@@ -332,7 +332,7 @@ class WatchedPolicies(Policies):
 class Sleep:
     """The sleep of one call, inside or outside a task."""
 
-    __slots__ = ("_error", "_policies", "_reason", "_record", "_sleeper", "_suspends")
+    __slots__ = ("_error", "_pauses", "_policies", "_reason", "_record", "_sleeper", "_suspends")
 
     def __init__(
         self,
@@ -347,13 +347,13 @@ class Sleep:
         self._sleeper = sleeper
         self._reason = reason
         self._error = error
-        self._record = current_record.get() if policies.pauses is not None else None
+        self._pauses = policies.pauses
+        self._record = current_record.get() if self._pauses is not None else None
         self._suspends = suspends
 
     def __enter__(self) -> Sleep:
-        if self._record is not None and self._suspends:
-            assert self._policies.pauses is not None
-            self._policies.pauses.limits.suspend(self._record)
+        if self._pauses is not None and self._record is not None and self._suspends:
+            self._pauses.limits.suspend(self._record)
         self._policies.add_sleeper(self._sleeper, self._record, self._reason, self._error)
         # Its traceback refers to the frame that refers to this object.
         self._error = None
@@ -361,9 +361,8 @@ class Sleep:
 
     def __exit__(self, *_: object) -> None:
         self._policies.remove_sleeper(self._sleeper, self._record, self._reason)
-        if self._record is not None and self._suspends:
-            assert self._policies.pauses is not None
-            self._policies.pauses.limits.resume(self._record)
+        if self._pauses is not None and self._record is not None and self._suspends:
+            self._pauses.limits.resume(self._record)
 
     def raise_if_unwanted(self) -> None:
         """Do nothing outside a task, or in one whose result is still wanted.
@@ -387,9 +386,8 @@ class Sleep:
             raise cancelled from error
         if self._sleeper.interrupted:
             return False
-        if self._record is not None:
-            assert self._policies.pauses is not None
-            self._policies.pauses.count_attempt(self._record)
+        if self._pauses is not None and self._record is not None:
+            self._pauses.count_attempt(self._record)
         return True
 
 

@@ -212,6 +212,8 @@ def launch_or_wait(run: Run) -> None:
     assert task is not None
     places = task.places
     assert places is not None
+    request = places.running
+    assert request is not None
     go_on = intake._launch
 
     # 1 it hears that it waits, and 2 before that is noted it gets its place, and starts.
@@ -221,11 +223,11 @@ def launch_or_wait(run: Run) -> None:
 
     def wait() -> None:
         answer: Any = _SlowAnswer((first,), come)
-        limited.told(task, places, go_on, answer)
+        limited.told(task, places, request, go_on, answer)
 
     def grant() -> None:
         checked.wait()
-        limited.told(task, places, go_on, GRANTED)
+        limited.told(task, places, request, go_on, GRANTED)
 
     run.together(wait, grant)
     met.open()
