@@ -1,13 +1,16 @@
-"""Pages of tasks, in the order in which they were submitted."""
+"""Pages of tasks, in the order in which they were submitted, and the fields to find them by.
+
+To filter and count by one more field, add it to `LABELLED`, to `PageQuery` and to `Label`, and to
+the schema of `SQLStore` as a column with an index. The stores have the rest from here.
+"""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
-from framework._records.fields import LABELLED, SEARCHED_LABEL, Field
 from framework._records.records import TaskRecord
 from framework._records.searching import finder
 from framework._records.statuses import TaskStatus
@@ -15,12 +18,43 @@ from framework._records.statuses import TaskStatus
 Key = tuple[float, str]
 """A task's position in the order: when it was submitted, in wall seconds, and its id."""
 
-_NAMES: Final = tuple(one.name for one in LABELLED)
-
 _LAST_ID: Final = chr(0x10FFFF)
 """Behind every id: these have at least one character, and only printable ones."""
 
 R = TypeVar("R", bound=TaskRecord)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """An attribute of a record that tasks are filtered and counted by.
+
+    Attributes:
+        name: Of the attribute, of that of a `PageQuery`, and of the column in a database.
+        values: All values that there are; empty if any text may be one.
+        optional: Whether it may be None; then the index of its column has only the others.
+    """
+
+    name: str
+    values: tuple[Any, ...] = ()
+    optional: bool = False
+
+    def of(self, record: TaskRecord) -> Any:
+        """Return what a task has."""
+        return getattr(record, self.name)
+
+
+LABELLED: Final = (Field("owner", optional=True), Field("name"))
+"""The attributes of a `Label` that a query may give, beginning with the one of the fewest tasks."""
+
+_NAMES: Final = tuple(one.name for one in LABELLED)
+
+STATUS: Final = Field("status", values=tuple(TaskStatus))
+
+FIELDS: Final = {one.name: one for one in (*LABELLED, STATUS)}
+"""All fields, by name."""
+
+SEARCHED_LABEL: Final = ("name", "description")
+"""The attributes of a `Label` that a search looks at; it looks at a task's id as well."""
 
 
 def key_of(record: TaskRecord) -> Key:

@@ -9,9 +9,8 @@ from contextlib import suppress
 from itertools import chain
 from typing import Any, Final
 
-from framework._records.fields import STATUS, Field
 from framework._records.ids import TaskId
-from framework._records.pages import PageQuery
+from framework._records.pages import STATUS, Field, PageQuery
 from framework._records.records import TaskRecord, label_of
 from framework._records.statuses import TaskStatus
 from framework.stores._filters import BY_ID, NO, WIDTH, YES, Filter, texts, texts_of

@@ -8,8 +8,7 @@ from itertools import chain
 from operator import attrgetter
 from typing import Any, Final
 
-from framework._records.fields import SEARCHED_LABEL
-from framework._records.pages import PageQuery
+from framework._records.pages import SEARCHED_LABEL, PageQuery
 from framework._records.records import Label
 from framework._records.searching import finder
 

@@ -15,8 +15,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 from framework._records import checks
-from framework._records.fields import FIELDS
-from framework._records.pages import PageQuery
+from framework._records.pages import FIELDS, PageQuery
 from framework._records.records import TaskRecord
 from framework._records.statuses import TaskStatus
 from framework.protocols import Features

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from framework import TaskManager, background_task, get_task_manager, setup_async_framework
-from framework._records.fields import FIELDS, STATUS
-from framework._records.pages import PageQuery, key_of, wall_end
+from framework._records.pages import FIELDS, STATUS, PageQuery, key_of, wall_end
 from framework._records.records import Label, TaskRecord
 from framework._records.statuses import TaskStatus
 from framework.exceptions import StoreUnavailableError

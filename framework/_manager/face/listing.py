@@ -17,8 +17,7 @@ from typing import Any, Final, TypeVar
 from framework._manager.core import Core
 from framework._manager.scene import ListScene
 from framework._records import checks
-from framework._records.fields import FIELDS, STATUS, Field
-from framework._records.pages import Key, PageQuery, key_of, with_own
+from framework._records.pages import FIELDS, STATUS, Field, Key, PageQuery, key_of, with_own
 from framework._records.records import TaskRecord
 from framework._records.statuses import WITHOUT_RESULT, TaskStatus
 from framework._running.ledger import Ledger

@@ -13,7 +13,7 @@ from framework._manager.face.looking import find_task
 from framework._manager.face.manager import TaskManager
 from framework._manager.frameworks import require_core
 from framework._manager.inside import core_of, without_places
-from framework._records.fields import FIELDS
+from framework._records.pages import FIELDS
 from framework._records.records import TaskRecord
 from framework._tasks.task import Task
 from framework.exceptions import TaskNotFoundError

@@ -10,8 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from framework._records import checks
-from framework._records.fields import FIELDS
-from framework._records.pages import PageQuery
+from framework._records.pages import FIELDS, PageQuery
 from framework._records.records import TaskRecord
 from framework._records.schedules import RunClaim, ScheduleState
 from framework._records.statuses import TaskStatus
@@ -313,10 +312,7 @@ class SQLStore:
             return self._history.count(query)
 
     def count_by(self, query: PageQuery, field: str) -> Mapping[Any, int]:
-        """Return how many tasks of all processes there are; see `protocols.GroupingStore`.
-
-        Counted by status without a look at the database, as `count` does it.
-        """
+        """Return what `count` does for each value of a field; see `protocols.GroupingStore`."""
         with self._answering():
             return self._history.counts(query, FIELDS[field])
 
@@ -385,15 +381,7 @@ class SQLStore:
 
     def watch(self, told: Callable[[Collection[str] | None], object], /) -> Callable[[], object]:
         """Call *told* with the ids of tasks of other processes that change, 0.05 s later."""
-        follower = self._writer.follower
-        follower.told = told
-        # It may sleep for longer than it should from now on.
-        self._backlog.wake()
-
-        def stop() -> None:
-            follower.told = None
-
-        return stop
+        return self._writer.follower.tell(told)
 
     # -- places, see `protocols.SharedPlaces`; never blocks
 

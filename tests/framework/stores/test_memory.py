@@ -15,9 +15,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from framework._records.fields import FIELDS
 from framework._records.ids import TaskId, random_id
-from framework._records.pages import PageQuery
+from framework._records.pages import FIELDS, PageQuery
 from framework._records.records import Label, TaskRecord
 from framework._records.statuses import TaskStatus
 from framework.stores import memory

@@ -65,8 +65,6 @@ class Follower:
         told: Called with the ids of tasks of other processes that have changed; None for nobody.
     """
 
-    told: Callable[[Collection[str] | None], object] | None = None
-
     def __init__(self, site: Site, mirror: Mirror) -> None:
         self._site = site
         self._database = site.database
@@ -75,6 +73,7 @@ class Follower:
         self._mirror = mirror
         self._host = site.host
         self._clock = site.clock
+        self.told: Callable[[Collection[str] | None], object] | None = None
         self.version = 0
         self.behind = False
         self.removed = 0.0
@@ -84,6 +83,17 @@ class Follower:
         # Nothing fails without it while there is a global lock: threads are not switched between
         # a comparison of numbers and the assignment.
         self._lock = threading.Lock()
+
+    def tell(self, told: Callable[[Collection[str] | None], object]) -> Callable[[], None]:
+        """Call *told* from now on, until what is returned is called; any thread."""
+        self.told = told
+        # The store's thread may sleep for longer than it should from now on.
+        self._site.backlog.wake()
+
+        def stop() -> None:
+            self.told = None
+
+        return stop
 
     def forget(self, bound: float) -> bool:
         """Stop returning tasks that ended by wall second *bound*; False if it has; any thread."""

@@ -15,8 +15,7 @@ from typing import Any, Final
 
 from sqlalchemy.engine import Connection
 
-from framework._records.fields import STATUS, Field
-from framework._records.pages import PageQuery, key_of, wall_end, with_own
+from framework._records.pages import STATUS, Field, PageQuery, key_of, wall_end, with_own
 from framework._records.records import TaskRecord
 from framework._records.statuses import FINAL, TaskStatus
 from framework.stores.sql._backlog import Backlog

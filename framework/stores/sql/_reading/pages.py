@@ -17,8 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
-from framework._records.fields import Field
-from framework._records.pages import Key, PageQuery
+from framework._records.pages import Field, Key, PageQuery
 from framework._records.statuses import FINAL, TaskStatus
 from framework.stores.sql._dialects.dialect import TICKS, Answer, Dialect, Row
 from framework.stores.sql._reading.older import CODES, STATUSES

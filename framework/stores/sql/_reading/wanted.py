@@ -12,8 +12,7 @@ from typing import Any, Literal, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 
-from framework._records.fields import SEARCHED_LABEL, STATUS, Field
-from framework._records.pages import PageQuery
+from framework._records.pages import SEARCHED_LABEL, STATUS, Field, PageQuery
 from framework._records.statuses import TaskStatus
 from framework.stores.sql._dialects.dialect import Dialect
 from framework.stores.sql._tables.rows import can_be_kept
