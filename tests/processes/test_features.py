@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.protocols import Features
+from framework.protocols import Features, PageQuery
 from framework.protocols._features import _LOOKS, features_of
 from framework.stores.memory import MemoryStore
 from framework.stores.sql import SQLStore
@@ -42,6 +42,22 @@ def test_derived_store() -> None:
 
     store = Derived()
     assert features_of(store) == Features(pages=store, fallible=store)
+
+
+def test_derived_store_that_counts() -> None:
+    """A derived store that only counts in a way of its own is not asked to count by a field."""
+
+    class Derived(MemoryStore):
+        def count(self, query: PageQuery) -> int:
+            return 0
+
+    class Grouping(Derived):
+        def count_by(self, query: PageQuery, field: str) -> dict[str, int]:
+            return {}
+
+    store, grouping = Derived(), Grouping()
+    assert features_of(store) == Features(pages=store, counts=store)
+    assert features_of(grouping) == Features(pages=grouping, counts=grouping, groups=grouping)
 
 
 def test_another_attribute_of_that_name() -> None:
