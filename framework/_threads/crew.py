@@ -117,9 +117,10 @@ class Crew:
                 none can be started.
         """
         with self.lock:
-            self._check_open()
-            if self.queue_size is not None and self.queued >= self.queue_size:
-                raise self.queue_full(self.queue_size)
+            if self.queue_size is not None:
+                self._check_open()
+                if self.queued >= self.queue_size:
+                    raise self.queue_full(self.queue_size)
             refused = self.put_all((item,))
         for _, error in refused:
             raise error
@@ -140,19 +141,16 @@ class Crew:
                 return [(item, error) for item in items]
             missing = self.queue.add(items)
             self.submitted += len(items)
-            refusal: Exception | None = None
             try:
                 if missing > 0 or self.spares.blocked:
                     self._summon(missing)
                 # A signal handler or interpreter exit may have closed the crew meanwhile.
                 self._check_open()
             except Exception as error:  # the caller raises it, or fails the item with it
-                refusal = error
-            if refusal is None:
-                return []
-            refused = [(item, refusal) for item in items if self.queue.pick(item)]
-            self.submitted -= len(refused)
-            return refused
+                refused = [(item, error) for item in items if self.queue.pick(item)]
+                self.submitted -= len(refused)
+                return refused
+            return []
 
     def discard(self, item: Item) -> bool:
         """Cancel *item* if it still waits; False if it was picked before."""
@@ -344,9 +342,10 @@ class Crew:
 
     def _summon(self, missing: int) -> None:
         """Start so many threads for what was just queued, and a spare one if needed; lock held."""
-        if self.queue.closed:
+        queue = self.queue
+        if queue.closed:
             return
-        while missing > 0 and self.queued and self._room():
+        while missing > 0 and queue.waiting and self._room():
             self._start_thread()
             missing -= 1
         if self.spares.blocked:

@@ -79,7 +79,8 @@ class ItemQueue:
         # All that wait are counted: parked threads may be needed for items queued before,
         # while the first woken thread is still on its way.
         missing = min(len(items), len(self.waiting) - len(self.parked) - self.coming)
-        if not self.coming:
+        # A thread that parks after this look finds the items by itself.
+        if self.parked and not self.coming:
             self.wake_one()
         return missing
 
