@@ -53,16 +53,17 @@ class Unique(Partner):
     """
 
     options: ClassVar[tuple[str, ...]] = ("unique",)
-    waits = locks = True
+    locks = True
 
     def __init__(self, places: Places, runner: Runner, others: Others) -> None:
         self._places = places
         self._runner = runner
         self._ledger = runner.ledger
         self._others = others
+        self.waits = places.shared is not None
         self._admitting = threading.Lock()
-        # Whose submission holds that lock.
-        self._admitted: LiveTask | None = None
+        # Those that are being submitted. A task that ends meanwhile forgets its own.
+        self._entered: dict[LiveTask, TaskPlaces] = {}
 
     def make(self, task: LiveTask) -> None:
         """Find out the key of a new task; calls the user's key function.
@@ -90,7 +91,9 @@ class Unique(Partner):
             return self._enter_here(task, places, request)
         if places.reply is not None:
             return self._enter_answered(task, places.reply, request)
-        return self._ask(task, places, request) if patient else self._enter_first(task, request)
+        if patient:
+            return self._ask(task, places, request)
+        return self._enter_first(task, places, request)
 
     def _enter_here(
         self, task: LiveTask, places: TaskPlaces, request: PlaceRequest
@@ -104,8 +107,7 @@ class Unique(Partner):
             answer: PlaceAnswer | None = places.answer
             assert answer is not None
             if answer.granted or request.waits:
-                self._admitted = task
-                self._places.add(task)
+                self._enter(task, places)
                 return None
             self._admitting.release()
             other = self._places.find(answer.others[-1])
@@ -119,6 +121,7 @@ class Unique(Partner):
         self._ledger.require_room()
         places.reply = reply = Reply[PlaceAnswer](self._ledger.clock, self._runner.boxes, _PATIENCE)
         self._places.lines.join(request, partial(self._told, task, places, request))
+        self._entered[task] = places
         return reply
 
     def _enter_answered(
@@ -132,32 +135,42 @@ class Unique(Partner):
             )
         answer: PlaceAnswer = reply.answer
         if not answer.granted and not request.waits:
+            # It is in no line.
+            del self._entered[task]
             existing = answer.others[-1]
             return _instead(task, self._places.find(existing) or Existing(TaskId(existing)))
         self._places.add(task)
         return None
 
-    def _enter_first(self, task: LiveTask, request: PlaceRequest) -> LiveTask | None:
+    def _enter_first(
+        self, task: LiveTask, places: TaskPlaces, request: PlaceRequest
+    ) -> LiveTask | None:
         """Add a task before the other processes are asked."""
         other = self._places.latest(request.key)
         if other is not None and not request.waits:
             return _instead(task, other)
         task.reason = _ASKING
-        self._places.add(task)
+        self._enter(task, places)
         return None
 
+    def _enter(self, task: LiveTask, places: TaskPlaces) -> None:
+        self._entered[task] = places
+        self._places.add(task)
+
     def settle(self, task: LiveTask, added: bool) -> None:
-        """Cancel what an added task replaces; take one that was not added out of its line."""
-        places = task.places
-        if self._admitted is task:
-            self._admitted = None
-            self._admitting.release()
-        # None if it has ended meanwhile.
-        if places is None or places.unique is None:
+        """Cancel what an added task replaces; take one that was not added out of its line.
+
+        It replaces them even if it has ended meanwhile, as if it had ended a moment later.
+        """
+        places = self._entered.pop(task, None)
+        if places is None:  # another one is used instead
             return
+        if self._places.shared is None:
+            self._admitting.release()
         if not added:
             self._places.leave(task)
         elif places.answer is None:
+            assert places.unique is not None
             self._join_late(task, places, places.unique)
         else:
             self._replace(task, places.answer)

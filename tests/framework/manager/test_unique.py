@@ -21,6 +21,7 @@ from framework import (
     get_task_manager,
 )
 from framework._running.waits.lines import Lines
+from framework._tasks.live import LiveTask
 from framework.exceptions import DeadlockError
 from pytest_asyncframe.probe import Probe
 from tests.framework.faults.refusals import said
@@ -126,15 +127,31 @@ async def test_a_running_task_is_replaced(task_manager: TaskManager, asyncframe:
     assert replaced.reason == f"it was replaced by task {new}"
 
 
-async def test_a_pending_task_is_replaced(task_manager: TaskManager) -> None:
-    """A task that has not started never starts when it is replaced."""
-    old = report.options(delay=10)(3)
-    new = report.options(on_duplicate="replace")(3)
+async def test_a_pending_task_is_replaced(
+    task_manager: TaskManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that has not started never starts when it is replaced, even by one that ends first."""
+    core = task_manager._core
+    add = core.ledger.add
 
-    assert await task_manager.get_result(new) == "3 for ada"
-    replaced = await task_manager.get_task(old)
-    assert replaced is not None
-    assert (replaced.status, replaced.started_at) == (TaskStatus.CANCELLED, None)
+    def add_and_cancel(task: LiveTask, *how: Any) -> None:
+        add(task, *how)
+        core.runner.cancel_pending(task, "cancelled at once")
+
+    for month in (3, 4):
+        old = report.options(delay=10)(month)
+        with monkeypatch.context() as patch:
+            if month == 4:
+                patch.setattr(core.ledger, "add", add_and_cancel)
+            new = report.options(on_duplicate="replace")(month)
+
+        if month == 3:
+            assert await task_manager.get_result(new) == "3 for ada"
+        replaced = await task_manager.get_task(old)
+        assert replaced is not None
+        assert (replaced.status, replaced.started_at) == (TaskStatus.CANCELLED, None)
+        assert replaced.reason == f"it was replaced by task {new}"
+    assert not task_manager.get_active_tasks()
 
 
 async def test_a_thread_that_cannot_be_stopped_is_waited_for(
