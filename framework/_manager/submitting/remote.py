@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from framework._manager.submitting.partner import Joined, Partner
+from framework._records.statuses import FINAL
 from framework._tasks.live import LiveTask
 from framework.protocols import KeepingEngine, RemoteEngine
 
@@ -45,3 +46,7 @@ class Remote(Partner):
         requests = () if task.places is None else task.places.requests
         due = task.created_at + task.spec.delay if task.spec.delay else None
         task.kept = self.keeper.keep(task, due, requests)
+        # 1 another thread cancels it and withdraws it, 2 the engine is given it: for ever, if
+        # nobody withdraws it once more.
+        if task.kept and task.status in FINAL:
+            self._engine.withdraw(task)

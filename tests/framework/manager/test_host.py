@@ -376,18 +376,28 @@ class Keepers(Workers):
     Attributes:
         kept: What was said of these: the id, when it is due, and how many places it needs.
         secured: The ids that somebody waited for.
+        meanwhile: Called before a task is kept.
+        withdrawn: The ids that were withdrawn after they were kept.
     """
 
     def __init__(self, *, durable: bool = False) -> None:
         super().__init__()
         self.durable = durable
+        self.meanwhile: Callable[[EngineTask], object] = bool
+        self.withdrawn: list[str] = []
         self.secured: list[str] = []
         self.kept: list[tuple[str, float | None, int]] = []
 
     def keep(self, task: EngineTask, due: float | None, requests: Sequence[PlaceRequest]) -> bool:
         """Answer for a task that waits."""
+        self.meanwhile(task)
         self.kept.append((task.task_id, due, len(requests)))
         return True
+
+    def withdraw(self, task: EngineTask) -> None:
+        """Note that, if it was kept."""
+        if task.task_id in [task_id for task_id, _, _ in self.kept]:
+            self.withdrawn.append(task.task_id)
 
     def secure(self, task: EngineTask, told: Callable[[BaseException | None], None]) -> None:
         """Say that the first task is safe, and that no other one is."""
@@ -396,7 +406,10 @@ class Keepers(Workers):
 
 
 async def test_engine_that_keeps_what_waits() -> None:
-    """What waits is kept by the engine: it is cancelled there, and a shutdown leaves it alone."""
+    """What waits is kept by the engine: it is cancelled there, and a shutdown leaves it alone.
+
+    So does a task that is cancelled before the engine has heard of it.
+    """
     workers = Keepers()
     ends: list[TaskEvent] = []
     async with setup_async_framework(None, engine=workers):
@@ -407,12 +420,24 @@ async def test_engine_that_keeps_what_waits() -> None:
         tasks = [await manager.get_task(one) for one in ids]
         assert await manager.cancel_task(ids[1])
         assert manager.get_stats()["delayed"] == 1
+        runner = manager._core.runner
+
+        def cancel(task: EngineTask) -> None:
+            found = runner.ledger.find_live(task.task_id)
+            assert found is not None
+            runner.cancel_pending(found, "at once")
+
+        workers.meanwhile = cancel
+        ids.append(later(1))
+        assert workers.withdrawn == [ids[5]]
+        assert workers.kept.pop()[0] == ids[5]
     due = [pytest.approx(one.created_at.timestamp() + 60) for one in tasks if one is not None]
     assert workers.started == [ids[0], ids[3]]
     assert workers.kept == [
         (ids[1], due[1], 0), (ids[2], due[2], 0), (ids[3], None, 1), (ids[4], None, 1),
     ]  # fmt: skip
-    assert [(event.task_id, event.message) for event in ends] == [(ids[1], "asked")]
+    told = [(event.task_id, event.message) for event in ends]
+    assert told == [(ids[1], "asked"), (ids[5], "at once")]
 
 
 async def test_engine_that_secures_tasks() -> None:

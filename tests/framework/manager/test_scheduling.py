@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -26,6 +27,7 @@ from framework import (
     scheduled_task,
     setup_async_framework,
 )
+from framework._tasks.live import LiveTask
 from framework.testing import lasting_schedules
 from pytest_asyncframe.probe import Probe
 from tests.framework.pools import clock_apart
@@ -331,11 +333,22 @@ async def test_jitter_puts_a_run_off_by_at_most_its_share(
 
 
 async def test_a_delayed_task_is_pending_with_a_reason_until_it_is_due(
-    manager: TaskManager, asyncframe: Probe
+    manager: TaskManager, asyncframe: Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """submit(delay=30) starts a task after 30 s and not before, and its reason says so."""
+    """submit(delay=30) starts a task 30 s later and not before, and its reason says so.
+
+    However long the rest of the submission takes.
+    """
+    ledger = manager._core.ledger
+    add = ledger.add
+
+    def add_slowly(task: LiveTask, *how: Any) -> None:
+        add(task, *how)
+        asyncframe.clock.advance(5)
+
+    monkeypatch.setattr(ledger, "add", add_slowly)
     task_id = await manager.submit(int, delay=30)
-    await asyncframe.clock.run_for(29)
+    await asyncframe.clock.run_for(24)
     waiting = await manager.get_task(task_id)
     assert waiting is not None
     told = timeless(waiting.reason)
