@@ -10,11 +10,14 @@ import asyncio
 import concurrent.futures
 import gc
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
-from types import TracebackType
+from itertools import count
+from pathlib import Path
+from types import FrameType, TracebackType
 from typing import Any
 
 import pytest
@@ -24,14 +27,16 @@ from framework import (
     ThreadPoolExecutorEnhanced,
     async_task,
     background_task,
+    get_task_manager,
     protocols,
     retry_task,
 )
+from framework._manager import submitting
 from framework._manager.core import Core
 from framework._records import ids
 from framework._records.ids import random_id
 from framework._records.records import TaskEvent
-from framework._running import events, results
+from framework._running import events, results, waits
 from framework._tasks import functions
 from framework._tasks.live import live
 from framework._threads import waiters
@@ -416,6 +421,61 @@ def test_a_signature_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
                 submit(manager)
             calls[way] = read.calls
     assert calls == dict.fromkeys(WAYS, 0)
+
+
+numbers = count()
+
+ABILITIES: dict[str, Callable[[], object]] = {
+    "none": decorated,
+    "priority": decorated.options(priority="high"),
+    "hook": decorated.options(on_complete=id),
+    "delay": decorated.options(delay=60),
+    "max_running": decorated.options(max_running=9),
+    "unique": background_task(unique=lambda: next(numbers))(plain),
+    "task_id": lambda: get_task_manager().submit_nowait(plain, task_id=str(next(numbers))),
+    "owner": decorated.options(owner="ada"),
+    "owner's": decorated,
+}
+"""What is called, by the ability that the submission needs; the last two make all others dearer."""
+
+ROOMS = {Path(str(room.__file__)).parent for room in (submitting, waits)}
+
+
+async def test_calls_of_a_submission(bare_manager: TaskManager) -> None:
+    """How many functions a submission calls depends on what it needs, and on nothing else.
+
+    Those on its path count, and of what waits for a place or its time; and a generator counts
+    each time when it goes on.
+    """
+    called: list[str] = []
+    # The loop has no turn meanwhile, so no task ends before its submission.
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and Path(frame.f_code.co_filename).parent in ROOMS:
+            called.append(frame.f_code.co_name)
+
+    found = {}
+    for ability, submit in ABILITIES.items():
+        for _ in range(3):  # what the first ones find out, the others know
+            called.clear()
+            before = sys.getprofile()
+            sys.setprofile(note)
+            try:
+                submit()
+            finally:
+                sys.setprofile(before)
+        found[ability] = len(called)
+    assert found == {
+        "none": 4,
+        "priority": 9,
+        "hook": 5,
+        "delay": 10,
+        "max_running": 24,
+        "unique": 30,
+        "task_id": 13,
+        "owner": 8,
+        "owner's": 6,
+    }
 
 
 def test_a_copy_with_other_options_is_freed_at_once() -> None:
