@@ -199,12 +199,12 @@ UNDER_COVERAGE = """
     from pathlib import Path
 
     import pytest
-    from pytest_asyncframe._explore.points.follower import Lines, Scope
+    from pytest_asyncframe._explore.points.follower import Followed, Follower
 
     import app
 
     found = []
-    lines = Lines("line", Scope(Path.cwd(), ()))
+    lines = Follower("line", Followed(Path.cwd(), ()))
     try:
         with lines.claimed(), lines.calling(lambda _, place: found.append(place)):
             app.left()

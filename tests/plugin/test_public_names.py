@@ -29,7 +29,7 @@ def nodes(package: ModuleType) -> list[Node]:
     ]
 
 
-SHARED = {"_condition", "_scheduled", "_task", "_time", "_timer", "_waiters", "_client"}
+SHARED = {"_condition", "_replace", "_scheduled", "_task", "_time", "_timer", "_waiters", "_client"}
 """Private names of the standard library and of other packages that the plugin uses."""
 
 

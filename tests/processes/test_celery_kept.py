@@ -341,7 +341,7 @@ async def test_app_that_ends(
 ) -> None:
     """Tasks that wait when their app is killed, or stops, are known to all, and run once each."""
     key = uuid4().hex
-    arguments = [celery_redis.url, key, "2", *([sqlite_url] if stored else [])]
+    arguments = [celery_redis.url, key, "4", *([sqlite_url] if stored else [])]
     async with AsyncExitStack() as stack:
         lists = await stack.enter_async_context(client_of(celery_redis.url))
         app = stack.enter_context(child(*arguments))
