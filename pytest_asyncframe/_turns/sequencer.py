@@ -131,7 +131,7 @@ class Sequencer(Points):
         moved = timer.when > self.now
         if moved:
             self.moved += 1
-            self.now = timer.when
+            self._pass_to(timer.when)
         actor = timer.actor
         if actor is not None and (not moved or self.on_move is None):
             self._roster.wake(actor, in_turn=self.one_at_a_time)
@@ -341,7 +341,7 @@ class Sequencer(Points):
             ):
                 return False
             self.moved += 1
-            self.now = until
+            self._pass_to(until)
             roster.beats += 1
         if self.on_move is not None:
             self.on_move()
@@ -381,7 +381,7 @@ class Sequencer(Points):
             self.settle(actor, listening=listening)
         with self._lock:
             moved = target > self.now
-            self.now = max(self.now, target)
+            self._pass_to(target)
         if moved and self.on_move is not None:
             self.on_move()
 
@@ -391,5 +391,5 @@ class Sequencer(Points):
             timer = self._next_timer(target)
             if timer is None:
                 return None
-            self.now = max(self.now, timer.when)
+            self._pass_to(timer.when)
             return self._firing(timer)

@@ -89,6 +89,10 @@ class Turns(ABC):
         # Left, but counted as running until they have woken a loop; by thread identifier.
         self._owing: dict[int, Actor] = {}
 
+    def _pass_to(self, when: int) -> None:
+        """Move time forward to *when*; with the lock held."""
+        self.now = max(self.now, when)
+
     def end(self) -> None:
         """Stop calling functions of the test.
 

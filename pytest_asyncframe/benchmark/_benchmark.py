@@ -92,7 +92,7 @@ class TaskBenchmark:
         def option(key: str) -> Any:  # a number or its text
             return marked.get(key, request.config.getoption(f"benchmark_{key}"))
 
-        self.benchmark = _fixture_of(request)
+        self.benchmark: Any = _fixture_of(request)
         self.max_workers: int | None = None
         self._name = request.node.name
         self._min_rounds = int(option("min_rounds"))

@@ -63,9 +63,9 @@ class Session:
         self._state = state
         self.host = host
         self.entry: Entry | None = None
-        self.lines = RedisLines(state, self.listen)
-        self.reports = Reports(state, host, self.lines.placed, self.lines.missed)
-        self.publisher = Publisher(
+        self.lines: RedisLines = RedisLines(state, self.listen)
+        self.reports: Reports = Reports(state, host, self.lines.placed, self.lines.missed)
+        self.publisher: Publisher = Publisher(
             sender,
             Notes(state, self.lines, host, self.listen, admission.message).write,
             partial(state.published, self.lines.holder),

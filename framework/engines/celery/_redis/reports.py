@@ -68,7 +68,7 @@ class Reports:
         self._host = host
         self._placed = placed
         self._missed = missed
-        self.fault = ""
+        self.fault: str = ""
         self._clock = SystemClock()
         self._after = ""
         self._number = 0
