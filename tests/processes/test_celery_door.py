@@ -374,6 +374,7 @@ async def test_settings_that_are_left_open(celery_redis: RedisDatabase) -> None:
             "max_retries": 2,
             "unacked_restore_interval": 1,
             "unacked_restore_throttle": 1,
+            "unacked_mutex_expire": 10,
         }
 
 

@@ -31,6 +31,10 @@ _TO_REDIS: Final[dict[str, Any]] = {
     # Look for messages of dead workers every second, not only every hundred seconds.
     "unacked_restore_interval": 1,
     "unacked_restore_throttle": 1,
+    # A worker that is killed while it looks leaves its lock, which stops all others for as long:
+    # for five minutes by default. Two that look at once do no harm, since each message is
+    # restored in a transaction.
+    "unacked_mutex_expire": 10,
 }
 _TO_RABBITMQ: Final[dict[str, Any]] = {
     # A message counts as sent when the broker confirms it.
