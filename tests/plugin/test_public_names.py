@@ -22,9 +22,10 @@ def nodes(package: ModuleType) -> list[Node]:
     """Return each node of a package's source, with the file and line where it is."""
     assert package.__file__ is not None
     folder = Path(package.__file__).parent
+    files = [(str(path.relative_to(folder)), path) for path in sorted(folder.rglob("*.py"))]
     return [
-        (f"{path.relative_to(folder)}:{getattr(node, 'lineno', 1)}", node)
-        for path in sorted(folder.rglob("*.py"))
+        (f"{name}:{getattr(node, 'lineno', 1)}", node)
+        for name, path in files
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
     ]
 
