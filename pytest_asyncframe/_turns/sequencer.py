@@ -318,7 +318,8 @@ class Sequencer(Points):
         Args:
             actor: The calling thread's.
             until: The nanosecond at which it would be woken.
-            signalled: Returns whether its loop was woken meanwhile.
+            signalled: Returns whether its loop was woken meanwhile. Whoever parks asks for that
+                again, so asking does not reset it.
 
         Returns:
             Whether time has moved; False if the actor must park.

@@ -322,8 +322,12 @@ class _ParkingSelector(selectors.BaseSelector):
     def _set_signalled(self) -> None:
         self._signalled = True
 
+    # Both with the sequencer's lock held, as `_set_signalled`.
+
+    def _is_signalled(self) -> bool:
+        return self._signalled
+
     def _was_signalled(self) -> bool:
-        # With the sequencer's lock held, as `_set_signalled`.
         was, self._signalled = self._signalled, False
         return was
 
@@ -343,7 +347,7 @@ class _ParkingSelector(selectors.BaseSelector):
             return []
         sequencer = self._sequencer
         until = None if timeout is None else sequencer.now + max(1, round(timeout * 1e9))
-        if until is not None and sequencer.jump(actor, until, self._was_signalled):
+        if until is not None and sequencer.jump(actor, until, self._is_signalled):
             return []
         return self._park(actor, until)
 

@@ -141,15 +141,13 @@ async def test_a_loop_that_runs_already(asyncframe: Probe) -> None:
     assert asyncframe.clock.monotonic() == 3
 
 
-@pytest.mark.parametrize("setter", ["call_later", "call_at"])
-async def test_debug_mode_shows_who_set_a_timer(asyncframe: Probe, setter: str) -> None:
+async def test_debug_mode_shows_who_set_a_timer(asyncframe: Probe) -> None:
     """In debug mode the repr of a timer shows where it was set, as in asyncio."""
     loop = asyncio.get_running_loop()
     loop.set_debug(True)
-    timer = getattr(loop, setter)(9, print)
-    timer.cancel()
-
-    assert re.search(r"created at .*test_sequencer\.py:\d+", repr(timer))
+    for timer in (loop.call_later(9, print), loop.call_at(9, print)):
+        timer.cancel()
+        assert re.search(r"created at .*test_sequencer\.py:\d+", repr(timer))
 
 
 def test_a_wake_up_before_the_wait() -> None:
@@ -160,6 +158,27 @@ def test_a_wake_up_before_the_wait() -> None:
         assert not sequencer.try_park(actor, None, woken, "to be woken")
         assert not sequencer.try_park(actor, None, None, "a signal", lambda: True)
         sequencer.park(actor, None, woken)
+
+
+async def test_a_wake_up_as_a_loop_is_about_to_wait(
+    asyncframe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop that is woken after it has looked what is next does not wait for its next timer."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    clock, parking, called_at = asyncframe.clock, loop._parking, list[float]()
+    select = parking.select
+
+    # 1 the loop finds nothing but a timer, 2 it is woken, 3 it lets time move to the timer.
+    def woken(timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout and not called_at:
+            loop.call_soon_threadsafe(lambda: called_at.append(clock.monotonic()))
+        return select(timeout)
+
+    monkeypatch.setattr(parking, "select", woken)
+    await asyncio.sleep(5)  # noqa: TID251  # of virtual time
+
+    assert (called_at, clock.monotonic()) == ([0], 5)
 
 
 def test_a_timer_that_has_passed_fires_at_once(asyncframe: Probe) -> None:
