@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from framework import TaskStatus, get_task_manager, setup_async_framework
+from framework import TaskId, TaskStatus, get_task_manager, setup_async_framework
 from framework._tasks.places import GRANTED, PlaceAnswer, PlaceRequest
 from framework.engines.celery import CeleryEngine
 from framework.engines.celery._messages import Message
@@ -19,6 +19,7 @@ from framework.engines.celery._redis.reports import Reports
 from framework.engines.celery._redis.state import State
 from framework.engines.celery._shared import lines as _lines
 from framework.engines.celery._shared.lines import RedisLines
+from framework.stores.sql import SQLStore
 from tests.patience import PATIENCE
 from tests.processes import celery_tasks
 from tests.processes.celery_app import make
@@ -290,3 +291,34 @@ async def test_shutdown(celery_redis: RedisServer) -> None:
             assert await lists.exists(f"asyncframe:{key}:stay:{task_id}")
         assert await lists.hget(f"asyncframe:{key}:task:{ids[1]}", "status") == "pending"
         assert await lists.keys(f"asyncframe:{key}:alive:*") == []
+
+
+async def test_a_place_that_comes_while_an_app_stops(
+    celery_redis: RedisServer, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task whose place becomes free after its app publishes no more is left to the others."""
+    namespace, key, ids = uuid4().hex, uuid4().hex, list[TaskId[str]]()
+
+    @asynccontextmanager
+    async def app() -> AsyncIterator[CeleryEngine]:
+        engine, store = make(celery_redis.url, namespace=namespace), SQLStore(sqlite_url)
+        async with setup_async_framework(None, engine=engine, store=store):
+            yield engine
+
+    async with app() as engine:
+        ids += [await get_task_manager().submit(celery_tasks.alone, (key,)) for _ in range(2)]
+        await asyncio.to_thread(engine.flush)
+        assert engine.session is not None
+        lines = engine.session.lines
+        close = lines.close
+
+        # 1 the publisher is closed, 2 the first task ends and the second one has its place.
+        def granted(patience: float) -> None:
+            [line] = lines._lines[ids[1]]
+            lines.placed(ids[1], line)
+            close(patience)
+
+        monkeypatch.setattr(lines, "close", granted)
+    async with app():
+        found = [await get_task_manager().get_task(task_id) for task_id in ids]
+        assert [one and one.status for one in found] == [TaskStatus.PENDING] * 2

@@ -22,7 +22,7 @@ from framework.engines.celery._publishing.sender import Sender, queue_of, route
 from framework.engines.celery._redis.entries import Entry
 from framework.engines.celery._redis.reports import record_of
 from framework.engines.celery._redis.state import State, answering
-from framework.engines.celery._session import Session, ask_to_cancel
+from framework.engines.celery._session import CLOSED, Session, ask_to_cancel, is_kept
 from framework.engines.celery._shared.sharing import Sharing
 from framework.engines.celery._tasks import CeleryTasks
 from framework.exceptions import BrokerUnavailableError
@@ -293,10 +293,14 @@ class CeleryEngine:
         return value
 
     def start(self, task: EngineTask, kind: Kind, run: Run) -> None:
-        """Queue a task to be published; never blocks."""
-        if self.session is None:
-            raise RuntimeError("the engine is not open")
-        self.session.publisher.put(Queued(task))
+        """Queue a task to be published; never blocks. Others publish it after `close`.
+
+        Raises:
+            RuntimeError: If this is closed, and Redis does not have the task.
+        """
+        session = self.session
+        if (session is None or not session.publisher.put(Queued(task))) and not is_kept(task):
+            raise RuntimeError(CLOSED)
 
     def keep(self, task: EngineTask, due: float | None, requests: Sequence[PlaceRequest]) -> bool:
         """Queue a task to be noted in Redis while it waits; see `protocols.KeepingEngine`."""

@@ -25,6 +25,9 @@ from framework.engines.celery._redis.state import ASKED, State
 from framework.engines.celery._shared.lines import RedisLines
 from framework.protocols import EngineHost, EngineTask
 
+CLOSED: Final = "the engine is closed and does not publish any more"
+"""Why a task is not published."""
+
 _HEARS: Final = 0.5
 """Seconds to wait until a worker has received a cancellation; a busy one may take longer."""
 
@@ -110,19 +113,24 @@ class Session:
     # -- tasks
 
     def keep(self, task: EngineTask, due: float | None, requests: Sequence[PlaceRequest]) -> bool:
-        """Queue a task to be noted in Redis while it waits; see `protocols.KeepingEngine`."""
+        """Queue a task to be noted in Redis while it waits; see `protocols.KeepingEngine`.
+
+        Raises:
+            RuntimeError: If this is closed.
+        """
         note: Admitted | None = task.engine_note
         if note is None:
             return False
         if not note.kept:
             note.kept = True
-            self.publisher.put(Queued(task, "keep", due, requests))
+            if not self.publisher.put(Queued(task, "keep", due, requests)):
+                note.kept = False
+                raise RuntimeError(CLOSED)
         return True
 
     def retire(self, task: EngineTask) -> None:
         """Let a task that has ended here end in Redis as well."""
-        note: Admitted | None = task.engine_note
-        self.publisher.retire(task, kept=note is not None and note.kept)
+        self.publisher.retire(task, kept=is_kept(task))
 
     def cancel(self, task_id: str) -> bool:
         """Cancel a task that no worker has, or ask its worker to; False if unknown; blocks.
@@ -171,6 +179,12 @@ class Session:
             reports.told = None
 
         return stop
+
+
+def is_kept(task: EngineTask) -> bool:
+    """Whether a task was queued to be noted in Redis, or was, while it waits."""
+    note: Admitted | None = task.engine_note
+    return note is not None and note.kept
 
 
 def ask_to_cancel(state: State, task_id: str) -> str:

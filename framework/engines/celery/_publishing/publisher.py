@@ -149,26 +149,27 @@ class Publisher:
             with self._lock:
                 raise QueueFullError(self._size, self._outflow.next_place(self._gone))
 
-    def put(self, queued: Queued) -> None:
+    def put(self, queued: Queued) -> bool:
         """Queue what is to be done with a task, in place of what was; never blocks.
 
-        Raises:
-            RuntimeError: If the publisher is closed.
+        Returns:
+            Whether it will be done, or has been; False once the publisher is closed.
         """
         with self._lock:
             if self._closed:
-                raise RuntimeError("the engine is closed and does not publish any more")
+                return False
             before = self._fresh.get(queued.task_id)
             if before is not None and before.move == "retire":
-                return  # it has ended meanwhile, and Redis may have it
+                return True  # it has ended meanwhile, and Redis may have it
             is_queued = before is not None or queued.task_id in self._noted
             if queued.move == "keep" and is_queued:
-                return  # it was started already
+                return True  # it was started already
             self._add(queued)
         # After the lock: `_broken` reports to all that are queued when it sets this, and
         # whoever comes later sees it here.
         if self._down and queued.move == "publish":
             self._host.waiting(queued.task_id, self._down)
+        return True
 
     def secure(self, task_id: str, told: Told) -> None:
         """Call *told* with None once Redis has a task, or with why it does not; any thread."""
