@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Literal, TypeVar, Unpack, overload
+from typing import Any, Literal, TypeAlias, TypeVar, Unpack, overload
 
 from framework._manager.core import Core
 from framework._manager.face.accepting import accept, require_free_now, take_in
@@ -18,6 +18,9 @@ from framework._tasks.places import Existing
 from framework.exceptions import TaskNotFoundError
 
 T = TypeVar("T")
+
+Later: TypeAlias = BackgroundCall[..., T, Any] | Callable[..., Coroutine[Any, Any, T]]
+"""A function whose result comes later than what a call of it returns."""
 
 
 async def outcome(core: Core, task: LiveTask | Existing) -> Any:
@@ -39,18 +42,7 @@ class Submitting:
     @overload
     async def submit(
         self,
-        func: BackgroundCall[..., T, Any],
-        args: Sequence[Any] | None = (),
-        kwargs: Mapping[str, Any] | None = None,
-        *,
-        wait: Literal[False] = False,
-        **options: Unpack[SubmitOptions],
-    ) -> TaskId[T]: ...
-
-    @overload
-    async def submit(
-        self,
-        func: Callable[..., Coroutine[Any, Any, T]],
+        func: Later[T],
         args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         *,
@@ -72,18 +64,7 @@ class Submitting:
     @overload
     async def submit(
         self,
-        func: BackgroundCall[..., T, Any],
-        args: Sequence[Any] | None = (),
-        kwargs: Mapping[str, Any] | None = None,
-        *,
-        wait: Literal[True],
-        **options: Unpack[SubmitOptions],
-    ) -> T: ...
-
-    @overload
-    async def submit(
-        self,
-        func: Callable[..., Coroutine[Any, Any, T]],
+        func: Later[T],
         args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         *,
@@ -105,18 +86,7 @@ class Submitting:
     @overload
     async def submit(
         self,
-        func: BackgroundCall[..., T, Any],
-        args: Sequence[Any] | None = (),
-        kwargs: Mapping[str, Any] | None = None,
-        *,
-        wait: bool,
-        **options: Unpack[SubmitOptions],
-    ) -> TaskId[T] | T: ...
-
-    @overload
-    async def submit(
-        self,
-        func: Callable[..., Coroutine[Any, Any, T]],
+        func: Later[T],
         args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         *,
@@ -185,16 +155,7 @@ class Submitting:
     @overload
     def submit_nowait(
         self,
-        func: BackgroundCall[..., T, Any],
-        args: Sequence[Any] | None = (),
-        kwargs: Mapping[str, Any] | None = None,
-        **options: Unpack[SubmitOptions],
-    ) -> TaskId[T]: ...
-
-    @overload
-    def submit_nowait(
-        self,
-        func: Callable[..., Coroutine[Any, Any, T]],
+        func: Later[T],
         args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[SubmitOptions],

@@ -181,17 +181,7 @@ class Waiting(Submitting):
     @overload
     def map(
         self,
-        func: BackgroundCall[[I], T, Any],
-        items: Iterable[I] | AsyncIterable[I],
-        *,
-        max_running: int | None = None,
-        **options: Unpack[RunOptions],
-    ) -> TaskMap[I, T]: ...
-
-    @overload
-    def map(
-        self,
-        func: Callable[[I], Coroutine[Any, Any, T]],
+        func: BackgroundCall[[I], T, Any] | Callable[[I], Coroutine[Any, Any, T]],
         items: Iterable[I] | AsyncIterable[I],
         *,
         max_running: int | None = None,
