@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
@@ -325,7 +325,7 @@ class LineTable(Protocol):
     def grant(self, request: PlaceRequest) -> None:
         """Give a task that waits a place."""
 
-    def drop_over(self, key: str) -> Iterable[str]:
+    def drop_over(self, key: str) -> Collection[str]:
         """Take out who has a place and needs it no more, since its task is over.
 
         Returns:
@@ -345,11 +345,14 @@ def ask(table: LineTable, request: PlaceRequest) -> PlaceAnswer:
     """
     has_place = table.has_place(request)
     if has_place is None:
-        if table.placed(request.key) >= request.limit:
-            grant_free(table, table.drop_over(request.key))
-        first = table.first(request.key)
-        is_next = first is None or first.rank > request.rank
-        has_place = is_next and table.placed(request.key) < request.limit
+        key = request.key
+        has_place = table.placed(key) < request.limit
+        if not has_place and (freed := table.drop_over(key)):
+            grant_free(table, freed)
+            has_place = table.placed(key) < request.limit
+        if has_place:
+            first = table.first(key)
+            has_place = first is None or first.rank > request.rank
         if has_place or request.waits:
             table.enter(request, has_place)
     return GRANTED if has_place else PlaceAnswer(False, table.others(request))

@@ -67,7 +67,7 @@ class Lines:
         """Ask for a place; see `protocols.SharedPlaces.join`."""
         with self._lock:
             answer = ask(self._table, request)
-            if self._table.has_place(request) is False:
+            if request.waits and not answer.granted:
                 self._table.told[request.key, request.task_id] = told
             granted = self._table.take_granted()
         for one in granted:
