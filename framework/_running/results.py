@@ -69,20 +69,25 @@ class Results:
         self._others = others
         self._waits = crew.waits
 
-    async def get(self, record: TaskRecord, timeout: float | None) -> Any:
-        """Suspend until *record* is final; see `TaskManager.get_result`."""
-        if isinstance(record, LiveTask):
+    async def get(self, task: TaskRecord | str, timeout: float | None) -> Any:
+        """Suspend until a task is final; see `TaskManager.get_result`.
+
+        Args:
+            task: Its record, or the id of a task that this process does not have.
+            timeout: Seconds, 0 or more; None for no limit.
+        """
+        if isinstance(task, LiveTask):
             for told in BEFORE_WAITS:
                 told()
             until = None if timeout is None else self._clock.monotonic() + timeout
-            await self.until_final(record, timeout)
-            _require_final(record)
-            if record.rest is not None and record.was_given_away:
-                others = self.require_others()
-                left = None if until is None else max(0.0, until - self._clock.monotonic())
-                found = await others.until_final(record.task_id, left)
-                return raise_or_return(_require_found(record, found))
-        return raise_or_return(record)
+            await self.until_final(task, timeout)
+            _require_final(task)
+            if task.rest is None or not task.was_given_away:
+                return raise_or_return(task)
+            task, timeout = self.elsewhere(task, until)
+        if isinstance(task, str):
+            task = _require_found(task, await self._others.until_final(task, timeout))
+        return raise_or_return(task)
 
     async def ended(self, task: LiveTask) -> None:
         """Suspend until *task* is final.
@@ -95,28 +100,33 @@ class Results:
         if task.was_given_away:
             raise FrameworkNotStartedError("stopping")
 
-    def wait(self, record: TaskRecord, timeout: float | None) -> Any:
-        """Block until *record* is final; see `TaskManager.wait_result`."""
-        if isinstance(record, LiveTask):
+    def wait(self, task: TaskRecord | str, timeout: float | None) -> Any:
+        """Block until a task is final, like `get`; see `TaskManager.wait_result`."""
+        if isinstance(task, LiveTask):
             until = None if timeout is None else self._clock.monotonic() + timeout
-            self._block_until_final(record, timeout)
-            _require_final(record)
-            if record.rest is not None and record.was_given_away:
-                others = self.require_others()
-                left = None if until is None else max(0.0, until - self._clock.monotonic())
-                found = others.block_until_final(record.task_id, left)
-                return raise_or_return(_require_found(record, found))
-        return raise_or_return(record)
+            self._block_until_final(task, timeout)
+            _require_final(task)
+            if task.rest is None or not task.was_given_away:
+                return raise_or_return(task)
+            task, timeout = self.elsewhere(task, until)
+        if isinstance(task, str):
+            task = _require_found(task, self._others.block_until_final(task, timeout))
+        return raise_or_return(task)
 
-    def require_others(self) -> OtherProcesses:
-        """Return what waits for a task that another process runs.
+    def elsewhere(self, task: LiveTask, until: float | None) -> tuple[str, float | None]:
+        """Return what to wait for when another process has a task, and for how many seconds.
+
+        Args:
+            task: The task, which was given away.
+            until: Monotonic second until which to wait; None for no limit.
 
         Raises:
             FrameworkNotStartedError: If this framework stops, and cannot wait for that.
         """
         if self._ledger.state != "running":
             raise FrameworkNotStartedError("stopping")
-        return self._others
+        left = None if until is None else max(0.0, until - self._clock.monotonic())
+        return task.task_id, left
 
     async def until_final(
         self, task: LiveTask, timeout: float | None, kind: type[LoopWaiter] = LoopWaiter
@@ -275,9 +285,9 @@ def _require_final(task: LiveTask) -> None:
         raise FrameworkNotStartedError("stopped")
 
 
-def _require_found(task: LiveTask, found: TaskRecord | None) -> TaskRecord:
+def _require_found(task_id: str, found: TaskRecord | None) -> TaskRecord:
     if found is None:
-        raise TaskNotFoundError(task.task_id)
+        raise TaskNotFoundError(task_id)
     return found
 
 

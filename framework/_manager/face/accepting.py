@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import FrameType, MethodType
-from typing import Any, Final  # a task's function may take and return anything
+from typing import Any, Final, TypeAlias  # a task's function may take and return anything
 
 from framework._manager.core import Core
 from framework._manager.submitting.partner import Awaited
-from framework._records import checks
 from framework._running.ledger import id_in_use
 from framework._tasks.functions import is_wrapper, layer_of, require_callable
 from framework._tasks.live import LiveTask
@@ -19,53 +18,30 @@ from framework._tasks.options import COPY, SUBMIT, SubmitOptions, merged
 from framework._tasks.places import Existing
 from framework._tasks.specs import TaskSpec, require_arguments, spec_for
 
+Call: TypeAlias = tuple[TaskSpec, tuple[Any, ...], dict[str, Any]]
+"""A checked call: what to run, and its arguments."""
 
-def take_in(
-    core: Core,
-    caller: str,
-    frame: FrameType,
-    func: Callable[..., Any],
-    args: object,
-    kwargs: object,
-    options: SubmitOptions,
-    awaited: Awaited = False,
+
+async def accept(
+    core: Core, call: Call, frame: FrameType, awaited: Awaited = False
 ) -> LiveTask | Existing:
-    """Check a submission and submit it; see `TaskManager.submit` for the parameters.
+    """Submit a call with the waits that a shared store or engine needs.
 
     Args:
         core: The core that takes it.
-        caller: The name of the method that was called.
-        frame: The frame of its caller.
-        func: The function.
-        args: Its positional arguments.
-        kwargs: Its keyword arguments.
-        options: The options of the submission.
+        call: What `checked` has returned.
+        frame: The frame of the caller.
         awaited: How the caller waits for its end.
 
     Returns:
         The task, or the one of another process that a unique one is to use.
     """
-    spec, positional, named = _checked(caller, func, args, kwargs, options)
-    return core.intake.submit(spec, positional, named, frame, awaited)
-
-
-async def accept(
-    core: Core,
-    caller: str,
-    frame: FrameType,
-    func: Callable[..., Any],
-    args: object,
-    kwargs: object,
-    options: SubmitOptions,
-    awaited: Awaited = False,
-) -> LiveTask | Existing:
-    """Submit as `take_in` does, with the checks and waits that a shared store or engine needs."""
-    if options.get("task_id") is not None:
-        await _require_free(core, checks.task_id("task_id", options["task_id"]))
-    spec, positional, named = _checked(caller, func, args, kwargs, options)
+    spec = call[0]
+    if spec.task_id is not None:
+        await _require_free(core, spec.task_id)
     if spec.needs_place or core.durable.is_needed:
-        return await core.intake.submit_patiently(spec, positional, named, frame, awaited)
-    return core.intake.submit(spec, positional, named, frame, awaited)
+        return await core.intake.submit_patiently(*call, frame, awaited)
+    return core.intake.submit(*call, frame, awaited)
 
 
 async def _require_free(core: Core, task_id: str) -> None:
@@ -78,7 +54,7 @@ async def _require_free(core: Core, task_id: str) -> None:
         raise id_in_use(task_id)
 
 
-def require_free_now(core: Core, task_id: object) -> None:
+def require_free_now(core: Core, task_id: str) -> None:
     """Check that no task in the store has this id that is not in memory; may block.
 
     Raises:
@@ -86,18 +62,22 @@ def require_free_now(core: Core, task_id: object) -> None:
         StoreUnavailableError: If the store cannot be read.
     """
     large = core.ledger.features.large
-    if large is not None and isinstance(task_id, str) and large.has(task_id):
+    if large is not None and large.has(task_id):
         raise id_in_use(task_id)
 
 
-def _checked(
-    caller: str,
-    func: Callable[..., Any],
-    args: object,
-    kwargs: object,
-    options: SubmitOptions,
-) -> tuple[TaskSpec, tuple[Any, ...], dict[str, Any]]:
-    """Return the spec and the arguments of a submission."""
+def checked(
+    caller: str, func: Callable[..., Any], args: object, kwargs: object, options: SubmitOptions
+) -> Call:
+    """Return the call that was submitted; see `TaskManager.submit` for the parameters.
+
+    Args:
+        caller: The name of the method that was called.
+        func: The function.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        options: The options of the submission.
+    """
     if options:
         options = SUBMIT.checked(caller, options, _HINTS[caller])
     spec, bound = _spec(func, options)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar, Unpack, overload
 
 from framework._manager.core import Core
-from framework._manager.face.accepting import accept, require_free_now, take_in
+from framework._manager.face.accepting import accept, checked, require_free_now
 from framework._manager.submitting.partner import Awaited
 from framework._records import checks
 from framework._records.ids import TaskId
@@ -15,7 +15,6 @@ from framework._tasks.decorated import BackgroundCall
 from framework._tasks.live import LiveTask
 from framework._tasks.options import SUBMIT, SubmitOptions
 from framework._tasks.places import Existing
-from framework.exceptions import TaskNotFoundError
 
 T = TypeVar("T")
 
@@ -23,14 +22,9 @@ Later: TypeAlias = BackgroundCall[..., T, Any] | Callable[..., Coroutine[Any, An
 """A function whose result comes later than what a call of it returns."""
 
 
-async def outcome(core: Core, task: LiveTask | Existing) -> Any:
+def outcome(core: Core, task: LiveTask | Existing) -> Awaitable[Any]:
     """Wait for a task, perhaps one of another process, and return or raise its outcome."""
-    if isinstance(task, LiveTask):
-        return await core.results.get(task, None)
-    record = await core.others.until_final(task.task_id, None)
-    if record is None:
-        raise TaskNotFoundError(task.task_id)
-    return await core.results.get(record, None)
+    return core.results.get(task if isinstance(task, LiveTask) else task.task_id, None)
 
 
 class Submitting:
@@ -140,17 +134,14 @@ class Submitting:
             BaseException: With *wait*, what `get_result` raises.
         """
         checks.flag("wait", wait)
-        core, caller = self._core, sys._getframe(1)
+        core, frame = self._core, sys._getframe(1)
         awaited: Awaited = "submitted" if wait else False
-        if not core.others.exist:
-            task = take_in(core, "submit", caller, func, args, kwargs, options, awaited)
+        call = checked("submit", func, args, kwargs, options)
+        if core.others.exist:
+            task = await accept(core, call, frame, awaited)
         else:
-            task = await accept(core, "submit", caller, func, args, kwargs, options, awaited)
-            if wait and isinstance(task, Existing):
-                return await outcome(core, task)
-        if not wait:
-            return task.task_id
-        return await core.results.get(task, None)  # type: ignore[arg-type]  # none of another process
+            task = core.intake.submit(*call, frame, awaited)
+        return await outcome(core, task) if wait else task.task_id
 
     @overload
     def submit_nowait(
@@ -183,8 +174,8 @@ class Submitting:
         With *task_id*, and a SQL store of more than 10,000 finished tasks, it asks the database
         whether the id is in use, and raises `StoreUnavailableError` if that does not answer.
         """
-        frame, core = sys._getframe(1), self._core
-        if options.get("task_id") is not None:
-            require_free_now(core, options["task_id"])
-        task = take_in(core, "submit_nowait", frame, func, args, kwargs, options)
+        spec, positional, named = checked("submit_nowait", func, args, kwargs, options)
+        if spec.task_id is not None:
+            require_free_now(self._core, spec.task_id)
+        task = self._core.intake.submit(spec, positional, named, sys._getframe(1))
         return TaskId(task.task_id)

@@ -9,13 +9,12 @@ from datetime import timedelta
 from types import CodeType, FrameType
 from typing import Any, Literal, NamedTuple, TypeVar, Unpack, cast, overload
 
-from framework._manager.face.accepting import accept
-from framework._manager.face.ending import until_ended
+from framework._manager.face.accepting import accept, checked
 from framework._manager.face.gathering import TaskMap, gather
+from framework._manager.face.looking import snapshot_of, until_ended
 from framework._manager.face.submitting import Submitting
 from framework._records import checks
 from framework._records.ids import TaskId
-from framework._records.records import TaskRecord
 from framework._tasks.decorated import BackgroundCall
 from framework._tasks.functions import name_of, require_callable
 from framework._tasks.live import LiveTask
@@ -63,10 +62,8 @@ class Waiting(Submitting):
             DeadlockError: If the task waits for the caller, directly or through other tasks.
         """
         limit = checks.timeout(timeout)
-        record, others = self._core.ledger.find(task_id), self._core.others
-        if record is None:
-            record = await others.until_final(task_id, limit)
-        return await self._core.results.get(_require(task_id, record), limit)
+        record = self._core.ledger.find(task_id)
+        return await self._core.results.get(task_id if record is None else record, limit)
 
     @overload
     def wait_result(self, task_id: TaskId[T], timeout: float | timedelta | None = None) -> T: ...
@@ -91,10 +88,8 @@ class Waiting(Submitting):
                 "'await get_result(task_id)' here"
             )
         limit = checks.timeout(timeout)
-        record, others = self._core.ledger.find(task_id), self._core.others
-        if record is None:
-            record = others.block_until_final(task_id, limit)
-        return self._core.results.wait(_require(task_id, record), limit)
+        record = self._core.ledger.find(task_id)
+        return self._core.results.wait(task_id if record is None else record, limit)
 
     async def wait(self, task_id: str, timeout: float | timedelta | None = None) -> Task:
         """Wait until a task has ended, whatever its outcome, and return it. It does not poll.
@@ -122,7 +117,7 @@ class Waiting(Submitting):
         record = await until_ended(self._core, task_id, limit)
         if record is None:
             raise TaskNotFoundError(task_id)
-        return Task(self._core.ledger.snapshot(record), source=record, scene=self._core.scene)
+        return snapshot_of(self._core, record)
 
     @overload
     async def gather(
@@ -233,7 +228,7 @@ class Waiting(Submitting):
         if not isinstance(items, (Iterable, AsyncIterable)):
             raise TypeError(f"items must be iterable, not {checks.show(items)}")
         core, frame = self._core, sys._getframe(1)
-        checked = cast(SubmitOptions, MAP.checked("map", options, "; each item is one argument"))
+        given = cast(SubmitOptions, MAP.checked("map", options, "; each item is one argument"))
         require_callable("map", func)
         most = (
             core.pool._crew.max_workers
@@ -244,7 +239,8 @@ class Waiting(Submitting):
         site = cast(FrameType, CallSite(frame.f_code, frame.f_lasti))
 
         async def submit(item: Any) -> LiveTask:
-            task = await accept(core, "submit", site, func, (item,), None, checked)
+            call = checked("submit", func, (item,), None, given)
+            task = await accept(core, call, site)
             if isinstance(task, Existing):
                 # A task of another process is not followed here.
                 raise DuplicateTaskError(name_of(func), task.task_id)
@@ -258,9 +254,3 @@ class CallSite(NamedTuple):
 
     f_code: CodeType
     f_lasti: int
-
-
-def _require(task_id: str, record: TaskRecord | None) -> TaskRecord:
-    if record is None:
-        raise TaskNotFoundError(task_id)
-    return record
