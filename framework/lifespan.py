@@ -21,8 +21,9 @@ from framework._app.blocking import in_thread
 from framework._app.endpoints import prepare_endpoints, warn_of_plain_endpoints
 from framework._app.handlers import lifespans_in, run_handlers
 from framework._app.requests import Requests
+from framework._manager.core import Parts
 from framework._manager.drain import drain
-from framework._manager.frameworks import Framework, Parts, override
+from framework._manager.frameworks import Framework, override
 from framework._manager.hosting.taking_over import warn_of_lost_tasks
 from framework._manager.servers import worker_count
 from framework._manager.settings import Settings

@@ -16,13 +16,12 @@ from typing import Any, NoReturn  # Any: a task's function may take anything
 
 from framework._decorators.throttled import throttled_inner
 from framework._manager.app_rules import AppRules
-from framework._manager.core import Core
+from framework._manager.core import Core, Parts
 from framework._manager.drain import REASON
 from framework._manager.face.manager import TaskManager
 from framework._manager.frameworks import (
     STATE,
     Framework,
-    Parts,
     Promise,
     override,
     set_override,
@@ -400,13 +399,13 @@ def override_framework(
     """
     shared = features_of(store).shared
     settle = None if shared is None else shared.settle
-    rules = AppRules(interceptor, settle) if app_rules else interceptor
     parts = Parts(
         clock=clock,
         pool=pool,
         store=store,
         engine=engine,
-        interceptor=rules,
+        interceptor=interceptor,
+        rules=AppRules(settle) if app_rules else None,
         new_id=new_id,
         rng=rng,
     )

@@ -10,23 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from framework._tasks.live import Home, live
-from framework.protocols import Features, Interceptor, TaskRecord, TaskRules
+from framework._manager.submitting.partner import Partner
+from framework._tasks.live import Home, LiveTask, live
+from framework.protocols import Features, TaskRecord, TaskRules
 from framework.protocols._features import features_of
 
 Settle: TypeAlias = Callable[[TaskRecord, Any], Any]
 
 
-class AppRules(Interceptor):
+class AppRules(Partner):
     """Applies to each task the rules of the app that it belongs to.
 
     Args:
-        inner: Another interceptor, which is called first; None for none.
         settle: Converts a result as the framework's own store would; None for no conversion.
     """
 
-    def __init__(self, inner: Interceptor | None, settle: Settle | None) -> None:
-        self._inner = _Passive() if inner is None else inner
+    in_place = True
+
+    def __init__(self, settle: Settle | None) -> None:
         self._settle = settle
         self._engines: dict[Home, TaskRules] = {}
         self._stores: dict[Home, Features] = {}
@@ -58,34 +59,10 @@ class AppRules(Interceptor):
             result = store.shared.settle(record, result)
         return result if self._settle is None else self._settle(record, result)
 
-    # -- protocols.Interceptor
-
-    def before_accept(self, record: TaskRecord) -> None:
+    def enter(self, task: LiveTask, patient: bool) -> None:
         """Refuse a task that the app's engine would refuse; convert its arguments as it would."""
-        self._inner.before_accept(record)
-        task = live(record)
         engine = self._engines.get(task.home)
         if engine is not None:
             engine.admit(task)
             task.args, kwargs = engine.received(task)
             task.kwargs = kwargs or None
-
-    def around_attempt(self, record: TaskRecord, attempt: int, call: Callable[[], Any]) -> Any:
-        """Run an attempt; see `protocols.Interceptor`."""
-        return self._inner.around_attempt(record, attempt, call)
-
-    def around_delivery(self, record: TaskRecord, deliver: Callable[[], bool]) -> bool:
-        """Start a task; see `protocols.Interceptor`."""
-        return self._inner.around_delivery(record, deliver)
-
-    def after_throttle(self, name: str, record: TaskRecord | None, at: float) -> None:
-        """Called when a throttle has allowed a call; see `protocols.Interceptor`."""
-        self._inner.after_throttle(name, record, at)
-
-    def after_event(self, record: TaskRecord, kind: str) -> None:
-        """Called in a task after an event; see `protocols.Interceptor`."""
-        self._inner.after_event(record, kind)
-
-
-class _Passive(Interceptor):
-    """Does nothing."""

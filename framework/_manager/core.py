@@ -11,9 +11,10 @@ import math
 import random
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 
-from framework._manager.app_rules import AppRules, Settle
+from framework._manager.app_rules import AppRules
 from framework._manager.cleanup import CleanUp
 from framework._manager.others.no_others import NO_OTHERS, Others
 from framework._manager.others.other_processes import OtherProcesses
@@ -34,6 +35,7 @@ from framework._manager.submitting.partner import Joined, Partner
 from framework._manager.submitting.remote import Remote
 from framework._manager.submitting.requeued import Requeued
 from framework._manager.submitting.unique import Unique
+from framework._records.ids import random_id
 from framework._records.statuses import EVENT_OF, FAILURES
 from framework._running.coroutines import runs_of
 from framework._running.endings import Endings
@@ -57,32 +59,57 @@ from framework.protocols import (
     Clock,
     Interceptor,
     RemoteEngine,
-    SharedStore,
     TaskEngine,
     TaskStore,
 )
 from framework.protocols._features import features_of
+from framework.stores.memory import MemoryStore
 
 _LOGGER = logging.getLogger("asyncframe")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a framework is made of; None for the default.
+
+    Attributes:
+        clock: Source of all time.
+        pool: Where sync tasks run.
+        store: Where finished tasks are kept.
+        engine: Where tasks run; None for *pool* and the event loops of the apps.
+        interceptor: Takes part in every task; None for none.
+        rules: Those of the apps, whose engines and stores this framework replaces; None for none.
+        new_id: Returns a new task id.
+        rng: Source of jitter.
+        endings_type: Class that ends the tasks; a worker of a remote engine has its own.
+        policies_type: Class of the policies, unless there is an interceptor.
+        in_place: Whether awaited coroutines run where they are awaited, even with a remote engine.
+    """
+
+    clock: Clock | None = None
+    pool: ThreadPoolExecutorEnhanced | None = None
+    store: TaskStore | None = None
+    engine: TaskEngine | None = None
+    interceptor: Interceptor | None = None
+    rules: AppRules | None = None
+    new_id: Callable[[], str] | None = None
+    rng: random.Random | None = None
+    endings_type: type[Endings] = Endings
+    policies_type: type[Policies] = Policies
+    in_place: bool = False
 
 
 class Core:
     """The parts of one task manager.
 
     Args:
-        pool: Where sync tasks run; its owner shuts it down.
-        clock: Source of all time.
-        store: Where finished tasks are kept.
-        engine: Where tasks run; None for *pool* and the event loops of the apps.
-        interceptor: Takes part in every task; None for none.
-        new_id: Returns a new task id.
-        rng: Source of jitter.
+        parts: What it is made of.
         settings: Limits and intervals.
-        endings_type: Class that ends the tasks; a worker of a remote engine has its own.
-        policies_type: Class of the policies, unless there is an interceptor.
-        in_place: Whether awaited coroutines run where they are awaited, even with a remote engine.
+        pool: The pool of *parts*, or one in its place; its owner shuts it down.
+        clock: The clock of *parts*, or one in its place.
 
     Attributes:
+        rules: As in *parts*.
         remote: The engine, if its tasks run in other processes; otherwise None.
         abilities: What *remote* can do besides.
         others: Looks for tasks of other processes, if there can be any.
@@ -96,30 +123,26 @@ class Core:
     manager: object  # a TaskManager, whose module imports this one
 
     def __init__(
-        self,
-        *,
-        pool: ThreadPoolExecutorEnhanced,
-        clock: Clock,
-        store: TaskStore,
-        engine: TaskEngine | None,
-        interceptor: Interceptor | None,
-        new_id: Callable[[], str],
-        rng: random.Random,
-        settings: Settings,
-        endings_type: type[Endings] = Endings,
-        policies_type: type[Policies] = Policies,
-        in_place: bool = False,
+        self, parts: Parts, settings: Settings, pool: ThreadPoolExecutorEnhanced, clock: Clock
     ) -> None:
+        engine, interceptor, rules = parts.engine, parts.interceptor, parts.rules
+        new_id = parts.new_id or random_id
         self.pool = pool
         self.clock = clock
-        self.rng = rng
+        self.rng = parts.rng or random.Random()
+        self.rules = rules
         self.boxes = Mailboxes()
         self.engine: TaskEngine = LocalEngine(pool, self.boxes) if engine is None else engine
         # The method first: the check of a protocol takes as long as all else here together.
         may_be_remote = hasattr(engine, "request_cancel")
         self.remote = engine if may_be_remote and isinstance(engine, RemoteEngine) else None
         abilities = self.abilities = features_of(self.remote)
-        self.ledger = Ledger(clock, store, settings.queue_size, interceptor)
+        self.ledger = Ledger(
+            clock,
+            MemoryStore() if parts.store is None else parts.store,
+            settings.queue_size,
+            interceptor,
+        )
         self.overview = Overview(self.ledger)
         features, shared = self.ledger.features, self.ledger.shared
         # The engine first, since it knows more: the store gets its news from it.
@@ -133,19 +156,20 @@ class Core:
         forget = None if self.remote is None else partial(self._forget, self.remote)
         retention = Retention(self.ledger, settings.max_finished_tasks, forget)
         workers = abilities.logging
-        self.endings = endings_type(
+        settling = rules or shared
+        self.endings = parts.endings_type(
             self.ledger,
             self.engine,
             self.places,
             retention,
-            _settling(interceptor, shared),
+            None if settling is None else settling.settle,
             workers_log=workers is not None and workers.logs_failures,
         )
         self.runner = Runner(
             self.endings, self.boxes, self.engine, interceptor, runs_of, pool._crew.queue.use_levels
         )
-        self.policies = self._policies(policies_type, Pauses(self.ledger, self.endings.limits))
-        joined = Joined()
+        self.policies = self._policies(parts.policies_type)
+        joined = Joined(rules)
         self.keys = Keys(joined, self.runner, self.places, self.others, new_id)
         self.guard = Guard(joined)
         self.owners = Owners(joined)
@@ -162,6 +186,7 @@ class Core:
             Limited(self.places, self.runner),
             self.requeued,
             None if interceptor is None else Intercepted(joined, interceptor),
+            rules,
             remote,
             self.durable,
         ]
@@ -173,10 +198,10 @@ class Core:
             self.remote,
             new_id,
             self,
-            in_place=in_place or self.remote is None,
+            in_place=parts.in_place or self.remote is None,
         )
         book = features.schedules or abilities.schedules
-        self.schedules = Schedules(self.intake, rng, book, self.others)
+        self.schedules = Schedules(self.intake, self.rng, book, self.others)
         self.clean_up = CleanUp(self.ledger, retention, settings)
         self.apply(settings)
         self.scene = LiveScene(self.ledger, self.engine)
@@ -187,9 +212,9 @@ class Core:
             self.ledger.subscribe(log_final, EVENT_OF.values())
             self.ledger.subscribe(log_attempt, ("retrying",))
 
-    def _policies(self, own_type: type[Policies], pauses: Pauses) -> Policies:
+    def _policies(self, own_type: type[Policies]) -> Policies:
         """Return the policies, whose windows are shared if the store can do that."""
-        interceptor = self.ledger.interceptor
+        interceptor, pauses = self.ledger.interceptor, Pauses(self.ledger, self.endings.limits)
         windows = self.ledger.features.windows
         if interceptor is not None:
             return WatchedPolicies(self.clock, self.rng, pauses, interceptor)
@@ -275,14 +300,3 @@ class Core:
         else:
             # By status, since most tasks have completed and would be unpacked in vain.
             report_unread(one for status in FAILURES for one in self.ledger.store.list(status))
-
-    def after_fork(self) -> None:
-        """Accept no more tasks in a forked child, which has neither the threads nor the loop."""
-        self.ledger.after_fork()
-
-
-def _settling(interceptor: Interceptor | None, shared: SharedStore | None) -> Settle | None:
-    """Return what converts results to what is read where they are asked for; None for nothing."""
-    if isinstance(interceptor, AppRules):
-        return interceptor.settle
-    return None if shared is None else shared.settle

@@ -14,45 +14,23 @@ Reads take no lock: each field is read once, and a list is replaced, never chang
 from __future__ import annotations
 
 import os
-import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
-from framework._manager.app_rules import AppRules
-from framework._manager.core import Core
+from framework._manager.core import Core, Parts
 from framework._manager.face.manager import TaskManager
 from framework._manager.hosting.host import RemoteHost
 from framework._manager.settings import Settings
-from framework._records.ids import random_id
-from framework._running.endings import Endings
 from framework._running.waits.policies import Policies, standalone
 from framework._tasks.current import current_home
 from framework._tasks.live import Home
 from framework._threads.clock import SystemClock
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework.exceptions import FrameworkNotStartedError
-from framework.protocols import Clock, Interceptor, TaskEngine, TaskStore
-from framework.stores.memory import MemoryStore
 
 POOL_NAME = "asyncframe-"
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a framework is made of; None for the default."""
-
-    clock: Clock | None = None
-    pool: ThreadPoolExecutorEnhanced | None = None
-    store: TaskStore | None = None
-    engine: TaskEngine | None = None
-    interceptor: Interceptor | None = None
-    new_id: Callable[[], str] | None = None
-    rng: random.Random | None = None
-    endings_type: type[Endings] = Endings
-    policies_type: type[Policies] = Policies
-    in_place: bool = False
 
 
 class Framework:
@@ -71,22 +49,9 @@ class Framework:
         self.pool = parts.pool or ThreadPoolExecutorEnhanced(
             settings.max_workers, POOL_NAME, clock=clock
         )
-        self.core = Core(
-            pool=self.pool,
-            clock=clock,
-            store=MemoryStore() if parts.store is None else parts.store,
-            engine=parts.engine,
-            interceptor=parts.interceptor,
-            new_id=parts.new_id or random_id,
-            rng=parts.rng or random.Random(),
-            settings=settings,
-            endings_type=parts.endings_type,
-            policies_type=parts.policies_type,
-            in_place=parts.in_place,
-        )
+        self.core = Core(parts, settings, self.pool, clock)
         self.core.manager = self.manager = TaskManager(self.core)
         self._adopted: Settings | None = None
-        self._rules = parts.interceptor if isinstance(parts.interceptor, AppRules) else None
 
     @property
     def is_shared(self) -> bool:
@@ -142,8 +107,8 @@ class Framework:
 
     def add_rules(self, home: Home, parts: Parts) -> None:
         """Add the rules of an app's own *parts*, which this framework replaces."""
-        if self._rules is not None:
-            self._rules.add(home, parts.engine, parts.store)
+        if self.core.rules is not None:
+            self.core.rules.add(home, parts.engine, parts.store)
 
     def open(self, home: Home, *, schedules: bool = True) -> None:
         """Accept tasks for *home*, and start the framework if it is the first home.
@@ -194,7 +159,7 @@ class Framework:
 
     def after_fork(self) -> None:
         """Accept no more tasks in a forked child, which has none of the threads."""
-        self.core.after_fork()
+        self.core.ledger.after_fork()
         if self._own_clock is not None:
             self._own_clock.forget_thread()
 

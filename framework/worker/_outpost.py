@@ -20,7 +20,8 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from framework._manager.frameworks import Framework, Parts
+from framework._manager.core import Parts
+from framework._manager.frameworks import Framework
 from framework._manager.settings import Settings
 from framework._records.ids import TaskId
 from framework._records.jsonsafe import safe_str

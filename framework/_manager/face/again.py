@@ -13,7 +13,6 @@ from functools import partial
 from types import FrameType
 from typing import Any, NamedTuple
 
-from framework._manager.app_rules import AppRules
 from framework._manager.core import Core
 from framework._manager.request_bound.arguments import require_lasting
 from framework._records.jsonsafe import safe_str
@@ -91,9 +90,8 @@ async def _call_of(core: Core, record: TaskRecord) -> _Call:
 def _keeper(core: Core, record: TaskRecord) -> CallStore | None:
     """Return the store that keeps calls as JSON; in a test that of the app, which is replaced."""
     features = core.ledger.features
-    rules = core.runner.interceptor
-    if isinstance(rules, AppRules) and isinstance(record, LiveTask):
-        features = rules.store_of(record.home) or features
+    if core.rules is not None and isinstance(record, LiveTask):
+        features = core.rules.store_of(record.home) or features
     return features.calls
 
 

@@ -103,14 +103,17 @@ class Joined:
 
     They join when they are first needed, and stay: until then, no submission pays for them.
 
+    Args:
+        first: One that takes part from the beginning; None for none.
+
     Attributes:
         checks: Asked before there is a task; each returns the spec to use.
         partners: Those that are asked at the later moments.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first: Partner | None = None) -> None:
         self.checks: list[Check] = []
-        self.partners: list[Partner] = []
+        self.partners: list[Partner] = [] if first is None else [first]
         self._told: list[Callable[[], object]] = []
 
     def check_by(self, check: Check) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from framework import background_task
-from framework._manager.frameworks import Framework, Parts
+from framework._manager.core import Parts
+from framework._manager.frameworks import Framework
 from framework._manager.hosting.host import RemoteHost
 from framework._manager.settings import Settings
 from framework._manager.submitting.requeued import _Wait

@@ -11,8 +11,9 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
 from typing import Any, ClassVar, TypeAlias
 
+from framework._manager.core import Parts
 from framework._manager.face.manager import TaskManager
-from framework._manager.frameworks import Framework, Parts
+from framework._manager.frameworks import Framework
 from framework._manager.settings import Settings
 from framework._records.statuses import EVENT_OF, FINAL
 from framework._threads.clock import SystemClock

@@ -30,7 +30,8 @@ from framework import (
     setup_async_framework,
 )
 from framework._manager import frameworks
-from framework._manager.frameworks import Framework, Parts
+from framework._manager.core import Parts
+from framework._manager.frameworks import Framework
 from framework._manager.settings import Settings
 from framework._tasks.live import Home
 from framework.http import Accepted, task_router
