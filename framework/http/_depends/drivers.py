@@ -14,18 +14,19 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any, Final  # dependencies return anything
+from typing import Any, Final, TypeVar  # dependencies return anything
 
 from framework._manager.core import Core
 from framework._tasks.current import current_record
 from framework._threads.user_threads import DEPENDENCY, call_on_thread
 from framework._threads.waiters import ThreadWaiter
-from framework.http._depends.scope import Step, Steps
+from framework.http._depends.scope import Scope, Step
 from framework.protocols import Clock
+
+T = TypeVar("T")
 
 _MOST_OPENING: Final = 40
 """How many threads of one loop open dependencies at a time."""
@@ -43,24 +44,14 @@ def carry(source: Context) -> None:
 # -- a task on a thread
 
 
-def take_steps(steps: Steps, companion: Companion) -> Any:
-    """Take sync steps in place and async ones on the loop; return the result of *steps*."""
-    value: Any = None
-    error: BaseException | None = None
+def finish(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never suspends to its end, and return its result."""
     try:
-        while True:
-            try:
-                step = steps.send(value) if error is None else steps.throw(error)
-            except StopIteration as stop:
-                return stop.value
-            value = error = None
-            try:
-                value = companion.run(step.call) if step.is_async else step.call()
-            except BaseException as raised:  # thrown into the steps
-                error = raised
-    finally:
-        # Its traceback refers to this frame: a reference back would make a cycle.
-        del error
+        coroutine.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    raise AssertionError("the coroutine suspended")
 
 
 class Companion:
@@ -69,16 +60,19 @@ class Companion:
     In one asyncio task, since a timeout or a task group must be left where it was entered.
     """
 
-    __slots__ = ("_errands", "_idle", "_is_over", "_loop", "_task")
+    __slots__ = ("_errands", "_loop", "_task")
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
-        self._errands: deque[_Errand] = deque()
-        self._idle: asyncio.Future[None] | None = None
-        self._is_over = False
+        # None comes last.
+        self._errands: asyncio.Queue[_Errand | None] = asyncio.Queue()
 
-    def run(self, call: Callable[[], Awaitable[Any]]) -> Any:
+    async def take(self, step: Step) -> Any:
+        """Take a step, a sync one in place; never suspends, but blocks the thread."""
+        return self._run(step.call) if step.is_async else step.call()
+
+    def _run(self, call: Callable[[], Awaitable[Any]]) -> Any:
         """Await *call* on the loop; block until it has ended, and return or raise its outcome.
 
         Raises:
@@ -100,56 +94,67 @@ class Companion:
     def end(self) -> None:
         """End the asyncio task, if there is one; it has closed its dependencies by now."""
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._finish)
+            self._loop.call_soon_threadsafe(self._errands.put_nowait, None)
 
     # -- on the loop
 
     def _take(self, errand: _Errand, name: str) -> None:
         assert self._loop is not None
-        self._errands.append(errand)
+        self._errands.put_nowait(errand)
         if self._task is None:
             self._task = self._loop.create_task(self._serve(), name=name, context=errand.context)
             self._task.add_done_callback(self._fail_rest)
         elif self._task.done():
             self._fail_rest(self._task)
-        else:
-            self._awaken()
-
-    def _finish(self) -> None:
-        self._is_over = True
-        self._awaken()
-
-    def _awaken(self) -> None:
-        if self._idle is not None and not self._idle.done():
-            self._idle.set_result(None)
 
     async def _serve(self) -> None:
-        assert self._loop is not None
-        while not self._is_over:
-            while self._errands:
-                await self._errands.popleft().run()
-            self._idle = self._loop.create_future()
-            await self._idle
+        while (errand := await self._errands.get()) is not None:
+            await errand.run()
 
     def _fail_rest(self, _: object) -> None:
         """Fail the errands that nobody runs any more, since the loop has cancelled its tasks."""
-        while self._errands:
-            self._errands.popleft().fail(RuntimeError("the event loop of the task's app has ended"))
+        while not self._errands.empty():
+            if (errand := self._errands.get_nowait()) is not None:
+                errand.fail(RuntimeError("the event loop of the task's app has ended"))
 
 
-class _Errand:
+class _Call:
+    """A call that is made elsewhere.
+
+    Attributes:
+        error: What it has raised; None while it runs, and if it returned.
+        value: What it has returned.
+    """
+
+    __slots__ = ("error", "value")
+
+    def __init__(self) -> None:
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+    def outcome(self) -> Any:
+        """Return or raise the outcome of the call."""
+        if self.error is None:
+            return self.value
+        try:
+            raise self.error
+        finally:
+            # Its traceback refers to this frame: a reference back would make a cycle.
+            self.error = None
+
+
+class _Errand(_Call):
     """One call on a loop for which a thread waits.
 
     Attributes:
         context: The variables that the thread has, and later those that the call has.
     """
 
-    __slots__ = ("_call", "_error", "_value", "_waiter", "context")
+    __slots__ = ("_call", "_waiter", "context")
 
     def __init__(self, call: Callable[[], Awaitable[Any]], clock: Clock) -> None:
+        super().__init__()
         self._call = call
-        self._value: Any = None
-        self._error: BaseException | None = None
         self._waiter = ThreadWaiter(clock)
         self.context = copy_context()
 
@@ -160,16 +165,16 @@ class _Errand:
         """
         carry(self.context)
         try:
-            self._value = await self._call()
+            self.value = await self._call()
         except BaseException as error:  # raised on the thread
-            self._error = error
+            self.error = error
         finally:
             self.context = copy_context()
             self._waiter.wake()
 
     def fail(self, error: BaseException) -> None:
         """End the call without making it."""
-        self._error = error
+        self.error = error
         self._waiter.wake()
 
     def outcome(self) -> Any:
@@ -177,81 +182,39 @@ class _Errand:
         while self._waiter.wait(None) is None:
             pass
         carry(self.context)
-        if self._error is None:
-            return self._value
-        try:
-            raise self._error
-        finally:
-            # Its traceback refers to this frame: a reference back would make a cycle.
-            self._error = None
+        return super().outcome()
 
 
 # -- a task on a loop
 
 
-async def await_steps(steps: Steps, threads: Threads) -> Any:
-    """Take async steps in place and sync ones on threads; return the result of *steps*."""
-    value: Any = None
-    error: BaseException | None = None
-    try:
-        while True:
-            try:
-                step = steps.send(value) if error is None else steps.throw(error)
-            except StopIteration as stop:
-                return stop.value
-            value = error = None
-            try:
-                value = await step.call() if step.is_async else await threads.run(step)
-            except BaseException as raised:  # thrown into the steps
-                error = raised
-    finally:
-        # Its traceback refers to this frame: a reference back would make a cycle.
-        del error
+def close_later(scope: Scope, closed: GeneratorExit) -> None:
+    """Close the scope of a coroutine that is being closed, and so must not wait for that.
 
-
-def close_later(steps: Steps, threads: Threads, closed: GeneratorExit) -> None:
-    """Take steps for a coroutine that is being closed, and so must not wait for them.
-
-    An asyncio task takes them, which the loop waits for when it ends. Without a running loop
+    An asyncio task does it, which the loop waits for when it ends. Without a running loop
     only sync steps are taken, here: async generators are then left to the collector.
 
     Args:
-        steps: What closes the scope of the coroutine.
-        threads: Its threads.
+        scope: The scope.
         closed: What the coroutine got.
     """
-    if asyncio._get_running_loop() is not None:
-        closing = asyncio.get_running_loop().create_task(_close(steps, threads, closed))
-        # A loop has only weak references to its tasks.
-        _CLOSING.add(closing)
-        closing.add_done_callback(_CLOSING.discard)
+    if asyncio._get_running_loop() is None:
+        finish(scope.close(closed))
         return
-    step = next(steps, None)
-    while step is not None:
-        try:
-            if not step.is_async:
-                step.call()
-        except BaseException as error:  # told to the others
-            step = _thrown(steps, error)
-        else:
-            step = next(steps, None)
+    closing = asyncio.get_running_loop().create_task(_close(scope, closed))
+    # A loop has only weak references to its tasks.
+    _CLOSING.add(closing)
+    closing.add_done_callback(_CLOSING.discard)
 
 
 _CLOSING: Final[set[asyncio.Task[None]]] = set()
 
 
-async def _close(steps: Steps, threads: Threads, closed: GeneratorExit) -> None:
-    error = await await_steps(steps, threads)
+async def _close(scope: Scope, closed: GeneratorExit) -> None:
+    error = await scope.close(closed)
     if error is not None and error is not closed:
         # The loop logs it, since nobody awaits this.
         raise error
-
-
-def _thrown(steps: Steps, error: BaseException) -> Step | None:
-    try:
-        return steps.throw(error)
-    except StopIteration:
-        return None
 
 
 class Threads:
@@ -265,11 +228,16 @@ class Threads:
     def __init__(self) -> None:
         self._context: Context | None = None
 
-    async def run(self, step: Step) -> Any:
-        """Make a call on a thread, and return or raise its outcome.
+    async def take(self, step: Step) -> Any:
+        """Take a step, an async one in place.
 
-        If the task is cancelled meanwhile, it waits for the call all the same, and undoes it.
+        If the task is cancelled during a sync one, it waits for that all the same, and undoes it.
+        Without a running loop, an async step is left out, and a sync one is taken here.
         """
+        if asyncio._get_running_loop() is None:
+            return None if step.is_async else step.call()
+        if step.is_async:
+            return await step.call()
         if step.closes:
             return await self._run(step)
         async with _limit(asyncio.get_running_loop()):
@@ -294,20 +262,15 @@ class Threads:
             del cancelled
 
 
-class _ThreadCall:
-    """One call on a thread of its own, which a coroutine waits for.
+class _ThreadCall(_Call):
+    """One call on a thread of its own, which a coroutine waits for."""
 
-    Attributes:
-        error: What it has raised; None while it runs, and if it returned.
-    """
-
-    __slots__ = ("_abandoned", "_context", "_future", "_loop", "_step", "_value", "error")
+    __slots__ = ("_abandoned", "_context", "_future", "_loop", "_step")
 
     def __init__(self, step: Step, context: Context) -> None:
+        super().__init__()
         self._step = step
         self._context = context
-        self._value: Any = None
-        self.error: BaseException | None = None
         self._loop = asyncio.get_running_loop()
         self._future: asyncio.Future[None] = self._loop.create_future()
         # Read and written on the loop only.
@@ -327,19 +290,9 @@ class _ThreadCall:
                 raise
         return cancelled
 
-    def outcome(self) -> Any:
-        """Return or raise the outcome of the call."""
-        if self.error is None:
-            return self._value
-        try:
-            raise self.error
-        finally:
-            # Its traceback refers to this frame: a reference back would make a cycle.
-            self.error = None
-
     def _make(self) -> None:
         try:
-            self._value = self._context.run(self._step.call)
+            self.value = self._context.run(self._step.call)
         except BaseException as error:  # raised in the coroutine
             self.error = error
         try:

@@ -13,15 +13,9 @@ from framework._tasks.current import current_home, current_record
 from framework._tasks.functions import is_async, name_of, signature_of
 from framework._tasks.injection import LAYER
 from framework.exceptions import TaskInterruptedError, TaskTimeoutError
-from framework.http._depends.drivers import (
-    Companion,
-    Threads,
-    await_steps,
-    close_later,
-    take_steps,
-)
+from framework.http._depends.drivers import Companion, Threads, close_later, finish
 from framework.http._depends.graph import Edge, edges_of, optional_of
-from framework.http._depends.scope import Scope
+from framework.http._depends.scope import Scope, Take
 
 
 def inject(fn: Callable[..., Any], dependencies: Mapping[str, Any]) -> Any:
@@ -94,58 +88,49 @@ class _Attempts:
         places: tuple[tuple[int, str], ...],
     ) -> None:
         self._fn = fn
+        self._is_async = is_async(fn)
         self._edges = edges
         self._places = places
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make one attempt on a thread."""
-        scope, companion = self._scope(), Companion()
-        failure: BaseException | None = None
-        early = result = None
+        companion = Companion()
         try:
-            values = take_steps(scope.open(), companion)
-            result = self._fn(*self._placed(args, values), **kwargs, **values)
-            failure = early = _early_end()
-        except BaseException as error:  # told to the dependencies, and raised below
-            failure = error
-        try:
-            failure = take_steps(scope.close(failure), companion)
-            companion.end()
-            # The task has ended already; what is raised here could only cause a retry.
-            if failure is not early:
-                raise failure
+            return _given(*finish(self._outcome(args, kwargs, companion.take)))
         finally:
-            # Its traceback refers to this frame: a reference back would make a cycle.
-            del failure, early
-        return result
+            companion.end()
 
     async def run_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make one attempt on an event loop."""
-        scope, threads = self._scope(), Threads()
+        return _given(*await self._outcome(args, kwargs, Threads().take))
+
+    async def _outcome(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], take: Take
+    ) -> tuple[Any, BaseException | None]:
+        """Make one attempt, and return its result, and the error with which it ends."""
+        home = current_home.get()
+        app = None if home is None else home.app
+        scope = Scope(self._edges, getattr(app, "dependency_overrides", None) or {}, take)
         failure: BaseException | None = None
         early = result = None
         try:
-            values = await await_steps(scope.open(), threads)
-            result = await self._fn(*self._placed(args, values), **kwargs, **values)
+            values = await scope.open()
+            result = self._fn(*self._placed(args, values), **kwargs, **values)
+            if self._is_async:
+                result = await result
             failure = early = _early_end()
-        except GeneratorExit as closed:
-            close_later(scope.close(closed), threads, closed)
-            raise
-        except BaseException as error:  # as above
+        except BaseException as error:  # told to the dependencies, and raised by the caller
+            if self._is_async and isinstance(error, GeneratorExit):
+                close_later(scope, error)
+                raise
             failure = error
         try:
-            failure = await await_steps(scope.close(failure), threads)
-            if failure is not early:
-                raise failure
+            failure = await scope.close(failure)
+            # The task has ended already; what is raised then could only cause a retry.
+            return result, None if failure is early else failure
         finally:
-            # As above.
+            # Its traceback refers to this frame: a reference back would make a cycle.
             del failure, early
-        return result
-
-    def _scope(self) -> Scope:
-        home = current_home.get()
-        app = None if home is None else home.app
-        return Scope(self._edges, getattr(app, "dependency_overrides", None) or {})
 
     def _placed(self, args: tuple[Any, ...], values: dict[str, Any]) -> tuple[Any, ...]:
         """Return positional arguments with the values that stand between them.
@@ -157,6 +142,17 @@ class _Attempts:
             if place < len(placed):
                 placed.insert(place, values.pop(name))
         return tuple(placed)
+
+
+def _given(result: Any, failure: BaseException | None) -> Any:
+    """Return the result of an attempt, or raise its failure."""
+    try:
+        if failure is not None:
+            raise failure
+        return result
+    finally:
+        # As above.
+        del failure
 
 
 def _early_end() -> Exception | None:

@@ -1,12 +1,12 @@
 """Scopes: the values of one attempt, and what must be closed when the attempt ends.
 
-A scope says which step comes next, and its driver takes the step where it belongs: on a thread or
-on an event loop.
+A scope says which step comes next, and what it was given takes the step where it belongs: on a
+thread or on an event loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias  # dependencies return anything
 
@@ -30,8 +30,8 @@ class Step(NamedTuple):
     undo: Callable[[BaseException], object] | None = None
 
 
-Steps: TypeAlias = Generator[Step, Any, Any]
-"""Yields steps, and is sent their results, or thrown their errors."""
+Take: TypeAlias = Callable[[Step], Awaitable[Any]]
+"""Takes a step, and returns its result or raises its error."""
 
 
 class Scope:
@@ -40,51 +40,54 @@ class Scope:
     Args:
         edges: The dependencies of the task's function, by parameter name.
         overrides: What is called in place of a dependency: ``app.dependency_overrides``.
+        take: Takes its steps.
     """
 
-    __slots__ = ("_edges", "_exits", "_overrides", "_solved")
+    __slots__ = ("_edges", "_exits", "_overrides", "_solved", "_take")
 
     def __init__(
-        self, edges: Mapping[str, Edge], overrides: Mapping[Callable[..., Any], Callable[..., Any]]
+        self,
+        edges: Mapping[str, Edge],
+        overrides: Mapping[Callable[..., Any], Callable[..., Any]],
+        take: Take,
     ) -> None:
         self._edges = edges
         self._overrides = overrides
+        self._take = take
         self._solved: dict[Hashable, Any] = {}
         self._exits: list[tuple[Any, bool]] = []
 
-    def open(self) -> Steps:
-        """Return the steps that get all values; their result is a dict by parameter name."""
-        return self._solve(self._edges)
+    async def open(self) -> dict[str, Any]:
+        """Return all values by parameter name."""
+        return await self._solve(self._edges)
 
-    def _solve(self, edges: Mapping[str, Edge]) -> Steps:
-        values = {}
-        for name, edge in edges.items():
-            values[name] = yield from self._value(edge)
-        return values
+    async def _solve(self, edges: Mapping[str, Edge]) -> dict[str, Any]:
+        return {name: await self._value(edge) for name, edge in edges.items()}
 
-    def _value(self, edge: Edge) -> Steps:
+    async def _value(self, edge: Edge) -> Any:
         node = edge.node
         key = _key(node.call)
         if edge.use_cache and key in self._solved:
             return self._solved[key]
         if self._overrides and (override := self._overrides.get(node.call)) is not None:
             node = node_of(override, edge.chain)
-        values = yield from self._solve(node.edges)
+        values = await self._solve(node.edges)
         for name, default in node.defaults.items():
             values[name] = default()
         if node.context is None:
-            value = yield Step(partial(node.call, **values), node.is_async)
+            value = await self._take(Step(partial(node.call, **values), node.is_async))
         else:
             entered = node.context(**values)
             enter = entered.__aenter__ if node.is_async else entered.__enter__
-            value = yield Step(enter, node.is_async, undo=partial(_leave, entered))
+            undo = partial(_leave, entered)
+            value = await self._take(Step(enter, node.is_async, undo=undo))
             self._exits.append((entered, node.is_async))
         # As in FastAPI, the first value is kept, also that of a use without the cache.
         self._solved.setdefault(key, value)
         return value
 
-    def close(self, error: BaseException | None) -> Steps:
-        """Return the steps that close what was opened, the latest first.
+    async def close(self, error: BaseException | None) -> BaseException | None:
+        """Close what was opened, the latest first.
 
         Each is told the error, and all are closed. One that catches the error does not undo it:
         an attempt that failed has failed.
@@ -93,12 +96,12 @@ class Scope:
             error: What ended the attempt; None if it succeeded.
 
         Returns:
-            Steps whose result is the error with which the attempt ends, or None.
+            The error with which the attempt ends, or None.
         """
         while self._exits:
             entered, is_async = self._exits.pop()
             try:
-                yield Step(partial(_leave, entered, error), is_async, closes=True)
+                await self._take(Step(partial(_leave, entered, error), is_async, closes=True))
             except BaseException as raised:  # the others are closed all the same
                 error = raised
         return error
