@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -364,40 +365,27 @@ class Topic:
             seat.end()
 
 
+@dataclass(slots=True, eq=False)
 class Seat:
     """One client of a task, on the thread of its loop.
 
-    Args:
-        topic: The task.
-
     Attributes:
-        topic: Like the argument.
+        topic: The task.
         seen: The id of the last state that the client got; "" for none.
         is_gone: Whether the client is not to be sent anything more.
         on_slow: Called once if the client takes nothing for too long.
     """
 
-    __slots__ = (
-        "_beats",
-        "_busy_since",
-        "_ended",
-        "_future",
-        "_queued",
-        "is_gone",
-        "on_slow",
-        "seen",
-        "topic",
-    )
-
-    def __init__(self, topic: Topic) -> None:
-        self.topic = topic
-        self.seen = ""
-        self.is_gone = False
-        self.on_slow: Callable[[], object] = bool
-        self._ended = self._queued = self._beats = False
-        self._future: asyncio.Future[None] | None = None
-        # Since when it is being sent something; None while there is nothing to send.
-        self._busy_since: float | None = None
+    topic: Topic
+    seen: str = ""
+    is_gone: bool = False
+    on_slow: Callable[[], object] = bool
+    _ended: bool = False
+    _queued: bool = False
+    _beats: bool = False
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    # Since when it is being sent something; None while there is nothing to send.
+    _busy_since: float | None = None
 
     async def next(self) -> Frame | None:
         """Suspend until there is a new state, and return it; None if a comment is due.
@@ -419,26 +407,19 @@ class Seat:
                 self._busy_since = hub.core.clock.monotonic()
                 self._beats = False
                 return None
-            self._future = hub.loop.create_future()
-            try:
-                await self._future
-            finally:
-                self._future = None
+            self._news.clear()
+            await self._news.wait()
         raise EndOfStreamError
 
     def is_to_wake(self) -> bool:
-        """Return whether it waits and is not queued to be woken; the caller queues it then."""
-        if self._future is None or self._queued:
-            return False
-        self._queued = True
-        return True
+        """Return whether it is not queued to be woken; the caller queues it then."""
+        was_queued, self._queued = self._queued, True
+        return not was_queued
 
     def wake(self) -> None:
         """Let it look for a new state."""
         self._queued = False
-        future = self._future
-        if future is not None and not future.done():
-            future.set_result(None)
+        self._news.set()
 
     def end(self) -> None:
         """End the stream once the client has the newest state."""

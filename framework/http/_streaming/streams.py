@@ -68,16 +68,32 @@ class EventStreamResponse(Response):
         seat = hub.listen(self._task)
         seat.seen = self._seen
         watching = asyncio.ensure_future(_watch(receive, seat))
-        seat.on_slow = cut = _Cut(self._task, transport, asyncio.current_task())
+        sending, was_cancelled = asyncio.current_task(), False
+
+        def cut() -> None:
+            """Cut the connection of a client that does not read."""
+            nonlocal was_cancelled
+            _LOGGER.info(
+                "the stream of task %s ends: its client has read nothing for %g s",
+                self._task.task_id,
+                PATIENCE,
+            )
+            # What waits to be sent would wait for as long as the client lives.
+            if callable(abort := getattr(transport, "abort", None)):
+                abort()
+            elif sending is not None:
+                was_cancelled = sending.cancel()
+
+        seat.on_slow = cut
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             await self._send_states(seat, send, hub.spread())
             if not seat.is_gone:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         except asyncio.CancelledError:
-            if not cut.has_cancelled:
+            if sending is None or not was_cancelled:
                 raise
-            cut.uncancel()
+            sending.uncancel()
         finally:
             watching.cancel()
             hub.unlisten(seat)
@@ -134,44 +150,6 @@ def keep_little(transport: Any) -> None:  # Any: as above
     with suppress(AttributeError, OSError):
         connection = transport.get_extra_info("socket")
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
-
-
-class _Cut:
-    """Cuts the connection of a client that does not read.
-
-    Args:
-        task: The task that it follows.
-        transport: That of the connection, which is told to give it up: what waits to be sent
-            would wait for as long as the client lives. None if it is unknown.
-        owner: What sends to the client.
-
-    Attributes:
-        has_cancelled: Whether *owner* was cancelled instead.
-    """
-
-    def __init__(self, task: Task, transport: Any, owner: asyncio.Task[Any] | None) -> None:
-        self._task = task
-        self._transport = transport
-        self._owner = owner
-        self.has_cancelled = False
-
-    def __call__(self) -> None:
-        """Cut it."""
-        _LOGGER.info(
-            "the stream of task %s ends: its client has read nothing for %g s",
-            self._task.task_id,
-            PATIENCE,
-        )
-        if callable(abort := getattr(self._transport, "abort", None)):
-            abort()
-        elif self._owner is not None:
-            self.has_cancelled = True
-            self._owner.cancel()
-
-    def uncancel(self) -> None:
-        """Note that the cancellation has had its effect."""
-        assert self._owner is not None
-        self._owner.uncancel()
 
 
 async def _watch(receive: Receive, seat: Seat) -> None:
