@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any  # JSON
 
 from framework._manager.core import Core
@@ -18,11 +17,6 @@ from framework._threads.pool import ThreadPoolExecutorEnhanced
 def core_of(manager: TaskManager) -> Core:
     """Return the core of a manager."""
     return manager._core
-
-
-def whose_of(core: Core) -> Callable[[], str | None] | None:
-    """Return what says whom the tasks of a request belong to; None if nothing does."""
-    return core.owners.whose
 
 
 def crew_of(pool: ThreadPoolExecutorEnhanced) -> Crew:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar  # routes and scopes have attributes and values of any type
+from functools import partial
+from typing import (  # routes and scopes have attributes and values of any type
+    Any,
+    Final,
+    TypeAlias,
+    TypeVar,
+)
 from urllib.parse import quote
-
-from fastapi import routing
 
 from framework._tasks.current import current_home
 from framework.http._access.access import Access
+from framework.http._access.mounted import unfolded
 from framework.http.views import TaskView
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -25,23 +30,6 @@ So it is for the routes of mounted apps, too, whose lifespans never run.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A route of an app, with the prefixes of all routers and mounts around it.
-
-    Attributes:
-        path: Its full path inside the app, with the names of parameters in braces.
-        endpoint: Its function.
-        methods: Its methods.
-        model: Its response model; None if it has none.
-    """
-
-    path: str
-    endpoint: Any
-    methods: frozenset[str]
-    model: Any
-
-
 def shows_status(access: Access) -> Callable[[C], C]:
     """Mark the function of the route that shows a task's status, as `task_router` has it."""
 
@@ -53,24 +41,21 @@ def shows_status(access: Access) -> Callable[[C], C]:
     return mark
 
 
-def routes_of(app: Any, prefix: str = "", *, all_hosts: bool = False) -> Iterator[Found]:
-    """Yield the routes of an app, and of the apps that are mounted there, in their order.
+def routes_of(app: Any, prefix: str = "", *, all_hosts: bool = False) -> Iterator[tuple[str, Any]]:
+    """Yield the HTTP routes of an app, and of the apps that are mounted there, in their order.
+
+    Each with its full path inside the app, with the names of parameters in braces.
 
     Args:
         app: The app.
         prefix: Where it is mounted.
         all_hosts: Whether to yield those for other hosts as well.
     """
-    routes = list(getattr(app, "routes", None) or ())
-    # From FastAPI 0.13x on, an included router is one route.
-    contexts: Any = getattr(routing, "iter_route_contexts", iter)
-    for route in contexts(routes):
+    for route in unfolded(app):
         original = getattr(route, "original_route", route)
         path = getattr(route, "path_format", None)
-        if path is not None and getattr(route, "endpoint", None) is not None:
-            methods = frozenset(getattr(route, "methods", None) or ())
-            model = getattr(route, "response_model", None)
-            yield Found(prefix + path, route.endpoint, methods, model)
+        if path is not None and getattr(route, "methods", None):
+            yield prefix + path, route
         elif hasattr(original, "routes") and hasattr(original, "path"):  # a mount
             yield from routes_of(original, prefix + original.path, all_hosts=all_hosts)
         elif all_hosts and hasattr(original, "routes") and hasattr(original, "host"):
@@ -92,22 +77,34 @@ class StatusRoute:
     access: Access | None
 
     def urls(
-        self, root: str, task_id: str, parameters: Mapping[str, Any]
+        self, root: str, parameters: Mapping[str, Any], label: str, task_id: str
     ) -> tuple[str, str | None]:
         """Return the URLs of a task's status and events, without scheme and host.
 
         Args:
             root: The path of the app itself.
-            task_id: The task.
             parameters: The values for other parameters, such as that of a router's prefix.
+            label: The route that accepts the task, for the message.
+            task_id: The task.
 
         Raises:
-            KeyError: If one of them is missing.
+            RuntimeError: If one of the parameters is missing.
         """
         known = {name: quote(str(value), safe="") for name, value in parameters.items()}
         known["task_id"] = quote(task_id, safe="")
-        url = root.rstrip("/") + self.path.format_map(known)
+        try:
+            url = root.rstrip("/") + self.path.format_map(known)
+        except KeyError as error:
+            raise RuntimeError(
+                f"{label} answers 202 with the URL of the task's status, {self.path}, but "
+                f"has no parameter {error}: include a task_router() whose path has no such "
+                "parameter, or the route below the same prefix"
+            ) from None
         return url, f"{url}/events" if self.has_events else None
+
+
+Urls: TypeAlias = Callable[[str], tuple[str, str | None]]
+"""Returns the URLs of a task's status and events, by its id."""
 
 
 def no_status_route(label: str) -> RuntimeError:
@@ -134,30 +131,38 @@ def status_route_of(app: object, *, all_hosts: bool = False) -> StatusRoute | No
         app: The app.
         all_hosts: Whether a route for another host counts.
     """
-    routes = [route for route in routes_of(app, all_hosts=all_hosts) if "GET" in route.methods]
-    paths = {route.path for route in routes}
-    shown = [route for route in routes if "{task_id}" in route.path]
-    found = [(route, getattr(route.endpoint, _ACCESS, None)) for route in shown]
-    routers = [(route, access) for route, access in found if access is not None]
-    own = [(route, access) for route, access in routers if access.owner is not None]
-    views = [(route, None) for route in shown if _is_view(route.model)]
-    for route, access in (*own, *routers, *views):
-        return StatusRoute(route.path, f"{route.path}/events" in paths, access)
+    routes = [one for one in routes_of(app, all_hosts=all_hosts) if "GET" in one[1].methods]
+    paths = {path for path, _ in routes}
+    shown = [(path, route) for path, route in routes if "{task_id}" in path]
+    found = [(path, getattr(route.endpoint, _ACCESS, None)) for path, route in shown]
+    routers = [(path, access) for path, access in found if access is not None]
+    own = [(path, access) for path, access in routers if access.owner is not None]
+    views = [(path, None) for path, route in shown if _is_view(route)]
+    for path, access in (*own, *routers, *views):
+        return StatusRoute(path, f"{path}/events" in paths, access)
     return None
 
 
-def _is_view(model: Any) -> bool:
+def _is_view(route: Any) -> bool:
+    model = getattr(route, "response_model", None)
     return isinstance(model, type) and issubclass(model, TaskView)
 
 
 _KNOWN: Final[weakref.WeakKeyDictionary[Any, StatusRoute]] = weakref.WeakKeyDictionary()
 
 
-def find_status_route(scope: MutableMapping[str, Any]) -> tuple[StatusRoute, str] | None:
-    """Return the status route for the client of a request, and the path of its app.
+def shown_at(scope: MutableMapping[str, Any], label: str) -> tuple[StatusRoute, Urls]:
+    """Return the status route for the client of a request, and what makes its URLs.
 
     It is looked for in the app that handles the request, and then in the one around it that runs
-    the framework. None if neither has one.
+    the framework.
+
+    Args:
+        scope: The request.
+        label: Its route, for messages.
+
+    Raises:
+        RuntimeError: If neither has one.
     """
     root = scope.get("root_path", "")
     home = current_home.get()
@@ -171,5 +176,5 @@ def find_status_route(scope: MutableMapping[str, Any]) -> tuple[StatusRoute, str
             if route is None:
                 continue
             _KNOWN[app] = route
-        return route, path
-    return None
+        return route, partial(route.urls, path, scope.get("path_params", {}), label)
+    raise no_status_route(label)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Final
 from urllib.parse import quote
@@ -11,6 +11,7 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response, params
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
+from framework._manager.frameworks import get_task_manager
 from framework._manager.inside import state_of
 from framework._records import checks
 from framework._records.statuses import TaskStatus
@@ -90,7 +91,17 @@ def task_router(
         ValueError: If *prefix* or a path in *buttons* is no path.
     """
     access = Access(checked_owner(owner), checks.flag("expose_errors", expose_errors))
-    prefix, mounting = checks.path_prefix("prefix", prefix), _Mounting()
+    prefix = checks.path_prefix("prefix", prefix)
+
+    @asynccontextmanager
+    async def lifespan(app: Any) -> AsyncIterator[None]:  # Any: an app of any kind
+        """Tell what is wrong with how the router is mounted, once the app's own lifespan runs."""
+        endpoints = {route.endpoint for route in router.routes if isinstance(route, APIRoute)}
+        warn_of_no_framework()
+        warn_of_open_routes(app, endpoints)
+        warn_of_hidden_routes(app, endpoints)
+        yield
+
     router = StatusRouter(
         prefix=prefix,
         dependencies=_checked_dependencies(dependencies),
@@ -98,14 +109,13 @@ def task_router(
         include_in_schema=checks.flag("include_in_schema", include_in_schema),
         generate_unique_id_function=_operation_ids(prefix),
         route_class=StatusRoute,
-        lifespan=mounting.lifespan,
+        lifespan=lifespan,
     )
     add_dashboard(router, access, {} if buttons is None else buttons)
     _add_lists(router, access)
     _add_task(router, access)
     _add_changes(router, access)
     add_stream(router, access)
-    mounting.endpoints = {route.endpoint for route in router.routes if isinstance(route, APIRoute)}
     return router
 
 
@@ -140,25 +150,6 @@ def _operation_ids(prefix: str) -> Callable[[APIRoute], str]:
         return "_".join([*words.split(), route.name])
 
     return operation_id
-
-
-class _Mounting:
-    """The lifespan of a router.
-
-    Attributes:
-        endpoints: The functions of its routes.
-    """
-
-    def __init__(self) -> None:
-        self.endpoints: Collection[Callable[..., Any]] = ()
-
-    @asynccontextmanager
-    async def lifespan(self, app: Any) -> AsyncIterator[None]:  # Any: an app of any kind
-        """Tell what is wrong with how the router is mounted, once the app's own lifespan runs."""
-        warn_of_no_framework()
-        warn_of_open_routes(app, self.endpoints)
-        warn_of_hidden_routes(app, self.endpoints)
-        yield
 
 
 # -- what OpenAPI has about the routes
@@ -243,7 +234,7 @@ def _add_lists(router: APIRouter, access: Access) -> None:
         """
         viewer = access.viewer(request)
         if access.owner is None:
-            figures = access.manager().get_stats()
+            figures = get_task_manager().get_stats()
             counts = {status.value: figures[status] for status in TaskStatus}
         else:
             counts = await viewer.counts()
@@ -261,7 +252,7 @@ def _add_task(router: APIRouter, access: Access) -> None:
         """Return a task's state and result, at once or when it has ended."""
         task = await access.task(request, task_id)
         if wait and not task.status.is_final:
-            task = access.shown(await ended(request, access.manager(), task, wait))
+            task = access.shown(await ended(request, get_task_manager(), task, wait))
         return await answer_of_task(task, expose_errors=access.expose_errors)
 
 
@@ -276,7 +267,7 @@ def _add_changes(router: APIRouter, access: Access) -> None:
     ) -> Response:
         """Cancel a task, if it can be cancelled, and say what came of it."""
         await access.task(request, task_id)
-        manager = access.manager()
+        manager = get_task_manager()
         said = await manager.request_cancel(task_id)
         task = await manager.get_task(task_id)
         if task is None:
@@ -304,7 +295,7 @@ def _add_changes(router: APIRouter, access: Access) -> None:
         """Submit the call of a task again that has ended without a result, as a new task."""
         await access.task(request, task_id)
         try:
-            new_id = await access.manager().run_again(task_id)
+            new_id = await get_task_manager().run_again(task_id)
         except (RunAgainError, FrameworkNotStartedError) as error:
             raise refusal(error) from None
         url = _url_beside(request, new_id)

@@ -10,10 +10,11 @@ from pydantic_core import CoreSchema
 
 from framework._manager.frameworks import find_core
 from framework._records.ids import TaskId
+from framework._records.records import TaskRecord
 from framework._records.statuses import TaskStatus
 from framework._tasks.current import current_record, current_scope
 from framework._tasks.task import Task
-from framework.http._routes import find_status_route, no_status_route
+from framework.http._routes import Urls, shown_at
 
 T = TypeVar("T")
 
@@ -89,13 +90,20 @@ def _described(task: object) -> dict[str, Any]:
     known = None if core is None else core.ledger.find(task_id)
     # A task has the scope of the request that has submitted it.
     scope = None if current_record.get() is not None else current_scope.get()
-    status_url, events_url = "", None
-    if scope is not None:
-        found = find_status_route(scope)
-        if found is None:
-            raise no_status_route(f"{scope.get('method')} {scope.get('path')}")
-        route, root = found
-        status_url, events_url = route.urls(root, task_id, scope.get("path_params", {}))
+    if scope is None:
+        return body_of(task_id, known, lambda _: ("", None))
+    return body_of(task_id, known, shown_at(scope, f"{scope.get('method')} {scope.get('path')}")[1])
+
+
+def body_of(task_id: str, known: TaskRecord | None, urls: Urls) -> dict[str, Any]:
+    """Return the fields of a task.
+
+    Args:
+        task_id: The task.
+        known: Its record; None if this process has none.
+        urls: Makes its URLs.
+    """
+    status_url, events_url = urls(task_id)
     return {
         "task_id": task_id,
         "status": TaskStatus.PENDING if known is None else known.status,

@@ -10,7 +10,7 @@ import functools
 import inspect
 import logging
 import types
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Union, get_args, get_origin
@@ -27,21 +27,20 @@ from framework._manager.core import Core
 from framework._manager.frameworks import require_core
 from framework._records.ids import TaskId
 from framework._records.records import TaskRecord
-from framework._records.statuses import TaskStatus
 from framework._tasks.functions import is_async
 from framework._tasks.live import LiveTask
 from framework._tasks.task import Task
 from framework._threads.reply import suspend
 from framework.exceptions import TaskNotFoundError
 from framework.http._accepting import links
-from framework.http._accepting.answer import Accepted
+from framework.http._accepting.answer import Accepted, body_of
 from framework.http._accepting.idempotency import IdempotencyKey, id_for
 from framework.http._responses import pause_of
 from framework.http._routes import (
     AT_START,
     StatusRoute,
-    find_status_route,
     no_status_route,
+    shown_at,
     status_route_of,
 )
 from framework.http.views import Problem
@@ -254,12 +253,9 @@ class _Accepting:
 
     async def _answer(self, asked: _Asked, values: dict[str, Any]) -> Any:
         """Call the endpoint, and return what the response says of its task."""
-        core, scope = require_core(), asked.request.scope
-        found = find_status_route(scope)
-        if found is None:  # the route was added after the app had started
-            raise no_status_route(self._label)
-        route, root = found
-        urls = functools.partial(self._urls, route, root, parameters=scope.get("path_params", {}))
+        core = require_core()
+        # It raises an error if the route was added after the app had started.
+        route, urls = shown_at(asked.request.scope, self._label)
         # Before the endpoint is called: a task whose URL nobody can say would run all the same.
         urls("0")
         returned = await self._returned(core, asked, route, values)
@@ -270,37 +266,14 @@ class _Accepting:
         shown_to = None if route.access is None else route.access.owner
         if task is not None and task.owner is None and shown_to is not None:
             self._warn_of_nobody()
-        status_url, events_url = urls(task_id)
+        body = self._model.model_construct(**body_of(task_id, task, urls))
         headers = asked.response.headers
-        headers.setdefault("location", status_url)
+        headers.setdefault("location", body.status_url)
         pause = 0
         if task is not None and not task.status.is_final:
             pause = pause_of(Task(task, scene=core.scene))
         headers.setdefault("retry-after", str(pause))
-        body = self._model.model_construct(
-            task_id=task_id,
-            status=TaskStatus.PENDING if task is None else task.status,
-            status_url=status_url,
-            events_url=events_url,
-        )
         return body if self._alone else _response(body, asked.response)
-
-    def _urls(
-        self, route: StatusRoute, root: str, task_id: str, *, parameters: Mapping[str, Any]
-    ) -> tuple[str, str | None]:
-        """Return the URLs of a task's status and events.
-
-        Raises:
-            RuntimeError: If that route has a parameter which this one has not.
-        """
-        try:
-            return route.urls(root, task_id, parameters)
-        except KeyError as error:
-            raise RuntimeError(
-                f"{self._label} answers 202 with the URL of the task's status, {route.path}, but "
-                f"has no parameter {error}: include a task_router() whose path has no such "
-                "parameter, or the route below the same prefix"
-            ) from None
 
     async def _returned(
         self, core: Core, asked: _Asked, route: StatusRoute, values: dict[str, Any]

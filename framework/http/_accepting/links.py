@@ -24,14 +24,14 @@ def add_links(app: FastAPI, document: dict[str, Any]) -> None:
     operation = {} if status is None else paths.get(status.path, {}).get("get", {})
     if status is None or "operationId" not in operation:
         return
-    for route in routes_of(app):
+    for path, route in routes_of(app):
         code = getattr(route.endpoint, ACCEPTS, None)
         for method in route.methods if code is not None else ():
-            described = paths.get(route.path, {}).get(method.lower(), {})
+            described = paths.get(path, {}).get(method.lower(), {})
             response = described.get("responses", {}).get(str(code))
             if response is None:
                 continue
-            own = _PARAMETER.findall(route.path)
+            own = _PARAMETER.findall(path)
             given = {
                 name: "$response.body#/task_id" if name == "task_id" else f"$request.path.{name}"
                 for name in _PARAMETER.findall(status.path)

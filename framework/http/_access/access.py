@@ -10,14 +10,13 @@ from fastapi import Request
 
 from framework._manager.face.listing import TaskPage, checked_query, counts_of
 from framework._manager.face.looking import find_task
-from framework._manager.face.manager import TaskManager
-from framework._manager.frameworks import require_core
-from framework._manager.inside import core_of, without_places
+from framework._manager.frameworks import get_task_manager, require_core
+from framework._manager.inside import without_places
 from framework._records.pages import FIELDS
 from framework._records.records import TaskRecord
 from framework._tasks.task import Task
 from framework.exceptions import TaskNotFoundError
-from framework.http._access.owners import answer_of, is_used, use, use_late
+from framework.http._access.owners import OwnerFunction, answer_of, use
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +28,7 @@ class Access:
         expose_errors: Whether the messages of errors are shown.
     """
 
-    owner: Callable[[Request], str | None] | None = None
+    owner: OwnerFunction | None = None
     expose_errors: bool = False
 
     def begin(self, app: object) -> None:
@@ -41,12 +40,6 @@ class Access:
         if self.owner is not None:
             use(self.owner)
 
-    def manager(self) -> TaskManager:
-        """Return the manager of the request's app."""
-        manager = require_core().manager
-        assert isinstance(manager, TaskManager)
-        return manager
-
     def owner_of(self, request: Request) -> str | None:
         """Return whom the tasks of a request belong to; None for no owner.
 
@@ -57,8 +50,7 @@ class Access:
         """
         if self.owner is None:
             return None
-        if not is_used(self.owner):
-            use_late(self.owner)
+        use(self.owner, late=True)
         return answer_of(self.owner, request)
 
     async def task(self, request: Request, task_id: str) -> Task:
@@ -101,14 +93,14 @@ class Viewer:
         """Return a page of the tasks that they see; see `TaskManager.list_tasks`."""
         if self._sees_none:
             return TaskPage([], None, 0)
-        page = await self.access.manager().list_tasks(**{**query, **self._own})
+        page = await get_task_manager().list_tasks(**{**query, **self._own})
         return replace(page, tasks=[self.access.shown(task) for task in page.tasks])
 
     async def counts(self, field: str = "status") -> dict[Any, int]:
         """Return how many tasks they see of each status, name or owner; see `counts_of`."""
         if self._sees_none:
             return dict.fromkeys(FIELDS[field].values, 0)
-        return await counts_of(core_of(self.access.manager()), checked_query(**self._own), field)
+        return await counts_of(require_core(), checked_query(**self._own), field)
 
     @property
     def _sees_none(self) -> bool:

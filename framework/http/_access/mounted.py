@@ -15,14 +15,15 @@ from framework._manager.frameworks import find_core
 _LOGGER = logging.getLogger("asyncframe")
 
 
-def routes_of(app: Any) -> Iterator[Any]:
+def unfolded(app: Any) -> Iterator[Any]:
     """Yield the routes of an app in the order in which they are tried, each with its whole path.
 
     Those of included routers are among them, and those of mounted apps are not.
     """
-    # Older versions of FastAPI copy the routes of included routers.
+    # Older versions of FastAPI copy the routes of included routers; from 0.13x on, an included
+    # router is one route.
     unfold = getattr(fastapi.routing, "iter_route_contexts", iter)
-    yield from unfold(app.routes)
+    yield from unfold(list(getattr(app, "routes", None) or ()))
 
 
 def warn_of_no_framework() -> None:
@@ -44,7 +45,7 @@ def warn_of_open_routes(app: Any, endpoints: Collection[Callable[..., Any]]) -> 
     """
     paths = [
         route.path
-        for route in routes_of(app)
+        for route in unfolded(app)
         if getattr(route, "endpoint", None) in endpoints
         and not getattr(route, "dependencies", None)
     ]
@@ -64,7 +65,7 @@ def warn_of_hidden_routes(app: Any, endpoints: Collection[Callable[..., Any]]) -
         endpoints: The functions of the router's routes.
     """
     earlier: list[Any] = []
-    for route in routes_of(app):
+    for route in unfolded(app):
         if getattr(route, "endpoint", None) not in endpoints:
             earlier.append(route)
             continue

@@ -11,7 +11,6 @@ from typing import Any, TypeAlias, cast, get_type_hints
 from fastapi import Request, params
 
 from framework._manager.frameworks import require_core
-from framework._manager.inside import whose_of
 from framework._records import checks
 from framework._tasks.current import OVER, current_home, current_scope
 from framework._tasks.functions import is_async
@@ -56,47 +55,42 @@ class Owners:
             )
 
 
-def use(owner: OwnerFunction) -> None:
+def use(owner: OwnerFunction, *, late: bool = False) -> None:
     """From now on give each task that a request to the current app submits the owner from *owner*.
+
+    Args:
+        owner: The function; if it is used already, nothing happens.
+        late: Whether this is a request, and not the start: tasks before it had no owner, which is
+            logged. While the framework shuts down it accepts no tasks, so that nothing happens.
 
     Raises:
         FrameworkNotStartedError: If no framework is running here.
         ValueError: If the app, or one that is mounted in it, has another function already.
     """
-    core = require_core()
-    owners = whose_of(core)
+    core, home = require_core(), current_home.get()
+    owners = core.owners.whose
+    if isinstance(owners, Owners) and owners.functions.get(home) is owner:
+        return
+    if late and core.ledger.state != "running":
+        return
     if not isinstance(owners, Owners):
         owners = Owners()
         core.owners.own_by(owners)
-    if owners.functions.setdefault(current_home.get(), owner) is not owner:
+    if owners.functions.setdefault(home, owner) is not owner:
         raise ValueError(
             "the task routers of this app, and of the apps that are mounted in it, have different "
             "functions as owner, but a task has one owner: use the same function for all of them, "
             f"not also {checks.show(owner)}"
         )
+    if late:
+        _LOGGER.warning(
+            "tasks that were submitted until now have no owner, since task_router(owner=...) is "
+            "not in the app that the framework was set up for: include it there, and pass that "
+            "app to setup_async_framework()"
+        )
 
 
-def is_used(owner: OwnerFunction) -> bool:
-    """Return whether tasks of the current app belong to what *owner* returns."""
-    core = require_core()
-    owners = whose_of(core)
-    if isinstance(owners, Owners) and owners.functions.get(current_home.get()) is owner:
-        return True
-    # While it shuts down, it accepts no tasks.
-    return core.ledger.state != "running"
-
-
-def use_late(owner: OwnerFunction) -> None:
-    """Do what `use` does at the first request, and log that earlier tasks have no owner."""
-    use(owner)
-    _LOGGER.warning(
-        "tasks that were submitted until now have no owner, since task_router(owner=...) is not "
-        "in the app that the framework was set up for: include it there, and pass that app to "
-        "setup_async_framework()"
-    )
-
-
-def answer_of(owner: Callable[[Request], str | None], request: Request) -> str | None:
+def answer_of(owner: OwnerFunction, request: Request) -> str | None:
     """Return what a user's function says: whom the tasks of a request belong to.
 
     Raises:
@@ -115,7 +109,7 @@ _CURE = (
 )
 
 
-def checked_owner(owner: object) -> Callable[[Request], str | None] | None:
+def checked_owner(owner: object) -> OwnerFunction | None:
     """Return *owner* if it is a plain function of a request, or None.
 
     Raises:
@@ -140,7 +134,7 @@ def checked_owner(owner: object) -> Callable[[Request], str | None] | None:
         ) from None
     except ValueError:  # a built-in function without a signature
         pass
-    return cast(Callable[[Request], str | None], owner)
+    return cast(OwnerFunction, owner)
 
 
 def _has_depends(call: Any) -> bool:

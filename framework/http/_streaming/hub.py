@@ -229,19 +229,6 @@ class Topic:
     """
 
     reads: bool = False
-    __slots__ = (
-        "_awaited",
-        "_delayed",
-        "_frame",
-        "_is_stale",
-        "_is_told",
-        "_record",
-        "_shown_at",
-        "_stop_following",
-        "hub",
-        "seats",
-        "task_id",
-    )
 
     def __init__(self, hub: Hub, task: Task) -> None:
         self.task_id: str = str(task.task_id)

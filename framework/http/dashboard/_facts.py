@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from framework._manager.face.listing import TaskPage
 from framework._manager.face.manager import TaskManager
+from framework._manager.frameworks import get_task_manager
 from framework._manager.inside import core_of, record_of
 from framework._records.jsonsafe import jsonable
 from framework._records.reasons import facts_of
@@ -44,7 +45,7 @@ async def page_facts(viewer: Viewer) -> dict[str, Any]:
 
 async def _shared(viewer: Viewer) -> dict[str, Any]:
     """Return the facts about what the tasks of all owners share."""
-    manager, live = viewer.access.manager(), TaskPage([], None, 0)
+    manager, live = get_task_manager(), TaskPage([], None, 0)
     core = core_of(manager)
     if core.others.exist:
         # Of calls that are counted for all processes, only the tasks that wait for them tell.
@@ -58,7 +59,7 @@ async def _shared(viewer: Viewer) -> dict[str, Any]:
 
 async def _counts(viewer: Viewer) -> dict[str, int]:
     """Return how many tasks of each status the list has."""
-    figures = viewer.access.manager().get_stats()
+    figures = get_task_manager().get_stats()
     counts = {status.value: figures[status.value] for status in TaskStatus}
     # They count since the start. While nothing was forgotten, that is what the list has.
     if sum(counts[status] for status in TaskStatus if status.is_final) == figures["kept"]:

@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
+from framework._manager.frameworks import get_task_manager
 from framework._records import checks
 from framework._records.statuses import TaskStatus
 from framework.exceptions import ScheduleBusyError, ScheduleNotFoundError
@@ -116,7 +117,7 @@ def _add_schedules(router: APIRouter, access: Access) -> None:
         action: Literal["pause", "resume", "trigger"], name: str, _: Asked, request: Request
     ) -> Response:
         """Pause or resume a schedule, or run it now."""
-        schedules = access.manager().schedules
+        schedules = get_task_manager().schedules
         try:
             done = await getattr(schedules, action)(name)
         except ScheduleNotFoundError:
@@ -137,7 +138,7 @@ def _answer(request: Request, access: Access, shown: object, status: int = 200) 
     headers = {
         "Cache-Control": "no-store",
         "ETag": etag,
-        "X-Asyncframe-Time": f"{access.manager().clock.time():.3f}",
+        "X-Asyncframe-Time": f"{get_task_manager().clock.time():.3f}",
         "X-Asyncframe-Viewer": _viewer(access.owner_of(request)),
         "X-Content-Type-Options": "nosniff",
     }
