@@ -37,6 +37,29 @@ class FrameworkError(Exception):
     """Base class of all errors that the framework raises."""
 
 
+class _AnsweredError(FrameworkError, HTTPException):
+    """An error that a route answers by itself.
+
+    Args:
+        status: The status of the response.
+        detail: What it says.
+        args: The arguments of the error, so that it can be pickled.
+        retry_after: When to try again, in seconds, above 0; None to say nothing of that.
+    """
+
+    def __init__(
+        self, status: int, detail: str, args: tuple[Any, ...], retry_after: float | None = None
+    ) -> None:
+        # Whole seconds, rounded up (RFC 9110, 10.2.3).
+        pause = None if retry_after is None else str(max(1, math.ceil(retry_after)))
+        headers = None if pause is None else {"Retry-After": pause}
+        HTTPException.__init__(self, status, detail, headers)
+        self.args = args
+
+    def __repr__(self) -> str:
+        return Exception.__repr__(self)
+
+
 class FrameworkNotStartedError(FrameworkError, RuntimeError):
     """Raised when no framework is running, or when it is stopping or has stopped.
 
@@ -71,7 +94,7 @@ _NOT_STARTED = {
 }
 
 
-class QueueFullError(FrameworkError, HTTPException, queue.Full):
+class QueueFullError(_AnsweredError, queue.Full):
     """Raised when the task queue is full; a route answers 503.
 
     Attributes:
@@ -82,8 +105,7 @@ class QueueFullError(FrameworkError, HTTPException, queue.Full):
     """
 
     def __init__(self, queue_size: int, retry_after: float = 1.0) -> None:
-        HTTPException.__init__(self, 503, "Task queue is full", _retry_after_header(retry_after))
-        Exception.__init__(self, queue_size, retry_after)
+        super().__init__(503, "Task queue is full", (queue_size, retry_after), retry_after)
         self.queue_size = queue_size
         self.retry_after = retry_after
 
@@ -93,11 +115,8 @@ class QueueFullError(FrameworkError, HTTPException, queue.Full):
             f"{self.retry_after:g} s, or increase 'queue_size' or 'max_workers'"
         )
 
-    def __repr__(self) -> str:
-        return Exception.__repr__(self)
 
-
-class RateLimitExceededError(FrameworkError, HTTPException):
+class RateLimitExceededError(_AnsweredError):
     """Raised when a throttled function is called too often; a route answers 429.
 
     Attributes:
@@ -108,8 +127,8 @@ class RateLimitExceededError(FrameworkError, HTTPException):
     """
 
     def __init__(self, name: str, rate_limit: int, time_window: float, retry_after: float) -> None:
-        HTTPException.__init__(self, 429, "Rate limit exceeded", _retry_after_header(retry_after))
-        Exception.__init__(self, name, rate_limit, time_window, retry_after)
+        told = (name, rate_limit, time_window, retry_after)
+        super().__init__(429, "Rate limit exceeded", told, retry_after)
         self.name = name
         self.rate_limit = rate_limit
         self.time_window = time_window
@@ -121,11 +140,8 @@ class RateLimitExceededError(FrameworkError, HTTPException):
             f"try again in {self.retry_after:.3f} s, or use when_limited='wait'"
         )
 
-    def __repr__(self) -> str:
-        return Exception.__repr__(self)
 
-
-class DuplicateTaskError(FrameworkError, HTTPException):
+class DuplicateTaskError(_AnsweredError):
     """Raised when a task of a unique function exists already; a route answers 409.
 
     Attributes:
@@ -134,8 +150,7 @@ class DuplicateTaskError(FrameworkError, HTTPException):
     """
 
     def __init__(self, name: str, task_id: str) -> None:
-        HTTPException.__init__(self, 409, "This task exists already")
-        Exception.__init__(self, name, task_id)
+        super().__init__(409, "This task exists already", (name, task_id))
         self.name = name
         self.task_id = task_id
 
@@ -144,9 +159,6 @@ class DuplicateTaskError(FrameworkError, HTTPException):
             f"{self.name} is unique, and task {_cut(self.task_id)} of it has not ended yet: wait "
             "for that one, or use on_duplicate='return' or 'replace'"
         )
-
-    def __repr__(self) -> str:
-        return Exception.__repr__(self)
 
 
 class _TaskError(FrameworkError):
@@ -161,15 +173,14 @@ class _TaskError(FrameworkError):
         return f"task {_cut(self.task_id)}" + (f" ({self.name})" if self.name else "")
 
 
-class TaskNotFoundError(_TaskError, HTTPException, LookupError):
+class TaskNotFoundError(_TaskError, _AnsweredError, LookupError):
     """Raised when no task has this id; a route answers 404.
 
     It was never accepted, or has been evicted.
     """
 
     def __init__(self, task_id: str, name: str = "") -> None:
-        HTTPException.__init__(self, 404, "Task not found")
-        Exception.__init__(self, task_id, name)
+        _AnsweredError.__init__(self, 404, "Task not found", (task_id, name))
         self.task_id = task_id
         self.name = name
 
@@ -178,9 +189,6 @@ class TaskNotFoundError(_TaskError, HTTPException, LookupError):
             f"{self._who()} is unknown: the id is wrong, or the finished task was forgotten "
             "(see 'result_ttl' and 'max_finished_tasks')"
         )
-
-    def __repr__(self) -> str:
-        return Exception.__repr__(self)
 
 
 class TaskCancelledError(_TaskError):
@@ -266,20 +274,16 @@ class RemoteTaskError(FrameworkError):
         return f"{self.type_name}: {self.text}" if self.text else self.type_name
 
 
-class _UnavailableError(FrameworkError, HTTPException):
+class _UnavailableError(_AnsweredError):
     """Something outside this process did not answer in time; a route answers 503."""
 
     def __init__(self, reason: str = "") -> None:
         # The reason may name hosts and users, which clients must not see.
-        HTTPException.__init__(self, 503, "Tasks are unavailable", _retry_after_header(1.0))
-        Exception.__init__(self, reason)
+        super().__init__(503, "Tasks are unavailable", (reason,), 1.0)
         self.reason = reason
 
     def __str__(self) -> str:
         return self.reason or "no reason was given"
-
-    def __repr__(self) -> str:
-        return Exception.__repr__(self)
 
 
 class ScheduleNotFoundError(FrameworkError, LookupError):
@@ -352,11 +356,6 @@ class DeadlockError(FrameworkError, RuntimeError):
             "deadlock: " + " waits for ".join(self.chain) + "; wait with a "
             "timeout, or return the task id and let the caller wait"
         )
-
-
-def _retry_after_header(seconds: float) -> dict[str, str]:
-    """Return the ``Retry-After`` header: whole seconds, rounded up (RFC 9110, 10.2.3)."""
-    return {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 
 def _cut(task_id: object) -> str:
