@@ -1,17 +1,18 @@
-"""Facts: what the page shows beside its list, from one process and from the shared store."""
+"""What the page shows: rows of its list, and facts beside it, of one process and of the store."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from datetime import datetime
 from typing import Any, Final
 
 from framework._manager.face.listing import TaskPage
 from framework._manager.face.manager import TaskManager
 from framework._manager.frameworks import get_task_manager
-from framework._manager.inside import core_of, record_of
-from framework._records.jsonsafe import jsonable
+from framework._manager.inside import core_of, record_of, state_of
+from framework._records.jsonsafe import cut, jsonable
 from framework._records.reasons import facts_of
 from framework._records.statuses import TaskStatus
 from framework._running.waits.policies import Policies
@@ -19,7 +20,55 @@ from framework._running.waits.throttle import ThrottlePolicy
 from framework._tasks import registry
 from framework._tasks.task import Task
 from framework.http._access.access import Viewer
-from framework.http.dashboard._rows import second
+
+_LONGEST: Final = 300
+"""Characters of a text that a row shows; the task's details have all of it."""
+
+_WAITS: Final = ("delayed", "retrying", "throttled")
+"""The kinds of waits whose end is known, so that the page counts the seconds itself."""
+
+
+def row_of(task: Task) -> dict[str, Any]:
+    """Return a task as a row of the list; times in seconds since the epoch.
+
+    Nothing in it changes while only time passes, so that a list without news is not sent again.
+    """
+    state, wait = state_of(task, expose_errors=False), _wait_of(record_of(task).reason)
+    return {
+        "id": state["task_id"],
+        "name": cut(state["name"], _LONGEST),
+        "text": cut(state["description"], _LONGEST),
+        "status": state["status"],
+        "created": _second(task.created_at),
+        "started": _second(task.started_at),
+        "ended": _second(task.ended_at),
+        "attempts": state["attempts"],
+        "progress": state["progress"],
+        "message": cut(state["progress_message"], _LONGEST),
+        "wait": wait,
+        "reason": "" if wait and task.ended_at is None else cut(state["reason"], _LONGEST),
+        "error": state["error_type"],
+        "asked": state["cancel_requested"],
+        "lingers": state["still_running"],
+    }
+
+
+def _wait_of(reason: str) -> dict[str, Any] | None:
+    """Return what a task waits for, if that ends at a known time."""
+    facts = facts_of(reason)
+    if facts is None or facts.kind not in _WAITS or facts.until is None:
+        return None
+    wait = {"kind": facts.kind, "until": round(facts.until, 3)}
+    if facts.kind == "retrying":
+        attempt, attempts, error = facts.values[:3]
+        wait |= {"attempt": attempt, "attempts": attempts}
+        wait["error"] = None if error is None else error.partition(":")[0]
+    elif facts.kind == "throttled":
+        wait["name"] = jsonable(cut(facts.values[0], _LONGEST))
+    return wait
+
+
+# -- beside the list
 
 _LATEST: Final = 300
 """Of how many tasks the page draws how long they waited and ran."""
@@ -35,10 +84,12 @@ async def page_facts(viewer: Viewer) -> dict[str, Any]:
     """
     latest = (await viewer.tasks(limit=_LATEST)).tasks
     sees_all = viewer.access.owner is None
+    names = {*(registry.names() if sees_all else ()), *(task.name for task in latest)}
     facts: dict[str, Any] = {
         "counts": await (_counts(viewer) if sees_all else viewer.counts()),
-        "latest": [_times(task) for task in latest],
-        "names": _names(latest, registry.names() if sees_all else ()),
+        # Seconds are None for what is not over yet.
+        "latest": [[task.status.value, task.queue_time, task.duration] for task in latest],
+        "names": [jsonable(name) for name in sorted(names)],
     }
     return {**facts, **await _shared(viewer)} if sees_all else facts
 
@@ -67,21 +118,12 @@ async def _counts(viewer: Viewer) -> dict[str, int]:
     return await viewer.counts()
 
 
-def _times(task: Task) -> list[Any]:
-    """Return status, seconds waited and seconds run; None for what is not over yet."""
-    return [task.status.value, task.queue_time, task.duration]
-
-
-def _names(tasks: Iterable[Task], known: Iterable[str]) -> list[Any]:
-    return [jsonable(name) for name in sorted({*known, *(task.name for task in tasks)})]
-
-
 def _process(manager: TaskManager) -> dict[str, Any]:
     """Return the figures of this process, whose threads no other one knows."""
     pool = manager.pool.get_stats()
     shown = ("max_workers", "busy", "queued", "abandoned", "degraded")
     lingering = [
-        {"name": jsonable(call["name"]), "since": _tenth(manager.clock.time() - call["run_time"])}
+        {"name": jsonable(call["name"])}
         for call in manager.pool.get_active_tasks()
         if call["abandoned"]
     ]
@@ -94,15 +136,16 @@ async def _schedules(manager: TaskManager) -> list[dict[str, Any]]:
         {
             "name": jsonable(info.name),
             "timing": jsonable(info.timing),
-            "next": _tenth(second(info.next_run)),
-            "last": second(info.last_run),
-            "last_id": info.last_task_id,
-            "last_status": info.last_status,
+            "next": _tenth(_second(info.next_run)),
             "paused": info.paused,
-            "skipped": info.skipped,
         }
         for info in infos
     ]
+
+
+def _second(moment: datetime | None) -> float | None:
+    """Return a moment in seconds since the epoch, to the microsecond; None for None."""
+    return None if moment is None else moment.timestamp()
 
 
 def _tenth(at: float | None) -> float | None:
@@ -148,5 +191,5 @@ def _throttle(policies: Policies, policy: ThrottlePolicy) -> dict[str, Any]:
 
 
 def _unknown(name: str, rate: int, window: float) -> dict[str, Any]:
-    facts: Mapping[str, Any] = {"name": jsonable(name), "rate": rate, "window": window}
-    return {**facts, "used": None, "keys": None, "full": 0, "waiting": 0, "next": None}
+    known: dict[str, Any] = {"name": jsonable(name), "rate": rate, "window": window}
+    return known | {"used": None, "keys": None, "full": 0, "waiting": 0, "next": None}

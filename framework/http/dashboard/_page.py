@@ -40,11 +40,12 @@ def page() -> Page:
     text = _FILE.read_text(encoding="utf-8").replace(
         "const STATUSES = {};", f"const STATUSES = {json.dumps(_statuses(), indent=1)};"
     )
+    hashes = {tag: _hash_of(tag, text) for tag in ("script", "style")}
     body = text.encode()
     etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     headers = {
         "Cache-Control": "no-cache",
-        "Content-Security-Policy": _policy(text),
+        "Content-Security-Policy": _POLICY.format(**hashes),
         "ETag": etag,
         "Referrer-Policy": "same-origin",
         "X-Content-Type-Options": "nosniff",
@@ -66,20 +67,11 @@ def _statuses() -> dict[str, dict[str, object]]:
     }
 
 
-def _policy(text: str) -> str:
-    """Return a policy that allows the page's own styles and script, and requests to its app."""
-    return "; ".join(
-        (
-            "default-src 'none'",
-            f"script-src {_hash_of('script', text)}",
-            f"style-src {_hash_of('style', text)}",
-            "connect-src 'self'",
-            "img-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-            "frame-ancestors 'none'",
-        )
-    )
+_POLICY: Final = (
+    "default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""Allows the page's own styles and script, and requests to its app."""
 
 
 def _hash_of(tag: str, text: str) -> str:

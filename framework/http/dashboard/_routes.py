@@ -14,9 +14,8 @@ from framework._records import checks
 from framework._records.statuses import TaskStatus
 from framework.exceptions import ScheduleBusyError, ScheduleNotFoundError
 from framework.http._access.access import Access
-from framework.http.dashboard._facts import page_facts
+from framework.http.dashboard._facts import page_facts, row_of
 from framework.http.dashboard._page import page
-from framework.http.dashboard._rows import row_of
 from framework.http.views import view_of
 
 _MOST: Final = 200
