@@ -45,7 +45,6 @@ from framework._running.results import Results
 from framework._running.retention import Retention
 from framework._running.runner import Runner
 from framework._running.waits.delays import Delays
-from framework._running.waits.pauses import Pauses
 from framework._running.waits.places import Places
 from framework._running.waits.policies import Policies, WatchedPolicies
 from framework._running.waits.shared_windows import SharedPolicies
@@ -214,14 +213,14 @@ class Core:
 
     def _policies(self, own_type: type[Policies]) -> Policies:
         """Return the policies, whose windows are shared if the store can do that."""
-        interceptor, pauses = self.ledger.interceptor, Pauses(self.ledger, self.endings.limits)
+        interceptor = self.ledger.interceptor
         windows = self.ledger.features.windows
         if interceptor is not None:
-            return WatchedPolicies(self.clock, self.rng, pauses, interceptor)
+            return WatchedPolicies(self.clock, self.rng, self.endings, interceptor)
         # No other process lives in virtual time.
         if windows is None or not isinstance(self.clock, SystemClock):
-            return own_type(self.clock, self.rng, pauses)
-        return SharedPolicies(self.clock, self.rng, pauses, windows, self.boxes)
+            return own_type(self.clock, self.rng, self.endings)
+        return SharedPolicies(self.clock, self.rng, self.endings, windows, self.boxes)
 
     # -- tasks of other processes
 

@@ -18,12 +18,14 @@ from contextlib import closing
 from typing import TypeVar
 
 from framework._records import reasons
-from framework._records.statuses import FINAL
-from framework._running.waits.pauses import Pauses
+from framework._records.jsonsafe import safe_str
+from framework._records.records import TaskEvent
+from framework._records.statuses import FINAL, RUNNING
+from framework._running.endings import Endings
 from framework._running.waits.retry import RetryPolicy
 from framework._running.waits.throttle import Gate, Gates, ThrottlePolicy
 from framework._tasks.current import current_record
-from framework._tasks.live import LiveTask, Sleeper
+from framework._tasks.live import Sleeper
 from framework._threads.clock import SystemClock
 from framework._threads.waits.sleepers import LoopSleeper, ThreadSleeper
 from framework.exceptions import RateLimitExceededError, TaskCancelledError
@@ -38,7 +40,7 @@ class Policies:
     Args:
         clock: Source of time for windows and delays.
         rng: Source of the jitter.
-        pauses: Registers the sleeps of the manager's tasks; None outside any framework.
+        endings: Of the tasks in which calls sleep; None outside any framework.
 
     Attributes:
         direct: The gates of functions throttled as a whole, which never retire. Each call of
@@ -49,11 +51,11 @@ class Policies:
 
     asks = False
 
-    def __init__(self, clock: Clock, rng: random.Random, pauses: Pauses | None = None) -> None:
+    def __init__(self, clock: Clock, rng: random.Random, endings: Endings | None = None) -> None:
         self.clock = clock
         self.monotonic = clock.monotonic
         self.rng = rng
-        self.pauses = pauses
+        self.endings = endings
         # Nothing fails without it while there is a global lock: a sleeper is added before
         # `_closing` is read, and `close` sets that before it reads the sleepers.
         self._lock = threading.Lock()
@@ -258,31 +260,35 @@ class Policies:
             yield None
 
     def _announce(self, kind: str, name: str, delay: float, error: BaseException | None) -> None:
-        if self.pauses is not None:
-            self.pauses.announce(kind, name, current_record.get(), delay, error)
+        """Count and publish a wait for a retry or a throttle, in a task or beside any.
 
-    def add_sleeper(
-        self,
-        sleeper: Sleeper,
-        record: LiveTask | None,
-        reason: str,
-        error: BaseException | None = None,
-    ) -> None:
-        """Register a sleeper; it is interrupted at once if the policies are closed."""
+        Args:
+            kind: ``retrying`` or ``throttled``.
+            name: Name of the function, for calls outside a task.
+            delay: Length of the wait, in seconds.
+            error: Why it waits; None for a throttle's turn.
+        """
+        if self.endings is None:
+            return
+        ledger, task, clock = self.endings.ledger, current_record.get(), self.clock
+        if task is not None:
+            ledger.announce(kind, task, delay, error)
+            return
+        ledger.count(kind)
+        if ledger.sinks:
+            now, wall = clock.monotonic(), clock.time()
+            ledger.publish(TaskEvent(kind, None, name, now, wall, delay=delay, error=error))
+
+    def add_sleeper(self, sleeper: Sleeper) -> bool:
+        """Register what sleeps; False if the policies are closed, so that it must not."""
         with self._lock:
             self._sleepers[sleeper] = None
-            closing = self._closing
-        if record is not None and self.pauses is not None:
-            self.pauses.begin_sleep(record, sleeper, reason, error)
-        if closing:
-            sleeper.interrupt()
+            return not self._closing
 
-    def remove_sleeper(self, sleeper: Sleeper, record: LiveTask | None, reason: str) -> None:
-        """Unregister a sleeper that has woken up."""
+    def remove_sleeper(self, sleeper: Sleeper) -> None:
+        """Unregister what has woken up."""
         with self._lock:
             self._sleepers.pop(sleeper, None)
-        if record is not None and self.pauses is not None:
-            self.pauses.end_sleep(record, reason)
 
 
 class WatchedPolicies(Policies):
@@ -293,14 +299,14 @@ class WatchedPolicies(Policies):
     Args:
         clock: Source of time for windows and delays.
         rng: Source of the jitter.
-        pauses: Registers the sleeps of the manager's tasks.
+        endings: Of the tasks in which calls sleep.
         interceptor: Its `after_throttle` is called.
     """
 
     def __init__(
-        self, clock: Clock, rng: random.Random, pauses: Pauses, interceptor: Interceptor
+        self, clock: Clock, rng: random.Random, endings: Endings, interceptor: Interceptor
     ) -> None:
-        super().__init__(clock, rng, pauses)
+        super().__init__(clock, rng, endings)
         self.monotonic = self._read_clock
         self._interceptor = interceptor
         self._latest = threading.local()
@@ -330,9 +336,19 @@ class WatchedPolicies(Policies):
 
 
 class Sleep:
-    """The sleep of one call, inside or outside a task."""
+    """The sleep of one call, inside or outside a task.
 
-    __slots__ = ("_error", "_pauses", "_policies", "_reason", "_record", "_sleeper", "_suspends")
+    A task says why it sleeps, and whatever ends the task ends the sleep.
+
+    Args:
+        policies: End the sleep when they close.
+        sleeper: What the caller waits with.
+        reason: Why the task sleeps.
+        error: What the attempt has raised after which it sleeps; None for a throttle's turn.
+        suspends: Whether the sleep does not count towards the task's limit.
+    """
+
+    __slots__ = ("_endings", "_error", "_policies", "_reason", "_sleeper", "_suspends", "_task")
 
     def __init__(
         self,
@@ -346,23 +362,51 @@ class Sleep:
         self._policies = policies
         self._sleeper = sleeper
         self._reason = reason
-        self._error = error
-        self._pauses = policies.pauses
-        self._record = current_record.get() if self._pauses is not None else None
+        self._endings = policies.endings
+        self._task = None if self._endings is None else current_record.get()
+        # Not the error: its traceback refers to the frame that refers to this object.
+        self._error = None
+        if error is not None and self._task is not None:
+            self._error = f"{type(error).__name__}: {safe_str(error)}"
         self._suspends = suspends
 
     def __enter__(self) -> Sleep:
-        if self._pauses is not None and self._record is not None and self._suspends:
-            self._pauses.limits.suspend(self._record)
-        self._policies.add_sleeper(self._sleeper, self._record, self._reason, self._error)
-        # Its traceback refers to the frame that refers to this object.
-        self._error = None
+        task, endings, sleeper = self._task, self._endings, self._sleeper
+        if task is None or endings is None:
+            if not self._policies.add_sleeper(sleeper):
+                sleeper.interrupt()
+            return self
+        if self._suspends:
+            endings.limits.suspend(task)
+        wanted = self._policies.add_sleeper(sleeper)
+        with endings.ledger.lock:
+            task.sleeper = sleeper
+            lives = task.status is RUNNING and not task.cancel_requested
+            if lives:
+                task.reason = self._reason
+                task.last_error = self._error
+        if lives:
+            endings.ledger.share(task)
+        if not (lives and wanted):
+            sleeper.interrupt()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._policies.remove_sleeper(self._sleeper, self._record, self._reason)
-        if self._pauses is not None and self._record is not None and self._suspends:
-            self._pauses.limits.resume(self._record)
+        task, endings = self._task, self._endings
+        self._policies.remove_sleeper(self._sleeper)
+        if task is None or endings is None:
+            return
+        with endings.ledger.lock:
+            task.sleeper = None
+            # Unless another reason has replaced this one.
+            ours = task.status is RUNNING and task.reason is self._reason
+            if ours:
+                task.reason = ""
+                task.last_error = None
+        if ours:
+            endings.ledger.share(task)
+        if self._suspends:
+            endings.limits.resume(task)
 
     def raise_if_unwanted(self) -> None:
         """Do nothing outside a task, or in one whose result is still wanted.
@@ -370,9 +414,9 @@ class Sleep:
         Raises:
             TaskCancelledError: If the task is being cancelled or is final already.
         """
-        record = self._record
-        if record is not None and (record.cancel_requested or record.status in FINAL):
-            raise TaskCancelledError(record.task_id, record.name)
+        task = self._task
+        if task is not None and (task.cancel_requested or task.status in FINAL):
+            raise TaskCancelledError(task.task_id, task.name)
 
     def may_go_on(self, error: BaseException) -> bool:
         """Return whether to make the next attempt, and count it if so.
@@ -386,8 +430,10 @@ class Sleep:
             raise cancelled from error
         if self._sleeper.interrupted:
             return False
-        if self._pauses is not None and self._record is not None:
-            self._pauses.count_attempt(self._record)
+        if self._task is not None and self._endings is not None:
+            with self._endings.ledger.lock:
+                self._task.attempts += 1
+            self._endings.ledger.share(self._task)
         return True
 
 

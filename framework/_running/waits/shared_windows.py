@@ -22,7 +22,7 @@ from contextlib import closing
 from typing import Final, TypeAlias
 
 from framework._records.ids import random_id
-from framework._running.waits.pauses import Pauses
+from framework._running.endings import Endings
 from framework._running.waits.policies import Policies, Sleep, throttle_reason
 from framework._running.waits.throttle import ThrottlePolicy
 from framework._tasks.live import Sleeper
@@ -56,7 +56,7 @@ class SharedPolicies(Policies):
     Args:
         clock: Source of time for delays, and for the windows that are not shared.
         rng: Source of the jitter.
-        pauses: Registers the sleeps of the manager's tasks.
+        endings: Of the tasks in which calls sleep.
         windows: Counts the calls.
         boxes: The mailboxes of the event loops.
     """
@@ -67,11 +67,11 @@ class SharedPolicies(Policies):
         self,
         clock: Clock,
         rng: random.Random,
-        pauses: Pauses,
+        endings: Endings,
         windows: SharedWindows,
         boxes: Mailboxes,
     ) -> None:
-        super().__init__(clock, rng, pauses)
+        super().__init__(clock, rng, endings)
         self._windows = windows
         self._boxes = boxes
 

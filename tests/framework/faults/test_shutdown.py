@@ -356,7 +356,7 @@ def test_e11_sleepers_are_woken_in_their_order() -> None:
     """A shutdown wakes those that sleep in the order in which they came."""
     policies, told = standalone(), list[int]()
     for number in range(20):
-        policies.add_sleeper(_Sleeper(told, number), None, "")
+        policies.add_sleeper(_Sleeper(told, number))
     policies.close()
     assert told == list(range(20))
 
