@@ -46,6 +46,9 @@ class Sleeper(Protocol):
         """Whether it was interrupted, and must give up."""
         ...
 
+    def wait(self, until: float | None) -> Any:  # on a loop what is awaited
+        """Wait until signalled or interrupted, or until the monotonic second *until*."""
+
     def signal(self) -> None:
         """End the current wait, or else the next one; any thread."""
 

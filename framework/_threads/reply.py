@@ -7,7 +7,7 @@ Lock order: only that of the waiter is taken.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from framework._threads.waiters import LoopWaiter, Mailboxes, ThreadWaiter
@@ -49,16 +49,20 @@ class Reply(Generic[T]):
         self._answers.append(answer)
         self._waiter.wake()
 
-    def block(self) -> bool:
-        """Block this thread until there is an answer; False if patience was lost before."""
-        assert isinstance(self._waiter, ThreadWaiter)
-        until = None if self._patience is None else self._clock.monotonic() + self._patience
-        while self._waiter.wait(until) is None:
-            pass
-        return self.has_come
+    def wait(self) -> Any:
+        """Wait until there is an answer, or patience is lost.
 
-    async def come(self) -> bool:
-        """Suspend until there is an answer; False if patience was lost before."""
+        Returns:
+            On a loop, what a coroutine awaits until then; a thread is blocked until then.
+        """
+        return self._come() if isinstance(self._waiter, LoopWaiter) else self._block(self._waiter)
+
+    def _block(self, waiter: ThreadWaiter) -> None:
+        until = None if self._patience is None else self._clock.monotonic() + self._patience
+        while waiter.wait(until) is None:
+            pass
+
+    async def _come(self) -> None:
         waiter, timer = self._waiter, None
         assert isinstance(waiter, LoopWaiter)
         if self._patience is not None:
@@ -68,21 +72,23 @@ class Reply(Generic[T]):
         finally:
             if timer is not None:
                 timer.cancel()
-        return self.has_come
 
 
-Steps: TypeAlias = Generator[Reply[Any], None, T]
-"""What waits for replies and returns something; closed if whoever waits for it is cancelled."""
+Steps: TypeAlias = Generator[Callable[[], Any], None, T]
+"""What returns something after some waits, and is closed if whoever waits is cancelled.
+
+It yields what to call for each wait, on a loop in order to await the result.
+"""
 
 
 def block(steps: Steps[T]) -> T:
     """Take *steps* to their end on this thread, and return what they return."""
     try:
-        reply = next(steps)
+        wait = next(steps)
         try:
             while True:
-                reply.block()
-                reply = next(steps)
+                wait()
+                wait = next(steps)
         finally:
             steps.close()
     except StopIteration as stop:
@@ -93,11 +99,11 @@ def block(steps: Steps[T]) -> T:
 async def suspend(steps: Steps[T]) -> T:
     """Take *steps* to their end on this loop, and return what they return."""
     try:
-        reply = next(steps)
+        wait = next(steps)
         try:
             while True:
-                await reply.come()
-                reply = next(steps)
+                await wait()
+                wait = next(steps)
         finally:
             steps.close()
     except StopIteration as stop:

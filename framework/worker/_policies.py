@@ -8,7 +8,8 @@ published again with a countdown instead. All workers share the windows in Redis
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Hashable
+from collections.abc import Hashable
+from functools import partial
 from typing import Any, Final
 
 from framework._records.jsonsafe import safe_repr
@@ -18,6 +19,7 @@ from framework._running.waits.retry import RetryPolicy
 from framework._running.waits.throttle import ThrottlePolicy
 from framework._tasks.current import current_record
 from framework._tasks.live import LiveTask, Sleeper
+from framework._threads.reply import Steps
 from framework.exceptions import TaskCancelledError
 
 
@@ -78,15 +80,15 @@ class WorkerPolicies(Policies):
 
     def _turn(
         self, policy: ThrottlePolicy, key: Hashable, due: float, sleeper: Sleeper
-    ) -> Generator[float | None, None, None]:
-        """Publish the task again, or yield until when to wait; see `Policies`."""
+    ) -> Steps[None]:
+        """Publish the task again, or wait here; see `Policies`."""
         later: float | None = due
         while later is not None:
             delay, reason = later - self.monotonic(), throttle_reason(policy, later)
             self.leave(policy, "throttled", max(delay, 0.0), None, reason, window_key(policy, key))
             self._announce("throttled", policy.name, delay, None)
             with Sleep(self, sleeper, reason) as sleep:
-                yield later
+                yield partial(sleeper.wait, later)
             if sleeper.interrupted:
                 record = current_record.get()
                 who = record.task_id if record is not None else ""

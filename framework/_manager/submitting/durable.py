@@ -56,7 +56,7 @@ class Durable(Partner):
         reply = Reply[BaseException | None](self._runner.ledger.clock, self._runner.boxes)
         self._ask(task, reply)
         try:
-            yield reply
+            yield reply.wait
         except GeneratorExit:
             # The caller was cancelled, so nobody will ever know the id.
             if own:

@@ -289,7 +289,7 @@ class Intake:
         other = self._enter(task, moments, True, self._add, asked)
         while isinstance(other, Reply):
             try:
-                yield other
+                yield other.wait
             except BaseException:  # the caller was cancelled
                 _settle(asked, task, False)
                 raise

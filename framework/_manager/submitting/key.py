@@ -151,12 +151,13 @@ class Keys:
         self._places.lines.join(PlaceRequest(f"c:{task_id}", turn, 1), answer)
         if granted.has_come:  # by the lines of this process, which answer during the call
             return
-        if not await told.come():
+        await told.wait()
+        if not told.has_come:
             raise StoreUnavailableError(
                 f"no answer within {_PATIENCE:g} s whether another request has the same "
                 "Idempotency-Key; nothing was submitted"
             )
-        await granted.come()
+        await granted.wait()
 
     def _give_turn(self, task_id: str, turn: str) -> None:
         """Pass the key on to the next request, once other processes can find the task."""

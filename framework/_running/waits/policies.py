@@ -15,6 +15,7 @@ import random
 import threading
 from collections.abc import Awaitable, Callable, Generator, Hashable
 from contextlib import closing
+from functools import partial
 from typing import TypeVar
 
 from framework._records import reasons
@@ -27,6 +28,7 @@ from framework._running.waits.throttle import Gate, Gates, ThrottlePolicy
 from framework._tasks.current import current_record
 from framework._tasks.live import Sleeper
 from framework._threads.clock import SystemClock
+from framework._threads.reply import Steps, block, suspend
 from framework._threads.waits.sleepers import LoopSleeper, ThreadSleeper
 from framework.exceptions import RateLimitExceededError, TaskCancelledError
 from framework.protocols import Clock, Interceptor
@@ -140,22 +142,16 @@ class Policies:
             RateLimitExceededError: If the framework shuts down first.
             TaskCancelledError: If the calling task is cancelled or ends first.
         """
-        sleeper = ThreadSleeper(self.clock)
-        with closing(self._turn(policy, key, due, sleeper)) as steps:
-            for until in steps:
-                sleeper.wait(until)
+        block(self._turn(policy, key, due, ThreadSleeper(self.clock)))
 
     async def await_turn(self, policy: ThrottlePolicy, key: Hashable, due: float) -> None:
         """Suspend this coroutine until the call is counted; raises like `wait_turn`."""
-        sleeper = LoopSleeper(self.clock)
-        with closing(self._turn(policy, key, due, sleeper)) as steps:
-            for until in steps:
-                await sleeper.wait(until)
+        await suspend(self._turn(policy, key, due, LoopSleeper(self.clock)))
 
     def _turn(
         self, policy: ThrottlePolicy, key: Hashable, due: float, sleeper: Sleeper
-    ) -> Generator[float | None, None, None]:
-        """Wait in the queue of a gate; yields when to wake up, None for when signalled."""
+    ) -> Steps[None]:
+        """Wait in the queue of a gate."""
         gate, turn = self.gates(policy).join(key, sleeper, self.monotonic)
         passed = False
         try:
@@ -165,7 +161,7 @@ class Policies:
                     passed, until = gate.step(sleeper, self.monotonic)
                     if passed:
                         return
-                    yield until
+                    yield partial(sleeper.wait, until)
                 sleep.raise_if_unwanted()
                 raise self.limit_error(policy, due)
         finally:
@@ -320,7 +316,7 @@ class WatchedPolicies(Policies):
 
     def _turn(
         self, policy: ThrottlePolicy, key: Hashable, due: float, sleeper: Sleeper
-    ) -> Generator[float | None, None, None]:
+    ) -> Steps[None]:
         yield from super()._turn(policy, key, due, sleeper)
         self._report(policy)
 

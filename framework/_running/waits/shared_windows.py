@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Generator, Hashable
-from contextlib import closing
-from typing import Final, TypeAlias
+from collections.abc import Hashable
+from functools import partial
+from typing import Final
 
 from framework._records.ids import random_id
 from framework._running.endings import Endings
@@ -27,7 +27,7 @@ from framework._running.waits.policies import Policies, Sleep, throttle_reason
 from framework._running.waits.throttle import ThrottlePolicy
 from framework._tasks.live import Sleeper
 from framework._tasks.places import key_digest, stable_text
-from framework._threads.reply import Reply
+from framework._threads.reply import Reply, Steps, block, suspend
 from framework._threads.waiters import Mailboxes
 from framework._threads.waits.sleepers import LoopSleeper, ThreadSleeper
 from framework.exceptions import StoreUnavailableError
@@ -45,9 +45,6 @@ _TRIES: Final = 5
 
 _PATIENCE: Final = 5.0
 """How many seconds a call waits for the store to answer."""
-
-_Steps: TypeAlias = "Generator[WindowRequest | float, WindowAnswer | None, float | None]"
-"""Asks, or sleeps until a monotonic second; returns when to try again, None if counted."""
 
 
 class SharedPolicies(Policies):
@@ -90,22 +87,7 @@ class SharedPolicies(Policies):
                 "store, which cannot be asked on the thread of an event loop: make it async, "
                 "call it in a task or a thread, or use throttled_task(shared=False)"
             )
-        sleeper = ThreadSleeper(self.clock)
-        answer: WindowAnswer | None = None
-        with closing(self._reserve(policy, key, sleeper)) as steps:
-            try:
-                while True:
-                    step = steps.send(answer)
-                    answer = None
-                    if isinstance(step, WindowRequest):
-                        reply = self._ask(step)
-                        reply.block()
-                        answer = _answer(reply, step)
-                    else:
-                        sleeper.wait(step)
-            except StopIteration as stop:
-                due: float | None = stop.value
-                return due
+        return block(self._reserve(policy, key, ThreadSleeper(self.clock)))
 
     async def take_on_loop(self, policy: ThrottlePolicy, key: Hashable) -> float | None:
         """Count a call as `take` does, without blocking the event loop."""
@@ -115,34 +97,16 @@ class SharedPolicies(Policies):
                 await self.await_turn(policy, key, due)
                 return None
             return due
-        sleeper = LoopSleeper(self.clock)
-        answer: WindowAnswer | None = None
-        with closing(self._reserve(policy, key, sleeper)) as steps:
-            try:
-                while True:
-                    step = steps.send(answer)
-                    answer = None
-                    if isinstance(step, WindowRequest):
-                        reply = self._ask(step)
-                        await reply.come()
-                        answer = _answer(reply, step)
-                    else:
-                        await sleeper.wait(step)
-            except StopIteration as stop:
-                later: float | None = stop.value
-                return later
+        return await suspend(self._reserve(policy, key, LoopSleeper(self.clock)))
 
-    # -- asking
+    def _reserve(
+        self, policy: ThrottlePolicy, key: Hashable, sleeper: Sleeper
+    ) -> Steps[float | None]:
+        """Count a call so that its function begins when it is counted.
 
-    def _ask(self, request: WindowRequest) -> Reply[WindowAnswer]:
-        reply = Reply[WindowAnswer](self.clock, self._boxes, _PATIENCE)
-        self._windows.reserve(request, reply.give)
-        return reply
-
-    # -- what follows
-
-    def _reserve(self, policy: ThrottlePolicy, key: Hashable, sleeper: Sleeper) -> _Steps:
-        """Count a call so that its function begins when it is counted."""
+        Returns:
+            When to try again; None if it was counted.
+        """
         options, entry, ahead = policy.options, random_id(), 0.0
         length = policy.window
         margin = min(_MARGIN, length / _SHARE)
@@ -152,10 +116,10 @@ class SharedPolicies(Policies):
         try:
             for _ in range(_TRIES):
                 began = self.monotonic()
-                answer = yield WindowRequest(
+                request = WindowRequest(
                     window, entry, options["rate_limit"], length + margin, ahead, waits
                 )
-                assert answer is not None
+                answer = yield from self._ask(request)
                 if not answer.counted:
                     # Callers know nothing of the margin.
                     return self.monotonic() + min(answer.wait, length)
@@ -164,7 +128,7 @@ class SharedPolicies(Policies):
                     yield from self._wait(policy, sleeper, until)
                     break
                 if answer.wait:
-                    yield until
+                    yield partial(sleeper.wait, until)
                 late = self.monotonic() - began - answer.wait
                 if late <= margin:
                     break
@@ -178,9 +142,18 @@ class SharedPolicies(Policies):
             if not begins:
                 self._windows.give_back(window, entry)
 
-    def _wait(
-        self, policy: ThrottlePolicy, sleeper: Sleeper, until: float
-    ) -> Generator[float, None, None]:
+    def _ask(self, request: WindowRequest) -> Steps[WindowAnswer]:
+        reply = Reply[WindowAnswer](self.clock, self._boxes, _PATIENCE)
+        self._windows.reserve(request, reply.give)
+        yield reply.wait
+        if not reply.has_come:
+            raise StoreUnavailableError(
+                f"no answer within {_PATIENCE:g} s whether the rate limit allows a call "
+                f"({request.key}); its function was not called"
+            )
+        return reply.answer
+
+    def _wait(self, policy: ThrottlePolicy, sleeper: Sleeper, until: float) -> Steps[None]:
         """Sleep until a call may begin.
 
         Raises:
@@ -190,20 +163,11 @@ class SharedPolicies(Policies):
         with Sleep(self, sleeper, throttle_reason(policy, until), suspends=True) as sleep:
             self._announce("throttled", policy.name, until - self.monotonic(), None)
             while not sleeper.interrupted and self.monotonic() < until:
-                yield until
+                yield partial(sleeper.wait, until)
             if not sleeper.interrupted:
                 return
             sleep.raise_if_unwanted()
             raise self.limit_error(policy, until)
-
-
-def _answer(reply: Reply[WindowAnswer], request: WindowRequest) -> WindowAnswer:
-    if not reply.has_come:
-        raise StoreUnavailableError(
-            f"no answer within {_PATIENCE:g} s whether the rate limit allows a call "
-            f"({request.key}); its function was not called"
-        )
-    return reply.answer
 
 
 def _window_key(policy: ThrottlePolicy, key: Hashable) -> str:

@@ -200,6 +200,9 @@ class Sleeper:
 
     interrupted = False
 
+    def wait(self, until: float | None) -> None:
+        """Do nothing."""
+
     def signal(self) -> None:
         """Do nothing."""
 
