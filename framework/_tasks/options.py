@@ -31,15 +31,15 @@ class Option(NamedTuple):
     """What is known of an option besides its type.
 
     Attributes:
-        default: Its value where none is given; ``Parameter.empty`` if one must be given.
-        check: Called as ``check(name, value)``; returns the value to use, or raises
-            TypeError or ValueError.
         meaning: A sentence for docstrings, with unit and range.
+        check: Called as ``check(name, value)``; returns the value to use, or raises
+            TypeError or ValueError. None where the type is a bool or a literal, which says all.
+        default: Its value where none is given; ``Parameter.empty`` if one must be given.
     """
 
-    default: Any
-    check: Callable[[str, Any], Any]
     meaning: str
+    check: Callable[[str, Any], Any] | None = None
+    default: Any = None
 
 
 def _name(name: str, value: object) -> str:
@@ -94,54 +94,50 @@ class RunOptions(TypedDict, total=False):
     timeout: Annotated[
         float | timedelta | None,
         Option(
-            None,
-            checks.optional(partial(checks.seconds, above=0, finite=False)),
             "Time limit in seconds or as a timedelta, above 0, from the start of the task, "
             "including retries; None for the framework's, infinity for no limit.",
+            checks.limit,
         ),
     ]
     description: Annotated[
         str | None,
-        Option("", checks.optional(_description), "A text for people; cut at 2,000 characters."),
+        Option("A text for people; cut at 2,000 characters.", checks.optional(_description), ""),
     ]
     priority: Annotated[
         Literal["high", "normal", "low"],
         Option(
-            "normal",
-            partial(checks.choice, allowed=PRIORITIES),
             '``"high"``, ``"normal"`` or ``"low"``: which task starts first if several wait for a '
             "thread. A waiting task lets at most ten of higher priority start before the first "
             "of its own. On the event loop, tasks do not wait, so it changes nothing there.",
+            default="normal",
         ),
     ]
     on_error: Annotated[
         Callable[[Task], object] | Literal["log", "silent"] | None,
         Option(
-            LOG,
-            checks.optional(_on_error),
             '``"log"`` to log it at ERROR if the task ends FAILED or TIMEOUT and nobody waits '
             'for it, ``"silent"`` to log nothing, or a function. It is called like *on_complete* '
             "when the task ends with any status but COMPLETED; if it does not read "
             "``task.error``, the failure is logged after that.",
+            checks.optional(_on_error),
+            LOG,
         ),
     ]
 
     keep_arguments: Annotated[
         bool,
         Option(
-            True,
-            checks.flag,
             "Whether the arguments may be kept after the task has ended without a result, so that "
             "it can run again; False for secrets, and for what takes much memory.",
+            default=True,
         ),
     ]
     check_arguments: Annotated[
         bool,
         Option(
-            True,
-            checks.flag,
             "Whether to refuse arguments that are closed with the request, such as an upload or "
             "a database session of a dependency; False if you know that they outlive it.",
+            default=True,
         ),
     ]
 
@@ -152,38 +148,35 @@ class PlaceOptions(TypedDict, total=False):
     unique: Annotated[
         bool | Callable[..., Hashable],
         Option(
-            False,
-            _unique,
             "True to allow one pending or running task for the same arguments and owner. Or a "
             "function of the arguments, to allow one for each value that it returns, for all "
             "owners together.",
+            _unique,
+            False,
         ),
     ]
     on_duplicate: Annotated[
         Literal["return", "raise", "replace"],
         Option(
-            "return",
-            partial(checks.choice, allowed=("return", "raise", "replace")),
             'What to do if there is one: ``"return"`` its id, ``"raise"`` `DuplicateTaskError`, or '
             '``"replace"`` it, which cancels it and starts the new task when it has ended.',
+            default="return",
         ),
     ]
     max_running: Annotated[
         int | None,
         Option(
-            None,
-            checks.optional(partial(checks.integer, at_least=1)),
             "How many tasks of the function may run at a time, 1 or more; the others stay PENDING. "
             "None for no limit.",
+            checks.optional(partial(checks.integer, at_least=1)),
         ),
     ]
     key: Annotated[
         Callable[..., Hashable] | None,
         Option(
-            None,
-            partial(checks.function, of="the call's arguments"),
             "A function of the arguments: *max_running* applies to each of its values separately. "
             "None to count all tasks of the function together.",
+            partial(checks.function, of="the call's arguments"),
         ),
     ]
 
@@ -194,9 +187,8 @@ class NameOptions(TypedDict, total=False):
     name: Annotated[
         str | None,
         Option(
-            None,
-            checks.optional(_name),
             "The name of the task; None for the function's module and qualified name.",
+            checks.optional(_name),
         ),
     ]
 
@@ -207,20 +199,18 @@ class RestartOptions(TypedDict, total=False):
     on_restart: Annotated[
         Literal["interrupt", "requeue"],
         Option(
-            "interrupt",
-            partial(checks.choice, allowed=("interrupt", "requeue")),
             'What becomes of a task that waits when its process ends: ``"interrupt"`` ends it '
             'INTERRUPTED or CANCELLED; ``"requeue"`` lets another process run it, with its '
             "arguments as JSON, if they share a store such as `SQLStore`.",
+            default="interrupt",
         ),
     ]
     idempotent: Annotated[
         bool,
         Option(
-            False,
-            checks.flag,
             'With ``on_restart="requeue"``: whether a task that was running when its process '
             "ended may run again, from its beginning. Otherwise it ends INTERRUPTED.",
+            default=False,
         ),
     ]
 
@@ -231,37 +221,34 @@ class OnceOptions(TypedDict, total=False):
     delay: Annotated[
         float | timedelta,
         Option(
-            0.0,
-            partial(checks.seconds, at_least=0),
             "Start the task after this many seconds, 0 or more, or after a timedelta.",
+            partial(checks.seconds, at_least=0),
+            0.0,
         ),
     ]
     task_id: Annotated[
         str | None,
         Option(
-            None,
-            checks.optional(checks.task_id),
             "Your own id, which must not be in use: 1 to 200 printable characters without a "
             "slash; None for a random id.",
+            checks.optional(checks.task_id),
         ),
     ]
     owner: Annotated[
         str | None,
         Option(
-            None,
-            checks.owner,
             "Whom the task belongs to, 1 to 255 printable characters; None for the owner of the "
             "task that submits it, or else of the request.",
+            checks.owner,
         ),
     ]
     on_complete: Annotated[
         Callable[[Task], object] | None,
         Option(
-            None,
-            _hook,
             "Called with the task when it is COMPLETED, on the thread or event loop that completed "
             "it, or on a separate thread if that was in another process. If it raises, the error "
             "is logged.",
+            _hook,
         ),
     ]
 
@@ -288,46 +275,43 @@ class ThrottleOptions(TypedDict, total=False):
     rate_limit: Annotated[
         int,
         Option(
-            inspect.Parameter.empty,
-            partial(checks.integer, at_least=1),
             "How many calls a window allows, 1 or more.",
+            partial(checks.integer, at_least=1),
+            inspect.Parameter.empty,
         ),
     ]
     time_window: Annotated[
         float | timedelta,
         Option(
-            60.0,
-            partial(checks.seconds, above=0),
             "Length of the window in seconds or as a timedelta, above 0.",
+            partial(checks.seconds, above=0),
+            60.0,
         ),
     ]
     when_limited: Annotated[
         Literal["raise", "wait"],
         Option(
-            "raise",
-            partial(checks.choice, allowed=("raise", "wait")),
             '``"raise"`` to raise `RateLimitExceededError`, ``"wait"`` to wait, first come, first '
             "served. A sync function that is called on an event loop's thread cannot wait, and "
             "raises. Waiting does not count towards a task's time limit.",
+            default="raise",
         ),
     ]
     key: Annotated[
         Callable[..., Hashable] | None,
         Option(
-            None,
-            partial(checks.function, of="the call's arguments"),
             "Called with the arguments of the call; calls with different keys are counted "
             "separately. None to count all calls together.",
+            partial(checks.function, of="the call's arguments"),
         ),
     ]
     shared: Annotated[
         bool,
         Option(
-            True,
-            checks.flag,
             "Whether to count the calls of all processes together if they share a store such as "
             "`SQLStore`. A sync function that is called on an event loop's thread raises "
             "``RuntimeError`` then. Without such a store each process counts its own calls.",
+            default=True,
         ),
     ]
 
@@ -337,44 +321,43 @@ class RetryOptions(TypedDict, total=False):
 
     max_retries: Annotated[
         int,
-        Option(3, partial(checks.integer, at_least=0), "Attempts after the first one, 0 or more."),
+        Option("Attempts after the first one, 0 or more.", partial(checks.integer, at_least=0), 3),
     ]
     retry_delay: Annotated[
         float | timedelta,
         Option(
-            1.0,
-            partial(checks.seconds, at_least=0),
             "Seconds before the first retry, 0 or more, or a timedelta.",
+            partial(checks.seconds, at_least=0),
+            1.0,
         ),
     ]
     backoff: Annotated[
         float,
         Option(
-            1.0, partial(checks.number, at_least=1), "Factor from one delay to the next, 1 or more."
+            "Factor from one delay to the next, 1 or more.", partial(checks.number, at_least=1), 1.0
         ),
     ]
     max_delay: Annotated[
         float | timedelta | None,
         Option(
-            None,
-            checks.optional(partial(checks.seconds, at_least=0)),
             "Longest delay in seconds or as a timedelta, 0 or more; None for 1e9.",
+            checks.optional(partial(checks.seconds, at_least=0)),
         ),
     ]
     jitter: Annotated[
         float,
         Option(
-            0.0,
-            partial(checks.number, at_least=0, at_most=1),
             "Change each delay at random by up to this fraction, up or down, 0.0 to 1.0.",
+            partial(checks.number, at_least=0, at_most=1),
+            0.0,
         ),
     ]
     exceptions: Annotated[
         type[BaseException] | tuple[type[BaseException], ...] | list[type[BaseException]],
         Option(
-            Exception,
-            checks.exception_types,
             "Which errors to retry: a class, or a tuple or list of classes, not empty.",
+            checks.exception_types,
+            Exception,
         ),
     ]
 
@@ -385,64 +368,63 @@ class ScheduleOptions(RunOptions, NameOptions, RestartOptions, total=False):
     cron: Annotated[
         str | None,
         Option(
-            None,
-            checks.optional(checks.text),
             "Five fields, minute, hour, day of month, month and day of week, like "
             '``"0 3 * * *"`` for 03:00 each day.',
+            checks.optional(checks.text),
         ),
     ]
     at: Annotated[
         str | time | datetime | None,
         Option(
-            None,
-            checks.optional(due.time_or_moment),
             'A time of day, like ``"03:00"`` or a `datetime.time`; or a `datetime` with a time '
             "zone for a single run.",
+            checks.optional(due.time_or_moment),
         ),
     ]
     tz: Annotated[
         str | tzinfo | None,
         Option(
-            None,
-            checks.optional(due.zone),
             "The time zone of *cron* or of a time of day, by name or as a `tzinfo`; None for UTC.",
+            checks.optional(due.zone),
         ),
     ]
     missed: Annotated[
         Literal["skip", "once", "all"],
         Option(
-            "once",
-            partial(checks.choice, allowed=("skip", "once", "all")),
             "What to do about due times that passed while nothing could run: "
             '``"skip"`` to leave them out, ``"once"`` for one run that stands for all of them, '
             '``"all"`` for one run for each of the latest 100, one after the other.',
+            default="once",
         ),
     ]
     jitter: Annotated[
         float,
         Option(
-            0.0,
-            partial(checks.number, at_least=0, at_most=1),
             "Delay each run at random by up to this fraction of *every*, 0.0 to 1.0.",
+            partial(checks.number, at_least=0, at_most=1),
+            0.0,
         ),
     ]
     run_at_start: Annotated[
         bool,
         Option(
-            False,
-            checks.flag,
             "Whether to run it at the start too. If processes share the schedule: whether to run "
             "it at the start if it has never run, or has missed a run.",
+            default=False,
         ),
     ]
     each_process: Annotated[
         bool,
         Option(
-            False,
-            checks.flag,
             "Whether each process has runs of its own, also if they share a store or an engine.",
+            default=False,
         ),
     ]
+
+
+def _check_of(kind: Any) -> Callable[[str, Any], Any]:
+    """Return the check that follows from a type: a bool, or one of some texts."""
+    return checks.flag if kind is bool else partial(checks.choice, allowed=typing.get_args(kind))
 
 
 class OptionList(Generic[D]):
@@ -465,8 +447,10 @@ class OptionList(Generic[D]):
             name: hint.__metadata__[0] for name, hint in hints.items()
         }
         self.drops_none = drops_none
-        self._checks = {name: one.check for name, one in self.options.items()}
         self._types = {name: hint.__origin__ for name, hint in hints.items()}
+        self._checks = {
+            name: one.check or _check_of(self._types[name]) for name, one in self.options.items()
+        }
         self.defaults = cast(D, {name: one.default for name, one in self.options.items()})
         self.copying = inspect.Signature(self._parameters(copying=True))
 
@@ -502,15 +486,12 @@ class OptionList(Generic[D]):
             f"are {', '.join(self.options)}{hint}"
         )
 
-    def spelled_out(self, function: F) -> F:
-        """Put the options in place of ``**options``: in the signature and the docstring."""
-        return self._spelled_out(function, copying=False)
-
     def spelled_out_in_copies(self, function: F) -> F:
         """Do as `spelled_out` does for an ``.options()``, which keeps what is left out."""
-        return self._spelled_out(function, copying=True)
+        return self.spelled_out(function, copying=True)
 
-    def _spelled_out(self, function: F, *, copying: bool) -> F:
+    def spelled_out(self, function: F, *, copying: bool = False) -> F:
+        """Put the options in place of ``**options``: in the signature and the docstring."""
         own = inspect.signature(function)
         others = [one for one in own.parameters.values() if one.kind is not one.VAR_KEYWORD]
         signature = own.replace(parameters=[*others, *self._parameters(copying=copying)])

@@ -19,10 +19,10 @@ ROOT = Path(__file__).parents[2]
 HAS_MYPY = importlib.util.find_spec("mypy") is not None
 COUNT = "partial(checks.integer, at_least=1)"
 ADDED = {
-    "RetryOptions": f'tries: Annotated[int, Option(7, {COUNT}, "How many tries.")]',
-    "ThrottleOptions": f'burst: Annotated[int, Option(2, {COUNT}, "How many at once.")]',
-    "RunOptions": f'rank: Annotated[int, Option(5, {COUNT}, "How urgent.")]',
-    "OnceOptions": 'batch: Annotated[str, Option("", checks.text, "What it belongs to.")]',
+    "RetryOptions": f'tries: Annotated[int, Option("How many tries.", {COUNT}, 7)]',
+    "ThrottleOptions": f'burst: Annotated[int, Option("How many at once.", {COUNT}, 2)]',
+    "RunOptions": f'rank: Annotated[int, Option("How urgent.", {COUNT}, 5)]',
+    "OnceOptions": 'batch: Annotated[str, Option("What it belongs to.", checks.text, "")]',
 }
 """The line that is added to each list of options."""
 
