@@ -18,7 +18,6 @@ from framework._records import checks
 from framework._records.ids import TaskId
 from framework._tasks.functions import (
     dependencies_of,
-    is_async,
     layer_of,
     optional_of,
     require_callable,
@@ -81,10 +80,7 @@ def _is_being_defined(cls: type) -> bool:
 
 
 def dress(
-    inner: types.FunctionType,
-    fn: Callable[..., Any],
-    layer: str,
-    **attributes: Any,
+    inner: Callable[..., Any], fn: Callable[..., Any], layer: str, **attributes: Any
 ) -> Any:  # Any: typed by the decorator that returns it
     """Make *inner* look like *fn*; see `Dress`."""
     return Dress(fn, layer).put_on(inner, **attributes)
@@ -146,8 +142,9 @@ class Dress:
             self._attributes["__asyncframe_optional__"] = optional_of(fn)
         self._attributes.update(fn=undecorated or fn, __asyncframe_layer__=layer)
 
-    def put_on(self, inner: types.FunctionType, **attributes: Any) -> Any:  # Any: see `dress`
+    def put_on(self, inner: Callable[..., Any], **attributes: Any) -> Any:  # Any: see `dress`
         """Return a copy of the function *inner* with further *attributes*."""
+        assert isinstance(inner, types.FunctionType)
         dressed = types.FunctionType(
             inner.__code__, self._namespace, inner.__name__, inner.__defaults__, inner.__closure__
         )
@@ -180,14 +177,6 @@ def _annotations(signature: inspect.Signature) -> dict[str, Any]:
     if signature.return_annotation is not empty:
         found["return"] = signature.return_annotation
     return found
-
-
-def of_colour(
-    fn: Callable[..., Any], sync_inner: object, async_inner: object
-) -> types.FunctionType:
-    chosen = async_inner if is_async(fn) else sync_inner
-    assert isinstance(chosen, types.FunctionType)
-    return chosen
 
 
 def copier(known: OptionList[D], name: str, make: Callable[[D], Any]) -> Callable[..., Any]:

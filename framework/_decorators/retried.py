@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import types
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
-from framework._decorators.dressing import BRACKETS, apply, copier, dress, of_colour
+from framework._decorators.dressing import BRACKETS, apply, copier, dress
 from framework._manager.frameworks import find_policies
 from framework._running.waits.retry import RetryPolicy
 from framework._tasks import registry
@@ -76,7 +75,7 @@ def _retried(fn: Callable[..., Any], checked: RetryOptions) -> Any:
     return dressed
 
 
-def retried_inner(fn: Callable[..., Any], name: str, policy: RetryPolicy) -> types.FunctionType:
+def retried_inner(fn: Callable[..., Any], name: str, policy: RetryPolicy) -> Callable[..., Any]:
     """Return *fn* with retries, sync or async like *fn*; the first try is outside the loop."""
     # The inner functions find no name of this module: `dress` gives them other globals.
     policies, call_later = find_policies, functools.partial
@@ -111,7 +110,7 @@ def retried_inner(fn: Callable[..., Any], name: str, policy: RetryPolicy) -> typ
             # Its traceback refers to this frame: a reference back would make a cycle.
             del first
 
-    return of_colour(fn, sync_inner, async_inner)
+    return async_inner if is_async(fn) else sync_inner
 
 
 def attempts_of(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-import types
 from asyncio import CancelledError
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from framework._decorators.dressing import BRACKETS, Dress, apply, copier
@@ -117,57 +117,35 @@ def async_task(fn: Any = BRACKETS, /, **options: Unpack[TaskOptions]) -> Any:
 
 
 def _task(layer: str, fn: Callable[..., Any], given: TaskOptions) -> Any:
-    run = injected(fn)
-    spec = TaskSpec(run, name=name_of(fn), kind=kind_of(fn), check=checker_for(run))
-    dressing = Dress(run, layer, returns_id=layer == "background_task", undecorated=fn)
-    return _Maker(layer, spec.name, positional_range(run), dressing).copy(spec, given)
+    # Found out once, since it takes long and requests may make a copy each.
+    run, name = injected(fn), name_of(fn)
+    arity = positional_range(run)
+    inner = background_inner if layer == "background_task" else awaitable_inner
+    dressing = Dress(run, layer, returns_id=inner is background_inner, undecorated=fn)
 
-
-class _Maker:
-    """Makes a decorated function, and its copies with other options.
-
-    What takes long is found out once, since requests may make a copy each. A copy does not
-    refer to itself: it is freed at once and not by the garbage collector.
-
-    Args:
-        layer: The decorator.
-        name: The name of the function, for messages.
-        arity: Its `positional_range`.
-        dressing: What makes the result look like it.
-    """
-
-    def __init__(self, layer: str, name: str, arity: tuple[int, int], dressing: Dress) -> None:
-        self._inner = background_inner if layer == "background_task" else awaitable_inner
-        self._name = name
-        self._arity = arity
-        self._dressing = dressing
-
-    def copy(self, spec: TaskSpec, changed: Mapping[str, object]) -> Any:
+    def copy(spec: TaskSpec, changed: Mapping[str, object]) -> Any:
         """Return the function with the options of *spec*, and those of *changed* in their place.
+
+        It does not refer to itself: it is freed at once and not by the garbage collector.
 
         Raises:
             TypeError: If the function that makes a key of the arguments cannot take them.
-            ValueError: As `make` does.
+            ValueError: If it is to be requeued, and is awaited or cannot be found by its name.
         """
         for option in ("unique", "key"):
             check_key(option, changed.get(option), spec.fn)
-        return self.make(spec.replace(changed))
-
-    def make(self, spec: TaskSpec) -> Any:
-        """Return the function with the options of *spec*.
-
-        Raises:
-            ValueError: If it is to be requeued, and is awaited or cannot be found by its name.
-        """
+        spec = spec.replace(changed)
         if spec.requeue:
-            check_requeued(spec, awaited=self._inner is awaitable_inner)
-        made = self._dressing.put_on(
-            self._inner(spec, self._arity),
-            options=copier(COPY, self._name, lambda changed: self.copy(spec, changed)),
+            check_requeued(spec, awaited=inner is awaitable_inner)
+        made = dressing.put_on(
+            inner(spec, arity),
+            options=copier(COPY, name, partial(copy, spec)),
             __asyncframe_spec__=spec,
         )
         registry.register(spec.name, made)
         return made
+
+    return copy(TaskSpec(run, name=name, kind=kind_of(fn), check=checker_for(run)), given)
 
 
 def check_requeued(spec: TaskSpec, *, awaited: bool) -> None:
@@ -185,7 +163,7 @@ def check_requeued(spec: TaskSpec, *, awaited: bool) -> None:
         )
 
 
-def background_inner(spec: TaskSpec, arity: tuple[int, int]) -> types.FunctionType:
+def background_inner(spec: TaskSpec, arity: tuple[int, int]) -> Callable[..., Any]:
     """Return a function whose call takes a task in and returns its id."""
     # The inner function finds no name of this module: `dress` gives it other globals. A name
     # of its closure is also read faster than a global, at each call.
@@ -198,11 +176,10 @@ def background_inner(spec: TaskSpec, arity: tuple[int, int]) -> types.FunctionTy
         task = (current.sole or core()).intake.submit(spec, args, kwargs, caller(1))
         return task.task_id  # type: ignore[return-value]  # made a TaskId by the intake
 
-    assert isinstance(sync_inner, types.FunctionType)
     return sync_inner
 
 
-def placed_inner(spec: TaskSpec, arity: tuple[int, int]) -> types.FunctionType:
+def placed_inner(spec: TaskSpec, arity: tuple[int, int]) -> Callable[..., Any]:
     """Return what `awaitable_inner` does, for a function that is unique or limited."""
     current, core, caller, check = STATE, require_core, sys._getframe, spec.check or _no_check
     (least, most), count, wait, withdraw = arity, len, outcome, give_up
@@ -222,11 +199,10 @@ def placed_inner(spec: TaskSpec, arity: tuple[int, int]) -> types.FunctionType:
                 withdraw(here, task)
             raise
 
-    assert isinstance(async_inner, types.FunctionType)
     return async_inner
 
 
-def awaitable_inner(spec: TaskSpec, arity: tuple[int, int]) -> types.FunctionType:
+def awaitable_inner(spec: TaskSpec, arity: tuple[int, int]) -> Callable[..., Any]:
     """Return a coroutine function whose await gives the task's result."""
     if spec.needs_place:
         return placed_inner(spec, arity)
@@ -250,7 +226,6 @@ def awaitable_inner(spec: TaskSpec, arity: tuple[int, int]) -> types.FunctionTyp
         task = intake.submit(spec, args, kwargs, caller(1), how)
         return await here.results.get(task, None)  # type: ignore[arg-type]  # no unique task
 
-    assert isinstance(async_inner, types.FunctionType)
     return async_inner
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import types
 from collections.abc import Callable
 from typing import Any, Unpack
 
-from framework._decorators.dressing import by_name, copier, decorate, dress, of_colour
+from framework._decorators.dressing import by_name, copier, decorate, dress
 from framework._manager.frameworks import STATE, find_policies
 from framework._running.waits.throttle import ThrottlePolicy
 from framework._tasks import registry
 from framework._tasks.decorated import ThrottleDecorator
-from framework._tasks.functions import check_key, name_of
+from framework._tasks.functions import check_key, is_async, name_of
 from framework._tasks.options import THROTTLE, ThrottleOptions, merged
 
 
@@ -69,7 +68,7 @@ def _throttled(fn: Callable[..., Any], checked: ThrottleOptions) -> Any:
     return dressed
 
 
-def throttled_inner(fn: Callable[..., Any], policy: ThrottlePolicy) -> types.FunctionType:
+def throttled_inner(fn: Callable[..., Any], policy: ThrottlePolicy) -> Callable[..., Any]:
     """Return *fn* behind its rate limit, sync or async like *fn*."""
     # The inner functions find no name of this module: `dress` gives them other globals.
     current, policies, running_loop = STATE, find_policies, asyncio._get_running_loop
@@ -108,4 +107,4 @@ def throttled_inner(fn: Callable[..., Any], policy: ThrottlePolicy) -> types.Fun
             await here.await_turn(policy, its_key, due)
         return await (fn(*args, **kwargs) if kwargs else fn(*args))
 
-    return of_colour(fn, sync_inner, async_inner)
+    return async_inner if is_async(fn) else sync_inner

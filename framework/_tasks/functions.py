@@ -11,7 +11,7 @@ import functools
 import inspect
 import sys
 import types
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, TypeAlias
 
 from framework._records.checks import show
@@ -126,17 +126,10 @@ def require_callable(what: str, fn: object) -> Callable[..., Any]:
     return fn
 
 
-@contextlib.contextmanager
-def _context() -> Iterator[None]:
-    yield
-
-
-@contextlib.asynccontextmanager
-async def _async_context() -> AsyncIterator[None]:
-    yield
-
-
-_OF_CONTEXT_MANAGERS: Final = {getattr(one, "__code__", None) for one in (_context, _async_context)}
+_OF_CONTEXT_MANAGERS: Final = {
+    getattr(one, "__code__", None)
+    for one in (contextlib.contextmanager(iter), contextlib.asynccontextmanager(aiter))
+}
 """The code of all functions that `contextlib` has made of generators."""
 
 
