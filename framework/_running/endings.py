@@ -9,8 +9,9 @@ Lock order: none is held here; the store, sinks, waiters and hooks are called wi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from framework._records.statuses import (
     CANCELLED,
@@ -22,18 +23,26 @@ from framework._records.statuses import (
     TIMEOUT,
     TaskStatus,
 )
-from framework._running.hooks import Report, run_hooks
 from framework._running.ledger import Ledger
 from framework._running.limits import Limits
 from framework._running.log import Failures, report_unread
 from framework._running.outcomes import WorkerCrashError, clear_frames
 from framework._running.retention import Retention
+from framework._tasks.current import hook_owner
 from framework._tasks.live import LiveTask, Waiter
 from framework._tasks.mistakes import explain
 from framework._tasks.options import SILENT
+from framework._tasks.specs import Hook
+from framework._tasks.task import Task
+from framework._threads.user_threads import HOOK, call_on_thread
 from framework._threads.waiters import wake_all
 from framework.exceptions import TaskCancelledError, TaskInterruptedError, TaskTimeoutError
 from framework.protocols import TaskEngine
+
+_LOGGER = logging.getLogger("asyncframe")
+
+Report: TypeAlias = Callable[[LiveTask], object]
+"""Logs the failure of a task."""
 
 
 class Ends(Protocol):
@@ -268,9 +277,44 @@ class Endings:
             if waiters:
                 wake_all(waiters)
             if report is not None or task.hooks is not None:
-                run_hooks(task, ledger.snapshot, report)
+                self._run_hooks(task, report)
         home = task.home
         on_idle = home.on_idle
         # Without a lock: two threads may see the home empty, and both call it.
         if on_idle is not None and not home.live:
             on_idle()
+
+    def _run_hooks(self, task: LiveTask, report: Report | None) -> None:
+        """Call the one of a task's hooks that fits its status, and then log its failure.
+
+        Args:
+            task: A final task; its hooks are removed from it, so that none is called twice.
+            report: Called if the hook has not read its error; None for no call.
+        """
+        hook = None
+        if task.hooks is not None:
+            (on_complete, on_error), task.hooks = task.hooks, None
+            hook = on_complete if task.status is COMPLETED else on_error
+        if hook is None:
+            if report is not None:
+                report(task)
+            return
+        view = Task(self.ledger.snapshot(task), source=task)
+        if task.status is not TIMEOUT and not task.remote:
+            _call_hook(hook, view, task, report)
+            return
+        # A slow hook must not delay the thread of the timers, which has other limits to enforce,
+        # nor the thread that reads the reports of remote tasks.
+        call_on_thread(HOOK, _call_hook, hook, view, task, report)
+
+
+def _call_hook(hook: Hook, view: Task, task: LiveTask, report: Report | None) -> None:
+    token = hook_owner.set((task.owner,))
+    try:
+        hook(view)
+    except BaseException:  # a user's hook must not end a thread or a loop
+        _LOGGER.exception("a hook of task %s raised an error", task.task_id)
+    finally:
+        hook_owner.reset(token)
+    if report is not None and not task.read:
+        report(task)

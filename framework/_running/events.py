@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -41,7 +40,7 @@ class Events:
         self.lock = threading.Lock()
         self.sinks: dict[str, tuple[EventSink, ...]] = {}
         self.tracers: tuple[TaskTracer, ...] = ()
-        self._subscriptions: list[_Subscription] = []
+        self._subscriptions: dict[object, tuple[EventSink, Collection[str]]] = {}
 
     def enqueue(self, task: LiveTask, kind: str, **more: Any) -> None:
         """Add an event to the outbox of *task*, if its kind has a sink; `flush` publishes it.
@@ -118,27 +117,30 @@ class Events:
 
     def subscribe(self, sink: EventSink, kinds: Collection[str]) -> Callable[[], None]:
         """Add a sink for some kinds of events; return a function that removes it."""
-        # Compared by identity: the same sink may be subscribed twice.
-        entry = _Subscription(sink, kinds)
+        # Not by the sink, which may be subscribed twice.
+        key = object()
         with self.lock:
-            self._subscriptions.append(entry)
+            self._subscriptions[key] = sink, kinds
             self._arrange()
 
         def unsubscribe() -> None:
             with self.lock:
-                if entry in self._subscriptions:
-                    self._subscriptions.remove(entry)
+                if self._subscriptions.pop(key, None) is not None:
                     self._arrange()
 
         return unsubscribe
 
     def _arrange(self) -> None:
         """Sort the subscriptions by kind, and find the tracers; with the lock held."""
-        chosen = _by_kind(self._subscriptions)
-        sinks = [one.sink for one in self._subscriptions]
-        # The method first: the check of a protocol takes long.
-        maybe = (sink for sink in sinks if hasattr(sink, "starting"))
-        self.tracers = tuple(sink for sink in maybe if isinstance(sink, TaskTracer))
+        chosen: dict[str, tuple[EventSink, ...]] = {}
+        tracers = []
+        for sink, kinds in self._subscriptions.values():
+            for kind in kinds:
+                chosen[kind] = (*chosen.get(kind, ()), sink)
+            # The method first: the check of a protocol takes long.
+            if hasattr(sink, "starting") and isinstance(sink, TaskTracer):
+                tracers.append(sink)
+        self.tracers = tuple(tracers)
         if self.tracers:
             # They are called together with these events, even if they did not ask for them.
             chosen = {"submitted": (), "started": ()} | chosen
@@ -190,17 +192,3 @@ def _guarded(call: Callable[[], object]) -> None:
         call()
     except Exception:  # a user's tracer must not keep a task from running
         _LOGGER.exception("a tracer raised an error")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Subscription:
-    sink: EventSink
-    kinds: Collection[str]
-
-
-def _by_kind(subscriptions: list[_Subscription]) -> dict[str, tuple[EventSink, ...]]:
-    sinks: dict[str, tuple[EventSink, ...]] = {}
-    for one in subscriptions:
-        for kind in one.kinds:
-            sinks[kind] = (*sinks.get(kind, ()), one.sink)
-    return sinks

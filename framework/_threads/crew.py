@@ -393,7 +393,7 @@ class Crew:
             # Only now, since the start may fail. The thread cannot end before: it needs the lock.
             self._started += 1
             self.threads = self.threads | {thread}
-            joined_at_exit()[thread] = ExitSignal(self)
+            joined_at_exit()[thread] = ExitSignal(self.release)
 
     def _break(self, reason: str) -> None:
         with self.lock:

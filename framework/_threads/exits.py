@@ -5,16 +5,9 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from concurrent.futures import thread as _stdlib
-from typing import Any, Protocol
-
-
-class Releasable(Protocol):
-    """What lets its threads end: a `crew.Crew`."""
-
-    def release(self) -> None:
-        """Let the threads end once the queue is empty."""
+from typing import Any
 
 
 def require_known(module: object) -> None:
@@ -45,12 +38,12 @@ def joined_at_exit() -> MutableMapping[threading.Thread, Any]:
 class ExitSignal:
     """Takes the place of a thread's queue, into which `concurrent.futures` puts None at exit."""
 
-    def __init__(self, crew: Releasable) -> None:
+    def __init__(self, release: Callable[[], None]) -> None:
         # Weak: the standard library's table holds threads weakly, and the crew holds them.
-        self._crew = weakref.ref(crew)
+        self._release = weakref.WeakMethod(release)
 
     def put(self, _: None) -> None:
         """Let the crew's threads end, as None in the queue ends the standard pool's."""
-        crew = self._crew()
-        if crew is not None:
-            crew.release()
+        release = self._release()
+        if release is not None:
+            release()

@@ -51,8 +51,10 @@ class LoopWatch:
     """
 
     def __init__(self, clock: SystemClock, home: Home, limit: float) -> None:
+        assert home.loop is not None
         self._clock = clock
         self._home = home
+        self._loop = home.loop
         self._pause = limit / 2
         self._turn: CodeType | None = None
         self._thread = 0
@@ -74,17 +76,13 @@ class LoopWatch:
         Args:
             frame: The frame of that coroutine.
         """
-        loop = self._home.loop
-        assert loop is not None
         self._turn, self._thread = turn_of(frame), threading.get_ident()
-        _WATCHES.setdefault(loop, []).append(self)
-        loop.call_soon(self._begin)
+        _WATCHES.setdefault(self._loop, []).append(self)
+        self._loop.call_soon(self._begin)
 
     def stop(self) -> None:
         """Stop to watch; called on the loop."""
-        loop = self._home.loop
-        assert loop is not None
-        watches = _WATCHES.get(loop, [])
+        watches = _WATCHES.get(self._loop, [])
         if self in watches:
             watches.remove(self)
         if self._timer is not None:
@@ -92,8 +90,7 @@ class LoopWatch:
         self._end_block(self._clock.monotonic())
 
     def _begin(self) -> None:
-        loop = self._home.loop
-        if loop is not None and self in _WATCHES.get(loop, ()):
+        if self in _WATCHES.get(self._loop, ()):
             self._answered = self._clock.monotonic()
             self._set_timer()
 
@@ -105,12 +102,10 @@ class LoopWatch:
     # -- on the thread of the timers
 
     def _look(self) -> None:
-        loop = self._home.loop
-        assert loop is not None
-        watches = _WATCHES.get(loop, [])
-        if loop.is_closed():
+        watches = _WATCHES.get(self._loop, [])
+        if self._loop.is_closed():
             # Nobody has stopped the watch, which keeps the loop alive.
-            _WATCHES.pop(loop, None)
+            _WATCHES.pop(self._loop, None)
             return
         if self not in watches:
             return
@@ -139,12 +134,10 @@ class LoopWatch:
             self._inspect(now)
 
     def _ask(self, now: float) -> None:
-        loop = self._home.loop
-        assert loop is not None
         self._forget(now)
         self._answered = None
         try:
-            loop.call_soon_threadsafe(self._answer)
+            self._loop.call_soon_threadsafe(self._answer)
         except RuntimeError:  # it was closed meanwhile
             self._answered = now
 
@@ -191,7 +184,7 @@ class LoopWatch:
 
     def _task(self) -> LiveTask | None:
         """Return the task whose coroutine the loop runs now; None if it is none of ours."""
-        owner: Any = asyncio.current_task(self._home.loop)  # Any: the result of the task
+        owner: Any = asyncio.current_task(self._loop)  # Any: the result of the task
         if owner is None:
             return None
         # The latest: a task that awaits another one in place shares its asyncio task.
