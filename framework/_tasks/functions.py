@@ -21,6 +21,12 @@ from framework._records.records import Kind
 Check: TypeAlias = Callable[..., object]
 """Called with a call's arguments; raises TypeError if they do not fit the signature."""
 
+Args: TypeAlias = tuple[Any, ...]
+"""The positional arguments of a call."""
+
+Kwargs: TypeAlias = dict[str, Any]
+"""The keyword arguments of a call."""
+
 _MAX_NAME = 200
 
 

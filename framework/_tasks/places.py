@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from types import MethodType
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from framework._records.ids import TaskId
 from framework._records.jsonsafe import cut, safe_repr
-from framework._tasks.functions import check_key, name_of, signature_of
+from framework._tasks.functions import Args, Kwargs, check_key, name_of, signature_of
 from framework._tasks.specs import TaskSpec
 from framework._tasks.wire import encode_call
 
@@ -75,20 +75,16 @@ _DEPTH: Final = 8
 _ADDRESS: Final = re.compile(r" at 0x[0-9A-Fa-f]+>")
 
 
-def unique_key(
-    fn: Callable[..., Any],
-    unique: object,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    owner: str | None = None,
-) -> str:
-    """Return the key of a call of a unique task.
+def unique_request(
+    spec: TaskSpec, task_id: str, args: Args, kwargs: Kwargs, owner: str | None
+) -> PlaceRequest:
+    """Return what a unique call asks for; calls the user's key function.
 
     Args:
-        fn: The function.
-        unique: True for a key made of the owner and all arguments, or the function that makes one
-            of the arguments, for all owners.
-        args: The call's positional arguments.
+        spec: What is called, which is unique: by its owner and all its arguments, or by what a
+            function makes of the arguments, for all owners.
+        task_id: Its task.
+        args: Its positional arguments.
         kwargs: Its keyword arguments.
         owner: Whom the task belongs to, such as a user; None if it has no owner.
 
@@ -96,48 +92,44 @@ def unique_key(
         TypeError: If an argument, or what the key function returned, has no stable text.
         Exception: What the key function raises.
     """
-    name = name_of(fn)
-    if callable(unique):
-        text = stable_text(name, "unique", _key_of(fn, "unique", unique, args, kwargs))
+    name = name_of(spec.fn)
+    if callable(spec.options["unique"]):
+        text = _key_text(spec, name, "unique", args, kwargs)
     else:
-        text = _call_text(fn, args, kwargs)
+        text = _call_text(spec.fn, args, kwargs)
         if owner is not None:
             text = json.dumps([owner, text])
-    return f"u:{name}:{key_digest(text)}"
+    waits = spec.options["on_duplicate"] == "replace"
+    key = f"u:{name}:{key_digest(text)}"
+    return PlaceRequest(key, task_id, 1, waits, spec.level, replaces=waits)
 
 
-def running_key(
-    fn: Callable[..., Any],
-    key: Callable[..., object] | None,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> tuple[str, str]:
+def running_key(spec: TaskSpec, args: Args, kwargs: Kwargs) -> tuple[str, str]:
     """Return the key of a call whose function has `max_running`, and its text for people.
 
     Raises:
         TypeError: If what the key function returned has no stable text.
         Exception: What the key function raises.
     """
-    name = name_of(fn)
-    if key is None:
+    name = name_of(spec.fn)
+    if spec.options["key"] is None:
         return f"r:{name}", ""
-    text = stable_text(name, "key", _key_of(fn, "key", key, args, kwargs))
+    text = _key_text(spec, name, "key", args, kwargs)
     return f"r:{name}:{key_digest(text)}", cut(text, _SHOWN)
 
 
-def _key_of(
-    fn: Callable[..., Any],
-    option: str,
-    key: Callable[..., object],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> object:
+def _key_text(
+    spec: TaskSpec, name: str, option: Literal["unique", "key"], args: Args, kwargs: Kwargs
+) -> str:
+    """Return the text of what the function in an option returns."""
+    key: Any = spec.options[option]  # a function here
     try:
-        return key(*args, **kwargs)
+        found = key(*args, **kwargs)
     except TypeError:
         # A submission's own key function has not been checked before.
-        check_key(option, key, fn)
+        check_key(option, key, spec.fn)
         raise
+    return stable_text(name, option, found)
 
 
 def key_digest(text: str) -> str:
@@ -165,7 +157,7 @@ def stable_text(name: str, option: str, key: object) -> str:
     return text
 
 
-def _call_text(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+def _call_text(fn: Callable[..., Any], args: Args, kwargs: Kwargs) -> str:
     """Return a text that two calls have in common if their bound arguments are equal."""
     inner: Any = fn
     while True:
@@ -267,31 +259,6 @@ class TaskPlaces:
     def may_wait(self) -> bool:
         """Whether the task may have to wait for a place."""
         return self.running is not None or self.state is PlaceState.ASKING
-
-
-def unique_request(
-    spec: TaskSpec,
-    task_id: str,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    owner: str | None,
-) -> PlaceRequest:
-    """Return what a unique call asks for; calls the user's key function.
-
-    Args:
-        spec: What is called, which is unique.
-        task_id: Its task.
-        args: Its positional arguments.
-        kwargs: Its keyword arguments.
-        owner: Whom the task belongs to, such as a user; None if it has no owner.
-
-    Raises:
-        TypeError: If an argument, or what the key function returned, has no stable text.
-        Exception: What the key function raises.
-    """
-    waits = spec.options["on_duplicate"] == "replace"
-    key = unique_key(spec.fn, spec.options["unique"], args, kwargs, owner)
-    return PlaceRequest(key, task_id, 1, waits, spec.level, replaces=waits)
 
 
 # -- the rule of the lines, which is the same in the memory of a process and in a database

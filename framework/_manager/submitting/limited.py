@@ -50,7 +50,7 @@ class Limited(Partner):
         most = spec.options["max_running"]
         assert most is not None
         args, kwargs = task.args or (), task.kwargs or {}
-        key, shown = running_key(spec.fn, spec.options["key"], args, kwargs)
+        key, shown = running_key(spec, args, kwargs)
         places = task.places or TaskPlaces(None)
         places.running = PlaceRequest(key, task.task_id, most, rank=spec.level)
         places.shown = shown
