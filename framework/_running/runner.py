@@ -19,6 +19,7 @@ from framework._records.records import Kind
 from framework._records.statuses import CANCELLED, FAILED, FINAL, PENDING
 from framework._running.endings import Endings
 from framework._tasks.current import current_record
+from framework._tasks.functions import Args, Kwargs
 from framework._tasks.live import Driver, Home, LiveTask
 from framework._tasks.options import NORMAL
 from framework._threads.clock import SystemClock
@@ -177,14 +178,12 @@ class Runner:
 
     # -- attempts with an interceptor
 
-    def attempt_async(
-        self, task: LiveTask, args: tuple[Any, ...], kwargs: dict[str, Any] | None
-    ) -> Any:
+    def attempt_async(self, task: LiveTask, args: Args, kwargs: Kwargs | None) -> Any:
         """Start an attempt of an async task with the interceptor, in the task's context."""
         set_current(task)
         return self._attempt(task, args, kwargs)
 
-    def _attempt(self, task: LiveTask, args: tuple[Any, ...], named: dict[str, Any] | None) -> Any:
+    def _attempt(self, task: LiveTask, args: Args, named: Kwargs | None) -> Any:
         """Call the function, with the interceptor around each attempt."""
         assert self.interceptor is not None
         kwargs = named or {}
@@ -218,9 +217,7 @@ class Runner:
         create = asyncio.get_running_loop().create_task
         return lambda: create(self._await_again(task, args, kwargs), context=context)
 
-    def _run_again(
-        self, task: LiveTask, args: tuple[Any, ...], kwargs: dict[str, Any] | None
-    ) -> None:
+    def _run_again(self, task: LiveTask, args: Args, kwargs: Kwargs | None) -> None:
         try:
             set_current(task)
             result = self._attempt(task, args, kwargs)
@@ -229,9 +226,7 @@ class Runner:
         else:
             self.endings.complete(task, result)
 
-    async def _await_again(
-        self, task: LiveTask, args: tuple[Any, ...], kwargs: dict[str, Any] | None
-    ) -> None:
+    async def _await_again(self, task: LiveTask, args: Args, kwargs: Kwargs | None) -> None:
         try:
             set_current(task)
             result = await self._attempt(task, args, kwargs)

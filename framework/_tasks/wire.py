@@ -26,13 +26,21 @@ from framework._records import json_bytes
 from framework._records.jsonsafe import SHORT_INT, safe_repr, safe_str
 from framework._records.records import TaskRecord
 from framework._records.statuses import TIMEOUT, TRAITS, TaskStatus
-from framework._tasks.functions import bare_function, name_of, signature_of, without_partials
+from framework._tasks.functions import (
+    Args,
+    Kwargs,
+    bare_function,
+    name_of,
+    signature_of,
+    without_partials,
+)
 from framework._tasks.injection import as_task
 from framework._tasks.task import SENT
 from framework.exceptions import RemoteTaskError, TaskTimeoutError
 
 Function: TypeAlias = Callable[..., Any]
-CallEncoder: TypeAlias = Callable[[tuple[Any, ...], "dict[str, Any] | None"], str]
+Options: TypeAlias = dict[str, Any]
+"""Options of a task that are sent with its call: numbers, texts and flags."""
 
 MAX_RESULT: Final = 1 << 20
 """Longest JSON text of a result, in characters."""
@@ -129,7 +137,7 @@ class _Codec:
         return self._adapter.validate_json(json.dumps(data))
 
 
-class _FunctionCodec:
+class FunctionCodec:
     """The codecs of one function's parameters and result.
 
     Attributes:
@@ -189,8 +197,12 @@ class _FunctionCodec:
             ) from None
         return found, named
 
-    def require_same(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> None:
-        """Check that a call comes back from JSON as it is; see `require_same_call`."""
+    def require_same(self, args: Args, kwargs: Kwargs | None) -> None:
+        """Check that `decode_call` gives each argument its type again.
+
+        Raises:
+            TypeError: If one has no annotation, and is not what JSON has.
+        """
         known, rest = self.positional, self.rest
         given = [*zip((*known, *[rest] * len(args)), args, strict=False)]
         given += [
@@ -203,12 +215,7 @@ class _FunctionCodec:
                     f"{_kind_of(value)}, which comes back from JSON as something else"
                 )
 
-    def encode(
-        self,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any] | None,
-        options: dict[str, Any] | None = None,
-    ) -> str:
+    def encode(self, args: Args, kwargs: Kwargs | None, options: Options | None = None) -> str:
         """Return a call's arguments as JSON text; see `encode_call`."""
         call = self.convert(args, kwargs or {}, "dump")
         text = _to_json((*call, options) if options else call)
@@ -220,7 +227,7 @@ class _FunctionCodec:
         return text
 
     def refusals(self) -> list[str]:
-        """Return why the values of some annotations are refused, and what to do."""
+        """Return which annotations have no JSON, and what to do about each."""
         named = dict((*self.positional, *self.named.items(), self.rest))
         refused = [
             f"argument {name!r} of {self.name}: {codec.refused}"
@@ -232,16 +239,8 @@ class _FunctionCodec:
         return refused
 
 
-def refusals(fn: Function) -> list[str]:
-    """Return which annotations of a function have no JSON, and what to do about each."""
-    return _codec_of(fn).refusals()
-
-
 def encode_call(
-    fn: Function,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any] | None,
-    options: dict[str, Any] | None = None,
+    fn: Function, args: Args, kwargs: Kwargs | None, options: Options | None = None
 ) -> str:
     """Encode a call's arguments as JSON text, according to the annotations of *fn*.
 
@@ -259,24 +258,10 @@ def encode_call(
         TypeError: If one does not fit its annotation, or JSON cannot express it.
         ValueError: If the text is longer than `MAX_CALL`.
     """
-    return _codec_of(fn).encode(args, kwargs, options)
+    return codec_of(fn).encode(args, kwargs, options)
 
 
-def require_same_call(fn: Function, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> None:
-    """Check that `decode_call` gives each argument its type again.
-
-    Raises:
-        TypeError: If one has no annotation, and is not what JSON has.
-    """
-    _codec_of(fn).require_same(args, kwargs)
-
-
-def call_encoder(fn: Function) -> CallEncoder:
-    """Return `encode_call` for *fn* alone, whose annotations are read now and only once."""
-    return _codec_of(fn).encode
-
-
-def decode_call(fn: Function, text: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def decode_call(fn: Function, text: str) -> tuple[Args, Kwargs]:
     """Return the arguments in *text*, from `encode_call`, as the annotations of *fn* say.
 
     Raises:
@@ -293,14 +278,14 @@ def decode_call(fn: Function, text: str) -> tuple[tuple[Any, ...], dict[str, Any
         raise ValueError(
             f"a call is [[...], {{...}}] in JSON, not {_kind_of(data)} of {len(text):,} characters"
         )
-    args, kwargs = _codec_of(fn).convert(data[0], data[1], "load")
+    args, kwargs = codec_of(fn).convert(data[0], data[1], "load")
     return tuple(args), kwargs
 
 
-def call_options(text: str) -> dict[str, Any]:
+def call_options(text: str) -> Options:
     """Return the options in a *text* from `encode_call`."""
     data = json.loads(text)
-    options: dict[str, Any] = data[2] if len(data) > 2 else {}
+    options: Options = data[2] if len(data) > 2 else {}
     return options
 
 
@@ -506,24 +491,25 @@ def _kind_of(value: object) -> str:
 # -- codecs of functions
 
 
-def _codec_of(fn: Function) -> _FunctionCodec:
+def codec_of(fn: Function) -> FunctionCodec:
+    """Return the codec of a function, whose annotations are read only once."""
     inner = bare_function(fn)
     try:
         found = _CODECS.get(inner)
         if found is None:
-            found = _CODECS[inner] = _FunctionCodec(as_task(inner))
+            found = _CODECS[inner] = FunctionCodec(as_task(inner))
     except TypeError:  # it is not hashable, or has no weak references
-        return _FunctionCodec(as_task(inner))
+        return FunctionCodec(as_task(inner))
     return found
 
 
-_CODECS: Final[weakref.WeakKeyDictionary[Any, _FunctionCodec]] = weakref.WeakKeyDictionary()
+_CODECS: Final[weakref.WeakKeyDictionary[Any, FunctionCodec]] = weakref.WeakKeyDictionary()
 
 
 def _result_of(fn: Function | None) -> tuple[_Codec, str]:
     if fn is None:
         return _UNKNOWN, "a task"
-    codec = _codec_of(fn)
+    codec = codec_of(fn)
     return codec.result, codec.name
 
 

@@ -33,7 +33,7 @@ from framework._records.statuses import FINAL, PENDING
 from framework._running.endings import Ends
 from framework._running.runner import Runner
 from framework._tasks.live import LiveTask, copy_record
-from framework._tasks.wire import encode_call, require_same_call
+from framework._tasks.wire import codec_of
 from framework._threads.waiters import ThreadWaiter, wake_all
 from framework.protocols import RequeueStore, Run
 
@@ -79,8 +79,9 @@ class Requeued(Partner):
         """
         spec = task.spec
         args, kwargs = task.args or (), task.kwargs or {}
-        call = encode_call(spec.fn, args, kwargs)
-        require_same_call(spec.fn, args, kwargs)
+        codec = codec_of(spec.fn)
+        call = codec.encode(args, kwargs)
+        codec.require_same(args, kwargs)
         if self.is_possible:
             task.restart = Restart(
                 call,

@@ -9,7 +9,7 @@ from framework._records.records import TaskRecord
 from framework._tasks import registry
 from framework._tasks.options import NORMAL
 from framework._tasks.specs import TaskSpec
-from framework._tasks.wire import CallEncoder, call_encoder, refusals
+from framework._tasks.wire import FunctionCodec, codec_of
 from framework.engines.celery._messages import Functions, Message, signature_hash
 from framework.engines.celery._priorities import level_of, require_levels
 from framework.protocols import EngineTask, TaskFunction
@@ -92,7 +92,7 @@ class Admission:
     def refusals(self) -> list[str]:
         """Return the annotations that JSON cannot represent, and what to do about each."""
         specs = self._functions.specs()
-        return [one for _, spec in sorted(specs.items()) for one in refusals(spec.fn)]
+        return [one for _, spec in sorted(specs.items()) for one in codec_of(spec.fn).refusals()]
 
     def require_good(self) -> None:
         """Check all functions.
@@ -123,8 +123,8 @@ class Admission:
         known = spec.engine_note
         if known is None or known[0] is not self:
             self._note_levels([spec])
-            known = spec.engine_note = (self, self._name_of(spec), _encoder(spec))
-        _, name, encode = known
+            known = spec.engine_note = (self, self._name_of(spec), _codec(spec))
+        _, name, codec = known
         if task.limit is None:
             task.limit = self._default_limit
         if task.limit is None:
@@ -139,7 +139,7 @@ class Admission:
                 f"timeout must be at most {self._longest:g} s, the longest that the workers allow, "
                 f"not {task.limit:g} s for {spec.name}: see CeleryEngine(max_limit=...)"
             )
-        task.engine_note = Admitted(name, encode(task.args or (), task.kwargs))
+        task.engine_note = Admitted(name, codec.encode(task.args or (), task.kwargs))
 
     def _name_of(self, spec: TaskFunction) -> str:
         name = self._functions.name_of(spec)
@@ -176,10 +176,11 @@ class Admission:
         )
 
 
-def _encoder(spec: TaskFunction) -> CallEncoder:
+def _codec(spec: TaskFunction) -> FunctionCodec:
+    codec = codec_of(spec.fn)
     # For functions that the app knew when it started this was checked then.
-    _require_none(refusals(spec.fn))
-    return call_encoder(spec.fn)
+    _require_none(codec.refusals())
+    return codec
 
 
 def _require_none(refused: list[str]) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import Base64Bytes, BaseModel, ConfigDict, field_serializer, field_validator
 from typing_extensions import TypedDict
 
-from framework._tasks.wire import decode_result, encode_call, encode_result, refusals, settled
+from framework._tasks.wire import codec_of, decode_result, encode_call, encode_result, settled
 from tests.framework.drawn import explored
 from tests.framework.refusing import told_by
 
@@ -191,7 +191,7 @@ def test_refused_model() -> None:
                 match=r"^the result of .* encode theirs as text: Plain; give each model_config = ",
             ):
                 encode_result(fn, make(data))
-        (told,) = refusals(fn)
+        (told,) = codec_of(fn).refusals()
         assert told.startswith("the result of ")
         assert told.endswith("ConfigDict(ser_json_bytes='base64', val_json_bytes='base64')")
 
@@ -203,10 +203,10 @@ def test_refusals_of_arguments() -> None:
         del data, model, rest, other
 
     name = f"{__name__}.test_refusals_of_arguments.<locals>.function"
-    assert [one.partition(": ")[0] for one in refusals(function)] == [
+    assert [one.partition(": ")[0] for one in codec_of(function).refusals()] == [
         f"argument 'model' of {name}",
         f"argument 'rest' of {name}",
     ]
     with pytest.raises(TypeError, match=r"^argument 'model' of "):
         encode_call(function, (b"", Plain(data=b"text")), None)
-    assert refusals(returning(bytes)) == []
+    assert codec_of(returning(bytes)).refusals() == []
