@@ -10,7 +10,7 @@ from collections.abc import Callable
 from framework._manager.drain import Reminder, at_most
 from framework._records.reasons import span
 from framework._threads.user_threads import LIFESPAN
-from framework._threads.waits.sleepers import LoopSleeper
+from framework._threads.waiters import LoopSleeper
 from framework.protocols import Clock
 
 _LOGGER = logging.getLogger("asyncframe")

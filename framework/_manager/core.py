@@ -44,7 +44,6 @@ from framework._running.log import log_attempt, log_final, report_unread
 from framework._running.results import Results
 from framework._running.retention import Retention
 from framework._running.runner import Runner
-from framework._running.waits.delays import Delays
 from framework._running.waits.places import Places
 from framework._running.waits.policies import Policies, WatchedPolicies
 from framework._running.waits.shared_windows import SharedPolicies
@@ -151,7 +150,7 @@ class Core:
             self.others = OtherProcesses(directories, clock, self.boxes)
         # From here on, each part is given those before it, and needs none after it.
         places = abilities.places or features.places
-        self.places = Places(clock, Delays(clock), places, pool._crew.waits)
+        self.places = Places(clock, places, pool._crew.waits)
         forget = None if self.remote is None else partial(self._forget, self.remote)
         retention = Retention(self.ledger, settings.max_finished_tasks, forget)
         workers = abilities.logging

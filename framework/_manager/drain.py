@@ -23,7 +23,7 @@ from framework._records.restart import WAITS
 from framework._records.statuses import FINAL, INTERRUPTED, TaskStatus
 from framework._running.log import Tally
 from framework._tasks.live import Driver, Home, LiveTask, Sleeper
-from framework._threads.waits.sleepers import LoopSleeper
+from framework._threads.waiters import LoopSleeper
 from framework.exceptions import TaskInterruptedError
 from framework.protocols import Clock
 

@@ -1,9 +1,12 @@
-"""Endings: the only code that ends tasks, and what it does after that.
+"""Endings: the only code that ends tasks, at their limits too, and what it does after that.
 
 Guarantees: an error that a body raises ends its task and nothing else; a task ends once, and
 then its waiters, sinks and hooks are called once, after it is in the store; an outcome that
 comes later is counted and dropped.
-Relies on: the ledger, which lets only one thread make a task final.
+Relies on: the ledger, which lets only one thread make a task final; `deadlines`, which has one
+timer for each distinct limit; it fires on any thread.
+Without the GIL: only the task's own thread or loop writes the fields of its limit, and the
+timer's thread only reads `limit_key`; a deadline can be removed only once.
 Lock order: none is held here; the store, sinks, waiters and hooks are called without one.
 """
 
@@ -20,11 +23,11 @@ from framework._records.statuses import (
     FAILURES,
     FINAL,
     INTERRUPTED,
+    RUNNING,
     TIMEOUT,
     TaskStatus,
 )
 from framework._running.ledger import Ledger
-from framework._running.limits import Limits
 from framework._running.log import Failures, report_unread
 from framework._running.outcomes import WorkerCrashError, clear_frames
 from framework._running.retention import Retention
@@ -34,15 +37,71 @@ from framework._tasks.mistakes import explain
 from framework._tasks.options import SILENT
 from framework._tasks.specs import Hook
 from framework._tasks.task import Task
+from framework._threads.deadlines import Deadlines
 from framework._threads.user_threads import HOOK, call_on_thread
 from framework._threads.waiters import wake_all
 from framework.exceptions import TaskCancelledError, TaskInterruptedError, TaskTimeoutError
-from framework.protocols import TaskEngine
+from framework.protocols import Clock, TaskEngine
 
 _LOGGER = logging.getLogger("asyncframe")
 
 Report: TypeAlias = Callable[[LiveTask], object]
 """Logs the failure of a task."""
+
+
+class Limits:
+    """The limits of one manager's running tasks.
+
+    Args:
+        clock: Source of all time.
+        expire: Called with a task that has reached its limit, on any thread.
+    """
+
+    def __init__(self, clock: Clock, expire: Callable[[LiveTask], None]) -> None:
+        self._monotonic = clock.monotonic
+        self._deadlines: Deadlines[LiveTask] = Deadlines(clock, expire)
+        self._expire = expire
+
+    def arm(self, task: LiveTask, started: float) -> None:
+        """Start a task's limit at *started*, unless a throttle has suspended it."""
+        # Most tasks have no `rest`, and a `Rare` field costs a call.
+        if task.limit is not None and (task.rest is None or task.limit_left is None):
+            task.limit_key = task.limit
+            self._deadlines.add(task, task.limit, started)
+
+    def overrun(self, task: LiveTask) -> None:
+        """Expire a task whose body has ended too late, unless its limit was suspended."""
+        if task.limit_left is None:
+            self._expire(task)
+
+    def disarm(self, task: LiveTask) -> None:
+        """Cancel a task's limit."""
+        if task.limit_key is not None:
+            self._deadlines.remove(task, task.limit_key)
+            task.limit_key = None
+
+    def suspend(self, task: LiveTask) -> None:
+        """Stop the time of a running task's limit while it waits for a throttle."""
+        if task.limit is None or task.started is None:
+            return
+        now = self._monotonic()
+        deadline: float | None = task.started + task.limit
+        if task.limit_key is not None:
+            deadline = self._deadlines.remove(task, task.limit_key)
+            task.limit_key = None
+        # No deadline: the limit expires right now, on another thread. That is recorded as 0.0,
+        # so a limit with no time left, but a deadline, gets a little more.
+        task.limit_left = 0.0 if deadline is None else max(deadline - now, 1e-9)
+
+    def resume(self, task: LiveTask) -> None:
+        """Continue the time of a running task's limit."""
+        if task.limit_left and task.status is RUNNING:
+            task.limit_key = task.limit_left
+            self._deadlines.add(task, task.limit_left, self._monotonic())
+
+    def close(self) -> None:
+        """Expire no more tasks."""
+        self._deadlines.close()
 
 
 class Ends(Protocol):

@@ -30,7 +30,7 @@ from framework._records.statuses import TaskStatus
 from framework._threads.exits import ExitSignal, joined_at_exit
 from framework._threads.pool_threads import Item, PoolThread, current_pool_thread, forget_others
 from framework._threads.queue.item_queue import ItemQueue
-from framework._threads.waits.spares import Spares
+from framework._threads.queue.spares import Spares
 from framework._threads.watch.outflow import Outflow
 from framework._threads.watch.wait_graph import WaitGraph
 from framework.exceptions import QueueFullError

@@ -1,4 +1,7 @@
-"""Threads and coroutines that wait for a task; they are woken and never poll.
+"""Threads and coroutines that wait for a task, or sleep; they are woken and never poll.
+
+A sleeper is signalled (look again and go on) or interrupted (give up: the task was
+cancelled or timed out, or the framework shuts down).
 
 Guarantees: a waiter registered before the task became final is woken once. A loop is woken
 once for a batch of completions, not once for each.
@@ -177,6 +180,73 @@ class ThreadWaiter:
                     return False
                 self._clock.wait(self._condition, remaining)
             return True
+
+
+class ThreadSleeper(ThreadWaiter):
+    """A thread that sleeps, for a retry or a throttle: a waiter under a sleeper's names."""
+
+    __slots__ = ()
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was interrupted."""
+        return self._final
+
+    signal = ThreadWaiter.nudge
+    interrupt = ThreadWaiter.wake
+
+
+class LoopSleeper:
+    """A coroutine that sleeps; created and awaited on its loop's thread."""
+
+    __slots__ = ("_clock", "_future", "_loop", "_signalled", "interrupted")
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[None] | None = None
+        self._signalled = False
+        self.interrupted = False
+
+    async def wait(self, until: float | None) -> None:
+        """Suspend until signalled or interrupted, or until the monotonic second *until*.
+
+        Args:
+            until: None to wait for as long as it takes.
+        """
+        if not self._signalled and not self.interrupted:
+            self._future = self._loop.create_future()
+            timer = None if until is None else self._clock.call_at(until, self.signal)
+            try:
+                await self._future
+            finally:
+                self._future = None
+                if timer is not None:
+                    timer.cancel()
+        self._signalled = False
+
+    def signal(self) -> None:
+        """End the current wait, or else the next one; any thread."""
+        self._call(self._on_signal)
+
+    def interrupt(self) -> None:
+        """End the current wait and all later ones; any thread."""
+        self._call(self._on_interrupt)
+
+    def _call(self, fn: Callable[[], None]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(fn)
+        except RuntimeError:  # the loop is closed, so no coroutine sleeps on it
+            self.interrupted = True
+
+    def _on_signal(self) -> None:
+        self._signalled = True
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    def _on_interrupt(self) -> None:
+        self.interrupted = True
+        self._on_signal()
 
 
 def wake_all(waiters: Iterable[Waiter]) -> None:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from framework._manager.submitting.partner import Partner
 from framework._records.reasons import delayed
 from framework._running.runner import Runner
-from framework._running.waits.delays import Delays
+from framework._running.waits.places import Delays
 from framework._tasks.live import LiveTask
 
 

@@ -1,4 +1,4 @@
-"""Places: tasks that are unique, or of which only some may run at a time.
+"""Places: tasks that are unique, of which only some may run at a time, or which are delayed.
 
 A unique task asks for a place when it is submitted, and keeps it until it has ended. A task
 whose function has `max_running` asks for another one when it could start.
@@ -6,16 +6,18 @@ whose function has `max_running` asks for another one when it could start.
 Guarantees: a task that has ended, and whose function does not run any more, is in no line: whoever
 puts a task into a line looks afterwards whether it has ended, and whoever ends it takes it out. A
 task is launched once, however often it is granted a place.
-Relies on: lines that grant a place that becomes free to the first that waits.
+Relies on: lines that grant a place that becomes free to the first that waits; the framework's
+clock, whose timers may fire on any thread.
 Lock order: `lock` guards what a task was told; only the lock of the wait graph is taken under it.
+That of the delays guards their table; nothing else is called while it is held.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from framework._records.statuses import FINAL
-from framework._running.waits.delays import Delays
 from framework._running.waits.lines import Lines
 from framework._tasks.live import LiveTask
 from framework._tasks.places import PlaceAnswer, PlaceRequest, PlaceState
@@ -24,26 +26,84 @@ from framework.exceptions import DeadlockError
 from framework.protocols import Clock, SharedPlaces
 
 
+class Delays:
+    """The delayed tasks of one manager.
+
+    Args:
+        clock: Has the timers.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._delayed: dict[LiveTask, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._delayed)
+
+    def __contains__(self, task: LiveTask) -> bool:
+        with self._lock:
+            return task in self._delayed
+
+    def delay(self, task: LiveTask, when: float, due: Callable[[LiveTask], object]) -> None:
+        """Call *due* with a task at monotonic second *when*, unless it is final then.
+
+        Raises:
+            Exception: If no timer can be set.
+        """
+        with self._lock:
+            self._delayed[task] = None
+        try:
+            timer = self._clock.call_at(when, lambda: self._end(task, due))
+        except Exception:
+            self.forget(task)
+            raise
+        with self._lock:
+            # Not if the timer has fired already: nobody would remove it from the task.
+            if task in self._delayed:
+                task.timer = timer
+        if task.status in FINAL:
+            # It was cancelled before its timer was set.
+            timer.cancel()
+            self.forget(task)
+
+    def forget(self, task: LiveTask) -> None:
+        """Forget the delay of a task that will not be launched here, if it waits for that."""
+        if not task.spec.delay:
+            return
+        timer, task.timer = task.timer, None
+        if timer is not None:
+            timer.cancel()
+        with self._lock:
+            self._delayed.pop(task, None)
+
+    def _end(self, task: LiveTask, due: Callable[[LiveTask], object]) -> None:
+        with self._lock:
+            self._delayed.pop(task, None)
+            task.timer = None
+        if task.status not in FINAL:
+            task.reason = ""
+            task.queued = self._clock.monotonic()
+            due(task)
+
+
 class Places:
     """The tasks of one manager that wait for their time or a place, or have a place.
 
     Args:
         clock: Source of time.
-        delays: Those that wait for their time.
         shared: The places of all processes; None for those of this one.
         waits: Knows which task waits for which.
 
     Attributes:
-        delays: As above.
+        delays: The tasks that wait for their time.
         shared: As above.
         lines: The lines of all processes if they share them, or else those of this one.
         lock: Guards the `TaskPlaces` of all tasks.
     """
 
-    def __init__(
-        self, clock: Clock, delays: Delays, shared: SharedPlaces | None, waits: WaitGraph
-    ) -> None:
-        self.delays = delays
+    def __init__(self, clock: Clock, shared: SharedPlaces | None, waits: WaitGraph) -> None:
+        self.delays = Delays(clock)
         self.shared = shared
         self.lines: SharedPlaces = Lines(self._is_over) if shared is None else shared
         self.lock = threading.Lock()

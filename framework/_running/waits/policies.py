@@ -29,7 +29,7 @@ from framework._tasks.current import current_record
 from framework._tasks.live import Sleeper
 from framework._threads.clock import SystemClock
 from framework._threads.reply import Steps, block, suspend
-from framework._threads.waits.sleepers import LoopSleeper, ThreadSleeper
+from framework._threads.waiters import LoopSleeper, ThreadSleeper
 from framework.exceptions import RateLimitExceededError, TaskCancelledError
 from framework.protocols import Clock, Interceptor
 

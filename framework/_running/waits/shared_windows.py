@@ -28,8 +28,7 @@ from framework._running.waits.throttle import ThrottlePolicy
 from framework._tasks.live import Sleeper
 from framework._tasks.places import key_digest, stable_text
 from framework._threads.reply import Reply, Steps, block, suspend
-from framework._threads.waiters import Mailboxes
-from framework._threads.waits.sleepers import LoopSleeper, ThreadSleeper
+from framework._threads.waiters import LoopSleeper, Mailboxes, ThreadSleeper
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import Clock, SharedWindows
 from framework.protocols._windows import WindowAnswer, WindowRequest

@@ -1,1 +1,1 @@
-"""What waits for a thread of a pool, and in which order it comes."""
+"""What waits for a thread of a pool, in which order it comes, and which threads stand in."""

@@ -8,7 +8,7 @@ from framework._manager.cleanup import CleanUp
 from framework._manager.settings import Settings
 from framework._records.due import Every
 from framework._records.statuses import PENDING
-from framework._running.waits.delays import Delays
+from framework._running.waits.places import Delays
 from framework._tasks import registry
 from framework._tasks.live import Home, LiveTask
 from framework._tasks.options import SCHEDULE

@@ -31,7 +31,7 @@ from framework import (
     throttled_task,
 )
 from framework._running.waits.policies import standalone
-from framework._threads.waits.sleepers import ThreadSleeper
+from framework._threads.waiters import ThreadSleeper
 from pytest_asyncframe.probe import Probe
 from tests.children import python
 from tests.framework.clients import TestClient

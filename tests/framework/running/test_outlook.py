@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from framework._running.waits.throttle import Gate, Gates, Outlook
-from framework._threads.waits.sleepers import LoopSleeper
+from framework._threads.waiters import LoopSleeper
 from tests.framework.exact import ExactClock
 from tests.framework.policies import throttle_policy
 

@@ -1,1 +1,0 @@
-"""How a thread or a coroutine waits, and what wakes it."""
