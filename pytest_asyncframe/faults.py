@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Iterable
-from types import FrameType
 from typing import Any
 
 from framework.protocols import Clock
-from pytest_asyncframe._faults import checks, planned
+from pytest_asyncframe._faults import checks
 from pytest_asyncframe._faults.injector import Injector, Submit
-from pytest_asyncframe._faults.planned import Exc, Fault, Firing, InjectedError, Plan
+from pytest_asyncframe._faults.planned import Chaos, Exc, Fault, Firing, InjectedError
 from pytest_asyncframe._locations import called_at
 from pytest_asyncframe._seen.entries import Target
 from pytest_asyncframe._seen.names import Names
@@ -95,9 +94,10 @@ class FaultPlan:
         numbers = checks.numbers_of(on)
         checks.check_exc(exc)
         call = f"fail({checks.arguments(target.name, on=numbers, exc=exc)})"
-        fault = planned.Fail(self._attempts(call, sys._getframe(1), target, numbers), exc)
+        before = self._before(target, numbers)
+        fault = Fault("fail", call, _here(), "attempt", target, numbers, before, exc)
         for other in self.planned:
-            if isinstance(other, planned.Fail) and other.hides(fault):
+            if other.hides(fault):
                 raise ValueError(
                     f"{call} would not take place as planned: the attempts of "
                     f"{other.call}, planned at {other.place}, fail already"
@@ -132,8 +132,9 @@ class FaultPlan:
         numbers = checks.numbers_of(on)
         checks.check_seconds(seconds)
         call = f"slow({checks.arguments(target.name, seconds=seconds, on=numbers)})"
+        before = self._before(target, numbers)
         return self._add(
-            planned.Slow(self._attempts(call, sys._getframe(1), target, numbers), seconds)
+            Fault("slow", call, _here(), "attempt", target, numbers, before, seconds=seconds)
         )
 
     def crash_worker(
@@ -156,9 +157,8 @@ class FaultPlan:
         checks.check_event(after)
         target = self._target(fn)
         call = f"crash_worker({checks.arguments(after=after, fn=target)})"
-        location = called_at(sys._getframe(1))
-        plan = Plan(call, location, f"event {after!r}", target, frozenset({1}))
-        return self._add(planned.Crash(plan, after))
+        counts = f"event {after!r}"
+        return self._add(Fault("crash_worker", call, _here(), counts, target, frozenset({1})))
 
     def queue_full(
         self,
@@ -185,8 +185,7 @@ class FaultPlan:
         target = self._target(fn)
         call = f"queue_full({checks.arguments(next=next, fn=target)})"
         numbers = frozenset(range(1, next + 1))
-        location = called_at(sys._getframe(1))
-        return self._add(planned.QueueFull(Plan(call, location, "submission", target, numbers)))
+        return self._add(Fault("queue_full", call, _here(), "submission", target, numbers))
 
     def deliver_twice(self, fn: Callable[..., Any] | str) -> Fault:
         """Run the function of each task of *fn* twice, as a broker that delivers twice does.
@@ -203,9 +202,8 @@ class FaultPlan:
         """
         __tracebackhide__ = True
         target = self._names.target(fn)
-        location = called_at(sys._getframe(1))
-        plan = Plan(f"deliver_twice({target.name})", location, "task", target)
-        return self._add(planned.DeliverTwice(plan))
+        call = f"deliver_twice({target.name})"
+        return self._add(Fault("deliver_twice", call, _here(), "task", target))
 
     def chaos(
         self,
@@ -247,8 +245,7 @@ class FaultPlan:
         checks.check_seconds(seconds)
         target = self._target(fn)
         call = f"chaos({checks.arguments(p, seed=used, fn=target, kinds=kinds, exc=exc)})"
-        plan = Plan(call, called_at(sys._getframe(1)), "task", target)
-        return self._add(planned.Chaos(plan, p, used, able, exc, seconds))
+        return self._add(Chaos(call, _here(), target, p, used, able, exc, seconds))
 
     # -- for the rest of the plugin
 
@@ -265,9 +262,8 @@ class FaultPlan:
         __tracebackhide__ = True
         return None if fn is None else self._names.target(fn)
 
-    def _attempts(
-        self, call: str, caller: FrameType, target: Target, numbers: frozenset[int] | None
-    ) -> Plan:
+    def _before(self, target: Target, numbers: frozenset[int] | None) -> int:
+        """Return how many attempts have started, none of which is to be one of *numbers*."""
         __tracebackhide__ = True
         starts = tuple(self._recorder.starts)
         before = sum(one.task is not None and one.task.is_of(target) for one in starts)
@@ -276,7 +272,7 @@ class FaultPlan:
                 f"on={sorted(numbers)}: attempt {min(numbers)} of {target.name} has started "
                 f"already, the next one is {before + 1}; plan faults before the task is submitted"
             )
-        return Plan(call, called_at(caller), "attempt", target, numbers, before)
+        return before
 
     def _require_virtual_time(self, what: str) -> None:
         __tracebackhide__ = True
@@ -295,6 +291,11 @@ class FaultPlan:
             self._require_virtual_time("slow")
         # In one order, whatever collection it is, so that the same seed draws the same.
         return [kind for kind in checks.KINDS if kind in kinds]
+
+
+def _here() -> str:
+    """Return the line of the user's code that plans a fault."""
+    return called_at(sys._getframe())
 
 
 for _public in (Fault, Firing, InjectedError):

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeAlias
 
 from framework.protocols import Clock, TaskRecord
 from framework.testing import (
@@ -20,20 +20,15 @@ from framework.testing import (
     is_in_place,
     refuse,
 )
-from pytest_asyncframe._faults import planned
-from pytest_asyncframe._faults.planned import Exc, Fault, Firing, InjectedError
+from pytest_asyncframe._faults.planned import Chaos, Exc, Fault, Firing, InjectedError
 from pytest_asyncframe._seen.entries import Injected, Submission
 from pytest_asyncframe._seen.recorder import Recorder
-
-F = TypeVar("F", bound=Fault)
 
 _CRASHED = "its worker crashed"
 
 
-class Submit(Protocol):
-    """Runs a function on a thread of the test's pool."""
-
-    def __call__(self, fn: Callable[[], object], /) -> Future[Any]: ...
+Submit: TypeAlias = Callable[[Callable[[], object]], Future[Any]]
+"""Runs a function on a thread of the test's pool."""
 
 
 class Injector:
@@ -59,8 +54,12 @@ class Injector:
         # A loop has only weak references to its tasks.
         self._again: set[asyncio.Task[None]] = set()
 
-    def _of(self, kind: type[F]) -> Iterator[F]:
-        return (fault for fault in tuple(self.faults) if isinstance(fault, kind))
+    def _due(self, one: Submission, counts: str) -> Iterator[tuple[Fault, int, str]]:
+        """Yield the faults that take place now, those of chance last, each with what happens."""
+        for fault in sorted(self.faults, key=lambda it: isinstance(it, Chaos)):
+            number, kind = fault.due(one, counts)
+            if kind:
+                yield fault, number, kind
 
     def _fire(
         self,
@@ -71,12 +70,7 @@ class Injector:
         error: BaseException | None = None,
     ) -> None:
         firing = Firing(
-            fault,
-            one.record.name.rpartition(".")[2],
-            one.record.task_id,
-            number,
-            self._clock.monotonic(),
-            text,
+            fault, _name(one), one.record.task_id, number, self._clock.monotonic(), text
         )
         fault.add(firing)
         self.fired.append(firing)
@@ -93,18 +87,9 @@ class Injector:
         # A task that runs where it is awaited is never refused by a full queue.
         if is_in_place(one.record):
             return
-        for full in self._of(planned.QueueFull):
-            number = full.next_number(one)
-            if number is not None:
-                self._refuse(full, one, number)
-        for chaos in self._of(planned.Chaos):
-            number, kind = chaos.draw(one, "submission", ("queue_full",))
-            if kind:
-                self._refuse(chaos, one, number)
-
-    def _refuse(self, fault: Fault, one: Submission, number: int) -> None:
-        self._fire(fault, one, number, f"submission of {_name(one)} meets a full queue")
-        refuse(one.record)
+        for fault, number, _ in self._due(one, "submission"):
+            self._fire(fault, one, number, f"submission of {_name(one)} meets a full queue")
+            refuse(one.record)
 
     def after_event(self, one: Submission, kind: str) -> None:
         """Crash the worker of a task after an event, if that is planned.
@@ -112,9 +97,8 @@ class Injector:
         Raises:
             WorkerCrashError: Then.
         """
-        for crash in self._of(planned.Crash):
-            if crash.after == kind and (number := crash.next_number(one)) is not None:
-                self._crash(crash, one, number, kind)
+        for fault, number, _ in self._due(one, f"event {kind!r}"):
+            self._crash(fault, one, number, kind)
 
     def _crash(self, fault: Fault, one: Submission, number: int, event: str) -> None:
         self._fire(fault, one, number, f"the worker of {_name(one)} crashes after {event!r}")
@@ -134,21 +118,14 @@ class Injector:
 
     def _begin(self, one: Submission) -> None:
         """Deliver a task again, and crash its worker, if that is planned."""
-        drawn = [
-            (chaos, *chaos.draw(one, "task", ("deliver_twice", "crash_worker")))
-            for chaos in self._of(planned.Chaos)
-        ]
-        for twice in self._of(planned.DeliverTwice):
-            number = twice.next_number(one)
-            if number is not None:
-                self._deliver_again(twice, one, number)
-        for chaos, number, kind in drawn:
+        due = list(self._due(one, "task"))
+        for fault, number, kind in due:
             if kind == "deliver_twice":
-                self._deliver_again(chaos, one, number)
+                self._deliver_again(fault, one, number)
         self.after_event(one, "started")
-        for chaos, number, kind in drawn:
+        for fault, number, kind in due:
             if kind == "crash_worker":
-                self._crash(chaos, one, number, "started")
+                self._crash(fault, one, number, "started")
 
     def _deliver_again(self, fault: Fault, one: Submission, number: int) -> None:
         record = one.record
@@ -191,32 +168,19 @@ class Injector:
 
     def _planned(self, one: Submission) -> tuple[float, BaseException | None]:
         """Return by how many seconds an attempt is slowed down, and the error that it raises."""
-        seconds, error = 0.0, None
-        for slow in self._of(planned.Slow):
-            if (number := slow.next_number(one)) is not None:
-                seconds += self._slow_down(slow, one, number, slow.seconds)
-        for fail in self._of(planned.Fail):
-            if (number := fail.next_number(one)) is not None and error is None:
-                error = self._fail(fail, one, number, fail.exc)
-        for chaos in self._of(planned.Chaos):
-            number, kind = chaos.draw(one, "attempt", ("fail", "slow"))
+        seconds, error, name = 0.0, None, _name(one)
+        due = list(self._due(one, "attempt"))
+        for fault, number, kind in due:
             if kind == "slow":
-                seconds += self._slow_down(chaos, one, number, chaos.seconds)
-            elif kind == "fail" and error is None:
-                error = self._fail(chaos, one, number, chaos.exc)
+                seconds += fault.seconds
+                text = f"attempt {number} of {name} takes {fault.seconds:g} s longer"
+                self._fire(fault, one, number, text)
+        for fault, number, kind in due:
+            if kind == "fail" and error is None:
+                error = _made(fault.exc, name, number)
+                text = f"attempt {number} of {name} fails with {type(error).__name__}"
+                self._fire(fault, one, number, text, error)
         return seconds, error
-
-    def _slow_down(self, fault: Fault, one: Submission, number: int, seconds: float) -> float:
-        text = f"attempt {number} of {_name(one)} takes {seconds:g} s longer"
-        self._fire(fault, one, number, text)
-        return seconds
-
-    def _fail(self, fault: Fault, one: Submission, number: int, exc: Exc) -> BaseException:
-        name = _name(one)
-        error = _made(exc, name, number)
-        text = f"attempt {number} of {name} fails with {type(error).__name__}"
-        self._fire(fault, one, number, text, error)
-        return error
 
 
 def _name(one: Submission) -> str:

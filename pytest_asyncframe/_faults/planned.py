@@ -58,33 +58,46 @@ class Firing:
         return f"<{self.text}, at {self.at:.9g} s>"
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """When a fault is to take place, and how it was planned.
+class Fault:
+    """A fault that a test has planned.
 
-    Attributes:
+    Args:
+        kind: The name of the method that planned it.
         call: How it was planned, as source code.
-        location: The line that planned it.
+        place: The line that planned it.
         counts: What is counted, in the singular.
         target: The function that it is about; None for all functions.
         numbers: The numbers at which it takes place; None for each one.
         before: How many there had been when it was planned.
+        exc: The error of attempts that fail.
+        seconds: How much longer slow attempts take.
+
+    Attributes:
+        call: How it was planned, as source code.
+        place: The line that planned it: ``file:line in function``.
     """
 
-    call: str
-    location: str
-    counts: str
-    target: Target | None
-    numbers: frozenset[int] | None = None
-    before: int = 0
-
-
-class Fault:
-    """A fault that a test has planned."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._planned = plan
-        self._count = plan.before
+    def __init__(
+        self,
+        kind: str,
+        call: str,
+        place: str,
+        counts: str,
+        target: Target | None,
+        numbers: frozenset[int] | None = None,
+        before: int = 0,
+        exc: Exc = InjectedError,
+        seconds: float = 0.0,
+    ) -> None:
+        self.call: str = call
+        self.place: str = place
+        self.exc: Exc = exc
+        self.seconds: float = seconds
+        self._kind = kind
+        self._counts = counts
+        self._target = target
+        self._numbers = numbers
+        self._before = self._count = before
         self._fired: list[Firing] = []
         self._cut_short: list[str] = []
         self._lock = threading.Lock()
@@ -94,20 +107,8 @@ class Fault:
         """The times that it took place, in order."""
         return tuple(self._fired)
 
-    @property
-    def call(self) -> str:
-        """How it was planned, as source code."""
-        return self._planned.call
-
-    @property
-    def place(self) -> str:
-        """The line that planned it: ``file:line in function``."""
-        return self._planned.location
-
     def __str__(self) -> str:
-        return (
-            f"{self._planned.call} at {self._planned.location}: fired {in_words(len(self._fired))}"
-        )
+        return f"{self.call} at {self.place}: fired {in_words(len(self._fired))}"
 
     def __repr__(self) -> str:
         return f"<{self}>"
@@ -116,17 +117,25 @@ class Fault:
 
     def concerns(self, one: Submission) -> bool:
         """Whether it is about the function of a task."""
-        return self._planned.target is None or one.is_of(self._planned.target)
+        return self._target is None or one.is_of(self._target)
 
-    def next_number(self, one: Submission) -> int | None:
-        """Count one more for a task; return its number if the fault takes place now, else None."""
-        if not self.concerns(one):
-            return None
+    def due(self, one: Submission, counts: str) -> tuple[int, str]:
+        """Count one more attempt, submission, task or event, if it is about such.
+
+        Args:
+            one: The task.
+            counts: What is counted.
+
+        Returns:
+            Its number, from 1, and what happens to it; "" for nothing.
+        """
+        if self._counts != counts or not self.concerns(one):
+            return 0, ""
         with self._lock:
             self._count += 1
             number = self._count
-        numbers = self._planned.numbers
-        return number if numbers is None or number in numbers else None
+        takes_place = self._numbers is None or number in self._numbers
+        return number, self._kind if takes_place else ""
 
     def add(self, firing: Firing) -> None:
         """Record that it took place."""
@@ -134,12 +143,12 @@ class Fault:
 
     def hides(self, later: Fault) -> bool:
         """Whether it would keep a later fault of the same kind from taking place, at least once."""
-        mine, its = self._planned, later._planned
-        if mine.target is None or its.target is None or not _same(mine.target, its.target):
+        mine, its = self._target, later._target
+        if self._kind != later._kind or mine is None or its is None or not _same(mine, its):
             return False
-        if mine.numbers is None or its.numbers is None:
-            return mine.numbers is None
-        return not mine.numbers.isdisjoint(its.numbers)
+        if self._numbers is None or later._numbers is None:
+            return self._numbers is None
+        return not self._numbers.isdisjoint(later._numbers)
 
     def cut_short(self, task_id: str) -> None:
         """Record that the second run of a task was ended from outside."""
@@ -147,7 +156,7 @@ class Fault:
 
     def finding(self) -> str | None:
         """Return in what way it did not take place as planned; None if it did."""
-        planned = f"{self._planned.call}, planned at {self._planned.location}"
+        planned = f"{self.call}, planned at {self.place}"
         if self._cut_short:
             return (
                 f"fault cut short: {planned}: the second run of {' and '.join(self._cut_short)} "
@@ -157,16 +166,15 @@ class Fault:
         return f"fault never fired: {planned}: {missing}" if missing else None
 
     def _missing(self) -> str:
-        plan = self._planned
-        of = "" if plan.target is None else f" of {plan.target.name}"
-        if self._count == plan.before:
-            return f"there was no {plan.counts}{of} after that"
-        if plan.numbers is None:
-            return self._idle(f"{plan.counts}{of}")
-        left = plan.numbers - {firing.number for firing in self._fired}
+        of = "" if self._target is None else f" of {self._target.name}"
+        if self._count == self._before:
+            return f"there was no {self._counts}{of} after that"
+        if self._numbers is None:
+            return self._idle(f"{self._counts}{of}")
+        left = self._numbers - {firing.number for firing in self._fired}
         if not left:
             return ""
-        counts = plan.counts if len(left) == 1 else f"{plan.counts}s"
+        counts = self._counts if len(left) == 1 else f"{self._counts}s"
         which = " and ".join(map(str, sorted(left)))
         return f"{counts} {which}{of} never came, the last one was {self._count}"
 
@@ -182,84 +190,59 @@ def _same(one: Target, other: Target) -> bool:
     return not one.labels.isdisjoint(other.labels)
 
 
-class Fail(Fault):
-    """Attempts that fail with *exc*."""
-
-    def __init__(self, plan: Plan, exc: Exc) -> None:
-        super().__init__(plan)
-        self.exc: Exc = exc
-
-
-class Slow(Fault):
-    """Attempts that take *seconds* longer."""
-
-    def __init__(self, plan: Plan, seconds: float) -> None:
-        super().__init__(plan)
-        self.seconds: float = seconds
-
-
-class Crash(Fault):
-    """A worker that crashes after the event *after*."""
-
-    def __init__(self, plan: Plan, after: str) -> None:
-        super().__init__(plan)
-        self.after: str = after
-
-
-class QueueFull(Fault):
-    """Submissions that are refused."""
-
-
-class DeliverTwice(Fault):
-    """Tasks that are delivered twice."""
+_DRAWN = {
+    "submission": ("queue_full",),
+    "task": ("deliver_twice", "crash_worker"),
+    "attempt": ("fail", "slow"),
+}
+"""What chance may do to what is counted."""
 
 
 class Chaos(Fault):
     """Random faults: a draw depends on the seed, the function and a number, and nothing else.
 
     Args:
-        plan: Of which function.
+        call: See `Fault`.
+        place: See `Fault`.
+        target: See `Fault`.
         p: The probability of a fault, from 0 to 1.
         seed: Seed of the draws.
         kinds: What may happen.
-        exc: The error of attempts that fail.
-        seconds: How much longer slow attempts take.
+        exc: See `Fault`.
+        seconds: See `Fault`.
     """
 
     def __init__(
-        self, plan: Plan, p: float, seed: int, kinds: Sequence[str], exc: Exc, seconds: float
+        self,
+        call: str,
+        place: str,
+        target: Target | None,
+        p: float,
+        seed: int,
+        kinds: Sequence[str],
+        exc: Exc,
+        seconds: float,
     ) -> None:
-        super().__init__(plan)
-        self.exc: Exc = exc
-        self.seconds: float = seconds
+        super().__init__("chaos", call, place, "task", target, exc=exc, seconds=seconds)
         self._p = p
         self._seed = seed
         self._kinds = kinds
-        self._counts: Counter[tuple[str, str]] = Counter()
+        self._counted: Counter[tuple[str, str]] = Counter()
 
     def _idle(self, counts: str) -> str:
         # Nothing is wrong with chance.
         return ""
 
-    def draw(self, one: Submission, counts: str, kinds: Sequence[str]) -> tuple[int, str]:
-        """Draw what happens to the next attempt, submission or task of a function.
-
-        Args:
-            one: The task.
-            counts: What is counted.
-            kinds: What can happen to it.
-
-        Returns:
-            Its number, from 1, and what happens; "" for nothing.
-        """
-        able = [kind for kind in self._kinds if kind in kinds]
+    def due(self, one: Submission, counts: str) -> tuple[int, str]:
+        """Draw what happens to the next attempt, submission or task of a function."""
+        able = [kind for kind in self._kinds if kind in _DRAWN.get(counts, ())]
         if not able or not self.concerns(one):
             return 0, ""
         name = function_name(one.call.fn)
         with self._lock:
             self._count += 1
-            self._counts[name, counts] += 1
-            number = self._counts[name, counts]
+            self._counted[name, counts] += 1
+            number = self._counted[name, counts]
         # Seeded with a text, which gives the same draws in every process; a hash would not.
         draws = random.Random(f"{self._seed} {name} {counts} {number}")  # no secret
         return number, draws.choice(able) if draws.random() < self._p else ""
