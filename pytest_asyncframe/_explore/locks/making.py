@@ -16,12 +16,13 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
 from pytest_asyncframe._explore.locks import model
 from pytest_asyncframe._explore.locks.origins import OF_A_HANDLER, Origin, made_by
+from pytest_asyncframe._turns.sequencer import Sequencer
 
 _THROUGH = ("threading", "queue")
 """Modules that make locks for their callers."""
@@ -132,3 +133,24 @@ def stand_ins() -> Iterator[None]:
         model.current.makes = made_before
         for owner, name, real in before:
             owner[name] = real
+
+
+@contextmanager
+def controlled(
+    sequencer: Sequencer, note: Callable[[str], object], *, points: bool
+) -> Iterator[None]:
+    """Let the locks of a run be modelled, and its actors wait for them, inside the block.
+
+    After it, the actors that are left wait as before, but there are no more points.
+
+    Args:
+        sequencer: The run's sequencer.
+        note: See `model.Control`.
+        points: See `model.Control`.
+    """
+    control = model.current.control = model.Control(sequencer, note, points=points)
+    with nullcontext() if model.current.makes else stand_ins():
+        try:
+            yield
+        finally:
+            control.points = False

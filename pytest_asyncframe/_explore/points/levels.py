@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, get_args
 
 import pytest
 
-from pytest_asyncframe._explore.locks.control import controlled
+from pytest_asyncframe._explore.locks.making import controlled
 from pytest_asyncframe._explore.points import awaits, framework_calls
 from pytest_asyncframe._explore.points.follower import Followed, Follower
 from pytest_asyncframe._explore.schedule import Point
