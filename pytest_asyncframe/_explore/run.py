@@ -15,8 +15,8 @@ from pytest_asyncframe._explore.points.follower import Followed, Follower
 from pytest_asyncframe._explore.points.levels import Level
 from pytest_asyncframe._explore.schedule import Course, Step, Strategy
 from pytest_asyncframe._explore.telling.witness import Witness
-from pytest_asyncframe._toolkit.exploring import Explored
 from pytest_asyncframe._toolkit.repeating import is_strict_pass, line_of
+from pytest_asyncframe._toolkit.toolkit import Toolkit
 from pytest_asyncframe._turns.choices import Chooser
 from pytest_asyncframe._turns.outside import Outside
 
@@ -24,7 +24,7 @@ Dress: TypeAlias = Callable[[pytest.TestReport], pytest.TestReport]
 
 
 class Run:
-    """One run; see `pytest_asyncframe._toolkit.exploring.Exploration`.
+    """One run; see `pytest_asyncframe._toolkit.toolkit.Exploration`.
 
     Args:
         strategy: Makes its choices.
@@ -76,7 +76,7 @@ class Run:
         return [] if self._outside is None else list(self._outside.met)
 
     @contextmanager
-    def installed(self, explored: Explored) -> Iterator[None]:
+    def installed(self, explored: Toolkit) -> Iterator[None]:
         """Install the points of the level, and what makes runs alike, inside the block."""
         clock = explored.require_clock("interleave")
         self._outside = clock.sequencer.outside

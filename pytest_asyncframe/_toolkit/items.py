@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_asyncframe._toolkit.exploring import ReportedRun
+    from pytest_asyncframe._toolkit.toolkit import ReportedRun
 
 RUN: pytest.StashKey[ReportedRun] = pytest.StashKey()
 """The present run of an explored test, on its item; not set for other tests."""

@@ -12,7 +12,11 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import datetime
 from types import CodeType, ModuleType
+from typing import Protocol
+
+import pytest
 
 from framework import TaskManager, ThreadPoolExecutorEnhanced
 from framework.protocols import Clock, TaskEvent
@@ -34,7 +38,6 @@ from pytest_asyncframe._seen.pool_calls import PoolCalls
 from pytest_asyncframe._seen.recorder import Recorder
 from pytest_asyncframe._toolkit import pristine
 from pytest_asyncframe._toolkit.clients import Client, LiveServer
-from pytest_asyncframe._toolkit.exploring import Exploration
 from pytest_asyncframe._toolkit.options import Settings
 from pytest_asyncframe._toolkit.pace import Pace
 from pytest_asyncframe._toolkit.polling import Polling
@@ -54,6 +57,52 @@ _POOL_NAME = "asyncframe-"
 
 _GRACE = 0.2
 """Real seconds that running work has to finish when the test ends."""
+
+
+class Exploration(Protocol):
+    """One run of a test that is run under many schedules, as its toolkit knows it.
+
+    Attributes:
+        chooser: Decides what comes next in this run.
+        seed: Seed of jitter, the same in all runs of the test.
+        start: Date and time at second 0 of virtual time, if the test sets none; aware.
+    """
+
+    @property
+    def chooser(self) -> Chooser: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def start(self) -> datetime: ...
+
+    def new_id(self) -> str:
+        """Return the id of the next task."""
+        ...
+
+    def installed(self, explored: Toolkit) -> AbstractContextManager[object]:
+        """Install what makes this run like all others, and its points, inside the block.
+
+        Entered on the thread of the test when all parts of *explored* exist, and left before
+        the first of them ends.
+        """
+        ...
+
+
+class ReportedRun(Exploration, Protocol):
+    """One run of such a test by pytest."""
+
+    def end(self) -> None:
+        """Free what the run has left behind; called when all parts of it have ended.
+
+        Raises:
+            Exception: What pytest makes of an error that nobody could raise, if warnings are
+                errors.
+        """
+        ...
+
+    def reported(self, report: pytest.TestReport) -> pytest.TestReport:
+        """Return the report that users see, given that of a phase of the test."""
+        ...
 
 
 class Toolkit:

@@ -14,7 +14,6 @@ from pytest_asyncframe._explore.points.levels import Level
 from pytest_asyncframe._explore.schedule import Course, Step, Strategy
 from pytest_asyncframe._explore.telling.story import Entry
 from pytest_asyncframe._explore.telling.witness import Witness
-from pytest_asyncframe._toolkit.exploring import Explored
 from pytest_asyncframe._toolkit.options import Settings
 from pytest_asyncframe._toolkit.toolkit import Toolkit
 from pytest_asyncframe._turns.choices import Chooser
@@ -80,7 +79,7 @@ class Nth:
 
 
 class _Run:
-    """See `pytest_asyncframe._toolkit.exploring.Exploration`."""
+    """See `pytest_asyncframe._toolkit.toolkit.Exploration`."""
 
     seed = 0
     start = datetime(2030, 1, 1, tzinfo=UTC)
@@ -98,7 +97,7 @@ class _Run:
         """Return the id of the next task."""
         return f"task-{next(self._numbers)}"
 
-    def installed(self, explored: Explored) -> AbstractContextManager[object]:
+    def installed(self, explored: Toolkit) -> AbstractContextManager[object]:
         """Install the points of the level."""
         return levels.installed(explored, self._level, self._lines, self._witness)
 

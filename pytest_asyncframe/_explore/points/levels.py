@@ -13,8 +13,8 @@ from pytest_asyncframe._explore.points import awaits, framework_calls
 from pytest_asyncframe._explore.points.follower import Followed, Follower
 from pytest_asyncframe._explore.schedule import Point
 from pytest_asyncframe._explore.telling.witness import Witness
-from pytest_asyncframe._toolkit.exploring import Explored
 from pytest_asyncframe._toolkit.items import code_of
+from pytest_asyncframe._toolkit.toolkit import Toolkit
 from pytest_asyncframe._turns.actors import nothing
 
 Level: TypeAlias = Literal["tasks", "awaits", "framework", "locks", "line", "opcode"]
@@ -70,7 +70,7 @@ def telling(scope: Followed, lines: Follower | None) -> Iterator[Follower | None
 
 @contextmanager
 def installed(
-    explored: Explored,
+    explored: Toolkit,
     level: Level,
     lines: Follower | None = None,
     witness: Witness | None = None,
