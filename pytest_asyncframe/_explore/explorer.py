@@ -16,14 +16,13 @@ from contextlib import ExitStack, nullcontext
 import pytest
 
 from pytest_asyncframe._explore import conclusions, replay, world
-from pytest_asyncframe._explore.hush import hushed
 from pytest_asyncframe._explore.plan import Plan, plan_for
 from pytest_asyncframe._explore.points import levels
 from pytest_asyncframe._explore.points.follower import Followed, Follower
 from pytest_asyncframe._explore.policies.by_name import make_policy
 from pytest_asyncframe._explore.policies.minimise import minimise
 from pytest_asyncframe._explore.progress import Progress
-from pytest_asyncframe._explore.repeated import Repeated
+from pytest_asyncframe._explore.repeated import Repeated, hushed
 from pytest_asyncframe._explore.run import Ended, Run, same_failure
 from pytest_asyncframe._explore.schedule import Default, Deviating, Step, Strategy, deviations_of
 from pytest_asyncframe._explore.telling.lanes import kept, picture

@@ -9,16 +9,19 @@ Relies on: `runtestprotocol` and `call_and_report` of pytest, which are not publ
 
 from __future__ import annotations
 
+import logging
+import os
+import pdb  # noqa: T100  # replaced, not used
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import pytest
 from _pytest.runner import call_and_report, runtestprotocol
 
-from pytest_asyncframe._explore.hush import hushed
 from pytest_asyncframe._explore.locks.found import FoundLocks, kept_by
 from pytest_asyncframe._explore.run import Ended, Run
 from pytest_asyncframe._toolkit.items import RUN, is_from
@@ -102,3 +105,34 @@ class Repeated(SeveralRuns):
         item: Any = self.item
         if hasattr(item, "_request"):
             item._request, item.funcargs = False, None
+
+
+@contextmanager
+def hushed(config: pytest.Config) -> Iterator[None]:
+    """Drop inside the block what pytest would show at once, and pass over breakpoints.
+
+    Two hundred runs would print all of it two hundred times. With pytest's capturing, a run
+    prints nothing anyhow.
+    """
+    with ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(sys, "breakpointhook", _pass_over)
+        patch.setattr(pdb, "set_trace", _pass_over)
+        plugin = config.pluginmanager.get_plugin("logging-plugin")
+        handler = getattr(plugin, "log_cli_handler", None)
+        if isinstance(handler, logging.Handler):
+            handler.addFilter(_drop)
+            stack.callback(handler.removeFilter, _drop)
+        if config.getoption("capture", "no") == "no":
+            nowhere = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+            stack.enter_context(redirect_stdout(nowhere))
+            stack.enter_context(redirect_stderr(nowhere))
+        yield
+
+
+def _pass_over(*_: Any, **__: Any) -> None:
+    """Replace a breakpoint."""
+
+
+def _drop(_: logging.LogRecord) -> bool:
+    return False

@@ -12,8 +12,8 @@ import pytest
 from pytest_asyncframe._explore.points.levels import Level
 from pytest_asyncframe._explore.schedule import Default
 from pytest_asyncframe._explore.telling.lanes import picture
-from pytest_asyncframe._explore.telling.statements import statement_at
 from pytest_asyncframe._explore.telling.story import Deviation, Ended, Entry, Ran, told
+from pytest_asyncframe._explore.telling.witness import statement_at
 from pytest_asyncframe.probe import Probe
 from tests.explore.one_run import At, told_run
 from tests.plugin.endings import LOOPS, PLAIN

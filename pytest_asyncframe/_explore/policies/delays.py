@@ -26,7 +26,6 @@ from random import Random
 from typing import TypeVar
 
 from pytest_asyncframe._explore.policies.drawn import Lengths, mixed
-from pytest_asyncframe._explore.policies.proofs import proof_of_search
 from pytest_asyncframe._explore.policies.search import Branch, Level, Search
 from pytest_asyncframe._explore.schedule import Default, Step, Strategy, deviations_of
 
@@ -107,7 +106,7 @@ class DelaysPolicy:
         part = ""
         if self._search.level == 1:
             part = f" ({self._search.ran_of(1)} of the {self._singles} with 1 deviation among them)"
-        return proof_of_search(self._search, runs, "deviation", part)
+        return self._search.proof(runs, "deviation", part)
 
 
 def _level(deviations: int, preemptions: int) -> Level:

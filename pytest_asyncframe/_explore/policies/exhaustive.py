@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pytest_asyncframe._explore.policies.proofs import proof_of_search
 from pytest_asyncframe._explore.policies.search import Level, Search
 from pytest_asyncframe._explore.schedule import Default, Step, Strategy
 
@@ -48,4 +47,4 @@ class ExhaustivePolicy:
 
     def proof(self, runs: int) -> str:
         """Say what *runs* runs without a failure prove; see `Policy`."""
-        return proof_of_search(self._search, runs, "preemption")
+        return self._search.proof(runs, "preemption")

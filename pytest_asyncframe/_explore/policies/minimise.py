@@ -17,7 +17,7 @@ from itertools import combinations
 from typing import TypeAlias
 
 from pytest_asyncframe._explore.policies.delays import coarse_to_fine
-from pytest_asyncframe._explore.policies.proofs import counted
+from pytest_asyncframe._explore.policies.search import counted
 from pytest_asyncframe._explore.policies.switches import Switch, Switching, switches_of
 from pytest_asyncframe._explore.schedule import Step, Strategy
 

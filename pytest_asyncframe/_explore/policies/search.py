@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from pytest_asyncframe._explore.schedule import Deviating, Step, Strategy, deviations_of
 
@@ -18,6 +18,8 @@ Level: TypeAlias = tuple[int, int]
 
 The first number is what the proof counts, the second one is for the order alone.
 """
+
+Unit: TypeAlias = Literal["deviation", "preemption"]
 
 Deviations: TypeAlias = tuple[tuple[int, str], ...]
 """Numbers of steps, ascending, and the identities of the options that are taken there."""
@@ -99,11 +101,6 @@ class Search:
             preempt; None if it is not to run. A deviation more must not lower it.
         order: Puts them into order; None for that of the steps.
         deep: Whether the newest run is left first; else all runs in turn.
-
-    Attributes:
-        diverged: How many runs did not follow their schedule, or did not end. Those that have one
-            deviation more are not searched.
-        cut: Whether there are schedules that are not to run.
     """
 
     def __init__(
@@ -113,8 +110,11 @@ class Search:
         *,
         deep: bool,
     ) -> None:
-        self.diverged = 0
-        self.cut = False
+        # Runs that did not follow their schedule, or did not end. Those that have one deviation
+        # more are not searched.
+        self._diverged = 0
+        # Whether there are schedules that are not to run.
+        self._cut = False
         self._level = level
         self._order = order
         self._deep = deep
@@ -132,20 +132,40 @@ class Search:
         """The lowest level of which schedules may be left; None if there are none."""
         return min(self._waiting)[0] if self._waiting else None
 
-    @property
-    def ran(self) -> int:
-        """How many different schedules have run."""
-        return len(self._seen)
-
     def ran_of(self, level: int) -> int:
         """Return how many different schedules of a level have run."""
         return self._ran[level]
 
-    def complete(self) -> tuple[int, int]:
+    def _complete(self) -> tuple[int, int]:
         """Return how many schedules the complete levels have together, and the highest of them."""
         level = min((one for one in (self.level, self._dropped) if one is not None), default=None)
         complete = [one for one in self._ran if level is None or one < level]
         return sum(self._ran[one] for one in complete), max(complete, default=0)
+
+    def proof(self, runs: int, unit: Unit, part: str = "") -> str:
+        """Say what *runs* runs without a failure prove.
+
+        Args:
+            runs: How many runs there were.
+            unit: What the levels count.
+            part: What is said of the schedules of incomplete levels, in brackets.
+        """
+        if self._diverged:
+            return (
+                f"{counted(runs, 'run')} without a failure, {self._diverged} of which did not "
+                "follow the schedule that was planned"
+            )
+        ran = len(self._seen)
+        if not ran:
+            return "no schedule was run"
+        complete, level = self._complete()
+        if not complete:
+            return f"{counted(ran, 'schedule')} without a {unit}, none fails; there are more"
+        ended = self.level is None
+        known = _known(complete, "" if ended and not self._cut else _up_to(level, unit), unit)
+        if ran > complete:
+            return f"{known}, and {counted(ran - complete, 'other')}{part}, none fails"
+        return f"{known} does not fail" if complete == 1 else f"{known}, none fails"
 
     def left(self) -> int:
         """Return how many schedules of the lowest level may be left."""
@@ -153,7 +173,7 @@ class Search:
 
     def take(self) -> Strategy | None:
         """Return what follows the next schedule that has not run; None if there is none."""
-        self.diverged += self._plan is not None
+        self._diverged += self._plan is not None
         self._plan = None
         while self._waiting:
             plan = self._take()
@@ -185,7 +205,7 @@ class Search:
         """
         plan, self._plan = self._plan, None
         if plan is not None and not plan.fits(steps):
-            self.diverged += 1
+            self._diverged += 1
             return False
         deviations = tuple(deviations_of(steps).items())
         if hash(deviations) in self._seen:
@@ -208,7 +228,7 @@ class Search:
 
     def _drop(self, level: Level) -> None:
         """Take note that schedules of a level are not kept."""
-        self.cut = True
+        self._cut = True
         self._dropped = min(level[0], level[0] if self._dropped is None else self._dropped)
 
     def _branches(
@@ -222,7 +242,7 @@ class Search:
                 break
             level = self._level(deviations + 1, preempted + step.may_preempt)
             if level is None:
-                self.cut = True
+                self._cut = True
                 continue
             found.setdefault(level, []).extend(
                 Branch(number, option) for option in range(len(step.options) - 1, 0, -1)
@@ -241,3 +261,25 @@ def digests(steps: Sequence[Step]) -> list[int]:
         digest = hash((digest, step))
         all_of_them.append(digest)
     return all_of_them
+
+
+def _known(complete: int, bound: str, unit: Unit) -> str:
+    if complete > 1:
+        return f"all {complete} schedules{bound}"
+    # The one without a deviation is there in every test.
+    return "the default schedule" if bound and unit == "deviation" else f"the only schedule{bound}"
+
+
+def _up_to(most: int, unit: Unit) -> str:
+    return f" with up to {counted(most, unit)}" if most else f" without a {unit}"
+
+
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """Return a number and what it counts.
+
+    Args:
+        number: The number.
+        one: The word for one of them.
+        several: The word for several; None for the same with an "s".
+    """
+    return f"{number} {one if number == 1 else several or f'{one}s'}"

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import functools
+import linecache
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,12 +18,14 @@ from typing import Any
 
 from framework.protocols import TaskEvent
 from pytest_asyncframe._explore.schedule import Point
-from pytest_asyncframe._explore.telling.statements import statement_at
 from pytest_asyncframe._explore.telling.story import Deviation, Ended, Entry, Ran
 from pytest_asyncframe._locations import users_frame
 from pytest_asyncframe._report.values import shown
 from pytest_asyncframe._turns.choices import Chooser
 from pytest_asyncframe._turns.sequencer import Sequencer
+
+_LONGEST = 100
+"""How many characters of a statement are shown."""
 
 
 class Witness:
@@ -201,3 +205,44 @@ def _key(key: object) -> Any:  # Any: what finds a value in a list or a dict
     if type(key) in {int, str}:
         return key
     raise LookupError(key)
+
+
+@functools.lru_cache(maxsize=4096)
+def statement_at(file: str, line: int) -> tuple[int, str]:
+    """Return the first line of the innermost statement at a line, and its text on one line.
+
+    Of a statement with a block, the text is what stands before the block.
+
+    Args:
+        file: The name of the file.
+        line: The line, from 1 on.
+    """
+    first, last = _spans(file).get(line, (line, line))
+    text = " ".join(linecache.getline(file, number).strip() for number in range(first, last + 1))
+    return first, text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
+@functools.lru_cache(maxsize=64)
+def _spans(file: str) -> dict[int, tuple[int, int]]:
+    """Return the first and last lines of statements with several lines, by each of these."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(file)))
+    except (SyntaxError, ValueError):
+        return {}
+    found: dict[int, tuple[int, int]] = {}
+    # Outer statements come before inner ones, which replace them.
+    for first, last in _statements(tree):
+        if last > first:
+            found.update(dict.fromkeys(range(first, last + 1), (first, last)))
+        else:
+            found.pop(first, None)
+    return found
+
+
+def _statements(tree: ast.AST) -> Iterator[tuple[int, int]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.stmt) and node.end_lineno is not None:
+            body = getattr(node, "body", None)
+            header = isinstance(body, list) and body and isinstance(body[0], ast.stmt)
+            last = body[0].lineno - 1 if header and body is not None else node.end_lineno
+            yield node.lineno, max(node.lineno, last)
