@@ -8,6 +8,7 @@ from __future__ import annotations
 import _thread
 import enum
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from threading import Thread
 from typing import TYPE_CHECKING
 
@@ -128,6 +129,7 @@ class Actor:
         self.kick = self._gate.release
 
 
+@dataclass(slots=True, eq=False)
 class Arrival:
     """The announcement of a thread that was given work and is about to start.
 
@@ -138,13 +140,10 @@ class Arrival:
         is_open: Whether the thread is still expected.
     """
 
-    __slots__ = ("has_turn", "identity", "is_open", "number")
-
-    def __init__(self, number: int, has_turn: bool, identity: str) -> None:
-        self.number: int = number
-        self.has_turn: bool = has_turn
-        self.identity: str = identity
-        self.is_open: bool = True
+    number: int
+    has_turn: bool
+    identity: str
+    is_open: bool = True
 
 
 class Waiter:
@@ -165,6 +164,7 @@ class Waiter:
         self._notify(self, self._actor)
 
 
+@dataclass(slots=True, eq=False)
 class Timer:
     """A timer on virtual time; see `framework.protocols.TimerHandle`.
 
@@ -177,21 +177,12 @@ class Timer:
         number: How many timers of the test were set before it.
     """
 
-    __slots__ = ("actor", "background", "fn", "location", "number", "when")
-
-    def __init__(
-        self,
-        when: int,
-        fn: Callable[[], object] | None,
-        actor: Actor | None,
-        number: int,
-    ) -> None:
-        self.when: int = when
-        self.number: int = number
-        self.fn = fn
-        self.actor = actor
-        self.background: bool = False
-        self.location: str = ""
+    when: int
+    fn: Callable[[], object] | None
+    actor: Actor | None
+    number: int
+    background: bool = False
+    location: str = ""
 
     @property
     def live(self) -> bool:

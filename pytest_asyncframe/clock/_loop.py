@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from contextvars import Context
-from typing import Any, Protocol, TypeVarTuple, Unpack
+from typing import Any, Protocol, TypeAlias, TypeVarTuple, Unpack
 from weakref import WeakKeyDictionary
 
 from pytest_asyncframe._locations import users_location
@@ -251,6 +251,10 @@ def _make_future(loop: asyncio.AbstractEventLoop) -> asyncio.Future[Any]:
     return asyncio.Future(loop=loop)
 
 
+_Files: TypeAlias = list[tuple[selectors.SelectorKey, int]]
+"""Files that are ready, and for what."""
+
+
 class _ParkingSelector(selectors.BaseSelector):
     """The selector of a loop, which parks its thread while the loop has nothing to do.
 
@@ -331,7 +335,7 @@ class _ParkingSelector(selectors.BaseSelector):
         was, self._signalled = self._signalled, False
         return was
 
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+    def select(self, timeout: float | None = None) -> _Files:
         """Return the files that are ready; park the loop if it has nothing else to do."""
         actor = self.actor
         if actor is None:
@@ -351,7 +355,7 @@ class _ParkingSelector(selectors.BaseSelector):
             return []
         return self._park(actor, until)
 
-    def _park(self, actor: Actor, until: int | None) -> list[tuple[selectors.SelectorKey, int]]:
+    def _park(self, actor: Actor, until: int | None) -> _Files:
         sequencer = self._sequencer
         self._turn = False
         was_seen = actor.was_seen
@@ -371,7 +375,7 @@ class _ParkingSelector(selectors.BaseSelector):
         if not sequencer.try_park(actor, until, None, "its event loop", self._was_signalled):
             return []
         sequencer.dispatch()
-        ready: list[tuple[selectors.SelectorKey, int]] = []
+        ready: _Files = []
         while not self._turn:
             # A ready file stays ready until the loop has its turn, so it is not polled again.
             ready += self._wait_for_real(actor, self._pipe_only() if ready else self._real)
@@ -391,9 +395,7 @@ class _ParkingSelector(selectors.BaseSelector):
             actor.error = None
         actor.raise_error()
 
-    def _wait_for_real(
-        self, actor: Actor, selector: selectors.BaseSelector
-    ) -> list[tuple[selectors.SelectorKey, int]]:
+    def _wait_for_real(self, actor: Actor, selector: selectors.BaseSelector) -> _Files:
         """Wait for `Actor.kick` or a file in real time; return the files that are ready."""
         sequencer = self._sequencer
         step = sequencer.watchdog.interval(actor)
@@ -407,9 +409,7 @@ class _ParkingSelector(selectors.BaseSelector):
             sequencer.wake(actor)
         return files
 
-    def _files_of(
-        self, found: list[tuple[selectors.SelectorKey, int]]
-    ) -> list[tuple[selectors.SelectorKey, int]]:
+    def _files_of(self, found: _Files) -> _Files:
         """Return *found* without the loop's own pipe, which is emptied."""
         pipe = self._loop.pipe
         files = [one for one in found if one[0].fd != pipe]
