@@ -71,7 +71,7 @@ def _homes(value: object) -> Iterator[str]:
         if id(one) in seen:
             continue
         seen.add(id(one))
-        kept = _kept(one)
+        kept = attributes_of(one)
         if issubclass(kind, ModuleType):
             homes = [kept.get("__name__")]
         elif issubclass(kind, (FunctionType, type)):
@@ -84,13 +84,13 @@ def _homes(value: object) -> Iterator[str]:
         yield from (home for home in homes if isinstance(home, str))
 
 
-def _kept(value: object) -> dict[str, Any]:  # Any: whatever a user keeps under a name
+def attributes_of(value: object) -> dict[str, Any]:  # Any: whatever a user keeps under a name
     """Return the attributes of an object itself, so that none of its properties runs."""
     try:
-        kept: dict[str, Any] = object.__getattribute__(value, "__dict__")
+        kept = object.__getattribute__(value, "__dict__")
     except AttributeError:
         return {}
-    return kept
+    return kept if type(kept) is dict else {}
 
 
 def is_gone(fn: Callable[..., Any]) -> bool:

@@ -26,6 +26,7 @@ from pytest_asyncframe._explore.locks.model import (
     ModelRLock,
 )
 from pytest_asyncframe._explore.locks.origins import found_in
+from pytest_asyncframe._seen.reach import attributes_of
 
 _MOST_VALUES = 50_000
 """How many objects are looked through; takes some 50 ms."""
@@ -215,7 +216,7 @@ class Walk:
 
     def _instance(self, owner: Any, way: Way, steps: int) -> None:
         kind = type(owner)
-        module, names = kind.__module__, _dictionary_of(owner)
+        module, names = kind.__module__, attributes_of(owner)
         if issubclass(kind, _ON_LOCKS):
             self._dictionary(names, way, steps, exchanges.INNER)
             self._condition(names, way)
@@ -246,15 +247,6 @@ class Walk:
                 self.exchanges.append(
                     Exchange(exchanges.INNER, names, name, names.get(name, GONE), bound)
                 )
-
-
-def _dictionary_of(owner: object) -> dict[str, Any]:
-    """Return the dictionary of an instance; an empty one if it has none."""
-    try:
-        found = object.__getattribute__(owner, "__dict__")
-    except AttributeError:
-        return {}
-    return found if type(found) is dict else {}
 
 
 def _slots_of(kind: type) -> list[MemberDescriptorType]:
