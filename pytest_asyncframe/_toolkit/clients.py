@@ -22,6 +22,9 @@ BASE_URL = "http://testserver"
 
 Stack = TypeVar("Stack", AsyncExitStack, ExitStack)
 
+_Left: TypeAlias = tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
+"""The error with which a block is left: its class, the error, and its traceback."""
+
 _MakeClient: TypeAlias = Callable[[str, live.WatchedApp, dict[str, Any]], Any]
 """Makes a client, given the URL of a server, the app that it serves, and options."""
 
@@ -103,15 +106,10 @@ class Client:
             await stack.aclose()
             raise
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        stack = self._taken(AsyncExitStack, error)
+    async def __aexit__(self, *left: *_Left) -> None:
+        stack = self._taken(AsyncExitStack, left[1])
         with self.around_exit():
-            await stack.__aexit__(kind, error, traceback)
+            await stack.__aexit__(*left)
 
     def __enter__(self) -> Any:
         """Run the app on a loop in a thread, and return Starlette's ``TestClient``."""
@@ -168,15 +166,10 @@ class Client:
         options = self._options.copy()
         return options, {name: options.pop(name) for name in _OF_TRANSPORT if name in options}
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        stack = self._taken(ExitStack, error)
+    def __exit__(self, *left: *_Left) -> None:
+        stack = self._taken(ExitStack, left[1])
         with self.around_exit():
-            stack.__exit__(kind, error, traceback)
+            stack.__exit__(*left)
 
     def _taken(self, kind: type[Stack], error: BaseException | None) -> Stack:
         """Tell of an error that leaves the block; return what is to be closed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from pytest_asyncframe._turns.sequencer import Sequencer
 
@@ -27,32 +27,28 @@ class Pace:
         self._drains = drains and self._is_manual
         self._waits = self._servers = 0
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
+    def waiting(self) -> AbstractContextManager[None]:
         """Let time move by itself while the test waits, also beside a live server.
 
         Where nothing starts by itself, and the test's waits are to run it, it starts too.
         """
-        self._waits += 1
-        self._set()
-        try:
-            yield
-        finally:
-            self._waits -= 1
-            self._set()
+        return self._counted(waits=1)
+
+    def beside_server(self) -> AbstractContextManager[None]:
+        """Start tasks when they are submitted, and let time stand still, inside the block."""
+        return self._counted(servers=1)
 
     @contextmanager
-    def beside_server(self) -> Iterator[None]:
-        """Start tasks when they are submitted, and let time stand still, inside the block."""
-        self._servers += 1
-        self._set()
+    def _counted(self, waits: int = 0, servers: int = 0) -> Iterator[None]:
+        self._count(waits, servers)
         try:
             yield
         finally:
-            self._servers -= 1
-            self._set()
+            self._count(-waits, -servers)
 
-    def _set(self) -> None:
+    def _count(self, waits: int, servers: int) -> None:
+        self._waits += waits
+        self._servers += servers
         sequencer = self._sequencer
         if sequencer is None:
             return
