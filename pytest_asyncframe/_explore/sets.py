@@ -42,17 +42,14 @@ def ordered(clock: VirtualClock) -> Iterator[None]:
         loop.set_task_factory(make_task)
         loop.make_future = make_future
 
-    before, clock.on_new_loop = clock.on_new_loop, number_all
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clock, "on_new_loop", number_all)
         # For coroutines, whose hash nobody can set.
         patch.setattr(asyncio.tasks, "set", _in_order, raising=False)
         anyio = sys.modules.get("anyio._backends._asyncio")
         if anyio is not None:
             patch.setattr(anyio, "set", _Members, raising=False)
-        try:
-            yield
-        finally:
-            clock.on_new_loop = before
+        yield
 
 
 def _in_order(members: Collection[Any] = ()) -> Collection[Any]:

@@ -122,14 +122,11 @@ def withheld(item: pytest.Item, name: str) -> Iterator[list[pytest.TestReport]]:
     """
     caller: Any = getattr(item.config.hook, name)
     told: list[pytest.TestReport] = []
-    real = caller._hookexec
 
     def kept(_: str, __: object, given: dict[str, Any], ___: bool) -> list[object]:
         told.append(given["report"])
         return []
 
-    caller._hookexec = kept
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(caller, "_hookexec", kept)
         yield told
-    finally:
-        caller._hookexec = real
