@@ -21,7 +21,7 @@ from pytest_asyncframe._turns.activity import BEGINNING, GONE, activity, glance
 from pytest_asyncframe._turns.actors import Timer
 from pytest_asyncframe._turns.roster import Roster
 from pytest_asyncframe._turns.sequencer import Sequencer
-from pytest_asyncframe._turns.watchdog import POLL_INTERVAL
+from pytest_asyncframe._turns.turns import POLL_INTERVAL
 from pytest_asyncframe.clock import VirtualClock, VirtualDeadlockError
 from pytest_asyncframe.clock._loop import VirtualLoop
 from pytest_asyncframe.probe import Probe
