@@ -8,7 +8,7 @@ the runs before have shown.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Literal, TypeAlias
 
 import pytest
 
@@ -27,19 +27,6 @@ AGAIN = (
 )
 
 When = Literal["setup", "call", "teardown"]
-
-
-class Conclusion(Protocol):
-    """The result of an exploration."""
-
-    @property
-    def strategy(self) -> Strategy:
-        """What makes the choices of the last run."""
-        ...
-
-    def reported(self, report: pytest.TestReport) -> pytest.TestReport:
-        """Return the report that users see, given that of a phase of the last run."""
-        ...
 
 
 def failed(item: pytest.Item, when: When, text: str) -> pytest.TestReport:
@@ -66,7 +53,7 @@ class Passed:
         self._lines = [f"{proof}.", *lines]
 
     def reported(self, report: pytest.TestReport) -> pytest.TestReport:
-        """Return *report* with the proof; see `Conclusion`."""
+        """Return *report*, that of a phase of the last run, with the proof."""
         if is_failure(report):
             _tell(report, [*self._lines, AGAIN])
         elif report.when == "call":
@@ -186,3 +173,7 @@ class Replayed:
             "If the code or the test has changed since the replay line was printed, run the test "
             "without it."
         )
+
+
+Conclusion: TypeAlias = Passed | Found | Differing | Replayed
+"""The result of an exploration: what makes the choices of the last run, and its reports."""

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import pytest
 
-from pytest_asyncframe._explore import sets, world
+from pytest_asyncframe._explore import world
 from pytest_asyncframe._explore.points import levels
 from pytest_asyncframe._explore.points.follower import Followed, Follower
 from pytest_asyncframe._explore.points.levels import Level
@@ -81,7 +81,7 @@ class Run:
         clock = explored.require_clock("interleave")
         self._outside = clock.sequencer.outside
         points = levels.installed(explored, self._level, self._lines, self.witness)
-        with world.same(self.seed), sets.ordered(clock), points:
+        with world.same(self.seed), world.ordered(clock), points:
             yield
 
 

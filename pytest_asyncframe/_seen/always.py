@@ -8,22 +8,22 @@ looked at.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import linecache
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import pytest
 
 from framework import current_task
 from framework.protocols import TaskEvent
 from pytest_asyncframe._locations import at, users_frame
+from pytest_asyncframe._seen.arguments import unwrapped
 from pytest_asyncframe._seen.recorder import Recorder
 
 Predicate: TypeAlias = Callable[[], object]
@@ -136,8 +136,16 @@ class Invariants:
                         one, wrong, when(), users_frame(sys._getframe()) if located else None
                     )
 
-    def _alone(self) -> AbstractContextManager[object]:
-        return _Alone(self._checking, self.undivided())
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Mark the calling thread as one that calls predicates, inside the block."""
+        ident = threading.get_ident()
+        self._checking.add(ident)
+        try:
+            with self.undivided():
+                yield
+        finally:
+            self._checking.discard(ident)
 
     def _broke(self, one: _Invariant, wrong: str, when: str, frame: FrameType | None) -> None:
         with self._lock:
@@ -149,23 +157,6 @@ class Invariants:
         self._recorder.note(f"always() {wrong}: {one.source}", where)
         moment = f"{when}, {round(self._recorder.elapsed, 6):.9g} s after the test began"
         self._broken.append(_text(one, wrong, f"{moment}{where and f', at {where}'}"))
-
-
-class _Alone:
-    """Marks the calling thread as one that calls predicates, inside the block."""
-
-    def __init__(self, checking: set[int], undivided: AbstractContextManager[object]) -> None:
-        self._checking = checking
-        self._undivided = undivided
-        self._ident = threading.get_ident()
-
-    def __enter__(self) -> None:
-        self._checking.add(self._ident)
-        self._undivided.__enter__()
-
-    def __exit__(self, *error: Any) -> None:  # Any: whatever `with` passes
-        self._undivided.__exit__(*error)
-        self._checking.discard(self._ident)
 
 
 def _require_predicate(given: object) -> None:
@@ -186,10 +177,7 @@ def _require_predicate(given: object) -> None:
 
 def _source_of(predicate: Predicate) -> tuple[str, str]:
     """Return the line of code that defines a predicate, and where it is; its repr without one."""
-    fn: Any = predicate  # whatever can be called
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    code = getattr(fn, "__code__", None)
+    code = getattr(unwrapped(predicate)[0], "__code__", None)
     if code is None:
         return repr(predicate), ""
     number = code.co_firstlineno

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from pytest_asyncframe._explore import sets
+from pytest_asyncframe._explore import world
 from pytest_asyncframe.clock import VirtualClock
 from tests.explore.sessions import run
 
@@ -77,7 +77,7 @@ def test_the_order_is_the_same_in_each_run(pytester: pytest.Pytester, body: str)
 def test_a_task_looks_as_usual() -> None:
     """The tasks and futures of such a loop are shown as asyncio's own."""
     clock = VirtualClock()
-    with sets.ordered(clock):
+    with world.ordered(clock):
         loop = clock.new_event_loop()
     waiting = loop.create_task(asyncio.Event().wait(), name="mine")
     future = loop.create_future()
@@ -94,7 +94,7 @@ def test_tasks_have_the_same_names() -> None:
     """The tasks of each run are counted from 1, also if others come before."""
     for _ in range(2):
         clock = VirtualClock()
-        with sets.ordered(clock):
+        with world.ordered(clock):
             loop = clock.new_event_loop()
         waiting = [loop.create_task(asyncio.Event().wait()) for _ in range(2)]
         assert [task.get_name() for task in waiting] == ["Task-1", "Task-2"]
@@ -107,7 +107,7 @@ def test_tasks_have_the_same_names() -> None:
 def test_loops_of_others_are_as_before() -> None:
     """After the block, a loop has asyncio's own tasks."""
     clock = VirtualClock()
-    with sets.ordered(clock):
+    with world.ordered(clock):
         pass
     loop = clock.new_event_loop()
     assert loop.get_task_factory() is None

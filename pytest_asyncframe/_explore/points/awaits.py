@@ -94,18 +94,11 @@ class _Ready(deque[Any]):  # Any: asyncio's handles, whose private attributes ar
                 self._names.of(first)
             return super().popleft()
         # A callback is run when it is the first, so that they keep their order.
-        indices, options, tasks = [], [], []
-        for index, handle in enumerate(self):
-            task = _task_of(handle)
-            if task is not None:
-                indices.append(index)
-                options.append(self._names.of(task))
-                tasks.append(task)
-        if len(indices) < 2:
+        tasks = [(n, it) for n, one in enumerate(self) if (it := _task_of(one)) is not None]
+        options = [self._names.of(task) for _, task in tasks]
+        if len(tasks) < 2:
             return super().popleft()
-        chosen = sequencer.choose_step(options)
-        self._latest = tasks[chosen]
-        index = indices[chosen]
+        index, self._latest = tasks[sequencer.choose_step(options)]
         handle = self[index]
         del self[index]
         return handle
