@@ -142,7 +142,7 @@ class Policy(Protocol):
         """Return the strategy of the next run; None if all schedules of the policy are done."""
         ...
 
-    def ended(self, steps: Sequence[Step]) -> None:
+    def ended(self, steps: Sequence[Step]) -> object:
         """Take note of the steps that the latest run has taken."""
         ...
 

@@ -7,7 +7,7 @@ import re
 
 from pytest_asyncframe._explore.policies.delays import DelaysPolicy
 from pytest_asyncframe._explore.policies.drawn import RandomPolicy, evenly, mixed, priorities
-from pytest_asyncframe._explore.policies.exhaustive import ExhaustivePolicy
+from pytest_asyncframe._explore.policies.search import Level, Search
 from pytest_asyncframe._explore.schedule import Policy
 
 POLICIES = ("delays", "mixed", "random", "pct:3", "exhaustive:2", "exhaustive")
@@ -39,7 +39,7 @@ def make_policy(text: str, seed: int, runs: int = 200) -> Policy:
         case "random", None:
             return RandomPolicy(evenly, seed, "runs with schedules drawn at random")
         case "exhaustive", most:
-            return ExhaustivePolicy(most)
+            return exhaustive(most)
         case "pct", int(depth) if depth >= 1:
             words = f"runs with priorities drawn at random ({text})"
             return RandomPolicy(priorities(depth), seed, words)
@@ -59,3 +59,24 @@ def base_seed(nodeid: str, session_seed: int) -> int:
     """
     digest = hashlib.sha256(f"{session_seed} {nodeid}".encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def exhaustive(most: int | None) -> Search:
+    """Return the policy of all schedules, those with fewer preemptions first.
+
+    Which of several actors comes next, where none could go on by itself, is no preemption: all
+    those choices are made at each bound.
+
+    Args:
+        most: The most preemptions of a schedule, 0 or more; None for any number.
+
+    Source:
+        M. Musuvathi, S. Qadeer, "Iterative Context Bounding for Systematic Testing of Multithreaded
+        Programs", PLDI 2007; M. Musuvathi and others, "Finding and Reproducing Heisenbugs in
+        Concurrent Programs", OSDI 2008.
+    """
+
+    def level(_: int, preemptions: int) -> Level | None:
+        return None if most is not None and preemptions > most else (preemptions, 0)
+
+    return Search(level, "preemption", deep=True)

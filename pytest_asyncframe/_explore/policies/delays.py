@@ -27,7 +27,7 @@ from typing import TypeVar
 
 from pytest_asyncframe._explore.policies.drawn import Lengths, mixed
 from pytest_asyncframe._explore.policies.search import Branch, Level, Search
-from pytest_asyncframe._explore.schedule import Default, Step, Strategy, deviations_of
+from pytest_asyncframe._explore.schedule import Step, Strategy, deviations_of
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class DelaysPolicy:
     def __init__(self, seed: int, runs: int) -> None:
         self._seed = seed
         self._runs = runs
-        self._search = Search(_level, spread_out, deep=False)
+        self._search = Search(_level, "deviation", spread_out, deep=False)
         self._lasting: deque[Holding] = deque()
         self._lengths = Lengths()
         self._begun = 0
@@ -65,9 +65,7 @@ class DelaysPolicy:
     def next(self) -> Strategy | None:
         """Return the strategy of the next run; see `Policy`."""
         self._begun += 1
-        if self._begun == 1:
-            return Default()
-        return self._aside() or self._search.take()
+        return self._aside() or self._search.next()
 
     def _aside(self) -> Strategy | None:
         """Return the strategy of a schedule out of order; None if one in order comes next."""
@@ -106,7 +104,7 @@ class DelaysPolicy:
         part = ""
         if self._search.level == 1:
             part = f" ({self._search.ran_of(1)} of the {self._singles} with 1 deviation among them)"
-        return self._search.proof(runs, "deviation", part)
+        return self._search.proof(runs, part)
 
 
 def _level(deviations: int, preemptions: int) -> Level:

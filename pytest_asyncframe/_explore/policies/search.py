@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
-from pytest_asyncframe._explore.schedule import Deviating, Step, Strategy, deviations_of
+from pytest_asyncframe._explore.schedule import Default, Deviating, Step, Strategy, deviations_of
 
 Level: TypeAlias = tuple[int, int]
 """Schedules of a lower level run before those of a higher one.
@@ -96,9 +96,12 @@ class Branches:
 class Search:
     """Which schedules are still to run, found in those that have run.
 
+    The first one is the default one.
+
     Args:
         level: Returns the level of a schedule with so many deviations, so many of which
             preempt; None if it is not to run. A deviation more must not lower it.
+        unit: What the levels count.
         order: Puts them into order; None for that of the steps.
         deep: Whether the newest run is left first; else all runs in turn.
     """
@@ -106,6 +109,7 @@ class Search:
     def __init__(
         self,
         level: Callable[[int, int], Level | None],
+        unit: Unit,
         order: Order | None = None,
         *,
         deep: bool,
@@ -116,8 +120,10 @@ class Search:
         # Whether there are schedules that are not to run.
         self._cut = False
         self._level = level
+        self._unit = unit
         self._order = order
         self._deep = deep
+        self._begun = False
         self._plan: Plan | None = None
         self._waiting: dict[Level, deque[Branches]] = {}
         self._size = 0
@@ -142,14 +148,14 @@ class Search:
         complete = [one for one in self._ran if level is None or one < level]
         return sum(self._ran[one] for one in complete), max(complete, default=0)
 
-    def proof(self, runs: int, unit: Unit, part: str = "") -> str:
+    def proof(self, runs: int, part: str = "") -> str:
         """Say what *runs* runs without a failure prove.
 
         Args:
             runs: How many runs there were.
-            unit: What the levels count.
             part: What is said of the schedules of incomplete levels, in brackets.
         """
+        unit = self._unit
         if self._diverged:
             return (
                 f"{counted(runs, 'run')} without a failure, {self._diverged} of which did not "
@@ -171,8 +177,11 @@ class Search:
         """Return how many schedules of the lowest level may be left."""
         return sum(map(len, self._waiting[min(self._waiting)])) if self._waiting else 0
 
-    def take(self) -> Strategy | None:
+    def next(self) -> Strategy | None:
         """Return what follows the next schedule that has not run; None if there is none."""
+        if not self._begun:
+            self._begun = True
+            return Default()
         self._diverged += self._plan is not None
         self._plan = None
         while self._waiting:
