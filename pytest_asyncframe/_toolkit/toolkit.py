@@ -11,7 +11,6 @@ import random
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from datetime import datetime
 from types import CodeType, ModuleType
 from typing import Protocol
@@ -161,7 +160,8 @@ class Toolkit:
         self.clock: VirtualClock | None = None
         self.reads: RealTimeReads | None = None
         self._anyio: AnyioRunner | None = None
-        self._framework: _TestFramework | None = None
+        self._manager: TaskManager | None = None
+        self._calls: PoolCalls | None = None
         self._make_framework: Callable[[], object] = lambda: None
         self._most_workers = 0
         self._stopped = 0
@@ -251,7 +251,7 @@ class Toolkit:
             rng=rng,
             app_rules=self.settings.app_rules == "on",
         ) as manager:
-            self._framework = _TestFramework(manager, pool, PoolCalls(pool))
+            self._manager, self._calls = manager, PoolCalls(pool)
             manager.subscribe(self._on_event)
             yield manager
 
@@ -293,21 +293,18 @@ class Toolkit:
         self.recorder.on_event(event)
         self.invariants.on_event(event)
 
-    def _made(self) -> _TestFramework:
-        self._make_framework()
-        if self._framework is None:
-            raise RuntimeError("the test has ended, and nothing has used its framework")
-        return self._framework
-
     @property
     def manager(self) -> TaskManager:
         """The manager of the test, which is made now if nothing has used it."""
-        return self._made().manager
+        self._make_framework()
+        if self._manager is None:
+            raise RuntimeError("the test has ended, and nothing has used its framework")
+        return self._manager
 
     @property
     def pool(self) -> ThreadPoolExecutorEnhanced:
         """The thread pool of the manager, which is made now if nothing has used it."""
-        return self._made().pool
+        return self.manager.pool
 
     def finish_running_work(self) -> None:
         """Let running work finish; start nothing new and do not move time."""
@@ -336,7 +333,7 @@ class Toolkit:
 
     def broken_rules(self) -> list[str]:
         """Return which rules the framework has broken; each would be a bug of asyncframe."""
-        if self._framework is None:
+        if self._manager is None:
             return []
         limits = rules.Limits(rate_limits(self.manager), self._most_workers, f"{_POOL_NAME}_")
         recorder = self.recorder
@@ -351,8 +348,8 @@ class Toolkit:
 
     def unfinished_calls(self) -> list[str]:
         """Return the calls of the pool that have not ended after `finish_running_work`."""
-        made = self._framework
-        return [] if made is None else made.calls.left(_GRACE if self.sequencer is None else 0.0)
+        calls = self._calls
+        return [] if calls is None else calls.left(_GRACE if self.sequencer is None else 0.0)
 
     def _end(self) -> None:
         """End the threads of the test, with an error if they wait on its clock."""
@@ -362,8 +359,8 @@ class Toolkit:
             for actor in list(sequencer.actors.values()):
                 if actor is not sequencer.first:
                     sequencer.fail(actor, TestEndedError("the test has ended"))
-        if self._framework is not None:
-            self._framework.pool.shutdown(cancel_futures=True, timeout=1.0)
+        if self._manager is not None:
+            self._manager.pool.shutdown(cancel_futures=True, timeout=1.0)
         if sequencer is not None:
             sequencer.end()
 
@@ -422,7 +419,7 @@ class Toolkit:
         """Return what decides between functions of the same name."""
         apps: list[object] = [client.app for client in self.clients]
         scheduled: dict[str, Callable[..., object]] = {}
-        if self._framework is not None:
+        if self._manager is not None:
             apps += set_up_apps(self.manager)
             scheduled = own_schedules(self.manager)
         modules = [] if self.module is None else [self.module]
@@ -472,21 +469,6 @@ class Toolkit:
             if self._anyio is not None:
                 stack.enter_context(self._anyio.exchanged())
             yield
-
-
-@dataclass(frozen=True, slots=True)
-class _TestFramework:
-    """The framework of a test.
-
-    Attributes:
-        manager: Its manager.
-        pool: Its thread pool.
-        calls: The calls submitted to the pool directly.
-    """
-
-    manager: TaskManager
-    pool: ThreadPoolExecutorEnhanced
-    calls: PoolCalls
 
 
 def _mode(fixtures: Collection[str]) -> str:

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TypeAlias
 
-from pytest_asyncframe._turns.actors import Actor, Arrival, State, Timer, nothing
+from pytest_asyncframe._turns.actors import Actor, Arrival, Timer, nothing
 from pytest_asyncframe._turns.choices import Chooser
 from pytest_asyncframe._turns.points import Points
 from pytest_asyncframe._turns.timers import LAST
@@ -364,15 +364,10 @@ class Sequencer(Points):
             actor: The calling thread's.
             listening: Whether to wait for a silence outside too.
         """
+        actor.use_gate()
         with self._lock:
-            self._on_next_step(actor)
-            actor.state = State.PARKED
-            actor.waiter = None
-            actor.listens = False
-            actor.wants = "for all others to be idle"
-            actor.use_gate()
+            self.try_park(actor, None, None, "for all others to be idle")
             self._watchers.append((actor, listening))
-            self._roster.running -= 1
         self.dispatch()
         self._await_turn(actor)
 

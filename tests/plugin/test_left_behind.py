@@ -238,7 +238,7 @@ def test_a_test_without_tasks_is_freed_at_once(ending: Ending) -> None:
         async def test_it(asyncframe):
             toolkit = asyncframe._toolkit
             held.extend(map(weakref.ref, (toolkit, asyncframe.clock, toolkit.recorder)))
-            assert toolkit._framework is None
+            assert toolkit._manager is None
             gc.collect()
             gc.disable()
 
