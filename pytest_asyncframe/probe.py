@@ -295,17 +295,39 @@ class Probe:
     def assert_idle(self) -> None:
         """Assert that all tasks have ended, except pollers."""
         __tracebackhide__ = True
-        matchers.assert_idle(self._recorder)
+        awaited = self._recorder.awaited
+        if awaited:
+            count = "1 task has" if len(awaited) == 1 else f"{len(awaited)} tasks have"
+            lines = [f"  {matchers.described(one.record)}" for one in awaited]
+            raise AssertionError("\n".join([f"{count} not ended:", *lines]))
 
     def assert_transitions(self, ref: Any, expected: str) -> None:
         """Assert which states a task went through: ``"pending>running>completed"``."""
         __tracebackhide__ = True
-        matchers.assert_transitions(self._recorder, task_id_of(ref), expected)
+        task_id = task_id_of(ref)
+        went = ["pending"] if self._recorder.record(task_id) is not None else []
+        for event in self._recorder.events:
+            if event.task_id != task_id or event.status is None:
+                continue
+            if event.status.value != went[-1]:
+                went.append(event.status.value)
+        if ">".join(went) != expected.replace(" ", ""):
+            raise AssertionError(
+                f"task {task_id} went through {'>'.join(went) or 'nothing'}, expected {expected}"
+            )
 
     def delays(self, fn: Callable[..., Any] | str) -> list[float]:
         """Return the delays of retries and throttled calls of *fn*, in order, in seconds."""
         __tracebackhide__ = True
-        return matchers.delays(self._recorder, self._names.target(fn))
+        target = self._names.target(fn)
+        ids = {one.record.task_id for one in self._recorder.of(target)}
+        return [
+            event.delay
+            for event in self._recorder.events
+            if event.kind in ("retrying", "throttled")
+            and event.delay is not None
+            and (event.task_id in ids or event.name in target.labels)
+        ]
 
     def rate(self, fn: Callable[..., Any] | str) -> matchers.Rate:
         """Return how often the body of *fn* started: ``rate(fn).max_in(60)`` in any 60 seconds.
@@ -318,7 +340,8 @@ class Probe:
             fn: A decorated function, or its name.
         """
         __tracebackhide__ = True
-        return matchers.rate(self._recorder, self._names.target(fn))
+        target, starts = self._names.target(fn), tuple(self._recorder.starts)
+        return matchers.Rate(tuple(sorted(one.at for one in starts if one.is_of(target))))
 
     def always(self, predicate: Predicate) -> Predicate:
         """Require *predicate* to be true from now until the test function ends.

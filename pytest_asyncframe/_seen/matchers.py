@@ -14,7 +14,6 @@ from pytest_asyncframe._seen.recorder import Recorder
 _NEAREST = 3
 """How many candidates a failing assertion shows."""
 
-_DELAYED = ("retrying", "throttled")
 _FAILED = (TaskStatus.FAILED, TaskStatus.TIMEOUT)
 
 
@@ -122,42 +121,6 @@ def _location(one: Submission) -> str:
     return str(one.record.origin or "a place no longer known")
 
 
-def assert_idle(recorder: Recorder) -> None:
-    """See `Probe.assert_idle`."""
-    __tracebackhide__ = True
-    if recorder.awaited:
-        lines = [f"{_counted(len(recorder.awaited), 'task')} not ended:"]
-        lines += [f"  {described(one.record)}" for one in recorder.awaited]
-        raise AssertionError("\n".join(lines))
-
-
-def assert_transitions(recorder: Recorder, task_id: str, expected: str) -> None:
-    """See `Probe.assert_transitions`."""
-    __tracebackhide__ = True
-    went = ["pending"] if recorder.record(task_id) is not None else []
-    for event in recorder.events:
-        if event.task_id != task_id or event.status is None:
-            continue
-        if event.status.value != went[-1]:
-            went.append(event.status.value)
-    if ">".join(went) != expected.replace(" ", ""):
-        raise AssertionError(
-            f"task {task_id} went through {'>'.join(went) or 'nothing'}, expected {expected}"
-        )
-
-
-def delays(recorder: Recorder, target: Target) -> list[float]:
-    """See `Probe.delays`."""
-    ids = {one.record.task_id for one in recorder.of(target)}
-    return [
-        event.delay
-        for event in recorder.events
-        if event.kind in _DELAYED
-        and event.delay is not None
-        and (event.task_id in ids or event.name in target.labels)
-    ]
-
-
 @dataclass(frozen=True, slots=True)
 class Rate:
     """When the body of a function started, in monotonic seconds of the test's clock.
@@ -179,11 +142,6 @@ class Rate:
                 first += 1
             most = max(most, last - first + 1)
         return most
-
-
-def rate(recorder: Recorder, target: Target) -> Rate:
-    """See `Probe.rate`."""
-    return Rate(tuple(sorted(one.at for one in tuple(recorder.starts) if one.is_of(target))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +225,3 @@ def _did(count: int) -> str:
 def in_words(count: int) -> str:
     """Return how often, in words."""
     return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count} times")
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"1 {noun} has" if count == 1 else f"{count} {noun}s have"
