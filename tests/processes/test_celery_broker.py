@@ -30,7 +30,7 @@ from framework import (
 from framework.engines.celery import CeleryEngine
 from framework.engines.celery._messages import Message
 from framework.engines.celery._publishing.publisher import Publisher, Queued
-from framework.engines.celery._redis import scripts
+from framework.engines.celery._redis.functions import REPORTS_KEPT
 from framework.exceptions import BrokerUnavailableError
 from framework.http import health_router
 from framework.telemetry.prometheus import PrometheusSink
@@ -311,11 +311,11 @@ async def test_bounded_reports(redis_url: str) -> None:
     engine = make(redis_url)
     async with client_of(redis_url) as client:
         pipe = client.pipeline(transaction=False)
-        for _ in range(scripts.REPORTS_KEPT + 2_000):
+        for _ in range(REPORTS_KEPT + 2_000):
             pipe.xadd(engine.state.reports, {"k": "poke"})
         await pipe.execute()
         await asyncio.to_thread(engine.state.poke)
-        assert await client.xlen(engine.state.reports) <= scripts.REPORTS_KEPT + 200
+        assert await client.xlen(engine.state.reports) <= REPORTS_KEPT + 200
 
 
 def test_engine_takes_no_thread_of_its_own(redis_server: RedisServer) -> None:

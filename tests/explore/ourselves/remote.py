@@ -196,18 +196,17 @@ class RedisOfLines:
 
     def __init__(self) -> None:
         self.lines = Lines(lambda _: False)
-        self.client = SimpleNamespace(register_script=self._register, delete=_nothing)
+        self.client = SimpleNamespace(set=lambda *_, **__: "1", delete=_nothing)
 
-    def keys(self, task_id: str) -> list[str]:
-        """Return no keys."""
-        return []
+    def change(self, script: str, task_id: str, *given: Any) -> Any:
+        """Do what the scripts do."""
+        if script == scripts.JOIN:
+            return self._join(task_id, *given[:4])
+        if script == scripts.LEAVE_LINES:
+            self.lines.leave(task_id)
+        return 1
 
-    def _register(self, script: str) -> Callable[..., Any]:
-        known = {scripts.JOIN: self._join, scripts.LEAVE_LINES: self._leave}
-        return known.get(script, lambda *_: 1)
-
-    def _join(self, _: object, given: Sequence[Any]) -> list[Any]:
-        task_id, line, limit, waits, rank = given[:5]
+    def _join(self, task_id: str, line: str, limit: int, waits: str, rank: int) -> list[Any]:
         answers: list[PlaceAnswer] = []
 
         def told(answer: PlaceAnswer) -> None:
@@ -217,9 +216,6 @@ class RedisOfLines:
 
         self.lines.join(PlaceRequest(line, task_id, limit, bool(waits), rank), told)
         return [int(answers[0].granted), *answers[0].others]
-
-    def _leave(self, _: object, given: Sequence[Any]) -> None:
-        self.lines.leave(given[0])
 
 
 def share_places(run: Run) -> None:

@@ -12,76 +12,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from framework.engines.celery._messages import KEEP
-from framework.engines.celery._redis import kept_scripts as kept
-from framework.engines.celery._redis import line_scripts as lines
+from framework.engines.celery._redis.functions import script
 
-REPORTS_KEPT: Final = 20_000
-"""The approximate length of the stream; a reader that is further behind reads the hashes."""
-
-KEPT_LIVE: Final = 30 * 86_400
-"""Seconds without a change after which a live task's hash is dropped: no workers run."""
-
-INLINE_RESULT: Final = 2_048
-"""Maximum length of a result in its report; a longer one is fetched."""
-
-_KEPT: Final = kept.KEPT.replace("KEPT_LIVE", str(KEPT_LIVE))
-_LINES: Final = lines.LINES.replace("REPORTS", str(REPORTS_KEPT)).replace("KEPT", str(KEPT_LIVE))
-
-_HEAD: Final = f"""
-local task, stream, counter, id = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
-local live, messages, over = KEYS[4], KEYS[5], KEYS[1] .. ':over'
-local clock = redis.call('TIME')
-local now = clock[1] + clock[2] / 1000000
-local function stamp(seconds) return string.format('%.6f', seconds) end
-local function get(field) return redis.call('HGET', task, field) or '' end
-local function tell(kind, ...)
-  local number = redis.call('INCR', counter)
-  redis.call('XADD', stream, 'MAXLEN', '~', {REPORTS_KEPT}, '*',
-    'n', number, 'k', kind, 'i', id, ...)
-end
-local function is_final(status)
-  return status ~= '' and status ~= 'pending' and status ~= 'running'
-end
-{_LINES}
-{_KEPT}
-local function finish(status, result, error, reason, ttl)
-  redis.call('HSET', task, 'status', status, 'ended', stamp(now), 'result', result,
-    'error', error, 'reason', reason)
-  if get('keeper') ~= '' then redis.call('ZREM', tasks_of(get('keeper')), id) end
-  redis.call('HDEL', task, 'holder', 'until', 'next', 'unsent', 'missing',
-    'keeper', 'due', 'places')
-  redis.call('EXPIRE', task, ttl)
-  redis.call('ZREM', live, id)
-  local text = status ~= 'completed' and redis.call('HGET', messages, id)
-  local message = text and cjson.decode(text)
-  if message and #message.call <= (message.keep or {KEEP}) then
-    redis.call('HSET', task, 'call', message.call)
-  end
-  redis.call('HDEL', messages, id)
-  -- A second message may come when the hash is gone.
-  if get('copies') ~= '' then redis.call('SET', over, '1', 'EX', {KEPT_LIVE}) end
-  local big = '0'
-  if #result > {INLINE_RESULT} then big = '1'; result = '' end
-  tell('ended', 's', status, 'at', stamp(now), 'r', result, 'e', error, 'w', reason,
-    'a', get('attempts'), 'b', big, 'f', get('fn'))
-  leave()
-end
-"""
-
-_ADD: Final = """
--- Adds the task, whose message and facts (field, value, ...) are in ARGV from a place on.
-local function add(from)
-  redis.call('HSET', task, 'status', 'pending', 'attempts', '0', 'seq', '0',
-    unpack(ARGV, from + 1))
-  redis.call('HSET', messages, id, ARGV[from])
-end
-"""
-
-PUBLISH: Final = (
-    _HEAD
-    + _ADD
-    + """
+PUBLISH: Final = script("""
 -- ARGV: id, keeper, its time to live in ms, whether it needs places ('1'), then what `add` takes
 local status = get('status')
 if status ~= '' and get('due') == '' then
@@ -96,8 +29,7 @@ if status == '' then add(5) end
 release()
 keep(ARGV[2], ARGV[3], now)
 return 'send'
-"""
-)
+""")
 """Add a task that is about to be sent, unless it was added while it waited for that.
 
 Returns ``send`` if its message is to be sent, ``sent`` if it was, or the task has ended,
@@ -105,24 +37,96 @@ Returns ``send`` if its message is to be sent, ``sent`` if it was, or the task h
 ``dropped`` if it was cancelled while it waited for them.
 """
 
-SENT: Final = (
-    _HEAD
-    + """
+SENT: Final = script("""
 -- ARGV: id, keeper
 redis.call('HDEL', task, 'unsent', 'keeper')
 return redis.call('ZREM', tasks_of(ARGV[2]), id)
-"""
-)
+""")
 """Mark the message of a task as sent."""
 
-KEEP_TASK: Final = _HEAD + _ADD + kept.KEEP_TASK.replace("KEPT_LIVE", str(KEPT_LIVE))
-RETIRE: Final = _HEAD + _ADD + kept.RETIRE
-LEFT: Final = _HEAD + kept.LEFT
-RELEASE: Final = _HEAD + kept.RELEASE
+KEEP_TASK: Final = script("""
+-- ARGV: id, keeper, its time to live in ms, seconds until it is due, its places as JSON, why it
+-- waits, then what `add` takes
+if get('status') ~= '' then return 'kept' end
+if redis.call('EXISTS', over) == 1 then return 'dropped' end
+local due = now + tonumber(ARGV[4])
+add(7)
+redis.call('HSET', task, 'due', stamp(due), 'places', ARGV[5], 'reason', ARGV[6])
+redis.call('EXPIRE', task, $KEPT_LIVE + math.ceil(tonumber(ARGV[4])))
+keep(ARGV[2], ARGV[3], due)
+return 'kept'
+""")
+"""Add a task that waits before it is published; ``dropped`` if it was cancelled before."""
 
-START: Final = (
-    _HEAD
-    + """
+RETIRE: Final = script("""
+-- ARGV: id, status, error, reason, ttl of a final hash, then what `add` takes
+if get('status') == '' then
+  -- Others ask for it as well.
+  add(6)
+elseif get('keeper') == '' then
+  return 0
+end
+finish(ARGV[2], '', ARGV[3], ARGV[4], ARGV[5])
+return 1
+""")
+"""Make a task final that was not sent, whether it was added before or not; 0 if it was sent."""
+
+LEFT: Final = script("""
+-- ARGV: '', most ids
+local found = {}
+for _, keeper in ipairs(redis.call('SMEMBERS', prefix .. 'keepers')) do
+  if not is_alive(keeper) then
+    local ids = redis.call('ZRANGEBYSCORE', tasks_of(keeper), '-inf', now, 'LIMIT', 0, ARGV[2])
+    for _, one in ipairs(ids) do
+      found[#found + 1] = keeper
+      found[#found + 1] = one
+    end
+    if redis.call('EXISTS', tasks_of(keeper)) == 0 then
+      redis.call('SREM', prefix .. 'keepers', keeper)
+    end
+  end
+end
+return found
+""")
+"""Return keepers that have died, each with a task of theirs that somebody is to look at."""
+
+RELEASE: Final = script("""
+-- ARGV: id, keeper, seconds until the next look, ttl of a final hash
+local tasks = tasks_of(ARGV[2])
+if get('status') ~= 'pending' or get('keeper') ~= ARGV[2] then
+  redis.call('ZREM', tasks, id)
+  return ''
+end
+-- Or another process looks at it now.
+if is_alive(ARGV[2]) or tonumber(redis.call('ZSCORE', tasks, id) or now) > now then return '' end
+redis.call('ZADD', tasks, now + tonumber(ARGV[3]), id)
+if get('due') ~= '' then
+  if tonumber(get('due')) > now then
+    redis.call('ZADD', tasks, get('due'), id)
+    return ''
+  end
+  local waits = false
+  for _, one in ipairs(cjson.decode(get('places'))) do
+    local answer = join(one.key, one.limit, one.waits, one.rank, ARGV[2], 1)
+    if answer[1] == 0 and not one.waits then
+      finish('cancelled', '', '', 'a duplicate of task ' .. answer[2], ARGV[4])
+      return ''
+    end
+    waits = waits or answer[1] == 0
+  end
+  if waits then return '' end
+  release()
+end
+-- Its keeper may only have been slow, and publish it as well.
+redis.call('HINCRBY', task, 'copies', 1)
+return redis.call('HGET', messages, id) or ''
+""")
+"""Return the message of a task whose keeper has died, to be sent; "" if it waits, or is over.
+
+Until it was sent and has no keeper any more, it is returned again after a while.
+"""
+
+START: Final = script("""
 -- ARGV: id, holder, lease, sequence, holder known to be dead, most losses, ttl of a live
 -- hash, ttl of a final one, whether it only waited ('1'), then field, value, ...
 local status = get('status')
@@ -160,38 +164,29 @@ redis.call('HSET', task, 'status', 'running', 'holder', ARGV[2],
 redis.call('HDEL', task, 'next', 'unsent', 'keeper', 'missing')
 redis.call('EXPIRE', task, ARGV[7])
 redis.call('ZADD', live, now, id)
-tell('started', 'at', stamp(now), 'a', get('attempts'))
+tell(id, 'started', 'at', stamp(now), 'a', get('attempts'))
 return {'run', get('attempts'), 0}
-"""
-)
+""")
 """Take a task's lease; see `State.start` for the verdicts."""
 
-RENEW: Final = (
-    _HEAD
-    + """
+RENEW: Final = script("""
 -- ARGV: id, holder, lease
 if get('holder') ~= ARGV[2] then return -1 end
 redis.call('HSET', task, 'until', stamp(now + tonumber(ARGV[3])))
 return get('cancel') == '1' and 1 or 0
-"""
-)
+""")
 """Renew a lease; 1 if cancellation was requested, -1 if the lease is lost."""
 
-PROGRESS: Final = (
-    _HEAD
-    + """
+PROGRESS: Final = script("""
 -- ARGV: id, holder, share, message
 if get('holder') ~= ARGV[2] then return 0 end
 redis.call('HSET', task, 'share', ARGV[3], 'message', ARGV[4])
-tell('progress', 'p', ARGV[3], 'm', ARGV[4])
+tell(id, 'progress', 'p', ARGV[3], 'm', ARGV[4])
 return 1
-"""
-)
+""")
 """Set a task's progress."""
 
-AGAIN: Final = (
-    _HEAD
-    + """
+AGAIN: Final = script("""
 -- ARGV: id, holder, next message, kind, delay, error, reason
 if get('next') ~= '' and redis.call('HGET', messages, id) == ARGV[3] then
   return 1 -- asked once more, since the answer was lost
@@ -203,15 +198,12 @@ redis.call('HSET', task, 'next', '1', 'reason', ARGV[7])
 redis.call('HDEL', task, 'holder', 'until')
 redis.call('ZADD', live, now, id)
 redis.call('HSET', messages, id, ARGV[3])
-tell('again', 'o', ARGV[4], 'd', ARGV[5], 'e', ARGV[6], 'w', ARGV[7], 'a', get('attempts'))
+tell(id, 'again', 'o', ARGV[4], 'd', ARGV[5], 'e', ARGV[6], 'w', ARGV[7], 'a', get('attempts'))
 return 1
-"""
-)
+""")
 """Release the lease until the next message; -1 if cancellation was requested."""
 
-END: Final = (
-    _HEAD
-    + """
+END: Final = script("""
 -- ARGV: id, holder ('' for whoever has it), sequence, status, result, error, reason, ttl,
 -- share, message
 if is_final(get('status')) then return 0 end
@@ -220,45 +212,35 @@ if ARGV[2] == '' and get('seq') ~= ARGV[3] then return 0 end
 if ARGV[9] ~= '' then redis.call('HSET', task, 'share', ARGV[9], 'message', ARGV[10]) end
 finish(ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8])
 return 1
-"""
-)
+""")
 """Make a task final."""
 
-CANCEL: Final = (
-    (
-        _HEAD
-        + """
+CANCEL: Final = script("""
 -- ARGV: id, ttl of a final hash, reason, prefix of the lists that wake workers
 local status = get('status')
 if status == '' and redis.call('EXISTS', stay_of(id)) == 1 then
   -- It waits for a place, and its process must not publish it any more.
-  redis.call('SET', over, '1', 'EX', KEPT)
+  redis.call('SET', over, '1', 'EX', $KEPT_LIVE)
   leave()
-  tell('dropped', 'w', ARGV[3])
+  tell(id, 'dropped', 'w', ARGV[3])
   return ARGV[3]
 end
 if status == '' or is_final(status) then return '' end
 redis.call('HSET', task, 'cancel', '1')
 local holder = get('holder')
 if holder == '' then
-  local reason = status == 'pending' and ARGV[3] or 'BETWEEN'
+  local reason = status == 'pending' and ARGV[3] or 'it was cancelled before its next attempt'
   finish('cancelled', '', '', reason, ARGV[2])
   return reason
 end
 redis.call('RPUSH', ARGV[4] .. holder, id)
 redis.call('EXPIRE', ARGV[4] .. holder, 60)
-tell('asked')
+tell(id, 'asked')
 return 'asked'
-"""
-    )
-    .replace("KEPT", str(KEPT_LIVE))
-    .replace("BETWEEN", "it was cancelled before its next attempt")
-)
+""")
 """Cancel, and return why it is CANCELLED; ``asked`` if its worker is informed, "" if it is over."""
 
-RECOVER: Final = (
-    _HEAD
-    + """
+RECOVER: Final = script("""
 -- ARGV: id, seconds from the first sight of a lost message to the second, ttl of a final
 -- hash, shortest and longest pause until it is looked for again
 local status = get('status')
@@ -285,34 +267,60 @@ redis.call('HDEL', task, 'missing')
 local copies = redis.call('HINCRBY', task, 'copies', 1)
 redis.call('ZADD', live, now + math.min(ARGV[4] * 2 ^ (copies - 1), ARGV[5]), id)
 return message
-"""
-)
+""")
 """Return the message of a task whose message is lost; "" if it must not be sent."""
 
-REPEATED: Final = (
-    _HEAD
-    + """
+REPEATED: Final = script("""
 -- ARGV: id
 local status = get('status')
 if is_final(status) then
-  redis.call('SET', over, '1', 'EX', KEPT)
+  redis.call('SET', over, '1', 'EX', $KEPT_LIVE)
 elseif status ~= '' then
   redis.call('HINCRBY', task, 'copies', 1)
 end
 return status
-"""
-).replace("KEPT", str(KEPT_LIVE))
+""")
 """Mark a message as possibly sent twice."""
 
-JOIN: Final = _HEAD + lines.JOIN
-LEAVE_LINES: Final = _HEAD + lines.LEAVE_LINES
-DROP: Final = _HEAD + lines.DROP
-LOOK: Final = _HEAD + lines.LOOK
+JOIN: Final = script("""
+-- ARGV: id, line, limit, whether it waits, rank, process, its time to live in ms, most ids
+redis.call('SET', prefix .. 'alive:' .. ARGV[6], '1', 'PX', ARGV[7])
+return join(ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1', tonumber(ARGV[5]), ARGV[6],
+  tonumber(ARGV[8]))
+""")
+"""Ask for a place: 1, or 0 and the ids of the others who have one, and of those who wait."""
 
-CHANGE_SCHEDULE: Final = (
-    _HEAD
-    + _ADD
-    + """
+LEAVE_LINES: Final = script("""
+-- ARGV: id
+leave()
+return 1
+""")
+"""Take a task out of all lines."""
+
+DROP: Final = script("""
+-- ARGV: id
+if get('status') == '' then leave() end
+return 1
+""")
+"""Take a task out of all lines, unless it was published."""
+
+LOOK: Final = script("""
+-- ARGV: id, lines. Drops tasks of dead processes, so that those who wait go on.
+local freed = {}
+for at = 2, #ARGV do
+  freed[#freed + 1] = ARGV[at]
+  drop_gone(placed_in(ARGV[at]), -1, freed)
+  drop_gone(waiting_in(ARGV[at]), $MOST_AHEAD, freed)
+end
+grant(freed)
+return 1
+""")
+"""Look whether places of lines have become free because a process has died.
+
+Of those that wait, as many are looked at as others are told of.
+"""
+
+CHANGE_SCHEDULE: Final = script("""
 -- KEYS, after the others: the schedule's hash, the set of names. ARGV: id of the task to add, or
 -- '', name, its keeper, the time to live of that in ms, then how many fields there are, each with
 -- its value before and after ('' for none), then what `add` takes, or nothing
@@ -331,8 +339,7 @@ if ARGV[from] and get('status') == '' then
   keep(ARGV[3], ARGV[4], now)
 end
 return 1
-"""
-)
+""")
 """Change a schedule, and add the task of its run; returns 0 if others have changed it meanwhile."""
 
 THROTTLE: Final = """
@@ -388,13 +395,8 @@ return 1
 """
 """Move a counted call to another time; 0 if its window has passed: count it again."""
 
-FORGET: Final = """
--- KEYS: the task's hash
-local status = redis.call('HGET', KEYS[1], 'status')
-if not status or status == 'pending' or status == 'running' then return 0 end
-return redis.call('DEL', KEYS[1])
-"""
+FORGET: Final = script("""
+-- ARGV: id
+return is_final(get('status')) and redis.call('DEL', task) or 0
+""")
 """Drop a final task."""
-
-LEAVE: Final = "return redis.call('ZREM', KEYS[1], ARGV[1])"
-"""Give up waiting for a throttle's slot."""

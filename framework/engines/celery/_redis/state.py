@@ -8,8 +8,9 @@ loop's.
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Collection, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,6 +22,7 @@ from redis.retry import Retry
 from framework._tasks.places import PlaceRequest
 from framework.engines.celery._messages import Message
 from framework.engines.celery._redis import scripts
+from framework.engines.celery._redis.functions import KEPT_LIVE, REPORTS_KEPT
 
 LEASE: Final = 5.0
 """Seconds until a lease expires; it is renewed every second."""
@@ -121,22 +123,8 @@ class State:
         self._reports = [f"{self.prefix}reports", f"{self.prefix}reports:n"]
         self._live = f"{self.prefix}live"
         self.messages: str = f"{self.prefix}messages"
-        register = self.client.register_script
-        self._publish = register(scripts.PUBLISH)
-        self._sent = register(scripts.SENT)
-        self._keep = register(scripts.KEEP_TASK)
-        self._retire = register(scripts.RETIRE)
-        self._left = register(scripts.LEFT)
-        self._release = register(scripts.RELEASE)
-        self._start = register(scripts.START)
-        self._renew = register(scripts.RENEW)
-        self._progress = register(scripts.PROGRESS)
-        self._again = register(scripts.AGAIN)
-        self._end = register(scripts.END)
-        self._cancel = register(scripts.CANCEL)
-        self._forget = register(scripts.FORGET)
-        self._repeat = register(scripts.REPEATED)
-        self._recover = register(scripts.RECOVER)
+        # One object for each script, which knows its hash.
+        self.script: Callable[[str], Any] = functools.cache(self.client.register_script)
 
     @property
     def reports(self) -> str:
@@ -156,6 +144,18 @@ class State:
         """Return the keys that the scripts about a task take."""
         return [f"{self.prefix}task:{task_id}", *self._reports, self._live, self.messages]
 
+    def change(self, script: str, task_id: str, *given: Any) -> Any:
+        """Run a script about a task, with further arguments, and return its answer."""
+        return self.script(script)(self.keys(task_id), [task_id, *given])
+
+    def change_all(self, script: str, calls: Iterable[Sequence[Any]]) -> list[Any]:
+        """Run a script for each of some tasks in one round trip; each call begins with its id."""
+        pipe = self.client.pipeline(transaction=False)
+        for call in calls:
+            self.script(script)(self.keys(call[0]), call, client=pipe)
+        answers: list[Any] = pipe.execute()
+        return answers
+
     # -- the moves
 
     def publish(
@@ -173,13 +173,12 @@ class State:
             have ended; ``unplaced`` if they have lost their places; ``dropped`` if they were
             cancelled while they waited for them.
         """
-        pipe = self.client.pipeline(transaction=False)
-        for message in messages:
-            given = [message.task_id, keeper, LIFE, "1" if message.task_id in placed else ""]
-            self._publish(
-                self.keys(message.task_id), given + self.facts_to_add(message), client=pipe
-            )
-        told = zip(messages, pipe.execute(), strict=True)
+        needs = ["1" if one.task_id in placed else "" for one in messages]
+        calls = [
+            [one.task_id, keeper, LIFE, places, *self.facts_to_add(one)]
+            for one, places in zip(messages, needs, strict=True)
+        ]
+        told = zip(messages, self.change_all(scripts.PUBLISH, calls), strict=True)
         return {message.task_id: answer for message, answer in told if answer != "send"}
 
     def keep(self, waiting: Sequence[tuple[Message, Wait]], keeper: str) -> list[str]:
@@ -192,11 +191,11 @@ class State:
         Returns:
             Those that were not added, since they were cancelled before.
         """
-        pipe = self.client.pipeline(transaction=False)
-        for message, wait in waiting:
-            given = [message.task_id, keeper, LIFE, *wait.as_arguments()]
-            self._keep(self.keys(message.task_id), given + self.facts_to_add(message), client=pipe)
-        told = zip(waiting, pipe.execute(), strict=True)
+        calls = [
+            [one.task_id, keeper, LIFE, *wait.as_arguments(), *self.facts_to_add(one)]
+            for one, wait in waiting
+        ]
+        told = zip(waiting, self.change_all(scripts.KEEP_TASK, calls), strict=True)
         return [message.task_id for (message, _), answer in told if answer == "dropped"]
 
     def retire(self, message: Message, status: str, error: str, reason: str) -> None:
@@ -208,10 +207,9 @@ class State:
             error: As JSON; "" for none.
             reason: For people.
         """
-        task_id = message.task_id
-        given = [task_id, status, error, reason, str(self._ttl)]
-        if not self._retire(self.keys(task_id), given + self.facts_to_add(message)):
-            self.cancel(task_id, reason)
+        given = [status, error, reason, self._ttl, *self.facts_to_add(message)]
+        if not self.change(scripts.RETIRE, message.task_id, *given):
+            self.cancel(message.task_id, reason)
 
     def left(self, most: int, pause: float) -> list[tuple[str, str, str]]:
         """Return tasks of dead keepers to be sent: each with its keeper, and its message as JSON.
@@ -222,14 +220,10 @@ class State:
             most: How many tasks of each keeper to look at.
             pause: Seconds until others look at one again that still waits.
         """
-        told = self._left(self.keys(""), ["", most])
+        told = self.change(scripts.LEFT, "", most)
         found = list(zip(told[1::2], told[::2], strict=True))
-        pipe = self.client.pipeline(transaction=False)
-        for task_id, keeper in found:
-            self._release(
-                self.keys(task_id), [task_id, keeper, repr(pause), self._ttl], client=pipe
-            )
-        texts = pipe.execute() if found else []
+        calls = [(*one, repr(pause), self._ttl) for one in found]
+        texts = self.change_all(scripts.RELEASE, calls)
         return [(*one, text) for one, text in zip(found, texts, strict=True) if text]
 
     def facts_to_add(self, message: Message) -> list[str]:
@@ -238,14 +232,11 @@ class State:
 
     def published(self, keeper: str, task_ids: Collection[str]) -> None:
         """Mark the first messages of tasks of a keeper as sent, in one round trip."""
-        pipe = self.client.pipeline(transaction=False)
-        for task_id in task_ids:
-            self._sent(self.keys(task_id), [task_id, keeper], client=pipe)
-        pipe.execute()
+        self.change_all(scripts.SENT, [(task_id, keeper) for task_id in task_ids])
 
     def repeated(self, task_id: str) -> None:
         """Mark a task's message as possibly sent twice, so that the second finds the end."""
-        self._repeat(self.keys(task_id), [task_id])
+        self.change(scripts.REPEATED, task_id)
 
     def now(self) -> float:
         """Return the wall clock of Redis, in seconds since the epoch."""
@@ -260,21 +251,9 @@ class State:
             holder: This process; see `processes.holder_here`.
             dead: A holder that is known to be dead.
         """
-        kind, text, left = self._start(
-            self.keys(message.task_id),
-            [
-                message.task_id,
-                holder,
-                LEASE,
-                message.seq,
-                dead,
-                MAX_LOST,
-                scripts.KEPT_LIVE,
-                self._ttl,
-                "1" if message.waited else "0",
-                *_facts(message),
-            ],
-        )
+        ttls, waited = (KEPT_LIVE, self._ttl), "1" if message.waited else "0"
+        given = [holder, LEASE, message.seq, dead, MAX_LOST, *ttls, waited, *_facts(message)]
+        kind, text, left = self.change(scripts.START, message.task_id, *given)
         if kind == "run":
             return Verdict(kind, attempts=int(text))
         if kind == "busy":
@@ -283,12 +262,12 @@ class State:
 
     def renew(self, task_id: str, holder: str) -> bool | None:
         """Renew a lease; return whether cancellation was requested, None if it is lost."""
-        answer = self._renew(self.keys(task_id), [task_id, holder, LEASE])
+        answer = self.change(scripts.RENEW, task_id, holder, LEASE)
         return None if answer < 0 else bool(answer)
 
     def progress(self, task_id: str, holder: str, share: float, message: str) -> None:
         """Set a task's progress."""
-        self._progress(self.keys(task_id), [task_id, holder, repr(share), message])
+        self.change(scripts.PROGRESS, task_id, holder, repr(share), message)
 
     def again(
         self, message: Message, holder: str, kind: str, delay: float, error: str, reason: str
@@ -298,18 +277,8 @@ class State:
         Returns:
             True on success, False if cancellation was requested, None if the lease is lost.
         """
-        answer = self._again(
-            self.keys(message.task_id),
-            [
-                message.task_id,
-                holder,
-                _text(message),
-                kind,
-                repr(delay),
-                error,
-                reason,
-            ],
-        )
+        given = [holder, _text(message), kind, repr(delay), error, reason]
+        answer = self.change(scripts.AGAIN, message.task_id, *given)
         return None if not answer else answer > 0
 
     def sent(self, message: Message) -> None:
@@ -342,22 +311,9 @@ class State:
             share: Its progress, if any was reported.
             message: The text of the progress.
         """
-        done = self._end(
-            self.keys(task_id),
-            [
-                task_id,
-                holder,
-                str(seq),
-                status,
-                result,
-                error,
-                reason,
-                self._ttl,
-                "" if share is None else repr(share),
-                message,
-            ],
-        )
-        return bool(done)
+        progress = "" if share is None else repr(share), message
+        given = [holder, seq, status, result, error, reason, self._ttl, *progress]
+        return bool(self.change(scripts.END, task_id, *given))
 
     def cancel(self, task_id: str, reason: str) -> str:
         """Cancel a task, or ask its worker to.
@@ -370,9 +326,8 @@ class State:
             The reason if it is CANCELLED; `ASKED` if its worker is informed; "" if it is unknown
             or final.
         """
-        answer: str = self._cancel(
-            self.keys(task_id), [task_id, self._ttl, reason, f"{self.prefix}wake:"]
-        )
+        wake = f"{self.prefix}wake:"
+        answer: str = self.change(scripts.CANCEL, task_id, self._ttl, reason, wake)
         return answer
 
     def heard(self, task_id: str) -> None:
@@ -400,7 +355,7 @@ class State:
         pipe = self.client.pipeline(transaction=False)
         for task_id in ids:
             pipe.hgetall(self.keys(task_id)[0])
-        found = pipe.execute() if ids else []
+        found = pipe.execute()
         return {task_id: facts for task_id, facts in zip(ids, found, strict=True) if facts}
 
     def kept_call(self, task_id: str) -> tuple[str, str] | None:
@@ -410,10 +365,7 @@ class State:
 
     def forget(self, task_ids: Collection[str]) -> None:
         """Drop the tasks that are final."""
-        pipe = self.client.pipeline(transaction=False)
-        for task_id in task_ids:
-            self._forget(self.keys(task_id)[:1], client=pipe)
-        pipe.execute()
+        self.change_all(scripts.FORGET, [(task_id,) for task_id in task_ids])
 
     # -- messages that were lost
 
@@ -442,9 +394,8 @@ class State:
         Returns:
             "" if a process runs it, it is final, or its message has not been missing that long.
         """
-        text: str = self._recover(
-            self.keys(task_id), [task_id, repr(wait), self._ttl, *map(repr, pauses)]
-        )
+        given = [repr(wait), self._ttl, *map(repr, pauses)]
+        text: str = self.change(scripts.RECOVER, task_id, *given)
         return text
 
     def lead(self, holder: str, seconds: float) -> bool:
@@ -467,7 +418,7 @@ class State:
 
     def poke(self) -> None:
         """Wake every reader of the reports, without a report."""
-        self.client.xadd(self.reports, {"k": "poke"}, maxlen=scripts.REPORTS_KEPT)
+        self.client.xadd(self.reports, {"k": "poke"}, maxlen=REPORTS_KEPT)
 
     def read(self, after: str, seconds: float) -> list[tuple[str, dict[str, str]]]:
         """Block until there are reports after an entry, for at most *seconds*."""

@@ -17,10 +17,9 @@ class Windows:
 
     def __init__(self, state: State) -> None:
         self._prefix = state.prefix
-        register = state.client.register_script
-        self._throttle = register(scripts.THROTTLE)
-        self._restamp = register(scripts.RESTAMP)
-        self._leave = register(scripts.LEAVE)
+        self._client = state.client
+        self._throttle = state.script(scripts.THROTTLE)
+        self._restamp = state.script(scripts.RESTAMP)
 
     def take(self, key: str, rate: int, window: float, who: str) -> tuple[float | None, int]:
         """Count a call, or return when to try again.
@@ -45,4 +44,4 @@ class Windows:
 
     def leave(self, key: str, who: str) -> None:
         """Leave a throttle's queue without being counted."""
-        self._leave([f"{self._prefix}throttle:{key}:w"], [who])
+        self._client.zrem(f"{self._prefix}throttle:{key}:w", who)

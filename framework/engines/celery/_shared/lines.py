@@ -24,7 +24,6 @@ from framework._records.jsonsafe import safe_str
 from framework._tasks.places import GRANTED, MOST_AHEAD, PlaceAnswer, PlaceRequest
 from framework._threads.courier import Courier
 from framework._threads.watch.processes import holder_here
-from framework.engines.celery._redis import line_scripts as _line_scripts
 from framework.engines.celery._redis import scripts
 from framework.engines.celery._redis.state import LIFE, State
 
@@ -78,12 +77,6 @@ class RedisLines:
         self._asked: dict[tuple[str, str], _Asked] = {}
         self._prepared = self._beats = self._missed = self._stays = self._gone = False
         self._looked = 0
-        register = state.client.register_script
-        self._join = register(scripts.JOIN)
-        self._leave = register(scripts.LEAVE_LINES)
-        self._drop = register(scripts.DROP)
-        self._look = register(scripts.LOOK)
-        self._beat = register(_line_scripts.BEAT)
 
     # -- any thread
 
@@ -106,7 +99,7 @@ class RedisLines:
                 return
             for line in lines:
                 self._asked.pop((task_id, line), None)
-            self._put(lambda: self._leave(self._state.keys(task_id), [task_id]))
+            self._put(partial(self._state.change, scripts.LEAVE_LINES, task_id))
 
     def stay_alive(self) -> None:
         """Renew this process's sign of life from now on, even without tasks in lines."""
@@ -163,7 +156,7 @@ class RedisLines:
             # First: it is enough for the others, who then look for themselves.
             self._state.client.delete(self._alive)
             for task_id in ids:
-                self._drop(self._state.keys(task_id), [task_id])
+                self._state.change(scripts.DROP, task_id)
         except Exception as error:  # Redis is unavailable; the others find it out by themselves
             _LOGGER.debug("places are not given back: %s", safe_str(error))
 
@@ -173,19 +166,9 @@ class RedisLines:
         with self._lock:
             if self._asked.get(key) is not asked:  # it has left, or has its place
                 return
-        has, *ahead = self._join(
-            self._state.keys(request.task_id),
-            [
-                request.task_id,
-                request.key,
-                request.limit,
-                "1" if request.waits else "",
-                request.rank,
-                self.holder,
-                LIFE,
-                MOST_AHEAD,
-            ],
-        )
+        waits = "1" if request.waits else ""
+        given = [request.key, request.limit, waits, request.rank, self.holder, LIFE, MOST_AHEAD]
+        has, *ahead = self._state.change(scripts.JOIN, request.task_id, *given)
         with self._lock:
             if self._asked.get(key) is not asked:
                 return
@@ -208,7 +191,8 @@ class RedisLines:
         """Renew this process's key, and look whether other processes have died."""
         if self._gone:  # it would seem to live for some more seconds
             return None
-        if not self._beat([self._alive], [LIFE]):
+        if not self._state.client.set(self._alive, "1", px=int(LIFE), get=True):
+            # It had expired, so others may have taken its places.
             self._missed = True
         self._look_around()
         with self._lock:
@@ -227,4 +211,4 @@ class RedisLines:
         self._looked = begin + _LOOKED_AT
         # All of them, if they are not too many, and else the next ones.
         some = [*lines[begin:], *lines[:begin]][:_LOOKED_AT]
-        self._look(self._state.keys(""), ["", *some])
+        self._state.change(scripts.LOOK, "", *some)

@@ -53,9 +53,6 @@ class RedisSchedules:
         self._state = state
         self._names = f"{state.prefix}schedules"
         self._holder = holder_here()
-        register = state.client.register_script
-        self._look = register(_LOOK)
-        self._change = register(scripts.CHANGE_SCHEDULE)
 
     def enter(self, name: str, timing: str, now: float) -> ScheduleState:
         """Enter a schedule that this process runs; see `ScheduleBook.enter_schedule`."""
@@ -109,13 +106,13 @@ class RedisSchedules:
         pipe = self._state.client.pipeline(transaction=False)
         for name in names:
             pipe.hgetall(self._key(name))
-        told = pipe.execute() if names else []
-        found = [_state_of(name, facts) for name, facts in zip(names, told, strict=True)]
+        told = zip(names, pipe.execute(), strict=True)
+        found = [_state_of(name, facts) for name, facts in told]
         return [state for state in found if state is not None]
 
     def _facts(self, name: str) -> tuple[dict[str, str], bool]:
         """Return the fields of a schedule, and whether the task of its last run is live."""
-        live, told = self._look([self._key(name)], [f"{self._state.prefix}task:"])
+        live, told = self._state.script(_LOOK)([self._key(name)], [f"{self._state.prefix}task:"])
         return dict(zip(told[::2], told[1::2], strict=True)), bool(live)
 
     def _write(
@@ -130,7 +127,7 @@ class RedisSchedules:
         keys = [*self._state.keys(task_id), self._key(state.name), self._names]
         flat = itertools.chain.from_iterable(changes)
         given = [task_id, state.name, self._holder, LIFE, len(changes), *flat, *added]
-        return bool(self._change(keys, given))
+        return bool(self._state.script(scripts.CHANGE_SCHEDULE)(keys, given))
 
     def _key(self, name: str) -> str:
         return f"{self._state.prefix}schedule:{name}"
