@@ -23,6 +23,7 @@ from framework.engines.celery._redis.entries import Entry
 from framework.engines.celery._redis.reports import record_of
 from framework.engines.celery._redis.state import State, answering
 from framework.engines.celery._session import CLOSED, Session, ask_to_cancel, is_kept
+from framework.engines.celery._shared.schedules import RedisSchedules
 from framework.engines.celery._shared.sharing import Sharing
 from framework.engines.celery._tasks import CeleryTasks
 from framework.exceptions import BrokerUnavailableError
@@ -136,7 +137,7 @@ class CeleryEngine:
         sharing = Sharing(self)
         self.features: Features = Features(
             calls=self,
-            schedules=sharing,
+            schedules=RedisSchedules(self),
             places=sharing,
             news=sharing,
             fallible=self,

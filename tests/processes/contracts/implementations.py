@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any, ClassVar, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -579,7 +580,13 @@ class RedisProcess(Process):
         self._windows._throttle = register(
             scripts.THROTTLE.replace("redis.call('TIME')", _SET_CLOCK)
         )
-        self._book = RedisSchedules(self.state)
+        engine: Any = SimpleNamespace(
+            state=self.state,
+            admit=bool,
+            admission=SimpleNamespace(message=lambda record: _message(record.task_id)),
+            fetch=list,
+        )
+        self._book = RedisSchedules(engine)
         self.places = StillLines(self.state, bool)
         self.places.holder = name
         self.places._alive = f"{self.state.prefix}alive:{name}"
@@ -605,21 +612,21 @@ class RedisProcess(Process):
 
     def enter(self, name: str, timing: str, now: float) -> ScheduleState:
         """See `ScheduleBook.enter_schedule`."""
-        return self._book.enter(name, timing, now)
+        return self._book.enter_schedule(name, timing, now)
 
     def claim(
         self, name: str, due: float | None, record: TaskRecord, *, skip: bool = True
     ) -> RunClaim:
         """See `ScheduleBook.claim_run`."""
-        return self._book.claim(name, due, record, _message(record.task_id), skip)
+        return self._book.claim_run(name, due, record, skip=skip)
 
     def pause(self, name: str, paused: bool, now: float) -> bool:
         """See `ScheduleBook.pause_schedule`."""
-        return self._book.pause(name, paused, now)
+        return self._book.pause_schedule(name, paused, now)
 
     def schedules(self) -> Sequence[ScheduleState]:
         """See `ScheduleBook.schedules`."""
-        return self._book.all()
+        return self._book.schedules()
 
     def knows(self, record: TaskRecord) -> bool:
         """Return whether Redis has it as a live task, with its message."""

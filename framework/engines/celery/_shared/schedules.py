@@ -4,7 +4,8 @@ Guarantees: each due time is claimed once, in one script that also adds the run'
 process dies before it publishes the task, others publish it, as any task that is in Redis.
 A state is read, changed by the rule that all books have, and written if nobody has changed it
 meanwhile; else all is done once more.
-Thread rule: every method blocks for two round trips, and two more for each such change.
+Thread rule: every method blocks for two round trips, and two more for each such change. Each
+raises `StoreUnavailableError` if Redis does not answer.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from framework._records.schedules import (
 from framework._threads.watch.processes import holder_here
 from framework.engines.celery._messages import Message
 from framework.engines.celery._redis import scripts
-from framework.engines.celery._redis.state import LIFE, State
+from framework.engines.celery._redis.state import LIFE, answering
+from framework.exceptions import FrameworkError, StoreUnavailableError
 
 _LOOK: Final = """
 -- KEYS: the schedule's hash. ARGV: the prefix of the tasks' hashes.
@@ -43,18 +45,14 @@ class RedisSchedules:
     """The book of schedules in Redis; see `protocols.ScheduleBook`.
 
     Args:
-        state: Redis.
-
-    Raises:
-        redis.RedisError: Each method, if Redis does not answer.
+        engine: The engine.
     """
 
-    def __init__(self, state: State) -> None:
-        self._state = state
-        self._names = f"{state.prefix}schedules"
-        self._holder = holder_here()
+    def __init__(self, engine: Any) -> None:  # Any: its module imports this one
+        self._engine = engine
 
-    def enter(self, name: str, timing: str, now: float) -> ScheduleState:
+    @answering(StoreUnavailableError)
+    def enter_schedule(self, name: str, timing: str, now: float) -> ScheduleState:
         """Enter a schedule that this process runs; see `ScheduleBook.enter_schedule`."""
         while True:
             facts, _ = self._facts(name)
@@ -62,18 +60,16 @@ class RedisSchedules:
             if self._write(state, facts):
                 return state
 
-    def claim(
-        self, name: str, due: float | None, record: TaskRecord, message: Message | None, skip: bool
+    @answering(StoreUnavailableError)
+    def claim_run(
+        self, name: str, due: float | None, record: TaskRecord, *, skip: bool = True
     ) -> RunClaim:
-        """Claim one run; see `ScheduleBook.claim_run`.
-
-        Args:
-            name: Its name.
-            due: The due time; None for a run that was triggered by hand.
-            record: The task.
-            message: Its message; None if it cannot be published.
-            skip: Whether the due time is skipped if the last run is still live.
-        """
+        """Claim one run, and add its task in the same step; see `ScheduleBook.claim_run`."""
+        try:
+            self._engine.admit(record)
+            message = self._engine.admission.message(record)
+        except (FrameworkError, TypeError, ValueError):  # the framework is told when it accepts it
+            message = None
         task_id, now = record.task_id, record.created_at
         while True:
             facts, live = self._facts(name)
@@ -83,9 +79,13 @@ class RedisSchedules:
             after = state_after(state, answer, due, task_id, now, skip=skip)
             is_new = answer == "claimed" and task_id != state.task_id
             if after == found or self._write(after, facts, message if is_new else None):
+                if answer == "busy" and after.task_id is not None:
+                    # If its process died before it published the task, nobody else looks at it.
+                    self._engine.fetch([after.task_id])
                 return answer
 
-    def pause(self, name: str, paused: bool, now: float) -> bool:
+    @answering(StoreUnavailableError)
+    def pause_schedule(self, name: str, paused: bool, now: float) -> bool:
         """Pause or resume a schedule; see `ScheduleBook.pause_schedule`."""
         while True:
             facts, _ = self._facts(name)
@@ -95,24 +95,22 @@ class RedisSchedules:
             if self._write(state_paused(found, paused, now), facts):
                 return True
 
-    def last_task(self, name: str) -> str | None:
-        """Return the id of the task of the last run; None if there was none."""
-        found: str | None = self._state.client.hget(self._key(name), "task_id")
-        return found
-
-    def all(self) -> Sequence[ScheduleState]:
-        """Return all schedules by name."""
-        names = sorted(self._state.client.smembers(self._names))
-        pipe = self._state.client.pipeline(transaction=False)
+    @answering(StoreUnavailableError)
+    def schedules(self) -> Sequence[ScheduleState]:
+        """Return the schedules of all processes, by name."""
+        state = self._engine.state
+        names = sorted(state.client.smembers(self._names()))
+        pipe = state.client.pipeline(transaction=False)
         for name in names:
             pipe.hgetall(self._key(name))
         told = zip(names, pipe.execute(), strict=True)
         found = [_state_of(name, facts) for name, facts in told]
-        return [state for state in found if state is not None]
+        return [one for one in found if one is not None]
 
     def _facts(self, name: str) -> tuple[dict[str, str], bool]:
         """Return the fields of a schedule, and whether the task of its last run is live."""
-        live, told = self._state.script(_LOOK)([self._key(name)], [f"{self._state.prefix}task:"])
+        state = self._engine.state
+        live, told = state.script(_LOOK)([self._key(name)], [f"{state.prefix}task:"])
         return dict(zip(told[::2], told[1::2], strict=True)), bool(live)
 
     def _write(
@@ -121,16 +119,19 @@ class RedisSchedules:
         """Write a state, and add the task of *message*; False if others have changed *before*."""
         after = _facts_of(state)
         changes = [(field, before.get(field, ""), after.get(field, "")) for field in _FIELDS]
-        task_id, added = "", list[str]()
+        task_id, added, redis = "", list[str](), self._engine.state
         if message is not None:
-            task_id, added = message.task_id, self._state.facts_to_add(message)
-        keys = [*self._state.keys(task_id), self._key(state.name), self._names]
+            task_id, added = message.task_id, redis.facts_to_add(message)
+        keys = [*redis.keys(task_id), self._key(state.name), self._names()]
         flat = itertools.chain.from_iterable(changes)
-        given = [task_id, state.name, self._holder, LIFE, len(changes), *flat, *added]
-        return bool(self._state.script(scripts.CHANGE_SCHEDULE)(keys, given))
+        given = [task_id, state.name, holder_here(), LIFE, len(changes), *flat, *added]
+        return bool(redis.script(scripts.CHANGE_SCHEDULE)(keys, given))
 
     def _key(self, name: str) -> str:
-        return f"{self._state.prefix}schedule:{name}"
+        return f"{self._engine.state.prefix}schedule:{name}"
+
+    def _names(self) -> str:
+        return f"{self._engine.state.prefix}schedules"
 
 
 def _state_of(name: str, facts: dict[str, Any]) -> ScheduleState | None:
