@@ -27,9 +27,9 @@ from framework.engines.celery import CeleryEngine
 from framework.engines.celery._admission import Admitted
 from framework.engines.celery._messages import Message
 from framework.engines.celery._publishing import publisher
-from framework.engines.celery._publishing.heir import Heir
 from framework.engines.celery._publishing.notes import Notes
 from framework.engines.celery._publishing.publisher import Queued
+from framework.engines.celery._publishing.recovery import Recovery
 from framework.engines.celery._redis.state import State, Wait
 from framework.engines.celery._shared.lines import RedisLines
 from framework.exceptions import BrokerUnavailableError
@@ -186,10 +186,10 @@ def test_message_of_a_newer_release(state: State, caplog: pytest.LogCaptureFixtu
         keep(state, task_id)
     state.client.hset(state.messages, "new", '{"later": 1}')
     die(state)
-    heir = Heir(state, lambda: sender)
-    heir.look()
+    recovery = Recovery(None, state, lambda: sender)
+    recovery.inherit()
     state.client.zadd(f"{state.prefix}kept:{ONE}", {"new": 0.0})
-    heir.look()
+    recovery.inherit()
     assert (sent, status(state, "new")) == (["old"], "pending")
     assert caplog.text.count("task new waits for a worker that can read it: ") == 1
 

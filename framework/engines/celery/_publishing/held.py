@@ -68,19 +68,17 @@ class Held:
     """The messages at a Redis broker.
 
     Args:
-        client: Its client.
-        prefix: The prefix of all its keys; "" for none.
-        unacked: The key of the delivered and unacknowledged messages.
-        steps: The suffixes of a queue's name, one for each priority.
+        channel: A channel of a connection to it.
     """
 
-    def __init__(self, client: Any, prefix: str, unacked: str, steps: Iterable[str]) -> None:
-        self._client = client
-        self._prefix = prefix
-        self._unacked = unacked
-        self._steps = tuple(steps)
-        self._queue_script = client.register_script(_QUEUE)
-        self._unacked_script = client.register_script(_UNACKED)
+    def __init__(self, channel: Any) -> None:  # Any: kombu has no types
+        self._client = redis.Redis(connection_pool=channel.pool)
+        self._prefix = channel.global_keyprefix
+        self._unacked = channel.unacked_key
+        # The suffixes of a queue's name, one for each priority.
+        self._steps = [f"{channel.sep}{step}" if step else "" for step in channel.priority_steps]
+        self._queue_script: Any = self._client.register_script(_QUEUE)
+        self._unacked_script: Any = self._client.register_script(_UNACKED)
 
     def ids(self, queues: Iterable[str]) -> set[str]:
         """Return the ids of all tasks with a message in these queues, or delivered from any.
@@ -95,10 +93,6 @@ class Held:
         # After the queues, since messages go from there to here.
         found.update(self._taken())
         return found
-
-    def count(self, queue: str) -> int:
-        """Return how many messages wait in a queue."""
-        return sum(self._client.llen(f"{self._prefix}{queue}{step}") for step in self._steps)
 
     def _in_queue(self, key: str) -> Iterator[str]:
         place, many = 0, _FEW
@@ -135,7 +129,4 @@ def held(app: Any) -> Iterator[Held]:  # Any: Celery has no types
     """
     limits = {"socket_connect_timeout": 2.0, "socket_timeout": 5.0, "retry_on_timeout": False}
     with app.connection_for_write(connect_timeout=2.0, transport_options=limits) as connection:
-        channel = connection.default_channel
-        client = redis.Redis(connection_pool=channel.pool)
-        steps = ["" if step == 0 else f"{channel.sep}{step}" for step in channel.priority_steps]
-        yield Held(client, channel.global_keyprefix, channel.unacked_key, steps)
+        yield Held(connection.default_channel)

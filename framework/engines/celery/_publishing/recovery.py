@@ -1,13 +1,19 @@
-"""Finds messages that the broker has lost, and publishes them again.
+"""Publishes what the broker has lost, and what apps have left when they died or stopped.
 
 A worker takes a message off its queue, and records a moment later that it has it. If it dies in
 between, the message is lost, and its task would wait forever. The same happens if a worker
 cannot return a message because Redis is full. So every message is kept in Redis until its task
 is final, and one worker at a time compares the tasks with the messages at the broker.
 
-Guarantees: a task whose message is lost runs again; a task whose message was only slow, or moved
+Redis has each task before its message is sent, and who its keeper is: the process that sends it
+as long as it lives. If that has died or stopped, one of the workers does so; for a task that has to
+wait before, once it is due and has its places.
+
+Guarantees: a task is published once it may be, whoever dies: until its message was sent, it is
+found again; a task whose message is lost runs again; a task whose message was only slow, or moved
 during the search, runs once: its second delivery finds the lease, or the end, which Redis
-remembers for longer than the task.
+remembers for longer than the task. If a keeper was only slow, and its task is published twice, the
+same holds.
 """
 
 from __future__ import annotations
@@ -22,9 +28,7 @@ from framework._records.jsonsafe import safe_str
 from framework._threads.clock import SystemClock
 from framework._threads.courier import Courier
 from framework._threads.watch.processes import holder_here
-from framework.engines.celery._messages import Message
-from framework.engines.celery._publishing import heir
-from framework.engines.celery._publishing.heir import Heir
+from framework.engines.celery._messages import Message, MessageError
 from framework.engines.celery._publishing.held import held
 from framework.engines.celery._publishing.sender import Sender
 from framework.engines.celery._redis.state import State
@@ -34,6 +38,13 @@ _LOGGER = logging.getLogger("asyncframe")
 
 EVERY: Final = 10.0
 """Seconds between two searches, and the minimum age of the tasks to search for."""
+
+_LOOK_EVERY: Final = 2.0
+"""Seconds between two looks for tasks that apps have left."""
+
+_MOST: Final = 200
+_PAUSE: Final = 4.0
+"""Seconds until a task that waits for a place is looked at again; others come first meanwhile."""
 
 _SHARE: Final = 50
 """A search may take this fraction of the time: one part in so many."""
@@ -58,11 +69,12 @@ class Recovery:
         self._app = app
         self._state = state
         self._make = sender
-        self._heir = Heir(state, sender)
+        # Tasks that this release cannot read, and that were told of.
+        self._unread: set[str] = set()
         self._clock = SystemClock()
         self._search_at = self._clock.monotonic()
         self._courier = Courier(
-            "asyncframe-recovery", self._turn, pauses=(heir.EVERY,), failed=_failed
+            "asyncframe-recovery", self._turn, pauses=(_LOOK_EVERY,), failed=_failed
         )
 
     def start(self) -> None:
@@ -76,11 +88,11 @@ class Recovery:
     def _turn(self) -> float:
         now = self._clock.monotonic()
         if now >= self._search_at:
-            # Before the search: if that fails, the heir has the next turn.
+            # Before the search: if that fails, what apps have left has the next turn.
             self._search_at = now + EVERY
             self.look()
-        self._heir.look()
-        return heir.EVERY
+        self.inherit()
+        return _LOOK_EVERY
 
     def look(self) -> None:
         """Publish lost messages, unless another process is searching; blocks.
@@ -110,6 +122,30 @@ class Recovery:
                     _LOGGER.warning(
                         "task %s was published again: the broker had lost its message", task_id
                     )
+
+    def inherit(self) -> None:
+        """Publish the tasks of dead processes that may be published now; blocks.
+
+        Raises:
+            Exception: What Redis or the broker raises while it is unavailable.
+        """
+        with closing(self._make()) as sender:
+            for task_id, keeper, text in self._state.left(_MOST, _PAUSE):
+                message = self._read(task_id, text)
+                if message is not None:
+                    sender.send(message)
+                    self._state.published(keeper, [task_id])
+                    _LOGGER.info("task %s was published for a process that has ended", task_id)
+
+    def _read(self, task_id: str, text: str) -> Message | None:
+        """Return a message; None if a newer release has written it, whose workers can read it."""
+        try:
+            return Message.from_json(json.loads(text))
+        except MessageError as error:
+            if task_id not in self._unread:
+                self._unread.add(task_id)
+                _LOGGER.warning("task %s waits for a worker that can read it: %s", task_id, error)
+            return None
 
 
 def _failed(error: Exception) -> None:

@@ -161,7 +161,7 @@ class State:
     def publish(
         self, messages: Sequence[Message], keeper: str, placed: Container[str] = ()
     ) -> dict[str, str]:
-        """Add tasks that are about to be sent, in one round trip; see `heir`.
+        """Add tasks that are about to be sent, in one round trip; see `recovery`.
 
         Args:
             messages: Their messages.
@@ -182,7 +182,7 @@ class State:
         return {message.task_id: answer for message, answer in told if answer != "send"}
 
     def keep(self, waiting: Sequence[tuple[Message, Wait]], keeper: str) -> list[str]:
-        """Add tasks that wait before they are published, in one round trip; see `heir`.
+        """Add tasks that wait before they are published, in one round trip; see `recovery`.
 
         Args:
             waiting: Their messages, and what they wait for.
