@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NoReturn
 
+from celery import states
 from celery.exceptions import Ignore, Retry, TaskPredicate
 
 from framework._records.jsonsafe import safe_repr
@@ -18,7 +19,7 @@ from framework._records.statuses import COMPLETED, TRAITS, TaskStatus
 from framework._running.log import users_frames
 from framework._running.outcomes import PublishAgain
 from framework._threads.courier import Courier
-from framework.engines.celery._tasks import ShownError, keep_revoked
+from framework.engines.celery._tasks import ShownError, keep_end
 from framework.exceptions import TaskCancelledError, TaskFailedError
 
 _LOGGER = logging.getLogger("asyncframe")
@@ -97,7 +98,7 @@ class Outcome:
             raise self._celery_error()
         if self.status is not COMPLETED:
             told = TaskCancelledError(self.task_id, self.name)
-            keep_revoked(task, self.task_id, told)
+            keep_end(task, self.task_id, told, states.REVOKED)
             raise RevokedError(str(told))
 
     def _celery_error(self) -> Exception:

@@ -7,6 +7,7 @@ import threading
 from typing import Any, Final
 
 from billiard.exceptions import TimeLimitExceeded
+from celery import states
 from celery.worker.request import Request
 from celery.worker.state import task_ready
 
@@ -15,7 +16,7 @@ from framework._tasks import wire
 from framework._threads.clock import SystemClock
 from framework._threads.watch.processes import holder_of, is_dead
 from framework.engines.celery._messages import Message
-from framework.engines.celery._tasks import keep_failure
+from framework.engines.celery._tasks import keep_end
 from framework.worker._outcomes import RevokedError, UnsaidError, insist
 
 _LOGGER = logging.getLogger("asyncframe")
@@ -120,8 +121,8 @@ class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
     def _keep(self, error: Exception) -> None:
         """Store FAILURE in the app's result backend, without waiting for it here."""
         threading.Thread(
-            target=keep_failure,
-            args=(self.task, self.id, error),
+            target=keep_end,
+            args=(self.task, self.id, error, states.FAILURE),
             name="asyncframe-failure",
             daemon=True,
         ).start()

@@ -59,30 +59,24 @@ class _Hooks:
         # First: the app's own class may raise an error below.
         failure = getattr(self.request, "asyncframe_failure", None)
         if failure is not None:
-            keep_failure(self, task_id, failure.exception, failure.traceback)
+            keep_end(self, task_id, failure.exception, states.FAILURE, failure.traceback)
             failure.exception = ShownError(safe_repr(failure.exception))
             failure.type = ShownError
         super().after_return(status, retval, task_id, args, kwargs, einfo)  # type: ignore[misc]  # as above
 
 
-def keep_failure(task: Any, task_id: str, error: BaseException, text: str | None = None) -> None:
-    """Store FAILURE in the app's result backend, if it has one; blocks while that is away.
+def keep_end(
+    task: Any, task_id: str, error: BaseException, status: str, text: str | None = None
+) -> None:
+    """Store an end in the app's result backend, if it has one; blocks while that is away.
 
     Args:
         task: The Celery task.
         task_id: The id.
-        error: Why it failed.
+        error: Why it failed, or was cancelled.
+        status: FAILURE or REVOKED, as Celery names them.
         text: The traceback.
     """
-    _keep(task, task_id, error, states.FAILURE, text)
-
-
-def keep_revoked(task: Any, task_id: str, error: BaseException) -> None:
-    """Store REVOKED there, for a task that was cancelled; blocks in the same way."""
-    _keep(task, task_id, error, states.REVOKED, None)
-
-
-def _keep(task: Any, task_id: str, error: BaseException, status: str, text: str | None) -> None:
     backend = task.backend
     # Nobody reads the queue to which rpc:// would send it, and it would stay there.
     if isinstance(backend, DisabledBackend) or backend.as_uri().startswith("rpc"):

@@ -6,6 +6,7 @@ Thread rule: all of it happens on the publisher's thread, and blocks for a round
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from framework._records.statuses import TaskStatus
@@ -20,10 +21,11 @@ NOT_STARTED: Final = "it was cancelled before it started"
 _LOST_PLACE: Final = "its place went to another task: this process did not answer for too long"
 
 
+@dataclass(frozen=True, slots=True)
 class Notes:
     """Writes the tasks of one process to Redis.
 
-    Args:
+    Attributes:
         state: Redis.
         lines: Knows which tasks need places, and keeps the sign of life of this process.
         host: Is told of tasks that cannot be published.
@@ -31,19 +33,11 @@ class Notes:
         message: Makes the message of an admitted task.
     """
 
-    def __init__(
-        self,
-        state: State,
-        lines: RedisLines,
-        host: EngineHost,
-        listen: Callable[[], None],
-        message: Callable[[EngineTask], Message],
-    ) -> None:
-        self._state = state
-        self._lines = lines
-        self._host = host
-        self._listen = listen
-        self._message = message
+    state: State
+    lines: RedisLines
+    host: EngineHost
+    listen: Callable[[], None]
+    message: Callable[[EngineTask], Message]
 
     def write(self, queued: Sequence[Queued]) -> dict[str, Message]:
         """Note what is queued, and return the messages that are to be sent, by id.
@@ -51,29 +45,29 @@ class Notes:
         Raises:
             redis.RedisError: If Redis does not answer; all of it may be noted once more.
         """
-        self._listen()
+        self.listen()
         # What is noted and not sent is left to others if this process falls silent.
-        self._lines.stay_alive()
+        self.lines.stay_alive()
         for one in queued:
             if one.move == "retire":
                 self._retire(one.task)
         # One may have been sent since it was queued: its note is gone then, and nothing is to do.
         queued = [one for one in queued if one.task.engine_note is not None]
-        waiting = [(self._message(o.task), self._wait(o)) for o in queued if o.move == "keep"]
+        waiting = [(self.message(o.task), self._wait(o)) for o in queued if o.move == "keep"]
         if waiting:
-            for task_id in self._state.keep(waiting, self._lines.holder):
+            for task_id in self.state.keep(waiting, self.lines.holder):
                 self._end(task_id, TaskStatus.CANCELLED, NOT_STARTED)
         ready = {one.task_id: one.task for one in queued if one.move == "publish"}
-        messages = {task_id: self._message(task) for task_id, task in ready.items()}
+        messages = {task_id: self.message(task) for task_id, task in ready.items()}
         if messages:
-            refused = self._state.publish(list(messages.values()), self._lines.holder, self._lines)
+            refused = self.state.publish(list(messages.values()), self.lines.holder, self.lines)
             for task_id, why in refused.items():
                 del messages[task_id]
                 self._refused(ready[task_id], why)
         return messages
 
     def _wait(self, queued: Queued) -> Wait:
-        due, now = queued.due, self._host.clock.time()
+        due, now = queued.due, self.host.clock.time()
         seconds = 0.0 if due is None else max(0.0, due - now)
         return Wait(seconds, tuple(queued.requests), queued.task.reason)
 
@@ -82,11 +76,11 @@ class Notes:
         if not status.is_final:  # it was withdrawn, and is about to be told
             status, reason = TaskStatus.CANCELLED, NOT_STARTED
         if task.engine_note is None:  # it was sent meanwhile
-            self._state.cancel(task.task_id, reason)
+            self.state.cancel(task.task_id, reason)
             return
         failed = status is TaskStatus.FAILED and task.error is not None
         error = encode_error(task.error) if failed else ""
-        self._state.retire(self._message(task), status.value, error, reason)
+        self.state.retire(self.message(task), status.value, error, reason)
 
     def _refused(self, task: EngineTask, why: str) -> None:
         if why == "dropped":
@@ -98,4 +92,4 @@ class Notes:
             task.engine_note = None
 
     def _end(self, task_id: str, status: TaskStatus, reason: str) -> None:
-        self._host.ended(task_id, status, self._host.clock.time(), reason=reason, attempts=0)
+        self.host.ended(task_id, status, self.host.clock.time(), reason=reason, attempts=0)
