@@ -17,8 +17,8 @@ import sys
 import threading
 import types
 from contextvars import Context
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from framework._manager.core import Parts
 from framework._manager.frameworks import Framework
@@ -37,14 +37,11 @@ from framework._tasks.specs import TaskSpec
 from framework._threads.clock import SystemClock
 from framework._threads.courier import Courier
 from framework._threads.watch.stacks import place
+from framework.engines.celery import CeleryEngine
+from framework.engines.celery._messages import Message
 from framework.engines.celery._redis.windows import Windows
-from framework.exceptions import TaskTimeoutError
 from framework.worker._outcomes import Outcome, insist
 from framework.worker._policies import WorkerPolicies
-
-if TYPE_CHECKING:
-    from framework.engines.celery._messages import Message
-    from framework.engines.celery._redis.state import State
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -67,7 +64,6 @@ class Delivery:
     Attributes:
         attempt: Number of earlier attempts of the function's retry.
         limit: The task's full limit in seconds; less of it may be left.
-        holder: Name under which this process has the lease.
         started: Monotonic second at which the function started here.
         again: Set if it continues in a later delivery.
         told: Monotonic second of the last progress report.
@@ -78,7 +74,6 @@ class Delivery:
 
     attempt: int
     limit: float | None
-    holder: str
     started: float = 0.0
     again: PublishAgain | None = None
     told: float = 0.0
@@ -120,12 +115,12 @@ class Outpost:
     """The framework of one process of a worker.
 
     Args:
-        engine: A `CeleryEngine`, which publishes tasks that are submitted here.
+        engine: The engine, which publishes tasks that are submitted here.
         holder: Name under which this process has leases.
     """
 
-    def __init__(self, engine: Any, holder: str) -> None:  # Any: it needs the extra
-        self._state: State = engine.state
+    def __init__(self, engine: CeleryEngine, holder: str) -> None:
+        self._state = engine.state
         self._holder = holder
         self.clock = SystemClock()
         install_task_fields()
@@ -181,9 +176,7 @@ class Outpost:
             if spec.check is not None:
                 spec.check(*args, **kwargs)
         except (TypeError, ValueError) as error:
-            reason = "its arguments were refused"
-            unsaid = self._tell_end(message.task_id, FAILED, error, reason=reason)
-            return Outcome(FAILED, message.task_id, message.name, error, unsaid=unsaid)
+            return self._tell_end(message, FAILED, error, reason="its arguments were refused")
         task = self._new_task(message, spec, args, kwargs, attempts)
         self._running[task.task_id] = task
         self._leases.wake()
@@ -216,7 +209,7 @@ class Outpost:
             TaskId(message.task_id), spec, context, self._delivered, created, message.created
         )
         task.args, task.kwargs, task.limit = args, kwargs or None, message.left
-        task.delivery = Delivery(message.attempt, message.limit, self._holder)
+        task.delivery = Delivery(message.attempt, message.limit)
         self._core.owners.give(task, message.owner or None)
         self._core.ledger.add(task, bounded=False, emit_submitted=False)
         task.attempts = attempts - 1
@@ -252,10 +245,9 @@ class Outpost:
         task.read = True
         if delivery.lost:
             return Outcome(None)
-        if task.status is TIMEOUT:
-            # The function may have returned before the event of its limit arrived.
-            unsaid = None if delivery.ended else self._tell_timeout(task)
-            return Outcome(TIMEOUT, task.task_id, task.name, task.error, unsaid=unsaid)
+        if delivery.ended:
+            return Outcome(TIMEOUT, task.task_id, task.name, task.error)
+        # Also past its limit: the function may have returned before the event of that arrived.
         return self._tell_outcome(task)
 
     def _tell_outcome(self, task: LiveTask) -> Outcome:
@@ -267,8 +259,8 @@ class Outpost:
                 result = wire.encode_result(task.spec.fn, task.result)
             except (TypeError, ValueError) as raised:
                 status, error, reason = FAILED, raised, "its result cannot be kept"
-        unsaid = self._tell_end(
-            task.task_id,
+        return self._tell_end(
+            task,
             status,
             error,
             result=result,
@@ -276,12 +268,12 @@ class Outpost:
             share=task.progress,
             message=task.progress_message,
         )
-        return Outcome(status, task.task_id, task.name, error, unsaid=unsaid)
 
     def _tell_end(
-        self, task_id: str, status: TaskStatus, error: BaseException | None, **more: Any
-    ) -> dict[str, Any] | None:
-        """Report an end; return the arguments of `State.end` if Redis does not take them."""
+        self, task: LiveTask | Message, status: TaskStatus, error: BaseException | None, **more: Any
+    ) -> Outcome:
+        """Report an end; the outcome has the arguments of `State.end` if Redis takes none."""
+        task_id, outcome = task.task_id, Outcome(status, task.task_id, task.name, error)
         text = "" if error is None else wire.encode_error(error)
         call = {"task_id": task_id, "status": status, "holder": self._holder, "error": text, **more}
         for pause in (*_PAUSES, None):
@@ -290,13 +282,13 @@ class Outpost:
             except Exception as raised:  # whatever the client raises, Redis is unavailable
                 _LOGGER.warning("the end of task %s is not reported yet: %r", task_id, raised)
             else:
-                return None
+                return outcome
             if pause is not None:
                 self.clock.sleep(pause)
         _LOGGER.warning("the end of task %s is left to the worker's main process", task_id)
         # That may hear of it only after a limit has passed, and kills this process then.
         insist(self._state, call)
-        return call
+        return replace(outcome, unsaid=call)
 
     # -- what is told while a body runs
 
@@ -307,7 +299,7 @@ class Outpost:
         if event.kind == "timed_out":
             # Before its process is killed, which tells nobody where it was.
             where = _place_of(task)
-            self._tell_timeout(task)
+            task.delivery.ended = self._tell_outcome(task).unsaid is None
             if where:
                 _LOGGER.warning(
                     "task %s (%s) ran past its limit at %s", event.task_id, task.name, where
@@ -325,20 +317,6 @@ class Outpost:
                 )
             except Exception as error:  # a failed report must not end the task
                 _LOGGER.warning("progress of task %s is not reported: %r", task.task_id, error)
-
-    def _tell_timeout(self, task: LiveTask) -> dict[str, Any] | None:
-        delivery: Delivery = task.delivery
-        told = TaskTimeoutError(task.task_id, task.name, delivery.limit or 0.0)
-        unsaid = self._tell_end(
-            task.task_id,
-            TIMEOUT,
-            told,
-            reason=task.reason,
-            share=task.progress,
-            message=task.progress_message,
-        )
-        delivery.ended = unsaid is None
-        return unsaid
 
     # -- leases
 

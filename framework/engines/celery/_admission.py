@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from framework._records.records import TaskRecord
@@ -35,10 +35,11 @@ class Admitted:
     kept: bool = False
 
 
+@dataclass(slots=True, eq=False)
 class Admission:
     """The rules of one engine for tasks, whether it is open or not.
 
-    Args:
+    Attributes:
         app: The Celery app.
         functions: The functions that workers know.
         namespace: Of the engine.
@@ -48,50 +49,41 @@ class Admission:
         keep: How many bytes of arguments are kept for tasks that end without a result.
     """
 
-    def __init__(
-        self,
-        app: Any,  # Any: Celery has no types
-        functions: Functions,
-        namespace: str,
-        default_limit: float | None,
-        max_limit: float | None,
-        keep: int,
-    ) -> None:
-        self._app = app
-        self._functions = functions
-        self._namespace = namespace
-        self._default_limit = default_limit
-        self._max_limit = max_limit
-        self._keep = keep
-        self._longest = 0.0
-        # Without any priority, messages go where those of earlier releases went.
-        self._has_levels = False
-        self._signatures: dict[str, str] = {}
+    app: Any  # Any: Celery has no types
+    functions: Functions
+    namespace: str
+    default_limit: float | None
+    max_limit: float | None
+    keep: int
+    _longest: float = field(default=0.0, init=False)
+    # Without any priority, messages go where those of earlier releases went.
+    _has_levels: bool = field(default=False, init=False)
+    _signatures: dict[str, str] = field(default_factory=dict, init=False)
 
     # -- functions
 
     def longest(self) -> float:
         """Return the longest limit in seconds that a task may have."""
-        if self._max_limit is not None:
-            return self._max_limit
+        if self.max_limit is not None:
+            return self.max_limit
         own = [spec.timeout for spec in self._decorated().values() if spec.timeout is not None]
-        known = [one for one in (*own, self._default_limit) if one is not None and one < _FOREVER]
+        known = [one for one in (*own, self.default_limit) if one is not None and one < _FOREVER]
         return max(known, default=_NO_LIMIT)
 
     def limitless(self) -> list[str]:
         """Return the names of decorated functions whose tasks would have no limit."""
-        if self._default_limit is not None:
+        if self.default_limit is not None:
             return []
         found = self._decorated().items()
         return sorted(name for name, spec in found if spec.timeout in (None, _FOREVER))
 
     def _decorated(self) -> dict[str, TaskSpec]:
-        specs = {name: self._functions.spec(name) for name in registry.names()}
+        specs = {name: self.functions.spec(name) for name in registry.names()}
         return {name: spec for name, spec in specs.items() if spec is not None}
 
     def refusals(self) -> list[str]:
         """Return the annotations that JSON cannot represent, and what to do about each."""
-        specs = self._functions.specs()
+        specs = self.functions.specs()
         return [one for _, spec in sorted(specs.items()) for one in codec_of(spec.fn).refusals()]
 
     def require_good(self) -> None:
@@ -109,10 +101,10 @@ class Admission:
                 "CeleryEngine(default_limit=...)"
             )
         _require_none(self.refusals())
-        self._note_levels(list(self._functions.specs().values()))
+        self._note_levels(list(self.functions.specs().values()))
 
     def _note_levels(self, specs: list[TaskSpec] | list[TaskFunction]) -> None:
-        require_levels(self._app, specs)
+        require_levels(self.app, specs)
         self._has_levels |= any(level_of(spec) != NORMAL for spec in specs)
 
     # -- tasks
@@ -126,7 +118,7 @@ class Admission:
             known = spec.engine_note = (self, self._name_of(spec), _codec(spec))
         _, name, codec = known
         if task.limit is None:
-            task.limit = self._default_limit
+            task.limit = self.default_limit
         if task.limit is None:
             raise ValueError(
                 f"timeout is missing for {spec.name}: on a worker every task needs a time limit, "
@@ -142,7 +134,7 @@ class Admission:
         task.engine_note = Admitted(name, codec.encode(task.args or (), task.kwargs))
 
     def _name_of(self, spec: TaskFunction) -> str:
-        name = self._functions.name_of(spec)
+        name = self.functions.name_of(spec)
         if name is None:
             raise ValueError(
                 f"func must be a function that workers know, not {spec.name}: decorate it in "
@@ -167,10 +159,10 @@ class Admission:
             limit=task.limit,
             left=task.limit,
             signature=self._signatures[name],
-            namespace=self._namespace,
+            namespace=self.namespace,
             carried=dict(task.carried),
             level=level_of(spec) if self._has_levels else None,
-            keep=self._keep if may_keep else 0,
+            keep=self.keep if may_keep else 0,
             run_again_of=task.run_again_of if isinstance(task, TaskRecord) else "",
             owner=task.owner or "",
         )

@@ -12,7 +12,7 @@ from kombu.exceptions import OperationalError
 
 from framework._records import checks
 from framework._records.records import TaskRecord
-from framework._tasks.places import PlaceRequest
+from framework._tasks.places import PlaceAnswer, PlaceRequest
 from framework._tasks.wire import decode_call, settled
 from framework.engines.celery import _settings, _worker_side
 from framework.engines.celery._admission import Admission
@@ -24,7 +24,6 @@ from framework.engines.celery._redis.reports import record_of
 from framework.engines.celery._redis.state import State, answering
 from framework.engines.celery._session import CLOSED, Session, ask_to_cancel, is_kept
 from framework.engines.celery._shared.schedules import RedisSchedules
-from framework.engines.celery._shared.sharing import Sharing
 from framework.engines.celery._tasks import CeleryTasks
 from framework.exceptions import BrokerUnavailableError
 from framework.protocols import EngineHost, EngineTask, Features, Kind, Run, Telemetry
@@ -134,12 +133,11 @@ class CeleryEngine:
             self.keep_arguments,
         )
         self.session: Session | None = None
-        sharing = Sharing(self)
         self.features: Features = Features(
             calls=self,
             schedules=RedisSchedules(self),
-            places=sharing,
-            news=sharing,
+            places=self,
+            news=self,
             fallible=self,
             keeping=self,
             logging=self,
@@ -377,6 +375,21 @@ class CeleryEngine:
             if self.session is not None:
                 return self.session.cancel(task_id)
             return bool(ask_to_cancel(self.state, task_id))
+
+    def join(self, request: PlaceRequest, told: Callable[[PlaceAnswer], object]) -> None:
+        """Ask for a place that all processes share; see `protocols.SharedPlaces`."""
+        if self.session is None:
+            raise RuntimeError("the engine is not open")
+        self.session.lines.join(request, told)
+
+    def leave(self, task_id: str) -> None:
+        """Give back a task's places; see `protocols.SharedPlaces`."""
+        if self.session is not None:
+            self.session.lines.leave(task_id)
+
+    def watch(self, told: Callable[[Collection[str] | None], object], /) -> Callable[[], object]:
+        """Call *told* with the ids of all tasks that workers report on; blocks."""
+        return bool if self.session is None else self.session.watch(told)
 
 
 def _finite(name: str, value: object) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from framework.engines.celery._messages import Message
@@ -18,10 +19,11 @@ _GRACE: Final = 0.5
 """Seconds from a task's limit until Celery kills it; its process has reported it by then."""
 
 
+@dataclass(slots=True, eq=False)
 class Sender:
     """Sends messages by a connection of its own; one thread at a time.
 
-    Args:
+    Attributes:
         app: The Celery app.
         task: The Celery task that runs ours.
         queue: The queue to send to; None to follow the app's routes.
@@ -29,23 +31,15 @@ class Sender:
         note: Called with the name of each queue before the first message is sent to it.
     """
 
-    def __init__(
-        self,
-        app: Any,  # Any: Celery has no types
-        task: Any,
-        queue: str | None,
-        own: str | None,
-        note: Callable[[str], None],
-    ) -> None:
-        self._app = app
-        self._task = task
-        self._queue = queue
-        self._own = own
-        self._note = note
-        self._noted: set[str] = set()
-        self._levels: tuple[int, ...] = ()
-        self._connection: Any = None
-        self._producer: Any = None
+    app: Any  # Any: Celery has no types
+    task: Any
+    queue: str | None
+    own: str | None
+    note: Callable[[str], None]
+    _noted: set[str] = field(default_factory=set, init=False)
+    _levels: tuple[int, ...] = field(default=(), init=False)
+    _connection: Any = field(default=None, init=False)
+    _producer: Any = field(default=None, init=False)
 
     def send(self, message: Message, countdown: float = 0.0) -> None:
         """Send a message to the broker; blocks.
@@ -59,7 +53,7 @@ class Sender:
         """
         limit, args = message.left, (message.as_json(),)
         try:
-            self._task.apply_async(
+            self.task.apply_async(
                 args=args,
                 **self._destination(message.fn, args),
                 task_id=message.task_id,
@@ -83,21 +77,21 @@ class Sender:
         if level is None:
             return {}
         if not self._levels:
-            self._levels = levels(self._app)
+            self._levels = levels(self.app)
         return {"priority": self._levels[level]} if self._levels else {}
 
     def _destination(self, function: str, args: tuple[Any, ...]) -> dict[str, Any]:
         """Return the destination of a message, as options of `apply_async`."""
-        options = route(self._app, self._task, self._queue, self._own, function, args)
+        options = route(self.app, self.task, self.queue, self.own, function, args)
         name = queue_of(options)
         if name not in self._noted:
-            self._note(name)
+            self.note(name)
             self._noted.add(name)
         return options
 
     def _open(self) -> Any:
         if self._producer is None:
-            self._connection = self._app.connection_for_write(
+            self._connection = self.app.connection_for_write(
                 connect_timeout=2.0,
                 # No thread here would answer heartbeats; the next message finds a broken one.
                 heartbeat=0,
@@ -110,7 +104,7 @@ class Sender:
                     "write_timeout": _ANSWER,
                 },
             )
-            self._producer = self._app.amqp.Producer(self._connection)
+            self._producer = self.app.amqp.Producer(self._connection)
         return self._producer
 
     def close(self) -> None:
