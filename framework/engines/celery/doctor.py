@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import starmap
 from typing import Any, Final, TextIO
 
 from framework._records import checks
@@ -72,33 +73,34 @@ def examine(engine: CeleryEngine) -> Report:
         engine: The `CeleryEngine`.
     """
     report = Report()
-    report.findings.extend(_settings_of(engine))
-    client = engine.state.client
+    report.findings.extend(_findings(engine, report.notes))
+    return report
+
+
+def _findings(engine: CeleryEngine, notes: list[str]) -> Iterator[Finding]:
+    yield from _settings_of(engine)
     try:
-        client.ping()
+        engine.state.client.ping()
     except engine.errors as error:
-        report.findings.append(
-            Finding(
-                "broker",
-                f"Redis does not answer: {error}",
-                "start it, or fix broker_url and result_backend of the Celery app",
-            )
+        notes.append("Redis, the workers and the apps were not checked")
+        yield Finding(
+            "broker",
+            f"Redis does not answer: {error}",
+            "start it, or fix broker_url and result_backend of the Celery app",
         )
-        report.notes.append("Redis, the workers and the apps were not checked")
-        return report
-    report.findings.extend(_redis(client, engine.errors, report.notes))
-    report.findings.extend(_rabbitmq(engine))
+        return
+    yield from _redis(engine, notes)
+    yield from _rabbitmq(engine)
     workers, apps = (entries(engine.state, kind, _FRESH) for kind in ("workers", "apps"))
     if not workers:
-        report.notes.append("no worker is running, so the workers were not checked")
-    report.findings.extend(_several_on_memory(apps))
-    report.findings.extend(_queues(workers, engine))
-    report.findings.extend(_shared_queues(engine))
-    report.findings.extend(_lost(workers, engine, report.notes))
+        notes.append("no worker is running, so the workers were not checked")
+    yield from _several_on_memory(apps)
+    yield from _queues(workers, engine)
+    yield from _shared_queues(engine)
+    yield from _lost(workers, engine, notes)
     for one in (*workers, *apps):
-        report.findings.extend(_process(one, engine))
-    report.findings.extend(_functions(workers, apps, engine))
-    return report
+        yield from _process(one, engine)
+    yield from _functions(workers, apps, engine)
 
 
 # -- what the settings say
@@ -106,8 +108,7 @@ def examine(engine: CeleryEngine) -> Report:
 
 def _settings_of(engine: CeleryEngine) -> Iterator[Finding]:
     _settings.complete(engine.app, engine.admission.longest())
-    for setting, problem, cure in _settings.findings(engine.app, engine.admission.longest()):
-        yield Finding(setting, problem, cure)
+    yield from starmap(Finding, _settings.findings(engine.app, engine.admission.longest()))
     names = engine.admission.limitless()
     if names:
         yield Finding(
@@ -139,13 +140,14 @@ def _settings_of(engine: CeleryEngine) -> Iterator[Finding]:
 # -- what Redis says
 
 
-def _redis(client: Any, errors: Any, notes: list[str]) -> Iterator[Finding]:
+def _redis(engine: CeleryEngine, notes: list[str]) -> Iterator[Finding]:
+    config_get = engine.state.client.config_get
     try:
         found = {
-            name: client.config_get(name).get(name, "")
-            for name in ("maxmemory-policy", "maxmemory", "appendonly", "save")
+            name: config_get(name).get(name, "")
+            for name in ("maxmemory-policy", "appendonly", "save")
         }
-    except errors as error:
+    except engine.errors as error:
         notes.append(f"the configuration of Redis was not checked: {error}")
         return
     policy = found["maxmemory-policy"]
@@ -341,7 +343,7 @@ def main(arguments: list[str], out: TextIO | None = None) -> int:
         return USAGE
     try:
         engine = _engine(arguments[0])
-    except _UsageError as error:
+    except LookupError as error:
         print(f"doctor: {error}", file=out)
         return USAGE
     report = examine(engine)
@@ -350,27 +352,22 @@ def main(arguments: list[str], out: TextIO | None = None) -> int:
     for note in report.notes:
         print(f"note: {note}", file=out)
     many = len(report.findings)
-    print(
-        "no problems found" if not many else f"{many} finding{'s' * (many > 1)}",
-        file=out,
-    )
+    print(f"{many} finding{'s' * (many > 1)}" if many else "no problems found", file=out)
     return FINDINGS if many else GOOD
 
 
-class _UsageError(Exception):
-    """The argument does not name a Celery app with an engine."""
-
-
 def _engine(named: str) -> CeleryEngine:
+    """Return the engine of the Celery app that ``module:attribute`` names.
+
+    Raises:
+        LookupError: If it names none.
+    """
     module, _, attribute = named.partition(":")
-    try:
-        app = imported(named)
-    except LookupError as error:
-        raise _UsageError(str(error)) from None
+    app = imported(named)
     tasks = getattr(app, "tasks", None)
     if not callable(getattr(app, "connection_for_write", None)) or tasks is None:
-        raise _UsageError(f"{named!r} must be a Celery app, not {checks.show(app)}")
+        raise LookupError(f"{named!r} must be a Celery app, not {checks.show(app)}")
     if TASK_NAME not in tasks:
-        raise _UsageError(f"{module!r} creates no CeleryEngine for {attribute!r}")
+        raise LookupError(f"{module!r} creates no CeleryEngine for {attribute!r}")
     engine: CeleryEngine = tasks[TASK_NAME].asyncframe_engine
     return engine
