@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, closing
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -27,10 +27,10 @@ from framework.engines.celery import CeleryEngine
 from framework.engines.celery._admission import Admitted
 from framework.engines.celery._messages import Message
 from framework.engines.celery._publishing import publisher
-from framework.engines.celery._publishing.notes import Notes
 from framework.engines.celery._publishing.publisher import Queued
 from framework.engines.celery._publishing.recovery import Recovery
 from framework.engines.celery._redis.state import State, Wait
+from framework.engines.celery._session import Session
 from framework.engines.celery._shared.lines import RedisLines
 from framework.exceptions import BrokerUnavailableError
 from framework.http import Accepted, task_router
@@ -196,13 +196,15 @@ def test_message_of_a_newer_release(state: State, caplog: pytest.LogCaptureFixtu
 
 def test_queued_after_it_was_sent(state: State) -> None:
     """A task that was sent before it could be kept stays as it is, and stops no other one."""
-    lines, host = RedisLines(state, lambda: None), SimpleNamespace(clock=SystemClock())
-    notes = Notes(state, lines, cast("Any", host), lambda: None, lambda one: message(one.task_id))
+    host: Any = SimpleNamespace(clock=SystemClock(), live=list)
+    admission: Any = SimpleNamespace(message=lambda one: message(one.task_id))
+    sender: Any = SimpleNamespace(close=bool)
+    session = Session(state, sender, admission, host, 10, 60.0)
     sent: Any = SimpleNamespace(task_id="sent", engine_note=None)
     waits: Any = SimpleNamespace(task_id="t", engine_note=Admitted("f", "[[],{}]"), reason="")
-    assert notes.write([Queued(sent, "keep"), Queued(waits, "keep")]) == {}
+    assert session.note([Queued(sent, "keep"), Queued(waits, "keep")]) == {}
     assert (status(state, "sent"), status(state)) == ("unknown", "pending")
-    lines.close(PATIENCE)
+    session.close(PATIENCE)
 
 
 class World:

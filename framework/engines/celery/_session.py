@@ -8,25 +8,29 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import redis
 
 from framework._records.statuses import TaskStatus
 from framework._tasks.places import PlaceRequest
+from framework._tasks.wire import encode_error
 from framework._threads.clock import SystemClock
 from framework.engines.celery._admission import Admission, Admitted
-from framework.engines.celery._publishing.notes import NOT_STARTED, Notes
+from framework.engines.celery._messages import Message
 from framework.engines.celery._publishing.publisher import Publisher, Queued
 from framework.engines.celery._publishing.sender import Sender
 from framework.engines.celery._redis.entries import Entry
 from framework.engines.celery._redis.reports import Reports
-from framework.engines.celery._redis.state import ASKED, State
+from framework.engines.celery._redis.state import ASKED, State, Wait
 from framework.engines.celery._shared.lines import RedisLines
 from framework.protocols import EngineHost, EngineTask
 
 CLOSED: Final = "the engine is closed and does not publish any more"
 """Why a task is not published."""
+
+NOT_STARTED: Final = "it was cancelled before it started"
+_LOST_PLACE: Final = "its place went to another task: this process did not answer for too long"
 
 _HEARS: Final = 0.5
 """Seconds to wait until a worker has received a cancellation; a busy one may take longer."""
@@ -64,13 +68,14 @@ class Session:
         timeout: float,
     ) -> None:
         self._state = state
+        self._message = admission.message
         self.host = host
         self.entry: Entry | None = None
         self.lines: RedisLines = RedisLines(state, self.listen)
         self.reports: Reports = Reports(state, host, self.lines.placed, self.lines.missed)
         self.publisher: Publisher = Publisher(
             sender,
-            Notes(state, self.lines, host, self.listen, admission.message).write,
+            self.note,
             partial(state.published, self.lines.holder),
             state.repeated,
             host,
@@ -141,7 +146,8 @@ class Session:
         try:
             found = ask_to_cancel(self._state, task_id)
             if found not in ("", ASKED):
-                self._tell_cancelled(task_id, found)
+                # Before the answer, without waiting for the report.
+                self._end(task_id, TaskStatus.CANCELLED, found)
         except redis.RedisError:
             if self._withdraw(task_id):
                 return True
@@ -156,13 +162,66 @@ class Session:
     def _withdraw(self, task_id: str) -> bool:
         found = self.publisher.withdraw(task_id)
         if found:
-            self._tell_cancelled(task_id, NOT_STARTED)
+            self._end(task_id, TaskStatus.CANCELLED, NOT_STARTED)
         return found
 
-    def _tell_cancelled(self, task_id: str, reason: str) -> None:
-        """Mark it CANCELLED here before answering, without waiting for the report."""
-        now = self.host.clock.time()
-        self.host.ended(task_id, TaskStatus.CANCELLED, now, reason=reason, attempts=0)
+    # -- what Redis is told of tasks; on the publisher's thread, and blocks for a round trip or two
+
+    def note(self, queued: Sequence[Queued]) -> dict[str, Message]:
+        """Note what is queued, and return the messages that are to be sent, by id.
+
+        Raises:
+            redis.RedisError: If Redis does not answer; all of it may be noted once more.
+        """
+        self.listen()
+        # What is noted and not sent is left to others if this process falls silent.
+        self.lines.stay_alive()
+        for one in queued:
+            if one.move == "retire":
+                self._retire(one.task)
+        # One may have been sent since it was queued: its note is gone then, and nothing is to do.
+        queued = [one for one in queued if one.task.engine_note is not None]
+        waiting = [(self._message(o.task), self._wait(o)) for o in queued if o.move == "keep"]
+        if waiting:
+            for task_id in self._state.keep(waiting, self.lines.holder):
+                self._end(task_id, TaskStatus.CANCELLED, NOT_STARTED)
+        ready = {one.task_id: one.task for one in queued if one.move == "publish"}
+        messages = {task_id: self._message(task) for task_id, task in ready.items()}
+        if messages:
+            refused = self._state.publish(list(messages.values()), self.lines.holder, self.lines)
+            for task_id, why in refused.items():
+                del messages[task_id]
+                self._refused(ready[task_id], why)
+        return messages
+
+    def _wait(self, queued: Queued) -> Wait:
+        due, now = queued.due, self.host.clock.time()
+        seconds = 0.0 if due is None else max(0.0, due - now)
+        return Wait(seconds, tuple(queued.requests), queued.task.reason)
+
+    def _retire(self, task: Any) -> None:  # Any: a TaskRecord, which also has an error
+        status, reason = task.status, task.reason
+        if not status.is_final:  # it was withdrawn, and is about to be told
+            status, reason = TaskStatus.CANCELLED, NOT_STARTED
+        if task.engine_note is None:  # it was sent meanwhile
+            self._state.cancel(task.task_id, reason)
+            return
+        failed = status is TaskStatus.FAILED and task.error is not None
+        error = encode_error(task.error) if failed else ""
+        self._state.retire(self._message(task), status.value, error, reason)
+
+    def _refused(self, task: EngineTask, why: str) -> None:
+        if why == "dropped":
+            self._end(task.task_id, TaskStatus.CANCELLED, NOT_STARTED)
+        elif why == "unplaced":
+            self._end(task.task_id, TaskStatus.INTERRUPTED, _LOST_PLACE)
+        else:
+            # Another process has published it, and the reports tell of it.
+            task.engine_note = None
+
+    def _end(self, task_id: str, status: TaskStatus, reason: str) -> None:
+        """Make a task final here that was not sent."""
+        self.host.ended(task_id, status, self.host.clock.time(), reason=reason, attempts=0)
 
     # -- protocols.NewsDirectory
 

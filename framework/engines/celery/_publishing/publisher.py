@@ -92,6 +92,9 @@ class Publisher:
         host: Receives the reports about tasks.
         size: How many tasks may be queued.
         timeout: Seconds for which a task waits for an unavailable broker.
+
+    Attributes:
+        fault: Why the broker is unavailable; "" while it works, as far as the last message tells.
     """
 
     def __init__(
@@ -125,8 +128,7 @@ class Publisher:
         self._unsure = ""
         # Whose messages were sent, which Redis does not know yet.
         self._sent: list[str] = []
-        # Why the broker is unavailable; "" while it works.
-        self._down = ""
+        self.fault: str = ""
         self._closed = False
         self._courier = Courier(
             "asyncframe-publisher", self._turn, failed=self._broken, ended=sender.close
@@ -167,8 +169,8 @@ class Publisher:
             self._add(queued)
         # After the lock: `_broken` reports to all that are queued when it sets this, and
         # whoever comes later sees it here.
-        if self._down and queued.move == "publish":
-            self._host.waiting(queued.task_id, self._down)
+        if self.fault and queued.move == "publish":
+            self._host.waiting(queued.task_id, self.fault)
         return True
 
     def secure(self, task_id: str, told: Told) -> None:
@@ -196,17 +198,12 @@ class Publisher:
         """Let a task that is queued end CANCELLED in Redis; False if it is being sent now."""
         with self._lock:
             # While the broker is unavailable, "being sent" may last for minutes.
-            if task_id == self._sending and not self._down:
+            if task_id == self._sending and not self.fault:
                 return False
             found = self._fresh.get(task_id) or self._noted.get(task_id)
             if found is not None:
                 self._add(Queued(found.task, "retire"))
         return found is not None
-
-    @property
-    def fault(self) -> str:
-        """Why the broker is unavailable; "" while it works, as far as the last message tells."""
-        return self._down
 
     def flush(self) -> None:
         """Block until everything is published, or the broker turns out to be unavailable."""
@@ -230,7 +227,7 @@ class Publisher:
                     self._clock.time(),
                     reason="the framework shut down before it was published",
                 )
-        if left and not self._down:
+        if left and not self.fault:
             with suppress(Exception):  # at worst the tasks stay PENDING in Redis
                 self._note([Queued(one.task, "retire") for one in left])
 
@@ -336,10 +333,13 @@ class Publisher:
 
     def _broken(self, error: Exception) -> None:
         """Report that the broker is unavailable, and end tasks that have waited too long."""
-        began, down = not self._down, self._down or self._unavailable(error)
+        began, down = not self.fault, self.fault
+        if began:
+            since = datetime.fromtimestamp(self._clock.time(), UTC).isoformat(timespec="seconds")
+            down = f"{_UNAVAILABLE}{since}: {safe_str(error, 200)}"
         # In one step: a task that is queued later sees the reason by itself; see `put`.
         with self._lock:
-            self._down = down
+            self.fault = down
             queued = self._to_publish()
             impatient = self._impatient()
         late = f"the task was not stored within {PATIENCE:g} s: {safe_str(error, 200)}"
@@ -355,7 +355,7 @@ class Publisher:
             if now - task.queued < self._timeout:
                 break
             told = BrokerUnavailableError(
-                f"{self._down}; the task was given up after {self._timeout:g} s "
+                f"{self.fault}; the task was given up after {self._timeout:g} s "
                 "(publish_timeout): see that the broker runs, and submit it again"
             )
             self._host.ended(
@@ -382,16 +382,12 @@ class Publisher:
         queued = chain(self._noted.values(), self._fresh.values())
         return [one.task for one in queued if one.move == "publish"]
 
-    def _unavailable(self, error: Exception) -> str:
-        since = datetime.fromtimestamp(self._clock.time(), UTC).isoformat(timespec="seconds")
-        return f"{_UNAVAILABLE}{since}: {safe_str(error, 200)}"
-
     def _mended(self) -> None:
-        if not self._down:
+        if not self.fault:
             return
         _LOGGER.info("the broker is back")
         # First: a task that is queued meanwhile reports nothing, or is among those below.
-        self._down = ""
+        self.fault = ""
         with self._lock:
             queued = self._to_publish()
         for task in queued:
