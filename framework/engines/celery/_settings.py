@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 MARGIN: Final = 30.0
@@ -72,32 +72,13 @@ def complete(app: Any, longest: float) -> None:
         app.conf.broker_transport_options = {**wanted, **given}
 
 
-def findings(app: Any, longest: float) -> list[tuple[str, str, str]]:
-    """Return the problems of the settings: (setting, problem, solution).
+def findings(app: Any, longest: float) -> Iterator[tuple[str, str, str]]:
+    """Yield the problems of the settings: (setting, problem, solution).
 
     Args:
         app: The Celery app.
         longest: The longest limit in seconds.
     """
-    conf = app.conf
-    found = list(_broker_findings(app, longest))
-    found += [
-        (name, "is off: a worker's death would lose its tasks", "remove it")
-        for name in ("task_acks_late", "task_reject_on_worker_lost")
-        if not conf[name]
-    ]
-    accepted = _refused(conf.accept_content)
-    if accepted:
-        what = f"has {', '.join(accepted)}: a message of that kind could run any code"
-        found.append(("accept_content", what, "remove it, or set it to ['json']"))
-    if conf.task_always_eager:
-        what = "is on: tasks would run where they are submitted"
-        cure = "remove it; in tests the plugin replaces the engine anyway"
-        found.append(("task_always_eager", what, cure))
-    return found
-
-
-def _broker_findings(app: Any, longest: float) -> Iterator[tuple[str, str, str]]:
     visible, needed = visibility(app), round(longest + MARGIN)
     if visible < needed and (is_redis(app) or is_rabbitmq(app)):
         what = (
@@ -115,6 +96,18 @@ def _broker_findings(app: Any, longest: float) -> Iterator[tuple[str, str, str]]
     if is_rabbitmq(app) and not options.get("confirm_publish", True):
         what = "is off: if RabbitMQ crashes, it loses tasks that it has just accepted"
         yield "broker_transport_options['confirm_publish']", what, "remove it"
+    for name in ("task_acks_late", "task_reject_on_worker_lost"):
+        if not app.conf[name]:
+            yield name, "is off: a worker's death would lose its tasks", "remove it"
+    allowed = ("json", "application/json")
+    accepted = [one for one in app.conf.accept_content or () if one not in allowed]
+    if accepted:
+        what = f"has {', '.join(accepted)}: a message of that kind could run any code"
+        yield "accept_content", what, "remove it, or set it to ['json']"
+    if app.conf.task_always_eager:
+        what = "is on: tasks would run where they are submitted"
+        cure = "remove it; in tests the plugin replaces the engine anyway"
+        yield "task_always_eager", what, cure
 
 
 def visibility(app: Any) -> float:
@@ -147,10 +140,6 @@ def broker_url(app: Any) -> str:
     return str(given if isinstance(given, str) else next(iter(given), ""))
 
 
-def _refused(accepted: Iterable[str] | None) -> list[str]:
-    return [one for one in accepted or () if one not in ("json", "application/json")]
-
-
 def require_good(app: Any, longest: float) -> None:
     """Complete the settings, and check them.
 
@@ -158,9 +147,6 @@ def require_good(app: Any, longest: float) -> None:
         ValueError: If the engine could lose tasks or run them twice.
     """
     complete(app, longest)
-    found = findings(app, longest)
+    found = "; ".join(f"{name} {what}; {cure}" for name, what, cure in findings(app, longest))
     if found:
-        raise ValueError(
-            "wrong settings of the Celery app: "
-            + "; ".join(f"{name} {what}; {cure}" for name, what, cure in found)
-        )
+        raise ValueError(f"wrong settings of the Celery app: {found}")

@@ -30,9 +30,7 @@ local function find(text)
 end
 """
 
-_QUEUE: Final = (
-    _FIND
-    + """
+_QUEUE: Final = """
 -- KEYS: a queue. ARGV: first place, last place. Returns how many, their length, ids.
 local found, length = {0, 0}, 0
 for number, text in ipairs(redis.call('LRANGE', KEYS[1], ARGV[1], ARGV[2])) do
@@ -42,11 +40,8 @@ end
 found[2] = length
 return found
 """
-)
 
-_UNACKED: Final = (
-    _FIND
-    + """
+_UNACKED: Final = """
 -- KEYS: the hash of what is not acknowledged. ARGV: cursor, count. Returns cursor, ids.
 local reply = redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
 local found = {reply[1]}
@@ -55,7 +50,6 @@ for number = 2, #reply[2], 2 do
 end
 return found
 """
-)
 
 _PART: Final = 1 << 18
 """Characters to read in one step; a message has from 1,000 to some millions."""
@@ -77,8 +71,8 @@ class Held:
         self._unacked = channel.unacked_key
         # The suffixes of a queue's name, one for each priority.
         self._steps = [f"{channel.sep}{step}" if step else "" for step in channel.priority_steps]
-        self._queue_script: Any = self._client.register_script(_QUEUE)
-        self._unacked_script: Any = self._client.register_script(_UNACKED)
+        self._queue_script: Any = self._client.register_script(_FIND + _QUEUE)
+        self._unacked_script: Any = self._client.register_script(_FIND + _UNACKED)
 
     def ids(self, queues: Iterable[str]) -> set[str]:
         """Return the ids of all tasks with a message in these queues, or delivered from any.

@@ -106,6 +106,14 @@ class State:
         url: Of Redis.
         namespace: Keeps apps that share a Redis apart.
         result_ttl: Seconds that a final task is kept, above 0.
+
+    Attributes:
+        prefix: Of all keys.
+        client: The client.
+        script: Returns the object that runs a script.
+        reports: Key of the stream of reports.
+        counter: Key of the latest report's number.
+        messages: Key of the messages of live tasks.
     """
 
     def __init__(self, url: str, namespace: str, result_ttl: float) -> None:
@@ -120,21 +128,13 @@ class State:
             retry=Retry(NoBackoff(), 1),
             client_name="asyncframe",
         )
-        self._reports = [f"{self.prefix}reports", f"{self.prefix}reports:n"]
+        self.reports: str = f"{self.prefix}reports"
+        self.counter: str = f"{self.prefix}reports:n"
         self._live = f"{self.prefix}live"
         self.messages: str = f"{self.prefix}messages"
+        self._common = [self.reports, self.counter, self._live, self.messages]
         # One object for each script, which knows its hash.
         self.script: Callable[[str], Any] = functools.cache(self.client.register_script)
-
-    @property
-    def reports(self) -> str:
-        """Key of the stream of reports."""
-        return self._reports[0]
-
-    @property
-    def counter(self) -> str:
-        """Key of the latest report's number."""
-        return self._reports[1]
 
     def processes(self, kind: str) -> str:
         """Return the key of the hash with the entries of a kind of process."""
@@ -142,7 +142,7 @@ class State:
 
     def keys(self, task_id: str) -> list[str]:
         """Return the keys that the scripts about a task take."""
-        return [f"{self.prefix}task:{task_id}", *self._reports, self._live, self.messages]
+        return [f"{self.prefix}task:{task_id}", *self._common]
 
     def change(self, script: str, task_id: str, *given: Any) -> Any:
         """Run a script about a task, with further arguments, and return its answer."""
