@@ -14,6 +14,7 @@ from framework._manager.frameworks import find_core
 from framework._manager.inside import crew_of
 from framework._records import checks
 from framework.http._leaving import Leaving
+from framework.http._responses import answer
 
 CHECKS: Final = ("pool", "queue", "store", "broker")
 
@@ -76,7 +77,7 @@ def health_router(
     @router.head("/live", include_in_schema=False)
     async def live() -> JSONResponse:
         """Answer 200: the event loop runs."""
-        return _answer(200, {"status": "alive"})
+        return answer({"status": "alive"})
 
     @router.get("/ready", responses={503: {"description": "Send no requests to this process."}})
     @router.head("/ready", include_in_schema=False)
@@ -86,13 +87,9 @@ def health_router(
         problems = _problems_of(find_core(), leaving.has_begun)
         good = not problems.keys() & {"framework", *unready}
         status = "ready" if good else "unready"
-        return _answer(200 if good else 503, {"status": status, "problems": problems})
+        return answer({"status": status, "problems": problems}, 200 if good else 503)
 
     return router
-
-
-def _answer(status: int, body: object) -> JSONResponse:
-    return JSONResponse(body, status, headers={"Cache-Control": "no-store"})
 
 
 def _problems_of(core: Core | None, leaving: bool) -> dict[str, str]:

@@ -76,23 +76,17 @@ async def _ask(request: Request, response: Response, key: IdempotencyKey = None)
 _ASKING: Final = Depends(_ask)
 
 
-def is_accepting(route: APIRoute) -> bool:
-    """Return whether a route is set up for `Accepted`; a copy of such a route is, too."""
-    return _ASKING in route.dependencies
-
-
 def accept(route: APIRoute) -> bool:
     """Set up a route if its return type has `Accepted`; return whether it was changed.
 
     A route that is set up already stays as it is.
     """
-    if is_accepting(route):
+    if _ASKING in route.dependencies:  # a copy of such a route has it, too
         return False
     model, others = _split(_model_of(route))
     if model is None:
         return False
-    given = {name: getattr(route, name) for name in _OPTIONS}
-    endpoint, options = _accepting(route, given, model, others)
+    endpoint, options = _accepting(route, model, others)
     # Not that of its own class, which may take something else, and has done so.
     APIRoute.__init__(route, route.path, endpoint, **options)
     return True
@@ -137,13 +131,10 @@ def _is_response(model: Any) -> bool:
 
 
 def _accepting(
-    route: APIRoute,
-    given: dict[str, Any],
-    model: type[Accepted[Any]],
-    others: tuple[Any, ...],
+    route: APIRoute, model: type[Accepted[Any]], others: tuple[Any, ...]
 ) -> tuple[Any, dict[str, Any]]:
     """Return the endpoint and the options of a route that returns *model*, or one of *others*."""
-    options, status = dict(given), 202
+    options, status = {name: getattr(route, name) for name in _OPTIONS}, 202
     responses: dict[Any, dict[str, Any]] = {503: _FULL}
     if others:
         # What else it returns has the route's own status and model.
@@ -168,27 +159,26 @@ def _accepting(
     return function, options
 
 
+def _header(description: str, **schema: object) -> dict[str, Any]:
+    return {"description": description, "schema": schema}
+
+
 _ACCEPTED: Final[dict[str, Any]] = {
     "description": "The task was accepted.",
     "headers": {
-        "Location": {
-            "description": "The URL of the task's status.",
-            "schema": {"type": "string", "format": "uri-reference"},
-        },
-        "Retry-After": {
-            "description": "How many seconds to wait before getting the status.",
-            "schema": {"type": "integer", "minimum": 0},
-        },
+        "Location": _header("The URL of the task's status.", type="string", format="uri-reference"),
+        "Retry-After": _header(
+            "How many seconds to wait before getting the status.", type="integer", minimum=0
+        ),
     },
 }
 _FULL: Final[dict[str, Any]] = {
     "description": "Too many tasks wait: try again later.",
     "model": Problem,
     "headers": {
-        "Retry-After": {
-            "description": "How many seconds to wait before trying again.",
-            "schema": {"type": "integer", "minimum": 1},
-        }
+        "Retry-After": _header(
+            "How many seconds to wait before trying again.", type="integer", minimum=1
+        )
     },
 }
 
@@ -265,7 +255,7 @@ class _Accepting:
         task = await self._task(core, task_id)
         shown_to = None if route.access is None else route.access.owner
         if task is not None and task.owner is None and shown_to is not None:
-            self._warn_of_nobody()
+            self._warn(_NOBODY)
         body = self._model.model_construct(**body_of(task_id, task, urls))
         headers = asked.response.headers
         headers.setdefault("location", body.status_url)
@@ -292,8 +282,8 @@ class _Accepting:
                 return TaskId(held.task_id)
             returned = await self._called(core, values)
             task_id = self._id_of(returned)
-            if task_id not in (None, held.task_id):
-                self._warn_of(core.ledger.find(task_id))
+            if task_id not in (None, held.task_id) and not _is_unique(core.ledger.find(task_id)):
+                self._warn(_KEYLESS)
             return returned
 
     async def _called(self, core: Core, values: dict[str, Any]) -> Any:
@@ -310,33 +300,11 @@ class _Accepting:
                 await suspend(core.durable.secure(task, own=True))
         return returned
 
-    def _warn_of(self, task: TaskRecord | None) -> None:
-        """Log once that the route returns a task that does not have the request's key."""
-        # Another request may have submitted the one task that there may be.
-        is_unique = isinstance(task, LiveTask) and bool(task.spec.options["unique"])
-        if not is_unique and self._is_news("keyless"):
-            _LOGGER.warning(
-                "%s: Idempotency-Key has no effect on the task that the route returns: it must be "
-                "the first one that the route submits, without a task_id of its own",
-                self._label,
-            )
-
-    def _warn_of_nobody(self) -> None:
-        """Log once that the route has started a task without an owner, so that nobody sees it."""
-        if self._is_news("nobody"):
-            _LOGGER.warning(
-                "%s: the task that it has started has no owner, so its Location answers 404 to "
-                "everybody: the function owner returned None for this request; give the route the "
-                "same login dependency as task_router(), or the task an owner, as in "
-                "make_report.options(owner=user)(...)",
-                self._label,
-            )
-
-    def _is_news(self, what: str) -> bool:
-        """Return whether this is the first call for *what*."""
-        known = what in self._told
-        self._told.add(what)
-        return not known
+    def _warn(self, text: str) -> None:
+        """Log *text*, which begins with the route, once."""
+        if text not in self._told:
+            self._told.add(text)
+            _LOGGER.warning(text, self._label)
 
     def _id_of(self, returned: Any) -> str | None:
         """Return the id of the task that the endpoint returned; None for something else.
@@ -371,6 +339,22 @@ class _Accepting:
         if task is None and not isinstance(task_id, TaskId):
             raise TaskNotFoundError(task_id)
         return task
+
+
+_KEYLESS: Final = (
+    "%s: Idempotency-Key has no effect on the task that the route returns: it must be the first "
+    "one that the route submits, without a task_id of its own"
+)
+_NOBODY: Final = (
+    "%s: the task that it has started has no owner, so its Location answers 404 to everybody: the "
+    "function owner returned None for this request; give the route the same login dependency as "
+    "task_router(), or the task an owner, as in make_report.options(owner=user)(...)"
+)
+
+
+def _is_unique(task: TaskRecord | None) -> bool:
+    """Whether there may be one such task: then another request may have submitted it."""
+    return isinstance(task, LiveTask) and bool(task.spec.options["unique"])
 
 
 def _response(body: Accepted[Any], collected: Response) -> Response:

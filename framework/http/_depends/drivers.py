@@ -265,7 +265,7 @@ class Threads:
 class _ThreadCall(_Call):
     """One call on a thread of its own, which a coroutine waits for."""
 
-    __slots__ = ("_abandoned", "_context", "_future", "_loop", "_step")
+    __slots__ = ("_context", "_future", "_loop", "_step")
 
     def __init__(self, step: Step, context: Context) -> None:
         super().__init__()
@@ -273,8 +273,6 @@ class _ThreadCall(_Call):
         self._context = context
         self._loop = asyncio.get_running_loop()
         self._future: asyncio.Future[None] = self._loop.create_future()
-        # Read and written on the loop only.
-        self._abandoned = False
         call_on_thread(DEPENDENCY, self._make)
 
     async def ended(self) -> asyncio.CancelledError | None:
@@ -286,7 +284,10 @@ class _ThreadCall(_Call):
             except asyncio.CancelledError as error:
                 cancelled = error
             except BaseException:  # the coroutine is closed
-                self._abandon()
+                if self._future.done():
+                    self._undo()
+                else:
+                    self._future.add_done_callback(self._undo_later)
                 raise
         return cancelled
 
@@ -296,20 +297,12 @@ class _ThreadCall(_Call):
         except BaseException as error:  # raised in the coroutine
             self.error = error
         try:
-            self._loop.call_soon_threadsafe(self._resolve)
+            self._loop.call_soon_threadsafe(self._future.set_result, None)
         except RuntimeError:  # the loop is closed, and nobody waits any more
             self._undo()
 
-    def _resolve(self) -> None:
-        if self._abandoned:
-            call_on_thread(DEPENDENCY, self._undo)
-        elif not self._future.done():
-            self._future.set_result(None)
-
-    def _abandon(self) -> None:
-        self._abandoned = True
-        if self._future.done():
-            self._undo()
+    def _undo_later(self, _: object) -> None:
+        call_on_thread(DEPENDENCY, self._undo)
 
     def _undo(self) -> None:
         if self.error is None and self._step.undo is not None:

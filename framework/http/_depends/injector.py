@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any  # a task's function may take and return anything
 
 from framework._decorators.dressing import Dress
@@ -30,7 +31,7 @@ def inject(fn: Callable[..., Any], dependencies: Mapping[str, Any]) -> Any:
     assert signature is not None
     name = name_of(fn).rpartition(".")[2]
     edges = edges_of(dependencies, (name,))
-    attempts = _Attempts(fn, edges, _places(name, signature, dependencies))
+    attempts = _Attempts(fn, is_async(fn), edges, _places(name, signature, dependencies))
     run, run_async = attempts.run, attempts.run_async
 
     # Neither finds a name of this module: the dress gives them the globals of the function.
@@ -40,7 +41,7 @@ def inject(fn: Callable[..., Any], dependencies: Mapping[str, Any]) -> Any:
     async def async_inner(*args: Any, **kwargs: Any) -> Any:
         return await run_async(args, kwargs)
 
-    inner: Any = async_inner if is_async(fn) else sync_inner
+    inner: Any = async_inner if attempts.is_async else sync_inner
     assert isinstance(inner, types.FunctionType)
     rest = [one for name, one in signature.parameters.items() if name not in dependencies]
     dress = Dress(fn, LAYER, signature=signature.replace(parameters=rest))
@@ -72,25 +73,21 @@ def _places(
     return tuple(found)
 
 
+@dataclass(frozen=True, slots=True)
 class _Attempts:
     """Calls a function with its dependencies.
 
-    Args:
+    Attributes:
         fn: The function.
+        is_async: Whether it is ``async def``.
         edges: Its dependencies.
         places: The places of those that may be positional, in order.
     """
 
-    def __init__(
-        self,
-        fn: Callable[..., Any],
-        edges: Mapping[str, Edge],
-        places: tuple[tuple[int, str], ...],
-    ) -> None:
-        self._fn = fn
-        self._is_async = is_async(fn)
-        self._edges = edges
-        self._places = places
+    fn: Callable[..., Any]
+    is_async: bool
+    edges: Mapping[str, Edge]
+    places: tuple[tuple[int, str], ...]
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make one attempt on a thread."""
@@ -110,17 +107,17 @@ class _Attempts:
         """Make one attempt, and return its result, and the error with which it ends."""
         home = current_home.get()
         app = None if home is None else home.app
-        scope = Scope(self._edges, getattr(app, "dependency_overrides", None) or {}, take)
+        scope = Scope(self.edges, getattr(app, "dependency_overrides", None) or {}, take)
         failure: BaseException | None = None
         early = result = None
         try:
             values = await scope.open()
-            result = self._fn(*self._placed(args, values), **kwargs, **values)
-            if self._is_async:
+            result = self.fn(*self._placed(args, values), **kwargs, **values)
+            if self.is_async:
                 result = await result
             failure = early = _early_end()
         except BaseException as error:  # told to the dependencies, and raised by the caller
-            if self._is_async and isinstance(error, GeneratorExit):
+            if self.is_async and isinstance(error, GeneratorExit):
                 close_later(scope, error)
                 raise
             failure = error
@@ -138,7 +135,7 @@ class _Attempts:
         Those that are placed are taken out of *values*.
         """
         placed = list(args)
-        for place, name in self._places:
+        for place, name in self.places:
             if place < len(placed):
                 placed.insert(place, values.pop(name))
         return tuple(placed)
