@@ -28,14 +28,14 @@ def schedules(source: Source, screen: Screen, arguments: Namespace) -> int:
         wrong = "takes no name" if action == "list" else "needs the name of a schedule"
         raise CommandError(f"schedules {action} {wrong}", USAGE)
     if action == "list":
-        return _list(source, screen)
+        return _print(source, screen, source.observer.schedules())
     now = datetime.now(UTC).timestamp()
     if action == "trigger":
         return _trigger(source, screen, name, now)
     if not source.observer.pause_schedule(name, action == "pause", now):
         raise _unknown(source, name)
-    _print(source, screen, [one for one in source.observer.schedules() if one.name == name])
-    return GOOD
+    changed = [one for one in source.observer.schedules() if one.name == name]
+    return _print(source, screen, changed)
 
 
 def _trigger(source: Source, screen: Screen, name: str, now: float) -> int:
@@ -54,21 +54,10 @@ def _unknown(source: Source, name: str) -> CommandError:
     return CommandError(f"there is no schedule {name!r}; there are: {known or 'none'}")
 
 
-def _list(source: Source, screen: Screen) -> int:
-    found = source.observer.schedules()
-    if not found:
-        screen.say("no schedules")
-    _print(source, screen, found)
-    return GOOD
-
-
-def _print(source: Source, screen: Screen, states: list[ScheduleState]) -> None:
+def _print(source: Source, screen: Screen, states: list[ScheduleState]) -> int:
     facts = [_facts_of(source, state) for state in states]
-    if screen.as_json:
-        for one in facts:
-            screen.json(one)
-    elif facts:
-        screen.table(_HEAD, [_row(one) for one in facts])
+    screen.objects(facts, _HEAD, _row, "no schedules")
+    return GOOD
 
 
 def _facts_of(source: Source, state: ScheduleState) -> dict[str, Any]:  # Any: JSON

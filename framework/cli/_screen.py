@@ -7,8 +7,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from typing import Any, Final, TextIO
 
@@ -64,6 +64,29 @@ class Screen:
         """Print what went wrong on standard error."""
         print(f"asyncframe: {text}", file=sys.stderr)
 
+    def objects(
+        self,
+        found: Sequence[dict[str, Any]],  # Any: JSON
+        head: Sequence[str],
+        row: Callable[[dict[str, Any]], Sequence[str]],
+        none: str,
+    ) -> None:
+        """Print objects: each as a line of JSON, or all as a table.
+
+        Args:
+            found: The objects.
+            head: The head of the table.
+            row: Returns the cells of one of them.
+            none: What to tell people if there are none.
+        """
+        if self.as_json:
+            for one in found:
+                self.json(one)
+        elif found:
+            self.table(head, [row(one) for one in found])
+        else:
+            self.say(none)
+
     def table(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Print a table for people; the last column takes what is left of the line.
 
@@ -113,44 +136,24 @@ class Screen:
     def progress(self, words: str) -> AbstractContextManager[Update]:
         """Return what shows a progress bar on standard error, if that is a terminal."""
         if not sys.stderr.isatty() or not self._has_rich:
-            return nullcontext(_show_nothing)
-        return _Bar(words)
+            return nullcontext(lambda _share, _words: None)
+        return _bar(words)
 
 
-def _show_nothing(share: float | None, words: str) -> None:
-    """Show no progress."""
+@contextmanager
+def _bar(words: str) -> Iterator[Update]:
+    """Show a progress bar, which is about *words*."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    bar = progress.add_task(words, total=None)
 
-class _Bar(AbstractContextManager[Update]):
-    """A progress bar.
+    def update(share: float | None, told: str) -> None:
+        whole = None if share is None else 1.0
+        text = f"{words} {told}".rstrip()
+        progress.update(bar, description=text, total=whole, completed=share)
 
-    Args:
-        words: What it is about.
-    """
-
-    def __init__(self, words: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TimeElapsedColumn(),
-        )
-        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._bar = self._progress.add_task(words, total=None)
-        self._words = words
-
-    def __enter__(self) -> Update:
-        self._progress.start()
-        return self._update
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def _update(self, share: float | None, words: str) -> None:
-        text = f"{self._words} {words}".rstrip()
-        if share is None:
-            self._progress.update(self._bar, description=text)
-        else:
-            self._progress.update(self._bar, description=text, total=1.0, completed=share)
+    with progress:
+        yield update

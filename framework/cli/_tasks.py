@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from framework._manager.face.listing import checked_query, cursor
 from framework._records.pages import Key, PageQuery, key_of
@@ -33,12 +34,12 @@ _HEAD: Final = ("ID", "NAME", "STATUS", "SUBMITTED", "RAN", "NOTE")
 def list_tasks(source: Source, screen: Screen, arguments: Namespace) -> int:
     """Print a page of tasks, or all of them."""
     query = _query(arguments)
-    records, place = _page(source, query)
-    _print_all(screen, records)
-    while place is not None and arguments.all:
-        query = replace(query, after=place)
+    while True:
         records, place = _page(source, query)
-        _print_all(screen, records)
+        screen.objects([facts_of(one) for one in records], _HEAD, _row, "no tasks")
+        if place is None or not arguments.all:
+            break
+        query = replace(query, after=place)
     if place is not None:
         screen.say(f"more: --all, or --after {cursor(place, query.oldest_first)}")
     return GOOD
@@ -49,17 +50,6 @@ def _page(source: Source, query: PageQuery) -> tuple[list[TaskRecord], Key | Non
     records = source.observer.page(replace(query, limit=query.limit + 1))
     shown = records[: query.limit]
     return shown, key_of(shown[-1]) if len(records) > len(shown) else None
-
-
-def _print_all(screen: Screen, records: list[TaskRecord]) -> None:
-    if screen.as_json:
-        for record in records:
-            screen.json(facts_of(record))
-    elif records:
-        now = datetime.now(UTC).timestamp()
-        screen.table(_HEAD, [_row(record, now) for record in records])
-    else:
-        screen.say("no tasks")
 
 
 def _query(arguments: Namespace) -> PageQuery:
@@ -77,14 +67,13 @@ def _query(arguments: Namespace) -> PageQuery:
         raise CommandError(f"--{error}", USAGE) from None
 
 
-def _row(record: TaskRecord, now: float) -> tuple[str, ...]:
-    facts = facts_of(record)
-    ago = f"{span(max(now - record.created_at, 0.0))} ago"
+def _row(facts: dict[str, Any]) -> tuple[str, ...]:  # Any: JSON
+    passed = datetime.now(UTC) - datetime.fromisoformat(facts["created_at"])
     return (
         short_id(facts["task_id"]),
         escaped(facts["name"]),
         facts["status"],
-        ago,
+        f"{span(max(passed.total_seconds(), 0.0))} ago",
         span(facts["duration"]),
         note_of(facts),
     )
@@ -111,11 +100,20 @@ def wait(source: Source, screen: Screen, arguments: Namespace) -> int:
 
 def cancel(source: Source, screen: Screen, arguments: Namespace) -> int:
     """Cancel tasks, and say of each what has come of it."""
+
+    def one(start: str) -> None:
+        record = _cancel(source, screen, start, arguments.timeout)
+        screen.say(f"task {record.task_id} is cancelled")
+
+    return _each(screen, arguments, one)
+
+
+def _each(screen: Screen, arguments: Namespace, call: Callable[[str], None]) -> int:
+    """Call *call* with each id that is given, and complain of those that it fails for."""
     status = GOOD
     for start in arguments.ids:
         try:
-            record = _cancel(source, screen, start, arguments.timeout)
-            screen.say(f"task {record.task_id} is cancelled")
+            call(start)
         except CommandError as error:
             screen.complain(str(error))
             status = FOUND
@@ -180,17 +178,16 @@ def _why_not_cancelled(sight: Sight) -> str:
 
 def run_again(source: Source, screen: Screen, arguments: Namespace) -> int:
     """Submit the calls of tasks again that ended without a result; print the new tasks."""
-    status = GOOD
-    for start in arguments.ids:
+
+    def one(start: str) -> None:
+        old = str(_found(source, start).record.task_id)
         try:
-            old = str(_found(source, start).record.task_id)
-            again = _submit_again(source, old)
-        except CommandError as error:
-            screen.complain(str(error))
-            status = FOUND
-        else:
-            tell_submitted(source, screen, again, f"task {again} repeats {old}")
-    return status
+            again = source.observer.run_again(old, datetime.now(UTC).timestamp())
+        except ValueError as error:
+            raise CommandError(f"task {old} cannot be run again: {error}") from None
+        tell_submitted(source, screen, again, f"task {again} repeats {old}")
+
+    return _each(screen, arguments, one)
 
 
 def tell_submitted(source: Source, screen: Screen, task_id: str, words: str) -> None:
@@ -200,13 +197,6 @@ def tell_submitted(source: Source, screen: Screen, task_id: str, words: str) -> 
     screen.say(words)
     if not source.observer.has_processes():
         screen.complain(f"no process runs now: the next one of the app runs task {task_id}")
-
-
-def _submit_again(source: Source, task_id: str) -> str:
-    try:
-        return source.observer.run_again(task_id, datetime.now(UTC).timestamp())
-    except ValueError as error:
-        raise CommandError(f"task {task_id} cannot be run again: {error}") from None
 
 
 # -- looking for a task
