@@ -194,12 +194,11 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
         self._settings: Settings = settings
         self._parts: Parts = parts
         self._telemetry = telemetry
-        self._watch: LoopWatch | None = None
         self._attached = ExitStack()
+        # What ends once the tasks are drained.
+        self._entered = ExitStack()
         self._framework: Framework | None = None
         self._home: Home | None = None
-        self._token: Token[Any] | None = None
-        self._requests: Requests | None = None
         self._was_used = False
 
     def __del__(self) -> None:
@@ -264,14 +263,18 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
         if shared is not None:
             shared.add_rules(home, self._parts)
         framework.open(home)
-        self._token = current_home.set(home)
+        self._entered.callback(framework.leave, home)
+        self._entered.callback(_reset, current_home.set(home))
         if self._app is not None:
-            _RUNNING.setdefault(self._app, []).append(framework)
+            running = _RUNNING.setdefault(self._app, [])
+            running.append(framework)
             _show_state(self._app)
+            self._entered.callback(_show_state, self._app)
+            self._entered.callback(running.remove, framework)
             if shared is None:
                 # In requests alone, so that others do not pay for it.
                 framework.core.guard.refuse_where(current_scope.get)
-            self._requests = Requests.put_on(self._app, home)
+            self._entered.callback(Requests.put_on(self._app, home).take_off, self._app)
             warn_of_plain_endpoints(self._app)
             try:
                 prepare_endpoints(self._app, _is_running)
@@ -284,8 +287,9 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
         clock = framework.core.clock
         slow = self._settings.slow_loop
         if slow and shared is None and isinstance(clock, SystemClock):
-            self._watch = LoopWatch(clock, home, slow)
-            self._watch.start(sys._getframe())
+            watch = LoopWatch(clock, home, slow)
+            self._entered.callback(watch.stop)
+            watch.start(sys._getframe())
 
     async def _connect(self, framework: Framework, alone: bool) -> None:
         """Attach the telemetry, and connect the framework if it has only this app."""
@@ -336,18 +340,7 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
                 await in_thread(partial(framework.hand_over, grace), clock, what, grace)
             await drain(framework.core, home, max(0.0, end - clock.monotonic()), sleepers)
         finally:
-            framework.leave(home)
-            if self._watch is not None:
-                self._watch.stop()
-                self._watch = None
-            if self._requests is not None and self._app is not None:
-                self._requests.take_off(self._app)
-                _RUNNING[self._app].remove(framework)
-                _show_state(self._app)
-            if self._token is not None:
-                # If the context differs from the one that was entered, there is nothing to reset.
-                with suppress(ValueError):
-                    current_home.reset(self._token)
+            self._entered.close()
             if alone:
                 left = max(0.0, end - clock.monotonic())
                 what = f"{type(framework.core.ledger.store).__name__} and the pool to close"
@@ -363,6 +356,12 @@ _RUNNING: Final[weakref.WeakKeyDictionary[Starlette, list[Framework]]] = weakref
 def _is_running(app: object) -> bool:
     # A router is no key, since it cannot be hashed.
     return any(one is app and frameworks for one, frameworks in _RUNNING.items())
+
+
+def _reset(token: Token[Any]) -> None:
+    # If the context differs from the one that was entered, there is nothing to reset.
+    with suppress(ValueError):
+        current_home.reset(token)
 
 
 def _show_state(app: Starlette) -> None:

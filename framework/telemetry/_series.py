@@ -103,7 +103,7 @@ class Series:
         self._before: Readings = {}
         self._published = Published(registry, PREFIX) if are_several() else None
         if self._published is None:
-            registry.register(_AtScrape(self))
+            registry.register(self)
 
     # -- events
 
@@ -185,6 +185,21 @@ class Series:
                     found[key] = found.get(key, 0) + value
         return found
 
+    # -- the collector of a registry that is read, which has no files
+
+    def describe(self) -> Iterable[Metric]:
+        """Return the metrics without values, so that none is registered twice."""
+        return [_metric(figure) for figure in FIGURE.values()]
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the metrics that have a value."""
+        metrics: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
+        for (name, schedule), value in self.figures().items():
+            if name not in metrics:
+                metrics[name] = _metric(FIGURE[name])
+            metrics[name].add_metric([schedule] if schedule else [], value)
+        return metrics.values()
+
 
 class Attached:
     """A manager that is reported on.
@@ -213,26 +228,6 @@ class Attached:
             # A closed store counts from 0 again.
             self.counted[key] = found[key] = max(since, self.counted[key])
         return found
-
-
-class _AtScrape:
-    """Reads the figures when its registry is read."""
-
-    def __init__(self, series: Series) -> None:
-        self._series = series
-
-    def describe(self) -> Iterable[Metric]:
-        """Return the metrics without values, so that none is registered twice."""
-        return [_metric(figure) for figure in FIGURE.values()]
-
-    def collect(self) -> Iterable[Metric]:
-        """Return the metrics that have a value."""
-        metrics: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
-        for (name, schedule), value in self._series.figures().items():
-            if name not in metrics:
-                metrics[name] = _metric(FIGURE[name])
-            metrics[name].add_metric([schedule] if schedule else [], value)
-        return metrics.values()
 
 
 def _metric(figure: Figure) -> CounterMetricFamily | GaugeMetricFamily:

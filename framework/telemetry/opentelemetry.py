@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from weakref import WeakKeyDictionary
 
 from framework._records import checks, exports
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from framework._manager.face.manager import TaskManager
 
 __all__ = ["OpenTelemetrySink"]
+
+_Attached: TypeAlias = tuple[set[object], Callable[[], None]]
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -76,6 +78,7 @@ class OpenTelemetrySink:
         self._provider = tracer_provider
         self._exceptions = checks.flag("exceptions", exceptions)
         self._lock = threading.Lock()
+        # For each manager what `attach` was called for and not undone, and what ends it.
         self._attached: WeakKeyDictionary[TaskManager, _Attached] = WeakKeyDictionary()
 
     def attach(self, manager: TaskManager) -> Callable[[], None]:
@@ -90,33 +93,19 @@ class OpenTelemetrySink:
         with self._lock:
             attached = self._attached.get(manager)
             if attached is None:
-                tracing = Tracing(self._provider, self._exceptions)
-                attached = self._attached[manager] = _Attached(manager.subscribe(tracing))
-            attached.tokens.add(token)
+                end = manager.subscribe(Tracing(self._provider, self._exceptions))
+                attached = self._attached[manager] = set(), end
+            tokens, end = attached
+            tokens.add(token)
 
         def detach() -> None:
             with self._lock:
-                attached.tokens.discard(token)
-                if not attached.tokens and self._attached.get(manager) is attached:
+                tokens.discard(token)
+                if not tokens and self._attached.get(manager) is attached:
                     del self._attached[manager]
-                    attached.unsubscribe()
+                    end()
 
         return detach
-
-
-class _Attached:
-    """A manager that is traced.
-
-    Args:
-        unsubscribe: Ends that.
-
-    Attributes:
-        tokens: One for each `OpenTelemetrySink.attach` that was not undone.
-    """
-
-    def __init__(self, unsubscribe: Callable[[], None]) -> None:
-        self.unsubscribe = unsubscribe
-        self.tokens: set[object] = set()
 
 
 class Tracing:
