@@ -265,7 +265,7 @@ async def ways() -> AsyncIterator[list[Served]]:
         for way in OURS:
             app = _app_of(_no_job if way == INSIDE else _started(begins.get(way, sync_task)))
             # As for an app of its own, which would have a framework of its own.
-            Requests.put_on(app, core.intake.home())
+            Requests(app, core.intake.home())
             found.append(Served(app, way, core))
         yield found
 

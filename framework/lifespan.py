@@ -274,7 +274,7 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
             if shared is None:
                 # In requests alone, so that others do not pay for it.
                 framework.core.guard.refuse_where(current_scope.get)
-            self._entered.callback(Requests.put_on(self._app, home).take_off, self._app)
+            self._entered.callback(Requests(self._app, home).take_off)
             warn_of_plain_endpoints(self._app)
             try:
                 prepare_endpoints(self._app, _is_running)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
 from contextvars import Token
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 from framework._tasks.current import OVER, current_home, current_scope
 from framework._tasks.live import Home
@@ -12,11 +11,7 @@ from framework._tasks.mistakes import explain, explain_response
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
-
-Scope: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class Requests:
@@ -24,27 +19,24 @@ class Requests:
 
     It is put on by an assignment: when a lifespan starts, the app has built its stack, and refuses
     `add_middleware`.
+
+    Args:
+        app: The app, whose stack it wraps, and builds first if necessary.
+        home: The home.
     """
 
-    def __init__(self, inner: ASGIApp, home: Home, built: bool) -> None:
-        self._inner = inner
+    def __init__(self, app: Starlette, home: Home) -> None:
+        self._app = app
         self._home = home
-        self._built = built
+        self._before = app.middleware_stack
+        built = app.build_middleware_stack() if self._before is None else self._before
+        self._inner: ASGIApp = built
+        app.middleware_stack = self
 
-    @classmethod
-    def put_on(cls, app: Starlette, home: Home) -> Requests:
-        """Wrap the app's middleware stack, and build it first if necessary."""
-        built = app.middleware_stack is None
-        inner: Any = app.build_middleware_stack() if built else app.middleware_stack
-        requests = cls(inner, home, built)
-        app.middleware_stack = requests
-        return requests
-
-    def take_off(self, app: Starlette) -> None:
+    def take_off(self) -> None:
         """Restore the app's middleware stack, unless something else has wrapped it since."""
-        current: object = app.middleware_stack
-        if current is self:
-            app.middleware_stack = None if self._built else self._inner
+        if self._app.middleware_stack is self:
+            self._app.middleware_stack = self._before
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection with the home and its scope in its context."""

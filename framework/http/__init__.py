@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from framework._records import exports
 from framework._records.exports import provided
 from framework.http._accepting.apps import accept_routes
-from framework.http.accepted import Accepted
 from framework.http.health import health_router
 from framework.http.router import task_router
 from framework.http.views import Problem, TaskView
+
+if TYPE_CHECKING:
+    from framework._records.ids import Accepted
+else:
+    from framework.http._accepting.answer import Accepted
 
 __all__ = ["Accepted", "Problem", "TaskView", "health_router", "task_router"]
 

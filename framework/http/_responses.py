@@ -16,6 +16,7 @@ from framework._records.jsonsafe import is_small
 from framework._tasks.task import Task
 from framework.exceptions import FrameworkNotStartedError, RunAgainError
 from framework.http._streaming.hub import hub_of
+from framework.http._streaming.streams import left
 from framework.http.views import view_of
 
 _PRIVATE: Final = {"Cache-Control": "no-store"}
@@ -65,7 +66,7 @@ async def ended(request: Request, manager: TaskManager, task: Task, seconds: flo
         seconds: How long to wait at most.
     """
     waiting = asyncio.ensure_future(manager.wait(task.task_id, seconds))
-    leaving, hub = asyncio.ensure_future(_left(request)), hub_of(core_of(manager))
+    leaving, hub = asyncio.ensure_future(left(request.receive)), hub_of(core_of(manager))
     # A server that shuts down waits for its open requests.
     hub.enter(leaving.cancel)
     try:
@@ -81,12 +82,6 @@ async def ended(request: Request, manager: TaskManager, task: Task, seconds: flo
         waiting.cancel()
         leaving.cancel()
         await asyncio.gather(waiting, leaving, return_exceptions=True)
-
-
-async def _left(request: Request) -> None:
-    """Wait until the client has closed the connection."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def refusal(error: RunAgainError | FrameworkNotStartedError) -> HTTPException:

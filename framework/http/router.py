@@ -211,9 +211,10 @@ def _add_lists(router: APIRouter, access: Access) -> None:
         after: _After = None,
     ) -> Response:
         """Return a page of tasks, the newest first, without their results."""
-        viewer = access.viewer(request)
+        owner = access.owner_of(request)
         try:
-            page = await viewer.tasks(
+            page = await access.tasks(
+                owner,
                 status=status or None,
                 name=name or None,
                 search=search,
@@ -232,12 +233,12 @@ def _add_lists(router: APIRouter, access: Access) -> None:
 
         For an owner these are the tasks that are kept; otherwise all since the app has started.
         """
-        viewer = access.viewer(request)
+        owner = access.owner_of(request)
         if access.owner is None:
             figures = get_task_manager().get_stats()
             counts = {status.value: figures[status] for status in TaskStatus}
         else:
-            counts = await viewer.counts()
+            counts = await access.counts(owner)
         return answer({"submitted": sum(counts.values()), **counts})
 
 

@@ -71,45 +71,26 @@ class Access:
         """Return a task as the router shows it: to owners without its position in the queue."""
         return task if self.owner is None else without_places(task)
 
-    def viewer(self, request: Request) -> Viewer:
-        """Return who asks; raises like `owner_of`."""
-        return Viewer(self, self.owner_of(request))
-
-
-@dataclass(frozen=True, slots=True)
-class Viewer:
-    """Who asks for tasks, and so which ones they see.
-
-    Attributes:
-        access: What the router shows.
-        owner: Whom their tasks belong to. None for nobody, who sees no task, unless the router
-            shows all tasks.
-    """
-
-    access: Access
-    owner: str | None
-
-    async def tasks(self, **query: Any) -> TaskPage:
-        """Return a page of the tasks that they see; see `TaskManager.list_tasks`."""
-        if self._sees_none:
+    async def tasks(self, owner: str | None, **query: Any) -> TaskPage:
+        """Return a page of the tasks that *owner* sees; see `TaskManager.list_tasks`."""
+        own = self._query_of(owner)
+        if own is None:
             return TaskPage([], None, 0)
-        page = await get_task_manager().list_tasks(**{**query, **self._own})
-        return replace(page, tasks=[self.access.shown(task) for task in page.tasks])
+        page = await get_task_manager().list_tasks(**{**query, **own})
+        return replace(page, tasks=[self.shown(task) for task in page.tasks])
 
-    async def counts(self, field: str = "status") -> dict[Any, int]:
-        """Return how many tasks they see of each status, name or owner; see `counts_of`."""
-        if self._sees_none:
-            return dict.fromkeys(FIELDS[field].values, 0)
-        return await counts_of(require_core(), checked_query(**self._own), field)
+    async def counts(self, owner: str | None) -> dict[Any, int]:
+        """Return how many tasks of each status *owner* sees."""
+        own = self._query_of(owner)
+        if own is None:
+            return dict.fromkeys(FIELDS["status"].values, 0)
+        return await counts_of(require_core(), checked_query(**own), "status")
 
-    @property
-    def _sees_none(self) -> bool:
-        return self.access.owner is not None and self.owner is None
-
-    @property
-    def _own(self) -> dict[str, Any]:
-        """What all their queries ask for."""
-        return {} if self.owner is None else {"owner": self.owner}
+    def _query_of(self, owner: str | None) -> dict[str, Any] | None:
+        """Return what all queries of *owner* ask for; None if they see no task, as nobody does."""
+        if self.owner is None:
+            return {}
+        return None if owner is None else {"owner": owner}
 
 
 def _belongs_to(owner: str | None) -> Callable[[TaskRecord], bool]:

@@ -67,7 +67,8 @@ class EventStreamResponse(Response):
         keep_little(transport)
         seat = hub.listen(self._task)
         seat.seen = self._seen
-        watching = asyncio.ensure_future(_watch(receive, seat))
+        watching = asyncio.ensure_future(left(receive))
+        watching.add_done_callback(lambda _: seat.drop())
         sending, was_cancelled = asyncio.current_task(), False
 
         def cut() -> None:
@@ -152,11 +153,10 @@ def keep_little(transport: Any) -> None:  # Any: as above
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
 
 
-async def _watch(receive: Receive, seat: Seat) -> None:
-    """End the stream when the client has gone."""
+async def left(receive: Receive) -> None:
+    """Wait until the client has closed the connection."""
     while (await receive())["type"] != "http.disconnect":
         pass
-    seat.drop()
 
 
 def add_stream(router: APIRouter, access: Access) -> None:

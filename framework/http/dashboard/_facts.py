@@ -19,7 +19,7 @@ from framework._running.waits.policies import Policies
 from framework._running.waits.throttle import ThrottlePolicy
 from framework._tasks import registry
 from framework._tasks.task import Task
-from framework.http._access.access import Viewer
+from framework.http._access.access import Access
 
 _LONGEST: Final = 300
 """Characters of a text that a row shows; the task's details have all of it."""
@@ -76,31 +76,31 @@ _LATEST: Final = 300
 _LIVE: Final = (TaskStatus.PENDING, TaskStatus.RUNNING)
 
 
-async def page_facts(viewer: Viewer) -> dict[str, Any]:
-    """Return the facts about the tasks that somebody sees.
+async def page_facts(access: Access, owner: str | None) -> dict[str, Any]:
+    """Return the facts about the tasks that *owner* sees.
 
     Who sees all tasks gets those about what runs them too. How busy threads, throttles and
     schedules are would tell an owner what others do.
     """
-    latest = (await viewer.tasks(limit=_LATEST)).tasks
-    sees_all = viewer.access.owner is None
+    latest = (await access.tasks(owner, limit=_LATEST)).tasks
+    sees_all = access.owner is None
     names = {*(registry.names() if sees_all else ()), *(task.name for task in latest)}
     facts: dict[str, Any] = {
-        "counts": await (_counts(viewer) if sees_all else viewer.counts()),
+        "counts": await (_counts(access) if sees_all else access.counts(owner)),
         # Seconds are None for what is not over yet.
         "latest": [[task.status.value, task.queue_time, task.duration] for task in latest],
         "names": [jsonable(name) for name in sorted(names)],
     }
-    return {**facts, **await _shared(viewer)} if sees_all else facts
+    return {**facts, **await _shared(access)} if sees_all else facts
 
 
-async def _shared(viewer: Viewer) -> dict[str, Any]:
+async def _shared(access: Access) -> dict[str, Any]:
     """Return the facts about what the tasks of all owners share."""
     manager, live = get_task_manager(), TaskPage([], None, 0)
     core = core_of(manager)
     if core.others.exist:
         # Of calls that are counted for all processes, only the tasks that wait for them tell.
-        live = await viewer.tasks(status=_LIVE, limit=_LATEST)
+        live = await access.tasks(None, status=_LIVE, limit=_LATEST)
     return {
         "process": _process(manager),
         "schedules": await _schedules(manager),
@@ -108,14 +108,14 @@ async def _shared(viewer: Viewer) -> dict[str, Any]:
     }
 
 
-async def _counts(viewer: Viewer) -> dict[str, int]:
+async def _counts(access: Access) -> dict[str, int]:
     """Return how many tasks of each status the list has."""
     figures = get_task_manager().get_stats()
     counts = {status.value: figures[status.value] for status in TaskStatus}
     # They count since the start. While nothing was forgotten, that is what the list has.
     if sum(counts[status] for status in TaskStatus if status.is_final) == figures["kept"]:
         return counts
-    return await viewer.counts()
+    return await access.counts(None)
 
 
 def _process(manager: TaskManager) -> dict[str, Any]:

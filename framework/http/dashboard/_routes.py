@@ -86,8 +86,14 @@ def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) ->
         limit: Rows = 100,
     ) -> Response:
         """Return some rows of the list, and how many it has in all."""
-        found = await access.viewer(request).tasks(
-            status=status or None, name=name or None, search=search, offset=offset, limit=limit
+        owner = access.owner_of(request)
+        found = await access.tasks(
+            owner,
+            status=status or None,
+            name=name or None,
+            search=search,
+            offset=offset,
+            limit=limit,
         )
         rows = [row_of(task) for task in found.tasks]
         return _answer(request, access, {"total": found.total, "rows": rows})
@@ -95,7 +101,7 @@ def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) ->
     @router.get("/dashboard/facts", include_in_schema=False)
     async def show_facts(request: Request) -> Response:
         """Return what the page shows beside its list."""
-        facts = await page_facts(access.viewer(request))
+        facts = await page_facts(access, access.owner_of(request))
         root = request.scope.get("root_path", "")
         facts["buttons"] = [{"label": label, "path": root + buttons[label]} for label in buttons]
         return _answer(request, access, facts)
