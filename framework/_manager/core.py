@@ -203,7 +203,7 @@ class Core:
         self.clean_up = CleanUp(self.ledger, retention, settings)
         self.apply(settings)
         self.scene = LiveScene(self.ledger, self.engine)
-        self.results = Results(self.ledger, self.boxes, self.engine, pool._crew, self.others)
+        self.results = Results(self.runner, pool._crew, self.others)
         self.takes_over = False
         self.hubs: dict[asyncio.AbstractEventLoop, object] = {}
         if _LOGGER.isEnabledFor(logging.DEBUG):

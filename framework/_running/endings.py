@@ -249,7 +249,6 @@ class Endings:
             self._monotonic() if now is None else now,
             None,
             error,
-            error.__traceback__,
             reason,
             only_from,
             body_ended and only_from is None,

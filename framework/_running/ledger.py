@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from types import TracebackType
 from typing import Any, Final, Literal, TypeAlias
 
 from framework._records.checks import show
@@ -171,13 +170,17 @@ class Ledger(Events):
             with self.lock:
                 task.home.live.pop(task.task_id, None)
                 task.outbox = None
-                self.submitted -= 1
                 self.extra["rejected"] += 1
-                if task.status is PENDING:
-                    self.pending -= 1
-                else:
-                    self.running -= 1
+                self._uncount(task)
             raise
+
+    def _uncount(self, task: LiveTask) -> None:
+        """Count a task as if it had never come, with the lock held; it is not final."""
+        self.submitted -= 1
+        if task.status is PENDING:
+            self.pending -= 1
+        else:
+            self.running -= 1
 
     def share(self, task: LiveTask) -> None:
         """Publish a task's change to other processes; called without the lock."""
@@ -213,7 +216,6 @@ class Ledger(Events):
         now: float,
         result: Any = None,
         error: BaseException | None = None,
-        traceback: TracebackType | None = None,
         reason: str = "",
         only_from: TaskStatus | None = None,
         body_ended: bool = True,
@@ -226,7 +228,6 @@ class Ledger(Events):
             now: Monotonic second at which it ended.
             result: What it returned.
             error: Why it has no result.
-            traceback: The error's traceback when it was first raised.
             reason: Why it ended, for people.
             only_from: Leave the task as it is if it has another status; None for any status.
             body_ended: Whether its body has ended; if not, a body that runs keeps running.
@@ -247,7 +248,7 @@ class Ledger(Events):
             task.ended = now
             task.result = result
             if error is not None or reason or bodies or task.rest is not None:
-                _tell_why(task, error, traceback, reason)
+                _tell_why(task, error, reason)
             if before is PENDING:
                 self.pending -= 1
             else:
@@ -278,11 +279,7 @@ class Ledger(Events):
             waiters, task.waiters = task.waiters, None
             # Counted by whoever follows it from now on.
             if task.status not in FINAL:
-                self.submitted -= 1
-                if task.status is PENDING:
-                    self.pending -= 1
-                else:
-                    self.running -= 1
+                self._uncount(task)
         task.home.live.pop(task.task_id, None)
         if waiters:
             wake_all(waiters)
@@ -295,11 +292,7 @@ class Ledger(Events):
         It is INTERRUPTED for whoever refers to it here, so that nothing can happen to it any
         more; that is not stored. Call ``live.pop`` and wake the returned waiters after it.
         """
-        if task.status is PENDING:
-            self.pending -= 1
-        else:
-            self.running -= 1
-        self.submitted -= 1
+        self._uncount(task)
         task.status = TaskStatus.INTERRUPTED
         waiters, task.waiters = task.waiters, None
         return {} if waiters is None else waiters
@@ -383,10 +376,7 @@ class Ledger(Events):
             if self.sinks:
                 self.enqueue(task, "progress", progress=share, message=message)
         self.share(task)
-        if task.outbox is not None:
-            self.flush(task)
-        if self.interceptor is not None and not task.remote:
-            self.interceptor.after_event(task, "progress")
+        self._publish(task, "progress")
 
     def close_home(self, home: Home) -> None:
         """Accept no more tasks for *home*: when this returns, none will be added."""
@@ -424,6 +414,10 @@ class Ledger(Events):
             self.extra[kind] += 1
             if self.sinks and task.status not in FINAL:
                 self.enqueue(task, kind, delay=delay, error=error)
+        self._publish(task, kind)
+
+    def _publish(self, task: LiveTask, kind: str) -> None:
+        """Publish what a task that runs has told, and hand it to the interceptor."""
         if task.outbox is not None:
             self.flush(task)
         if self.interceptor is not None and not task.remote:
@@ -445,16 +439,12 @@ class Ledger(Events):
             self.extra[name] += by
 
 
-def _tell_why(
-    task: LiveTask,
-    error: BaseException | None,
-    traceback: TracebackType | None,
-    reason: str,
-) -> None:
+def _tell_why(task: LiveTask, error: BaseException | None, reason: str) -> None:
     """Set the fields that a task has only if its end was not the usual one."""
     if error is not None:
         task.error = error
-        task.traceback = traceback
+        # As it is when the error is first raised: each waiter's frames are added to it later.
+        task.traceback = error.__traceback__
     # An empty reason must not create `rest`.
     if reason or task.rest is not None:
         task.reason = reason

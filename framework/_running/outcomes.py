@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import traceback
+from dataclasses import dataclass
 from typing import Any, Final
 
 from framework._records.records import TaskRecord
@@ -34,6 +35,7 @@ class WorkerCrashError(BaseException):
     """
 
 
+@dataclass(eq=False, repr=False)
 class PublishAgain(BaseException):  # no error, and nobody may catch it as one
     """Leaves a task's function on a worker: the task is published again, and runs there later.
 
@@ -45,20 +47,11 @@ class PublishAgain(BaseException):  # no error, and nobody may catch it as one
         turn: Key of the throttle's window that it waits for; "" for none.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        delay: float,
-        error: BaseException | None,
-        reason: str,
-        turn: str = "",
-    ) -> None:
-        super().__init__(kind, delay)
-        self.kind = kind
-        self.delay = delay
-        self.error = error
-        self.reason = reason
-        self.turn = turn
+    kind: str
+    delay: float
+    error: BaseException | None
+    reason: str
+    turn: str = ""
 
 
 def raise_or_return(record: TaskRecord) -> Any:

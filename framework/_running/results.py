@@ -16,15 +16,14 @@ from typing import Any, Final, Protocol  # a result is whatever the task returne
 
 from framework._records.records import TaskRecord
 from framework._records.statuses import FINAL, PENDING, RUNNING
-from framework._running.ledger import Ledger
 from framework._running.outcomes import raise_or_return
+from framework._running.runner import Runner
 from framework._tasks.current import current_record
 from framework._tasks.live import LiveTask
 from framework._threads.crew import Crew
 from framework._threads.pool_threads import PoolThread, current_item, current_pool_thread
 from framework._threads.waiters import LoopWaiter, Mailboxes, ThreadWaiter
 from framework.exceptions import FrameworkNotStartedError, TaskNotFoundError
-from framework.protocols import TaskEngine
 
 BEFORE_WAITS: Final[list[Callable[[], object]]] = []
 """Called when a coroutine is about to wait for a task, in the whole process; empty but in tests."""
@@ -46,25 +45,16 @@ class Results:
     """Waits for the tasks of one manager.
 
     Args:
-        ledger: Registers the waiters.
-        boxes: The mailboxes of the event loops.
-        engine: Runs a queued task inline, if it can.
+        runner: Runs a queued task inline, if its engine can; its ledger registers the waiters.
         crew: The threads of the pool, with the graph of who waits for what.
         others: Waits for tasks that other processes run.
     """
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        boxes: Mailboxes,
-        engine: TaskEngine,
-        crew: Crew,
-        others: OtherProcesses,
-    ) -> None:
-        self._ledger = ledger
-        self._clock = ledger.clock
-        self._boxes = boxes
-        self._engine = engine
+    def __init__(self, runner: Runner, crew: Crew, others: OtherProcesses) -> None:
+        self._ledger = runner.ledger
+        self._clock = runner.ledger.clock
+        self._boxes = runner.boxes
+        self._engine = runner.engine
         self._crew = crew
         self._others = others
         self._waits = crew.waits

@@ -52,7 +52,6 @@ class Crew:
         abandoned: How many threads run an item past its limit.
         cancelled: How many items were cancelled before they ran.
         ended: How many items ended with each status. Living threads keep their own counts.
-        outflow: Measures how fast the queue empties; None for no such measure.
         timings: When the latest items were queued, started and ended, in monotonic seconds.
 
     Args:
@@ -61,6 +60,7 @@ class Crew:
         initializer: Called first on each thread, or None.
         initargs: Arguments for *initializer*.
         queue_size: How many items may wait, 1 or more; None for no bound.
+        outflow: Measures how fast the queue empties.
     """
 
     thread_type: ClassVar[type[PoolThread]] = PoolThread
@@ -72,6 +72,7 @@ class Crew:
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
         queue_size: int | None,
+        outflow: Outflow,
     ) -> None:
         self.max_workers = max_workers
         self.queue_size = queue_size
@@ -94,7 +95,7 @@ class Crew:
         self._initializer = initializer
         self._initargs = initargs
         self._started = 0
-        self.outflow: Outflow | None = None
+        self._outflow = outflow
         _CREWS.add(self)
 
     @property
@@ -128,9 +129,7 @@ class Crew:
     def queue_full(self, size: int) -> QueueFullError:
         """Count a refusal and return its error, which says when to come back; lock held."""
         self.rejected += 1
-        if self.outflow is None:
-            return QueueFullError(size)
-        return QueueFullError(size, self.outflow.next_place(self.submitted - self.queued))
+        return QueueFullError(size, self._outflow.next_place(self.submitted - self.queued))
 
     def put_all(self, items: Sequence[Any]) -> list[tuple[Any, Exception]]:
         """Queue *items*, regardless of `queue_size`; return those that were refused, and why."""

@@ -8,9 +8,8 @@ from itertools import chain
 from operator import attrgetter
 from typing import Any, Final
 
-from framework._records.pages import SEARCHED_LABEL, PageQuery
+from framework._records.pages import SEARCHED_LABEL, PageQuery, finder
 from framework._records.records import Label
-from framework._records.searching import finder
 
 NO, BY_ID, YES = range(3)
 """Whether a task with a label matches: not, if its id has what is searched for, or yes."""

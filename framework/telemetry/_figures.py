@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 
 from framework._manager.core import Core
 from framework._manager.inside import crew_of
-from framework._threads.figures import thread_figures
+from framework._threads.pool import thread_figures
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ def step(manager: TaskManager, task: LiveTask, move: TaskStatus, now: float) -> 
     """Make one move through the ledger; return whether it was allowed."""
     if move is RUNNING:
         return manager._core.ledger.start(task, now)
-    ended = manager._core.ledger.end(task, move, now, "result", ValueError(move), None, "reason")
+    ended = manager._core.ledger.end(task, move, now, "result", ValueError(move), "reason")
     return ended is not None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framework._records.searching import finder, variants
+from framework._records.pages import finder, variants
 
 
 def test_what_is_found() -> None:

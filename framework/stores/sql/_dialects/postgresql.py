@@ -10,7 +10,7 @@ from sqlalchemy import event
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL, Connection, Engine
 
-from framework._records.searching import variants
+from framework._records.pages import variants
 from framework._threads.clock import SystemClock
 from framework.stores.sql._dialects.dialect import Change, Dialect, Row, like, upserted
 

@@ -23,7 +23,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.sql.operators import custom_op
 
-from framework._records.searching import variants
+from framework._records.pages import variants
 from framework._threads.clock import SystemClock
 from framework.stores.sql._dialects import dialect
 from framework.stores.sql._dialects.dialect import (
