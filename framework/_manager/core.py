@@ -164,7 +164,7 @@ class Core:
             workers_log=workers is not None and workers.logs_failures,
         )
         self.runner = Runner(
-            self.endings, self.boxes, self.engine, interceptor, runs_of, pool._crew.queue.use_levels
+            self.endings, self.boxes, self.engine, runs_of, pool._crew.queue.use_levels
         )
         self.policies = self._policies(parts.policies_type)
         joined = Joined(rules)
@@ -219,7 +219,7 @@ class Core:
         # No other process lives in virtual time.
         if windows is None or not isinstance(self.clock, SystemClock):
             return own_type(self.clock, self.rng, self.endings)
-        return SharedPolicies(self.clock, self.rng, self.endings, windows, self.boxes)
+        return SharedPolicies(self.endings, self.rng, windows, self.boxes)
 
     # -- tasks of other processes
 

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, cast
 
 from framework._records.statuses import CANCELLED, FAILED, FINAL, INTERRUPTED, PENDING
+from framework._running.log import report_unread
 from framework._running.outcomes import clear_frames, raise_or_return
 from framework._running.runner import Runner, set_current
 from framework._tasks.live import LiveTask
@@ -350,7 +351,8 @@ class Drive:
             if self._cancel_requested and awaiter.cancelling() > self._baseline:
                 awaiter.uncancel()
             if self.in_place and awaiter.cancelling() > self._baseline:
-                self._runner.endings.unread(self._task)
+                # It was left to a waiter which then did not read it.
+                report_unread((self._task,))
                 cancelled = isinstance(error, asyncio.CancelledError)
                 raise error if cancelled and error is not None else asyncio.CancelledError
         return raise_or_return(self._task) if self.in_place else None

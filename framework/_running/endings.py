@@ -28,7 +28,7 @@ from framework._records.statuses import (
     TaskStatus,
 )
 from framework._running.ledger import Ledger
-from framework._running.log import Failures, report_unread
+from framework._running.log import Failures
 from framework._running.outcomes import WorkerCrashError, clear_frames
 from framework._running.retention import Retention
 from framework._tasks.current import hook_owner
@@ -282,10 +282,6 @@ class Endings:
         # Before the task can be evicted, which would log it as well.
         task.logged = True
         return True
-
-    def unread(self, task: LiveTask) -> None:
-        """Log a failure that was left to a waiter which then did not read it."""
-        report_unread((task,))
 
     def stop_body(self, task: LiveTask) -> None:
         """Stop the body of a task that is final or being cancelled, as far as possible.

@@ -25,7 +25,7 @@ from framework._tasks.options import NORMAL
 from framework._threads.clock import SystemClock
 from framework._threads.waiters import Mailboxes
 from framework.exceptions import TaskCancelledError
-from framework.protocols import Interceptor, Run, TaskEngine
+from framework.protocols import Run, TaskEngine
 
 
 class Runner:
@@ -35,12 +35,12 @@ class Runner:
         endings: Ends the tasks; has their ledger and their limits.
         boxes: The mailboxes of the event loops.
         engine: Where tasks run.
-        interceptor: Is called around deliveries and attempts; None for none.
         runs_of: Makes `runs`; see `coroutines.runs_of`.
         use_levels: Called before a task is launched whose priority is not normal; see
             `ItemQueue.use_levels`.
 
     Attributes:
+        interceptor: Is called around deliveries and attempts; None for none.
         runs: What the engine calls with a task of each kind.
         monotonic: Reads the framework's clock.
         drives: The coroutines that have been suspended and have not ended.
@@ -52,7 +52,6 @@ class Runner:
         endings: Endings,
         boxes: Mailboxes,
         engine: TaskEngine,
-        interceptor: Interceptor | None,
         runs_of: Callable[[Runner], dict[Kind, Run]],
         use_levels: Callable[[], None],
     ) -> None:
@@ -61,7 +60,7 @@ class Runner:
         self.ledger = endings.ledger
         self.boxes = boxes
         self.engine = engine
-        self.interceptor = interceptor
+        self.interceptor = endings.ledger.interceptor
         self._use_levels = use_levels
         self.drives = Drives()
         # Only virtual time can be held; in real time each task saves the calls.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from framework._records.exports import provided
@@ -97,9 +97,7 @@ class Task(Accepted[Any]):
     @property
     def created_at(self) -> datetime:
         """When the task was submitted, in UTC."""
-        stamp = self._record.wall(self._record.created)
-        assert stamp is not None
-        return stamp
+        return datetime.fromtimestamp(self._record.created_at, UTC)
 
     @property
     def started_at(self) -> datetime | None:

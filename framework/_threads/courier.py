@@ -41,6 +41,10 @@ GRAIN: Final = 1e-9
 class Courier:
     """One thread, which is started by the first thing that there is to do.
 
+    Attributes:
+        is_failing: Whether the last try has failed; its error was handed on before this is true.
+        is_stopped: Whether no further call and no further turn begins.
+
     Args:
         name: The name of the thread.
         turn: Called when it is due, and after each `wake`. Returns the seconds until it is due
@@ -68,7 +72,7 @@ class Courier:
         self._ended = ended
         self._clock = clock or SystemClock()
         # Two steps: what is left is still done, and then no more of it.
-        self._closed = self._stopped = False
+        self._closed = self.is_stopped = False
         self._begin()
 
     def _begin(self) -> None:
@@ -78,20 +82,10 @@ class Courier:
         self._condition = threading.Condition(threading.Lock())
         self._calls: deque[Callable[[], object]] = deque()
         self._due = math.inf
-        self._busy = self._failing = False
+        self._busy = self.is_failing = False
         self._thread: threading.Thread | None = None
 
     # -- any thread
-
-    @property
-    def is_failing(self) -> bool:
-        """Whether the last try has failed; its error was handed on before this is true."""
-        return self._failing
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether no further call and no further turn begins."""
-        return self._stopped
 
     @property
     def is_running(self) -> bool:
@@ -119,14 +113,14 @@ class Courier:
         """Block until there is nothing to do now, a try has failed, or the thread has ended."""
         condition = self._here()
         with condition:
-            while self._busy and not self._failing:
+            while self._busy and not self.is_failing:
                 condition.wait()
 
     def stop(self) -> None:
         """End the thread after the call in progress; do not wait for it."""
         condition = self._here()
         with condition:
-            self._closed = self._stopped = True
+            self._closed = self.is_stopped = True
             condition.notify_all()
 
     def close(self, patience: float) -> None:
@@ -152,7 +146,7 @@ class Courier:
     def _start(self) -> bool:
         """Start or notify the thread; False if it has ended. Called with the lock held."""
         # While it does the last things, it takes what these hand in.
-        if self._stopped or (self._closed and not self._busy):
+        if self.is_stopped or (self._closed and not self._busy):
             return False
         if self._thread is None:
             # Only now: a process that hands in nothing has no such thread.
@@ -172,15 +166,15 @@ class Courier:
                 try:
                     self._work()
                 except Exception as error:  # whatever it is, the next try may succeed
-                    if self._failed is not None and not self._stopped:
+                    if self._failed is not None and not self.is_stopped:
                         self._failed(error)
                     self._pause(self._pauses[min(tries, len(self._pauses) - 1)])
                     tries += 1
                 else:
-                    tries, self._failing = 0, False
+                    tries, self.is_failing = 0, False
         finally:
             with self._condition:
-                self._stopped, self._busy = True, False
+                self.is_stopped, self._busy = True, False
                 self._condition.notify_all()
             if self._ended is not None:
                 self._ended()
@@ -188,7 +182,7 @@ class Courier:
     def _await_work(self) -> bool:
         """Wait until there is something to do; False if the thread is to end."""
         with self._condition:
-            while not self._stopped:
+            while not self.is_stopped:
                 wait = self._due - self._clock.monotonic()
                 if self._calls or wait < GRAIN:
                     return True
@@ -225,9 +219,9 @@ class Courier:
         """Wait before the next try; `close` and `stop` end it."""
         end = self._clock.monotonic() + seconds
         with self._condition:
-            self._failing, closed = True, self._closed
+            self.is_failing, closed = True, self._closed
             self._condition.notify_all()
-            while not self._stopped and self._closed is closed:
+            while not self.is_stopped and self._closed is closed:
                 left = end - self._clock.monotonic()
                 if left < GRAIN:
                     break

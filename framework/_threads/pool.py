@@ -173,7 +173,28 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
         ``max``, ``p50``, ``p95`` and ``p99`` in seconds over the latest 2,048 calls; all but
         the count are None if there were none.
         """
-        return pool_figures(self._crew)
+        crew = self._crew
+        with crew.lock:
+            ended = crew.ended.copy()
+            fresh: list[Item] = []
+            for thread in crew.threads:
+                counts, uncounted = thread.tally()
+                fresh += uncounted
+                for status, count in counts.items():
+                    ended[status] += count
+            for item in fresh:
+                ended[item.status] += 1
+            timings = [*crew.timings, *map(_timing, fresh)]
+            figures: dict[str, Any] = thread_figures(crew)
+            figures["submitted"] = crew.submitted
+            figures["rejected"] = crew.rejected
+            cancelled = crew.cancelled
+        figures |= {"completed": 0, "failed": 0, "cancelled": cancelled, "timed_out": 0}
+        for status in FINAL:
+            figures[TRAITS[status].figure or TRAITS[status].event] += ended[status]
+        figures["wait_time"] = summary([started - queued for queued, started, _ in timings])
+        figures["run_time"] = summary([end - started for _, started, end in timings])
+        return figures
 
     def get_active_tasks(self) -> list[dict[str, Any]]:
         """Return the calls that run now, as JSON-safe dicts; from any thread.
@@ -221,31 +242,6 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
 
 
 # -- figures, read under the lock of the crew
-
-
-def pool_figures(crew: Crew) -> dict[str, Any]:
-    """Return the figures of a pool; see `ThreadPoolExecutorEnhanced.get_stats`."""
-    with crew.lock:
-        ended = crew.ended.copy()
-        fresh: list[Item] = []
-        for thread in crew.threads:
-            counts, uncounted = thread.tally()
-            fresh += uncounted
-            for status, count in counts.items():
-                ended[status] += count
-        for item in fresh:
-            ended[item.status] += 1
-        timings = [*crew.timings, *map(_timing, fresh)]
-        figures: dict[str, Any] = thread_figures(crew)
-        figures["submitted"] = crew.submitted
-        figures["rejected"] = crew.rejected
-        cancelled = crew.cancelled
-    figures |= {"completed": 0, "failed": 0, "cancelled": cancelled, "timed_out": 0}
-    for status in FINAL:
-        figures[TRAITS[status].figure or TRAITS[status].event] += ended[status]
-    figures["wait_time"] = summary([started - queued for queued, started, _ in timings])
-    figures["run_time"] = summary([end - started for _, started, end in timings])
-    return figures
 
 
 def thread_figures(crew: Crew) -> dict[str, int | bool]:

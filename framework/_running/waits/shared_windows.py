@@ -30,7 +30,7 @@ from framework._tasks.places import key_digest, stable_text
 from framework._threads.reply import Reply, Steps, block, suspend
 from framework._threads.waiters import LoopSleeper, Mailboxes, ThreadSleeper
 from framework.exceptions import StoreUnavailableError
-from framework.protocols import Clock, SharedWindows
+from framework.protocols import SharedWindows
 from framework.protocols._windows import WindowAnswer, WindowRequest
 
 _MARGIN: Final = 0.05
@@ -50,9 +50,9 @@ class SharedPolicies(Policies):
     """Policies whose throttles count the calls of all processes.
 
     Args:
-        clock: Source of time for delays, and for the windows that are not shared.
+        endings: Of the tasks in which calls sleep; their clock is that of delays, and of the
+            windows that are not shared.
         rng: Source of the jitter.
-        endings: Of the tasks in which calls sleep.
         windows: Counts the calls.
         boxes: The mailboxes of the event loops.
     """
@@ -60,14 +60,9 @@ class SharedPolicies(Policies):
     asks = True
 
     def __init__(
-        self,
-        clock: Clock,
-        rng: random.Random,
-        endings: Endings,
-        windows: SharedWindows,
-        boxes: Mailboxes,
+        self, endings: Endings, rng: random.Random, windows: SharedWindows, boxes: Mailboxes
     ) -> None:
-        super().__init__(clock, rng, endings)
+        super().__init__(endings.ledger.clock, rng, endings)
         self._windows = windows
         self._boxes = boxes
 
