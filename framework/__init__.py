@@ -17,7 +17,7 @@ from framework._records.ids import TaskId
 from framework._records.records import CancelOutcome
 from framework._records.schedules import ScheduleInfo
 from framework._records.statuses import TaskStatus
-from framework._tasks.current import current_task
+from framework._tasks.live import current_task
 from framework._tasks.task import Task
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework.exceptions import (

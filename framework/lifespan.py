@@ -29,8 +29,8 @@ from framework._manager.servers import worker_count
 from framework._manager.settings import Settings
 from framework._records import checks
 from framework._running.log import install_task_fields
-from framework._tasks.current import current_home, current_scope
-from framework._tasks.live import Home, Sleeper
+from framework._tasks.current import current_scope
+from framework._tasks.live import Home, Sleeper, current_home
 from framework._threads.clock import SystemClock
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.watch.loop_watch import LoopWatch

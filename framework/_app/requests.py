@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextvars import Token
 from typing import TYPE_CHECKING
 
-from framework._tasks.current import OVER, current_home, current_scope
-from framework._tasks.live import Home
+from framework._tasks.current import OVER, current_scope
+from framework._tasks.live import Home, current_home
 from framework._tasks.mistakes import explain, explain_response
 
 if TYPE_CHECKING:

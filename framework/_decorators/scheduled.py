@@ -13,11 +13,10 @@ from framework._decorators.submitted import check_requeued
 from framework._manager.frameworks import find_core
 from framework._records.due import Cron, Daily, DueTimes, Every, Once, interval
 from framework._tasks import registry
-from framework._tasks.current import current_home
 from framework._tasks.decorated import ScheduleDecorator
 from framework._tasks.functions import checker_for, kind_of, name_of, signature_of
 from framework._tasks.injection import injected
-from framework._tasks.live import Home
+from framework._tasks.live import Home, current_home
 from framework._tasks.options import COPY, SCHEDULE, ScheduleOptions, merged
 from framework._tasks.specs import Schedule, TaskSpec
 

@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 
 from framework._manager.core import Core
 from framework._records.reasons import span
-from framework._records.restart import WAITS
+from framework._records.records import WAITS
 from framework._records.statuses import FINAL, INTERRUPTED, TaskStatus
 from framework._running.log import Tally
 from framework._tasks.live import Driver, Home, LiveTask, Sleeper

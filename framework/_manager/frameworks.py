@@ -24,8 +24,7 @@ from framework._manager.face.manager import TaskManager
 from framework._manager.hosting.host import RemoteHost
 from framework._manager.settings import Settings
 from framework._running.waits.policies import Policies, standalone
-from framework._tasks.current import current_home
-from framework._tasks.live import Home
+from framework._tasks.live import Home, current_home
 from framework._threads.clock import SystemClock
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework.exceptions import FrameworkNotStartedError

@@ -26,8 +26,7 @@ from typing import Any, Final
 from framework._records.jsonsafe import cut, safe_str
 from framework._records.records import TaskEvent, TaskRecord, is_unseen
 from framework._records.statuses import TaskStatus
-from framework._tasks.current import current_record
-from framework._tasks.live import LiveTask
+from framework._tasks.live import LiveTask, current_record
 from framework.exceptions import TaskTimeoutError
 
 _LOGGER = logging.getLogger("asyncframe")

@@ -18,8 +18,7 @@ from framework._records.records import TaskRecord
 from framework._records.statuses import FINAL, PENDING, RUNNING
 from framework._running.outcomes import raise_or_return
 from framework._running.runner import Runner
-from framework._tasks.current import current_record
-from framework._tasks.live import LiveTask
+from framework._tasks.live import LiveTask, current_record
 from framework._threads.crew import Crew
 from framework._threads.pool_threads import PoolThread, current_item, current_pool_thread
 from framework._threads.waiters import LoopWaiter, Mailboxes, ThreadWaiter

@@ -18,9 +18,8 @@ from typing import Any
 from framework._records.records import Kind
 from framework._records.statuses import CANCELLED, FAILED, FINAL, PENDING
 from framework._running.endings import Endings
-from framework._tasks.current import current_record
 from framework._tasks.functions import Args, Kwargs
-from framework._tasks.live import Driver, Home, LiveTask
+from framework._tasks.live import Driver, Home, LiveTask, current_record
 from framework._tasks.options import NORMAL
 from framework._threads.clock import SystemClock
 from framework._threads.waiters import Mailboxes

@@ -1,4 +1,4 @@
-"""A live task: its record, and what is needed to run it.
+"""A live task: its record, what is needed to run it, and which one is current.
 
 Its status changes only in `ledger`, and only as the table `statuses.TRAITS` allows.
 """
@@ -12,11 +12,15 @@ from contextvars import Context, ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from framework._records import checks
 from framework._records.ids import TaskId
+from framework._records.jsonsafe import LONGEST_TEXT, cut
 from framework._records.records import Rare, TaskRecord
 from framework._records.statuses import PENDING, TaskStatus
 from framework._tasks.places import TaskPlaces
 from framework._tasks.specs import Hooks, TaskSpec
+from framework._tasks.task import Task
+from framework.exceptions import TaskCancelledError
 
 CARRIED: Final = ContextVar[Mapping[str, str] | None]("asyncframe_carried", default=None)
 """In a task's own context: what tracers carry from its submission to its start."""
@@ -213,6 +217,34 @@ class LiveTask(TaskRecord):
         """What travels with it to the process that runs it; see `protocols.TaskTracer`."""
         context = self.context
         return (None if context is None else context.get(CARRIED)) or {}
+
+    def report_progress(self, progress: float, message: str) -> None:
+        """Do what `Task.report_progress` says, for the one that `current_task` has returned."""
+        share = checks.number("progress", progress, at_least=0, at_most=1)
+        told = cut(checks.text("message", message), LONGEST_TEXT)
+        self.home.core.ledger.progress(self, share, told)
+
+    def check_cancelled(self) -> None:
+        """Do what `Task.check_cancelled` says, for the one that `current_task` has returned."""
+        if self.cancel_requested or self.status.is_final:
+            raise TaskCancelledError(self.task_id, self.name)
+
+
+current_home: ContextVar[Home | None] = ContextVar("asyncframe_home", default=None)
+"""The home of the app whose request or task runs here, or None."""
+
+current_record: ContextVar[LiveTask | None] = ContextVar("asyncframe_task", default=None)
+"""The task that runs here, or None."""
+
+
+def current_task() -> Task | None:
+    """Return the task that is running here; None outside a task.
+
+    It also works in coroutines that the task starts, and in threads that copy its
+    context.
+    """
+    task = current_record.get()
+    return None if task is None else Task(task, control=task)
 
 
 def new_task(

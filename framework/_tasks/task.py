@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from framework._records.exports import provided
 from framework._records.ids import Accepted, TaskId
@@ -281,11 +280,14 @@ class Task(Accepted[Any]):
         return f"<Task {self._record.task_id} {self._record.name} {self._record.status}>"
 
 
-class TaskControl(NamedTuple):
-    """What a running task can do; created for `current_task`."""
+class TaskControl(Protocol):
+    """What a running task can do: a `live.LiveTask`."""
 
-    report_progress: Callable[[float, str], None]
-    check_cancelled: Callable[[], None]
+    def report_progress(self, progress: float, message: str) -> None:
+        """See `Task.report_progress`."""
+
+    def check_cancelled(self) -> None:
+        """See `Task.check_cancelled`."""
 
 
 def _iso(stamp: datetime | None) -> str | None:

@@ -14,7 +14,7 @@ from typing import (  # routes and scopes have attributes and values of any type
 )
 from urllib.parse import quote
 
-from framework._tasks.current import current_home
+from framework._tasks.live import current_home
 from framework.http._access.access import Access
 from framework.http._access.mounted import unfolded
 from framework.http.views import TaskView

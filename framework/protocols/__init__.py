@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from framework._records import exports
 from framework._records.pages import PageQuery
-from framework._records.records import Kind, TaskEvent, TaskRecord
-from framework._records.restart import Restart
+from framework._records.records import Kind, Restart, TaskEvent, TaskRecord
 from framework._records.schedules import RunClaim, ScheduleState
 from framework._records.statuses import TaskStatus
 from framework._tasks.facts import dump_record, load_record

@@ -31,8 +31,7 @@ from framework._running.endings import Endings
 from framework._running.log import install_task_fields
 from framework._running.outcomes import PublishAgain
 from framework._tasks import wire
-from framework._tasks.current import current_home
-from framework._tasks.live import CARRIED, Home, LiveTask, Waiter, new_task
+from framework._tasks.live import CARRIED, Home, LiveTask, Waiter, current_home, new_task
 from framework._tasks.specs import TaskSpec
 from framework._threads.clock import SystemClock
 from framework._threads.courier import Courier

@@ -28,7 +28,7 @@ from framework import (
 )
 from framework._manager.hosting import host, taking_over
 from framework._manager.others import other_processes
-from framework._records.restart import WAITS
+from framework._records.records import WAITS
 from framework.protocols import TaskEvent
 from framework.stores.sql import SQLStore
 from framework.stores.sql._dialects.chosen import checked_url

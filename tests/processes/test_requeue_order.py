@@ -12,8 +12,7 @@ import sqlalchemy as sa
 
 from framework import background_task
 from framework._records.ids import random_id
-from framework._records.records import Label, TaskRecord
-from framework._records.restart import WAITS, Restart
+from framework._records.records import WAITS, Label, Restart, TaskRecord
 from framework.stores.sql._shared import orphans as _orphans
 from framework.stores.sql._shared.membership import MISSED
 from framework.stores.sql._tables.schema import TASKS

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from framework import background_task, get_task_manager, setup_async_framework
 from framework._records.pages import PageQuery, key_of
 from framework._records.records import Label, TaskRecord
-from framework._tasks.current import current_record
+from framework._tasks.live import current_record
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql import SQLStore
 from framework.stores.sql._reading.observer import Observer, Process

@@ -10,8 +10,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
-from framework._records.records import Label
-from framework._records.restart import Restart
+from framework._records.records import Label, Restart
 from framework._records.statuses import TaskStatus
 from framework.protocols import PlaceAnswer, PlaceRequest
 from framework.stores.sql._shared import places as _places

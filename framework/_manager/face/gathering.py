@@ -23,8 +23,7 @@ from typing import Any, Generic, TypeVar
 from framework._records import checks
 from framework._records.statuses import COMPLETED
 from framework._running.outcomes import raise_or_return
-from framework._tasks.current import current_record
-from framework._tasks.live import LiveTask
+from framework._tasks.live import LiveTask, current_record
 from framework._tasks.task import Task
 from framework.exceptions import DeadlockError, QueueFullError
 

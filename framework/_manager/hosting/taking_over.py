@@ -12,11 +12,9 @@ from framework._manager.core import Core
 from framework._manager.others.questions import Then
 from framework._records.ids import TaskId
 from framework._records.reasons import delayed
-from framework._records.records import TaskRecord
-from framework._records.restart import Restart
+from framework._records.records import Restart, TaskRecord
 from framework._tasks import registry
-from framework._tasks.current import current_home
-from framework._tasks.live import CARRIED, LiveTask, new_task
+from framework._tasks.live import CARRIED, LiveTask, current_home, new_task
 from framework._tasks.options import COPY, CopyOptions
 from framework._tasks.specs import TaskSpec
 from framework._tasks.wire import call_options, decode_call, encode_call

@@ -14,8 +14,9 @@ from typing import Any, Final
 from framework._manager.request_bound.kinds import PLAIN, refused
 from framework._manager.request_bound.parts import held_by, parts_of, shown
 from framework._manager.request_bound.yielded import files_in, yielded_in
-from framework._tasks.current import current_record, current_scope
+from framework._tasks.current import current_scope
 from framework._tasks.functions import bare_function, one_line, signature_of
+from framework._tasks.live import current_record
 from framework._tasks.specs import TaskSpec
 
 _DEPTH: Final = 3

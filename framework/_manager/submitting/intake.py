@@ -29,8 +29,8 @@ from framework._records.statuses import PENDING, TaskStatus
 from framework._running.coroutines import Drive
 from framework._running.endings import Ends
 from framework._running.runner import Runner
-from framework._tasks.current import current_home, hook_owner
-from framework._tasks.live import Home, HomeCore, LiveTask
+from framework._tasks.current import hook_owner
+from framework._tasks.live import Home, HomeCore, LiveTask, current_home
 from framework._tasks.places import Existing
 from framework._tasks.specs import TaskSpec
 from framework._threads.reply import Reply, Steps, block, suspend

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from framework._manager.submitting.partner import Joined, Partner
 from framework._records import checks
-from framework._tasks.current import current_record, hook_owner
-from framework._tasks.live import LiveTask
+from framework._tasks.current import hook_owner
+from framework._tasks.live import LiveTask, current_record
 
 
 class Owners(Partner):

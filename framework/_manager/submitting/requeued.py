@@ -27,8 +27,7 @@ from functools import partial
 from typing import ClassVar, Final, cast
 
 from framework._manager.submitting.partner import Partner
-from framework._records.records import Kind, TaskRecord
-from framework._records.restart import Restart
+from framework._records.records import Kind, Restart, TaskRecord
 from framework._records.statuses import FINAL, PENDING
 from framework._running.endings import Ends
 from framework._running.runner import Runner

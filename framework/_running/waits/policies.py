@@ -25,8 +25,7 @@ from framework._records.statuses import FINAL, RUNNING
 from framework._running.endings import Endings
 from framework._running.waits.retry import RetryPolicy
 from framework._running.waits.throttle import Gate, Gates, ThrottlePolicy
-from framework._tasks.current import current_record
-from framework._tasks.live import Sleeper
+from framework._tasks.live import Sleeper, current_record
 from framework._threads.clock import SystemClock
 from framework._threads.reply import Steps, block, suspend
 from framework._threads.waiters import LoopSleeper, ThreadSleeper

@@ -12,7 +12,8 @@ from framework._manager.frameworks import find_core
 from framework._records.ids import TaskId
 from framework._records.records import TaskRecord
 from framework._records.statuses import TaskStatus
-from framework._tasks.current import current_record, current_scope
+from framework._tasks.current import current_scope
+from framework._tasks.live import current_record
 from framework._tasks.task import Task
 from framework.http._routes import Urls, shown_at
 

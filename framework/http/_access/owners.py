@@ -12,9 +12,9 @@ from fastapi import Request, params
 
 from framework._manager.frameworks import require_core
 from framework._records import checks
-from framework._tasks.current import OVER, current_home, current_scope
+from framework._tasks.current import OVER, current_scope
 from framework._tasks.functions import is_async
-from framework._tasks.live import Home
+from framework._tasks.live import Home, current_home
 
 _LOGGER = logging.getLogger("asyncframe")
 

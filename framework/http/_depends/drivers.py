@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, Final, TypeVar  # dependencies return anything
 
 from framework._manager.core import Core
-from framework._tasks.current import current_record
+from framework._tasks.live import current_record
 from framework._threads.user_threads import DEPENDENCY, call_on_thread
 from framework._threads.waiters import ThreadWaiter
 from framework.http._depends.scope import Scope, Step

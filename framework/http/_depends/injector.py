@@ -10,9 +10,9 @@ from typing import Any  # a task's function may take and return anything
 
 from framework._decorators.dressing import Dress
 from framework._records.statuses import TaskStatus
-from framework._tasks.current import current_home, current_record
 from framework._tasks.functions import is_async, name_of, signature_of
 from framework._tasks.injection import LAYER
+from framework._tasks.live import current_home, current_record
 from framework.exceptions import TaskInterruptedError, TaskTimeoutError
 from framework.http._depends.drivers import Companion, Threads, close_later, finish
 from framework.http._depends.graph import Edge, edges_of, optional_of

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from framework._manager.submitting.limited import Limited
-from framework._tasks.current import current_record
+from framework._tasks.live import current_record
 from framework._tasks.places import GRANTED
 from framework.exceptions import QueueFullError, TaskCancelledError
 from tests.explore.ourselves.run import Gate, Run

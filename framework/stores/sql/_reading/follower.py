@@ -17,8 +17,7 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
-from framework._records.records import TaskRecord
-from framework._records.restart import Restart
+from framework._records.records import Restart, TaskRecord
 from framework._records.statuses import TaskStatus
 from framework.stores.sql._dialects.dialect import Row
 from framework.stores.sql._reading.mirror import Mirror

@@ -17,8 +17,7 @@ from sqlalchemy.engine import Connection
 
 from framework._records.ids import random_id
 from framework._records.pages import PageQuery
-from framework._records.records import TaskRecord
-from framework._records.restart import Restart
+from framework._records.records import Restart, TaskRecord
 from framework._records.schedules import ScheduleState
 from framework._records.statuses import FINAL, TaskStatus
 from framework.exceptions import StoreUnavailableError

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from framework._records.restart import WAITS
+from framework._records.records import WAITS
 from framework._records.statuses import TaskStatus
 from framework._tasks import registry
 from framework._tasks.wire import encode_error

@@ -13,8 +13,7 @@ from typing import Any, Final, NamedTuple
 from framework._records.ids import TaskId
 from framework._records.jsonsafe import safe_str
 from framework._records.pages import wall_end
-from framework._records.records import Label, TaskRecord, label_of
-from framework._records.restart import Restart
+from framework._records.records import Label, Restart, TaskRecord, label_of
 from framework._records.statuses import TaskStatus
 from framework._tasks import registry
 from framework._tasks.wire import (

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from framework._records.records import TaskRecord
-from framework._records.restart import Restart
+from framework._records.records import Restart, TaskRecord
 from framework._records.statuses import TaskStatus
 from framework.stores.sql._reading.follower import BREATH
 from framework.stores.sql._shared.site import Site
