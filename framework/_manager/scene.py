@@ -11,7 +11,6 @@ from framework._records.statuses import PENDING
 from framework._running.ledger import Ledger
 from framework._tasks import registry
 from framework._tasks.live import LiveTask
-from framework._tasks.specs import TaskSpec
 from framework._threads.queue.levels import level_of
 from framework.engines.local import LocalEngine
 from framework.protocols import TaskEngine
@@ -33,9 +32,8 @@ class LiveScene:
     def kind(self, record: TaskRecord) -> Kind | None:
         """Return where the task's function runs; None if it is not known here."""
         task = self._ledger.find_live(record.task_id)
-        known = getattr(registry.find_function(record.name), "__asyncframe_spec__", None)
-        spec = known if task is None else task.spec
-        return spec.kind if isinstance(spec, TaskSpec) else None
+        spec = registry.find_spec(record.name) if task is None else task.spec
+        return None if spec is None else spec.kind
 
     def queued(self, record: TaskRecord) -> str:
         """Return where a PENDING task waits, and its position in the queue if that is shown."""

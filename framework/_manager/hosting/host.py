@@ -146,13 +146,13 @@ class RemoteHost:
 
     def _take_in(self, record: TaskRecord) -> bool:
         """Follow a live task of another process as one of this process; False if that fails."""
-        known = getattr(registry.find_function(record.name), "__asyncframe_spec__", None)
-        if not isinstance(known, TaskSpec):
-            known = TaskSpec(_unknown_here, name=record.name, kind="thread", check=None)
+        spec = registry.find_spec(record.name)
+        if spec is None:
+            spec = TaskSpec(_unknown_here, name=record.name, kind="thread", check=None)
         created = self.clock.monotonic() - max(0.0, self.clock.time() - record.created_at)
         home = self._core.intake.home()
         task = new_task(
-            TaskId(record.task_id), known, copy_context(), home, created, record.created_at
+            TaskId(record.task_id), spec, copy_context(), home, created, record.created_at
         )
         task.label, task.remote = record.label, True
         try:

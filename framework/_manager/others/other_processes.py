@@ -19,17 +19,19 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any, Final, Literal
 
 from framework._manager.others.directories import Directories, Directory
 from framework._manager.others.inquiries import Inquiries
-from framework._manager.others.questions import NO_WAITER, Following, Question, Then
+from framework._manager.others.questions import Following, Question, Then
 from framework._records import checks
 from framework._records.records import TaskRecord
 from framework._records.statuses import FINAL
 from framework._threads.clock import SystemClock
 from framework._threads.courier import GRAIN, Courier
-from framework._threads.waiters import LoopWaiter, Mailboxes, ThreadWaiter
+from framework._threads.reply import Reply, Steps, block, suspend
+from framework._threads.waiters import Mailboxes
 from framework.exceptions import FrameworkNotStartedError, StoreUnavailableError
 from framework.protocols import Clock
 
@@ -122,8 +124,8 @@ class OtherProcesses:
         """
         if not checks.may_be_task_id(task_id):
             return None
-        record: TaskRecord | None = await self._ask(task_id, last=not patient, sees=sees)
-        return record
+        question = Question(task_id, last=not patient, sees=sees)
+        return await suspend(self._ask(question, None))
 
     async def until_final(self, task_id: str, timeout: float | None) -> TaskRecord | None:
         """Suspend until a task is final and return its record; None if it is unknown.
@@ -133,8 +135,7 @@ class OtherProcesses:
         """
         if not checks.may_be_task_id(task_id):
             return None
-        record: TaskRecord | None = await self._ask(task_id, final=True, timeout=timeout)
-        return record
+        return await suspend(self._ask(Question(task_id, final=True), timeout))
 
     def follow(
         self, task_id: str, told: Callable[[TaskRecord | None], object]
@@ -158,11 +159,11 @@ class OtherProcesses:
 
     async def call(self, call: Callable[[], Any]) -> Any:
         """Call *call*, which may block, on the thread of the queries; return its result."""
-        return await self._ask("", call=call)
+        return await suspend(self._ask(Question("", call=call), None))
 
     async def cancel(self, task_id: str) -> bool:
         """Request a task's cancellation; False if it is unknown or final."""
-        return bool(await self.call(lambda: self._directories.request_cancel(task_id)))
+        return bool(await self.call(partial(self._directories.request_cancel, task_id)))
 
     # -- from a thread
 
@@ -170,34 +171,24 @@ class OtherProcesses:
         """Block until a task is final, like `until_final`."""
         if not checks.may_be_task_id(task_id):
             return None
-        waiter = ThreadWaiter(self._clock)
-        question = Question(waiter, task_id, final=True)
-        until = None if timeout is None else self._clock.monotonic() + timeout
-        self._put(question)
-        try:
-            if not waiter.wait(until):
-                raise _too_long(question, timeout)
-        finally:
-            question.dropped = True
-            self._unwatch(question)
-        record: TaskRecord | None = question.outcome()
+        record: TaskRecord | None = block(self._ask(Question(task_id, final=True), timeout))
         return record
 
     def post(self, call: Callable[[], Any]) -> None:
         """Call *call*, which may block, on the thread of the queries, without waiting."""
-        self._put(Question(NO_WAITER, "", call=call))
+        self._put(Question("", call=call))
 
     def when_known(self, task_id: str, call: Callable[[], object]) -> None:
         """Call *call*, which must not block, on some thread once others find a task.
 
         It is called as well if the task is surely unknown.
         """
-        self._put(Question(Then(call), task_id))
+        self._put(Question(task_id, Then(call).wake))
 
     def post_cancel(self, task_id: str) -> None:
         """Request a task's cancellation without waiting, once its process has written it."""
-        found = Then(lambda: self.post(lambda: self._directories.request_cancel(task_id)))
-        self._put(Question(found, task_id))
+        cancel = partial(self._directories.request_cancel, task_id)
+        self.when_known(task_id, lambda: self.post(cancel))
 
     def close(self) -> None:
         """Answer all open questions with an error, and end the thread."""
@@ -210,31 +201,17 @@ class OtherProcesses:
         for question in dict.fromkeys(left):
             question.finish(None, FrameworkNotStartedError("stopped"))
 
-    async def _ask(
-        self,
-        task_id: str,
-        *,
-        final: bool = False,
-        last: bool = False,
-        timeout: float | None = None,
-        call: Callable[[], Any] | None = None,
-        sees: Callable[[TaskRecord], bool] | None = None,
-    ) -> Any:
-        waiter = LoopWaiter(self._boxes)
-        question = Question(waiter, task_id, final=final, call=call)
-        question.last, question.sees = last, sees
-        timer = None
+    def _ask(self, question: Question, timeout: float | None) -> Steps[Any]:
+        """Ask a question, and wait for its answer, for at most *timeout* seconds."""
+        reply = Reply[None](self._clock, self._boxes, timeout)
+        question.told = partial(reply.give, None)
         self._put(question)
         try:
-            if timeout is not None:
-                timer = self._clock.call_at(self._clock.monotonic() + timeout, waiter.wake)
-            await waiter.future
+            yield reply.wait
         finally:
             question.dropped = True
-            if final:
+            if question.final:
                 self._unwatch(question)
-            if timer is not None:
-                timer.cancel()
         if not question.done:
             raise _too_long(question, timeout)
         return question.outcome()

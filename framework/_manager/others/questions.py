@@ -8,27 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any
 
 from framework._records.records import TaskRecord, visible_state
-from framework._tasks.live import Waiter
 from framework.exceptions import FrameworkNotStartedError
 
 
-class _NoWaiter:
-    """A waiter that ignores being woken."""
+class Then:
+    """A waiter that calls *do* when it is woken; after the framework's end it does nothing."""
 
     reads = False
-
-    def wake(self) -> None:
-        """Do nothing."""
-
-    def nudge(self) -> None:
-        """Do nothing."""
-
-
-class Then(_NoWaiter):
-    """A waiter that calls *do* when it is woken; after the framework's end it does nothing."""
 
     def __init__(self, do: Callable[[], object]) -> None:
         self._do = do
@@ -38,8 +27,12 @@ class Then(_NoWaiter):
         with suppress(FrameworkNotStartedError):
             self._do()
 
+    def nudge(self) -> None:
+        """Do nothing."""
 
-NO_WAITER: Final = _NoWaiter()
+
+def _nothing() -> None:
+    pass
 
 
 class Question:
@@ -47,9 +40,9 @@ class Question:
 
     Attributes:
         task_id: The task to find; "" if *call* is set.
+        told: Called when `answer` or `error` is set.
         final: Whether to wait until the task is final.
         call: Called on the thread instead of a query.
-        waiter: Is woken when `answer` or `error` is set.
         sees: Whether the caller may see a record; None if it may see all.
         tries: How many queries did not find the task.
         inquiry: The number of the inquiry that must be over before the task is unknown; None
@@ -77,28 +70,31 @@ class Question:
         "seen",
         "sees",
         "task_id",
+        "told",
         "tries",
         "until",
-        "waiter",
     )
 
     def __init__(
         self,
-        waiter: Waiter,
         task_id: str,
+        told: Callable[[], object] = _nothing,
         *,
         final: bool = False,
         call: Callable[[], Any] | None = None,
+        sees: Callable[[TaskRecord], bool] | None = None,
+        last: bool = False,
     ) -> None:
-        self.waiter = waiter
         self.task_id = task_id
+        self.told = told
         self.final = final
         self.call = call
-        self.sees: Callable[[TaskRecord], bool] | None = None
+        self.sees = sees
+        self.last = last
         self.tries = 0
         self.inquiry: int | None = None
         self.until = math.inf
-        self.dropped = self.done = self.seen = self.last = False
+        self.dropped = self.done = self.seen = False
         self.queued = self.repeated = False
         self.answer: Any = None
         self.error: BaseException | None = None
@@ -108,9 +104,9 @@ class Question:
         self.seen = True
 
     def finish(self, answer: Any, error: BaseException | None = None) -> None:
-        """Set the answer or the error, and wake the waiter."""
+        """Set the answer or the error, and tell of it."""
         self.answer, self.error, self.done = answer, error, True
-        self.waiter.wake()
+        self.told()
 
     def outcome(self) -> Any:
         """Return the answer, or raise the error."""
@@ -123,14 +119,14 @@ class Following(Question):
     """A question that is answered again and again, until the task is final.
 
     Attributes:
-        told: Called on the thread with each answer: a record, or None if the task is unknown.
+        follower: Called on the thread with each answer: a record, or None if the task is unknown.
     """
 
-    __slots__ = ("_latest", "told")
+    __slots__ = ("_latest", "follower")
 
-    def __init__(self, task_id: str, told: Callable[[TaskRecord | None], object]) -> None:
-        super().__init__(NO_WAITER, task_id, final=True)
-        self.told = told
+    def __init__(self, task_id: str, follower: Callable[[TaskRecord | None], object]) -> None:
+        super().__init__(task_id, final=True)
+        self.follower = follower
         self._latest: object = None
 
     def see(self, record: TaskRecord) -> None:
@@ -139,10 +135,10 @@ class Following(Question):
         state = visible_state(record)
         if state != self._latest and not self.dropped:
             self._latest = state
-            self.told(record)
+            self.follower(record)
 
     def finish(self, answer: Any, error: BaseException | None = None) -> None:
         """Tell of the last state."""
         if not self.done and not self.dropped:
             self.done = True
-            self.told(answer)
+            self.follower(answer)
