@@ -267,13 +267,12 @@ class Core:
         self.clean_up.start()
         self.schedules.start()
 
-    def wind_down(self) -> None:
-        """Accept and schedule no more tasks, and wake those that sleep in a retry or throttle."""
-        for sleeper in self.begin_wind_down():
-            sleeper.interrupt()
-
     def begin_wind_down(self) -> list[Sleeper]:
-        """Do as `wind_down` does, but return the sleepers, to be woken in turns of the loop."""
+        """Accept and schedule no more tasks.
+
+        Returns:
+            Those that sleep in a retry or a throttle, to be woken in turns of the loop.
+        """
         self.ledger.wind_down()
         self.clean_up.stop()
         self.schedules.stop()

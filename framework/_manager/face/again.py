@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 from functools import partial
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 from framework._manager.core import Core
+from framework._manager.face.accepting import Call
 from framework._manager.request_bound.arguments import require_lasting
 from framework._records.jsonsafe import safe_str
 from framework._records.records import TaskRecord
@@ -32,14 +33,6 @@ _OF_ONE_TASK = {"task_id": None, "delay": 0.0}
 
 
 _OPTED_OUT = "its option keep_arguments is False"
-
-
-class _Call(NamedTuple):
-    """What is submitted once more."""
-
-    spec: TaskSpec
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
 
 
 async def run_again(core: Core, task_id: str, frame: FrameType) -> LiveTask | Existing:
@@ -70,11 +63,11 @@ async def run_again(core: Core, task_id: str, frame: FrameType) -> LiveTask | Ex
     return await core.intake.submit_patiently(*call, frame, repeated=record)
 
 
-async def _call_of(core: Core, record: TaskRecord) -> _Call:
+async def _call_of(core: Core, record: TaskRecord) -> Call:
     args = record.args if isinstance(record, LiveTask) else None
     keeper = _keeper(core, record)
     if isinstance(record, LiveTask) and args is not None and keeper is None:
-        return _Call(record.spec.replace(_OF_ONE_TASK), args, record.kwargs or {})
+        return record.spec.replace(_OF_ONE_TASK), args, record.kwargs or {}
     try:
         # The store may not have written it yet.
         text = None if args is None or keeper is None else _unwritten(keeper, record)
@@ -133,7 +126,7 @@ def _not_kept(core: Core, record: TaskRecord) -> str:
     )
 
 
-def _decoded(record: TaskRecord, text: str) -> _Call:
+def _decoded(record: TaskRecord, text: str) -> Call:
     spec = registry.find_spec(record.name)
     if spec is None:
         raise _refusal(
@@ -148,7 +141,7 @@ def _decoded(record: TaskRecord, text: str) -> _Call:
         raise _refusal(record, f"its arguments do not fit its function any more: {error}") from None
     if record.description != spec.description:
         given["description"] = record.description
-    return _Call(spec.replace({**given, **_OF_ONE_TASK}), args, kwargs)
+    return spec.replace({**given, **_OF_ONE_TASK}), args, kwargs
 
 
 def _refusal(record: TaskRecord, reason: str) -> RunAgainError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from framework._records.records import TaskRecord, visible_state
@@ -35,6 +36,7 @@ def _nothing() -> None:
     pass
 
 
+@dataclass(slots=True, eq=False)
 class Question:
     """A question of one coroutine or thread.
 
@@ -52,52 +54,27 @@ class Question:
         seen: Whether a query has found the task.
         queued: Whether it is among the new questions; with the lock.
         repeated: Whether it is among those to repeat later; with the lock.
+        done: Whether it is answered.
         dropped: Whether the caller does not need the answer any more; set without the lock,
             since the worst that follows is one more query.
     """
 
-    __slots__ = (
-        "answer",
-        "call",
-        "done",
-        "dropped",
-        "error",
-        "final",
-        "inquiry",
-        "last",
-        "queued",
-        "repeated",
-        "seen",
-        "sees",
-        "task_id",
-        "told",
-        "tries",
-        "until",
-    )
-
-    def __init__(
-        self,
-        task_id: str,
-        told: Callable[[], object] = _nothing,
-        *,
-        final: bool = False,
-        call: Callable[[], Any] | None = None,
-        sees: Callable[[TaskRecord], bool] | None = None,
-        last: bool = False,
-    ) -> None:
-        self.task_id = task_id
-        self.told = told
-        self.final = final
-        self.call = call
-        self.sees = sees
-        self.last = last
-        self.tries = 0
-        self.inquiry: int | None = None
-        self.until = math.inf
-        self.dropped = self.done = self.seen = False
-        self.queued = self.repeated = False
-        self.answer: Any = None
-        self.error: BaseException | None = None
+    task_id: str
+    told: Callable[[], object] = _nothing
+    final: bool = False
+    call: Callable[[], Any] | None = None
+    sees: Callable[[TaskRecord], bool] | None = None
+    last: bool = False
+    tries: int = 0
+    inquiry: int | None = None
+    until: float = math.inf
+    seen: bool = False
+    queued: bool = False
+    repeated: bool = False
+    dropped: bool = False
+    done: bool = False
+    answer: Any = None
+    error: BaseException | None = None
 
     def see(self, record: TaskRecord) -> None:
         """Note that the task was found, and is not final."""

@@ -30,61 +30,55 @@ class Refused(NamedTuple):
 
     Attributes:
         what: What such a value is, with its article.
-        why: What becomes of it.
         cure: What to do instead.
+        why: What becomes of it.
     """
 
     what: str
-    why: str
     cure: str
+    why: str = "it is closed when the request ends, perhaps before the task runs"
 
 
-_CLOSED: Final = "it is closed when the request ends, perhaps before the task runs"
+_AFTER_RESPONSE: Final = "when the response is sent, perhaps before the task does"
+_FURTHER_TASKS: Final = "pass plain values, and let the task submit further tasks"
 
 _REFUSED: Final = {
     "starlette.datastructures.UploadFile": Refused(
         "an UploadFile",
-        _CLOSED,
         "read it first and pass the bytes, await file.read(), or pass the path of a copy",
     ),
     "starlette.datastructures.FormData": Refused(
-        "a form", _CLOSED, "pass its values, and read its files first: await file.read()"
+        "a form", "pass its values, and read its files first: await file.read()"
     ),
     "starlette.websockets.WebSocket": Refused(
         "a WebSocket",
-        "it is closed when its route ends, perhaps before the task runs",
         "use it in the route alone, which can await get_result(task_id) and send the result",
+        "it is closed when its route ends, perhaps before the task runs",
     ),
     "starlette.requests.Request": Refused(
         "a Request",
-        _CLOSED,
         "pass what the task needs of it, such as str(request.url), a header or await "
         "request.json()",
     ),
     "starlette.requests.HTTPConnection": Refused(
         "an HTTPConnection",
-        _CLOSED,
         "pass what the task needs of it, such as str(connection.url) or a header",
     ),
     "starlette.responses.Response": Refused(
         "a Response",
-        "it is sent when the route ends, perhaps before the task runs",
         "set its headers and cookies in the route, and pass plain values to the task",
+        "it is sent when the route ends, perhaps before the task runs",
     ),
     "starlette.background.BackgroundTask": Refused(
-        "a BackgroundTask",
-        "it runs when the response is sent, perhaps before the task does",
-        "pass plain values, and let the task submit further tasks",
+        "a BackgroundTask", _FURTHER_TASKS, f"it runs {_AFTER_RESPONSE}"
     ),
     "starlette.background.BackgroundTasks": Refused(
-        "BackgroundTasks",
-        "they run when the response is sent, perhaps before the task does",
-        "pass plain values, and let the task submit further tasks",
+        "BackgroundTasks", _FURTHER_TASKS, f"they run {_AFTER_RESPONSE}"
     ),
     "fastapi.params.Depends": Refused(
         "an unresolved Depends(...)",
-        "FastAPI resolves it for routes and for parameters of tasks, not for arguments",
         "leave the argument out if the task declares the dependency, or pass the value itself",
+        "FastAPI resolves it for routes and for parameters of tasks, not for arguments",
     ),
 }
 """The refused classes, by module and name; subclasses are refused with them."""
@@ -93,11 +87,8 @@ _REFUSED: Final = {
 @lru_cache(maxsize=1_024)
 def refused(kind: Any) -> Refused | None:
     """Return why values of a type are refused; None if they are not."""
-    for base in kind.__mro__:
-        found = _REFUSED.get(f"{base.__module__}.{base.__qualname__}")
-        if found is not None:
-            return found
-    return None
+    names = (f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__)
+    return next((_REFUSED[name] for name in names if name in _REFUSED), None)
 
 
 @lru_cache(maxsize=1_024)

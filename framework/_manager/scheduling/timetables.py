@@ -70,28 +70,6 @@ class Timetable:
         timer: The timer of the next run; None if it is not set.
     """
 
-    __slots__ = (
-        "_clock",
-        "_missed_policy",
-        "_takes_due",
-        "book",
-        "entered",
-        "entered_at",
-        "is_shared",
-        "last",
-        "max_delay",
-        "missed",
-        "name",
-        "offered",
-        "on_wall",
-        "schedule",
-        "spec",
-        "state",
-        "timer",
-        "times",
-        "waits",
-    )
-
     def __init__(
         self, name: str, schedule: Schedule, clock: Clock, book: ScheduleBook, *, is_shared: bool
     ) -> None:

@@ -19,7 +19,7 @@ from framework._tasks import registry
 from framework._tasks.live import Home
 from framework._threads.waiters import Mailbox, Mailboxes
 from framework.exceptions import FrameworkNotStartedError, TaskCancelledError, TaskInterruptedError
-from tests.explore.ourselves.run import Late, Run, asleep, watching
+from tests.explore.ourselves.run import Late, Run, asleep, watching, wind_down
 from tests.explore.ourselves.tasks import cancel, outcome
 
 
@@ -52,7 +52,7 @@ class App:
     async def _main(self, home: Home) -> None:
         self.home.set(home)
         await asleep(0.5)
-        self._core.wind_down()
+        wind_down(self._core)
         await drain(self._core, home, self._grace)
         assert not self._core.ledger.unfinished(home)
         assert not self._core.runner.drives.of(home)

@@ -10,7 +10,7 @@ from framework._manager.submitting.limited import Limited
 from framework._tasks.live import current_record
 from framework._tasks.places import GRANTED
 from framework.exceptions import QueueFullError, TaskCancelledError
-from tests.explore.ourselves.run import Gate, Run
+from tests.explore.ourselves.run import Gate, Run, wind_down
 from tests.explore.ourselves.tasks import cancel, outcome
 
 
@@ -264,7 +264,7 @@ def wait_or_shutdown(run: Run) -> None:
     core = manager._core
 
     def stop() -> None:
-        core.wind_down()
+        wind_down(core)
         for task_id in ids[1:]:
             cancel(manager, task_id)
 

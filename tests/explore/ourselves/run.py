@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
 from typing import Any, ClassVar, TypeAlias
 
-from framework._manager.core import Parts
+from framework._manager.core import Core, Parts
 from framework._manager.face.manager import TaskManager
 from framework._manager.frameworks import Framework
 from framework._manager.settings import Settings
@@ -263,3 +263,9 @@ def watching(*files: str) -> Callable[[Scenario], Scenario]:
         return scenario
 
     return mark
+
+
+def wind_down(core: Core) -> None:
+    """Accept no more tasks, and wake those that sleep in a retry or a throttle."""
+    for sleeper in core.begin_wind_down():
+        sleeper.interrupt()

@@ -15,7 +15,7 @@ from framework._records.statuses import FINAL
 from framework._running.calls import Calls
 from framework.exceptions import QueueFullError, TaskCancelledError, TaskNotFoundError
 from framework.telemetry.opentelemetry import OpenTelemetrySink
-from tests.explore.ourselves.run import Gate, Late, Run
+from tests.explore.ourselves.run import Gate, Late, Run, wind_down
 
 
 def cancel(manager: Any, task_id: str) -> None:
@@ -132,7 +132,7 @@ def retry_or_shutdown(run: Run) -> None:
         raise LookupError
 
     ids = [manager.submit_nowait(body) for _ in range(2)]
-    run.together(manager._core.wind_down)
+    run.together(lambda: wind_down(manager._core))
     for task_id in ids:
         assert outcome(manager, task_id) is LookupError
     assert run.clock.monotonic() < 50

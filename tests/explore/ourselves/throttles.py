@@ -10,7 +10,7 @@ from framework._running.waits.policies import Policies
 from framework._running.waits.throttle import Gate, Gates, ThrottlePolicy
 from framework._tasks.options import THROTTLE
 from framework.exceptions import RateLimitExceededError, TaskCancelledError
-from tests.explore.ourselves.run import Run
+from tests.explore.ourselves.run import Run, wind_down
 from tests.explore.ourselves.tasks import cancel, outcome
 
 
@@ -86,7 +86,7 @@ def queue_or_shutdown(run: Run) -> None:
         pass
 
     ids = [manager.submit_nowait(call) for _ in range(3)]
-    run.together(manager._core.wind_down)
+    run.together(lambda: wind_down(manager._core))
     told = [outcome(manager, task_id) for task_id in ids]
     assert sorted(told, key=str) == [RateLimitExceededError, RateLimitExceededError, None], told
     assert run.clock.monotonic() < 50
