@@ -16,7 +16,6 @@ from functools import partial
 
 from framework._manager.app_rules import AppRules
 from framework._manager.cleanup import CleanUp
-from framework._manager.others.no_others import NO_OTHERS, Others
 from framework._manager.others.other_processes import OtherProcesses
 from framework._manager.overview import Overview
 from framework._manager.scene import LiveScene
@@ -145,9 +144,7 @@ class Core:
         features, shared = self.ledger.features, self.ledger.shared
         # The engine first, since it knows more: the store gets its news from it.
         directories = [one for one in (self.remote, shared) if one is not None]
-        self.others: Others = NO_OTHERS
-        if directories:
-            self.others = OtherProcesses(directories, clock, self.boxes)
+        self.others = OtherProcesses(directories, clock, self.boxes)
         # From here on, each part is given those before it, and needs none after it.
         places = abilities.places or features.places
         self.places = Places(clock, places, pool._crew.waits)

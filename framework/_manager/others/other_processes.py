@@ -20,7 +20,7 @@ import math
 import threading
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from framework._manager.others.directories import Directories, Directory
 from framework._manager.others.inquiries import Inquiries
@@ -61,8 +61,11 @@ _STEP: Final = 0.02
 class OtherProcesses:
     """Queries the directories of one manager.
 
+    Without any, no part is shared: what this process does not know is unknown, and what is to be
+    called does not block, and is called at once.
+
     Attributes:
-        exist: Whether other processes can have tasks; see `no_others.NoOthers`.
+        exist: Whether other processes can have tasks.
 
     Args:
         directories: The directories, in the order in which to query them.
@@ -71,8 +74,6 @@ class OtherProcesses:
         real: A clock of real time for the queries, since virtual time is only in this process.
     """
 
-    exist: Literal[True] = True
-
     def __init__(
         self,
         directories: Sequence[Directory],
@@ -80,6 +81,7 @@ class OtherProcesses:
         boxes: Mailboxes,
         real: SystemClock | None = None,
     ) -> None:
+        self.exist = bool(directories)
         self._directories = Directories(directories)
         self._clock = clock
         self._boxes = boxes
@@ -122,7 +124,7 @@ class OtherProcesses:
         Raises:
             StoreUnavailableError: If that is not sure after `_LONGEST` seconds.
         """
-        if not checks.may_be_task_id(task_id):
+        if not self._may_have(task_id):
             return None
         question = Question(task_id, last=not patient, sees=sees)
         return await suspend(self._ask(question, None))
@@ -133,7 +135,7 @@ class OtherProcesses:
         Raises:
             TimeoutError: If *timeout* seconds have passed; None for no timeout.
         """
-        if not checks.may_be_task_id(task_id):
+        if not self._may_have(task_id):
             return None
         return await suspend(self._ask(Question(task_id, final=True), timeout))
 
@@ -159,7 +161,7 @@ class OtherProcesses:
 
     async def call(self, call: Callable[[], Any]) -> Any:
         """Call *call*, which may block, on the thread of the queries; return its result."""
-        return await suspend(self._ask(Question("", call=call), None))
+        return await suspend(self._ask(Question("", call=call), None)) if self.exist else call()
 
     async def cancel(self, task_id: str) -> bool:
         """Request a task's cancellation; False if it is unknown or final."""
@@ -169,21 +171,27 @@ class OtherProcesses:
 
     def block_until_final(self, task_id: str, timeout: float | None) -> TaskRecord | None:
         """Block until a task is final, like `until_final`."""
-        if not checks.may_be_task_id(task_id):
+        if not self._may_have(task_id):
             return None
         record: TaskRecord | None = block(self._ask(Question(task_id, final=True), timeout))
         return record
 
     def post(self, call: Callable[[], Any]) -> None:
         """Call *call*, which may block, on the thread of the queries, without waiting."""
-        self._put(Question("", call=call))
+        if self.exist:
+            self._put(Question("", call=call))
+        else:
+            call()
 
     def when_known(self, task_id: str, call: Callable[[], object]) -> None:
         """Call *call*, which must not block, on some thread once others find a task.
 
         It is called as well if the task is surely unknown.
         """
-        self._put(Question(task_id, Then(call).wake))
+        if self.exist:
+            self._put(Question(task_id, Then(call).wake))
+        else:
+            call()
 
     def post_cancel(self, task_id: str) -> None:
         """Request a task's cancellation without waiting, once its process has written it."""
@@ -200,6 +208,9 @@ class OtherProcesses:
         self._courier.stop()
         for question in dict.fromkeys(left):
             question.finish(None, FrameworkNotStartedError("stopped"))
+
+    def _may_have(self, task_id: str) -> bool:
+        return self.exist and checks.may_be_task_id(task_id)
 
     def _ask(self, question: Question, timeout: float | None) -> Steps[Any]:
         """Ask a question, and wait for its answer, for at most *timeout* seconds."""

@@ -22,7 +22,7 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
-from framework._manager.others.no_others import NO_OTHERS, Others
+from framework._manager.others.other_processes import OtherProcesses
 from framework._manager.scheduling.timetables import OwnBook, Timetable
 from framework._manager.submitting.intake import Intake
 from framework._records.schedules import RunClaim, ScheduleState
@@ -62,8 +62,8 @@ class Schedules:
         self,
         intake: Intake,
         rng: random.Random,
-        book: ScheduleBook | None = None,
-        others: Others = NO_OTHERS,
+        book: ScheduleBook | None,
+        others: OtherProcesses,
     ) -> None:
         self.book = book
         self._intake = intake

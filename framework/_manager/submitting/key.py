@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final
 
-from framework._manager.others.no_others import Others
+from framework._manager.others.other_processes import OtherProcesses
 from framework._manager.submitting.partner import Awaited, Joined
 from framework._records.records import TaskRecord
 from framework._running.runner import Runner
@@ -73,7 +73,7 @@ class Keys:
         joined: Joined,
         runner: Runner,
         places: Places,
-        others: Others,
+        others: OtherProcesses,
         new_id: Callable[[], str],
     ) -> None:
         self._joined = joined

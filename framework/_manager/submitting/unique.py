@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import ClassVar, Final, TypeVar
 
-from framework._manager.others.no_others import Others
+from framework._manager.others.other_processes import OtherProcesses
 from framework._manager.submitting.partner import Partner
 from framework._records.ids import TaskId
 from framework._running.runner import Runner
@@ -55,7 +55,7 @@ class Unique(Partner):
     options: ClassVar[tuple[str, ...]] = ("unique",)
     locks = True
 
-    def __init__(self, places: Places, runner: Runner, others: Others) -> None:
+    def __init__(self, places: Places, runner: Runner, others: OtherProcesses) -> None:
         self._places = places
         self._runner = runner
         self._ledger = runner.ledger

@@ -18,6 +18,7 @@ from framework._tasks.live import LiveTask
 from framework._tasks.specs import Schedule
 from framework._threads.waiters import Mailboxes
 from tests.explore.ourselves.run import Run
+from tests.explore.ourselves.stores import Elsewheres
 from tests.explore.ourselves.timers import every_second
 
 
@@ -48,7 +49,7 @@ class SharedBook(OwnBook):
 @contextmanager
 def sharing(run: Run, manager: TaskManager, book: SharedBook, schedule: Schedule) -> Iterator[None]:
     """Run a schedule as a framework that shares the book; all submit to one manager."""
-    elsewhere = OtherProcesses([], run.clock, Mailboxes(), run.clock)
+    elsewhere = OtherProcesses([Elsewheres()], run.clock, Mailboxes(), run.clock)
     schedules = Schedules(manager._core.intake, random.Random(0), book, elsewhere)
     schedules.start()
     schedules.add_own(schedule, None)
