@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from framework._manager.core import Core
-from framework._manager.face.accepting import Call
+from framework._manager.face.submitting import Call
 from framework._manager.request_bound.arguments import require_lasting
 from framework._records.jsonsafe import safe_str
 from framework._records.records import TaskRecord
@@ -108,7 +108,7 @@ async def _fetched(core: Core, task_id: str) -> str | None:
     """
     for keeper in (core.ledger.features.calls, core.abilities.calls):
         if keeper is not None:
-            text: str | None = await core.others.call(partial(keeper.fetch_call, task_id))
+            text = await core.others.call(partial(keeper.fetch_call, task_id))
             if text is not None:
                 return text
     return None

@@ -170,8 +170,7 @@ async def _looked(core: Core, read: Callable[[], T]) -> T:
     """Return what *read* returns, called where it may block if the store does."""
     if core.ledger.shared is None or core.ledger.features.pages is None:
         return read()
-    found: T = await core.others.call(read)
-    return found
+    return await core.others.call(read)
 
 
 def _counts_of(core: Core, query: PageQuery, field: Field) -> dict[Any, int]:

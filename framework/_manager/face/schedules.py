@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 from framework._manager.core import Core
 from framework._manager.scheduling.timetables import Timetable
@@ -14,9 +14,6 @@ from framework._records.ids import TaskId
 from framework._records.records import TaskRecord
 from framework._records.schedules import ScheduleInfo, ScheduleState
 from framework.exceptions import ScheduleBusyError, ScheduleNotFoundError
-from framework.protocols import ScheduleBook
-
-T = TypeVar("T")
 
 
 class ScheduleControl:
@@ -53,7 +50,7 @@ class ScheduleControl:
         book, others = self._core.schedules.book, self._core.others
         shared: dict[str, ScheduleState] = {}
         if book is not None:
-            shared = {state.name: state for state in await self._ask(book.schedules)}
+            shared = {state.name: state for state in await others.call(book.schedules)}
         found: list[tuple[ScheduleState, Timetable | None]] = []
         for table in self._core.schedules.tables():
             state = shared.pop(table.name, None) if table.is_shared else None
@@ -108,7 +105,8 @@ class ScheduleControl:
         # Here, so that the task sees the context of the caller.
         task = schedules.offer(table, None, sys._getframe(1))
         if table.is_shared:
-            started = await self._ask(lambda: schedules.run_by_hand(table, task))
+            run = partial(schedules.run_by_hand, table, task)
+            started = await self._core.others.call(run)
         else:
             started = schedules.run_by_hand(table, task)
         if not started:
@@ -119,18 +117,12 @@ class ScheduleControl:
         schedules, table = self._core.schedules, self._table(name)
         if table is not None and not table.is_shared:
             table.book.pause_schedule(name, paused, table.now())
-        elif schedules.book is None or not await self._pause_shared(schedules.book, name, paused):
+        elif schedules.book is None or not await self._core.others.call(
+            partial(schedules.book.pause_schedule, name, paused, self._core.clock.time())
+        ):
             raise self._not_found(name)
         if table is not None:
             schedules.note_pause(table, paused)
-
-    async def _pause_shared(self, book: ScheduleBook, name: str, paused: bool) -> bool:
-        now = self._core.clock.time()
-        return await self._ask(lambda: book.pause_schedule(name, paused, now))
-
-    async def _ask(self, call: Callable[[], T]) -> T:
-        answer: T = await self._core.others.call(call)
-        return answer
 
     def _table(self, name: object) -> Timetable | None:
         checks.text("name", name)

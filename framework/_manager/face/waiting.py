@@ -9,10 +9,9 @@ from datetime import timedelta
 from types import CodeType, FrameType
 from typing import Any, Literal, NamedTuple, TypeVar, Unpack, cast, overload
 
-from framework._manager.face.accepting import accept, checked
 from framework._manager.face.gathering import TaskMap, gather
 from framework._manager.face.looking import snapshot_of, until_ended
-from framework._manager.face.submitting import Submitting
+from framework._manager.face.submitting import Submitting, accept, checked
 from framework._records import checks
 from framework._records.ids import TaskId
 from framework._tasks.decorated import BackgroundCall

@@ -20,7 +20,7 @@ import math
 import threading
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from framework._manager.others.directories import Directories, Directory
 from framework._manager.others.inquiries import Inquiries
@@ -34,6 +34,8 @@ from framework._threads.reply import Reply, Steps, block, suspend
 from framework._threads.waiters import Mailboxes
 from framework.exceptions import FrameworkNotStartedError, StoreUnavailableError
 from framework.protocols import Clock
+
+T = TypeVar("T")
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -159,13 +161,16 @@ class OtherProcesses:
 
         return stop
 
-    async def call(self, call: Callable[[], Any]) -> Any:
+    async def call(self, call: Callable[[], T]) -> T:
         """Call *call*, which may block, on the thread of the queries; return its result."""
-        return await suspend(self._ask(Question("", call=call), None)) if self.exist else call()
+        if not self.exist:
+            return call()
+        result: T = await suspend(self._ask(Question("", call=call), None))
+        return result
 
     async def cancel(self, task_id: str) -> bool:
         """Request a task's cancellation; False if it is unknown or final."""
-        return bool(await self.call(partial(self._directories.request_cancel, task_id)))
+        return await self.call(partial(self._directories.request_cancel, task_id))
 
     # -- from a thread
 
