@@ -17,8 +17,7 @@ from framework.exceptions import StoreUnavailableError
 from framework.stores.sql import SQLStore
 from framework.stores.sql._dialects.sqlite import SQLite
 from framework.stores.sql._reading import mirror, pages
-from framework.stores.sql._reading.pages import Pages
-from framework.stores.sql._reading.wanted import shape_of
+from framework.stores.sql._reading.pages import Pages, shape_of
 from tests.processes.siblings import COMPLETED, FAILED, INTERRUPTED, PENDING, START, Peer, peers
 
 NAMES = ("shop.pack", "shop.send", "mail")

@@ -21,8 +21,7 @@ from framework._records.statuses import FINAL, TaskStatus
 from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._reading.follower import Follower
 from framework.stores.sql._reading.mirror import Mirror
-from framework.stores.sql._reading.pages import Pages
-from framework.stores.sql._reading.wanted import may_have_rows
+from framework.stores.sql._reading.pages import Pages, may_have_rows
 from framework.stores.sql._tables.database import Database
 from framework.stores.sql._tables.rows import ENDED_AT, TASK_ID
 from framework.stores.sql._tables.statements import CHUNK

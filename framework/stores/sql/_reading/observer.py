@@ -23,8 +23,7 @@ from framework._records.statuses import FINAL, TaskStatus
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._dialects.dialect import Row
-from framework.stores.sql._reading.pages import Pages
-from framework.stores.sql._reading.wanted import may_have_rows
+from framework.stores.sql._reading.pages import Pages, may_have_rows
 from framework.stores.sql._shared import schedules as _schedules
 from framework.stores.sql._tables.database import FAULTS, Database, why
 from framework.stores.sql._tables.rows import PROCESS, VERSION, can_be_kept, readable, record_of

@@ -2,6 +2,10 @@
 
 A page is read from where the last one ended, and not by counting rows that come before it. So
 the last page costs what the first one does, and rows that come or go in between do not shift it.
+
+SQLite chooses an index by rules, mostly without looking at the data. So each statement for a page
+is made for one index, which has its rows together, and the columns of others are hidden from the
+choice.
 """
 
 from __future__ import annotations
@@ -10,18 +14,17 @@ import functools
 import json
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import replace
-from typing import Any, Final, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
-from framework._records.pages import Field, Key, PageQuery
+from framework._records.pages import SEARCHED_LABEL, STATUS, Field, Key, PageQuery
 from framework._records.statuses import FINAL, TaskStatus
 from framework.stores.sql._dialects.dialect import TICKS, Answer, Dialect, Row
 from framework.stores.sql._reading.older import CODES, STATUSES
-from framework.stores.sql._reading.wanted import Order, Shape, shape_of, where
 from framework.stores.sql._tables.rows import TASK_ID, can_be_kept
 from framework.stores.sql._tables.schema import TASKS
 from framework.stores.sql._tables.statements import BY_END, CHUNK, ROW, is_one_of, just_before
@@ -233,6 +236,114 @@ def _marks(dialect: Dialect, last: bool) -> sa.Select[Any]:
 # -- the statements for pages, by what is asked for
 
 
+By: TypeAlias = str
+"""What finds the rows.
+
+The index that begins with a field, which has its name, or with "created"; all "rows" one after the
+other; or whether they are "live".
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a statement for a query depends on; all else are its values.
+
+    Attributes:
+        statuses: Those that match; None for all.
+        given: The fields of labels that it has a value for.
+        search: How to search: not, for ASCII letters, or for others too.
+        oldest_first: Whether the order begins with the oldest submission.
+    """
+
+    statuses: tuple[TaskStatus, ...] | None
+    given: tuple[Field, ...]
+    search: Literal["", "ascii", "other"]
+    oldest_first: bool
+
+    @property
+    def by(self) -> By:
+        """Which condition finds the rows fastest."""
+        if self.given:
+            return self.given[0].name
+        # Most have completed: then all rows are read more quickly in their own order.
+        if self.statuses is not None and (
+            not self.search or TaskStatus.COMPLETED not in self.statuses
+        ):
+            return STATUS.name
+        return "rows" if self.search else "created"
+
+
+def shape_of(query: PageQuery) -> Shape:
+    """Return what a statement for *query* depends on."""
+    return Shape(
+        statuses=query.chosen,
+        given=query.given,
+        search="" if not query.search else "ascii" if query.search.isascii() else "other",
+        oldest_first=query.oldest_first,
+    )
+
+
+def _where(dialect: Dialect, shape: Shape, by: By) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions for the rows that match, found by one index."""
+
+    def column(name: str) -> Any:
+        found = TASKS.c[name]
+        return found if by == name else dialect.hidden(found)
+
+    wanted: list[sa.ColumnElement[bool]]
+    if by == "live":
+        wanted = [TASKS.c.ended_at.is_(None)]
+    else:
+        ended_at = column("ended_at")
+        # The first one is for the indexes, which have only those.
+        wanted = [] if by == "rows" else [TASKS.c.ended_at.is_not(None)]
+        wanted.append(ended_at > bindparam("removed"))
+    if shape.statuses is not None:
+        wanted.append(is_one_of(column(STATUS.name), shape.statuses))
+    wanted += [column(one.name) == bindparam(one.name) for one in shape.given]
+    if shape.search:
+        is_ascii = shape.search == "ascii"
+        search: Any = bindparam("search")
+        texts = (*SEARCHED_LABEL, "task_id")
+        wanted.append(sa.or_(*(dialect.has(TASKS.c[one], search, is_ascii) for one in texts)))
+    return wanted
+
+
+def may_have_rows(query: PageQuery) -> bool:
+    """Return whether the database can keep the texts that a query looks for."""
+    return all(map(can_be_kept, query.texts))
+
+
+class _Order:
+    """The order of submissions.
+
+    Args:
+        dialect: The kind of database.
+        shape: What is asked for.
+        rows: The columns of the rows to order.
+    """
+
+    def __init__(self, dialect: Dialect, shape: Shape, rows: Any = TASKS.c) -> None:
+        self._created_at = rows.created_at
+        # By code points, as Python and SQLite do it, whatever the language of the database.
+        self._task_id = dialect.by_code_points(rows.task_id)
+        self._oldest_first = shape.oldest_first
+
+    def columns(self) -> list[Any]:
+        """Return what to order by."""
+        keys = [self._created_at, self._task_id]
+        return keys if self._oldest_first else [key.desc() for key in keys]
+
+    def behind(self) -> list[sa.ColumnElement[bool]]:
+        """Return the conditions for what comes after a task; the first one is for the index."""
+        at, task_id = self._created_at, self._task_id
+        created_at: Any = bindparam("created_at")
+        after: Any = bindparam("task_id")
+        if self._oldest_first:
+            return [at >= created_at, sa.or_(at > created_at, task_id > after)]
+        return [at <= created_at, sa.or_(at < created_at, task_id < after)]
+
+
 @functools.lru_cache(maxsize=256)
 def _page(dialect: Dialect, shape: Shape) -> Answer:
     """Return the query for a page.
@@ -240,16 +351,16 @@ def _page(dialect: Dialect, shape: Shape) -> Answer:
     For some statuses: the first rows of each status, and of those the first, so that an index
     has each status in order. For all else an index has all rows in order.
     """
-    own = Order(dialect, shape)
+    own = _Order(dialect, shape)
     by = "created" if shape.by in ("status", "rows") and shape.search else shape.by
     shapes = [replace(shape, statuses=(one,)) for one in shape.statuses or () if one in FINAL]
     parts = []
     for one in shapes if by == "status" else [shape]:
         part = sa.select(TASKS.c.task_id, TASKS.c.created_at)
-        part = part.where(*where(dialect, one, by), *own.behind())
+        part = part.where(*_where(dialect, one, by), *own.behind())
         parts.append(sa.select(part.order_by(*own.columns()).limit(bindparam("most")).subquery()))
     found = (parts[0] if len(parts) == 1 else sa.union_all(*parts)).subquery()
-    of_found = Order(dialect, shape, found.c)
+    of_found = _Order(dialect, shape, found.c)
     chosen = sa.select(found.c.task_id).order_by(*of_found.columns())
     chosen = chosen.limit(bindparam("limit")).offset(bindparam("offset"))
     rows = sa.select(*ROW).where(TASKS.c.task_id.in_(chosen)).order_by(*own.columns())
@@ -261,8 +372,8 @@ def _skip(dialect: Dialect, shape: Shape) -> tuple[sa.Select[Any], sa.Select[Any
     """Return queries for the moment of a row of a page, for how many have it, and come before."""
     # Rows of several statuses are in order only in the index that has all.
     many = shape.by == "status" and len(shape.statuses or ()) > 1
-    wanted, created_at = where(dialect, shape, "created" if many else shape.by), TASKS.c.created_at
-    order = Order(dialect, shape)
+    wanted, created_at = _where(dialect, shape, "created" if many else shape.by), TASKS.c.created_at
+    order = _Order(dialect, shape)
     at = sa.select(created_at).where(*wanted, order.behind()[0]).order_by(order.columns()[0])
     at = at.limit(bindparam("limit")).offset(bindparam("offset"))
     moment: Any = bindparam("moment")
@@ -279,26 +390,26 @@ def _count(dialect: Dialect, shape: Shape, field: Field | None = None) -> sa.Sel
     """
     query = sa.select(sa.func.count()).select_from(TASKS)
     if field is None:
-        return query.where(*where(dialect, shape, shape.by))
+        return query.where(*_where(dialect, shape, shape.by))
     # The index of a field has all else that is asked for as well.
     by = shape.by if shape.given or shape.search else field.name
     column = TASKS.c[field.name] if by == field.name else dialect.hidden(TASKS.c[field.name])
-    query = query.add_columns(column).where(*where(dialect, shape, by)).group_by(column)
+    query = query.add_columns(column).where(*_where(dialect, shape, by)).group_by(column)
     return query.where(column.is_not(None)) if by == field.name and field.optional else query
 
 
 @functools.lru_cache(maxsize=256)
 def _places(dialect: Dialect, shape: Shape) -> Answer:
     """Return the query for the positions of the rows that match, in no order."""
-    chosen = sa.select(TASKS.c.created_at, TASKS.c.task_id).where(*where(dialect, shape, shape.by))
+    chosen = sa.select(TASKS.c.created_at, TASKS.c.task_id).where(*_where(dialect, shape, shape.by))
     return dialect.answer(chosen.limit(bindparam("limit")))
 
 
 @functools.lru_cache(maxsize=256)
 def _live(dialect: Dialect, shape: Shape) -> Answer:
     """Return the query for a page of live rows, which are few."""
-    order = Order(dialect, shape)
-    chosen = sa.select(*ROW).where(*where(dialect, shape, "live"), *order.behind())
+    order = _Order(dialect, shape)
+    chosen = sa.select(*ROW).where(*_where(dialect, shape, "live"), *order.behind())
     chosen = chosen.order_by(*order.columns()).limit(bindparam("most"))
     return dialect.answer(chosen)
 
