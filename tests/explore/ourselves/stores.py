@@ -18,6 +18,7 @@ from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._reading.follower import Follower
 from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._shared.site import Site
+from framework.stores.sql._tables.rows import TaskRow
 from tests.explore.ourselves.run import Run
 
 
@@ -211,12 +212,12 @@ def secure_or_write(run: Run) -> None:
     run.sleep(6.0)
 
 
-def row(number: int, status: str) -> tuple[Any, ...]:
+def row(number: int, status: str) -> TaskRow:
     """Return a task's row, as another process has written it."""
     ended = None if status == "running" else float(number)
-    return (
-        *(f"{number:032x}", "task", "", status, False, 0.0, 0.0, ended, 1, None, "", None),
-        *(None, "", False, False, None, None),
+    return TaskRow(
+        *(f"{number:032x}", "task", "", status, 0, 0.0, 0.0, ended, 1, None, "", None),
+        *(None, "", 0, 0, None, None),
     )
 
 

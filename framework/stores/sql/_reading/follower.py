@@ -19,15 +19,14 @@ from sqlalchemy.engine import Connection
 
 from framework._records.records import Restart, TaskRecord
 from framework._records.statuses import TaskStatus
-from framework.stores.sql._dialects.dialect import Row
 from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._reading.older import Older
-from framework.stores.sql._reading.pages import End, Pages
+from framework.stores.sql._reading.pages import Pages
 from framework.stores.sql._shared import orphans as _orphans
 from framework.stores.sql._shared import places as _places
 from framework.stores.sql._shared.site import Site
-from framework.stores.sql._tables.rows import ENDED_AT, PROCESS, TASK_ID, VERSION, Written
-from framework.stores.sql._tables.statements import CHUNK
+from framework.stores.sql._tables.rows import TaskRow, Written
+from framework.stores.sql._tables.statements import CHUNK, in_steps
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -136,13 +135,13 @@ class Follower:
         self.version = -1
         self._mirror.expect_again()
 
-    def _since(self, connection: Connection, version: int) -> tuple[list[Row], int]:
+    def _since(self, connection: Connection, version: int) -> tuple[list[TaskRow], int]:
         """Return the rows up to *version*, and that version.
 
         Of many rows only the first, and their version; the next look reads the others.
         """
         process = self._membership.process_id
-        found: list[Row] = []
+        found: list[TaskRow] = []
         # No id comes before the empty one, in no collation.
         first = place = self.version + 1
         task_id, more = "", version > self.version
@@ -151,30 +150,30 @@ class Follower:
             found += rows
             more = len(rows) == CHUNK
             if more:
-                place, task_id = rows[-1][VERSION], rows[-1][TASK_ID]
+                place, task_id = rows[-1].version, rows[-1].task_id
             if more and len(found) >= _MOST and place > first:
                 # Of the last version there may be more.
                 version, more = place - 1, False
         return found, version
 
-    def _take_in(self, rows: list[Row]) -> None:
+    def _take_in(self, rows: list[TaskRow]) -> None:
         own = self._membership.process_id
         others = []
         for row in rows:
-            if row[PROCESS] != own:
+            if row.process != own:
                 if self._is_kept(row):
-                    others.append(row[:VERSION])
-            elif row[ENDED_AT] is None:
-                self.cancel(row[TASK_ID])
+                    others.append(row)
+            elif row.ended_at is None:
+                self.cancel(row.task_id)
         # In the order of their end: the oldest are removed first.
-        others.sort(key=lambda row: row[ENDED_AT] or 0.0)
+        others.sort(key=lambda row: row.ended_at or 0.0)
         until = self._clock.monotonic() + IN_TIME
         for at in range(0, len(others), _SLICE):
             if at and self._clock.monotonic() < until:
                 self._clock.sleep(BREATH)
             self._mirror.add(others[at : at + _SLICE])
         if others:
-            self._tell([row[TASK_ID] for row in others])
+            self._tell([row.task_id for row in others])
 
     def cancel(self, task_id: str, reason: str = "") -> None:
         """Cancel a live task of this process, unless that was requested before."""
@@ -215,7 +214,7 @@ class Follower:
             _places.inherit(connection, version)
             remote = self._read_taken(connection, taken.remote)
             waiting = self._read_taken(connection, taken.waiting)
-            ended = self._rows_of(connection, taken.ended)
+            ended = self._statements.of_ids(connection, taken.ended)
             # Before the commit, from which on the rows are this process's.
             self._arriving = [*taken.remote, *taken.waiting]
         for record in (*remote, *waiting):
@@ -229,7 +228,7 @@ class Follower:
             _LOGGER.info("taking over %d tasks of processes that have ended", len(waiting))
             self._host.take_over(waiting)
         self._arriving = ()
-        self._tell_of_ended(self._mirror.read(row[:VERSION] for row in ended))
+        self._tell_of_ended(self._mirror.read(ended))
         if remote or waiting:
             # Whoever follows them finds them in this process from now on.
             self._tell([record.task_id for record in (*remote, *waiting)])
@@ -252,7 +251,7 @@ class Follower:
 
     def _read_taken(self, connection: Connection, task_ids: Collection[str]) -> list[TaskRecord]:
         """Return the records of some ids, in this order."""
-        rows = {row[TASK_ID]: row[:VERSION] for row in self._rows_of(connection, task_ids)}
+        rows = {row.task_id: row for row in self._statements.of_ids(connection, task_ids)}
         return self._mirror.read(rows[task_id] for task_id in task_ids)
 
     def read(self, connection: Connection, task_ids: Collection[str]) -> list[TaskRecord]:
@@ -263,42 +262,33 @@ class Follower:
         """
         own = self._membership.identities
         rows, counted, ended = [], [], []
-        for row in filter(self._is_kept, self._rows_of(connection, task_ids)):
-            task_id, is_own = row[TASK_ID], row[PROCESS] in own
-            if row[ENDED_AT] is not None and (is_own or row[VERSION] <= self.version):
-                counted.append(row[:VERSION])
-            elif row[ENDED_AT] is not None or not is_own or self._is_live(task_id):
-                rows.append(row[:VERSION])
-            elif (known := self._mirror.get(task_id)) is not None:
+        for row in filter(self._is_kept, self._statements.of_ids(connection, task_ids)):
+            is_own = row.process in own
+            if row.ended_at is not None and (is_own or row.version <= self.version):
+                counted.append(row)
+            elif row.ended_at is not None or not is_own or self._is_live(row.task_id):
+                rows.append(row)
+            elif (known := self._mirror.get(row.task_id)) is not None:
                 ended.append(known)
-            elif row[PROCESS] != self._membership.process_id:
+            elif row.process != self._membership.process_id:
                 # The others have given this process up, and the task will be taken over.
-                rows.append(row[:VERSION])
+                rows.append(row)
         return ended + self._mirror.read_only(counted) + self._mirror.read(rows)
 
     def ended_before(
         self, connection: Connection, rows: Iterable[Written], version: int
-    ) -> list[Row]:
+    ) -> list[TaskRow]:
         """Return what the database has of tasks in *rows* that had ended before *version*."""
         ended = [row.task_id for row in rows if row.ended_at is not None]
-        found = self._rows_of(connection, ended)
-        return [
-            row[:VERSION] for row in found if row[ENDED_AT] is not None and row[VERSION] < version
-        ]
-
-    def _rows_of(self, connection: Connection, task_ids: Collection[str]) -> list[Row]:
-        wanted = list(task_ids)
-        rows: list[Row] = []
-        for at in range(0, len(wanted), CHUNK):
-            rows += self._statements.of_ids(connection, wanted[at : at + CHUNK])
-        return rows
+        found = self._statements.of_ids(connection, ended)
+        return [row for row in found if row.ended_at is not None and row.version < version]
 
     def _is_live(self, task_id: str) -> bool:
         return task_id in self._arriving or self._site.backlog.has(task_id)
 
-    def _is_kept(self, row: Row) -> bool:
+    def _is_kept(self, row: TaskRow) -> bool:
         """Whether no clean-up has removed the task of a row."""
-        return row[ENDED_AT] is None or row[ENDED_AT] > self.removed
+        return row.ended_at is None or row.ended_at > self.removed
 
     def load(self, pages: Pages, pause: Callable[[], None]) -> None:
         """Read the history; called before everything else.
@@ -314,7 +304,8 @@ class Follower:
             start = math.nextafter(self.removed, math.inf), ""
             many = pages.has_more(connection, start, self._mirror.held)
             if not many:
-                self._load_finished(connection, pages, start)
+                for rows in in_steps(lambda after: pages.history(connection, after), start):
+                    self._mirror.add(rows)
         older, place = Older(), start if many else None
         while place is not None:
             # Not in one transaction: what ends or is removed meanwhile is read afterwards.
@@ -324,22 +315,5 @@ class Follower:
             older.extend(marks)
         self._mirror.add_older(older)
         with self._database.reading() as connection:
-            self._load_live(connection)
-
-    def _load_finished(self, connection: Connection, pages: Pages, place: End) -> None:
-        more = True
-        while more:
-            rows = pages.history(connection, place)
-            self._mirror.add(rows)
-            more = len(rows) == CHUNK
-            if more:
-                place = rows[-1][ENDED_AT], rows[-1][TASK_ID]
-
-    def _load_live(self, connection: Connection) -> None:
-        task_id, more = "", True
-        while more:
-            rows = self._statements.live(connection, task_id)
-            self._mirror.add(rows)
-            more = len(rows) == CHUNK
-            if more:
-                task_id = rows[-1][TASK_ID]
+            for rows in self._statements.live(connection):
+                self._mirror.add(rows)

@@ -23,8 +23,8 @@ from framework.stores.sql._reading.follower import Follower
 from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._reading.pages import Pages, may_have_rows
 from framework.stores.sql._tables.database import Database
-from framework.stores.sql._tables.rows import ENDED_AT, TASK_ID
-from framework.stores.sql._tables.statements import CHUNK
+from framework.stores.sql._tables.rows import TaskRow
+from framework.stores.sql._tables.statements import End, in_steps
 
 
 class History:
@@ -64,15 +64,14 @@ class History:
         held = {str(record.task_id): record for record in self._mirror.records(status)}
         found: list[TaskRecord] = []
         if status is None or status.is_final:
-            place, more = (math.nextafter(self._follower.removed, math.inf), ""), True
-            while more:
-                # One transaction for each step: a long one would keep a file of SQLite growing.
+
+            def step(after: End) -> list[TaskRow]:
+                # One transaction for each: a long one would keep a file of SQLite growing.
                 with self._database.reading() as connection:
-                    rows = self._pages.history(connection, place, status)
+                    return self._pages.history(connection, after, status)
+
+            for rows in in_steps(step, (math.nextafter(self._follower.removed, math.inf), "")):
                 found += self._mirror.read_only(rows)
-                more = len(rows) == CHUNK
-                if more:
-                    place = rows[-1][ENDED_AT], rows[-1][TASK_ID]
         for record in found:
             held.pop(record.task_id, None)
         return found + list(held.values())

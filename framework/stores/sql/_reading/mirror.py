@@ -22,9 +22,8 @@ from framework._records.records import TaskRecord, is_unseen
 from framework._records.statuses import FAILURES, TaskStatus
 from framework.protocols import Clock
 from framework.stores.memory import MemoryStore
-from framework.stores.sql._dialects.dialect import Row
 from framework.stores.sql._reading.older import Older
-from framework.stores.sql._tables.rows import ENDED_AT, TASK_ID, readable, record_of
+from framework.stores.sql._tables.rows import TaskRow, readable, record_of
 from framework.stores.sql._tables.statements import just_before
 
 _COMPLETED = TaskStatus.COMPLETED
@@ -223,22 +222,21 @@ class Mirror:
                 if not self._must_stay(record):
                     del self._pinned[task_id]
 
-    def add(self, rows: Iterable[Row]) -> None:
+    def add(self, rows: Iterable[TaskRow]) -> None:
         """Add rows that other processes have written."""
         offset = self.offset
         final: list[tuple[TaskRecord, float]] = []
         for row in rows:
-            task_id: str = row[TASK_ID]
-            if self._is_own(task_id):
+            if self._is_own(row.task_id):
                 continue
-            if row[ENDED_AT] is not None:
-                final.append((record_of(row, offset), row[ENDED_AT]))
-            elif self._finished.get(task_id) is None:
+            if row.ended_at is not None:
+                final.append((record_of(row, offset), row.ended_at))
+            elif self._finished.get(row.task_id) is None:
                 record = record_of(row, offset)
                 with self._lock:
-                    self._count_other(task_id, -1)
-                    self._others[task_id] = record
-                    self._count_other(task_id, 1)
+                    self._count_other(row.task_id, -1)
+                    self._others[row.task_id] = record
+                    self._count_other(row.task_id, 1)
         self._keep(final)
 
     def _keep(self, final: Iterable[tuple[TaskRecord, float]]) -> list[TaskRecord]:
@@ -288,7 +286,7 @@ class Mirror:
             self._count_other(task_id, -1)
             self._others.pop(task_id, None)
 
-    def read(self, rows: Iterable[Row]) -> list[TaskRecord]:
+    def read(self, rows: Iterable[TaskRow]) -> list[TaskRecord]:
         """Return the records of rows that were just read; any thread.
 
         Final ones are added, so that lists agree with this answer from now on.
@@ -297,18 +295,18 @@ class Mirror:
         found = []
         for row in rows:
             record = record_of(row, offset)
-            if record.status.is_final and not self._is_own(record.task_id):
-                (record,) = self._keep([(record, row[ENDED_AT])])
+            if row.ended_at is not None and not self._is_own(record.task_id):
+                (record,) = self._keep([(record, row.ended_at)])
             found.append(readable(record))
         return found
 
-    def read_only(self, rows: Iterable[Row]) -> list[TaskRecord]:
+    def read_only(self, rows: Iterable[TaskRow]) -> list[TaskRecord]:
         """Return the records of rows, and add none of them; any thread.
 
         For a task that is held here, its own record, which knows whether its error was read.
         """
         offset = self.offset
-        return [self.get(row[TASK_ID]) or readable(record_of(row, offset)) for row in rows]
+        return [self.get(row.task_id) or readable(record_of(row, offset)) for row in rows]
 
     def _count_other(self, task_id: str, by: int) -> None:
         record = self._others.get(task_id)

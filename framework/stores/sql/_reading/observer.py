@@ -7,7 +7,7 @@ and gives no process up, however long it looks.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -22,11 +22,10 @@ from framework._records.schedules import ScheduleState
 from framework._records.statuses import FINAL, TaskStatus
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._dialects.chosen import checked_url
-from framework.stores.sql._dialects.dialect import Row
 from framework.stores.sql._reading.pages import Pages, may_have_rows
 from framework.stores.sql._shared import schedules as _schedules
 from framework.stores.sql._tables.database import FAULTS, Database, why
-from framework.stores.sql._tables.rows import PROCESS, VERSION, can_be_kept, readable, record_of
+from framework.stores.sql._tables.rows import TaskRow, can_be_kept, readable, record_of
 from framework.stores.sql._tables.schema import PROCESSES, SCHEDULES, STEPS, TASKS, version_of
 from framework.stores.sql._tables.statements import Statements
 
@@ -134,7 +133,7 @@ class Observer:
         """
         if not may_have_rows(query):
             return []
-        rows: list[Row] = []
+        rows: list[TaskRow] = []
         # What to skip is known when both kinds are there.
         whole = replace(query, offset=0, limit=query.offset + query.limit)
         with self._reading() as connection:
@@ -181,11 +180,11 @@ class Observer:
             if row is None:
                 return None
             query = sa.select(PROCESSES.c.host, PROCESSES.c.pid)
-            found = connection.execute(query.where(PROCESSES.c.process_id == row[PROCESS])).first()
+            found = connection.execute(query.where(PROCESSES.c.process_id == row.process)).first()
         process = None if found is None else Process(found.host, found.pid)
-        return Sight(self._record_of(row[:VERSION]), process)
+        return Sight(self._record_of(row), process)
 
-    def _record_of(self, row: Sequence[Any]) -> TaskRecord:  # Any: the columns of a table
+    def _record_of(self, row: TaskRow) -> TaskRecord:
         # Without an offset: its times are those of the wall clock.
         return readable(record_of(row, 0.0))
 

@@ -23,20 +23,26 @@ from sqlalchemy.engine import Connection
 
 from framework._records.pages import SEARCHED_LABEL, STATUS, Field, Key, PageQuery
 from framework._records.statuses import FINAL, TaskStatus
-from framework.stores.sql._dialects.dialect import TICKS, Answer, Dialect, Row
+from framework.stores.sql._dialects.dialect import TICKS, Answer, Dialect
 from framework.stores.sql._reading.older import CODES, STATUSES
-from framework.stores.sql._tables.rows import TASK_ID, can_be_kept
+from framework.stores.sql._tables.rows import TaskRow, can_be_kept
 from framework.stores.sql._tables.schema import TASKS
-from framework.stores.sql._tables.statements import BY_END, CHUNK, ROW, is_one_of, just_before
+from framework.stores.sql._tables.statements import (
+    BY_END,
+    CHUNK,
+    ROW,
+    End,
+    fetch,
+    is_one_of,
+    just_before,
+    parts,
+)
 
 MARKS: Final = 50_000
 """How many marks are read at once, which takes some 20 ms."""
 
 _FEW: Final = 1_000
 """How many rows are skipped, or found by a search, one by one; more are counted first."""
-
-End: TypeAlias = tuple[float, str]
-"""Where a task is in the order of their end: its wall second, and its id."""
 
 _END: Final = sa.tuple_(*BY_END)
 _PLACE: Final = sa.tuple_(bindparam("ended_at"), bindparam("task_id"))
@@ -60,10 +66,9 @@ class Pages:
 
     def history(
         self, connection: Connection, after: End, status: TaskStatus | None = None
-    ) -> list[Row]:
+    ) -> list[TaskRow]:
         """Return the next rows in the order of their end, at most `CHUNK`."""
-        values = {"ended_at": after[0], "task_id": after[1]}
-        return self._history[status].fetch(connection, values)
+        return fetch(connection, self._history[status], ended_at=after[0], task_id=after[1])
 
     def has_more(self, connection: Connection, after: End, than: int) -> bool:
         """Return whether more than *than* tasks ended after that moment."""
@@ -88,7 +93,7 @@ class Pages:
         row = connection.execute(_NTH, values).one_or_none()
         return None if row is None else (row[0], row[1])
 
-    def page(self, connection: Connection, query: PageQuery, removed: float) -> list[Row]:
+    def page(self, connection: Connection, query: PageQuery, removed: float) -> list[TaskRow]:
         """Return the rows of a page, without those that ended by wall second *removed*."""
         if query.search:
             return self.searched(connection, query, removed)[0]
@@ -98,7 +103,7 @@ class Pages:
 
     def searched(
         self, connection: Connection, query: PageQuery, removed: float
-    ) -> tuple[list[Row], int]:
+    ) -> tuple[list[TaskRow], int]:
         """Return the rows of a page of a search, and how many rows it finds in all.
 
         It looks at every row once, unless it finds many; then the page is near, from one end or
@@ -138,18 +143,15 @@ class Pages:
     def ended(self, connection: Connection, task_ids: Collection[str]) -> set[str]:
         """Return those of some ids whose rows are final."""
         found: set[str] = set()
-        ids = list(filter(can_be_kept, task_ids))
-        for begin in range(0, len(ids), MARKS):
-            part = {"ids": json.dumps(ids[begin : begin + MARKS])}
-            rows = _ended(self._dialect).fetch(connection, part)
+        for some in parts(list(filter(can_be_kept, task_ids)), MARKS):
+            rows = _ended(self._dialect).fetch(connection, {"ids": json.dumps(some)})
             found.update(task_id for (task_id,) in rows)
         return found
 
-    def live_page(self, connection: Connection, query: PageQuery) -> list[Row]:
+    def live_page(self, connection: Connection, query: PageQuery) -> list[TaskRow]:
         """Return the rows of a page of live tasks."""
         statement = _live(self._dialect, shape_of(query))
-        values = _values(self._dialect, query, 0.0)
-        return statement.fetch(connection, values)
+        return fetch(connection, statement, **_values(self._dialect, query, 0.0))
 
     def _begun(self, connection: Connection, query: PageQuery, removed: float) -> PageQuery:
         """Return the same query, but one that begins at its page.
@@ -169,18 +171,18 @@ class Pages:
         after = query.begin_at(float(moment))
         return replace(query, after=after, offset=query.offset - skipped)
 
-    def _rows(self, connection: Connection, query: PageQuery, removed: float) -> list[Row]:
+    def _rows(self, connection: Connection, query: PageQuery, removed: float) -> list[TaskRow]:
         if not query.limit:
             return []
-        values = _values(self._dialect, query, removed)
         statement = _page(self._dialect, shape_of(query))
-        return statement.fetch(connection, values)
+        return fetch(connection, statement, **_values(self._dialect, query, removed))
 
-    def _rows_of(self, connection: Connection, task_ids: Sequence[str]) -> list[Row]:
+    def _rows_of(self, connection: Connection, task_ids: Sequence[str]) -> list[TaskRow]:
         if not task_ids:
             return []
-        found = self._of_ids.fetch(connection, {"task_ids": list(task_ids)})
-        rows = {row[TASK_ID]: row for row in found}
+        rows = {
+            row.task_id: row for row in fetch(connection, self._of_ids, task_ids=list(task_ids))
+        }
         return [rows[task_id] for task_id in task_ids if task_id in rows]
 
 

@@ -22,7 +22,7 @@ from sqlalchemy.engine import Connection
 from framework.stores.sql._shared.membership import GivenUpError
 from framework.stores.sql._shared.site import Site
 from framework.stores.sql._tables.schema import META, PLACES, PROCESSES
-from framework.stores.sql._tables.statements import CHUNK
+from framework.stores.sql._tables.statements import parts
 
 _ASK: Final = sa.update(META).values(asked=META.c.asked + 1)
 _ASKED: Final = sa.select(META.c.asked)
@@ -73,11 +73,10 @@ class InquiryRows:
 
     def expected(self, task_ids: Collection[str]) -> set[str]:
         """Return the ids that have a place, so that their processes will write the tasks."""
-        wanted, found = list(task_ids), set[str]()
+        found = set[str]()
         with self._database.reading() as connection:
-            for at in range(0, len(wanted), CHUNK):
-                some = {"task_ids": wanted[at : at + CHUNK]}
-                found.update(connection.execute(_EXPECTED, some).scalars())
+            for some in parts(task_ids):
+                found.update(connection.execute(_EXPECTED, {"task_ids": some}).scalars())
         return found
 
     # -- the store's thread

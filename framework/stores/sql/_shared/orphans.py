@@ -9,7 +9,7 @@ Relies on: calls within transactions of the store's own thread.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +22,7 @@ from framework._tasks import registry
 from framework._tasks.wire import encode_error
 from framework.exceptions import TaskCancelledError
 from framework.stores.sql._tables.schema import PROCESSES, TASKS
+from framework.stores.sql._tables.statements import parts
 
 REASON: Final = "its process ended or hung before the task could end"
 CANCELLED: Final = "it was cancelled before another process took it over"
@@ -138,7 +139,7 @@ def take_over(
 
 def put_back(connection: Connection, task_ids: Collection[str], process: str) -> None:
     """Set free the tasks that *process* may have taken over and does not run."""
-    for some in _parts(list(task_ids)):
+    for some in parts(task_ids):
         own = sa.and_(TASKS.c.task_id.in_(some), TASKS.c.process == process)
         connection.execute(
             sa.update(TASKS).where(own, TASKS.c.ended_at.is_(None)).values(process="")
@@ -189,7 +190,7 @@ def _take(
         if total <= MOST_TEXT or total == size
     ]
     taken: dict[str, tuple[str, str]] = dict.fromkeys(task_ids, ("", ""))
-    for some in _parts(task_ids):
+    for some in parts(task_ids):
         own = TASKS.c.task_id.in_(some)
         values = {"process": process, "status": TaskStatus.PENDING.value, "started_at": None}
         connection.execute(sa.update(TASKS).where(own).values(**values, version=version))
@@ -232,7 +233,3 @@ def _end(
             **values,
         )
     )
-
-
-def _parts(task_ids: list[str], size: int = 256) -> Iterable[list[str]]:
-    return (task_ids[at : at + size] for at in range(0, len(task_ids), size))

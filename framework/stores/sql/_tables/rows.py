@@ -7,8 +7,7 @@ clock. They are converted by the difference between the two clocks at that momen
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from framework._records.ids import TaskId
 from framework._records.jsonsafe import safe_str
@@ -25,33 +24,39 @@ from framework._tasks.wire import (
 )
 from framework.exceptions import RemoteTaskError
 
-COLUMNS: Final = (
-    "task_id",
-    "name",
-    "description",
-    "status",
-    "remote",
-    "created_at",
-    "started_at",
-    "ended_at",
-    "attempts",
-    "progress",
-    "progress_message",
-    "result",
-    "error",
-    "reason",
-    "cancel_requested",
-    "still_running",
-    "run_again_of",
-    "owner",
-)
-"""The facts of a record, in this order; a row also has its process and version."""
 
-TASK_ID: Final = COLUMNS.index("task_id")
-ENDED_AT: Final = COLUMNS.index("ended_at")
-VERSION: Final = len(COLUMNS)
-PROCESS: Final = VERSION + 1
-"""Where these are in a row. Most rows are read as tuples, since there are very many."""
+class TaskRow(NamedTuple):
+    """What is read of a task: the facts of its record, and in some queries whose it is.
+
+    Attributes:
+        version: That of its last change; 0 if it was not asked for.
+        process: The process that has it; "" if it was not asked for.
+    """
+
+    task_id: str
+    name: str
+    description: str
+    status: str
+    remote: int
+    created_at: float
+    started_at: float | None
+    ended_at: float | None
+    attempts: int
+    progress: float | None
+    progress_message: str
+    result: str | None
+    error: str | None
+    reason: str
+    cancel_requested: int
+    still_running: int
+    run_again_of: str | None
+    owner: str | None
+    version: int = 0
+    process: str = ""
+
+
+COLUMNS: Final = TaskRow._fields[:-2]
+"""The facts of a record, in this order."""
 
 WRITTEN: Final = (*COLUMNS, "call", "restart")
 """What is written of a task. The last two are not read with the rest: they are rarely needed."""
@@ -224,63 +229,43 @@ def readable(record: TaskRecord) -> TaskRecord:
     return record
 
 
-def record_of(row: Sequence[Any], offset: float) -> TaskRecord:
+def record_of(row: TaskRow, offset: float) -> TaskRecord:
     """Return the record of a *row*; any thread.
 
     Args:
-        row: Its values, in the order of `COLUMNS`.
+        row: Its row.
         offset: Wall clock minus monotonic clock, in seconds.
     """
-    (
-        task_id,
-        name,
-        description,
-        status,
-        remote,
-        created_at,
-        started_at,
-        ended_at,
-        attempts,
-        progress,
-        message,
-        result,
-        error,
-        reason,
-        cancel,
-        still_running,
-        again_of,
-        owner,
-    ) = row
     record = TaskRecord()
-    record.task_id = TaskId(task_id)
-    record.label = label_of(name, description, owner)
-    record.status = kind = _STATUS_OF[status]
-    record.created_at = created_at
-    record.created = record.queued = created = created_at - offset
+    record.task_id = TaskId(row.task_id)
+    record.label = label_of(row.name, row.description, row.owner)
+    record.status = kind = _STATUS_OF[row.status]
+    record.created_at = row.created_at
+    record.created = record.queued = created = row.created_at - offset
     # Clocks of several machines differ; no duration may be negative for that.
-    started = None if started_at is None else max(started_at - offset, created)
+    started = None if row.started_at is None else max(row.started_at - offset, created)
     record.started = started
-    record.ended = None if ended_at is None else max(ended_at - offset, started or created)
-    record.attempts = attempts
-    record.result = None if result is None else Unread(result)
+    record.ended = None if row.ended_at is None else max(row.ended_at - offset, started or created)
+    record.attempts = row.attempts
+    record.result = None if row.result is None else Unread(row.result)
     record.code = record.rest = None
     record.instruction = 0
-    if progress is not None:
-        record.progress = progress
-    if message:
-        record.progress_message = message
-    if reason:
-        record.reason = reason
-    if remote:
+    if row.progress is not None:
+        record.progress = row.progress
+    if row.progress_message:
+        record.progress_message = row.progress_message
+    if row.reason:
+        record.reason = row.reason
+    if row.remote:
         record.remote = True
-    if cancel:
+    if row.cancel_requested:
         record.cancel_requested = True
-    if still_running:
+    if row.still_running:
         record.still_running = True
-    if again_of:
-        record.run_again_of = again_of
+    if row.run_again_of:
+        record.run_again_of = row.run_again_of
     if kind is not _COMPLETED and kind.is_final:
-        record.error = _error_of(record, error)
+        record.error = _error_of(record, row.error)
         # Its own process tells of a failure that nobody has read.
         record.read = True
     return record

@@ -8,17 +8,17 @@ text that the database splits; see `Dialect.answer` for what is read.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
 from framework._records.statuses import TaskStatus
-from framework.stores.sql._dialects.dialect import Dialect, Row
-from framework.stores.sql._tables.rows import COLUMNS, WRITTEN, Written
+from framework.stores.sql._dialects.dialect import Answer, Dialect
+from framework.stores.sql._tables.rows import COLUMNS, WRITTEN, TaskRow, Written
 from framework.stores.sql._tables.schema import META, PROCESSES, TASKS
 
 CHUNK: Final = 256
@@ -29,6 +29,9 @@ DELETED: Final = 2_000
 
 BY_END: Final = (TASKS.c.ended_at, TASKS.c.task_id)
 """The order in which tasks ended."""
+
+End: TypeAlias = tuple[float, str]
+"""Where a task is in the order of their end: its wall second, and its id."""
 
 _LIVE: Final = TASKS.c.ended_at.is_(None)
 _OWN: Final = ("version", "process")
@@ -172,10 +175,9 @@ class Statements:
 
     # -- reading
 
-    def ended(self, connection: Connection, bound: float, most: int) -> list[Row]:
+    def ended(self, connection: Connection, bound: float, most: int) -> list[TaskRow]:
         """Return the rows that `remove` would delete, without their results."""
-        values = {"bound": bound, "most": min(most, DELETED)}
-        return self._ended.fetch(connection, values)
+        return fetch(connection, self._ended, bound=bound, most=min(most, DELETED))
 
     def has_ended(self, connection: Connection, bound: float) -> bool:
         """Return whether there is a task that ended by wall second *bound*."""
@@ -186,29 +188,61 @@ class Statements:
         version, removed, asked = connection.execute(_POSITION).one()
         return Position(int(version), float(removed), int(asked))
 
-    def since(self, connection: Connection, version: int, task_id: str, process: str) -> list[Row]:
+    def since(
+        self, connection: Connection, version: int, task_id: str, process: str
+    ) -> list[TaskRow]:
         """Return the next rows after *version* and *task_id*.
 
         Rows of *process* itself are left out, unless cancellation was requested.
 
         Returns:
-            At most `CHUNK` rows, each followed by its version and process.
+            At most `CHUNK` rows, each with its version and process.
         """
-        values = {"version": version, "task_id": task_id, "process": process}
-        return self._since.fetch(connection, values)
+        return fetch(connection, self._since, version=version, task_id=task_id, process=process)
 
-    def live(self, connection: Connection, task_id: str) -> list[Row]:
-        """Return the next live rows after that of *task_id*, at most `CHUNK`."""
-        return self._live.fetch(connection, {"task_id": task_id})
+    def live(self, connection: Connection) -> Iterator[list[TaskRow]]:
+        """Yield the live rows in the order of their ids, at most `CHUNK` at once."""
+        # No id comes before the empty one, in no collation.
+        return in_steps(lambda last: fetch(connection, self._live, task_id=last[1]), (0.0, ""))
 
     def call(self, connection: Connection, task_id: str) -> str | None:
         """Return the kept call of a task, or why it was not kept; None if it has none."""
         found = connection.execute(sa.select(TASKS.c.call).where(TASKS.c.task_id == task_id))
         return found.scalar_one_or_none()
 
-    def of_ids(self, connection: Connection, task_ids: Collection[str]) -> list[Row]:
-        """Return the rows of at most `CHUNK` ids, in the form of `since`."""
-        return self._of_ids.fetch(connection, {"task_ids": list(task_ids)})
+    def of_ids(self, connection: Connection, task_ids: Collection[str]) -> list[TaskRow]:
+        """Return the rows of some ids, each with its version and process; in no order."""
+        return [
+            row
+            for some in parts(task_ids)
+            for row in fetch(connection, self._of_ids, task_ids=some)
+        ]
+
+
+def fetch(connection: Connection, answer: Answer, **values: Any) -> list[TaskRow]:
+    """Return the rows of tasks that a query finds with some *values*."""
+    return [TaskRow(*row) for row in answer.fetch(connection, values)]
+
+
+def in_steps(read: Callable[[End], list[TaskRow]], after: End) -> Iterator[list[TaskRow]]:
+    """Yield the rows of a query that returns at most `CHUNK` of them.
+
+    Args:
+        read: Returns the next ones after an end and an id.
+        after: Those of the task to begin behind.
+    """
+    while True:
+        rows = read(after)
+        yield rows
+        if len(rows) < CHUNK:
+            return
+        after = rows[-1].ended_at or 0.0, rows[-1].task_id
+
+
+def parts(task_ids: Collection[str], size: int = CHUNK) -> Iterator[list[str]]:
+    """Yield some ids, at most *size* at once."""
+    wanted = list(task_ids)
+    return (wanted[at : at + size] for at in range(0, len(wanted), size))
 
 
 def _since() -> sa.Select[Any]:

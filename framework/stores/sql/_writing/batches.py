@@ -19,13 +19,12 @@ from sqlalchemy.engine import Connection
 
 from framework._records.records import TaskRecord
 from framework.exceptions import StoreUnavailableError
-from framework.stores.sql._dialects.dialect import Row
 from framework.stores.sql._reading.follower import IN_TIME, Follower
 from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._shared.places import SharedLines
 from framework.stores.sql._shared.site import Site
 from framework.stores.sql._tables.database import FAULTS, why
-from framework.stores.sql._tables.rows import NOT_WHOLE, Written
+from framework.stores.sql._tables.rows import NOT_WHOLE, TaskRow, Written
 from framework.stores.sql._writing.drafts import Drafts
 from framework.stores.sql._writing.pulse import Pulse
 from framework.stores.sql._writing.removal import Deleted, Removal
@@ -166,7 +165,7 @@ class Batches:
 
     def _put(
         self, connection: Connection, rows: list[Written], version: int
-    ) -> tuple[Collection[str], Collection[Row]]:
+    ) -> tuple[Collection[str], Collection[TaskRow]]:
         """Write rows.
 
         Returns:
@@ -182,7 +181,7 @@ class Batches:
             # Before the attempt, since a commit that fails may have had its effect.
             restart.written.append(process)
         try:
-            refused: Collection[Row] = ()
+            refused: Collection[TaskRow] = ()
             whole = not free
             if own:
                 if self._site.statements.put(connection, own, process, version) < len(own):

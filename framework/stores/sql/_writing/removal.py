@@ -15,8 +15,7 @@ from typing import Final, NamedTuple
 from sqlalchemy.engine import Connection
 
 from framework._threads.clock import SystemClock
-from framework.stores.sql._dialects.dialect import Row
-from framework.stores.sql._tables.rows import TASK_ID
+from framework.stores.sql._tables.rows import TaskRow
 from framework.stores.sql._tables.statements import DELETED, Statements
 
 _QUICK: Final = 0.008
@@ -37,7 +36,7 @@ class Deleted(NamedTuple):
 
     left: bool = False
     seconds: float = 0.0
-    rows: Sequence[Row] = ()
+    rows: Sequence[TaskRow] = ()
 
 
 class Removal:
@@ -85,7 +84,7 @@ class Removal:
         rows = []
         if told is not None:
             ended = self._statements.ended(connection, bound, many)
-            rows = [row for row in ended if row[TASK_ID] not in told]
+            rows = [row for row in ended if row.task_id not in told]
         left = self._statements.remove(connection, bound, many)
         seconds = self._clock.monotonic() - begun
         if seconds > _QUICK:
