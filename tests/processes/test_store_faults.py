@@ -20,11 +20,13 @@ from prometheus_client import CollectorRegistry
 from psycopg import sql
 
 from framework import setup_async_framework
+from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
 from framework.http import health_router
 from framework.stores.sql import SQLStore
 from framework.stores.sql._backlog import SECURE_PATIENCE
 from framework.stores.sql._dialects import dialect as _dialect
+from framework.stores.sql._dialects import sqlite as _sqlite
 from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._pace import Pace
 from framework.stores.sql._tables.database import Database
@@ -568,13 +570,14 @@ def test_coming_back_fails_at_first(sqlite_url: str, caplog: pytest.LogCaptureFi
 def test_the_lock_is_asked_for_anew(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for SQLite's lock asks again and again, with short pauses, while there is time."""
     monkeypatch.setattr(_dialect, "LOCK_PATIENCE", 2.0)
+    clock = SystemClock()
+    monkeypatch.setattr(_sqlite, "SystemClock", lambda: clock)
     database = Database(checked_url(sqlite_url), False)
     with database.reading() as connection:
         begun: list[str] = []
         connection.connection.driver_connection.set_trace_callback(begun.append)  # type: ignore[union-attr]  # has no types
     seconds = iter([0.0, 0.5, 1.0, 1.5, 2.0])
-    file: Any = database._connections
-    monkeypatch.setattr(file._clock, "monotonic", lambda: next(seconds))
+    monkeypatch.setattr(clock, "monotonic", lambda: next(seconds))
 
     told = r"^\(sqlite3\.OperationalError\) database is locked\n"
     locking = pytest.raises(sa.exc.OperationalError, match=told)

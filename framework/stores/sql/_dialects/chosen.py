@@ -17,8 +17,7 @@ _DIALECTS: Final[tuple[Dialect, ...]] = (
     SQLite(),
     PostgreSQL(),
 )
-_BY_NAME: Final = {one.name: one for one in _DIALECTS}
-_BY_ALIAS: Final = {alias: one for one in _DIALECTS for alias in one.aliases}
+_BY_NAME: Final = {name: one for one in _DIALECTS for name in (one.name, *one.aliases)}
 
 
 def dialect_of(url: URL) -> Dialect:
@@ -44,8 +43,7 @@ def checked_url(url: object) -> URL:
         raise ValueError(
             f"url must be like {' or '.join(examples)}, not {checks.show(url)}"
         ) from None
-    name = made.get_backend_name()
-    found = _BY_NAME.get(name) or _BY_ALIAS.get(name)
+    found = _BY_NAME.get(made.get_backend_name())
     if found is None:
         names = ", ".join(driver for one in _DIALECTS for driver in one.drivers)
         raise ValueError(

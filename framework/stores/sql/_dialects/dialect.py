@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Final, Protocol, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
@@ -34,19 +34,19 @@ Change: TypeAlias = Callable[[Any], tuple[dict[str, Any], sa.ColumnElement[bool]
 """Returns what changes in a row that is there, and whether: of the columns of the new one."""
 
 
-class Answer(Protocol):
-    """A query in the form in which the database answers it fastest."""
+class Answer:
+    """A query in the form in which the database answers it fastest.
+
+    Args:
+        query: The query.
+    """
+
+    def __init__(self, query: sa.Select[Any]) -> None:
+        self._query = query
 
     def fetch(self, connection: Connection, values: dict[str, Any]) -> list[Row]:
         """Return its rows."""
-        ...
-
-
-class Connections(Protocol):
-    """What a dialect does with the connections to one database."""
-
-    def closed(self) -> None:
-        """Called when all of them are closed; others may be opened later."""
+        return list(connection.execute(self._query, values))
 
 
 class Dialect(ABC):
@@ -90,7 +90,7 @@ class Dialect(ABC):
         """Return what SQLAlchemy's engine is made with."""
 
     @abstractmethod
-    def attach(self, engine: Engine, durable: bool) -> Connections:
+    def attach(self, engine: Engine, durable: bool) -> None:
         """Prepare each connection of *engine*, and begin its transactions.
 
         Args:
@@ -114,9 +114,12 @@ class Dialect(ABC):
 
     # -- SQL
 
-    @abstractmethod
     def answer(self, query: sa.Select[Any]) -> Answer:
-        """Return a query in the form in which it is answered fastest."""
+        """Return a query in the form in which it is answered fastest.
+
+        As it is, if the driver gets all rows at once.
+        """
+        return Answer(query)
 
     @abstractmethod
     def split(

@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL, Connection, Engine
 
 from framework._records.pages import variants
 from framework._threads.clock import SystemClock
-from framework.stores.sql._dialects.dialect import Change, Dialect, Row, like, upserted
+from framework.stores.sql._dialects.dialect import Change, Dialect, like, upserted
 
 _RECORDS_STATES: Final = ("22", "23", "54")
 """SQLSTATE classes that blame the data: invalid, in conflict, or too large."""
@@ -76,9 +76,10 @@ class PostgreSQL(Dialect):
             "pool_pre_ping": True,
         }
 
-    def attach(self, engine: Engine, durable: bool) -> _Sessions:
+    def attach(self, engine: Engine, durable: bool) -> None:
         """Make the settings of each session."""
-        return _Sessions(engine)
+        event.listen(engine, "connect", _on_connect)
+        event.listen(engine, "begin", _begin)
 
     def readers(self, engine: Engine) -> Engine:
         """Return one whose transactions see one moment."""
@@ -96,10 +97,6 @@ class PostgreSQL(Dialect):
         return getattr(cause, "sqlstate", None) == _LOCKED_STATE
 
     # -- SQL
-
-    def answer(self, query: sa.Select[Any]) -> _Plain:
-        """Return it as it is: the driver gets all rows at once."""
-        return _Plain(query)
 
     def split(
         self, text: Any, types: Sequence[Any]
@@ -179,54 +176,26 @@ def _has_several_hosts(url: URL) -> bool:
     return len([one for host in hosts for one in host.split(",") if one]) > 1
 
 
-class _Plain:
-    """A query whose rows come as they are.
+def _on_connect(connection: Any, entry: Any) -> None:  # Any: of a driver, of the pool
+    """Make the session's settings, unless a pooler gives each transaction another one.
 
-    Args:
-        query: The query.
+    A pooler has no process, so what it tells as the number of one is not the server's.
     """
+    connection.autocommit = True
+    server = connection.execute("SELECT pg_backend_pid()").fetchone()[0]
+    if server != connection.info.backend_pid:
+        entry.info[_POOLED] = True
+        # What one session has prepared, another one does not know, or knows as something else.
+        connection.prepare_threshold = None
+    else:
+        connection.execute(_set("SET"))
+    connection.autocommit = False
 
-    def __init__(self, query: sa.Select[Any]) -> None:
-        self._query = query
 
-    def fetch(self, connection: Connection, values: dict[str, Any]) -> list[Row]:
-        """Return its rows."""
-        return [tuple(row) for row in connection.execute(self._query, values)]
-
-
-class _Sessions:
-    """The sessions of one database's connections.
-
-    Args:
-        engine: Opens them.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        event.listen(engine, "connect", self._on_connect)
-        event.listen(engine, "begin", self._begin)
-
-    def closed(self) -> None:
-        """Nothing is known of them."""
-
-    def _on_connect(self, connection: Any, entry: Any) -> None:  # Any: of a driver, of the pool
-        """Make the session's settings, unless a pooler gives each transaction another one.
-
-        A pooler has no process, so what it tells as the number of one is not the server's.
-        """
-        connection.autocommit = True
-        server = connection.execute("SELECT pg_backend_pid()").fetchone()[0]
-        if server != connection.info.backend_pid:
-            entry.info[_POOLED] = True
-            # What one session has prepared, another one does not know, or knows as something else.
-            connection.prepare_threshold = None
-        else:
-            connection.execute(_set("SET"))
-        connection.autocommit = False
-
-    def _begin(self, connection: Connection) -> None:
-        if connection.connection.info.get(_POOLED, False):
-            driver: Any = connection.connection.driver_connection  # a module's without types
-            driver.execute(_set("SET LOCAL"))
+def _begin(connection: Connection) -> None:
+    if connection.connection.info.get(_POOLED, False):
+        driver: Any = connection.connection.driver_connection  # a module's without types
+        driver.execute(_set("SET LOCAL"))
 
 
 def _set(command: str) -> str:

@@ -30,6 +30,7 @@ from framework.stores.sql._dialects.dialect import (
     STAMPS,
     TICKS,
     WRITES,
+    Answer,
     Change,
     Dialect,
     Row,
@@ -82,9 +83,9 @@ class SQLite(Dialect):
         """Return the patience with locks."""
         return {"connect_args": {"timeout": dialect.LOCK_PATIENCE}}
 
-    def attach(self, engine: Engine, durable: bool) -> _File:
+    def attach(self, engine: Engine, durable: bool) -> None:
         """Watch over the file."""
-        return _File(engine, durable)
+        _File(engine, durable)
 
     # -- errors
 
@@ -156,7 +157,7 @@ def _in_glob(some: str) -> str:
     return f"[{some}]" if len(some) > 1 or some in "*?[" else some
 
 
-class _Text:
+class _Text(Answer):
     """A query whose rows come as one JSON text.
 
     Args:
@@ -169,7 +170,7 @@ class _Text:
         columns = [
             sa.cast(one * TICKS, sa.BigInteger) if one.name in STAMPS else one for one in inner.c
         ]
-        self._query = sa.select(sa.func.json_group_array(sa.func.json_array(*columns)))
+        super().__init__(sa.select(sa.func.json_group_array(sa.func.json_array(*columns))))
 
     def fetch(self, connection: Connection, values: dict[str, Any]) -> list[Row]:
         """Return its rows."""
@@ -197,9 +198,9 @@ class _File:
         event.listen(engine, "connect", self._on_connect)
         event.listen(engine, "do_connect", self._before_connect)
         event.listen(engine, "begin", self._begin)
+        event.listen(engine, "engine_disposed", self._forget)
 
-    def closed(self) -> None:
-        """Forget which one it was."""
+    def _forget(self, _: object) -> None:
         self._file = None
 
     def _before_connect(self, *_: object) -> None:

@@ -50,7 +50,7 @@ class Database:
             )
         except ModuleNotFoundError as error:
             raise ImportError(self.dialect.needs) from error
-        self._connections = self.dialect.attach(self._engine, durable)
+        self.dialect.attach(self._engine, durable)
         self._readers = self.dialect.readers(self._engine)
 
     @contextmanager
@@ -103,7 +103,6 @@ class Database:
     def close(self) -> None:
         """Close every connection; one that is in use, once it is not."""
         self._engine.dispose()
-        self._connections.closed()
 
     def is_data_fault(self, error: BaseException) -> bool:
         """Return whether the database refused the data itself, and would refuse it again.
