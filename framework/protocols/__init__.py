@@ -26,15 +26,17 @@ from framework._tasks.wire import (
     encode_result,
 )
 from framework.protocols._clock import Clock, TimerHandle
-from framework.protocols._engine_task import EngineTask, TaskFunction, TaskWaiter
 from framework.protocols._engines import (
     EngineHost,
+    EngineTask,
     KeepingEngine,
     LoggingWorkers,
     RemoteEngine,
     Run,
     TaskEngine,
+    TaskFunction,
     TaskRules,
+    TaskWaiter,
 )
 from framework.protocols._features import Featured, Features
 from framework.protocols._observers import EventSink, Interceptor, TaskTracer, Telemetry
@@ -46,6 +48,8 @@ from framework.protocols._sharing import (
     SharedDirectory,
     SharedPlaces,
     SharedWindows,
+    WindowAnswer,
+    WindowRequest,
 )
 from framework.protocols._stores import (
     CallStore,
@@ -58,7 +62,6 @@ from framework.protocols._stores import (
     StoreHost,
     TaskStore,
 )
-from framework.protocols._windows import WindowAnswer, WindowRequest
 
 __all__ = [
     "AskingDirectory",

@@ -6,17 +6,115 @@ import struct
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import fields
 from itertools import chain
+from operator import attrgetter
 from typing import Any, Final
 
 from framework._records.ids import TaskId
-from framework._records.pages import STATUS, Field, PageQuery
-from framework._records.records import TaskRecord, label_of
+from framework._records.pages import SEARCHED_LABEL, STATUS, Field, PageQuery, finder
+from framework._records.records import Label, TaskRecord, label_of
 from framework._records.statuses import TaskStatus
-from framework.stores._filters import BY_ID, NO, WIDTH, YES, Filter, texts, texts_of
 
 _ID_BYTES: Final = 16
+_ID_DIGITS: Final = 2 * _ID_BYTES
+_HEX: Final = frozenset("0123456789abcdef")
 _COMPLETED: Final = TaskStatus.COMPLETED
+_ALL: Final = PageQuery(1)
+
+_NO, _BY_ID, _YES = range(3)
+"""Whether a task with a label matches: not, if its id has what is searched for, or yes."""
+
+_FIELDS: Final = tuple(one.name for one in fields(Label))
+
+_WIDTH: Final = len(_FIELDS)
+"""How many texts a label has."""
+
+_texts_of: Final = attrgetter(*_FIELDS)
+"""Returns the texts of a label."""
+
+
+def _texts(labels: Sequence[Any], name: str) -> Sequence[Any]:
+    """Return one text of each label, of labels whose texts are in one row."""
+    return labels[_FIELDS.index(name) :: _WIDTH]
+
+
+class Filter:
+    """Tells which packed tasks match a query, wherever its page begins. Not thread-safe.
+
+    It is worked out once for all blocks.
+
+    Args:
+        query: The query.
+        token: Its `filters`; the same object for all queries with the same ones.
+
+    Attributes:
+        query: The query.
+        token: Like the argument; blocks remember with it how many of their tasks match.
+        statuses: Those that match; None for all.
+        takes_all: Whether every task matches.
+    """
+
+    def __init__(self, query: PageQuery, token: PageQuery) -> None:
+        self.query = query
+        self.token = token
+        self.statuses = query.chosen
+        self.takes_all: bool = token == _ALL
+        self._given = [(one.name, getattr(query, one.name)) for one in query.given]
+        self._has = finder(query.search) if query.search else None
+        self._small = query.search.lower()
+        # Random ids have small letters and digits only; most words have others.
+        self._in_random = len(query.search) <= _ID_DIGITS and _HEX.issuperset(self._small)
+        # The texts that were looked at, and those that have it: most tasks share theirs.
+        self._known: set[str] = set()
+        self._having: set[str] = set()
+
+    def fits(self, labels: Sequence[Any]) -> list[int]:  # Any: of three kinds in turn
+        """Return for each label whether its tasks match: `_NO`, `_BY_ID` or `_YES`.
+
+        Args:
+            labels: For each its texts, in one row.
+        """
+        fits = [_YES] * (len(labels) // _WIDTH)
+        for name, wanted in self._given:
+            found = _texts(labels, name)
+            fits = [fit if one == wanted else _NO for fit, one in zip(fits, found, strict=True)]
+        return fits if self._has is None or _YES not in fits else self._searched(fits, labels)
+
+    def _searched(self, fits: list[int], labels: Sequence[Any]) -> list[int]:
+        """Return `_BY_ID` in place of `_YES` for each label that has not what is searched for."""
+        columns = [_texts(labels, name) for name in SEARCHED_LABEL]
+        fresh = {*chain(*columns)} - self._known
+        if fresh:
+            self._known |= fresh
+            self._having.update(filter(self._has, fresh))
+        having = self._having
+        if having.isdisjoint(chain(*columns)):
+            return [_BY_ID if fit else _NO for fit in fits]
+        return [
+            _BY_ID if fit and having.isdisjoint(some) else fit
+            for fit, *some in zip(fits, *columns, strict=True)
+        ]
+
+    def found_in(self, ids: bytes | tuple[str, ...]) -> list[int]:
+        """Return the indexes in packed *ids* of those that have what is searched for."""
+        if isinstance(ids, bytes):
+            return self._found_in_random(ids.hex()) if self._in_random else []
+        has = self._has
+        return [] if has is None else [place for place, one in enumerate(ids) if has(one)]
+
+    def _found_in_random(self, digits: str) -> list[int]:
+        small, found = self._small, list[int]()
+        at = digits.find(small)
+        while at >= 0:
+            place, begin = divmod(at, _ID_DIGITS)
+            if begin + len(small) <= _ID_DIGITS:
+                found.append(place)
+                at = digits.find(small, (place + 1) * _ID_DIGITS)
+            else:
+                # It goes over into the next id.
+                at = digits.find(small, at + 1)
+        return found
 
 
 class Block:
@@ -60,7 +158,7 @@ class Block:
         place_of = dict.fromkeys(labels, 0)
         places: dict[tuple[Any, ...], int] = {}
         for label in place_of:
-            place_of[label] = places.setdefault(texts_of(label), len(places))
+            place_of[label] = places.setdefault(_texts_of(label), len(places))
         # Their texts in one row, and not the labels: they take less memory, and the garbage
         # collector leaves a tuple of texts alone.
         self._labels = tuple(chain.from_iterable(places))
@@ -134,12 +232,12 @@ class Block:
         if wanted.query.ended_since is not None:
             return len(self._places(wanted))
         fitting = self._fitting(wanted)
-        count = fitting.count(YES)
+        count = fitting.count(_YES)
         if wanted.statuses is not None and fitting:
             first, has_completed = self._first, _COMPLETED in wanted.statuses
             count = count if has_completed else 0
             for place, record in self._whole.items():
-                if place >= first and fitting[place - first] == YES:
+                if place >= first and fitting[place - first] == _YES:
                     # As if all had completed, up to here.
                     count += (record.status in wanted.statuses) - has_completed
         return count
@@ -152,7 +250,7 @@ class Block:
             found = Counter(one.status for at, one in self._whole.items() if at in matching)
             found[_COMPLETED] += len(matching) - found.total()
             return found
-        values, codes = texts(self._labels, field.name), self._label_of
+        values, codes = _texts(self._labels, field.name), self._label_of
         if codes is None:
             return Counter({values[0]: len(places)})
         found = Counter[Any]()
@@ -166,7 +264,7 @@ class Block:
         return sum(distances[place] < distance for place in self._places(wanted))
 
     def _fitting(self, wanted: Filter) -> bytes:
-        """Return for each record, but for its status, whether it matches: `NO` or `YES`.
+        """Return for each record, but for its status, whether it matches: `_NO` or `_YES`.
 
         Returns:
             A byte for each, the first one that was not dropped first; none if none matches.
@@ -179,12 +277,12 @@ class Block:
         else:
             # Hundreds in one step.
             found = labels[first:].translate(bytes(fits).ljust(256, b"\0"))
-        if BY_ID not in fits:
+        if _BY_ID not in fits:
             return found
-        by_id = bytearray(found.replace(bytes([BY_ID]), bytes([NO])))
+        by_id = bytearray(found.replace(bytes([_BY_ID]), bytes([_NO])))
         for place in wanted.found_in(self._ids):
-            if place >= first and found[place - first] == BY_ID:
-                by_id[place - first] = YES
+            if place >= first and found[place - first] == _BY_ID:
+                by_id[place - first] = _YES
         return bytes(by_id)
 
     def span(self) -> tuple[float, float]:
@@ -215,9 +313,9 @@ class Block:
         if wanted.takes_all:
             return range(self._first, self._size)
         fitting = self._fitting(wanted)
-        if YES not in fitting:
+        if _YES not in fitting:
             return ()
-        places = [place for place, fit in enumerate(fitting, self._first) if fit == YES]
+        places = [place for place, fit in enumerate(fitting, self._first) if fit == _YES]
         if wanted.statuses is not None:
             places = [place for place in places if self._status(place) in wanted.statuses]
         since = wanted.query.ended_since
@@ -276,8 +374,8 @@ class Block:
             return whole
         record = TaskRecord()
         record.task_id = self._task_id(place)
-        at = 0 if self._label_of is None else WIDTH * self._label_of[place]
-        record.label = label_of(*self._labels[at : at + WIDTH])
+        at = 0 if self._label_of is None else _WIDTH * self._label_of[place]
+        record.label = label_of(*self._labels[at : at + _WIDTH])
         record.status = _COMPLETED
         stamps = memoryview(self._stamps).cast("d")[place :: self._size]
         record.created_at, record.created, record.started, record.ended = stamps
@@ -296,11 +394,11 @@ def _packed_ids(ids: list[str]) -> bytes | tuple[str, ...]:
     a tuple of texts alone.
     """
     digits = "".join(ids)
-    if len(digits) == 2 * _ID_BYTES * len(ids):
+    if len(digits) == _ID_DIGITS * len(ids):
         with suppress(ValueError):
             packed = bytes.fromhex(digits)
             # Capital letters and blanks are read as well, and would not be given back.
-            if packed.hex() == digits and set(map(len, ids)) == {2 * _ID_BYTES}:
+            if packed.hex() == digits and set(map(len, ids)) == {_ID_DIGITS}:
                 return packed
     return tuple(map(str, ids))
 

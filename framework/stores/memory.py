@@ -19,8 +19,7 @@ from framework._records.pages import FIELDS, PageQuery
 from framework._records.records import TaskRecord
 from framework._records.statuses import TaskStatus
 from framework.protocols import Features
-from framework.stores._blocks import Block
-from framework.stores._filters import Filter
+from framework.stores._blocks import Block, Filter
 
 _BLOCK: Final = 256
 """How many records are packed at once."""

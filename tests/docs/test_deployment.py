@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from uvicorn.main import main
 
 from framework._manager.frameworks import _LAST_WORDS
-from framework.stores.sql._opening import UPGRADE_PATIENCE
+from framework.stores.sql._shared.opening import UPGRADE_PATIENCE
 from tests.docs.test_examples import imported
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

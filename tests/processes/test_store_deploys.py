@@ -23,9 +23,9 @@ from framework.stores.sql import SQLStore
 from framework.stores.sql._dialects import dialect as _dialect
 from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._pace import Pace
-from framework.stores.sql._shared import membership, predecessors
+from framework.stores.sql._shared import membership, opening
 from framework.stores.sql._shared.membership import MISSED
-from framework.stores.sql._shared.predecessors import Predecessors
+from framework.stores.sql._shared.opening import Predecessors
 from framework.stores.sql._tables.database import Database
 from framework.stores.sql._tables.schema import PROCESSES, STEPS
 from tests.children import ROOT, run
@@ -42,7 +42,7 @@ QUICK = Pace(pause_min=0.001, pause_max=0.01)
 @pytest.fixture
 def newer(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Predecessors]:
     """What a process of the next release asks at its start, a second after the other."""
-    monkeypatch.setattr(predecessors, "STEPS", NEWER)
+    monkeypatch.setattr(opening, "STEPS", NEWER)
     with closing(Database(checked_url(sql_url), False)) as database:
         yield Predecessors(database, TestClock(), patience=30.0)
 
@@ -115,7 +115,7 @@ def test_a_database_that_cannot_be_written_proves_nothing(
 ) -> None:
     """While a new process cannot write either, an old one that gives no sign is not dead."""
     monkeypatch.setattr(_dialect, "LOCK_PATIENCE", 0.001)
-    monkeypatch.setattr(predecessors, "STEPS", NEWER)
+    monkeypatch.setattr(opening, "STEPS", NEWER)
     with peers(sqlite_url, 2) as (old, new):
         older = Predecessors(new.database, new.clock)
         with old.database.writing() as connection:
@@ -183,7 +183,7 @@ async def test_a_rolling_deploy_loses_nothing(
     assert stdout is not None
     with old, heard("whose processes may still be running") as said:
         task_ids = (await asyncio.to_thread(stdout.readline)).split()
-        monkeypatch.setattr(predecessors, "STEPS", NEWER)
+        monkeypatch.setattr(opening, "STEPS", NEWER)
         monkeypatch.setattr(membership, "STEPS", NEWER)
 
         def end_the_old() -> None:

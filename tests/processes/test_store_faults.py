@@ -391,7 +391,7 @@ def test_store_cannot_be_opened(tmp_path: Path) -> None:
 
 def test_file_is_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is no database is refused, with what SQLite says of it."""
-    monkeypatch.setattr("framework.stores.sql._opening.OPEN_PATIENCE", 0.05)
+    monkeypatch.setattr("framework.stores.sql._shared.opening.OPEN_PATIENCE", 0.05)
     file = tmp_path / "notes.txt"
     file.write_text("no database\n" * 1_000)
     store = SQLStore(f"sqlite:///{file}")

@@ -14,7 +14,7 @@ from framework._records.pages import PageQuery
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import PlaceAnswer, PlaceRequest
 from framework.stores.sql._dialects.chosen import checked_url
-from framework.stores.sql._opening import _patience
+from framework.stores.sql._shared.opening import _patience
 from framework.stores.sql._tables.database import Database
 from framework.stores.sql._tables.schema import META, PLACES, STEPS, prepare
 from tests.children import python

@@ -30,8 +30,7 @@ from framework._tasks.places import key_digest, stable_text
 from framework._threads.reply import Reply, Steps, block, suspend
 from framework._threads.waiters import LoopSleeper, Mailboxes, ThreadSleeper
 from framework.exceptions import StoreUnavailableError
-from framework.protocols import SharedWindows
-from framework.protocols._windows import WindowAnswer, WindowRequest
+from framework.protocols import SharedWindows, WindowAnswer, WindowRequest
 
 _MARGIN: Final = 0.05
 """Seconds that a function may begin after its call was counted; less for a short window."""

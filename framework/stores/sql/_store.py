@@ -19,14 +19,13 @@ from framework._tasks.places import PlaceAnswer, PlaceRequest
 from framework._tasks.wire import settled
 from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
-from framework.protocols import Features, StoreHost
-from framework.protocols._windows import WindowAnswer, WindowRequest
+from framework.protocols import Features, StoreHost, WindowAnswer, WindowRequest
 from framework.stores.sql._backlog import Backlog, Permitted, Told
 from framework.stores.sql._dialects.chosen import checked_url
-from framework.stores.sql._opening import open_in_time
 from framework.stores.sql._pace import Pace
 from framework.stores.sql._reading.history import History
 from framework.stores.sql._reading.mirror import Mirror
+from framework.stores.sql._shared.opening import open_in_time
 from framework.stores.sql._tables.database import FAULTS, Database, why
 from framework.stores.sql._tables.rows import can_be_kept
 from framework.stores.sql._writing.writer import Writer

@@ -20,8 +20,7 @@ from framework._records.pages import FIELDS, PageQuery
 from framework._records.records import Label, TaskRecord
 from framework._records.statuses import TaskStatus
 from framework.stores import memory
-from framework.stores._blocks import Block
-from framework.stores._filters import Filter
+from framework.stores._blocks import Block, Filter
 from framework.stores.memory import MemoryStore
 
 LABELS = [

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
-from framework.protocols._windows import WindowAnswer, WindowRequest
+from framework.protocols import WindowAnswer, WindowRequest
 from framework.stores.sql._shared.requests import Requests
 from framework.stores.sql._shared.site import Site
 from framework.stores.sql._tables.schema import WINDOWS

@@ -6,7 +6,7 @@ start, and users should not need a tool for tables that belong to the library. W
 has is said by the steps alone.
 
 Guarantees: each step runs once, however many processes start at the same time; a database of
-a newer release is refused and not changed. `_shared.predecessors` has what precedes an upgrade.
+a newer release is refused and not changed. `_shared.opening` has what precedes an upgrade.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Processes of an older release, which must have ended before the tables are upgraded.
+"""Opens the database of a store: waits until it works, and until older processes have ended.
 
-They know nothing of what newer ones write: they would end tasks that wait, or write rows that
-newer ones misread.
+Processes of an older release know nothing of what newer ones write: they would end tasks that wait,
+or write rows that newer ones misread.
 
 Guarantees: the tables are upgraded only while no older process beats; one that stood still until
 then has no row any more, so it writes nothing before it has noticed (see `Membership.enter`).
@@ -11,6 +11,8 @@ Relies on: calls on one thread, before this process has a row of its own.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import sqlalchemy as sa
@@ -18,12 +20,26 @@ from sqlalchemy.engine import Connection
 
 from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
+from framework.stores.sql._pace import Pace
 from framework.stores.sql._shared.membership import Membership
 from framework.stores.sql._tables.database import FAULTS, Database
-from framework.stores.sql._tables.schema import META, PROCESSES, STEPS, prepare, version_of
+from framework.stores.sql._tables.schema import (
+    META,
+    PROCESSES,
+    STEPS,
+    is_outdated,
+    prepare,
+    version_of,
+)
 from framework.stores.sql._tables.statements import Statements
 
 _LOGGER = logging.getLogger("asyncframe")
+
+OPEN_PATIENCE: Final = 5.0
+"""Seconds for which opening a database is retried."""
+
+UPGRADE_PATIENCE: Final = 300.0
+"""The same while another process upgrades its tables, which makes indexes of all rows."""
 
 PATIENCE: Final = 60.0
 """Seconds to wait for processes of an older release to end."""
@@ -109,3 +125,36 @@ class Predecessors:
         further = len(self._left) - _NAMED
         named = ", ".join(self._left[:_NAMED])
         return f"{named} and {further} more" if further > 0 else named
+
+
+def open_in_time(
+    database: Database, clock: SystemClock, pace: Pace, enter: Callable[[], None]
+) -> None:
+    """Create or upgrade the tables, and call *enter*, until both succeed; blocks.
+
+    Raises:
+        StoreUnavailableError: If the tables are of a newer release, or older processes stay.
+        SQLAlchemyError: If the database still fails after five seconds, its latest error.
+        OSError: The same.
+    """
+    older = Predecessors(database, clock)
+    begun = clock.monotonic()
+    while True:
+        try:
+            if older.let_upgrade():
+                enter()
+                return
+            clock.sleep(pace.beat)
+            begun = clock.monotonic()
+        except FAULTS as error:
+            if clock.monotonic() >= begun + _patience(database, error):
+                raise
+            clock.sleep(pace.look)
+
+
+def _patience(database: Database, error: BaseException) -> float:
+    """Return for how many seconds to try to open the database, after an error."""
+    with suppress(*FAULTS):
+        if database.is_busy(error) and is_outdated(database):
+            return UPGRADE_PATIENCE
+    return OPEN_PATIENCE
