@@ -123,22 +123,6 @@ class Block:
     What does not fit into the columns is kept whole, by its index.
     """
 
-    __slots__ = (
-        "_attempts",
-        "_first",
-        "_ids",
-        "_label_of",
-        "_labels",
-        "_last_end",
-        "_matching",
-        "_results",
-        "_size",
-        "_span",
-        "_stamps",
-        "_token",
-        "_whole",
-    )
-
     def __init__(self, ids: list[str], records: list[TaskRecord]) -> None:
         self._first = 0
         self._size = len(records)

@@ -409,15 +409,10 @@ class _Cuts:
         Returns:
             Its distance, and how many records come before it; 0 if there is no such block.
         """
-        found, low, high = (0.0, 0), 0, len(self._nears)
-        while low < high:
-            middle = (low + high) // 2
-            before = self._before(self._nears[middle])
-            if before <= offset:
-                found, low = (self._nears[middle], before), middle + 1
-            else:
-                high = middle
-        return found
+        place = bisect_right(self._nears, offset, key=self._before)
+        if not place:
+            return 0.0, 0
+        return self._nears[place - 1], self._before(self._nears[place - 1])
 
     def _before(self, distance: float) -> int:
         done = bisect_left(self._fars, distance)

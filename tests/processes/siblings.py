@@ -126,7 +126,7 @@ class Peer:
         self.database = Database(checked_url(url), False)
         prepare(self.database)
         self.backlog = Backlog(self.clock, capacity)
-        self.mirror = Mirror(self.clock, self.backlog.live.__contains__, self.backlog.holds)
+        self.mirror = Mirror(self.clock, self.backlog)
         self.writer = Writer(
             self.database,
             self.backlog,

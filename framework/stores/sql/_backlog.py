@@ -136,7 +136,7 @@ class Backlog:
             self._wake.set()
 
     def put(self, record: TaskRecord) -> None:
-        """Queue a record that has become final."""
+        """Queue a record that this process changes no more."""
         task_id = record.task_id
         with self._lock:
             self.live.pop(task_id, None)
@@ -173,13 +173,8 @@ class Backlog:
 
     def release(self, record: TaskRecord) -> None:
         """Queue the copy that sets a task free for any process."""
-        task_id = record.task_id
-        with self._lock:
-            self.live.pop(task_id, None)
-            self._dirty[task_id] = record
-        self.permit(task_id, False)
-        if self._idle:
-            self._wake.set()
+        self.put(record)
+        self.permit(record.task_id, False)
 
     def finals(self) -> list[TaskRecord]:
         """Return the finished tasks that wait to be written."""
@@ -254,11 +249,6 @@ class Backlog:
         # In this order: whoever comes meanwhile is either seen here or ends the wait.
         self._urgent.clear()
         return is_waited_for() or self._urgent.wait(seconds)
-
-    @property
-    def waited_for(self) -> bool:
-        """Whether a caller waits until a record is safe."""
-        return self.waiters > 0
 
     @property
     def waiters(self) -> int:

@@ -92,11 +92,7 @@ class SQLStore:
     def _begin(self, host: StoreHost | None) -> None:
         self._clock = SystemClock()
         self._backlog = Backlog(self._clock)
-        self._mirror = Mirror(
-            self._clock if host is None else host.clock,
-            self._backlog.live.__contains__,
-            self._backlog.holds,
-        )
+        self._mirror = Mirror(self._clock if host is None else host.clock, self._backlog)
 
     @property
     def features(self) -> Features:

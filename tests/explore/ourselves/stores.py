@@ -223,7 +223,7 @@ def row(number: int, status: str) -> TaskRow:
 
 def mirror_counts(run: Run) -> None:
     """Tasks of other processes end, are read twice and are removed: the counts are right."""
-    mirror = Mirror(run.clock, lambda _: False)
+    mirror = Mirror(run.clock, Backlog(run.clock))
     mirror.add([row(1, "running")])
 
     def read() -> None:
@@ -244,7 +244,7 @@ def mirror_counts(run: Run) -> None:
 
 def forget_or_read(run: Run) -> None:
     """Another process's task ends and is taken over by this one: it is no longer counted, once."""
-    mirror = Mirror(run.clock, lambda _: False)
+    mirror = Mirror(run.clock, Backlog(run.clock))
     mirror.add([row(1, "running")])
 
     def forget() -> None:

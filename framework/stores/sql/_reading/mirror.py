@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from framework._records.pages import wall_end
@@ -22,6 +22,7 @@ from framework._records.records import TaskRecord, is_unseen
 from framework._records.statuses import FAILURES, TaskStatus
 from framework.protocols import Clock
 from framework.stores.memory import MemoryStore
+from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._reading.older import Older
 from framework.stores.sql._tables.rows import TaskRow, readable, record_of
 from framework.stores.sql._tables.statements import just_before
@@ -47,22 +48,15 @@ class Mirror:
 
     Args:
         clock: The framework's: records have its monotonic stamps.
-        is_own: Whether a task is one of this process's own live ones.
-        waits: Whether a task of this process waits to be written; called on the store's thread.
+        backlog: Knows which live tasks are this process's own, and what waits to be written.
 
     Attributes:
         held: How many finished tasks are held whole.
     """
 
-    def __init__(
-        self,
-        clock: Clock,
-        is_own: Callable[[str], bool],
-        waits: Callable[[str], bool] = lambda _: False,
-    ) -> None:
+    def __init__(self, clock: Clock, backlog: Backlog) -> None:
         self._clock = clock
-        self._is_own = is_own
-        self._waits = waits
+        self._backlog = backlog
         self.held = HELD
         self._finished = MemoryStore()
         self._older = Older()
@@ -213,7 +207,7 @@ class Mirror:
         return self._moving
 
     def _must_stay(self, record: TaskRecord) -> bool:
-        return self._waits(record.task_id) or is_unseen(record) or record.still_running
+        return self._backlog.holds(record.task_id) or is_unseen(record) or record.still_running
 
     def _unpin(self) -> None:
         """Let go of older tasks that no longer have to stay."""
@@ -227,7 +221,7 @@ class Mirror:
         offset = self.offset
         final: list[tuple[TaskRecord, float]] = []
         for row in rows:
-            if self._is_own(row.task_id):
+            if row.task_id in self._backlog.live:
                 continue
             if row.ended_at is not None:
                 final.append((record_of(row, offset), row.ended_at))
@@ -295,7 +289,7 @@ class Mirror:
         found = []
         for row in rows:
             record = record_of(row, offset)
-            if row.ended_at is not None and not self._is_own(record.task_id):
+            if row.ended_at is not None and record.task_id not in self._backlog.live:
                 (record,) = self._keep([(record, row.ended_at)])
             found.append(readable(record))
         return found

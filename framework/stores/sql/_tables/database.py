@@ -8,7 +8,7 @@ Relies on: calls on threads that may block, in the process that opened it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 import sqlalchemy as sa
@@ -52,28 +52,27 @@ class Database:
             raise ImportError(self.dialect.needs) from error
         self.dialect.attach(self._engine, durable)
         self._readers = self.dialect.readers(self._engine)
+        self._writers = self._engine.execution_options(**{_dialect.WRITES: True})
 
-    @contextmanager
-    def reading(self) -> Iterator[Connection]:
+    def reading(self) -> AbstractContextManager[Connection]:
         """Open a transaction that only reads, and sees the database as it is at its first look."""
-        with (
-            self._closed_late(),
-            self._readers.connect() as connection,
-            self._dropping(connection),
-            connection.begin(),
-        ):
-            yield connection
+        return self._transaction(self._readers)
+
+    def writing(self) -> AbstractContextManager[Connection]:
+        """Open a transaction that is committed at the end, or rolled back on an error."""
+        return self._transaction(self._writers)
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
-        """Open a transaction that is committed at the end, or rolled back on an error."""
-        with (
-            self._closed_late(),
-            self._engine.connect().execution_options(**{_dialect.WRITES: True}) as connection,
-            self._dropping(connection),
-            connection.begin(),
-        ):
-            yield connection
+    def _transaction(self, engine: Engine) -> Iterator[Connection]:
+        pool = self._engine.pool
+        try:
+            with engine.connect() as connection, self._dropping(connection), connection.begin():
+                yield connection
+        finally:
+            # `close` was called while the connection was in use, and has put another one in the
+            # pool's place: its connections are closed once they are not.
+            if self._engine.pool is not pool:
+                pool.dispose()
 
     @contextmanager
     def _dropping(self, connection: Connection) -> Iterator[None]:
@@ -88,17 +87,6 @@ class Database:
             if not (self.dialect.is_local or self.is_data_fault(error) or self.is_busy(error)):
                 connection.invalidate(error)
             raise
-
-    @contextmanager
-    def _closed_late(self) -> Iterator[None]:
-        """Close the connection that was in use when `close` was called, once it is not."""
-        pool = self._engine.pool
-        try:
-            yield
-        finally:
-            # `close` has put another one in its place.
-            if self._engine.pool is not pool:
-                pool.dispose()
 
     def close(self) -> None:
         """Close every connection; one that is in use, once it is not."""

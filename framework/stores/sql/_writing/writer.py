@@ -177,7 +177,7 @@ class Writer:
         self._crowd = self._backlog.waiters + len(self.lines.requests)
 
     def _is_waited_for(self) -> bool:
-        return self._backlog.waited_for or bool(self.lines.requests or self.windows.requests)
+        return bool(self._backlog.waiters or self.lines.requests or self.windows.requests)
 
     def _until_due(self) -> float:
         """Return the seconds until the next look or beat, or until there is more to take over."""
