@@ -211,11 +211,8 @@ class MemoryStore:
     def oldest(self) -> TaskRecord | None:
         """Return the record that would be removed first; None if there is none."""
         with self._lock:
-            for generation in self._generations:
-                block = generation.first
-                if block is not None:
-                    return block.oldest()
-            return next(iter(list(self._latest.values())), None)
+            block = next(self._blocks(), None)
+            return next(iter(self._whole()), None) if block is None else block.oldest()
 
     def remove(
         self,

@@ -19,6 +19,7 @@ from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._pace import Pace
 from framework.stores.sql._reading.history import History
 from framework.stores.sql._reading.mirror import Mirror
+from framework.stores.sql._shared.site import site_of
 from framework.stores.sql._tables.database import Database
 from framework.stores.sql._tables.schema import TASKS, prepare
 from framework.stores.sql._writing.writer import Writer
@@ -127,19 +128,10 @@ class Peer:
         prepare(self.database)
         self.backlog = Backlog(self.clock, capacity)
         self.mirror = Mirror(self.clock, self.backlog)
-        self.writer = Writer(
-            self.database,
-            self.backlog,
-            self.mirror,
-            self.host,
-            self.clock,
-            pace or Pace(),
-            keep_arguments,
-        )
+        site = site_of(self.database, self.backlog, self.host, self.clock, pace or Pace())
+        self.writer = Writer(site, self.mirror, keep_arguments)
         self.writer.enter()
-        self.history = History(
-            self.database, self.backlog, self.mirror, self.writer.follower, self.writer.pages
-        )
+        self.history = History(site, self.mirror, self.writer.follower, self.writer.pages)
 
     @property
     def process_id(self) -> str:

@@ -26,6 +26,7 @@ from framework.stores.sql._pace import Pace
 from framework.stores.sql._reading.history import History
 from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._shared.opening import open_in_time
+from framework.stores.sql._shared.site import site_of
 from framework.stores.sql._tables.database import FAULTS, Database, why
 from framework.stores.sql._tables.rows import can_be_kept
 from framework.stores.sql._writing.writer import Writer
@@ -147,19 +148,10 @@ class SQLStore:
 
     def _enter(self, host: StoreHost) -> None:
         """Enter among the processes of the database, and start the thread."""
-        writer = Writer(
-            self._database,
-            self._backlog,
-            self._mirror,
-            host,
-            self._clock,
-            self._pace,
-            self.keep_arguments,
-        )
+        site = site_of(self._database, self._backlog, host, self._clock, self._pace)
+        writer = Writer(site, self._mirror, self.keep_arguments)
         writer.enter()
-        self._history = History(
-            self._database, self._backlog, self._mirror, writer.follower, writer.pages
-        )
+        self._history = History(site, self._mirror, writer.follower, writer.pages)
         writer.start()
         self._writer = writer
 

@@ -19,6 +19,7 @@ from framework.engines.celery._shared.lines import RedisLines
 from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._dialects.sqlite import SQLite
 from framework.stores.sql._pace import Pace
+from framework.stores.sql._shared.site import site_of
 from framework.stores.sql._writing.removal import Removal
 from framework.stores.sql._writing.writer import Writer
 from framework.worker import _deliveries
@@ -336,7 +337,7 @@ def remove_or_write(run: Run) -> None:
     mirror: Any = SimpleNamespace(expect_again=bool)
     made: Any = None
     database: Any = SimpleNamespace(writing=nullcontext, dialect=SQLite())
-    writer: Any = Writer(database, Backlog(run.clock), mirror, made, run.clock, Pace())
+    writer: Any = Writer(site_of(database, Backlog(run.clock), made, run.clock, Pace()), mirror)
     batches: Any = writer.batches
     turns: Any = SimpleNamespace(turn=lambda _: (1, 0.0), process_id="one")
     batches._site = replace(batches._site, membership=turns)

@@ -132,6 +132,9 @@ class Dialect(ABC):
         """Return the strings of a JSON text, which is a list of them."""
 
     @abstractmethod
+    def insert(self, table: sa.Table) -> Any:  # Any: a statement of the dialect
+        """Return an insert that has ON CONFLICT."""
+
     def upsert(
         self, table: sa.Table, names: Sequence[str], rows: sa.Select[Any], change: Change
     ) -> Any:  # Any: a statement of the dialect
@@ -145,6 +148,11 @@ class Dialect(ABC):
             rows: What to write.
             change: What becomes of a row that is there.
         """
+        made = self.insert(table).from_select(names, rows)
+        changed, where = change(made.excluded)
+        return made.on_conflict_do_update(
+            index_elements=list(table.primary_key), set_=changed, where=where
+        )
 
     @abstractmethod
     def microsecond(self, connection: Connection, clock: SystemClock) -> int:
@@ -197,23 +205,6 @@ class Dialect(ABC):
     def keep_out(self, connection: Connection, table: sa.Table) -> None:
         """Let others wait that would write into *table*, until the transaction has ended."""
         return
-
-
-def upserted(
-    insert: Any, names: Sequence[str], rows: sa.Select[Any], change: Change
-) -> Any:  # Any: of a dialect that has ON CONFLICT
-    """Return the statement of `Dialect.upsert` for databases with ON CONFLICT.
-
-    Args:
-        insert: The dialect's insert into the table.
-        names: The columns of *rows*.
-        rows: What to write.
-        change: What becomes of a row that is there.
-    """
-    made = insert.from_select(names, rows)
-    changed, where = change(made.excluded)
-    keys = list(insert.table.primary_key)
-    return made.on_conflict_do_update(index_elements=keys, set_=changed, where=where)
 
 
 def like(search: str) -> str:

@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL, Connection, Engine
 
 from framework._records.pages import variants
 from framework._threads.clock import SystemClock
-from framework.stores.sql._dialects.dialect import Change, Dialect, like, upserted
+from framework.stores.sql._dialects.dialect import Dialect, like
 
 _RECORDS_STATES: Final = ("22", "23", "54")
 """SQLSTATE classes that blame the data: invalid, in conflict, or too large."""
@@ -115,11 +115,9 @@ class PostgreSQL(Dialect):
         given = sa.func.json_array_elements_text(sa.cast(text, sa.JSON))
         return sa.select(given.table_valued("value", name="given").c.value)
 
-    def upsert(
-        self, table: sa.Table, names: Sequence[str], rows: sa.Select[Any], change: Change
-    ) -> Any:
-        """Insert, or update on a conflict."""
-        return upserted(postgresql.insert(table), names, rows, change)
+    def insert(self, table: sa.Table) -> Any:
+        """Return the insert of the dialect."""
+        return postgresql.insert(table)
 
     def microsecond(self, connection: Connection, clock: SystemClock) -> int:
         """Return that of the server."""

@@ -31,11 +31,9 @@ from framework.stores.sql._dialects.dialect import (
     TICKS,
     WRITES,
     Answer,
-    Change,
     Dialect,
     Row,
     like,
-    upserted,
 )
 
 _RECORDS_CODES: Final = (18, 19, 20)
@@ -118,11 +116,9 @@ class SQLite(Dialect):
         """Take the text apart."""
         return sa.select(sa.func.json_each(text).table_valued("value", name="given").c.value)
 
-    def upsert(
-        self, table: sa.Table, names: Sequence[str], rows: sa.Select[Any], change: Change
-    ) -> Any:
-        """Insert, or update on a conflict."""
-        return upserted(sqlite.insert(table), names, rows, change)
+    def insert(self, table: sa.Table) -> Any:
+        """Return the insert of the dialect."""
+        return sqlite.insert(table)
 
     def microsecond(self, connection: Connection, clock: SystemClock) -> int:
         """Return that of the machine."""

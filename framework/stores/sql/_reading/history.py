@@ -18,11 +18,10 @@ from sqlalchemy.engine import Connection
 from framework._records.pages import STATUS, Field, PageQuery, key_of, wall_end, with_own
 from framework._records.records import TaskRecord
 from framework._records.statuses import FINAL, TaskStatus
-from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._reading.follower import Follower
 from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._reading.pages import Pages, may_have_rows
-from framework.stores.sql._tables.database import Database
+from framework.stores.sql._shared.site import Site
 from framework.stores.sql._tables.rows import TaskRow
 from framework.stores.sql._tables.statements import End, in_steps
 
@@ -31,24 +30,16 @@ class History:
     """Reads finished tasks from memory and the database.
 
     Args:
-        database: Holds all that were written.
-        backlog: Holds those that wait to be written.
+        site: What it works with.
         mirror: Holds the latest, and the others' live ones.
         follower: Knows which were removed.
         pages: The SQL.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        backlog: Backlog,
-        mirror: Mirror,
-        follower: Follower,
-        pages: Pages,
-    ) -> None:
-        self._database = database
+    def __init__(self, site: Site, mirror: Mirror, follower: Follower, pages: Pages) -> None:
+        self._database = site.database
         self._pages = pages
-        self._backlog = backlog
+        self._backlog = site.backlog
         self._mirror = mirror
         self._follower = follower
         # What the latest search asked for, and how many rows it has found.

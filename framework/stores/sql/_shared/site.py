@@ -34,3 +34,12 @@ class Site:
     host: StoreHost
     clock: SystemClock
     pace: Pace
+
+
+def site_of(
+    database: Database, backlog: Backlog, host: StoreHost, clock: SystemClock, pace: Pace
+) -> Site:
+    """Return what the parts of a store work with, for a process that enters anew."""
+    statements = Statements(database.dialect)
+    membership = Membership(statements, database.dialect.is_local)
+    return Site(database, statements, membership, backlog, host, clock, pace)

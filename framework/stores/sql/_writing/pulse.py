@@ -13,16 +13,14 @@ class Pulse:
 
     Args:
         site: What it works with.
+
+    Attributes:
+        due_at: The monotonic second at which the next beat is due.
     """
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._given_at = 0.0
-
-    @property
-    def due_at(self) -> float:
-        """The monotonic second at which the next beat is due."""
-        return self._given_at + self._site.pace.beat
+        self.due_at = 0.0
 
     def is_due(self) -> bool:
         """Return whether it is time for a beat."""
@@ -30,7 +28,7 @@ class Pulse:
 
     def given(self) -> None:
         """Note that a beat, or the row of this process, is committed."""
-        self._given_at = self._site.clock.monotonic()
+        self.due_at = self._site.clock.monotonic() + self._site.pace.beat
 
     def beat(self) -> None:
         """Give a sign of life, if it is time.

@@ -12,22 +12,17 @@ import math
 import threading
 from collections.abc import Collection
 
-from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
-from framework.protocols import StoreHost
-from framework.stores.sql._backlog import Backlog
-from framework.stores.sql._pace import Pace
 from framework.stores.sql._reading.follower import BREATH, Follower
 from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._reading.pages import Pages
 from framework.stores.sql._shared.inquiries import InquiryRows
-from framework.stores.sql._shared.membership import GivenUpError, Membership
+from framework.stores.sql._shared.membership import GivenUpError
 from framework.stores.sql._shared.places import SharedLines, inherit, is_held_on
 from framework.stores.sql._shared.schedules import ScheduleRows
 from framework.stores.sql._shared.site import Site
 from framework.stores.sql._shared.windows import WindowRows
-from framework.stores.sql._tables.database import FAULTS, Database, why
-from framework.stores.sql._tables.statements import Statements
+from framework.stores.sql._tables.database import FAULTS, why
 from framework.stores.sql._writing.batches import BATCH, ROUNDS, Batches
 from framework.stores.sql._writing.drafts import Drafts
 from framework.stores.sql._writing.pulse import Pulse
@@ -40,12 +35,8 @@ class Writer:
     """Writes one process's tasks, and reads those of the others.
 
     Args:
-        database: Where to write.
-        backlog: The records that wait to be written.
+        site: What it works with.
         mirror: The tasks of all processes.
-        host: The framework.
-        clock: Real time: the other processes live in it, also if a test moves this one's.
-        pace: The intervals.
         keep_arguments: Longest call to keep, in bytes; 0 for none.
 
     Attributes:
@@ -61,27 +52,17 @@ class Writer:
         inquiries: Those of other processes, and this one's.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        backlog: Backlog,
-        mirror: Mirror,
-        host: StoreHost,
-        clock: SystemClock,
-        pace: Pace,
-        keep_arguments: int = 0,
-    ) -> None:
-        self.statements = Statements(database.dialect)
-        self.membership = Membership(self.statements, database.dialect.is_local)
-        site = Site(database, self.statements, self.membership, backlog, host, clock, pace)
+    def __init__(self, site: Site, mirror: Mirror, keep_arguments: int = 0) -> None:
         self._site = site
         self._mirror = mirror
-        self._database = database
-        self._backlog = backlog
-        self._clock = clock
-        self._pace = pace
-        self.pages = Pages(database.dialect)
-        self.removal = Removal(self.statements, clock)
+        self.statements = site.statements
+        self.membership = site.membership
+        self._database = site.database
+        self._backlog = site.backlog
+        self._clock = site.clock
+        self._pace = site.pace
+        self.pages = Pages(site.database.dialect)
+        self.removal = Removal(site.statements, site.clock)
         self.drafts = Drafts(site, keep_arguments)
         self.follower = Follower(site, mirror)
         self.lines = SharedLines(site, self.follower.cancel)
@@ -103,7 +84,7 @@ class Writer:
         self._failing_since: float | None = None
         # Whether the others consider this process dead, and it has no new id yet.
         self._given_up = False
-        self._pause = pace.pause_min
+        self._pause = site.pace.pause_min
         self._looked = 0.0
         # At once: what a process left that was killed is taken over by the next one that starts.
         self._watched = -math.inf
