@@ -339,9 +339,8 @@ def remove_or_write(run: Run) -> None:
     database: Any = SimpleNamespace(writing=nullcontext, dialect=SQLite())
     writer: Any = Writer(site_of(database, Backlog(run.clock), made, run.clock, Pace()), mirror)
     batches: Any = writer.batches
-    turns: Any = SimpleNamespace(turn=lambda _: (1, 0.0), process_id="one")
-    batches._site = replace(batches._site, membership=turns)
-    statements: Any = SimpleNamespace(remove=remove)
+    statements: Any = SimpleNamespace(remove=remove, advance=lambda *_: (1, 0.0, True))
+    batches._site = replace(batches._site, statements=statements)
     writer.removal = batches._removal = Removal(statements, run.clock)
 
     def write() -> None:

@@ -184,9 +184,16 @@ class Dialect(ABC):
             is_ascii: Whether there are only ASCII letters in it, whose case does not matter.
         """
 
-    @abstractmethod
     def pattern(self, search: str) -> str:
-        """Return the pattern by which `has` searches for a text; see `searching.variants`."""
+        """Return the pattern by which `has` searches for a text: of LIKE, if it is ASCII."""
+        if not search.isascii():
+            return self.expression(search)
+        plain = "".join(f"\\{one}" if one in "\\%_" else one for one in search.lower())
+        return f"%{plain}%"
+
+    @abstractmethod
+    def expression(self, search: str) -> str:
+        """Return the pattern for a text that is not ASCII; see `searching.variants`."""
 
     # -- upgrading the tables
 
@@ -205,9 +212,3 @@ class Dialect(ABC):
     def keep_out(self, connection: Connection, table: sa.Table) -> None:
         """Let others wait that would write into *table*, until the transaction has ended."""
         return
-
-
-def like(search: str) -> str:
-    """Return the pattern of LIKE for an ASCII text, in small letters."""
-    plain = "".join(f"\\{one}" if one in "\\%_" else one for one in search.lower())
-    return f"%{plain}%"

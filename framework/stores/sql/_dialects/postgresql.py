@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL, Connection, Engine
 
 from framework._records.pages import variants
 from framework._threads.clock import SystemClock
-from framework.stores.sql._dialects.dialect import Dialect, like
+from framework.stores.sql._dialects.dialect import Dialect
 
 _RECORDS_STATES: Final = ("22", "23", "54")
 """SQLSTATE classes that blame the data: invalid, in conflict, or too large."""
@@ -142,10 +142,8 @@ class PostgreSQL(Dialect):
             return sa.func.lower(plain).like(search, escape="\\")
         return plain.op("~", is_comparison=True)(search)  # type: ignore[no-any-return]
 
-    def pattern(self, search: str) -> str:
-        """Return a pattern of LIKE, or a regular expression."""
-        if search.isascii():
-            return like(search)
+    def expression(self, search: str) -> str:
+        """Return a regular expression."""
         return "".join(_in_expression(one) for one in variants(search))
 
     # -- upgrading the tables

@@ -33,7 +33,6 @@ from framework.stores.sql._dialects.dialect import (
     Answer,
     Dialect,
     Row,
-    like,
 )
 
 _RECORDS_CODES: Final = (18, 19, 20)
@@ -142,10 +141,8 @@ class SQLite(Dialect):
             return text.like(search, escape="\\")  # type: ignore[no-any-return]
         return text.op("GLOB", is_comparison=True)(search)  # type: ignore[no-any-return]
 
-    def pattern(self, search: str) -> str:
-        """Return a pattern of LIKE or GLOB."""
-        if search.isascii():
-            return like(search)
+    def expression(self, search: str) -> str:
+        """Return a pattern of GLOB."""
         return f"*{''.join(_in_glob(one) for one in variants(search))}*"
 
 
@@ -192,16 +189,13 @@ class _File:
         # Its path, and which one it was when it was opened.
         self._file: tuple[str, tuple[int, int] | None] | None = None
         event.listen(engine, "connect", self._on_connect)
-        event.listen(engine, "do_connect", self._before_connect)
+        # A connection to a file that is gone would make a new one, without tables.
+        event.listen(engine, "do_connect", self._require_file)
         event.listen(engine, "begin", self._begin)
         event.listen(engine, "engine_disposed", self._forget)
 
     def _forget(self, _: object) -> None:
         self._file = None
-
-    def _before_connect(self, *_: object) -> None:
-        # A connection to a file that is gone would make a new one, without tables.
-        self._require_file()
 
     def _on_connect(self, connection: Any, _: object) -> None:  # Any: of a driver
         # So that the driver begins no transactions; `_begin` does.
@@ -244,7 +238,7 @@ class _File:
         finally:
             driver.execute(f"PRAGMA busy_timeout = {patience * 1_000:.0f}")
 
-    def _require_file(self) -> None:
+    def _require_file(self, *_: object) -> None:
         """Check that the file is still the one that was opened.
 
         Raises:

@@ -140,20 +140,15 @@ class Follower:
 
         Of many rows only the first, and their version; the next look reads the others.
         """
-        process = self._membership.process_id
         found: list[TaskRow] = []
-        # No id comes before the empty one, in no collation.
-        first = place = self.version + 1
-        task_id, more = "", version > self.version
-        while more:
-            rows = self._statements.since(connection, place, task_id, process)
+        if version <= self.version:
+            return found, version
+        first, process = self.version + 1, self._membership.process_id
+        for rows in self._statements.since(connection, first, process):
             found += rows
-            more = len(rows) == CHUNK
-            if more:
-                place, task_id = rows[-1].version, rows[-1].task_id
-            if more and len(found) >= _MOST and place > first:
+            if len(found) >= _MOST and len(rows) == CHUNK and rows[-1].version > first:
                 # Of the last version there may be more.
-                version, more = place - 1, False
+                return found, rows[-1].version - 1
         return found, version
 
     def _take_in(self, rows: list[TaskRow]) -> None:
@@ -203,8 +198,7 @@ class Follower:
     def _take_over(self, dead: Sequence[tuple[str, int]]) -> bool:
         """Bury the *dead*, and take over what is left of them; return whether there may be more."""
         membership, room = self._membership, self._host.room()
-        with self._database.writing() as connection:
-            version, _ = membership.turn(connection)
+        with self._site.turn() as (connection, version, _):
             membership.bury(connection, dead)
             _orphans.put_back(connection, self._arriving, membership.process_id)
             found = _orphans.find(connection, room)

@@ -25,7 +25,6 @@ from sqlalchemy.engine import Connection
 
 from framework._threads.watch import processes
 from framework.stores.sql._tables.schema import PROCESSES, STEPS, newer_tables, version_of
-from framework.stores.sql._tables.statements import Statements
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -47,7 +46,6 @@ class Membership:
     """This process's row, and the counters that it has seen in the others'.
 
     Args:
-        statements: The SQL of the tasks.
         local: Whether all processes that share the database run on one machine.
 
     Attributes:
@@ -55,8 +53,7 @@ class Membership:
         identities: All ids that it has had.
     """
 
-    def __init__(self, statements: Statements, local: bool) -> None:
-        self._statements = statements
+    def __init__(self, local: bool) -> None:
         self._local = local
         self.process_id = ""
         self.identities: list[str] = []
@@ -98,17 +95,6 @@ class Membership:
         done = connection.execute(_BEAT, {"own": self.process_id})
         if done.rowcount == 0:
             raise GivenUpError
-
-    def turn(self, connection: Connection) -> tuple[int, float]:
-        """Wait for this process's turn to write; return its version and the removed second.
-
-        Raises:
-            GivenUpError: If the others have given this process up.
-        """
-        version, removed, present = self._statements.advance(connection, self.process_id)
-        if not present:
-            raise GivenUpError
-        return version, removed
 
     def watch(self, connection: Connection) -> list[tuple[str, int]]:
         """Read the others' counters, once for each beat of this process.

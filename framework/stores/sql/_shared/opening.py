@@ -31,7 +31,6 @@ from framework.stores.sql._tables.schema import (
     prepare,
     version_of,
 )
-from framework.stores.sql._tables.statements import Statements
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -61,8 +60,7 @@ class Predecessors:
         self._database = database
         self._clock = clock
         self._patience = patience
-        self._statements = Statements(database.dialect)
-        self._seen = Membership(self._statements, database.dialect.is_local)
+        self._seen = Membership(database.dialect.is_local)
         self._version = 0
         self._until: float | None = None
         self._left: list[str] = []
@@ -83,7 +81,7 @@ class Predecessors:
                 return True
         except FAULTS:
             # What was not committed is no sign that the others could have given one.
-            self._seen = Membership(self._statements, self._database.dialect.is_local)
+            self._seen = Membership(self._database.dialect.is_local)
             raise
         now = self._clock.monotonic()
         if self._until is None:

@@ -8,7 +8,7 @@ owner for its tasks.
 A task does not leave before its end is written: whoever sees that the next one has its place can
 read how it ended. That a task is to be cancelled stands in its place until it has left, since its
 process may not have written the task itself yet, or may not know it yet.
-Relies on: `Membership.turn`, which makes all writers of the database take turns; calls on the
+Relies on: `Site.turn`, which makes all writers of the database take turns; calls on the
 store's own thread, except for `join` and `leave`.
 Lock order: none is held here.
 """

@@ -1,6 +1,6 @@
 """What other threads ask the store's thread for, of what all processes share.
 
-Relies on: `Membership.turn`, which makes all writers of the database take turns; calls on the
+Relies on: `Site.turn`, which makes all writers of the database take turns; calls on the
 store's own thread, except for `Requests.add`.
 Lock order: none is held here; the requests are in a deque, to which other threads append.
 """
@@ -68,8 +68,7 @@ class Requests(Generic[One]):
             SQLAlchemyError: If the database fails; requests that have no answer are kept.
         """
         while some := list(takewhile(may_be_answered, self.first())):
-            with self._site.database.writing() as connection:
-                version, _ = self._site.membership.turn(connection)
+            with self._site.turn() as (connection, version, _):
                 tell = answer(connection, version, some)
             self.drop(len(some))
             tell()

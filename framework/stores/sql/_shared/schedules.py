@@ -1,7 +1,7 @@
 """The schedules of all processes: who runs which due time, and what is paused.
 
 Guarantees: each due time is claimed once, in one transaction with the row of its task.
-Relies on: `Membership.turn`, which makes all writers of the database take turns. So what a
+Relies on: `Site.turn`, which makes all writers of the database take turns. So what a
 transaction has read here stays true until it is committed.
 """
 
@@ -93,14 +93,13 @@ class ScheduleRows:
     @contextmanager
     def _turn(self) -> Iterator[tuple[Connection, int]]:
         """Open a transaction that writes; yield it with its version."""
-        with self._database.writing() as connection:
-            try:
-                version, _ = self._site.membership.turn(connection)
-            except GivenUpError:
-                raise StoreUnavailableError(
-                    "the processes that share the store consider this one dead; it comes back soon"
-                ) from None
-            yield connection, version
+        try:
+            with self._site.turn() as (connection, version, _):
+                yield connection, version
+        except GivenUpError:
+            raise StoreUnavailableError(
+                "the processes that share the store consider this one dead; it comes back soon"
+            ) from None
 
 
 def pause(connection: Connection, name: str, paused: bool, now: float) -> bool:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+
+from sqlalchemy.engine import Connection
 
 from framework._threads.clock import SystemClock
 from framework.protocols import StoreHost
 from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._pace import Pace
-from framework.stores.sql._shared.membership import Membership
+from framework.stores.sql._shared.membership import GivenUpError, Membership
 from framework.stores.sql._tables.database import Database
 from framework.stores.sql._tables.statements import Statements
 
@@ -35,11 +39,27 @@ class Site:
     clock: SystemClock
     pace: Pace
 
+    @contextmanager
+    def turn(self) -> Iterator[tuple[Connection, int, float]]:
+        """Open a transaction in this process's turn to write, for which it waits.
+
+        All writers of the database take turns. It is yielded with its version, and the wall second
+        up to which ended tasks are removed.
+
+        Raises:
+            GivenUpError: If the others have given this process up.
+        """
+        with self.database.writing() as connection:
+            process = self.membership.process_id
+            version, removed, present = self.statements.advance(connection, process)
+            if not present:
+                raise GivenUpError
+            yield connection, version, removed
+
 
 def site_of(
     database: Database, backlog: Backlog, host: StoreHost, clock: SystemClock, pace: Pace
 ) -> Site:
     """Return what the parts of a store work with, for a process that enters anew."""
-    statements = Statements(database.dialect)
-    membership = Membership(statements, database.dialect.is_local)
+    statements, membership = Statements(database.dialect), Membership(database.dialect.is_local)
     return Site(database, statements, membership, backlog, host, clock, pace)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
@@ -188,17 +189,18 @@ class Statements:
         version, removed, asked = connection.execute(_POSITION).one()
         return Position(int(version), float(removed), int(asked))
 
-    def since(
-        self, connection: Connection, version: int, task_id: str, process: str
-    ) -> list[TaskRow]:
-        """Return the next rows after *version* and *task_id*.
+    def since(self, connection: Connection, version: int, process: str) -> Iterator[list[TaskRow]]:
+        """Yield the rows from *version* on, in its order, at most `CHUNK` at once.
 
-        Rows of *process* itself are left out, unless cancellation was requested.
-
-        Returns:
-            At most `CHUNK` rows, each with its version and process.
+        Each has its version and process. Rows of *process* itself are left out, unless
+        cancellation was requested.
         """
-        return fetch(connection, self._since, version=version, task_id=task_id, process=process)
+        some = partial(fetch, connection, self._since, process=process)
+        return in_steps(
+            lambda last: some(version=last[0], task_id=last[1]),
+            (version, ""),
+            by=attrgetter("version"),
+        )
 
     def live(self, connection: Connection) -> Iterator[list[TaskRow]]:
         """Yield the live rows in the order of their ids, at most `CHUNK` at once."""
@@ -224,19 +226,24 @@ def fetch(connection: Connection, answer: Answer, **values: Any) -> list[TaskRow
     return [TaskRow(*row) for row in answer.fetch(connection, values)]
 
 
-def in_steps(read: Callable[[End], list[TaskRow]], after: End) -> Iterator[list[TaskRow]]:
+def in_steps(
+    read: Callable[[End], list[TaskRow]],
+    after: End,
+    by: Callable[[TaskRow], float] = attrgetter("ended_at"),
+) -> Iterator[list[TaskRow]]:
     """Yield the rows of a query that returns at most `CHUNK` of them.
 
     Args:
-        read: Returns the next ones after an end and an id.
+        read: Returns the next ones after a number and an id.
         after: Those of the task to begin behind.
+        by: Returns the number of a row, by which they are in order.
     """
     while True:
         rows = read(after)
         yield rows
         if len(rows) < CHUNK:
             return
-        after = rows[-1].ended_at or 0.0, rows[-1].task_id
+        after = by(rows[-1]), rows[-1].task_id
 
 
 def parts(task_ids: Collection[str], size: int = CHUNK) -> Iterator[list[str]]:

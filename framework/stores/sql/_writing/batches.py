@@ -4,7 +4,7 @@ Guarantees: every record that was queued is written in the end, or counted and l
 hears that a record is safe only after its commit.
 Relies on: calls on the store's own thread; rows that may be written twice, since a commit that
 failed may have had its effect. In the database every writer takes its turn first
-(`Membership.turn`), so that no two processes wait for each other.
+(`Site.turn`), so that no two processes wait for each other.
 Lock order: none is held during a transaction.
 """
 
@@ -129,22 +129,19 @@ class Batches:
         """Write rows and remove old ones; True if there is more to remove."""
         gone = Deleted()
         self._reached = False
-        with self._database.writing() as connection:
-            # First of all: the row that this locks makes writers take turns.
-            version, removed = self._site.membership.turn(connection)
+        with self._site.turn() as (connection, version, removed):
             self._reached = True
             beats = self._pulse.is_due()
             if beats:
                 self._site.membership.beat(connection)
             started, ended = self._put(connection, rows, version)
             tell = self._lines.let_leave(connection, version, {row.task_id for row in rows})
-            if bound is not None:
-                removed = max(removed, bound)
+            latest = removed if bound is None else max(removed, bound)
             # A clean-up may have removed tasks that ended before it and are written only now.
             if bound is not None or any(
-                row.ended_at is not None and row.ended_at <= removed for row in rows
+                row.ended_at is not None and row.ended_at <= latest for row in rows
             ):
-                gone = self._removal.delete(connection, removed)
+                gone = self._removal.delete(connection, latest)
         # After the commit: a beat that was rolled back was not seen by anybody.
         if beats:
             self._pulse.given()
@@ -222,14 +219,25 @@ class Batches:
             return
         half = len(records) // 2
         for part in (records[:half], records[half:]):
-            try:
-                self._write_batch([rows[record.task_id] for record in part], None)
-            except FAULTS as fault:
-                if not self._database.is_data_fault(fault):
-                    raise
-                self._write_halves(part, rows, fault)
-            else:
+            refused = self._refused([rows[record.task_id] for record in part])
+            if refused is None:
                 self._safe(part, rows)
+            else:
+                self._write_halves(part, rows, refused)
+
+    def _refused(self, rows: list[Written]) -> BaseException | None:
+        """Write rows; return the error with which the database refuses what they have.
+
+        Raises:
+            SQLAlchemyError: If the database fails otherwise.
+        """
+        try:
+            self._write_batch(rows, None)
+        except FAULTS as error:
+            if not self._database.is_data_fault(error):
+                raise
+            return error
+        return None
 
     def _narrow(self, records: list[TaskRecord], error: BaseException) -> None:
         """Make the next batch smaller: perhaps the database fails at a single record.
@@ -272,15 +280,11 @@ class Batches:
         self._tried_aside = -math.inf
 
     def _write_alone(self, record: TaskRecord) -> None:
-        rows = list(self._drafted([record], 0.0).values())
-        try:
-            self._write_batch(rows, None)
-        except FAULTS as error:
-            if not self._database.is_data_fault(error):
-                raise
-            self._give_up(record, error)
-        else:
+        error = self._refused(list(self._drafted([record], 0.0).values()))
+        if error is None:
             _LOGGER.info("task %s is now written to the store", record.task_id)
+        else:
+            self._give_up(record, error)
 
     def _give_up(self, record: TaskRecord, error: BaseException) -> None:
         """Write a shorter row of a record whose contents the database refuses.
@@ -290,11 +294,7 @@ class Batches:
         """
         said, told = why(error), "task %s is written to the store without what it refuses: %s"
         row = self._drafts.bare_row_of(record, error, said)
-        try:
-            self._write_batch([row], None)
-        except FAULTS as fault:
-            if not self._database.is_data_fault(fault):
-                raise
+        if self._refused([row]) is not None:
             told = "task %s cannot be written to the store: %s"
             # If there is no row, nobody else can have the task.
             restart = row.restart

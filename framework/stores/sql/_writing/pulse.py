@@ -20,7 +20,7 @@ class Pulse:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self.due_at = 0.0
+        self.due_at = site.pace.beat
 
     def is_due(self) -> bool:
         """Return whether it is time for a beat."""

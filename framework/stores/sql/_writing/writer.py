@@ -179,8 +179,7 @@ class Writer:
         while self._clock.monotonic() < end:
             if self.attempt(following=False) and not (self._backlog.waits or self.lines.requests):
                 try:
-                    with self._database.writing() as connection:
-                        version, _ = self.membership.turn(connection)
+                    with self._site.turn() as (connection, version, _):
                         # Those places are free when this process counts as dead: its threads
                         # end with it.
                         if not is_held_on(connection, self.membership.process_id):
