@@ -217,7 +217,7 @@ async def _clean(url: str, many: str) -> dict[str, float]:
         ticks, begin = Ticks(), perf_counter()
         removed = manager.cleanup_completed_tasks(int(many) * _SPACING * (1 - _LATE))
         called = (perf_counter() - begin) * 1e3
-        while store._writer.removal.bound is not None:
+        while store._writer.batches.removal.bound is not None:
             await _pass(manager)
         deleted = perf_counter() - begin
         ticks.stop()

@@ -156,11 +156,8 @@ class MemoryStore:
             if count:
                 near, far = sorted(map(query.distance, block.span()))
                 ends.append((near, far, count, block))
-        if not ends:
-            return query
         latest = [query.distance(one.created_at) for one in filter(query.counts, self._whole())]
-        cuts = _Cuts(wanted, ends, latest)
-        distance, skipped = cuts.nearest(query.offset)
+        distance, skipped = _nearest(wanted, ends, latest, query.offset)
         if not skipped:
             return query
         place = query.begin_at(query.distance(distance))
@@ -379,51 +376,45 @@ class _Generation:
         self._dropped += 1
 
 
-class _Cuts:
-    """Counts the records before a moment.
+def _nearest(
+    wanted: Filter,
+    blocks: list[tuple[float, float, int, Block]],
+    latest: list[float],
+    offset: int,
+) -> tuple[float, int]:
+    """Return the farthest begin of a block that at most *offset* records come before.
 
     Args:
         wanted: Which records count.
         blocks: Of each block: its nearest and its farthest distance, how many records count, and
             the block.
         latest: The distances of those that are in no block.
+        offset: How many.
+
+    Returns:
+        Its distance, and how many records come before it; 0 if there is no such block.
     """
+    blocks, latest = sorted(blocks, key=itemgetter(0)), sorted(latest)
+    nears = [near for near, *_ in blocks]
+    by_end = sorted(blocks, key=itemgetter(1))
+    fars = [far for _, far, *_ in by_end]
+    sums = [0, *accumulate(count for _, _, count, _ in by_end)]
 
-    def __init__(
-        self, wanted: Filter, blocks: list[tuple[float, float, int, Block]], latest: list[float]
-    ) -> None:
-        self._wanted = wanted
-        self._blocks = sorted(blocks, key=itemgetter(0))
-        self._nears = [near for near, *_ in self._blocks]
-        by_end = sorted(blocks, key=itemgetter(1))
-        self._fars = [far for _, far, *_ in by_end]
-        self._sums = [0, *accumulate(count for _, _, count, _ in by_end)]
-        self._latest = sorted(latest)
-
-    def nearest(self, offset: int) -> tuple[float, int]:
-        """Return the farthest begin of a block that at most *offset* records come before.
-
-        Returns:
-            Its distance, and how many records come before it; 0 if there is no such block.
-        """
-        place = bisect_right(self._nears, offset, key=self._before)
-        if not place:
-            return 0.0, 0
-        return self._nears[place - 1], self._before(self._nears[place - 1])
-
-    def _before(self, distance: float) -> int:
-        done = bisect_left(self._fars, distance)
-        begun = bisect_left(self._nears, distance)
-        count = self._sums[done] + bisect_left(self._latest, distance)
+    def before(distance: float) -> int:
+        done, begun = bisect_left(fars, distance), bisect_left(nears, distance)
+        count = sums[done] + bisect_left(latest, distance)
         # The others have records on both sides.
         left = begun - done
-        for _, far, _, block in reversed(self._blocks[:begun]):
+        for _, far, _, block in reversed(blocks[:begun]):
             if not left:
                 break
             if far >= distance:
                 left -= 1
-                count += block.count_before(self._wanted, distance)
+                count += block.count_before(wanted, distance)
         return count
+
+    place = bisect_right(nears, offset, key=before)
+    return (nears[place - 1], before(nears[place - 1])) if place else (0.0, 0)
 
 
 def _dict_of(key: int, many: int) -> int:

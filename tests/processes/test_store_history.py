@@ -545,7 +545,7 @@ async def test_a_million_tasks(
             assert 890_000 < removed < 910_000
             await manager.submit(int, wait=True)
             assert manager.get_stats()["kept"] == 1_000_001 - removed
-            while store._writer.removal.bound is not None:
+            while store._writer.batches.removal.bound is not None:
                 other.tick()
                 await asyncio.to_thread(store._writer._closing.wait, 1.0)
         with other.database.reading() as connection:

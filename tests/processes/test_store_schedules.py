@@ -23,7 +23,7 @@ class Book(ScheduleRows):
     """The book of one of several processes."""
 
     def __init__(self, peer: Peer) -> None:
-        super().__init__(peer.writer._site, peer.writer.drafts.call_of)
+        super().__init__(peer.writer._site, peer.writer.batches.drafts.call_of)
         self.peer = peer
 
     def run(self, due: float, *, name: str = NAME) -> tuple[RunClaim, TaskRecord]:

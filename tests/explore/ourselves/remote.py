@@ -341,10 +341,10 @@ def remove_or_write(run: Run) -> None:
     batches: Any = writer.batches
     statements: Any = SimpleNamespace(remove=remove, advance=lambda *_: (1, 0.0, True))
     batches._site = replace(batches._site, statements=statements)
-    writer.removal = batches._removal = Removal(statements, run.clock)
+    batches.removal = Removal(statements, run.clock)
 
     def write() -> None:
-        while (bound := writer.removal.bound) is not None:
+        while (bound := writer.batches.removal.bound) is not None:
             batches._write_batch([], bound)
 
     writer.remove(1.0)

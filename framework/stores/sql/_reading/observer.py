@@ -330,15 +330,7 @@ class Observer:
 _NO_ARGUMENTS: Final = "[[], {}]"
 """The call of a function without arguments; see `wire.encode_call`."""
 
-_CALL: Final = sa.select(
-    TASKS.c.name,
-    TASKS.c.description,
-    TASKS.c.owner,
-    TASKS.c.status,
-    TASKS.c.remote,
-    TASKS.c.call,
-).where(TASKS.c.task_id == sa.bindparam("task_id"))
-
+_CALL: Final = sa.select(TASKS).where(TASKS.c.task_id == sa.bindparam("task_id"))
 
 _LAST_IS_REMOTE: Final = (
     sa.select(TASKS.c.task_id)

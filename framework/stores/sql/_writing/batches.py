@@ -44,23 +44,24 @@ class Batches:
     Args:
         site: What it works with.
         mirror: The tasks of all processes in memory.
-        drafts: Makes the rows.
-        removal: Which rows are to be deleted.
         follower: Reads what the others write.
         lines: Where a task leaves once its end is written.
-        pulse: Whose beat may go with a batch.
+        keep_arguments: Longest call to keep, in bytes; 0 for none.
         rest: Waits for some seconds, or until the store closes.
+
+    Attributes:
+        drafts: Makes the rows.
+        removal: Which rows are to be deleted.
+        pulse: Whose beat may go with a batch.
     """
 
     def __init__(
         self,
         site: Site,
         mirror: Mirror,
-        drafts: Drafts,
-        removal: Removal,
         follower: Follower,
         lines: SharedLines,
-        pulse: Pulse,
+        keep_arguments: int,
         rest: Callable[[float], object],
     ) -> None:
         self._site = site
@@ -68,11 +69,11 @@ class Batches:
         self._database = site.database
         self._backlog = site.backlog
         self._clock = site.clock
-        self._drafts = drafts
-        self._removal = removal
         self._follower = follower
         self._lines = lines
-        self._pulse = pulse
+        self.drafts = Drafts(site, keep_arguments)
+        self.removal = Removal(site.statements, site.clock)
+        self.pulse = Pulse(site)
         self._rest = rest
         # Maximum size of the next batch; halved after a fault, to find the record at fault.
         self._most = BATCH
@@ -97,7 +98,7 @@ class Batches:
             first = [one for one in self._lines.leaving() if one not in self._alone]
             records = self._backlog.take(self._most, first)
             rows = self._drafted(records, until)
-            bound = self._removal.bound
+            bound = self.removal.bound
             if not rows and bound is None:
                 return
             try:
@@ -119,7 +120,7 @@ class Batches:
 
     def _drafted(self, records: list[TaskRecord], until: float) -> dict[str, Written]:
         """Return the rows of the first records; the others are deleted from *records*."""
-        rows, refused = self._drafts.rows_of(records, until)
+        rows, refused = self.drafts.rows_of(records, until)
         for record, error in refused:  # these cannot be written, but others can
             self._give_up(record, error)
         records[:] = [record for record in records if record.task_id in rows]
@@ -131,7 +132,7 @@ class Batches:
         self._reached = False
         with self._site.turn() as (connection, version, removed):
             self._reached = True
-            beats = self._pulse.is_due()
+            beats = self.pulse.is_due()
             if beats:
                 self._site.membership.beat(connection)
             started, ended = self._put(connection, rows, version)
@@ -141,10 +142,10 @@ class Batches:
             if bound is not None or any(
                 row.ended_at is not None and row.ended_at <= latest for row in rows
             ):
-                gone = self._removal.delete(connection, latest)
+                gone = self.removal.delete(connection, latest)
         # After the commit: a beat that was rolled back was not seen by anybody.
         if beats:
-            self._pulse.given()
+            self.pulse.given()
         self._follower.wrote(version)
         if ended:
             # In memory they ended otherwise: the others had given this process up before that.
@@ -158,7 +159,7 @@ class Batches:
         if gone.left:
             # As long as it took, so that the others get the database half of the time.
             self._rest(gone.seconds)
-        return self._removal.committed(bound, gone)
+        return self.removal.committed(bound, gone)
 
     def _put(
         self, connection: Connection, rows: list[Written], version: int
@@ -293,7 +294,7 @@ class Batches:
             SQLAlchemyError: If the database fails meanwhile; the record is kept.
         """
         said, told = why(error), "task %s is written to the store without what it refuses: %s"
-        row = self._drafts.bare_row_of(record, error, said)
+        row = self.drafts.bare_row_of(record, error, said)
         if self._refused([row]) is not None:
             told = "task %s cannot be written to the store: %s"
             # If there is no row, nobody else can have the task.
@@ -310,7 +311,7 @@ class Batches:
         for record in records:
             row = rows.get(record.task_id)
             if row is not None:
-                self._drafts.written(record, row)
+                self.drafts.written(record, row)
         if self._alone:
             for record in records:
                 self._alone.pop(record.task_id, None)

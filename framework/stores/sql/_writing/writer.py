@@ -24,9 +24,6 @@ from framework.stores.sql._shared.site import Site
 from framework.stores.sql._shared.windows import WindowRows
 from framework.stores.sql._tables.database import FAULTS, why
 from framework.stores.sql._writing.batches import BATCH, ROUNDS, Batches
-from framework.stores.sql._writing.drafts import Drafts
-from framework.stores.sql._writing.pulse import Pulse
-from framework.stores.sql._writing.removal import Removal
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -42,10 +39,8 @@ class Writer:
     Attributes:
         batches: Writes what waits.
         membership: This process's row, and the others'.
-        drafts: The rows of records, before they are written.
         follower: Reads what the others write.
         pages: The SQL that reads the history.
-        removal: Which rows are to be deleted.
         lines: The places of unique and limited tasks.
         windows: The windows of throttles.
         schedules: The book of schedules; called on other threads.
@@ -62,25 +57,15 @@ class Writer:
         self._clock = site.clock
         self._pace = site.pace
         self.pages = Pages(site.database.dialect)
-        self.removal = Removal(site.statements, site.clock)
-        self.drafts = Drafts(site, keep_arguments)
         self.follower = Follower(site, mirror)
         self.lines = SharedLines(site, self.follower.cancel)
         self.windows = WindowRows(site)
-        self.schedules = ScheduleRows(site, self.drafts.call_of)
         self.inquiries = InquiryRows(site)
         self._closing = threading.Event()
-        self._pulse = Pulse(site)
         self.batches = Batches(
-            site,
-            mirror,
-            self.drafts,
-            self.removal,
-            self.follower,
-            self.lines,
-            self._pulse,
-            self._closing.wait,
+            site, mirror, self.follower, self.lines, keep_arguments, self._closing.wait
         )
+        self.schedules = ScheduleRows(site, self.batches.drafts.call_of)
         self._failing_since: float | None = None
         # Whether the others consider this process dead, and it has no new id yet.
         self._given_up = False
@@ -103,13 +88,13 @@ class Writer:
         """
         with self._database.writing() as connection:
             self.membership.enter(connection, self._site.host.clock.time())
-        self._pulse.given()
-        self.follower.load(self.pages, self._pulse.beat)
+        self.batches.pulse.given()
+        self.follower.load(self.pages, self.batches.pulse.beat)
         with self._database.writing() as connection:
             self.inquiries.enter(connection)
             if self.statements.has_ended(connection, self.follower.removed):
                 # A process has died, or ended, before all of these were deleted.
-                self.removal.ask(self.follower.removed)
+                self.batches.removal.ask(self.follower.removed)
 
     def start(self) -> None:
         """Start the thread."""
@@ -120,7 +105,7 @@ class Writer:
         """Remove what ended by wall second *bound* from the database as well; see `Removal.ask`."""
         # First, so that a read in progress does not bring a removed task back.
         self.follower.forget(bound)
-        self.removal.ask(bound, told)
+        self.batches.removal.ask(bound, told)
         self._backlog.wake()
 
     def close(self, patience: float) -> bool:
@@ -164,7 +149,7 @@ class Writer:
         """Return the seconds until the next look or beat, or until there is more to take over."""
         if self.follower.behind or self.inquiries.waits:
             return 0.0
-        due_at = min(self._looked + self._between_looks(), self._pulse.due_at)
+        due_at = min(self._looked + self._between_looks(), self.batches.pulse.due_at)
         return max(0.0, due_at - self._clock.monotonic())
 
     def _between_looks(self) -> float:
@@ -267,7 +252,7 @@ class Writer:
     def follow(self) -> None:
         """Read what the others have written, and whether they live, if it is time."""
         monotonic = self._clock.monotonic
-        self._pulse.beat()
+        self.batches.pulse.beat()
         # Times are taken after each step: while this process waited for a lock, the others may
         # have waited, too, and must get their time to beat.
         if monotonic() >= self._watched + self._pace.beat:
