@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, get_args, get_type_hints
 
 from framework.protocols._engines import KeepingEngine, LoggingWorkers, TaskRules
 from framework.protocols._sharing import (
@@ -84,26 +84,10 @@ class Featured(Protocol):
         ...
 
 
-_LOOKS: Final[dict[str, tuple[str, type]]] = {
-    "shared": ("request_cancel", SharedStore),
-    "pages": ("page", PagedStore),
-    "counts": ("count", CountingStore),
-    "groups": ("count_by", GroupingStore),
-    "calls": ("fetch_call", CallStore),
-    "requeue": ("release", RequeueStore),
-    "large": ("unread", LargeStore),
-    "schedules": ("claim_run", ScheduleBook),
-    "places": ("join", SharedPlaces),
-    "windows": ("reserve", SharedWindows),
-    "directory": ("is_alone", SharedDirectory),
-    "asking": ("ask", AskingDirectory),
-    "news": ("watch", NewsDirectory),
-    "fallible": ("fault", Fallible),
-    "keeping": ("keep", KeepingEngine),
-    "logging": ("logs_failures", LoggingWorkers),
-    "rules": ("received", TaskRules),
+_KINDS: Final[dict[str, type]] = {
+    name: get_args(hint)[0] for name, hint in get_type_hints(Features).items()
 }
-"""The protocol of each field, and one of its methods, since the check of a protocol takes long."""
+"""The protocol of each field."""
 
 
 def features_of(part: object) -> Features:
@@ -122,11 +106,8 @@ def features_of(part: object) -> Features:
         stated = part.features  # type: ignore[attr-defined]  # it was just found
         if isinstance(stated, Features):
             return stated
-    found: dict[str, Any] = {  # a value for a field only if it has the field's protocol
-        name: part
-        for name, (method, kind) in _LOOKS.items()
-        if hasattr(part, method) and isinstance(part, kind)
-    }
+    # Any: a value for a field only if it has the field's protocol
+    found: dict[str, Any] = {name: part for name, kind in _KINDS.items() if isinstance(part, kind)}
     if _is_older(type(part), "count_by", than="count"):
         # It counts in a way of its own, of which the method that it was derived from knows nothing.
         found.pop("groups", None)

@@ -16,10 +16,9 @@ from framework._threads.clock import SystemClock
 from framework.protocols import Clock
 from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._dialects.chosen import checked_url
-from framework.stores.sql._pace import Pace
 from framework.stores.sql._reading.history import History
 from framework.stores.sql._reading.mirror import Mirror
-from framework.stores.sql._shared.site import site_of
+from framework.stores.sql._shared.site import Pace, site_of
 from framework.stores.sql._tables.database import Database
 from framework.stores.sql._tables.schema import TASKS, prepare
 from framework.stores.sql._writing.writer import Writer

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.extended("servers")
 PARTS = """
 from celery import Celery
 from framework.engines.celery import CeleryEngine
-from framework.stores.sql._pace import Pace
+from framework.stores.sql._shared.site import Pace
 from framework.stores.sql import SQLStore
 
 celery_app = Celery("shop", broker={url!r})

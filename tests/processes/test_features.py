@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from framework.protocols import Features, PageQuery
-from framework.protocols._features import _LOOKS, features_of
+from framework.protocols._features import _KINDS, features_of
 from framework.stores.memory import MemoryStore
 from framework.stores.sql import SQLStore
 from tests.processes.conformance.backends import example
@@ -21,7 +21,7 @@ def test_what_stores_say(tmp_path: Path) -> None:
     for store in (MemoryStore(), SQLStore(f"sqlite:///{tmp_path}/tasks.db")):
         stated = store.features
         said = {field.name for field in fields(stated) if getattr(stated, field.name) is not None}
-        assert said == {name for name, (_, kind) in _LOOKS.items() if isinstance(store, kind)}
+        assert said == {name for name, kind in _KINDS.items() if isinstance(store, kind)}
         assert features_of(store) == stated
 
 

@@ -32,7 +32,7 @@ from framework._manager.submitting import unique
 from framework._records.records import TaskRecord
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql import SQLStore
-from framework.stores.sql._pace import Pace
+from framework.stores.sql._shared.site import Pace
 from tests.framework.bodies import Held
 from tests.patience import PATIENCE
 

@@ -32,7 +32,7 @@ from framework._records.records import WAITS
 from framework.protocols import TaskEvent
 from framework.stores.sql import SQLStore
 from framework.stores.sql._dialects.chosen import checked_url
-from framework.stores.sql._pace import Pace
+from framework.stores.sql._shared.site import Pace
 from framework.stores.sql._tables.database import Database
 from framework.stores.sql._tables.schema import PROCESSES
 from pytest_asyncframe.probe import Probe

@@ -22,10 +22,10 @@ from framework.exceptions import StoreUnavailableError
 from framework.stores.sql import SQLStore
 from framework.stores.sql._dialects import dialect as _dialect
 from framework.stores.sql._dialects.chosen import checked_url
-from framework.stores.sql._pace import Pace
 from framework.stores.sql._shared import membership, opening
 from framework.stores.sql._shared.membership import MISSED
 from framework.stores.sql._shared.opening import Predecessors
+from framework.stores.sql._shared.site import Pace
 from framework.stores.sql._tables.database import Database
 from framework.stores.sql._tables.schema import PROCESSES, STEPS
 from tests.children import ROOT, run

@@ -28,7 +28,7 @@ from framework.stores.sql._backlog import SECURE_PATIENCE
 from framework.stores.sql._dialects import dialect as _dialect
 from framework.stores.sql._dialects import sqlite as _sqlite
 from framework.stores.sql._dialects.chosen import checked_url
-from framework.stores.sql._pace import Pace
+from framework.stores.sql._shared.site import Pace
 from framework.stores.sql._tables.database import Database
 from framework.stores.sql._tables.schema import STEPS, prepare
 from framework.telemetry.prometheus import PrometheusSink

@@ -18,10 +18,10 @@ from benchmarks.history import fill
 from framework import get_task_manager, setup_async_framework
 from framework._records.records import TaskRecord
 from framework.stores.sql import SQLStore
-from framework.stores.sql._pace import Pace
 from framework.stores.sql._reading import follower as _follower
 from framework.stores.sql._reading import mirror, pages
-from framework.stores.sql._reading.older import STATUSES, Older
+from framework.stores.sql._reading.mirror import STATUSES, Older
+from framework.stores.sql._shared.site import Pace
 from framework.stores.sql._tables import statements as _statements
 from framework.stores.sql._tables.schema import PROCESSES, STEPS, TASKS
 from tests.processes.siblings import COMPLETED, FAILED, INTERRUPTED, START, Peer, peers

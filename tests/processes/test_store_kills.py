@@ -14,7 +14,7 @@ import pytest
 
 from framework import TaskInterruptedError, TaskManager, get_task_manager, setup_async_framework
 from framework.stores.sql import SQLStore
-from framework.stores.sql._pace import Pace
+from framework.stores.sql._shared.site import Pace
 from tests.patience import PATIENCE
 
 PROGRAM = Path(__file__).with_name("apps") / "killed.py"

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._dialects.chosen import checked_url
-from framework.stores.sql._pace import Pace
 from framework.stores.sql._shared.membership import MISSED
+from framework.stores.sql._shared.site import Pace
 from framework.stores.sql._tables.database import Database
 from tests.processes.siblings import FAILED, Peer, peers
 

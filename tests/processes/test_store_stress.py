@@ -10,7 +10,7 @@ import pytest
 from framework._records.statuses import TaskStatus
 from framework._tasks.live import copy_record
 from framework.stores.sql import SQLStore
-from framework.stores.sql._pace import Pace
+from framework.stores.sql._shared.site import Pace
 from framework.stores.sql._writing import batches as _batches
 from tests.patience import PATIENCE
 from tests.processes.siblings import COMPLETED, FAILED, RUNNING, Host, TestClock, new_record, peers

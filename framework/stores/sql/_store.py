@@ -7,7 +7,9 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from sqlalchemy.engine import URL
 
 from framework._records import checks
 from framework._records.pages import FIELDS, PageQuery
@@ -22,17 +24,13 @@ from framework.exceptions import StoreUnavailableError
 from framework.protocols import Features, StoreHost, WindowAnswer, WindowRequest
 from framework.stores.sql._backlog import Backlog, Permitted, Told
 from framework.stores.sql._dialects.chosen import checked_url
-from framework.stores.sql._pace import Pace
 from framework.stores.sql._reading.history import History
 from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._shared.opening import open_in_time
-from framework.stores.sql._shared.site import site_of
+from framework.stores.sql._shared.site import Pace, site_of
 from framework.stores.sql._tables.database import FAULTS, Database, why
 from framework.stores.sql._tables.rows import can_be_kept
 from framework.stores.sql._writing.writer import Writer
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import URL
 
 _LOGGER = logging.getLogger("asyncframe")
 

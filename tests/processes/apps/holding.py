@@ -8,7 +8,7 @@ import threading
 
 from framework import background_task, get_task_manager, setup_async_framework
 from framework.stores.sql import SQLStore
-from framework.stores.sql._pace import Pace
+from framework.stores.sql._shared.site import Pace
 
 
 def alone() -> None:

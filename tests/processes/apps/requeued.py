@@ -16,7 +16,7 @@ from typing import Any
 
 from framework import background_task, current_task, get_task_manager, setup_async_framework
 from framework.stores.sql import SQLStore
-from framework.stores.sql._pace import Pace
+from framework.stores.sql._shared.site import Pace
 
 URL, LEDGER, COUNT = sys.argv[1], sys.argv[2], int(sys.argv[3])
 PAUSE = float(sys.argv[4]) if len(sys.argv) > 4 else 0.005

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from framework import current_task, scheduled_task, setup_async_framework
 from framework.stores.sql import SQLStore
-from framework.stores.sql._pace import Pace
+from framework.stores.sql._shared.site import Pace
 
 URL, PIPE, EVERY, MODE, LEFT = sys.argv[1:]
 REQUEUE: Final = LEFT == "requeue"

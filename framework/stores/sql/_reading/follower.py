@@ -19,8 +19,7 @@ from sqlalchemy.engine import Connection
 
 from framework._records.records import Restart, TaskRecord
 from framework._records.statuses import TaskStatus
-from framework.stores.sql._reading.mirror import Mirror
-from framework.stores.sql._reading.older import Older
+from framework.stores.sql._reading.mirror import Mirror, Older
 from framework.stores.sql._reading.pages import Pages
 from framework.stores.sql._shared import orphans as _orphans
 from framework.stores.sql._shared import places as _places

@@ -10,10 +10,10 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import URL, Connection
 
 from framework._records.ids import random_id
 from framework._records.pages import PageQuery
@@ -28,10 +28,6 @@ from framework.stores.sql._tables.database import FAULTS, Database, why
 from framework.stores.sql._tables.rows import TaskRow, can_be_kept, readable, record_of
 from framework.stores.sql._tables.schema import PROCESSES, SCHEDULES, STEPS, TASKS, version_of
 from framework.stores.sql._tables.statements import Statements
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import URL
-
 
 OUTSIDE: Final = "it was submitted from outside, and waits for a process that knows its function"
 """Reason of a task that no process has seen yet."""

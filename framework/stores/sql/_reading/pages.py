@@ -24,7 +24,7 @@ from sqlalchemy.engine import Connection
 from framework._records.pages import SEARCHED_LABEL, STATUS, Field, Key, PageQuery
 from framework._records.statuses import FINAL, TaskStatus
 from framework.stores.sql._dialects.dialect import TICKS, Answer, Dialect
-from framework.stores.sql._reading.older import CODES, STATUSES
+from framework.stores.sql._reading.mirror import CODES, STATUSES
 from framework.stores.sql._tables.rows import TaskRow, can_be_kept
 from framework.stores.sql._tables.schema import TASKS
 from framework.stores.sql._tables.statements import (

@@ -20,8 +20,8 @@ from sqlalchemy.engine import Connection
 
 from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
-from framework.stores.sql._pace import Pace
 from framework.stores.sql._shared.membership import Membership
+from framework.stores.sql._shared.site import Pace
 from framework.stores.sql._tables.database import FAULTS, Database
 from framework.stores.sql._tables.schema import (
     META,
