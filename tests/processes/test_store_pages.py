@@ -18,6 +18,7 @@ from framework.stores.sql import SQLStore
 from framework.stores.sql._dialects.sqlite import SQLite
 from framework.stores.sql._reading import mirror, pages
 from framework.stores.sql._reading.pages import Pages, shape_of
+from framework.stores.sql._tables.statements import Statements
 from tests.processes.siblings import COMPLETED, FAILED, INTERRUPTED, PENDING, START, Peer, peers
 
 NAMES = ("shop.pack", "shop.send", "mail")
@@ -394,7 +395,7 @@ def _steps(peer: Peer, query: PageQuery) -> int:
     with peer.database.reading() as connection:
         driver: Any = connection.connection.dbapi_connection
         driver.set_progress_handler(step, 1)
-        rows = Pages(SQLITE).page(connection, query, 0.0)
+        rows = Pages(Statements(SQLITE)).page(connection, query, 0.0)
         driver.set_progress_handler(None, 1)
     assert len(rows) == query.limit
     return count

@@ -249,7 +249,7 @@ def test_requests_survive_a_failing_database(sql_url: str, monkeypatch: pytest.M
             raise OperationalError("", {}, Exception("gone"))
 
         with monkeypatch.context() as patch:
-            patch.setattr(one.writer.membership, "turn", fail)
+            patch.setattr(one.writer.statements, "advance", fail)
             guest.join()
             assert guest.told == []
         one.writer.attempt(following=False)

@@ -205,8 +205,8 @@ class Follower:
                 connection, found, membership.process_id, version, self._host.clock.time(), room
             )
             _places.inherit(connection, version)
-            remote = self._read_taken(connection, taken.remote)
-            waiting = self._read_taken(connection, taken.waiting)
+            remote = self._mirror.read(self._statements.in_order(connection, taken.remote))
+            waiting = self._mirror.read(self._statements.in_order(connection, taken.waiting))
             ended = self._statements.of_ids(connection, taken.ended)
             # Before the commit, from which on the rows are this process's.
             self._arriving = [*taken.remote, *taken.waiting]
@@ -241,11 +241,6 @@ class Follower:
                 names,
                 " and others" if len(lost) > _NAMED else "",
             )
-
-    def _read_taken(self, connection: Connection, task_ids: Collection[str]) -> list[TaskRecord]:
-        """Return the records of some ids, in this order."""
-        rows = {row.task_id: row for row in self._statements.of_ids(connection, task_ids)}
-        return self._mirror.read(rows[task_id] for task_id in task_ids)
 
     def read(self, connection: Connection, task_ids: Collection[str]) -> list[TaskRecord]:
         """Return the records of some ids from the database; any thread.

@@ -78,7 +78,7 @@ class Observer:
         self._url = checked_url(url)
         self._database = Database(self._url, durable=False)
         self._statements = Statements(self._database.dialect)
-        self._pages = Pages(self._database.dialect)
+        self._pages = Pages(self._statements)
         try:
             self._require_file()
             with self._reading() as connection:

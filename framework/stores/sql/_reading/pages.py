@@ -32,6 +32,7 @@ from framework.stores.sql._tables.statements import (
     CHUNK,
     ROW,
     End,
+    Statements,
     fetch,
     is_one_of,
     just_before,
@@ -53,15 +54,13 @@ class Pages:
     """Reads finished tasks; each method within a transaction that may only read.
 
     Args:
-        dialect: The kind of database.
+        statements: The SQL of the tasks.
     """
 
-    def __init__(self, dialect: Dialect) -> None:
-        self._dialect = dialect
+    def __init__(self, statements: Statements) -> None:
+        self._statements = statements
+        self._dialect = dialect = statements.dialect
         self._history = {one: dialect.answer(_history(one)) for one in (None, *STATUSES)}
-        self._of_ids = dialect.answer(
-            sa.select(*ROW).where(TASKS.c.task_id.in_(bindparam("task_ids", expanding=True)))
-        )
         self._marks = {last: _marks(dialect, last) for last in (False, True)}
 
     def history(
@@ -116,7 +115,7 @@ class Pages:
             keys: list[Key] = [(created_at, task_id) for created_at, task_id in found]
             places = sorted(filter(query.is_behind, keys), reverse=not query.oldest_first)
             page = places[query.offset : query.offset + query.limit]
-            return self._rows_of(connection, [task_id for _, task_id in page]), len(found)
+            return self._statements.in_order(connection, [one for _, one in page]), len(found)
         total = self.count(connection, query, removed)
         left = total - query.offset
         if query.after is not None or left > total / 2 or left <= 0:
@@ -176,14 +175,6 @@ class Pages:
             return []
         statement = _page(self._dialect, shape_of(query))
         return fetch(connection, statement, **_values(self._dialect, query, removed))
-
-    def _rows_of(self, connection: Connection, task_ids: Sequence[str]) -> list[TaskRow]:
-        if not task_ids:
-            return []
-        rows = {
-            row.task_id: row for row in fetch(connection, self._of_ids, task_ids=list(task_ids))
-        }
-        return [rows[task_id] for task_id in task_ids if task_id in rows]
 
 
 _NTH: Final = (

@@ -64,6 +64,18 @@ _OLDEST: Final = (
     .limit(bindparam("most"))
 )
 _REMOVE: Final = sa.delete(TASKS).where(TASKS.c.task_id.in_(_OLDEST))
+_SINCE: Final = (
+    sa.select(*ROW, *_OWN_COLUMNS)
+    .where(
+        sa.tuple_(TASKS.c.version, TASKS.c.task_id)
+        > sa.tuple_(bindparam("version"), bindparam("task_id")),
+        sa.or_(TASKS.c.process != bindparam("process"), TASKS.c.cancel_requested == 1),
+    )
+    .order_by(TASKS.c.version, TASKS.c.task_id)
+)
+_OF_LIVE: Final = (
+    sa.select(*ROW).where(_LIVE, TASKS.c.task_id > bindparam("task_id")).order_by(TASKS.c.task_id)
+)
 
 
 class Position(NamedTuple):
@@ -85,16 +97,20 @@ class Statements:
 
     Args:
         dialect: The kind of database.
+
+    Attributes:
+        dialect: Like the argument.
     """
 
     def __init__(self, dialect: Dialect) -> None:
+        self.dialect = dialect
         self._put = _put_of(dialect)
         self._release = _put_of(dialect, release=True)
         self._ended = dialect.answer(
             sa.select(*_WITHOUT_RESULT).where(TASKS.c.task_id.in_(_OLDEST)).order_by(*BY_END)
         )
-        self._since = dialect.answer(_since())
-        self._live = dialect.answer(_live())
+        self._since = dialect.answer(_SINCE.limit(CHUNK))
+        self._live = dialect.answer(_OF_LIVE.limit(CHUNK))
         self._of_ids = dialect.answer(
             sa.select(*ROW, *_OWN_COLUMNS).where(
                 TASKS.c.task_id.in_(bindparam("task_ids", expanding=True))
@@ -115,18 +131,26 @@ class Statements:
         return int(version), float(removed), present > 0
 
     def put(
-        self, connection: Connection, rows: Sequence[Written], process: str, version: int
+        self,
+        connection: Connection,
+        rows: Sequence[Written],
+        process: str,
+        version: int,
+        *,
+        release: bool = False,
     ) -> int:
-        """Write rows, and return how many; one that is final or others' does not change."""
-        values = {"rows": _batch_of(rows), "process": process, "owner": process}
-        return connection.execute(self._put, {**values, "version": version}).rowcount
+        """Write rows, and return how many; one that is final or others' does not change.
 
-    def release(
-        self, connection: Connection, rows: Sequence[Written], process: str, version: int
-    ) -> None:
-        """Write rows of *process*, and set their tasks free for any process."""
-        values = {"rows": _batch_of(rows), "process": "", "owner": process}
-        connection.execute(self._release, {**values, "version": version})
+        Args:
+            connection: A transaction in a writer's turn.
+            rows: What to write.
+            process: Whose they are.
+            version: The version of the turn.
+            release: Whether their tasks are set free for any process.
+        """
+        texts, owner = ",".join([row.text for row in rows]), "" if release else process
+        values = {"rows": f"[{texts}]", "owner": process, "process": owner, "version": version}
+        return connection.execute(self._release if release else self._put, values).rowcount
 
     def started(self, connection: Connection, task_ids: Collection[str], process: str) -> set[str]:
         """Return which of some tasks are RUNNING and belong to *process*."""
@@ -220,6 +244,11 @@ class Statements:
             for row in fetch(connection, self._of_ids, task_ids=some)
         ]
 
+    def in_order(self, connection: Connection, task_ids: Collection[str]) -> list[TaskRow]:
+        """Return the same in the order of the ids, without those that are not there."""
+        rows = {row.task_id: row for row in self.of_ids(connection, task_ids)}
+        return [rows[task_id] for task_id in task_ids if task_id in rows]
+
 
 def fetch(connection: Connection, answer: Answer, **values: Any) -> list[TaskRow]:
     """Return the rows of tasks that a query finds with some *values*."""
@@ -250,32 +279,6 @@ def parts(task_ids: Collection[str], size: int = CHUNK) -> Iterator[list[str]]:
     """Yield some ids, at most *size* at once."""
     wanted = list(task_ids)
     return (wanted[at : at + size] for at in range(0, len(wanted), size))
-
-
-def _since() -> sa.Select[Any]:
-    place = sa.tuple_(TASKS.c.version, TASKS.c.task_id)
-    return (
-        sa.select(*ROW, *_OWN_COLUMNS)
-        .where(
-            place > sa.tuple_(bindparam("version"), bindparam("task_id")),
-            sa.or_(TASKS.c.process != bindparam("process"), TASKS.c.cancel_requested == 1),
-        )
-        .order_by(TASKS.c.version, TASKS.c.task_id)
-        .limit(CHUNK)
-    )
-
-
-def _live() -> sa.Select[Any]:
-    return (
-        sa.select(*ROW)
-        .where(_LIVE, TASKS.c.task_id > bindparam("task_id"))
-        .order_by(TASKS.c.task_id)
-        .limit(CHUNK)
-    )
-
-
-def _batch_of(rows: Sequence[Written]) -> str:
-    return f"[{','.join([row.text for row in rows])}]"
 
 
 def _put_of(dialect: Dialect, *, release: bool = False) -> Any:  # Any: of the dialect

@@ -307,7 +307,7 @@ class Batches:
                     whole, refused = False, self._follower.ended_before(connection, own, version)
                 self._tell_of_strangers(connection, own)
             if free:
-                self._site.statements.release(connection, free, process, version)
+                self._site.statements.put(connection, free, process, version, release=True)
         except FAULTS as error:
             if self._database.is_data_fault(error):
                 for restart in new:

@@ -56,7 +56,7 @@ class Writer:
         self._backlog = site.backlog
         self._clock = site.clock
         self._pace = site.pace
-        self.pages = Pages(site.database.dialect)
+        self.pages = Pages(site.statements)
         self.follower = Follower(site, mirror)
         self.lines = SharedLines(site, self.follower.cancel)
         self.windows = WindowRows(site)
