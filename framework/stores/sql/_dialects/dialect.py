@@ -193,7 +193,7 @@ class Dialect(ABC):
 
     @abstractmethod
     def expression(self, search: str) -> str:
-        """Return the pattern for a text that is not ASCII; see `searching.variants`."""
+        """Return the pattern for a text that is not ASCII; see `pages.variants`."""
 
     # -- upgrading the tables
 
