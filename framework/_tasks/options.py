@@ -1,7 +1,7 @@
 """The options of tasks, submissions, retries and throttles: each one is declared here alone.
 
 A key of a TypedDict below is an option. Type checkers and editors see it through ``Unpack``.
-The `Option` beside its type has the default, the check and the meaning, which decorators,
+Beside its type stand the meaning, the check and the default, see `Option`, which decorators,
 ``.options()``, ``submit``, their signatures and their docstrings take from there. Code that acts
 on an option reads it from the ``options`` of a `RetryPolicy`, `ThrottlePolicy` or `TaskSpec`,
 where every key is present.
@@ -27,19 +27,38 @@ D = TypeVar("D")  # one of the TypedDicts
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Option(NamedTuple):
-    """What is known of an option besides its type.
+Check = Callable[[str, Any], Any]
+"""Called with an option's name and value; returns the value to use, or raises TypeError or
+ValueError."""
 
-    Attributes:
+
+class Default(NamedTuple):
+    """An option's value where none is given; ``Parameter.empty`` if one must be given."""
+
+    value: Any
+
+
+class Option:
+    """What an annotation says of an option.
+
+    Args:
+        kind: Its type.
         meaning: A sentence for docstrings, with unit and range.
-        check: Called as ``check(name, value)``; returns the value to use, or raises
-            TypeError or ValueError. None where the type is a bool or a literal, which says all.
-        default: Its value where none is given; ``Parameter.empty`` if one must be given.
+        more: Its check, unless its type is a bool or a literal, which says all; and its default,
+            unless that is None.
     """
 
-    meaning: str
-    check: Callable[[str, Any], Any] | None = None
-    default: Any = None
+    def __init__(self, kind: Any, meaning: str, *more: Check | Default) -> None:
+        self.kind = kind
+        self.meaning = meaning
+        texts = typing.get_args(kind)
+        self.check: Check = checks.flag if kind is bool else partial(checks.choice, allowed=texts)
+        self.default: Any = None
+        for one in more:
+            if isinstance(one, Default):
+                self.default = one.value
+            else:
+                self.check = one
 
 
 def _name(name: str, value: object) -> str:
@@ -93,52 +112,44 @@ class RunOptions(TypedDict, total=False):
 
     timeout: Annotated[
         float | timedelta | None,
-        Option(
-            "Time limit in seconds or as a timedelta, above 0, from the start of the task, "
-            "including retries; None for the framework's, infinity for no limit.",
-            checks.limit,
-        ),
+        "Time limit in seconds or as a timedelta, above 0, from the start of the task, "
+        "including retries; None for the framework's, infinity for no limit.",
+        checks.limit,
     ]
     description: Annotated[
         str | None,
-        Option("A text for people; cut at 2,000 characters.", checks.optional(_description), ""),
+        "A text for people; cut at 2,000 characters.",
+        checks.optional(_description),
+        Default(""),
     ]
     priority: Annotated[
         Literal["high", "normal", "low"],
-        Option(
-            '``"high"``, ``"normal"`` or ``"low"``: which task starts first if several wait for a '
-            "thread. A waiting task lets at most ten of higher priority start before the first "
-            "of its own. On the event loop, tasks do not wait, so it changes nothing there.",
-            default="normal",
-        ),
+        '``"high"``, ``"normal"`` or ``"low"``: which task starts first if several wait for a '
+        "thread. A waiting task lets at most ten of higher priority start before the first "
+        "of its own. On the event loop, tasks do not wait, so it changes nothing there.",
+        Default("normal"),
     ]
     on_error: Annotated[
         Callable[[Task], object] | Literal["log", "silent"] | None,
-        Option(
-            '``"log"`` to log it at ERROR if the task ends FAILED or TIMEOUT and nobody waits '
-            'for it, ``"silent"`` to log nothing, or a function. It is called like *on_complete* '
-            "when the task ends with any status but COMPLETED; if it does not read "
-            "``task.error``, the failure is logged after that.",
-            checks.optional(_on_error),
-            LOG,
-        ),
+        '``"log"`` to log it at ERROR if the task ends FAILED or TIMEOUT and nobody waits '
+        'for it, ``"silent"`` to log nothing, or a function. It is called like *on_complete* '
+        "when the task ends with any status but COMPLETED; if it does not read "
+        "``task.error``, the failure is logged after that.",
+        checks.optional(_on_error),
+        Default(LOG),
     ]
 
     keep_arguments: Annotated[
         bool,
-        Option(
-            "Whether the arguments may be kept after the task has ended without a result, so that "
-            "it can run again; False for secrets, and for what takes much memory.",
-            default=True,
-        ),
+        "Whether the arguments may be kept after the task has ended without a result, so that "
+        "it can run again; False for secrets, and for what takes much memory.",
+        Default(True),
     ]
     check_arguments: Annotated[
         bool,
-        Option(
-            "Whether to refuse arguments that are closed with the request, such as an upload or "
-            "a database session of a dependency; False if you know that they outlive it.",
-            default=True,
-        ),
+        "Whether to refuse arguments that are closed with the request, such as an upload or "
+        "a database session of a dependency; False if you know that they outlive it.",
+        Default(True),
     ]
 
 
@@ -147,37 +158,29 @@ class PlaceOptions(TypedDict, total=False):
 
     unique: Annotated[
         bool | Callable[..., Hashable],
-        Option(
-            "True to allow one pending or running task for the same arguments and owner. Or a "
-            "function of the arguments, to allow one for each value that it returns, for all "
-            "owners together.",
-            _unique,
-            False,
-        ),
+        "True to allow one pending or running task for the same arguments and owner. Or a "
+        "function of the arguments, to allow one for each value that it returns, for all "
+        "owners together.",
+        _unique,
+        Default(False),
     ]
     on_duplicate: Annotated[
         Literal["return", "raise", "replace"],
-        Option(
-            'What to do if there is one: ``"return"`` its id, ``"raise"`` `DuplicateTaskError`, or '
-            '``"replace"`` it, which cancels it and starts the new task when it has ended.',
-            default="return",
-        ),
+        'What to do if there is one: ``"return"`` its id, ``"raise"`` `DuplicateTaskError`, or '
+        '``"replace"`` it, which cancels it and starts the new task when it has ended.',
+        Default("return"),
     ]
     max_running: Annotated[
         int | None,
-        Option(
-            "How many tasks of the function may run at a time, 1 or more; the others stay PENDING. "
-            "None for no limit.",
-            checks.optional(partial(checks.integer, at_least=1)),
-        ),
+        "How many tasks of the function may run at a time, 1 or more; the others stay PENDING. "
+        "None for no limit.",
+        checks.optional(partial(checks.integer, at_least=1)),
     ]
     key: Annotated[
         Callable[..., Hashable] | None,
-        Option(
-            "A function of the arguments: *max_running* applies to each of its values separately. "
-            "None to count all tasks of the function together.",
-            partial(checks.function, of="the call's arguments"),
-        ),
+        "A function of the arguments: *max_running* applies to each of its values separately. "
+        "None to count all tasks of the function together.",
+        partial(checks.function, of="the call's arguments"),
     ]
 
 
@@ -186,10 +189,8 @@ class NameOptions(TypedDict, total=False):
 
     name: Annotated[
         str | None,
-        Option(
-            "The name of the task; None for the function's module and qualified name.",
-            checks.optional(_name),
-        ),
+        "The name of the task; None for the function's module and qualified name.",
+        checks.optional(_name),
     ]
 
 
@@ -198,20 +199,16 @@ class RestartOptions(TypedDict, total=False):
 
     on_restart: Annotated[
         Literal["interrupt", "requeue"],
-        Option(
-            'What becomes of a task that waits when its process ends: ``"interrupt"`` ends it '
-            'INTERRUPTED or CANCELLED; ``"requeue"`` lets another process run it, with its '
-            "arguments as JSON, if they share a store such as `SQLStore`.",
-            default="interrupt",
-        ),
+        'What becomes of a task that waits when its process ends: ``"interrupt"`` ends it '
+        'INTERRUPTED or CANCELLED; ``"requeue"`` lets another process run it, with its '
+        "arguments as JSON, if they share a store such as `SQLStore`.",
+        Default("interrupt"),
     ]
     idempotent: Annotated[
         bool,
-        Option(
-            'With ``on_restart="requeue"``: whether a task that was running when its process '
-            "ended may run again, from its beginning. Otherwise it ends INTERRUPTED.",
-            default=False,
-        ),
+        'With ``on_restart="requeue"``: whether a task that was running when its process '
+        "ended may run again, from its beginning. Otherwise it ends INTERRUPTED.",
+        Default(False),
     ]
 
 
@@ -220,36 +217,28 @@ class OnceOptions(TypedDict, total=False):
 
     delay: Annotated[
         float | timedelta,
-        Option(
-            "Start the task after this many seconds, 0 or more, or after a timedelta.",
-            partial(checks.seconds, at_least=0),
-            0.0,
-        ),
+        "Start the task after this many seconds, 0 or more, or after a timedelta.",
+        partial(checks.seconds, at_least=0),
+        Default(0.0),
     ]
     task_id: Annotated[
         str | None,
-        Option(
-            "Your own id, which must not be in use: 1 to 200 printable characters without a "
-            "slash; None for a random id.",
-            checks.optional(checks.task_id),
-        ),
+        "Your own id, which must not be in use: 1 to 200 printable characters without a "
+        "slash; None for a random id.",
+        checks.optional(checks.task_id),
     ]
     owner: Annotated[
         str | None,
-        Option(
-            "Whom the task belongs to, 1 to 255 printable characters; None for the owner of the "
-            "task that submits it, or else of the request.",
-            checks.owner,
-        ),
+        "Whom the task belongs to, 1 to 255 printable characters; None for the owner of the "
+        "task that submits it, or else of the request.",
+        checks.owner,
     ]
     on_complete: Annotated[
         Callable[[Task], object] | None,
-        Option(
-            "Called with the task when it is COMPLETED, on the thread or event loop that completed "
-            "it, or on a separate thread if that was in another process. If it raises, the error "
-            "is logged.",
-            _hook,
-        ),
+        "Called with the task when it is COMPLETED, on the thread or event loop that completed "
+        "it, or on a separate thread if that was in another process. If it raises, the error "
+        "is logged.",
+        _hook,
     ]
 
 
@@ -274,45 +263,35 @@ class ThrottleOptions(TypedDict, total=False):
 
     rate_limit: Annotated[
         int,
-        Option(
-            "How many calls a window allows, 1 or more.",
-            partial(checks.integer, at_least=1),
-            inspect.Parameter.empty,
-        ),
+        "How many calls a window allows, 1 or more.",
+        partial(checks.integer, at_least=1),
+        Default(inspect.Parameter.empty),
     ]
     time_window: Annotated[
         float | timedelta,
-        Option(
-            "Length of the window in seconds or as a timedelta, above 0.",
-            partial(checks.seconds, above=0),
-            60.0,
-        ),
+        "Length of the window in seconds or as a timedelta, above 0.",
+        partial(checks.seconds, above=0),
+        Default(60.0),
     ]
     when_limited: Annotated[
         Literal["raise", "wait"],
-        Option(
-            '``"raise"`` to raise `RateLimitExceededError`, ``"wait"`` to wait, first come, first '
-            "served. A sync function that is called on an event loop's thread cannot wait, and "
-            "raises. Waiting does not count towards a task's time limit.",
-            default="raise",
-        ),
+        '``"raise"`` to raise `RateLimitExceededError`, ``"wait"`` to wait, first come, first '
+        "served. A sync function that is called on an event loop's thread cannot wait, and "
+        "raises. Waiting does not count towards a task's time limit.",
+        Default("raise"),
     ]
     key: Annotated[
         Callable[..., Hashable] | None,
-        Option(
-            "Called with the arguments of the call; calls with different keys are counted "
-            "separately. None to count all calls together.",
-            partial(checks.function, of="the call's arguments"),
-        ),
+        "Called with the arguments of the call; calls with different keys are counted "
+        "separately. None to count all calls together.",
+        partial(checks.function, of="the call's arguments"),
     ]
     shared: Annotated[
         bool,
-        Option(
-            "Whether to count the calls of all processes together if they share a store such as "
-            "`SQLStore`. A sync function that is called on an event loop's thread raises "
-            "``RuntimeError`` then. Without such a store each process counts its own calls.",
-            default=True,
-        ),
+        "Whether to count the calls of all processes together if they share a store such as "
+        "`SQLStore`. A sync function that is called on an event loop's thread raises "
+        "``RuntimeError`` then. Without such a store each process counts its own calls.",
+        Default(True),
     ]
 
 
@@ -321,44 +300,38 @@ class RetryOptions(TypedDict, total=False):
 
     max_retries: Annotated[
         int,
-        Option("Attempts after the first one, 0 or more.", partial(checks.integer, at_least=0), 3),
+        "Attempts after the first one, 0 or more.",
+        partial(checks.integer, at_least=0),
+        Default(3),
     ]
     retry_delay: Annotated[
         float | timedelta,
-        Option(
-            "Seconds before the first retry, 0 or more, or a timedelta.",
-            partial(checks.seconds, at_least=0),
-            1.0,
-        ),
+        "Seconds before the first retry, 0 or more, or a timedelta.",
+        partial(checks.seconds, at_least=0),
+        Default(1.0),
     ]
     backoff: Annotated[
         float,
-        Option(
-            "Factor from one delay to the next, 1 or more.", partial(checks.number, at_least=1), 1.0
-        ),
+        "Factor from one delay to the next, 1 or more.",
+        partial(checks.number, at_least=1),
+        Default(1.0),
     ]
     max_delay: Annotated[
         float | timedelta | None,
-        Option(
-            "Longest delay in seconds or as a timedelta, 0 or more; None for 1e9.",
-            checks.optional(partial(checks.seconds, at_least=0)),
-        ),
+        "Longest delay in seconds or as a timedelta, 0 or more; None for 1e9.",
+        checks.optional(partial(checks.seconds, at_least=0)),
     ]
     jitter: Annotated[
         float,
-        Option(
-            "Change each delay at random by up to this fraction, up or down, 0.0 to 1.0.",
-            partial(checks.number, at_least=0, at_most=1),
-            0.0,
-        ),
+        "Change each delay at random by up to this fraction, up or down, 0.0 to 1.0.",
+        partial(checks.number, at_least=0, at_most=1),
+        Default(0.0),
     ]
     exceptions: Annotated[
         type[BaseException] | tuple[type[BaseException], ...] | list[type[BaseException]],
-        Option(
-            "Which errors to retry: a class, or a tuple or list of classes, not empty.",
-            checks.exception_types,
-            Exception,
-        ),
+        "Which errors to retry: a class, or a tuple or list of classes, not empty.",
+        checks.exception_types,
+        Default(Exception),
     ]
 
 
@@ -367,64 +340,45 @@ class ScheduleOptions(RunOptions, NameOptions, RestartOptions, total=False):
 
     cron: Annotated[
         str | None,
-        Option(
-            "Five fields, minute, hour, day of month, month and day of week, like "
-            '``"0 3 * * *"`` for 03:00 each day.',
-            checks.optional(checks.text),
-        ),
+        "Five fields, minute, hour, day of month, month and day of week, like "
+        '``"0 3 * * *"`` for 03:00 each day.',
+        checks.optional(checks.text),
     ]
     at: Annotated[
         str | time | datetime | None,
-        Option(
-            'A time of day, like ``"03:00"`` or a `datetime.time`; or a `datetime` with a time '
-            "zone for a single run.",
-            checks.optional(due.time_or_moment),
-        ),
+        'A time of day, like ``"03:00"`` or a `datetime.time`; or a `datetime` with a time '
+        "zone for a single run.",
+        checks.optional(due.time_or_moment),
     ]
     tz: Annotated[
         str | tzinfo | None,
-        Option(
-            "The time zone of *cron* or of a time of day, by name or as a `tzinfo`; None for UTC.",
-            checks.optional(due.zone),
-        ),
+        "The time zone of *cron* or of a time of day, by name or as a `tzinfo`; None for UTC.",
+        checks.optional(due.zone),
     ]
     missed: Annotated[
         Literal["skip", "once", "all"],
-        Option(
-            "What to do about due times that passed while nothing could run: "
-            '``"skip"`` to leave them out, ``"once"`` for one run that stands for all of them, '
-            '``"all"`` for one run for each of the latest 100, one after the other.',
-            default="once",
-        ),
+        "What to do about due times that passed while nothing could run: "
+        '``"skip"`` to leave them out, ``"once"`` for one run that stands for all of them, '
+        '``"all"`` for one run for each of the latest 100, one after the other.',
+        Default("once"),
     ]
     jitter: Annotated[
         float,
-        Option(
-            "Delay each run at random by up to this fraction of *every*, 0.0 to 1.0.",
-            partial(checks.number, at_least=0, at_most=1),
-            0.0,
-        ),
+        "Delay each run at random by up to this fraction of *every*, 0.0 to 1.0.",
+        partial(checks.number, at_least=0, at_most=1),
+        Default(0.0),
     ]
     run_at_start: Annotated[
         bool,
-        Option(
-            "Whether to run it at the start too. If processes share the schedule: whether to run "
-            "it at the start if it has never run, or has missed a run.",
-            default=False,
-        ),
+        "Whether to run it at the start too. If processes share the schedule: whether to run "
+        "it at the start if it has never run, or has missed a run.",
+        Default(False),
     ]
     each_process: Annotated[
         bool,
-        Option(
-            "Whether each process has runs of its own, also if they share a store or an engine.",
-            default=False,
-        ),
+        "Whether each process has runs of its own, also if they share a store or an engine.",
+        Default(False),
     ]
-
-
-def _check_of(kind: Any) -> Callable[[str, Any], Any]:
-    """Return the check that follows from a type: a bool, or one of some texts."""
-    return checks.flag if kind is bool else partial(checks.choice, allowed=typing.get_args(kind))
 
 
 class OptionList(Generic[D]):
@@ -443,14 +397,11 @@ class OptionList(Generic[D]):
 
     def __init__(self, declared: type[D], *, drops_none: bool = False) -> None:
         hints = typing.get_type_hints(declared, include_extras=True)
-        self.options: dict[str, Option] = {
-            name: hint.__metadata__[0] for name, hint in hints.items()
+        self.options = {
+            name: Option(hint.__origin__, *hint.__metadata__) for name, hint in hints.items()
         }
         self.drops_none = drops_none
-        self._types = {name: hint.__origin__ for name, hint in hints.items()}
-        self._checks = {
-            name: one.check or _check_of(self._types[name]) for name, one in self.options.items()
-        }
+        self._checks = {name: one.check for name, one in self.options.items()}
         self.defaults = cast(D, {name: one.default for name, one in self.options.items()})
         self.copying = inspect.Signature(self._parameters(copying=True))
 
@@ -506,7 +457,7 @@ class OptionList(Generic[D]):
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=_KEPT if copying else one.default,
-                annotation=self._types[name],
+                annotation=one.kind,
             )
             for name, one in self.options.items()
         ]

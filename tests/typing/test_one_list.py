@@ -19,10 +19,10 @@ ROOT = Path(__file__).parents[2]
 HAS_MYPY = importlib.util.find_spec("mypy") is not None
 COUNT = "partial(checks.integer, at_least=1)"
 ADDED = {
-    "RetryOptions": f'tries: Annotated[int, Option("How many tries.", {COUNT}, 7)]',
-    "ThrottleOptions": f'burst: Annotated[int, Option("How many at once.", {COUNT}, 2)]',
-    "RunOptions": f'rank: Annotated[int, Option("How urgent.", {COUNT}, 5)]',
-    "OnceOptions": 'batch: Annotated[str, Option("What it belongs to.", checks.text, "")]',
+    "RetryOptions": f'tries: Annotated[int, "How many tries.", {COUNT}, Default(7)]',
+    "ThrottleOptions": f'burst: Annotated[int, "How many at once.", {COUNT}, Default(2)]',
+    "RunOptions": f'rank: Annotated[int, "How urgent.", {COUNT}, Default(5)]',
+    "OnceOptions": 'batch: Annotated[str, "What it belongs to.", checks.text, Default("")]',
 }
 """The line that is added to each list of options."""
 
