@@ -1,7 +1,7 @@
 """What all decorators do: check a function, and make what replaces it look like it.
 
 What replaces it resolves the manager per call and starts nothing at import. It reads no name
-of its module while it runs, only closures: `dress` gives it the globals of the function that
+of its module while it runs, only closures: its `Dress` gives it the globals of the function that
 it stands for, so that FastAPI finds its string annotations there.
 """
 
@@ -79,13 +79,6 @@ def _is_being_defined(cls: type) -> bool:
     return found is not cls
 
 
-def dress(
-    inner: Callable[..., Any], fn: Callable[..., Any], layer: str, **attributes: Any
-) -> Any:  # Any: typed by the decorator that returns it
-    """Make *inner* look like *fn*; see `Dress`."""
-    return Dress(fn, layer).put_on(inner, **attributes)
-
-
 class Dress:
     """What makes a function look like another: name, document, signature, attributes, globals.
 
@@ -142,7 +135,8 @@ class Dress:
             self._attributes["__asyncframe_optional__"] = optional_of(fn)
         self._attributes.update(fn=undecorated or fn, __asyncframe_layer__=layer)
 
-    def put_on(self, inner: Callable[..., Any], **attributes: Any) -> Any:  # Any: see `dress`
+    # Any: typed by the decorator that returns it.
+    def put_on(self, inner: Callable[..., Any], **attributes: Any) -> Any:
         """Return a copy of the function *inner* with further *attributes*."""
         assert isinstance(inner, types.FunctionType)
         dressed = types.FunctionType(

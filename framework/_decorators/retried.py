@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
-from framework._decorators.dressing import BRACKETS, apply, copier, dress
+from framework._decorators.dressing import BRACKETS, Dress, apply, copier
 from framework._manager.frameworks import find_policies
 from framework._running.waits.retry import RetryPolicy
 from framework._tasks import registry
@@ -60,10 +60,8 @@ def _retried(fn: Callable[..., Any], checked: RetryOptions) -> Any:
     options = copier(RETRY, name, lambda changed: _retried(fn, merged(checked, changed)))
 
     def around(inner: Callable[..., Any]) -> Any:
-        return dress(
+        return Dress(inner, "retry_task").put_on(
             retried_inner(inner, name, policy),
-            inner,
-            "retry_task",
             options=options,
             __asyncframe_policy__=policy,
             __asyncframe_attempts__=attempts_of(inner, name, policy),
@@ -77,7 +75,7 @@ def _retried(fn: Callable[..., Any], checked: RetryOptions) -> Any:
 
 def retried_inner(fn: Callable[..., Any], name: str, policy: RetryPolicy) -> Callable[..., Any]:
     """Return *fn* with retries, sync or async like *fn*; the first try is outside the loop."""
-    # The inner functions find no name of this module: `dress` gives them other globals.
+    # The inner functions find no name of this module: its `Dress` gives them other globals.
     policies, call_later = find_policies, functools.partial
     note_on_loop, fits = _note_on_loop, _fits
     exceptions, check = policy.exceptions, checker_for(fn)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, time, timedelta, tzinfo
 from types import FrameType
 from typing import Any, Unpack
 
-from framework._decorators.dressing import decorate, dress
+from framework._decorators.dressing import Dress, decorate
 from framework._decorators.submitted import check_requeued
 from framework._manager.frameworks import find_core
 from framework._records.due import Cron, Daily, DueTimes, Every, Once, interval
@@ -62,11 +62,7 @@ def scheduled_task(
         )
     complete = SCHEDULE.complete(SCHEDULE.checked("scheduled_task", options))
     times = _times_of(every, complete)
-
-    def make(fn: Callable[..., Any]) -> Any:
-        return _scheduled(fn, times, complete)
-
-    return lambda it: decorate("scheduled_task", it, make)
+    return lambda it: decorate("scheduled_task", it, lambda fn: _scheduled(fn, times, complete))
 
 
 def _times_of(every: object, options: ScheduleOptions) -> DueTimes:
@@ -133,7 +129,7 @@ def _scheduled(fn: Callable[..., Any], times: DueTimes, options: ScheduleOptions
 
     schedule = Schedule(spec, times, options, takes_due=takes_due)
     inner: Any = async_inner if spec.kind == "loop" else sync_inner
-    dressed = dress(inner, fn, "scheduled_task", __asyncframe_schedule__=schedule)
+    dressed = Dress(fn, "scheduled_task").put_on(inner, __asyncframe_schedule__=schedule)
     registry.register(spec.name, dressed)
     core = None if registry.is_lasting() or _by_an_import() else find_core()
     if core is None:

@@ -165,7 +165,7 @@ def check_requeued(spec: TaskSpec, *, awaited: bool) -> None:
 
 def background_inner(spec: TaskSpec, arity: tuple[int, int]) -> Callable[..., Any]:
     """Return a function whose call takes a task in and returns its id."""
-    # The inner function finds no name of this module: `dress` gives it other globals. A name
+    # The inner function finds no name of this module: its `Dress` gives it other globals. A name
     # of its closure is also read faster than a global, at each call.
     current, core, caller, check = STATE, require_core, sys._getframe, spec.check or _no_check
     (least, most), count = arity, len
@@ -206,7 +206,7 @@ def awaitable_inner(spec: TaskSpec, arity: tuple[int, int]) -> Callable[..., Any
     """Return a coroutine function whose await gives the task's result."""
     if spec.needs_place:
         return placed_inner(spec, arity)
-    # The inner function finds no name of this module: `dress` gives it other globals. A name
+    # The inner function finds no name of this module: its `Dress` gives it other globals. A name
     # of its closure is also read faster than a global, at each call.
     current, core, caller, check = STATE, require_core, sys._getframe, spec.check or _no_check
     (least, most), count = arity, len

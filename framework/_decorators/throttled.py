@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Unpack
 
-from framework._decorators.dressing import by_name, copier, decorate, dress
+from framework._decorators.dressing import Dress, by_name, copier, decorate
 from framework._manager.frameworks import STATE, find_policies
 from framework._running.waits.throttle import ThrottlePolicy
 from framework._tasks import registry
@@ -54,10 +54,8 @@ def _throttled(fn: Callable[..., Any], checked: ThrottleOptions) -> Any:
     options = copier(THROTTLE, name, lambda changed: _throttled(fn, merged(checked, changed)))
 
     def around(inner: Callable[..., Any]) -> Any:
-        return dress(
+        return Dress(inner, "throttled_task").put_on(
             throttled_inner(inner, policy),
-            inner,
-            "throttled_task",
             options=options,
             __asyncframe_policy__=policy,
             __asyncframe_around__=around,
@@ -70,7 +68,7 @@ def _throttled(fn: Callable[..., Any], checked: ThrottleOptions) -> Any:
 
 def throttled_inner(fn: Callable[..., Any], policy: ThrottlePolicy) -> Callable[..., Any]:
     """Return *fn* behind its rate limit, sync or async like *fn*."""
-    # The inner functions find no name of this module: `dress` gives them other globals.
+    # The inner functions find no name of this module: its `Dress` gives them other globals.
     current, policies, running_loop = STATE, find_policies, asyncio._get_running_loop
     key, waits = policy.options["key"], policy.options["when_limited"] == "wait"
 

@@ -244,7 +244,7 @@ class TaskPlaces:
     shown: str = ""
     state: PlaceState = field(init=False)
     answer: PlaceAnswer | None = None
-    reply: Any = None  # a reply.Reply, whose module imports this one
+    reply: Any = None  # a waiters.Reply, whose module imports this one
     go_on: Callable[[Any], object] | None = None
 
     def __post_init__(self) -> None:

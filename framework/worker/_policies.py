@@ -18,7 +18,7 @@ from framework._running.waits.policies import Policies, Sleep, throttle_reason
 from framework._running.waits.retry import RetryPolicy
 from framework._running.waits.throttle import ThrottlePolicy
 from framework._tasks.live import LiveTask, Sleeper, current_record
-from framework._threads.reply import Steps
+from framework._threads.waiters import Steps
 from framework.exceptions import TaskCancelledError
 
 

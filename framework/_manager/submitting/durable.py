@@ -10,7 +10,7 @@ from framework._manager.submitting.remote import Remote
 from framework._running.runner import Runner
 from framework._tasks.live import LiveTask
 from framework._tasks.places import Existing
-from framework._threads.reply import Reply, Steps
+from framework._threads.waiters import Reply, Steps
 from framework.protocols import KeepingEngine, SharedStore
 
 

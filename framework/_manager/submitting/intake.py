@@ -33,7 +33,7 @@ from framework._tasks.current import hook_owner
 from framework._tasks.live import Home, HomeCore, LiveTask, current_home
 from framework._tasks.places import Existing
 from framework._tasks.specs import TaskSpec
-from framework._threads.reply import Reply, Steps, block, suspend
+from framework._threads.waiters import Reply, Steps, block, suspend
 from framework.protocols import RemoteEngine
 
 

@@ -24,7 +24,7 @@ from framework._running.waits.places import Places
 from framework._tasks.live import LiveTask
 from framework._tasks.places import PlaceAnswer, PlaceRequest
 from framework._tasks.specs import TaskSpec
-from framework._threads.reply import Reply
+from framework._threads.waiters import Reply
 from framework.exceptions import StoreUnavailableError
 
 _PATIENCE: Final = 5.0

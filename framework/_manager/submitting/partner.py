@@ -36,7 +36,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 from framework._tasks.live import LiveTask
 from framework._tasks.places import Existing
 from framework._tasks.specs import TaskSpec
-from framework._threads.reply import Reply, Steps
+from framework._threads.waiters import Reply, Steps
 
 Awaited: TypeAlias = Literal[False, "submitted", "called"]
 """Whether the caller waits for the end of the task: by `submit(wait=True)`, or an `async_task`."""

@@ -28,7 +28,7 @@ from framework._tasks.places import (
     TaskPlaces,
     unique_request,
 )
-from framework._threads.reply import Reply
+from framework._threads.waiters import Reply
 from framework.exceptions import DuplicateTaskError, StoreUnavailableError
 
 T = TypeVar("T", LiveTask, Existing, LiveTask | Existing)

@@ -27,8 +27,7 @@ from framework._running.waits.retry import RetryPolicy
 from framework._running.waits.throttle import Gate, Gates, ThrottlePolicy
 from framework._tasks.live import Sleeper, current_record
 from framework._threads.clock import SystemClock
-from framework._threads.reply import Steps, block, suspend
-from framework._threads.waiters import LoopSleeper, ThreadSleeper
+from framework._threads.waiters import LoopSleeper, Steps, ThreadSleeper, block, suspend
 from framework.exceptions import RateLimitExceededError, TaskCancelledError
 from framework.protocols import Clock, Interceptor
 

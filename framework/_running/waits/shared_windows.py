@@ -27,8 +27,15 @@ from framework._running.waits.policies import Policies, Sleep, throttle_reason
 from framework._running.waits.throttle import ThrottlePolicy
 from framework._tasks.live import Sleeper
 from framework._tasks.places import key_digest, stable_text
-from framework._threads.reply import Reply, Steps, block, suspend
-from framework._threads.waiters import LoopSleeper, Mailboxes, ThreadSleeper
+from framework._threads.waiters import (
+    LoopSleeper,
+    Mailboxes,
+    Reply,
+    Steps,
+    ThreadSleeper,
+    block,
+    suspend,
+)
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import SharedWindows, WindowAnswer, WindowRequest
 

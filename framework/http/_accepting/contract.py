@@ -30,7 +30,7 @@ from framework._records.records import TaskRecord
 from framework._tasks.functions import is_async
 from framework._tasks.live import LiveTask
 from framework._tasks.task import Task
-from framework._threads.reply import suspend
+from framework._threads.waiters import suspend
 from framework.exceptions import TaskNotFoundError
 from framework.http._accepting import links
 from framework.http._accepting.answer import Accepted, body_of

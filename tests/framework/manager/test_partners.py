@@ -17,7 +17,7 @@ from framework._records.records import TaskEvent
 from framework._tasks.live import LiveTask
 from framework._tasks.specs import spec_for
 from framework._threads.clock import SystemClock
-from framework._threads.reply import Reply
+from framework._threads.waiters import Reply
 from framework.testing import override_framework
 
 
