@@ -185,7 +185,7 @@ class LiveTask(TaskRecord):
     waiters: dict[Waiter, None] | None
     driver: Driver | None
     bodies: int
-    handler: Any  # in this process a pool_threads.Handler
+    handler: Any  # in this process a protocols.Run
     outbox: Outbox | None
 
     # Without the rare ones, which follow.

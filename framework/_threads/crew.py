@@ -28,12 +28,13 @@ from typing import Any, ClassVar
 
 from framework._records.statuses import TaskStatus
 from framework._threads.exits import ExitSignal, joined_at_exit
-from framework._threads.pool_threads import Item, PoolThread, current_pool_thread, forget_others
+from framework._threads.pool_threads import PoolThread, current_pool_thread, forget_others
 from framework._threads.queue.item_queue import ItemQueue
 from framework._threads.queue.spares import Spares
 from framework._threads.watch.outflow import Outflow
 from framework._threads.watch.wait_graph import WaitGraph
 from framework.exceptions import QueueFullError
+from framework.protocols._engines import Item
 
 _LOGGER = logging.getLogger("concurrent.futures")
 _NONE_ENDED = dict.fromkeys(TaskStatus, 0)

@@ -22,9 +22,10 @@ from framework._records.statuses import FINAL, TRAITS
 from framework._threads.clock import SystemClock, join_all
 from framework._threads.crew import Crew
 from framework._threads.futures import Call, Calls, T
-from framework._threads.pool_threads import Item, PoolThread
+from framework._threads.pool_threads import PoolThread
 from framework._threads.watch.outflow import Outflow
 from framework.protocols import Clock
+from framework.protocols._engines import Item
 
 P = ParamSpec("P")
 

@@ -14,54 +14,9 @@ from collections import deque
 from typing import Any, Protocol
 
 from framework._records.statuses import TaskStatus
+from framework.protocols._engines import Item
 
 _LOGGER = logging.getLogger("concurrent.futures")
-
-
-class Item(Protocol):
-    """What a crew runs: a call or a task. Times are in monotonic seconds.
-
-    Attributes:
-        handler: Runs or drops the item.
-    """
-
-    handler: Any  # a Handler of this kind of item
-
-    @property
-    def name(self) -> str:
-        """The item's name, for figures and messages."""
-        ...
-
-    @property
-    def status(self) -> TaskStatus:
-        """The item's current status."""
-        ...
-
-    @property
-    def queued(self) -> float:
-        """When it was queued."""
-        ...
-
-    @property
-    def started(self) -> float | None:
-        """When it started; None if it has not."""
-        ...
-
-    @property
-    def ended(self) -> float | None:
-        """When it ended; None if it has not."""
-        ...
-
-
-class Handler(Protocol):
-    """Runs or drops the items of one kind; neither method may raise."""
-
-    def __call__(self, item: Any, /) -> bool:  # Any: the handler's own kind of item
-        """Run *item* to its end on this thread; False if it may no longer start."""
-        ...
-
-    def drop(self, item: Any, error: BaseException | None, /) -> None:  # Any: as above
-        """End *item*, which will never run: fail it with *error*, or cancel it if None."""
 
 
 class Employer(Protocol):

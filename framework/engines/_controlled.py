@@ -19,10 +19,11 @@ from typing import Any, ClassVar, Protocol, cast
 from framework._records.records import TaskRecord
 from framework._threads.crew import Crew
 from framework._threads.pool import ThreadPoolExecutorEnhanced
-from framework._threads.pool_threads import Item, PoolThread, current_pool_thread
+from framework._threads.pool_threads import PoolThread, current_pool_thread
 from framework._threads.queue.levels import level_of
 from framework.engines.local import LocalEngine
 from framework.protocols import EngineTask, Kind, Run
+from framework.protocols._engines import Item
 
 
 class Queued:

@@ -64,7 +64,42 @@ class TaskWaiter(Protocol):
         """Wake it, since the task is queued now, so that it can run the task itself. Any thread."""
 
 
-class EngineTask(Protocol):
+class Item(Protocol):
+    """What the threads of a pool run: a task, or a call of the pool itself.
+
+    Attributes:
+        handler: Called with the item to run it; a `Run`, or for a call the same with calls.
+    """
+
+    handler: Any
+
+    @property
+    def name(self) -> str:
+        """The name in records and logs."""
+        ...
+
+    @property
+    def status(self) -> TaskStatus:
+        """The status; PENDING of a task in ``admit`` and ``start``."""
+        ...
+
+    @property
+    def queued(self) -> float:
+        """When the engine got it, in monotonic seconds of the framework's clock."""
+        ...
+
+    @property
+    def started(self) -> float | None:
+        """When its function first started, in the same seconds; None if it has not."""
+        ...
+
+    @property
+    def ended(self) -> float | None:
+        """When it ended, in the same seconds; None if it has not."""
+        ...
+
+
+class EngineTask(Item, Protocol):
     """A task as an engine sees it: what it may read, and the few things that it may set.
 
     An engine gets the same object in every call about a task, from `RemoteEngine.admit` or
@@ -94,11 +129,6 @@ class EngineTask(Protocol):
     @property
     def spec(self) -> TaskFunction:
         """The function that the task runs, with its options."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """The name in records and logs."""
         ...
 
     @property
@@ -135,11 +165,6 @@ class EngineTask(Protocol):
         ...
 
     @property
-    def status(self) -> TaskStatus:
-        """The status; PENDING in ``admit`` and ``start``."""
-        ...
-
-    @property
     def reason(self) -> str:
         """Why the task waits or how it ended, as text for people; often ""."""
         ...
@@ -147,21 +172,6 @@ class EngineTask(Protocol):
     @property
     def created_at(self) -> float:
         """When it was submitted, in seconds since the epoch."""
-        ...
-
-    @property
-    def queued(self) -> float:
-        """When the engine got it, in monotonic seconds of the framework's clock."""
-        ...
-
-    @property
-    def started(self) -> float | None:
-        """When its function first started, in the same seconds; None if it has not."""
-        ...
-
-    @property
-    def ended(self) -> float | None:
-        """When it ended, in the same seconds; None if it has not."""
         ...
 
     @property

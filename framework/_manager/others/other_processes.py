@@ -30,8 +30,7 @@ from framework._records.records import TaskRecord
 from framework._records.statuses import FINAL
 from framework._threads.clock import SystemClock
 from framework._threads.courier import GRAIN, Courier
-from framework._threads.reply import Reply, Steps, block, suspend
-from framework._threads.waiters import Mailboxes
+from framework._threads.waiters import Mailboxes, Reply, Steps, block, suspend
 from framework.exceptions import FrameworkNotStartedError, StoreUnavailableError
 from framework.protocols import Clock
 

@@ -23,8 +23,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from framework._threads.pool_threads import Item, PoolThread
+from framework._threads.pool_threads import PoolThread
 from framework._threads.queue.levels import LevelQueue, place_of
+from framework.protocols._engines import Item
 
 _SLACK = 64
 """How many picked items may stay in the queue, beyond as many as wait."""

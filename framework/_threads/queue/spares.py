@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from framework._threads.pool_threads import Item, PoolThread
+from framework._threads.pool_threads import PoolThread
 from framework._threads.queue.item_queue import ItemQueue
+from framework.protocols._engines import Item
 
 
 class Spares:

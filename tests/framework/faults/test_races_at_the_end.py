@@ -19,7 +19,8 @@ from framework import (
 )
 from framework._tasks.live import Home
 from framework._threads.deadlines import Deadlines, _Queue
-from framework._threads.pool_threads import Item, PoolThread
+from framework._threads.pool_threads import PoolThread
+from framework.protocols._engines import Item
 from tests.framework.pools import clock_apart, start_stuck
 from tests.framework.running.messages import STOPPED
 from tests.patience import PATIENCE
