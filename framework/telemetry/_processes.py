@@ -18,6 +18,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, values
 from prometheus_client.multiprocess import mark_process_dead
 
+from framework._threads.watch.processes import lives
 from framework.protocols import Clock, TimerHandle
 from framework.telemetry._figures import FIGURE, Figure, Readings, labels_of
 
@@ -141,17 +142,7 @@ def forget_dead_processes() -> None:
     files = Path(os.environ.get(_FOLDER, "")).glob("gauge_live*_*.db")
     numbers = {file.stem.rpartition("_")[2] for file in files}
     for number in numbers:
-        if number.isdecimal() and not _lives(int(number)):
+        if number.isdecimal() and not lives(int(number)):
             # Another process may be doing the same.
             with suppress(FileNotFoundError):
                 mark_process_dead(number)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it is another user's
-        pass
-    return True

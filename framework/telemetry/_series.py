@@ -117,13 +117,11 @@ class Series:
             return self._names[name]
 
     def note(self, event: TaskEvent) -> None:
-        """Count an event that is not the end of a task."""
+        """Count an event, and time the end of a task."""
         named = self._names.get(event.name) or self._named(event.name)
-        named.events[event.kind].inc()
-
-    def note_end(self, event: TaskEvent) -> None:
-        """Count and time the end of a task."""
-        named = self._names.get(event.name) or self._named(event.name)
+        if event.kind in named.events:
+            named.events[event.kind].inc()
+            return
         named.ended[event.status or ""].inc()
         if event.wait_time is not None and event.duration is not None:
             named.wait.observe(event.wait_time)
@@ -138,8 +136,8 @@ class Series:
             attached = self._managers.get(core)
             if attached is None:
                 attached = self._managers[core] = Attached(core)
-                attached.end.callback(manager.subscribe(self.note, kinds=self._metrics.events))
-                attached.end.callback(manager.subscribe(self.note_end, kinds=END_KINDS))
+                kinds = {*self._metrics.events, *END_KINDS}
+                attached.end.callback(manager.subscribe(self.note, kinds=kinds))
                 if self._published is not None:
                     refresh = Refresh(core.clock, interval, self._publish)
                     attached.end.callback(refresh.stop)

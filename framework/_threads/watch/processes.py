@@ -117,6 +117,11 @@ _NAMED: list[str] = []
 # -- both
 
 
+def lives(pid: int) -> bool:
+    """Return whether a process of this machine runs, whoever it belongs to."""
+    return _start_of(pid) != ""
+
+
 def _start_of(pid: int) -> str:
     """Return when a process has started, in ticks since the boot; "" if it does not run."""
     # The name stands in brackets, and may have any characters.
