@@ -144,11 +144,6 @@ def setup_async_framework(
     return FrameworkLifespan(app, settings, parts, checks.telemetry("telemetry", telemetry))
 
 
-def _check_app(app: object) -> None:
-    if app is not None and not (hasattr(app, "middleware_stack") and hasattr(app, "router")):
-        raise TypeError(f"app must be a FastAPI or Starlette app, or None, not {checks.show(app)}")
-
-
 def _checked_parts(
     clock: Any, executor: Any, store: Any, engine: Any, max_workers: int | None
 ) -> Parts:  # Any: checked here
@@ -189,7 +184,10 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
         telemetry: Sequence[Telemetry],
     ) -> None:
         self._was_used = True  # if it is refused, nobody can use it
-        _check_app(app)
+        if app is not None and not (hasattr(app, "middleware_stack") and hasattr(app, "router")):
+            raise TypeError(
+                f"app must be a FastAPI or Starlette app, or None, not {checks.show(app)}"
+            )
         self._app = app
         self._settings: Settings = settings
         self._parts: Parts = parts

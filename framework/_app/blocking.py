@@ -45,8 +45,14 @@ async def in_thread(
         thread.start()
         while not ended.is_set():
             await sleeper.wait(None)
-            if reminder is not None and not ended.is_set():
-                _say_what_is_awaited(reminder, what, most)
+            passed = None if reminder is None or ended.is_set() else reminder.passed()
+            if passed is not None:
+                _LOGGER.warning(
+                    "shutting down: still waiting after %s for %s, %s",
+                    span(passed),
+                    what,
+                    at_most(most - passed),
+                )
     finally:
         if reminder is not None:
             reminder.stop()
@@ -58,15 +64,3 @@ async def in_thread(
 def _later(seconds: float, call: Callable[[], None]) -> Callable[[], object]:
     # The timers of the loop, since a clock that is being closed waits for its own to fire.
     return asyncio.get_running_loop().call_later(seconds, call).cancel
-
-
-def _say_what_is_awaited(reminder: Reminder, what: str, most: float) -> None:
-    """Log that a shutdown still waits for *what*, of *most* seconds, if it is time to."""
-    passed = reminder.passed()
-    if passed is not None:
-        _LOGGER.warning(
-            "shutting down: still waiting after %s for %s, %s",
-            span(passed),
-            what,
-            at_most(most - passed),
-        )

@@ -47,25 +47,22 @@ class Leaving:
     async def lifespan(self, app: Any) -> AsyncIterator[None]:  # Any: an app of any kind
         """Delay the signal while the app runs; as the lifespan of a router."""
         self.has_begun, self._is_entered = False, True
-        served = signal.getsignal(signal.SIGTERM)
+        served, handler = signal.getsignal(signal.SIGTERM), None
         # On another thread, as in Starlette's test client, there are no signals.
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        if not callable(served) or _is_of_a_loop(served):
-            _LOGGER.warning(
-                "shutdown_delay=%g has no effect: this server does not handle SIGTERM with a "
-                "function, as uvicorn does",
-                self._delay,
-            )
-            yield
-            return
-        handler = self._handler(served, asyncio.get_running_loop())
-        signal.signal(signal.SIGTERM, handler)
+        if threading.current_thread() is threading.main_thread():
+            if callable(served) and not _is_of_a_loop(served):
+                handler = self._handler(served, asyncio.get_running_loop())
+                signal.signal(signal.SIGTERM, handler)
+            else:
+                _LOGGER.warning(
+                    "shutdown_delay=%g has no effect: this server does not handle SIGTERM with a "
+                    "function, as uvicorn does",
+                    self._delay,
+                )
         try:
             yield
         finally:
-            if signal.getsignal(signal.SIGTERM) is handler:
+            if handler is not None and signal.getsignal(signal.SIGTERM) is handler:
                 signal.signal(signal.SIGTERM, served)
 
     def _handler(

@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -19,39 +18,26 @@ from framework._records.statuses import TRAITS
 _FILE: Final = Path(__file__).with_name("page.html")
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """The page, as it is sent.
-
-    Attributes:
-        body: Its HTML in UTF-8.
-        etag: Changes whenever the body does.
-        headers: The headers of each response that has it.
-    """
-
-    body: bytes
-    etag: str
-    headers: dict[str, str]
-
-
 @functools.cache
-def page() -> Page:
-    """Return the page; its file is read once."""
+def page() -> tuple[bytes, dict[str, str]]:
+    """Return the page in UTF-8, and the headers of each response that has it.
+
+    Its file is read once. The header ``ETag`` changes whenever the page does.
+    """
     text = _FILE.read_text(encoding="utf-8").replace(
         "const STATUSES = {};", f"const STATUSES = {json.dumps(_statuses(), indent=1)};"
     )
     hashes = {tag: _hash_of(tag, text) for tag in ("script", "style")}
     body = text.encode()
-    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     headers = {
         "Cache-Control": "no-cache",
         "Content-Security-Policy": _POLICY.format(**hashes),
-        "ETag": etag,
+        "ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"',
         "Referrer-Policy": "same-origin",
         "X-Content-Type-Options": "nosniff",
         "X-Frame-Options": "DENY",
     }
-    return Page(body, etag, headers)
+    return body, headers
 
 
 def _statuses() -> dict[str, dict[str, object]]:

@@ -64,15 +64,15 @@ def _checked_buttons(buttons: object) -> dict[str, str]:
 
 
 def _add_page(router: APIRouter) -> None:
-    sent = page()
+    body, headers = page()
 
     @router.get("/dashboard", include_in_schema=False)
     @router.head("/dashboard", include_in_schema=False)
     async def show_dashboard(request: Request) -> Response:
         """Return the page."""
-        if request.headers.get("if-none-match") == sent.etag:
-            return Response(None, 304, sent.headers)
-        return Response(sent.body, 200, sent.headers, "text/html; charset=utf-8")
+        if request.headers.get("if-none-match") == headers["ETag"]:
+            return Response(None, 304, headers)
+        return Response(body, 200, headers, "text/html; charset=utf-8")
 
 
 def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) -> None:
