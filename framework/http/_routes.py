@@ -6,20 +6,13 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from functools import partial
-from typing import (  # routes and scopes have attributes and values of any type
-    Any,
-    Final,
-    TypeAlias,
-    TypeVar,
-)
+from typing import Any, Final, TypeAlias  # Any: attributes of routes and values of scopes
 from urllib.parse import quote
 
 from framework._tasks.live import current_home
 from framework.http._access.access import Access
 from framework.http._access.mounted import unfolded
 from framework.http.views import TaskView
-
-C = TypeVar("C", bound=Callable[..., Any])
 
 _ACCESS: Final = "__asyncframe_access__"
 
@@ -30,15 +23,10 @@ So it is for the routes of mounted apps, too, whose lifespans never run.
 """
 
 
-def shows_status(access: Access) -> Callable[[C], C]:
+def mark_status(endpoint: object, access: Access) -> None:
     """Mark the function of the route that shows a task's status, as `task_router` has it."""
-
-    def mark(endpoint: C) -> C:
-        setattr(endpoint, _ACCESS, access)
-        setattr(endpoint, AT_START, access.begin)
-        return endpoint
-
-    return mark
+    setattr(endpoint, _ACCESS, access)
+    setattr(endpoint, AT_START, access.begin)
 
 
 def routes_of(app: Any, prefix: str = "", *, all_hosts: bool = False) -> Iterator[tuple[str, Any]]:

@@ -25,7 +25,7 @@ from framework.http._access.mounted import (
 )
 from framework.http._access.owners import checked_owner
 from framework.http._responses import answer, answer_of_task, ended, refusal
-from framework.http._routes import shows_status
+from framework.http._routes import mark_status
 from framework.http._streaming.streams import add_stream
 from framework.http.dashboard import add_dashboard
 from framework.http.views import (
@@ -248,13 +248,14 @@ def _bad_query(name: str, error: ValueError, value: object) -> dict[str, Any]:
 
 def _add_task(router: APIRouter, access: Access) -> None:
     @router.get("/{task_id}", response_model=TaskView, responses={**_UNKNOWN, **_UNAVAILABLE})
-    @shows_status(access)
     async def get_task(task_id: _Id, request: Request, wait: _Wait = 0.0) -> Response:
         """Return a task's state and result, at once or when it has ended."""
         task = await access.task(request, task_id)
         if wait and not task.status.is_final:
             task = access.shown(await ended(request, get_task_manager(), task, wait))
         return await answer_of_task(task, expose_errors=access.expose_errors)
+
+    mark_status(get_task, access)
 
 
 def _add_changes(router: APIRouter, access: Access) -> None:

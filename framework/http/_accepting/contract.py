@@ -12,8 +12,7 @@ import logging
 import types
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Annotated, Any, Final, Union, get_args, get_origin
+from typing import Annotated, Any, Final, TypeAlias, Union, get_args, get_origin
 
 from fastapi import Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -50,27 +49,15 @@ _LOGGER = logging.getLogger("asyncframe")
 _BEHIND: Final = "__asyncframe_endpoint__"
 
 
-@dataclass(slots=True)
-class _Asked:
-    """A request for an accepting route, as FastAPI sees it.
-
-    Attributes:
-        request: The request.
-        response: Collects the headers of the response.
-        key: The value of ``Idempotency-Key``; None without one.
-    """
-
-    request: Request
-    response: Response
-    key: str | None
-
+_Asked: TypeAlias = tuple[Request, Response, str | None]
+"""A request for an accepting route, what collects the headers of the response, and its key."""
 
 _ASKED: Final = ContextVar[_Asked | None]("asyncframe_asked", default=None)
 
 
 async def _ask(request: Request, response: Response, key: IdempotencyKey = None) -> None:
     """Keep the request and its response for `_Accepting`; a dependency of accepting routes."""
-    _ASKED.set(_Asked(request, response, key))
+    _ASKED.set((request, response, key))
 
 
 _ASKING: Final = Depends(_ask)
@@ -213,7 +200,7 @@ class _Accepting:
             if asked is None:  # by other code than FastAPI
                 return await self._call(**values)
             _ASKED.set(None)
-            return await self._answer(asked, values)
+            return await self._answer(*asked, values)
 
         functools.update_wrapper(accept, self._endpoint, updated=())
         attributes = getattr(self._endpoint, "__dict__", {})
@@ -241,14 +228,16 @@ class _Accepting:
         if status_route_of(app, all_hosts=True) is None:
             raise no_status_route(self._label)
 
-    async def _answer(self, asked: _Asked, values: dict[str, Any]) -> Any:
+    async def _answer(
+        self, request: Request, response: Response, key: str | None, values: dict[str, Any]
+    ) -> Any:
         """Call the endpoint, and return what the response says of its task."""
         core = require_core()
         # It raises an error if the route was added after the app had started.
-        route, urls = shown_at(asked.request.scope, self._label)
+        route, urls = shown_at(request.scope, self._label)
         # Before the endpoint is called: a task whose URL nobody can say would run all the same.
         urls("0")
-        returned = await self._returned(core, asked, route, values)
+        returned = await self._returned(core, request, key, route, values)
         task_id = self._id_of(returned)
         if task_id is None:
             return returned
@@ -257,27 +246,32 @@ class _Accepting:
         if task is not None and task.owner is None and shown_to is not None:
             self._warn(_NOBODY)
         body = self._model.model_construct(**body_of(task_id, task, urls))
-        headers = asked.response.headers
+        headers = response.headers
         headers.setdefault("location", body.status_url)
         pause = 0
         if task is not None and not task.status.is_final:
             pause = pause_of(Task(task, scene=core.scene))
         headers.setdefault("retry-after", str(pause))
-        return body if self._alone else _response(body, asked.response)
+        return body if self._alone else _response(body, response)
 
     async def _returned(
-        self, core: Core, asked: _Asked, route: StatusRoute, values: dict[str, Any]
+        self,
+        core: Core,
+        request: Request,
+        key: str | None,
+        route: StatusRoute,
+        values: dict[str, Any],
     ) -> Any:
         """Return what the endpoint returns, or the id of the task that has the request's key."""
-        if asked.key is None:
+        if key is None:
             return await self._called(core, values)
         # The tasks of the app have one owner, whichever of its routers shows this one.
         access = route.access
         if access is None or access.owner is None:
             owner = core.owners.here()
         else:
-            owner = access.owner_of(asked.request)
-        async with core.keys.hold(id_for(asked.request, owner, asked.key)) as held:
+            owner = access.owner_of(request)
+        async with core.keys.hold(id_for(request, owner, key)) as held:
             if held.found is not None:
                 return TaskId(held.task_id)
             returned = await self._called(core, values)

@@ -240,7 +240,8 @@ class Threads:
             return await step.call()
         if step.closes:
             return await self._run(step)
-        async with _limit(asyncio.get_running_loop()):
+        limit = asyncio.Semaphore(_MOST_OPENING)
+        async with _LIMITS.setdefault(asyncio.get_running_loop(), limit):
             return await self._run(step)
 
     async def _run(self, step: Step) -> Any:
@@ -307,13 +308,6 @@ class _ThreadCall(_Call):
     def _undo(self) -> None:
         if self.error is None and self._step.undo is not None:
             self._context.run(self._step.undo, GeneratorExit())
-
-
-def _limit(loop: asyncio.AbstractEventLoop) -> asyncio.Semaphore:
-    found = _LIMITS.get(loop)
-    if found is None:
-        found = _LIMITS[loop] = asyncio.Semaphore(_MOST_OPENING)
-    return found
 
 
 _LIMITS: Final[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]] = (

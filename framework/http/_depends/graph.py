@@ -187,18 +187,12 @@ def _declaration(
     call: Callable[..., Any], parameter: inspect.Parameter
 ) -> tuple[Any, FieldInfo | None]:
     """Return the type of a parameter, and what its default or annotation declares to FastAPI."""
-    annotation, *more = _parts(annotation_of(call, parameter))
+    whole = annotation_of(call, parameter)
+    is_annotated = typing.get_origin(whole) is typing.Annotated
+    annotation, *more = typing.get_args(whole) if is_annotated else (whole,)
     if isinstance(parameter.default, FieldInfo):
         return annotation, parameter.default
     return annotation, next((one for one in reversed(more) if isinstance(one, FieldInfo)), None)
-
-
-def _parts(annotation: Any) -> tuple[Any, ...]:
-    return (
-        typing.get_args(annotation)
-        if typing.get_origin(annotation) is typing.Annotated
-        else (annotation,)
-    )
 
 
 def _wanted(name: str, annotation: Any, info: FieldInfo | None) -> str:
