@@ -46,42 +46,31 @@ _SOURCES: Final[tuple[tuple[type, str], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A function that provides a value, and what it needs for that.
+    """One use of a function that provides a value, and what it needs for that.
 
     Attributes:
         call: The function, class or callable object.
+        chain: The names of the functions that lead to it, from the task's on, and its own.
+        use_cache: Whether it takes the value that another use of the same function has.
         is_async: Whether its call, or its context manager, is async.
         context: Returns a context manager around its ``yield``; None if it has none.
-        edges: Its own dependencies by parameter name.
+        needs: Its own dependencies by parameter name.
         defaults: Return the values of the parameters that a request would have; by name.
         optional: What a request may have for it, such as ``the header 'x-tenant'``, and a task has
             not.
     """
 
     call: Callable[..., Any]
+    chain: tuple[str, ...]
+    use_cache: bool
     is_async: bool
     context: Callable[..., Any] | None
-    edges: Mapping[str, Edge]
+    needs: Mapping[str, Node]
     defaults: Mapping[str, Callable[[], Any]]
     optional: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Edge:
-    """One use of a dependency.
-
-    Attributes:
-        node: What it calls.
-        use_cache: Whether it takes the value that another use of the same function has.
-        chain: The names of the functions that lead to it, from the task's on.
-    """
-
-    node: Node
-    use_cache: bool
-    chain: tuple[str, ...]
-
-
-def edges_of(dependencies: Mapping[str, Any], chain: tuple[str, ...]) -> dict[str, Edge]:
+def nodes_of(dependencies: Mapping[str, Any], chain: tuple[str, ...]) -> dict[str, Node]:
     """Return what FastAPI's ``Depends`` lead to, by parameter name.
 
     Args:
@@ -92,13 +81,13 @@ def edges_of(dependencies: Mapping[str, Any], chain: tuple[str, ...]) -> dict[st
         TypeError: If one of them needs what a task does not have.
     """
     return {
-        name: Edge(node_of(depends.dependency, chain), depends.use_cache, chain)
+        name: node_of(depends.dependency, chain, depends.use_cache)
         for name, depends in dependencies.items()
     }
 
 
-def node_of(call: Callable[..., Any], chain: tuple[str, ...]) -> Node:
-    """Return what *call* needs; see `edges_of`."""
+def node_of(call: Callable[..., Any], chain: tuple[str, ...], use_cache: bool) -> Node:
+    """Return what *call* needs; see `nodes_of`."""
     name = _shown(call)
     if len(chain) > _DEEPEST:
         raise TypeError(f"the dependencies of {chain[0]} go round in a circle, through {name}")
@@ -122,20 +111,21 @@ def node_of(call: Callable[..., Any], chain: tuple[str, ...]) -> Node:
         context = contextmanager(call)
     return Node(
         call,
+        chain,
+        use_cache,
         is_async_generator or (not is_generator and is_async(call)),
         context,
-        edges_of(dependencies, chain),
+        nodes_of(dependencies, chain),
         defaults,
         optional,
     )
 
 
-def optional_of(edges: Mapping[str, Edge]) -> Iterator[tuple[str, str]]:
+def optional_of(nodes: Mapping[str, Node]) -> Iterator[tuple[str, str]]:
     """Yield what a request may have for dependencies: the names that lead there, and what it is."""
-    for edge in edges.values():
-        chain = " > ".join([*edge.chain[1:], _shown(edge.node.call)])
-        yield from ((chain, text) for text in edge.node.optional)
-        yield from optional_of(edge.node.edges)
+    for node in nodes.values():
+        yield from ((" > ".join(node.chain[1:]), text) for text in node.optional)
+        yield from optional_of(node.needs)
 
 
 _DEEPEST: Final = 100

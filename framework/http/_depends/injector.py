@@ -15,7 +15,7 @@ from framework._tasks.injection import LAYER
 from framework._tasks.live import current_home, current_record
 from framework.exceptions import TaskInterruptedError, TaskTimeoutError
 from framework.http._depends.drivers import Companion, Threads, close_later, finish
-from framework.http._depends.graph import Edge, edges_of, optional_of
+from framework.http._depends.graph import Node, nodes_of, optional_of
 from framework.http._depends.scope import Scope, Take
 
 
@@ -30,8 +30,8 @@ def inject(fn: Callable[..., Any], dependencies: Mapping[str, Any]) -> Any:
     signature = signature_of(fn)
     assert signature is not None
     name = name_of(fn).rpartition(".")[2]
-    edges = edges_of(dependencies, (name,))
-    attempts = _Attempts(fn, is_async(fn), edges, _places(name, signature, dependencies))
+    needs = nodes_of(dependencies, (name,))
+    attempts = _Attempts(fn, is_async(fn), needs, _places(name, signature, dependencies))
     run, run_async = attempts.run, attempts.run_async
 
     # Neither finds a name of this module: the dress gives them the globals of the function.
@@ -45,7 +45,7 @@ def inject(fn: Callable[..., Any], dependencies: Mapping[str, Any]) -> Any:
     assert isinstance(inner, types.FunctionType)
     rest = [one for name, one in signature.parameters.items() if name not in dependencies]
     dress = Dress(fn, LAYER, signature=signature.replace(parameters=rest))
-    optional = tuple(optional_of(edges))
+    optional = tuple(optional_of(needs))
     return dress.put_on(
         inner, __asyncframe_dependencies__=tuple(dependencies), __asyncframe_optional__=optional
     )
@@ -80,13 +80,13 @@ class _Attempts:
     Attributes:
         fn: The function.
         is_async: Whether it is ``async def``.
-        edges: Its dependencies.
+        needs: Its dependencies.
         places: The places of those that may be positional, in order.
     """
 
     fn: Callable[..., Any]
     is_async: bool
-    edges: Mapping[str, Edge]
+    needs: Mapping[str, Node]
     places: tuple[tuple[int, str], ...]
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -107,7 +107,7 @@ class _Attempts:
         """Make one attempt, and return its result, and the error with which it ends."""
         home = current_home.get()
         app = None if home is None else home.app
-        scope = Scope(self.edges, getattr(app, "dependency_overrides", None) or {}, take)
+        scope = Scope(self.needs, getattr(app, "dependency_overrides", None) or {}, take)
         failure: BaseException | None = None
         early = result = None
         try:

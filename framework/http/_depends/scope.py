@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias  # dependencies return anything
 
-from framework.http._depends.graph import Edge, node_of
+from framework.http._depends.graph import Node, node_of
 
 
 class Step(NamedTuple):
@@ -38,20 +38,20 @@ class Scope:
     """The dependencies of one attempt.
 
     Args:
-        edges: The dependencies of the task's function, by parameter name.
+        needs: The dependencies of the task's function, by parameter name.
         overrides: What is called in place of a dependency: ``app.dependency_overrides``.
         take: Takes its steps.
     """
 
-    __slots__ = ("_edges", "_exits", "_overrides", "_solved", "_take")
+    __slots__ = ("_needs", "_exits", "_overrides", "_solved", "_take")
 
     def __init__(
         self,
-        edges: Mapping[str, Edge],
+        needs: Mapping[str, Node],
         overrides: Mapping[Callable[..., Any], Callable[..., Any]],
         take: Take,
     ) -> None:
-        self._edges = edges
+        self._needs = needs
         self._overrides = overrides
         self._take = take
         self._solved: dict[Hashable, Any] = {}
@@ -59,19 +59,18 @@ class Scope:
 
     async def open(self) -> dict[str, Any]:
         """Return all values by parameter name."""
-        return await self._solve(self._edges)
+        return await self._solve(self._needs)
 
-    async def _solve(self, edges: Mapping[str, Edge]) -> dict[str, Any]:
-        return {name: await self._value(edge) for name, edge in edges.items()}
+    async def _solve(self, nodes: Mapping[str, Node]) -> dict[str, Any]:
+        return {name: await self._value(node) for name, node in nodes.items()}
 
-    async def _value(self, edge: Edge) -> Any:
-        node = edge.node
+    async def _value(self, node: Node) -> Any:
         key = _key(node.call)
-        if edge.use_cache and key in self._solved:
+        if node.use_cache and key in self._solved:
             return self._solved[key]
         if self._overrides and (override := self._overrides.get(node.call)) is not None:
-            node = node_of(override, edge.chain)
-        values = await self._solve(node.edges)
+            node = node_of(override, node.chain[:-1], node.use_cache)
+        values = await self._solve(node.needs)
         for name, default in node.defaults.items():
             values[name] = default()
         if node.context is None:
