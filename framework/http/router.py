@@ -17,13 +17,12 @@ from framework._records import checks
 from framework._records.statuses import TaskStatus
 from framework.exceptions import FrameworkNotStartedError, RunAgainError, TaskNotFoundError
 from framework.http._accepting.apps import StatusRoute, StatusRouter
-from framework.http._access.access import Access
+from framework.http._access.access import Access, checked_owner
 from framework.http._access.mounted import (
     warn_of_hidden_routes,
     warn_of_no_framework,
     warn_of_open_routes,
 )
-from framework.http._access.owners import checked_owner
 from framework.http._responses import answer, answer_of_task, ended, refusal
 from framework.http._routes import mark_status
 from framework.http._streaming.streams import add_stream

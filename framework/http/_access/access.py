@@ -1,22 +1,32 @@
-"""Access: which tasks a request may see, and how much of them."""
+"""Access: whom tasks belong to, which of them a request may see, and how much of them."""
 
 from __future__ import annotations
 
+import inspect
+import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any  # the fields of a query
+from typing import Any, TypeAlias, cast, get_type_hints
 
-from fastapi import Request
+from fastapi import Request, params
 
 from framework._manager.face.listing import TaskPage, checked_query, counts_of
 from framework._manager.face.looking import find_task
 from framework._manager.frameworks import get_task_manager, require_core
 from framework._manager.inside import without_places
+from framework._records import checks
 from framework._records.pages import FIELDS
 from framework._records.records import TaskRecord
+from framework._tasks.current import OVER, current_scope
+from framework._tasks.functions import is_async
+from framework._tasks.live import Home, current_home
 from framework._tasks.task import Task
 from framework.exceptions import TaskNotFoundError
-from framework.http._access.owners import OwnerFunction, answer_of, use
+
+_LOGGER = logging.getLogger("asyncframe")
+
+OwnerFunction: TypeAlias = Callable[[Request], str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,3 +106,133 @@ class Access:
 def _belongs_to(owner: str | None) -> Callable[[TaskRecord], bool]:
     """Return a test for the tasks of *owner*; without an owner no task passes it."""
     return lambda record: owner is not None and record.owner == owner
+
+
+# -- the owners of tasks that requests submit
+
+
+class Owners:
+    """Finds out whom a new task belongs to, by the owner function of the current app.
+
+    It is installed in a framework. Apps of one test share that, and each has its own function.
+    """
+
+    def __init__(self) -> None:
+        self.functions: dict[Home | None, OwnerFunction] = {}
+        self._has_warned = False
+
+    def __call__(self) -> str | None:
+        """Return the owner of the current request; None without one, and outside of requests."""
+        owner, scope = self.functions.get(current_home.get()), current_scope.get()
+        if owner is None or scope is None:
+            return None
+        if OVER in scope:
+            self._warn_of_late()
+            return None
+        if scope["type"] != "http":
+            # A WebSocket is opened by a GET request: the server leaves out only that it is one.
+            scope = {**scope, "type": "http", "method": "GET"}
+        return answer_of(owner, Request(scope))
+
+    def _warn_of_late(self) -> None:
+        """Log once that a task has no owner, though a request has started what submits it."""
+        if not self._has_warned:
+            self._has_warned = True
+            _LOGGER.warning(
+                "a task has no owner, since it was submitted by code that a request has "
+                "started and that goes on after its response, perhaps for other users: give it "
+                "an owner, as in submit(..., owner=user)"
+            )
+
+
+def use(owner: OwnerFunction, *, late: bool = False) -> None:
+    """From now on give each task that a request to the current app submits the owner from *owner*.
+
+    Args:
+        owner: The function; if it is used already, nothing happens.
+        late: Whether this is a request, and not the start: tasks before it had no owner, which is
+            logged. While the framework shuts down it accepts no tasks, so that nothing happens.
+
+    Raises:
+        FrameworkNotStartedError: If no framework is running here.
+        ValueError: If the app, or one that is mounted in it, has another function already.
+    """
+    core, home = require_core(), current_home.get()
+    owners = core.owners.whose
+    if isinstance(owners, Owners) and owners.functions.get(home) is owner:
+        return
+    if late and core.ledger.state != "running":
+        return
+    if not isinstance(owners, Owners):
+        owners = Owners()
+        core.owners.own_by(owners)
+    if owners.functions.setdefault(home, owner) is not owner:
+        raise ValueError(
+            "the task routers of this app, and of the apps that are mounted in it, have different "
+            "functions as owner, but a task has one owner: use the same function for all of them, "
+            f"not also {checks.show(owner)}"
+        )
+    if late:
+        _LOGGER.warning(
+            "tasks that were submitted until now have no owner, since task_router(owner=...) is "
+            "not in the app that the framework was set up for: include it there, and pass that "
+            "app to setup_async_framework()"
+        )
+
+
+def answer_of(owner: OwnerFunction, request: Request) -> str | None:
+    """Return what a user's function says: whom the tasks of a request belong to.
+
+    Raises:
+        TypeError: If that is neither a string nor None.
+        ValueError: If the string is empty, too long or not printable.
+    """
+    found: object = owner(request)
+    if inspect.iscoroutine(found):
+        found.close()
+    return checks.owner("what owner returns", found)
+
+
+_CURE = (
+    "it is also called where a task is submitted, with the request alone; let a dependency of the "
+    "routes set request.state.user, and return that"
+)
+
+
+def checked_owner(owner: object) -> OwnerFunction | None:
+    """Return *owner* if it is a plain function of a request, or None.
+
+    Raises:
+        TypeError: If it is not.
+    """
+    if owner is None:
+        return None
+    if not callable(owner):
+        raise TypeError(f"owner must be a function of a request or None, not {checks.show(owner)}")
+    if is_async(owner):
+        raise TypeError(
+            f"owner must be a plain function, not the async {checks.show(owner)}: {_CURE}"
+        )
+    if _has_depends(owner):
+        raise TypeError(f"owner cannot have Depends, as {checks.show(owner)} has: {_CURE}")
+    try:
+        inspect.signature(owner).bind(None)
+    except TypeError as error:
+        raise TypeError(
+            f"owner must take one argument, the request, not as {checks.show(owner)} does "
+            f"({error}): {_CURE}"
+        ) from None
+    except ValueError:  # a built-in function without a signature
+        pass
+    return cast(OwnerFunction, owner)
+
+
+def _has_depends(call: Any) -> bool:
+    hints: dict[str, Any] = {}
+    # A name may not exist at runtime, and an object has none.
+    with suppress(Exception):
+        hints = get_type_hints(getattr(call, "__wrapped__", call), include_extras=True)
+    extras = [extra for hint in hints.values() for extra in getattr(hint, "__metadata__", ())]
+    with suppress(TypeError, ValueError):
+        extras += [one.default for one in inspect.signature(call).parameters.values()]
+    return any(isinstance(extra, params.Depends) for extra in extras)
