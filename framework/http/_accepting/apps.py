@@ -6,6 +6,7 @@ one is found, or when a framework starts for it.
 
 from __future__ import annotations
 
+import re
 import weakref
 from typing import Any, Final
 
@@ -14,8 +15,8 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp
 
 from framework._app.endpoints import routes_within
-from framework.http._accepting.contract import accept
-from framework.http._accepting.links import add_links
+from framework.http._accepting.contract import ACCEPTS, accept
+from framework.http._routes import routes_of, status_route_of
 
 _ADOPTED: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
 
@@ -33,7 +34,7 @@ def adopt(app: Any) -> None:  # Any: an app of any kind, a router, or None
     def openapi() -> dict[str, Any]:
         accept_routes(app)
         document = made()
-        add_links(app, document)
+        _add_links(app, document)
         return document
 
     # The way that FastAPI documents to change the document of one app.
@@ -62,6 +63,39 @@ def accept_routes(app: Any) -> None:  # Any: as above
         for router in (getattr(route, "original_router", None) for route in routes):
             getattr(router, "_mark_routes_changed", bool)()
         app.openapi_schema = None
+
+
+_PARAMETER: Final = re.compile(r"{(\w+)}")
+
+
+def _add_links(app: FastAPI, document: dict[str, Any]) -> None:
+    """Add to the OpenAPI document of *app* a link for each route that accepts tasks.
+
+    Nothing is added if the document does not have the operation that shows a task's status.
+    """
+    status, paths = status_route_of(app), document.get("paths", {})
+    operation = {} if status is None else paths.get(status.path, {}).get("get", {})
+    if status is None or "operationId" not in operation:
+        return
+    for path, route in routes_of(app):
+        code = getattr(route.endpoint, ACCEPTS, None)
+        for method in route.methods if code is not None else ():
+            described = paths.get(path, {}).get(method.lower(), {})
+            response = described.get("responses", {}).get(str(code))
+            if response is None:
+                continue
+            own = _PARAMETER.findall(path)
+            given = {
+                name: "$response.body#/task_id" if name == "task_id" else f"$request.path.{name}"
+                for name in _PARAMETER.findall(status.path)
+                if name == "task_id" or name in own
+            }
+            link = {
+                "operationId": operation["operationId"],
+                "parameters": given,
+                "description": "The task's status, and its result.",
+            }
+            response.setdefault("links", {}).setdefault("status", link)
 
 
 class StatusRoute(APIRoute):

@@ -31,7 +31,6 @@ from framework._tasks.live import LiveTask
 from framework._tasks.task import Task
 from framework._threads.waiters import suspend
 from framework.exceptions import TaskNotFoundError
-from framework.http._accepting import links
 from framework.http._accepting.answer import Accepted, body_of
 from framework.http._accepting.idempotency import IdempotencyKey, id_for
 from framework.http._responses import pause_of
@@ -45,6 +44,9 @@ from framework.http._routes import (
 from framework.http.views import Problem
 
 _LOGGER = logging.getLogger("asyncframe")
+
+ACCEPTS: Final = "__asyncframe_accepts__"
+"""The attribute of an accepting route's function that has the status of its response."""
 
 _BEHIND: Final = "__asyncframe_endpoint__"
 
@@ -142,7 +144,7 @@ def _accepting(
     endpoint = getattr(route.endpoint, _BEHIND, route.endpoint)
     label = f"{' and '.join(sorted(route.methods or ()))} {route.path}"
     function = _Accepting(endpoint, model, label, alone=not others).function()
-    setattr(function, links.ACCEPTS, int(status))
+    setattr(function, ACCEPTS, int(status))
     return function, options
 
 
