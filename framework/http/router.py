@@ -18,11 +18,7 @@ from framework._records.statuses import TaskStatus
 from framework.exceptions import FrameworkNotStartedError, RunAgainError, TaskNotFoundError
 from framework.http._accepting.apps import StatusRoute, StatusRouter
 from framework.http._access.access import Access, checked_owner
-from framework.http._access.mounted import (
-    warn_of_hidden_routes,
-    warn_of_no_framework,
-    warn_of_open_routes,
-)
+from framework.http._access.mounted import warn_of_mistakes
 from framework.http._responses import answer, answer_of_task, ended, refusal
 from framework.http._routes import mark_status
 from framework.http._streaming.streams import add_stream
@@ -96,9 +92,7 @@ def task_router(
     async def lifespan(app: Any) -> AsyncIterator[None]:  # Any: an app of any kind
         """Tell what is wrong with how the router is mounted, once the app's own lifespan runs."""
         endpoints = {route.endpoint for route in router.routes if isinstance(route, APIRoute)}
-        warn_of_no_framework()
-        warn_of_open_routes(app, endpoints)
-        warn_of_hidden_routes(app, endpoints)
+        warn_of_mistakes(app, endpoints)
         yield
 
     router = StatusRouter(

@@ -7,14 +7,16 @@ from its own attributes: with other public parameters, and a function around the
 from __future__ import annotations
 
 import functools
+import hashlib
 import inspect
+import json
 import logging
 import types
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Annotated, Any, Final, TypeAlias, Union, get_args, get_origin
 
-from fastapi import Depends, Request, Response
+from fastapi import Depends, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 # Undocumented. A FastAPI without them cannot import this module: routes would answer 200 otherwise.
@@ -32,7 +34,6 @@ from framework._tasks.task import Task
 from framework._threads.waiters import suspend
 from framework.exceptions import TaskNotFoundError
 from framework.http._accepting.answer import Accepted, body_of
-from framework.http._accepting.idempotency import IdempotencyKey, id_for
 from framework.http._responses import pause_of
 from framework.http._routes import (
     AT_START,
@@ -49,6 +50,49 @@ ACCEPTS: Final = "__asyncframe_accepts__"
 """The attribute of an accepting route's function that has the status of its response."""
 
 _BEHIND: Final = "__asyncframe_endpoint__"
+
+
+# -- the same request made again gets the task of the first one
+
+
+MAX_LENGTH: Final = 255
+
+IdempotencyKey: TypeAlias = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=MAX_LENGTH,
+        # What may stand in a header and be printed.
+        pattern="^[ -~]+$",
+        description="A random text, such as a UUID. If you repeat a request with the same key, "
+        "because you have got no response, you get the task of the first request.",
+    ),
+]
+"""The parameter of an accepting route."""
+
+
+def id_for(request: Request, owner: str | None, key: str) -> str:
+    """Return the id of the task of all requests that have a key in common.
+
+    See the draft draft-ietf-httpapi-idempotency-key-header of the IETF.
+
+    It depends on the owner, the method and the path as well, so that a key means nothing to
+    others and elsewhere. Every process comes to the same id, so the stores need not know about
+    keys. Nobody can guess an id without guessing the key.
+
+    Args:
+        request: One of the requests.
+        owner: Whom the tasks of the request belong to; None for nobody.
+        key: The value of the header: the text itself, or the text in quotes, as in the draft.
+    """
+    if len(key) > 2 and key[0] == key[-1] == '"':
+        key = key[1:-1]
+    whole = json.dumps([owner, request.method, request.url.path, key])
+    return hashlib.sha256(whole.encode()).hexdigest()[:32]
+
+
+# -- the route
 
 
 _Asked: TypeAlias = tuple[Request, Response, str | None]

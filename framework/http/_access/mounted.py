@@ -26,59 +26,46 @@ def unfolded(app: Any) -> Iterator[Any]:
     yield from unfold(list(getattr(app, "routes", None) or ()))
 
 
-def warn_of_no_framework() -> None:
-    """Log a warning if no framework runs when an app with a router has started."""
+def warn_of_mistakes(app: Any, endpoints: Collection[Callable[..., Any]]) -> None:
+    """Log what is wrong with how an app that starts has a router, one warning for each mistake.
+
+    No framework runs; no dependency can refuse a request to some of the routes; or an earlier route
+    of the app hides one.
+
+    Args:
+        app: The app that has included the router.
+        endpoints: The functions of the router's routes.
+    """
     if find_core() is None:
         _LOGGER.warning(
             "the app has task_router(), but no task framework: each request to it fails; use "
             "FastAPI(lifespan=setup_async_framework), or enter setup_async_framework(app) in your "
             "own lifespan"
         )
-
-
-def warn_of_open_routes(app: Any, endpoints: Collection[Callable[..., Any]]) -> None:
-    """Log a warning if no dependency can refuse a request to some of a router's routes.
-
-    Args:
-        app: The app that has included the router.
-        endpoints: The functions of the router's routes.
-    """
-    paths = [
-        route.path
-        for route in unfolded(app)
-        if getattr(route, "endpoint", None) in endpoints
-        and not getattr(route, "dependencies", None)
-    ]
+    earlier: list[Any] = []
+    hidden: list[tuple[str, str, Any]] = []
+    paths = []
+    for route in unfolded(app):
+        if getattr(route, "endpoint", None) not in endpoints:
+            earlier.append(route)
+            continue
+        if not getattr(route, "dependencies", None):
+            paths.append(route.path)
+        for method in sorted(route.methods or ()):
+            hiding = _first_match(earlier, _example_of(route.path), method)
+            if hiding is not None:
+                hidden.append((method, route.path, getattr(hiding, "path", hiding)))
     if paths:
         _LOGGER.warning(
             "%s has no dependencies, so everybody who reaches the app can see and cancel tasks: "
             "use task_router(dependencies=[Depends(...)]) with a function that refuses strangers",
             min(paths, key=len),
         )
-
-
-def warn_of_hidden_routes(app: Any, endpoints: Collection[Callable[..., Any]]) -> None:
-    """Log a warning for each of a router's routes that an earlier route of the app hides.
-
-    Args:
-        app: The app that has included the router.
-        endpoints: The functions of the router's routes.
-    """
-    earlier: list[Any] = []
-    for route in unfolded(app):
-        if getattr(route, "endpoint", None) not in endpoints:
-            earlier.append(route)
-            continue
-        for method in sorted(route.methods or ()):
-            hiding = _first_match(earlier, _example_of(route.path), method)
-            if hiding is not None:
-                _LOGGER.warning(
-                    "%s %s is answered by a route of yours, %s, since it was added before "
-                    "task_router()",
-                    method,
-                    route.path,
-                    getattr(hiding, "path", hiding),
-                )
+    for one in hidden:
+        _LOGGER.warning(
+            "%s %s is answered by a route of yours, %s, since it was added before task_router()",
+            *one,
+        )
 
 
 def _first_match(routes: list[Any], path: str, method: str) -> Any | None:

@@ -107,11 +107,11 @@ class _Attempts:
         """Make one attempt, and return its result, and the error with which it ends."""
         home = current_home.get()
         app = None if home is None else home.app
-        scope = Scope(self.needs, getattr(app, "dependency_overrides", None) or {}, take)
+        scope = Scope(getattr(app, "dependency_overrides", None) or {}, take)
         failure: BaseException | None = None
         early = result = None
         try:
-            values = await scope.open()
+            values = await scope.open(self.needs)
             result = self.fn(*self._placed(args, values), **kwargs, **values)
             if self.is_async:
                 result = await result

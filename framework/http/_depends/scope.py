@@ -38,30 +38,24 @@ class Scope:
     """The dependencies of one attempt.
 
     Args:
-        needs: The dependencies of the task's function, by parameter name.
         overrides: What is called in place of a dependency: ``app.dependency_overrides``.
         take: Takes its steps.
     """
 
-    __slots__ = ("_needs", "_exits", "_overrides", "_solved", "_take")
+    __slots__ = ("_exits", "_overrides", "_solved", "_take")
 
     def __init__(
         self,
-        needs: Mapping[str, Node],
         overrides: Mapping[Callable[..., Any], Callable[..., Any]],
         take: Take,
     ) -> None:
-        self._needs = needs
         self._overrides = overrides
         self._take = take
         self._solved: dict[Hashable, Any] = {}
         self._exits: list[tuple[Any, bool]] = []
 
-    async def open(self) -> dict[str, Any]:
-        """Return all values by parameter name."""
-        return await self._solve(self._needs)
-
-    async def _solve(self, nodes: Mapping[str, Node]) -> dict[str, Any]:
+    async def open(self, nodes: Mapping[str, Node]) -> dict[str, Any]:
+        """Return the values of dependencies, by parameter name."""
         return {name: await self._value(node) for name, node in nodes.items()}
 
     async def _value(self, node: Node) -> Any:
@@ -70,7 +64,7 @@ class Scope:
             return self._solved[key]
         if self._overrides and (override := self._overrides.get(node.call)) is not None:
             node = node_of(override, node.chain[:-1], node.use_cache)
-        values = await self._solve(node.needs)
+        values = await self.open(node.needs)
         for name, default in node.defaults.items():
             values[name] = default()
         if node.context is None:

@@ -6,7 +6,7 @@ import json
 from typing import Any, Final
 from zlib import crc32
 
-from framework._manager.inside import without_places
+from framework._manager.inside import record_of, without_places
 from framework._records.records import TaskRecord, visible_state
 from framework._records.statuses import TaskStatus
 from framework._tasks.task import Task
@@ -24,7 +24,6 @@ class Frame:
 
     Args:
         task: A snapshot.
-        record: Its record.
 
     Attributes:
         id: The id of the state. Of a final one it is the status.
@@ -34,10 +33,10 @@ class Frame:
 
     __slots__ = ("_events", "_task", "id", "is_final", "mark")
 
-    def __init__(self, task: Task, record: TaskRecord) -> None:
+    def __init__(self, task: Task) -> None:
         self._task = task
         self._events: dict[tuple[str, bool, bool], bytes] = {}
-        seen, progress = visible_state(record)
+        seen, progress = visible_state(record_of(task))
         self.mark: str = _mark(seen)
         self.is_final: bool = self.mark == seen[0]
         self.id: str = self.mark if self.is_final else f"{self.mark}-{_digest(progress)}"

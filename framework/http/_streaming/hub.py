@@ -20,7 +20,7 @@ from functools import partial
 from typing import Final
 
 from framework._manager.core import Core
-from framework._manager.inside import record_of, source_of
+from framework._manager.inside import source_of
 from framework._manager.servers import find_server, is_leaving
 from framework._records.records import TaskEvent, TaskRecord
 from framework._tasks.live import LiveTask
@@ -235,7 +235,7 @@ class Topic:
         self.seats: dict[Seat, None] = {}
         self.hub = hub
         self._record = source_of(task)
-        self._frame = Frame(task, record_of(task))
+        self._frame = Frame(task)
         self._shown_at = hub.core.clock.monotonic()
         # Whether a change was noted that is not in the frame, and whether seats will be woken.
         self._is_stale = True
@@ -273,7 +273,7 @@ class Topic:
             self._is_stale = False
             self._shown_at = core.clock.monotonic()
             copy = core.ledger.snapshot(record)
-            self._frame = Frame(Task(copy, source=record, scene=core.scene), copy)
+            self._frame = Frame(Task(copy, source=record, scene=core.scene))
         return self._frame
 
     # -- a task of this process
