@@ -8,12 +8,12 @@ the runs before have shown.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import pytest
 
 from pytest_asyncframe._explore.replay import Following
-from pytest_asyncframe._explore.run import is_failure
+from pytest_asyncframe._explore.run import When, is_failure
 from pytest_asyncframe._explore.schedule import Default, Strategy
 from pytest_asyncframe._toolkit.items import PROOF
 
@@ -25,8 +25,6 @@ AGAIN = (
     "this is no race: something outlives a run, such as a global variable or a fixture of a "
     "wider scope. Create it anew in a fixture of function scope."
 )
-
-When = Literal["setup", "call", "teardown"]
 
 
 def failed(item: pytest.Item, when: When, text: str) -> pytest.TestReport:

@@ -22,8 +22,7 @@ from pytest_asyncframe._explore.points.follower import Followed, Follower
 from pytest_asyncframe._explore.policies.by_name import make_policy
 from pytest_asyncframe._explore.policies.minimise import minimise
 from pytest_asyncframe._explore.progress import Progress
-from pytest_asyncframe._explore.repeated import Repeated, hushed
-from pytest_asyncframe._explore.run import Ended, Run, same_failure
+from pytest_asyncframe._explore.run import Ended, Repeated, Run, hushed, same_failure
 from pytest_asyncframe._explore.schedule import Default, Deviating, Step, Strategy, deviations_of
 from pytest_asyncframe._explore.telling.lanes import kept, picture
 from pytest_asyncframe._explore.telling.story import told

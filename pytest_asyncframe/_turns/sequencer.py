@@ -21,10 +21,9 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TypeAlias
 
-from pytest_asyncframe._turns.actors import Actor, Arrival, Timer, nothing
+from pytest_asyncframe._turns.actors import LAST, Actor, Arrival, Timer, nothing
 from pytest_asyncframe._turns.choices import Chooser
 from pytest_asyncframe._turns.points import Points
-from pytest_asyncframe._turns.timers import LAST
 
 _MOST_MOVES = 1_000_000
 """How often time may move by itself without progress; takes some ten seconds."""

@@ -38,11 +38,10 @@ from contextlib import contextmanager
 from functools import partial
 
 from pytest_asyncframe._turns.activity import activity
-from pytest_asyncframe._turns.actors import Actor, Arrival, State, Waiter, nothing
+from pytest_asyncframe._turns.actors import Actor, Arrival, State, Timers, Waiter, nothing
 from pytest_asyncframe._turns.lock import InnermostLock
 from pytest_asyncframe._turns.outside import Outside, Verdict
 from pytest_asyncframe._turns.roster import Roster
-from pytest_asyncframe._turns.timers import Timers
 
 POLL_INTERVAL = 0.05
 """Real seconds after which a ready actor checks whether the running ones block."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_asyncframe._explore.conclusions import Found, Replayed, When, failed
+from pytest_asyncframe._explore.conclusions import Found, Replayed, failed
 from pytest_asyncframe._explore.replay import Following, line_of
-from pytest_asyncframe._explore.run import same_failure
+from pytest_asyncframe._explore.run import When, same_failure
 from pytest_asyncframe._explore.schedule import Step
 
 STEP = Step("framework", "submit()", ("a#1", "a#2"), True, 1)

@@ -23,11 +23,10 @@ from typing import Any
 
 import pytest
 
-from pytest_asyncframe._explore.locks.exchanges import NAME, Exchange
 from pytest_asyncframe._explore.locks.making import is_machinery, stand_ins
 from pytest_asyncframe._explore.locks.model import REAL_RLOCK, Modelled, ModelRLock, current
 from pytest_asyncframe._explore.locks.origins import OF_A_HANDLER
-from pytest_asyncframe._explore.locks.walk import FACTORIES, Walk
+from pytest_asyncframe._explore.locks.walk import FACTORIES, NAME, Exchange, Walk
 from pytest_asyncframe._locations import is_users_file
 
 _NAMES = ("Lock", "RLock", "allocate_lock")

@@ -1,4 +1,4 @@
-"""A walk to the locks that can be reached from a module.
+"""A walk to the locks that can be reached from a module, and how models take their place.
 
 Relies on: `type` and the dictionaries of objects alone, so that it runs none of their code.
 """
@@ -11,12 +11,10 @@ import queue
 import sys
 import threading
 from collections import defaultdict, deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from types import FunctionType, MemberDescriptorType, MethodType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
-from pytest_asyncframe._explore.locks import exchanges
-from pytest_asyncframe._explore.locks.exchanges import GONE, Exchange, Kind, Way, name_of
 from pytest_asyncframe._explore.locks.making import STAND_INS, is_machinery
 from pytest_asyncframe._explore.locks.model import (
     REAL_LOCK,
@@ -27,6 +25,113 @@ from pytest_asyncframe._explore.locks.model import (
 )
 from pytest_asyncframe._explore.locks.origins import found_in
 from pytest_asyncframe._seen.reach import attributes_of
+
+GONE: Any = object()
+"""What is held by a name, a slot or an item that is not there."""
+
+
+class Kind(NamedTuple):
+    """How something holds a value: under a name, in a list, in a slot.
+
+    Attributes:
+        get: Returns what an owner holds, given the key; `GONE` or an error for nothing.
+        put: Lets an owner hold something else, given the key; `GONE` for nothing.
+        step: Returns the step from an owner to the value, given the key, such as ``.lock``.
+    """
+
+    get: Callable[[Any, Any], object]
+    put: Callable[[Any, Any, Any], object]
+    step: Callable[[Any], str]
+
+
+class Exchange(NamedTuple):
+    """A value that is exchanged for a model during a run.
+
+    Attributes:
+        kind: How it is held.
+        owner: The object that holds it.
+        key: Under what that object holds it.
+        real: The value that was found.
+        model: The value during a run.
+    """
+
+    kind: Kind
+    owner: Any
+    key: Any
+    real: object
+    model: object
+
+    def begin(self) -> None:
+        """Let the owner hold the model, if it still holds the value."""
+        self._put(self.model, instead_of=self.real)
+
+    def end(self) -> None:
+        """Let the owner hold the value again, if it still holds the model."""
+        self._put(self.real, instead_of=self.model)
+
+    def _put(self, new: object, *, instead_of: object) -> None:
+        kind, owner, key = self.kind, self.owner, self.key
+        try:
+            if kind.get(owner, key) is instead_of:
+                kind.put(owner, key, new)
+        except (AttributeError, LookupError, TypeError, ValueError):
+            # It is gone, or has become one that cannot be changed.
+            return
+
+
+def _entry(owner: dict[Any, object], key: Any) -> object:
+    return dict.get(owner, key, GONE)
+
+
+def _put_entry(owner: dict[Any, object], key: Any, value: object) -> None:
+    if value is GONE:
+        dict.__delitem__(owner, key)
+    else:
+        dict.__setitem__(owner, key, value)
+
+
+def _in_brackets(key: Any) -> str:
+    # The text of other keys may take the user's code to make.
+    return f"[{key!r}]" if type(key) in (str, int) else "[...]"
+
+
+ENTRY = Kind(_entry, _put_entry, _in_brackets)
+"""A value of a dictionary."""
+
+NAME = Kind(_entry, _put_entry, ".{}".format)
+"""A value of the dictionary of a module or an instance."""
+
+INNER = Kind(_entry, _put_entry, "".format)
+"""The same, where it is named as the instance is, such as the lock of a queue."""
+
+MEMBER = Kind(list.__getitem__, list.__setitem__, _in_brackets)
+"""An item of a list."""
+
+CLASS = Kind(lambda owner, key: vars(owner).get(key, GONE), type.__setattr__, ".{}".format)
+"""An attribute of a class."""
+
+SLOT = Kind(
+    lambda owner, slot: slot.__get__(owner),
+    lambda owner, slot, value: slot.__set__(owner, value),
+    lambda slot: f".{slot.__name__}",
+)
+"""An attribute in a slot of an instance; the key is its descriptor."""
+
+ATTRIBUTE = Kind(getattr, setattr, "".format)
+"""An attribute of a cell, a function or an object of C code."""
+
+Way: TypeAlias = tuple[Any, Callable[[Any], str], Any] | str  # Any: another way, and a key
+"""The way to a value: from where, by which step, with which key; or a name."""
+
+
+def name_of(way: Way) -> str:
+    """Return the text of a way, such as ``app.shop.lock``."""
+    steps = []
+    while not isinstance(way, str):
+        way, step, key = way
+        steps.append(step(key))
+    return way + "".join(reversed(steps))
+
 
 _MOST_VALUES = 50_000
 """How many objects are looked through; takes some 50 ms."""
@@ -90,7 +195,7 @@ class Walk:
         """Look through the globals of a module, and what can be reached from there."""
         self._module = module
         self._seen.add(id(vars(module)))
-        self._dictionary(vars(module), module.__name__, _STEPS, exchanges.NAME)
+        self._dictionary(vars(module), module.__name__, _STEPS, NAME)
         self._go_on()
 
     def through(self, name: str, value: object) -> None:
@@ -168,13 +273,11 @@ class Walk:
     def _items(self, owner: Any, way: Way, steps: int) -> None:
         kind = type(owner)
         if issubclass(kind, dict):
-            self._dictionary(owner, way, steps, exchanges.ENTRY)
+            self._dictionary(owner, way, steps, ENTRY)
             if kind is defaultdict:
-                self._meet(
-                    owner.default_factory, way, steps, exchanges.ATTRIBUTE, owner, "default_factory"
-                )
+                self._meet(owner.default_factory, way, steps, ATTRIBUTE, owner, "default_factory")
         elif issubclass(kind, (list, deque, tuple, set, frozenset)):
-            held = exchanges.MEMBER if issubclass(kind, list) else None
+            held = MEMBER if issubclass(kind, list) else None
             for number, one in enumerate(itertools.islice(owner, _MOST_ITEMS)):
                 self._meet(one, way, steps, held, owner, number)
 
@@ -185,7 +288,7 @@ class Walk:
     def _class(self, owner: type, way: Way, steps: int) -> None:
         if owner.__module__ in self._own:
             for name, value in list(vars(owner).items()):
-                self._meet(value, way, steps, exchanges.CLASS, owner, name)
+                self._meet(value, way, steps, CLASS, owner, name)
 
     def _function(self, owner: FunctionType, way: Way, steps: int) -> None:
         if owner.__module__ not in self._own:
@@ -195,14 +298,12 @@ class Walk:
                 value = cell.cell_contents
             except ValueError:
                 continue  # it has no value yet
-            self._meet(
-                value, (way, str, f".{name}"), steps, exchanges.ATTRIBUTE, cell, "cell_contents"
-            )
+            self._meet(value, (way, str, f".{name}"), steps, ATTRIBUTE, cell, "cell_contents")
         self._defaults(owner, way, steps)
         for names in (owner.__kwdefaults__, vars(owner), _globals_of_its_own(owner)):
             if names and id(names) not in self._seen:
                 self._seen.add(id(names))
-                self._dictionary(names, way, steps, exchanges.NAME)
+                self._dictionary(names, way, steps, NAME)
 
     def _defaults(self, owner: FunctionType, way: Way, steps: int) -> None:
         real = owner.__defaults__ or ()
@@ -210,7 +311,7 @@ class Walk:
         if any(one is not GONE for one in models):
             pairs = zip(models, real, strict=True)
             model = tuple(old if new is GONE else new for new, old in pairs)
-            self.exchanges.append(Exchange(exchanges.ATTRIBUTE, owner, "__defaults__", real, model))
+            self.exchanges.append(Exchange(ATTRIBUTE, owner, "__defaults__", real, model))
         for one in real:
             self._meet(one, way, steps)
 
@@ -218,7 +319,7 @@ class Walk:
         kind = type(owner)
         module, names = kind.__module__, attributes_of(owner)
         if issubclass(kind, _ON_LOCKS):
-            self._dictionary(names, way, steps, exchanges.INNER)
+            self._dictionary(names, way, steps, INNER)
             self._condition(names, way)
             return
         if module in self._own:
@@ -230,13 +331,13 @@ class Walk:
         is_thread = issubclass(kind, threading.Thread)
         for key, value in list(names.items()):
             if not (is_thread and key in _OF_THREADS):
-                self._meet(value, way, steps, exchanges.NAME, names, key)
+                self._meet(value, way, steps, NAME, names, key)
         for slot in _slots_of(kind):
             try:
                 value = slot.__get__(owner)
             except AttributeError:
                 continue  # it has no value
-            self._meet(value, way, steps, exchanges.SLOT, owner, slot)
+            self._meet(value, way, steps, SLOT, owner, slot)
 
     def _condition(self, names: dict[str, Any], way: Way) -> None:
         """Exchange what a condition has taken from its lock."""
@@ -244,9 +345,7 @@ class Walk:
         if model is not GONE:
             for name in [*(one for one in _BOUND if one in names), *_SAVING]:
                 bound = getattr(model, name)
-                self.exchanges.append(
-                    Exchange(exchanges.INNER, names, name, names.get(name, GONE), bound)
-                )
+                self.exchanges.append(Exchange(INNER, names, name, names.get(name, GONE), bound))
 
 
 def _slots_of(kind: type) -> list[MemberDescriptorType]:

@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from pytest_asyncframe.clock._clock import VirtualClock
-from pytest_asyncframe.clock._patched.pools import Pools
-from pytest_asyncframe.clock._patched.processes import Results
+from pytest_asyncframe.clock._patched.pools import Pools, Results
 
 
 class Present:
