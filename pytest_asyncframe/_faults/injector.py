@@ -23,6 +23,7 @@ from framework.testing import (
 from pytest_asyncframe._faults.planned import Chaos, Exc, Fault, Firing, InjectedError
 from pytest_asyncframe._seen.entries import Injected, Submission
 from pytest_asyncframe._seen.recorder import Recorder
+from pytest_asyncframe.clock._patched.call_names import named
 
 _CRASHED = "its worker crashed"
 
@@ -140,8 +141,7 @@ class Injector:
             task.add_done_callback(partial(self._ended, fault, record))
         else:
             # A list of the pool's work shows this name.
-            run = _named(again, function_name(one.call.fn))
-            self._submit(run)
+            self._submit(named(again, f"{function_name(one.call.fn)} (second delivery)"))
 
     def _ended(self, fault: Fault, record: TaskRecord, task: asyncio.Task[None]) -> None:
         self._again.discard(task)
@@ -185,17 +185,6 @@ class Injector:
 
 def _name(one: Submission) -> str:
     return one.record.name.rpartition(".")[2]
-
-
-def _named(run: Callable[[], Any], name: str) -> Callable[[], Any]:
-    """Return *run* with a name that says whose second delivery it is."""
-
-    def again() -> object:
-        return run()
-
-    again.__module__, _, last = name.rpartition(".")
-    again.__qualname__ = f"{last} (second delivery)"
-    return again
 
 
 def _made(exc: Exc, name: str, number: int) -> BaseException:

@@ -41,3 +41,14 @@ def _parts(fn: Function, args: Sequence[object], kwargs: Mapping[str, object]) -
         yield fn
     yield from args
     yield from kwargs.values()
+
+
+def named(run: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Return *run* under another name, which pools of ours show."""
+
+    def sync_inner(*args: Any) -> Any:
+        return run(*args)
+
+    sync_inner.__qualname__ = name
+    sync_inner.__module__ = None  # type: ignore[assignment]  # the name has it
+    return sync_inner

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary, WeakSet
 from framework.testing import ControlledExecutor
 from pytest_asyncframe._turns.actors import Actor, Arrival
 from pytest_asyncframe._turns.sequencer import Sequencer
-from pytest_asyncframe.clock._patched.call_names import name_of_call
+from pytest_asyncframe.clock._patched.call_names import name_of_call, named
 
 Submit = Callable[..., Future[Any]]
 
@@ -103,17 +103,6 @@ def after_callbacks(future: Any, call: Callable[[], object]) -> None:
         call()
 
 
-def _named(run: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """Return *run* under another name, which pools of ours show."""
-
-    def sync_inner(*args: Any) -> Any:
-        return run(*args)
-
-    sync_inner.__qualname__ = name
-    sync_inner.__module__ = None  # type: ignore[assignment]  # the name has it
-    return sync_inner
-
-
 class _CountedPool:
     """A thread pool that announces as many of its calls as it has threads.
 
@@ -165,7 +154,7 @@ class _CountedPool:
         try:
             # It may wait for a new thread to start.
             with self.sequencer.real():
-                future = real(_named(call.run, call.name), fn, args, kwargs)
+                future = real(named(call.run, call.name), fn, args, kwargs)
         except BaseException:  # raised again: nothing was submitted
             self.end(call)
             self.finish(call)
