@@ -76,9 +76,7 @@ class Sequencer(Points):
         self.firing: set[int] = set()
         self.takes_threads: bool = False
         # Only a chooser needs them, and they refer back.
-        self._timer_threads: TimerThreads | None = (
-            None if chooser is None else TimerThreads(self, self._fail_with)
-        )
+        self._timer_threads = None if chooser is None else TimerThreads(self)
         # Actors that wait until nobody else runs, and whether also for what is outside.
         self._watchers: list[tuple[Actor, bool]] = []
         self._stalled_at = -1
@@ -187,10 +185,6 @@ class Sequencer(Points):
         """Take a turn; return what wakes `first` with the error, to be called unlocked."""
         self._roster.running += 1
         return lambda: self._fail_first(explain())
-
-    def _fail_with(self, error: BaseException) -> None:
-        if self.first is not None:
-            self.fail(self.first, error)
 
     def end(self) -> None:
         """End the threads of the timers, and call nothing of the test any more."""
@@ -401,13 +395,11 @@ class TimerThreads:
     others run at a point. The next call of a thread comes after `Turns.leave` for the one before.
 
     Args:
-        turns: The actors of the test.
-        on_error: Called with an error that a call has raised.
+        sequencer: The actors of the test, the first of which raises what a call has raised.
     """
 
-    def __init__(self, turns: Sequencer, on_error: Callable[[BaseException], object]) -> None:
-        self._turns = turns
-        self._on_error = on_error
+    def __init__(self, sequencer: Sequencer) -> None:
+        self._sequencer = sequencer
         # Where the idle ones wait for a job, or for None, which ends them. In real time, since
         # a `SimpleQueue` waits in C.
         self._idle: list[SimpleQueue[_Job | None]] = []
@@ -431,20 +423,22 @@ class TimerThreads:
         job: _Job | None = first
         while job is not None:
             job = jobs.get() if self._do(job, jobs) else None
-        self._turns.has_ended(_thread.get_ident())
+        self._sequencer.has_ended(_thread.get_ident())
 
     def _do(self, job: _Job, jobs: SimpleQueue[_Job | None]) -> bool:
         """Do a job as an actor; return whether the thread is to wait for the next one."""
         arrival, fn = job
-        actor = self._turns.enter(arrival, name="timers")
+        sequencer = self._sequencer
+        actor = sequencer.enter(arrival, name="timers")
         try:
             fn()
         except BaseException as error:  # the thread has no caller that could raise it
-            self._on_error(error)
+            if sequencer.first is not None:
+                sequencer.fail(sequencer.first, error)
         finally:
             stays = not self._ended
             if stays:
                 # Before it leaves: another timer may fire as soon as it has.
                 self._idle.append(jobs)
-            self._turns.leave(actor)
+            sequencer.leave(actor)
         return stays
