@@ -20,6 +20,7 @@ from pytest_asyncframe._report import gates
 from pytest_asyncframe._report.gates import Findings
 from pytest_asyncframe._report.values import error_text, plain, safely, shown
 from pytest_asyncframe._seen import entries
+from pytest_asyncframe._seen.recorder import Recorder
 
 if TYPE_CHECKING:
     from pytest_asyncframe._toolkit.toolkit import Toolkit
@@ -95,7 +96,7 @@ class Timeline:
         snapshot = (
             next((it for it in recorder.snapshots if it.error is error), None) if error else None
         )
-        lines = _Formatter(recorder.submissions, self._root, recorder.begun, error).lines(moments)
+        lines = _Formatter(recorder, self._root, error).lines(moments)
         found = self._news(findings)
         if not lines and not found:
             return []
@@ -118,7 +119,7 @@ class Timeline:
     def _rest(self, findings: Findings) -> list[str]:
         recorder = self._recorder
         later = tuple(recorder.moments)[self._shown :]
-        lines = _Formatter(recorder.submissions, self._root, recorder.begun).lines(later)
+        lines = _Formatter(recorder, self._root).lines(later)
         return lines + self._news(
             text for severity, texts in findings if severity != "off" for text in texts
         )
@@ -135,7 +136,7 @@ class Timeline:
 
     def _unfinished(self, snapshot: entries.Snapshot) -> list[str]:
         recorder = self._recorder
-        formatter = _Formatter(recorder.submissions, self._root, recorder.begun)
+        formatter = _Formatter(recorder, self._root)
         when = f"at {round(snapshot.at - recorder.begun, 3):.9g} s"
         if snapshot.error is not None:
             when = f"when the test failed, {when}"
@@ -150,23 +151,16 @@ class _Formatter:
     """Formats moments and unfinished tasks as lines.
 
     Args:
-        submissions: The tasks of the test.
+        recorder: Knows the tasks of the test, and when it started.
         root: Prefix that is removed from paths.
-        begun: When the test started, in seconds of its clock.
         failure: The error of the test; None if unknown.
     """
 
-    def __init__(
-        self,
-        submissions: Sequence[entries.Submission],
-        root: str,
-        begun: float,
-        failure: BaseException | None = None,
-    ) -> None:
+    def __init__(self, recorder: Recorder, root: str, failure: BaseException | None = None) -> None:
         self._root = root
-        self._begun = begun
+        self._begun = recorder.begun
         self._failure = failure
-        self._calls = {one.record: one for one in tuple(submissions)}
+        self._calls = {one.record: one for one in tuple(recorder.submissions)}
         self._labels = _labels(self._calls.values())
 
     def lines(self, moments: Iterable[entries.Moment]) -> list[str]:

@@ -328,11 +328,8 @@ def _check_keyword(keyword: str, value: Any) -> None:  # Any: whatever a user wr
                 f"@pytest.mark.asyncframe(pollers={value!r}): pollers must be a list of functions "
                 "and names"
             )
-    elif value not in (allowed := _CHOICES[keyword][0]):
-        raise pytest.UsageError(
-            f"@pytest.mark.asyncframe({keyword}={value!r}): {keyword} must be one of "
-            f"{_listed(allowed)}"
-        )
+    else:
+        _check_choice(keyword, value, f"@pytest.mark.asyncframe({keyword}={value!r}): {keyword}")
 
 
 def _moment_of_marker(value: Any) -> datetime:
@@ -357,12 +354,15 @@ def _several(value: Any) -> tuple[Any, ...]:  # Any: whatever a user wrote
 
 
 def _ini(config: pytest.Config, key: str) -> Any:  # Any: one of the words of `Settings`
-    value, allowed = str(config.getini(f"asyncframe_{key}")), _CHOICES[key][0]
-    if value not in allowed:
-        raise pytest.UsageError(
-            f"asyncframe_{key} = {value!r} in the ini file: it must be one of {_listed(allowed)}"
-        )
+    value = str(config.getini(f"asyncframe_{key}"))
+    _check_choice(key, value, f"asyncframe_{key} = {value!r} in the ini file: it")
     return value
+
+
+def _check_choice(key: str, value: Any, given: str) -> None:
+    allowed = _CHOICES[key][0]
+    if value not in allowed:
+        raise pytest.UsageError(f"{given} must be one of {_listed(allowed)}")
 
 
 def _listed(values: Sequence[str]) -> str:
