@@ -133,11 +133,6 @@ class Toolkit:
         cut_short: Whether an exception has ended the test: it has failed, or is skipped.
     """
 
-    pace: Pace
-    recorder: Recorder
-    blocked: BlockedLoops
-    invariants: Invariants
-
     def __init__(
         self,
         settings: Settings,
@@ -147,7 +142,6 @@ class Toolkit:
     ) -> None:
         self.settings = settings
         self._exploration = exploration
-        self._find_own = find_own
         self.mode: str = settings.mode if "asyncframe" in fixtures else _mode(fixtures)
         self.expectations: list[Expectation] = []
         self.clients: list[Client | LiveServer] = []
@@ -156,9 +150,6 @@ class Toolkit:
         self.module: ModuleType | None = None
         self.foreign: Collection[str] = ()
         self.cut_short: bool = False
-        self.sequencer: Sequencer | None = None
-        self.clock: VirtualClock | None = None
-        self.reads: RealTimeReads | None = None
         self._anyio: AnyioRunner | None = None
         self._manager: TaskManager | None = None
         self._calls: PoolCalls | None = None
@@ -169,23 +160,29 @@ class Toolkit:
         self.is_virtual: bool = self.mode != "threads" and (
             "asyncframe" in fixtures or "task_clock" in fixtures
         )
-        self._moves = "asyncframe" in fixtures and self.mode != "manual"
+        moves = "asyncframe" in fixtures and self.mode != "manual"
+        sequencer = self.sequencer = None if self.mode == "threads" else self._make_sequencer(moves)
+        self.clock: VirtualClock | None = None
+        if sequencer is not None and self.is_virtual:
+            self.clock = self._make_clock(sequencer)
+        now = self._real_now if self.clock is None else self.clock.monotonic
+        self.recorder: Recorder = Recorder(now)
+        self.recorder.pollers = settings.pollers
+        self.invariants: Invariants = Invariants(self.recorder)
+        self.blocked: BlockedLoops = BlockedLoops(now, find_own)
+        self.reads: RealTimeReads | None = None
+        if sequencer is not None:
+            self.reads = RealTimeReads(lambda: sequencer.now, self.recorder.note)
+        self.pace: Pace = Pace(sequencer, self.mode, moves=moves, drains=settings.drains)
 
     def open(self) -> None:
-        """Create the parts; from now on the manager is current, once it is used."""
+        """Open the parts; from now on the manager is current, once it is used."""
         pristine.note()
         stack = self._stack
         stack.enter_context(self.threads.recording())
         try:
-            if self.mode == "threads":
-                self._open_recorder()
-            else:
-                self._open_sequenced(stack)
-            self.pace = Pace(
-                self.sequencer, self.mode, moves=self._moves, drains=self.settings.drains
-            )
-            self.recorder.pollers = self.settings.pollers
-            self.invariants = Invariants(self.recorder)
+            if self.sequencer is not None:
+                self._control(self.sequencer, stack)
             stack.callback(self._end)
             stack.callback(self._note_stop)
             self._make_framework = stack.enter_context(override_when_used(self._override))
@@ -206,26 +203,15 @@ class Toolkit:
             self.sequencer.before_point = self.invariants.at_point
         self.invariants.add(predicate)
 
-    def _open_recorder(self) -> None:
-        clock = self.clock
-        now = self._real_now if clock is None else clock.monotonic
-        self.recorder = Recorder(now)
-        self.blocked = BlockedLoops(now, self._find_own)
-
     def _real_now(self) -> float:
         return self.manager.clock.monotonic()
 
-    def _open_sequenced(self, stack: ExitStack) -> None:
-        sequencer = self.sequencer = self._make_sequencer()
-        if self.is_virtual:
-            self.clock = self._make_clock(sequencer)
-        self._open_recorder()
-        note = self.recorder.note
-        self.reads = RealTimeReads(lambda: sequencer.now, note)
-        if self.clock is not None:
+    def _control(self, sequencer: Sequencer, stack: ExitStack) -> None:
+        """Let the threads of the test take turns, and wait on its clock."""
+        if self.clock is not None and self.reads is not None:
             self.clock.on_block = self.blocked.recording
             self.clock.on_read = self.reads.count
-        _stalls.watch(sequencer, self.mode, self.threads.before, note)
+        _stalls.watch(sequencer, self.mode, self.threads.before, self.recorder.note)
         # Everything is undone in reverse order: the manager stops while its pool and clock still
         # work, and the patches go once no thread of the test waits on the clock.
         sequencer.first = stack.enter_context(sequencer.working())
@@ -255,10 +241,10 @@ class Toolkit:
             manager.subscribe(self._on_event)
             yield manager
 
-    def _make_sequencer(self) -> Sequencer:
+    def _make_sequencer(self, moves: bool) -> Sequencer:
         mode = self.mode
         sequencer = Sequencer(
-            moves=self._moves,
+            moves=moves,
             starts=mode != "manual",
             hold=mode != "virtual",
             one_at_a_time=mode in ("auto", "seeded"),
