@@ -23,7 +23,7 @@ import pytest
 from framework import current_task
 from framework.protocols import TaskEvent
 from pytest_asyncframe._locations import at, users_frame
-from pytest_asyncframe._seen.arguments import unwrapped
+from pytest_asyncframe._seen.entries import unwrapped
 from pytest_asyncframe._seen.recorder import Recorder
 
 Predicate: TypeAlias = Callable[[], object]

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from framework.protocols import TaskRecord, TaskStatus
-from pytest_asyncframe._seen.arguments import by_name, equal
-from pytest_asyncframe._seen.entries import Submission, Target
+from pytest_asyncframe._seen.entries import Submission, Target, by_name, equal
 from pytest_asyncframe._seen.recorder import Recorder
 
 _NEAREST = 3

@@ -15,8 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from framework.testing import bare_function, function_name, registered_functions
-from pytest_asyncframe._seen.arguments import Function, unwrapped
-from pytest_asyncframe._seen.entries import Target
+from pytest_asyncframe._seen.entries import Function, Target, unwrapped
 from pytest_asyncframe._seen.reach import is_gone, modules_of
 from pytest_asyncframe._seen.recorder import Recorder
 

@@ -22,8 +22,7 @@ from framework.protocols import Interceptor, TaskEvent, TaskRecord
 from framework.testing import call_of, driver_of, function_name
 from pytest_asyncframe._locations import at, inwards, location_of, outwards, users_frame
 from pytest_asyncframe._seen import entries
-from pytest_asyncframe._seen.arguments import unwrapped
-from pytest_asyncframe._seen.entries import OWN_ENDS, Injected, Moment, Submission
+from pytest_asyncframe._seen.entries import OWN_ENDS, Injected, Moment, Submission, unwrapped
 
 
 class _VirtualClock(Protocol):

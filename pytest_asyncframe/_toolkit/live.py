@@ -135,18 +135,14 @@ def async_client(url: str, app: WatchedApp, options: dict[str, Any]) -> Any:
         async def handle_async_request(self, request: Any) -> Any:
             number, sent = readdressed(request)
             response = await super().handle_async_request(sent)
-            await _closed_if_raised(app, number, response)
+            try:
+                app.raise_error_of(number)
+            except BaseException:  # raised again: the test gets no response
+                await response.aclose()
+                raise
             return response
 
     return client(transport=Transport(), **options)
-
-
-async def _closed_if_raised(app: WatchedApp, number: bytes, response: Any) -> None:
-    try:
-        app.raise_error_of(number)
-    except BaseException:  # raised again: the test gets no response
-        await response.aclose()
-        raise
 
 
 def sync_client(test_client: Any, url: str, app: WatchedApp, options: dict[str, Any]) -> Any:
