@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, nullcontext
+from typing import Any
 
 import pytest
 
@@ -21,7 +23,6 @@ from pytest_asyncframe._explore.points import levels
 from pytest_asyncframe._explore.points.follower import Followed, Follower
 from pytest_asyncframe._explore.policies.by_name import make_policy
 from pytest_asyncframe._explore.policies.minimise import minimise
-from pytest_asyncframe._explore.progress import Progress
 from pytest_asyncframe._explore.run import Ended, Repeated, Run, hushed, same_failure
 from pytest_asyncframe._explore.schedule import Default, Deviating, Step, Strategy, deviations_of
 from pytest_asyncframe._explore.telling.lanes import kept, picture
@@ -32,6 +33,9 @@ from pytest_asyncframe._toolkit.repeating import crash_of, logged, shows_fixture
 
 _MOST_SECONDS = 10.0
 """Real seconds for making a failing schedule small."""
+
+_EVERY = 5.0
+"""Real seconds between two lines that say how far a long exploration is."""
 
 _OF_TIME_LIMIT = 0.9
 """The part of the test's time limit after which that ends."""
@@ -297,3 +301,44 @@ def _partially(uncontrolled: list[str]) -> list[str]:
         "partially controlled, so a run may go another way next time, because of:",
         *(f"  {one}" for one in uncontrolled),
     ]
+
+
+class Progress:
+    """Writes a line every few seconds, if there is a terminal that somebody may watch.
+
+    In a worker of xdist there is none.
+
+    Args:
+        item: The test that is explored.
+    """
+
+    def __init__(self, item: pytest.Item) -> None:
+        self._item = item
+        self._begun = self._told = time.perf_counter()
+        self._runs = 0
+        # Any: pytest's terminal reporter, whose methods are not all public.
+        self._terminal: Any = item.config.pluginmanager.get_plugin("terminalreporter")
+
+    @property
+    def seconds(self) -> float:
+        """Real seconds since the exploration began."""
+        return time.perf_counter() - self._begun
+
+    def ran(self, what: str) -> None:
+        """Count a run, and write a line if it is time.
+
+        Args:
+            what: What is being done, with the number of failures so far.
+        """
+        self._runs += 1
+        now = time.perf_counter()
+        if self._terminal is None or now - self._told < _EVERY:
+            return
+        self._told = now
+        seconds = now - self._begun
+        rate = self._runs / seconds
+        often = f"{rate:.2g}" if rate < 10 else f"{rate:.0f}"
+        self._terminal.ensure_newline()
+        self._terminal.write_line(
+            f"{self._item.name}: {what}, {seconds:.0f} s, {often} runs a second"
+        )

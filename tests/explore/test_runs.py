@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pytest_asyncframe._explore import progress
+from pytest_asyncframe._explore import explorer
 from tests.explore.sessions import CORRECT, PLAIN, RACE, RACY, run
 
 AGAIN = (
@@ -430,7 +430,7 @@ def test_a_long_exploration_shows_where_it_is(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every few seconds a line says how many schedules were run, and how fast."""
-    monkeypatch.setattr(progress, "_EVERY", 0.0)
+    monkeypatch.setattr(explorer, "_EVERY", 0.0)
     result = run(pytester, CORRECT, "-v")
     result.stdout.re_match_lines(
         [

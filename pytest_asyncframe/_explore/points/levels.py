@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import pytest
 
+from framework import Task, TaskManager
+from framework.protocols import TaskEvent
 from pytest_asyncframe._explore.locks.making import controlled
-from pytest_asyncframe._explore.points import awaits, framework_calls
+from pytest_asyncframe._explore.points import awaits
 from pytest_asyncframe._explore.points.follower import Followed, Follower
 from pytest_asyncframe._explore.schedule import Point
 from pytest_asyncframe._explore.telling.witness import Witness
 from pytest_asyncframe._toolkit.items import code_of
 from pytest_asyncframe._toolkit.toolkit import Toolkit
 from pytest_asyncframe._turns.actors import nothing
+from pytest_asyncframe._turns.sequencer import Sequencer
 
 Level: TypeAlias = Literal["tasks", "awaits", "framework", "locks", "line", "opcode"]
 
@@ -24,6 +29,20 @@ LEVELS: tuple[Level, ...] = get_args(Level)
 
 _LINES = ("line", "opcode")
 """The levels with points in the user's own code."""
+
+
+_CALLS: tuple[tuple[type, tuple[str, ...]], ...] = (
+    (
+        TaskManager,
+        (
+            *("get_result", "wait_result", "cancel_task", "get_task"),
+            *("get_all_tasks", "get_active_tasks", "get_tasks_by_status", "get_active_count"),
+            *("get_stats", "cleanup_completed_tasks"),
+        ),
+    ),
+    (Task, ("report_progress", "check_cancelled", "to_dict")),
+)
+"""The calls that read or change what other tasks see."""
 
 
 @contextmanager
@@ -55,17 +74,14 @@ def telling(scope: Followed, lines: Follower | None) -> Iterator[Follower | None
     Yields:
         What follows it in a run with a witness; None if another tool has what that needs.
     """
-    if lines is not None:
-        yield lines
-        return
-    found = Follower("line", scope)
     with ExitStack() as stack:
-        try:
-            stack.enter_context(found.claimed())
-        except pytest.UsageError:
-            yield None
-        else:
-            yield found
+        if lines is None:
+            lines = Follower("line", scope)
+            try:
+                stack.enter_context(lines.claimed())
+            except pytest.UsageError:
+                lines = None
+        yield lines
 
 
 @contextmanager
@@ -94,7 +110,7 @@ def installed(
         if at_least >= LEVELS.index("awaits"):
             names = stack.enter_context(awaits.installed(clock, explored.blocked.own))
         if at_least >= LEVELS.index("framework"):
-            stack.enter_context(framework_calls.installed(clock.sequencer, explored.manager))
+            stack.enter_context(_framework_calls(clock.sequencer, explored.manager))
         # Elsewhere the lines are followed for the story alone.
         point: Point = clock.sequencer.point if level in _LINES else nothing
         if witness is not None:
@@ -109,3 +125,46 @@ def installed(
             on_other = lines.calling(point, lambda tool: met.setdefault(text.format(tool)))
             stack.enter_context(on_other)
         yield
+
+
+@contextmanager
+def _framework_calls(sequencer: Sequencer, manager: TaskManager) -> Iterator[None]:
+    """Make the calls and the events of *manager* points inside the block.
+
+    Events are published without a lock of the framework.
+    """
+
+    def on_event(event: TaskEvent) -> None:
+        # The call that has caused it has not returned.
+        if event.kind != "progress":  # the call that reports it is a point already
+            sequencer.point("framework", event.kind, returned=False)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, names in _CALLS:
+            for name in names:
+                patch.setattr(owner, name, _with_point(sequencer, getattr(owner, name)))
+        unsubscribe = manager.subscribe(on_event)
+        try:
+            yield
+        finally:
+            unsubscribe()
+
+
+def _with_point(sequencer: Sequencer, real: Callable[..., Any]) -> Callable[..., Any]:
+    """Return *real* with a point before it."""
+    what = f"{real.__name__}()"
+    if inspect.iscoroutinefunction(real):
+
+        @functools.wraps(real)
+        async def async_inner(*args: Any, **kwargs: Any) -> Any:
+            sequencer.point("framework", what)
+            return await real(*args, **kwargs)
+
+        return async_inner
+
+    @functools.wraps(real)
+    def sync_inner(*args: Any, **kwargs: Any) -> Any:
+        sequencer.point("framework", what)
+        return real(*args, **kwargs)
+
+    return sync_inner

@@ -220,10 +220,10 @@ def _through(find: Callable[[Present], Callable[..., Any]]) -> Make:
 
 _submit_to_thread = _through(lambda present: present.pools.submit)
 _shut_down = _through(lambda present: present.pools.shut_down)
-_submit_to_process = _through(lambda present: present.results.submit)
-_expect = _through(lambda present: present.results.expect)
-_take_out = _through(lambda present: present.results.take_out)
-_give_up = _through(lambda present: present.results.give_up)
+_submit_to_process = _through(lambda present: present.pools.submit_to_process)
+_expect = _through(lambda present: present.pools.expect)
+_take_out = _through(lambda present: present.pools.take_out)
+_give_up = _through(lambda present: present.pools.give_up)
 
 # Functions that wait, the clocks by which they measure their timeouts, and functions that start
 # work on other threads.

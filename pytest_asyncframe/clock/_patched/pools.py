@@ -25,7 +25,7 @@ Submit = Callable[..., Future[Any]]
 
 
 class Pools:
-    """The user's thread pools that actors of a test use.
+    """The user's pools that actors of a test use.
 
     Args:
         sequencer: The test's.
@@ -36,6 +36,8 @@ class Pools:
         # Weakly, since a pool ends its threads when nobody refers to it any more.
         self._pools: WeakKeyDictionary[Executor, _CountedPool] = WeakKeyDictionary()
         self._shared: WeakSet[Executor] = WeakSet()
+        # The results that pools of `multiprocessing` owe the test.
+        self._owed: set[Any] = set()
 
     def submit(
         self, real: Submit, pool: Any, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
@@ -78,6 +80,53 @@ class Pools:
                 real(pool, wait=True)
         else:
             real(pool, wait=True, timeout=0)
+
+    # -- pools of processes
+
+    def submit_to_process(
+        self, real: Submit, pool: Executor, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Future[Any]:
+        """Submit a call to *pool*, whose own `submit` is *real*; count it until it has ended."""
+        sequencer = self._sequencer
+        if sequencer.here is None:
+            return real(pool, fn, *args, **kwargs)
+        sequencer.count_elsewhere(1)
+        try:
+            with sequencer.real():
+                future = real(pool, fn, *args, **kwargs)
+        except BaseException:  # raised again: nothing was submitted
+            sequencer.count_elsewhere(-1)
+            raise
+        after_callbacks(future, lambda: sequencer.count_elsewhere(-1))
+        return future
+
+    # -- the results of `multiprocessing`, each counted until it arrives
+
+    def expect(self, real: Callable[..., None], result: Any, *args: Any, **options: Any) -> None:
+        """Count a new result, whose own `__init__` is *real*."""
+        if self._sequencer.here is not None:
+            self._owed.add(result)
+            self._sequencer.count_elsewhere(1)
+        real(result, *args, **options)
+
+    def take_out(self, real: Callable[..., None], cache: Any, job: int) -> None:
+        """Stop counting a result that has arrived, and is removed from the cache of its pool."""
+        result = cache[job]
+        real(cache, job)
+        self._come(result)
+
+    def give_up(self, real: Callable[..., None], pool: Any) -> None:
+        """Stop counting the results of a pool that is terminated, which never arrive."""
+        try:
+            real(pool)
+        finally:
+            for result in list(getattr(pool, "_cache", {}).values()):
+                self._come(result)
+
+    def _come(self, result: Any) -> None:
+        if result in self._owed:
+            self._owed.discard(result)
+            self._sequencer.count_elsewhere(-1)
 
 
 def after_callbacks(future: Any, call: Callable[[], object]) -> None:
@@ -244,60 +293,3 @@ class _CountedCall:
         if both and self._actor is not None:
             self._pool.finish(self)
             self._pool.sequencer.leave(self._actor)
-
-
-class Results:
-    """The results that pools of processes owe a test; its time stands still meanwhile.
-
-    Args:
-        sequencer: The test's.
-    """
-
-    def __init__(self, sequencer: Sequencer) -> None:
-        self._sequencer = sequencer
-        self._owed: set[Any] = set()
-
-    def submit(
-        self, real: Submit, pool: Executor, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
-    ) -> Future[Any]:
-        """Submit a call to *pool*, whose own `submit` is *real*; count it until it has ended."""
-        sequencer = self._sequencer
-        if sequencer.here is None:
-            return real(pool, fn, *args, **kwargs)
-        sequencer.count_elsewhere(1)
-        try:
-            with sequencer.real():
-                future = real(pool, fn, *args, **kwargs)
-        except BaseException:  # raised again: nothing was submitted
-            sequencer.count_elsewhere(-1)
-            raise
-        after_callbacks(future, lambda: sequencer.count_elsewhere(-1))
-        return future
-
-    # -- those of `multiprocessing`, each counted until it arrives
-
-    def expect(self, real: Callable[..., None], result: Any, *args: Any, **options: Any) -> None:
-        """Count a new result, whose own `__init__` is *real*."""
-        if self._sequencer.here is not None:
-            self._owed.add(result)
-            self._sequencer.count_elsewhere(1)
-        real(result, *args, **options)
-
-    def take_out(self, real: Callable[..., None], cache: Any, job: int) -> None:
-        """Stop counting a result that has arrived, and is removed from the cache of its pool."""
-        result = cache[job]
-        real(cache, job)
-        self._come(result)
-
-    def give_up(self, real: Callable[..., None], pool: Any) -> None:
-        """Stop counting the results of a pool that is terminated, which never arrive."""
-        try:
-            real(pool)
-        finally:
-            for result in list(getattr(pool, "_cache", {}).values()):
-                self._come(result)
-
-    def _come(self, result: Any) -> None:
-        if result in self._owed:
-            self._owed.discard(result)
-            self._sequencer.count_elsewhere(-1)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from pytest_asyncframe.clock._clock import VirtualClock
-from pytest_asyncframe.clock._patched.pools import Pools, Results
+from pytest_asyncframe.clock._patched.pools import Pools
 
 
 class Present:
@@ -21,17 +21,15 @@ class Present:
 
     Attributes:
         clock: Its clock; between tests one that no thread works on.
-        pools: The user's thread pools that it uses.
-        results: The results that pools of processes owe it.
+        pools: The user's pools that it uses.
     """
 
     clock: VirtualClock
     pools: Pools
-    results: Results
 
     def __init__(self) -> None:
         nobodys = VirtualClock()
-        self._between = nobodys, Pools(nobodys.sequencer), Results(nobodys.sequencer)
+        self._between = nobodys, Pools(nobodys.sequencer)
         self._kept: dict[tuple[str, str], tuple[Any, Any]] = {}
         self.end()
 
@@ -39,11 +37,10 @@ class Present:
         """Begin a test."""
         self.clock = clock
         self.pools = Pools(clock.sequencer)
-        self.results = Results(clock.sequencer)
 
     def end(self) -> None:
         """End it, and drop all references to its parts."""
-        self.clock, self.pools, self.results = self._between
+        self.clock, self.pools = self._between
 
     def replacement(self, owner: Any, name: str, real: Any, make: Make) -> Any:
         """Return what replaces the function *real* of *owner*.
