@@ -95,7 +95,7 @@ class FaultPlan:
         checks.check_exc(exc)
         call = f"fail({checks.arguments(target.name, on=numbers, exc=exc)})"
         before = self._before(target, numbers)
-        fault = Fault("fail", call, _here(), "attempt", target, numbers, before, exc)
+        fault = Fault("fail", call, _here(), target, "attempt", numbers, before, exc)
         for other in self.planned:
             if other.hides(fault):
                 raise ValueError(
@@ -134,7 +134,7 @@ class FaultPlan:
         call = f"slow({checks.arguments(target.name, seconds=seconds, on=numbers)})"
         before = self._before(target, numbers)
         return self._add(
-            Fault("slow", call, _here(), "attempt", target, numbers, before, seconds=seconds)
+            Fault("slow", call, _here(), target, "attempt", numbers, before, seconds=seconds)
         )
 
     def crash_worker(
@@ -158,7 +158,7 @@ class FaultPlan:
         target = self._target(fn)
         call = f"crash_worker({checks.arguments(after=after, fn=target)})"
         counts = f"event {after!r}"
-        return self._add(Fault("crash_worker", call, _here(), counts, target, frozenset({1})))
+        return self._add(Fault("crash_worker", call, _here(), target, counts, frozenset({1})))
 
     def queue_full(
         self,
@@ -185,7 +185,7 @@ class FaultPlan:
         target = self._target(fn)
         call = f"queue_full({checks.arguments(next=next, fn=target)})"
         numbers = frozenset(range(1, next + 1))
-        return self._add(Fault("queue_full", call, _here(), "submission", target, numbers))
+        return self._add(Fault("queue_full", call, _here(), target, "submission", numbers))
 
     def deliver_twice(self, fn: Callable[..., Any] | str) -> Fault:
         """Run the function of each task of *fn* twice, as a broker that delivers twice does.
@@ -203,7 +203,7 @@ class FaultPlan:
         __tracebackhide__ = True
         target = self._names.target(fn)
         call = f"deliver_twice({target.name})"
-        return self._add(Fault("deliver_twice", call, _here(), "task", target))
+        return self._add(Fault("deliver_twice", call, _here(), target))
 
     def chaos(
         self,
@@ -245,7 +245,11 @@ class FaultPlan:
         checks.check_seconds(seconds)
         target = self._target(fn)
         call = f"chaos({checks.arguments(p, seed=used, fn=target, kinds=kinds, exc=exc)})"
-        return self._add(Chaos(call, _here(), target, p, used, able, exc, seconds))
+        return self._add(
+            Chaos(
+                "chaos", call, _here(), target, exc=exc, seconds=seconds, p=p, seed=used, kinds=able
+            )
+        )
 
     # -- for the rest of the plugin
 

@@ -6,7 +6,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TypeAlias
 
 from framework.testing import function_name
@@ -58,49 +58,35 @@ class Firing:
         return f"<{self.text}, at {self.at:.9g} s>"
 
 
+@dataclass(eq=False, repr=False)
 class Fault:
     """A fault that a test has planned.
-
-    Args:
-        kind: The name of the method that planned it.
-        call: How it was planned, as source code.
-        place: The line that planned it.
-        counts: What is counted, in the singular.
-        target: The function that it is about; None for all functions.
-        numbers: The numbers at which it takes place; None for each one.
-        before: How many there had been when it was planned.
-        exc: The error of attempts that fail.
-        seconds: How much longer slow attempts take.
 
     Attributes:
         call: How it was planned, as source code.
         place: The line that planned it: ``file:line in function``.
+        exc: The error of attempts that fail.
+        seconds: How much longer slow attempts take.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        call: str,
-        place: str,
-        counts: str,
-        target: Target | None,
-        numbers: frozenset[int] | None = None,
-        before: int = 0,
-        exc: Exc = InjectedError,
-        seconds: float = 0.0,
-    ) -> None:
-        self.call: str = call
-        self.place: str = place
-        self.exc: Exc = exc
-        self.seconds: float = seconds
-        self._kind = kind
-        self._counts = counts
-        self._target = target
-        self._numbers = numbers
-        self._before = self._count = before
-        self._fired: list[Firing] = []
-        self._cut_short: list[str] = []
-        self._lock = threading.Lock()
+    # The name of the method that planned it.
+    _kind: str
+    call: str
+    place: str
+    # The function that it is about, None for all functions; and what is counted, in the singular.
+    _target: Target | None
+    _counts: str = "task"
+    # At which numbers it takes place, None for each one; and how many there had been before.
+    _numbers: frozenset[int] | None = None
+    _before: int = 0
+    exc: Exc = InjectedError
+    seconds: float = 0.0
+    _fired: list[Firing] = field(default_factory=list, init=False)
+    _cut_short: list[str] = field(default_factory=list, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    def __post_init__(self) -> None:
+        self._count = self._before
 
     @property
     def fired(self) -> tuple[Firing, ...]:
@@ -198,36 +184,21 @@ _DRAWN = {
 """What chance may do to what is counted."""
 
 
+@dataclass(eq=False, repr=False)
 class Chaos(Fault):
     """Random faults: a draw depends on the seed, the function and a number, and nothing else.
 
-    Args:
-        call: See `Fault`.
-        place: See `Fault`.
-        target: See `Fault`.
+    Attributes:
         p: The probability of a fault, from 0 to 1.
         seed: Seed of the draws.
         kinds: What may happen.
-        exc: See `Fault`.
-        seconds: See `Fault`.
     """
 
-    def __init__(
-        self,
-        call: str,
-        place: str,
-        target: Target | None,
-        p: float,
-        seed: int,
-        kinds: Sequence[str],
-        exc: Exc,
-        seconds: float,
-    ) -> None:
-        super().__init__("chaos", call, place, "task", target, exc=exc, seconds=seconds)
-        self._p = p
-        self._seed = seed
-        self._kinds = kinds
-        self._counted: Counter[tuple[str, str]] = Counter()
+    _: KW_ONLY
+    p: float
+    seed: int
+    kinds: Sequence[str]
+    _counted: Counter[tuple[str, str]] = field(default_factory=Counter, init=False)
 
     def _idle(self, counts: str) -> str:
         # Nothing is wrong with chance.
@@ -235,7 +206,7 @@ class Chaos(Fault):
 
     def due(self, one: Submission, counts: str) -> tuple[int, str]:
         """Draw what happens to the next attempt, submission or task of a function."""
-        able = [kind for kind in self._kinds if kind in _DRAWN.get(counts, ())]
+        able = [kind for kind in self.kinds if kind in _DRAWN.get(counts, ())]
         if not able or not self.concerns(one):
             return 0, ""
         name = function_name(one.call.fn)
@@ -244,5 +215,5 @@ class Chaos(Fault):
             self._counted[name, counts] += 1
             number = self._counted[name, counts]
         # Seeded with a text, which gives the same draws in every process; a hash would not.
-        draws = random.Random(f"{self._seed} {name} {counts} {number}")  # no secret
-        return number, draws.choice(able) if draws.random() < self._p else ""
+        draws = random.Random(f"{self.seed} {name} {counts} {number}")  # no secret
+        return number, draws.choice(able) if draws.random() < self.p else ""
