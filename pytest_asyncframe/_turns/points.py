@@ -23,7 +23,6 @@ from typing import TypeAlias
 from framework.testing import Queued
 from pytest_asyncframe._turns.actors import Actor, Arrival, State, Timer, nothing
 from pytest_asyncframe._turns.choices import Chooser
-from pytest_asyncframe._turns.task_queue import TaskQueue
 from pytest_asyncframe._turns.turns import Turns
 
 Candidate: TypeAlias = Actor | Queued | Timer
@@ -39,15 +38,13 @@ class Points(Turns):
         chooser: Decides what comes next, with *one_at_a_time* only; None for what is first.
 
     Attributes:
-        queue: The queued tasks and calls.
         room: Returns how many queued calls could start now, 0 or less for none.
         before_point: Called without the lock on an actor that has reached a point, with the
             kind of point and what it is about to do; None for no call.
     """
 
     def __init__(self, *, one_at_a_time: bool, starts: bool, chooser: Chooser | None) -> None:
-        self.queue: TaskQueue = TaskQueue()
-        super().__init__(one_at_a_time=one_at_a_time, on_next_step=self.queue.release)
+        super().__init__(one_at_a_time=one_at_a_time)
         self.starts = starts
         self.room: Callable[[], int] = lambda: 0
         self.before_point: Callable[[str, str], object] | None = None

@@ -42,6 +42,7 @@ from pytest_asyncframe._turns.actors import Actor, Arrival, State, Timers, Waite
 from pytest_asyncframe._turns.lock import InnermostLock
 from pytest_asyncframe._turns.outside import Outside, Verdict
 from pytest_asyncframe._turns.roster import Roster
+from pytest_asyncframe._turns.task_queue import TaskQueue
 
 POLL_INTERVAL = 0.05
 """Real seconds after which a ready actor checks whether the running ones block."""
@@ -52,9 +53,9 @@ class Turns(ABC):
 
     Args:
         one_at_a_time: Whether only one actor runs at a time.
-        on_next_step: Called with the lock held with an actor that takes its next step.
 
     Attributes:
+        queue: The queued tasks and calls.
         now: Nanoseconds of virtual time since the test began.
         on_enter: Called on each thread that becomes an actor, at its first turn.
         outside: What may happen outside the clock; then time moves only after a silence.
@@ -64,11 +65,10 @@ class Turns(ABC):
         first: The actor of the test itself, which raises the errors of a deadlock.
     """
 
-    def __init__(
-        self, *, one_at_a_time: bool, on_next_step: Callable[[Actor | None], object]
-    ) -> None:
+    def __init__(self, *, one_at_a_time: bool) -> None:
         self.one_at_a_time = one_at_a_time
-        self._on_next_step = on_next_step
+        self.queue: TaskQueue = TaskQueue()
+        self._on_next_step = self.queue.release
         self.now: int = 0
         self.on_enter: Callable[[], object] = nothing
         self.outside: Outside = Outside()
