@@ -8,6 +8,7 @@ the runs before have shown.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import pytest
@@ -63,101 +64,95 @@ class Passed:
         return report
 
 
+@dataclass(eq=False)
 class Found:
     """A schedule fails.
 
-    Args:
+    Attributes:
         failure: The report of the phase that failed.
         strategy: Makes the choices of that schedule.
         lines: The section; the first one is kept in JUnit's XML too.
         if_not_again: A further line for the case that the last run does not fail.
+        is_told: Whether a report of the last run has said so.
     """
 
-    def __init__(
-        self,
-        failure: pytest.TestReport,
-        strategy: Strategy,
-        lines: Sequence[str],
-        if_not_again: str = "Run once more with the same choices, it passed.",
-    ) -> None:
-        self.strategy: Strategy = strategy
-        self._failure = failure
-        self._lines = lines
-        self._if_not_again = if_not_again
-        self._told = False
+    failure: pytest.TestReport
+    strategy: Strategy
+    lines: Sequence[str]
+    if_not_again: str = "Run once more with the same choices, it passed."
+    is_told: bool = False
 
     def reported(self, report: pytest.TestReport) -> pytest.TestReport:
         """Return the report of the failure, in the phase in which it came."""
-        lines = self._lines
-        if not is_failure(report) and not self._told and report.when == self._failure.when:
+        lines = self.lines
+        if not is_failure(report) and not self.is_told and report.when == self.failure.when:
             # What is wrong is known, though the last run does not show it.
-            report = self._failure
-            lines = [*lines, self._if_not_again]
-        if is_failure(report) and not self._told:
-            self._told = True
+            report = self.failure
+            lines = [*lines, self.if_not_again]
+        if is_failure(report) and not self.is_told:
+            self.is_told = True
             following = self.strategy
             difference = following.missing() if isinstance(following, Following) else ""
             if difference:
                 lines = [*lines, f"The run shown here was another one: {difference}."]
             _tell(report, lines)
         if report.when != "setup":
-            report.user_properties.append((SECTION, self._lines[0]))
+            report.user_properties.append((SECTION, self.lines[0]))
         return report
 
 
+@dataclass(eq=False)
 class Differing:
     """Two runs with the same choices differ.
 
-    Args:
+    Attributes:
         item: The test.
         text: How they differ.
+        strategy: Makes the choices of the last run.
     """
 
-    def __init__(self, item: pytest.Item, text: str) -> None:
-        self.strategy: Strategy = Default()
-        self._item = item
-        self._text = text
+    item: pytest.Item
+    text: str
+    strategy: Strategy = field(default_factory=Default)
 
     def reported(self, report: pytest.TestReport) -> pytest.TestReport:
         """Return a report that says so for the call."""
         if report.when != "call":
             return report
-        return failed(self._item, "call", self._text)
+        return failed(self.item, "call", self.text)
 
 
+@dataclass(eq=False)
 class Replayed:
     """The schedule of a replay line, which the last run follows.
 
-    Args:
-        item: The test.
-        following: Makes its choices.
-
     Attributes:
+        item: The test.
+        strategy: Makes the choices of that schedule.
         met: Returns what the last run has met that no chooser controls.
+        is_told: Whether a report of the last run has said how it went.
     """
 
-    def __init__(self, item: pytest.Item, following: Following) -> None:
-        self.met: Callable[[], Sequence[str]] = tuple
-        self.strategy: Strategy = following
-        self._following = following
-        self._item = item
-        self._is_told = False
+    item: pytest.Item
+    strategy: Following
+    met: Callable[[], Sequence[str]] = tuple
+    is_told: bool = False
 
     def reported(self, report: pytest.TestReport) -> pytest.TestReport:
         """Return *report*, or one that says where the run differs from the line."""
-        if self._is_told or report.when not in ("call", "teardown"):
+        if self.is_told or report.when not in ("call", "teardown"):
             return report
         # What comes after a failure may be missing, but no choice of the line.
-        difference = self._following.difference
+        difference = self.strategy.difference
         if is_failure(report) or report.when == "teardown":
-            difference = self._following.missing()
+            difference = self.strategy.missing()
         if difference:
-            self._is_told = True
+            self.is_told = True
             return failed(
-                self._item, report.when, f"not deterministic here: {difference}. {self._reason()}"
+                self.item, report.when, f"not deterministic here: {difference}. {self._reason()}"
             )
         if is_failure(report):
-            self._is_told = True
+            self.is_told = True
             _tell(report, ["It fails with the schedule of the replay line."])
         elif report.when == "call" and report.passed:
             setattr(report, PROOF, "the schedule of the replay line does not fail")
