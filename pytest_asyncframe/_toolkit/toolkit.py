@@ -161,7 +161,8 @@ class Toolkit:
             "asyncframe" in fixtures or "task_clock" in fixtures
         )
         moves = "asyncframe" in fixtures and self.mode != "manual"
-        sequencer = self.sequencer = None if self.mode == "threads" else self._make_sequencer(moves)
+        sequencer = None if self.mode == "threads" else self._make_sequencer(moves)
+        self.sequencer: Sequencer | None = sequencer
         self.clock: VirtualClock | None = None
         if sequencer is not None and self.is_virtual:
             self.clock = self._make_clock(sequencer)
