@@ -83,10 +83,10 @@ class Fault:
     seconds: float = 0.0
     _fired: list[Firing] = field(default_factory=list, init=False)
     _cut_short: list[str] = field(default_factory=list, init=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def __post_init__(self) -> None:
         self._count = self._before
+        self._lock = threading.Lock()
 
     @property
     def fired(self) -> tuple[Firing, ...]:
