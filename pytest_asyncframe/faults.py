@@ -6,9 +6,8 @@ import sys
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-from framework.protocols import Clock
 from pytest_asyncframe._faults import checks
-from pytest_asyncframe._faults.injector import Injector, Submit
+from pytest_asyncframe._faults.injector import Injector
 from pytest_asyncframe._faults.planned import Chaos, Exc, Fault, Firing, InjectedError
 from pytest_asyncframe._locations import called_at
 from pytest_asyncframe._seen.entries import Target
@@ -27,28 +26,20 @@ class FaultPlan:
 
     Args:
         recorder: Records the tasks of the test.
+        injector: Injects the faults into them.
         names: Finds functions by their name.
-        clock: The clock of the test.
-        submit: Runs a function on a thread of the test's pool.
         real_time: The mode of the test if its time is real; "" if it is virtual.
         seed: Seed of the test.
     """
 
     def __init__(
-        self,
-        recorder: Recorder,
-        names: Names,
-        clock: Clock,
-        submit: Submit,
-        *,
-        real_time: str,
-        seed: int,
+        self, recorder: Recorder, injector: Injector, names: Names, *, real_time: str, seed: int
     ) -> None:
         self._recorder = recorder
         self._names = names
         self._real_time = real_time
         self._seed = seed
-        self._injector = recorder.injector = Injector(recorder, clock, submit)
+        self._injector = injector
 
     @property
     def planned(self) -> tuple[Fault, ...]:

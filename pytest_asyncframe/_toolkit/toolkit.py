@@ -18,7 +18,7 @@ from typing import Protocol
 import pytest
 
 from framework import TaskManager, ThreadPoolExecutorEnhanced
-from framework.protocols import Clock, TaskEvent
+from framework.protocols import TaskEvent
 from framework.testing import (
     ControlledEngine,
     lasting_schedules,
@@ -29,6 +29,7 @@ from framework.testing import (
     set_up_apps,
     worker_bound,
 )
+from pytest_asyncframe._faults.injector import Injector
 from pytest_asyncframe._seen import rules
 from pytest_asyncframe._seen.always import Invariants
 from pytest_asyncframe._seen.matchers import Expectation
@@ -67,12 +68,9 @@ class Exploration(Protocol):
         start: Date and time at second 0 of virtual time, if the test sets none; aware.
     """
 
-    @property
-    def chooser(self) -> Chooser: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def start(self) -> datetime: ...
+    chooser: Chooser
+    seed: int
+    start: datetime
 
     def new_id(self) -> str:
         """Return the id of the next task."""
@@ -415,12 +413,12 @@ class Toolkit:
     @functools.cached_property
     def faults(self) -> FaultPlan:
         """The fault plan, which takes part in the tasks once somebody has asked for it."""
-        clock: Clock = self.manager.clock
+        recorder = self.recorder
+        injector = recorder.injector = Injector(recorder, self.manager.clock, self.pool.submit)
         return FaultPlan(
-            self.recorder,
-            Names(self.recorder, self.scope),
-            clock,
-            self.pool.submit,
+            recorder,
+            injector,
+            Names(recorder, self.scope),
             real_time="" if self.clock is not None else self.mode,
             seed=self.settings.seed if self._exploration is None else self._exploration.seed,
         )
