@@ -13,6 +13,7 @@ import shlex
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -77,29 +78,19 @@ def protocol(
     return True
 
 
+@dataclass(eq=False)
 class Explorer:
-    """Runs one test under many schedules.
+    """Runs one test under many schedules."""
 
-    Args:
-        repeated: The test.
-        plan: What is explored of it.
-        lines: What follows the user's code in all runs, if the level has points there.
-        collector: Collects the garbage of the runs.
-    """
+    _repeated: Repeated
+    _plan: Plan
+    # What follows the user's code in all runs, if the level has points there.
+    _lines: Follower | None
+    _collector: world.Collector
 
-    def __init__(
-        self,
-        repeated: Repeated,
-        plan: Plan,
-        lines: Follower | None,
-        collector: world.Collector,
-    ) -> None:
-        self._repeated = repeated
-        self._item = repeated.item
-        self._plan = plan
-        self._lines = lines
-        self._collector = collector
-        self._progress = Progress(repeated.item)
+    def __post_init__(self) -> None:
+        self._item = self._repeated.item
+        self._progress = Progress(self._item)
         self._scope = Followed(self._item.config.rootpath, code_of(self._item))
 
     def explore(self) -> None:

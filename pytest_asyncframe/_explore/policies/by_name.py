@@ -79,4 +79,4 @@ def exhaustive(most: int | None) -> Search:
     def level(_: int, preemptions: int) -> Level | None:
         return None if most is not None and preemptions > most else (preemptions, 0)
 
-    return Search(level, "preemption", deep=True)
+    return Search(level, "preemption")

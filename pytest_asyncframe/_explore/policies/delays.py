@@ -54,7 +54,7 @@ class DelaysPolicy:
     def __init__(self, seed: int, runs: int) -> None:
         self._seed = seed
         self._runs = runs
-        self._search = Search(_level, "deviation", spread_out, deep=False)
+        self._search = Search(_level, "deviation", spread_out)
         self._lasting: deque[Holding] = deque()
         self._lengths = Lengths()
         self._begun = 0

@@ -102,17 +102,12 @@ class Search:
         level: Returns the level of a schedule with so many deviations, so many of which
             preempt; None if it is not to run. A deviation more must not lower it.
         unit: What the levels count.
-        order: Puts them into order; None for that of the steps.
-        deep: Whether the newest run is left first; else all runs in turn.
+        order: Puts them into order, and all runs are left in turn; None for the order of the
+            steps, and the newest run is left first.
     """
 
     def __init__(
-        self,
-        level: Callable[[int, int], Level | None],
-        unit: Unit,
-        order: Order | None = None,
-        *,
-        deep: bool,
+        self, level: Callable[[int, int], Level | None], unit: Unit, order: Order | None = None
     ) -> None:
         # Runs that did not follow their schedule, or did not end. Those that have one deviation
         # more are not searched.
@@ -122,7 +117,6 @@ class Search:
         self._level = level
         self._unit = unit
         self._order = order
-        self._deep = deep
         self._begun = False
         self._plan: Plan | None = None
         self._waiting: dict[Level, deque[Branches]] = {}
@@ -194,7 +188,7 @@ class Search:
     def _take(self) -> Plan:
         level = min(self._waiting)
         waiting = self._waiting[level]
-        branches = waiting.pop() if self._deep else waiting.popleft()
+        branches = waiting.pop() if self._order is None else waiting.popleft()
         plan = branches.take()
         self._size -= 1
         if branches:
