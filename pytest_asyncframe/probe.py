@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from framework import Task, TaskManager, TaskNotFoundError
 from framework.protocols import TaskRecord
@@ -17,13 +17,11 @@ from pytest_asyncframe._seen import matchers
 from pytest_asyncframe._seen.names import Names
 from pytest_asyncframe._seen.references import task_id_of
 from pytest_asyncframe._toolkit.clients import BASE_URL, Client, LiveServer
+from pytest_asyncframe._toolkit.toolkit import Toolkit
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.clock._lazy import LazyCoroutine
 from pytest_asyncframe.executor import DeterministicExecutor
 from pytest_asyncframe.faults import FaultPlan
-
-if TYPE_CHECKING:
-    from pytest_asyncframe._toolkit.toolkit import Toolkit
 
 Predicate = TypeVar("Predicate", bound=Callable[[], object])
 Waited = TypeVar("Waited")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import pytest
 
@@ -14,12 +14,10 @@ from framework.testing import was_cut_short
 from pytest_asyncframe._locations import users_part
 from pytest_asyncframe._seen.entries import Injected
 from pytest_asyncframe._seen.matchers import described, unread_failures
+from pytest_asyncframe._toolkit.options import Severity
+from pytest_asyncframe._toolkit.toolkit import Toolkit
 
-if TYPE_CHECKING:
-    from pytest_asyncframe._toolkit.options import Severity
-    from pytest_asyncframe._toolkit.toolkit import Toolkit
-
-Findings: TypeAlias = "Sequence[tuple[Severity, list[str]]]"
+Findings: TypeAlias = Sequence[tuple[Severity, list[str]]]
 """Texts, each list of them with how to report it."""
 
 _GRACE = 0.2

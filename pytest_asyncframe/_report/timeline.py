@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from framework import Task
 from framework.protocols import TaskEvent, TaskRecord, TaskStatus
@@ -21,9 +21,7 @@ from pytest_asyncframe._report.gates import Findings
 from pytest_asyncframe._report.values import error_text, plain, safely, shown
 from pytest_asyncframe._seen import entries
 from pytest_asyncframe._seen.recorder import Recorder
-
-if TYPE_CHECKING:
-    from pytest_asyncframe._toolkit.toolkit import Toolkit
+from pytest_asyncframe._toolkit.toolkit import Toolkit
 
 Section: TypeAlias = tuple[str, str]
 
@@ -238,7 +236,8 @@ class _Formatter:
             case "throttled":
                 return f"throttled, waits {event.delay:.9g} s"
             case "completed":
-                return "completed" if record is None else f"completed{_returned(record)}"
+                result = None if record is None else record.result
+                return "completed" if result is None else f"completed with {shown(result)}"
             case "failed":
                 return f"failed with {self._raised(event.error)}{_because(event)}"
             case "late_result":
@@ -319,10 +318,6 @@ def _short_name(name: str) -> str:
 
 def _because(event: TaskEvent) -> str:
     return f": {plain(event.message)}" if event.message else ""
-
-
-def _returned(record: TaskRecord) -> str:
-    return "" if record.result is None else f" with {shown(record.result)}"
 
 
 def _timers(snapshot: entries.Snapshot) -> list[str]:

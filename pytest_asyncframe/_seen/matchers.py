@@ -162,10 +162,11 @@ class Expectation:
         if count == self.times:
             return None
         others = sorted({type(one.record.error).__name__ for one in failed if not self.fits(one)})
+        did = f"did so {in_words(count)}" if count else "never did"
         rest = f"; others failed with {', '.join(others)}" if others else ""
         return (
             f"{self.target.name} was expected to fail with {self.error.__name__} "
-            f"{in_words(self.times)}, but {_did(count)}{rest}"
+            f"{in_words(self.times)}, but {did}{rest}"
         )
 
 
@@ -215,10 +216,6 @@ def _what_was(recorder: Recorder) -> str:
 
 def _submitted(count: int) -> str:
     return "never submitted" if count == 0 else f"submitted {in_words(count)}"
-
-
-def _did(count: int) -> str:
-    return "never did" if count == 0 else f"did so {in_words(count)}"
 
 
 def in_words(count: int) -> str:

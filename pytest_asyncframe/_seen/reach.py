@@ -45,16 +45,13 @@ def modules_of(roots: Iterable[object], without: Collection[str]) -> set[str]:
     while left:
         name = left.popleft()
         module = sys.modules.get(name)
-        if module is None or name in found or name in without or _is_standard(name):
+        is_standard = name != "__main__" and name.partition(".")[0] in sys.stdlib_module_names
+        if module is None or name in found or name in without or is_standard:
             continue
         found.add(name)
         for value in tuple(vars(module).values()):
             left.extend(_homes(value))
     return found
-
-
-def _is_standard(name: str) -> bool:
-    return name != "__main__" and name.partition(".")[0] in sys.stdlib_module_names
 
 
 def _homes(value: object) -> Iterator[str]:

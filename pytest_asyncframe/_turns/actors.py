@@ -6,6 +6,7 @@ Relies on: the other modules of this folder, which alone change them, with the l
 from __future__ import annotations
 
 import _thread
+import asyncio
 import enum
 import heapq
 import itertools
@@ -13,12 +14,8 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Thread
-from typing import TYPE_CHECKING
 
 from pytest_asyncframe._turns.activity import Glance
-
-if TYPE_CHECKING:
-    import asyncio
 
 
 class TestEndedError(BaseException):

@@ -75,7 +75,7 @@ class VirtualClock:
         self.on_sleep: Callable[[float], object] | None = None
         self.on_block: Callable[[str], AbstractContextManager[object]] = nullcontext
         self.on_read: Callable[[str, FrameType], object] = nothing
-        self.label: Label = _no_label
+        self.label: Label = lambda _: ("", "")
         self.test: asyncio.Task[Any] | None = None
 
     # -- for the framework; see `framework.protocols.Clock`
@@ -295,10 +295,6 @@ def nanoseconds(seconds: float) -> int:
         product = math.nextafter(product, math.inf)
         found = math.ceil(product)
     return found
-
-
-def _no_label(_: object) -> tuple[str, str]:
-    return "", ""
 
 
 def _left(fn: Any, location: str, seconds: float) -> str:
