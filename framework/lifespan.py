@@ -252,7 +252,7 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
         framework = Framework(self._parts, self._settings) if shared is None else shared
         self._framework = framework
         await self._connect(framework, alone=shared is None)
-        if shared is None and not framework.is_shared:
+        if shared is None and not framework.core.others.exist:
             _warn_of_siblings(worker_count(sys._getframe()))
         if shared is None:
             warn_of_lost_tasks(framework.core)
@@ -294,7 +294,7 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
         try:
             for one in self._telemetry:
                 self._attached.callback(one.attach(framework.manager))
-            if alone and framework.is_shared:
+            if alone and framework.core.others.exist:
                 await in_thread(framework.connect, framework.core.clock)
         except BaseException:  # as above
             self._attached.close()

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 
 from framework._manager.core import Core, Parts
@@ -52,27 +52,19 @@ class Framework:
         self.core.manager = self.manager = TaskManager(self.core)
         self._adopted: Settings | None = None
 
-    @property
-    def is_shared(self) -> bool:
-        """Whether its store or its engine is shared with other processes."""
-        return self.core.others.exist
-
     def connect(self) -> None:
         """Open the shared store and the remote engine, if there are any; blocks.
 
         Raises:
             Exception: If one of them cannot be opened; then none stays open.
         """
-        host, shared, remote = RemoteHost(self.core), self.core.ledger.shared, self.core.remote
-        if shared is not None:
-            shared.open(host)
-        try:
-            if remote is not None:
-                remote.open(host)
-        except BaseException:
-            if shared is not None:
-                shared.close(0.0)
-            raise
+        host = RemoteHost(self.core)
+        with ExitStack() as opened:
+            for one in (self.core.ledger.shared, self.core.remote):
+                if one is not None:
+                    one.open(host)
+                    opened.callback(one.close, 0.0)
+            opened.pop_all()
 
     def hand_over(self, patience: float) -> None:
         """Publish the tasks that wait for the broker, and stop following all others; blocks.
@@ -230,11 +222,7 @@ class Promise:
         with self._lock:
             self.is_settled = True
             # It may refer to whoever refers to this.
-            self._make = _nothing
-
-
-def _nothing() -> None:
-    pass
+            self._make = lambda: None
 
 
 _LOCK = threading.Lock()

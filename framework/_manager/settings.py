@@ -34,26 +34,22 @@ class Settings:
             TypeError: If a value has the wrong type.
             ValueError: If a value is out of range.
         """
+
+        def endless(name: str, **bounds: float) -> float:
+            return checks.seconds(name, given[name], finite=False, **bounds)
+
         workers = given["max_workers"]
+        if workers is not None:
+            workers = checks.integer("max_workers", workers, at_least=1)
+        most = checks.integer("max_finished_tasks", given["max_finished_tasks"], at_least=0)
         return cls(
-            max_workers=workers
-            if workers is None
-            else checks.integer("max_workers", workers, at_least=1),
+            max_workers=workers,
             task_timeout=checks.limit("task_timeout", given["task_timeout"]),
             queue_size=checks.integer("queue_size", given["queue_size"], at_least=1),
-            result_ttl=checks.seconds("result_ttl", given["result_ttl"], above=0, finite=False),
-            max_finished_tasks=checks.integer(
-                "max_finished_tasks", given["max_finished_tasks"], at_least=0
-            ),
-            cleanup_interval=checks.seconds(
-                "cleanup_interval", given["cleanup_interval"], above=0, finite=False
-            ),
-            graceful_shutdown_timeout=checks.seconds(
-                "graceful_shutdown_timeout",
-                given["graceful_shutdown_timeout"],
-                at_least=0,
-                finite=False,
-            ),
+            result_ttl=endless("result_ttl", above=0),
+            max_finished_tasks=most,
+            cleanup_interval=endless("cleanup_interval", above=0),
+            graceful_shutdown_timeout=endless("graceful_shutdown_timeout", at_least=0),
             slow_loop=_checked_slow_loop(given["slow_loop"]),
         )
 

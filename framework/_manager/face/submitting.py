@@ -46,33 +46,11 @@ async def accept(
         The task, or the one of another process that a unique one is to use.
     """
     spec = call[0]
-    if spec.task_id is not None:
-        await _require_free(core, spec.task_id)
+    if spec.task_id is not None and await core.others.find(spec.task_id, patient=False):
+        raise id_in_use(spec.task_id)
     if spec.needs_place or core.durable.is_needed:
         return await core.intake.submit_patiently(*call, frame, awaited)
     return core.intake.submit(*call, frame, awaited)
-
-
-async def _require_free(core: Core, task_id: str) -> None:
-    """Check that no other process has a task with this id, as far as the store knows.
-
-    Raises:
-        ValueError: If one has.
-    """
-    if await core.others.find(task_id, patient=False):
-        raise id_in_use(task_id)
-
-
-def require_free_now(core: Core, task_id: str) -> None:
-    """Check that no task in the store has this id that is not in memory; may block.
-
-    Raises:
-        ValueError: If one has.
-        StoreUnavailableError: If the store cannot be read.
-    """
-    large = core.ledger.features.large
-    if large is not None and large.has(task_id):
-        raise id_in_use(task_id)
 
 
 def checked(
@@ -271,6 +249,8 @@ class Submitting:
         """
         spec, positional, named = checked("submit_nowait", func, args, kwargs, options)
         if spec.task_id is not None:
-            require_free_now(self._core, spec.task_id)
+            large = self._core.ledger.features.large
+            if large is not None and large.has(spec.task_id):
+                raise id_in_use(spec.task_id)
         task = self._core.intake.submit(spec, positional, named, sys._getframe(1))
         return TaskId(task.task_id)

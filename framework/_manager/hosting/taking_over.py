@@ -57,7 +57,8 @@ def take_over(core: Core, record: TaskRecord) -> bool:
     except (FrameworkError, ValueError):  # it is stopping, or the store takes no more
         release(core, record)
         return False
-    _wake_those_who_wait(core, task)
+    # Whoever waits for it here is woken when it ends: its former process cannot do that.
+    core.ledger.register(task, Then(partial(core.others.changed, [str(task.task_id)])))
     if not is_new:
         core.ledger.requeued(task)
     elif task.outbox is not None:
@@ -75,12 +76,6 @@ def take_over(core: Core, record: TaskRecord) -> bool:
         return True
     core.intake.launch(task)
     return True
-
-
-def _wake_those_who_wait(core: Core, task: LiveTask) -> None:
-    """When the task ends, wake whoever waits for it here: its former process cannot do that."""
-    news = Then(partial(core.others.changed, [str(task.task_id)]))
-    core.ledger.register(task, news)
 
 
 def release(core: Core, record: TaskRecord) -> None:

@@ -98,14 +98,13 @@ class Schedules:
         registry.unlisten(self)
         with self._lock:
             self._running = False
-            timers = [table.timer for table in self._timetables.values()]
-            timers.append(self._watch_timer)
+            for table in self._timetables.values():
+                table.set_timer(None)
+            if self._watch_timer is not None:
+                self._watch_timer.cancel()
             self._watch_timer = None
             self._timetables.clear()
             self._own.clear()
-        for timer in timers:
-            if timer is not None:
-                timer.cancel()
 
     def __len__(self) -> int:
         return len(self._timetables)
@@ -162,12 +161,11 @@ class Schedules:
         """Stop the schedules of an app that stops while the core keeps running."""
         with self._lock:
             gone = [schedule for schedule, its in self._own.items() if its is home]
-            tables = [self._timetables.pop(schedule, None) for schedule in gone]
             for schedule in gone:
                 del self._own[schedule]
-        for table in tables:
-            if table is not None and table.timer is not None:
-                table.timer.cancel()
+                table = self._timetables.pop(schedule, None)
+                if table is not None:
+                    table.set_timer(None)
 
     # -- running what is due
 
@@ -361,11 +359,11 @@ class Schedules:
         with self._lock:
             if not self._running or self._timetables.get(schedule) is not table:
                 return
-            before, table.timer = table.timer, None
-            if when < math.inf:
-                table.timer = clock.call_at(when, lambda: self.check(table), background=True)
-        if before is not None:
-            before.cancel()
+            table.set_timer(
+                clock.call_at(when, lambda: self.check(table), background=True)
+                if when < math.inf
+                else None
+            )
 
     # -- the wall clock
 

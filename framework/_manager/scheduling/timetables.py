@@ -97,6 +97,12 @@ class Timetable:
         self.offered: LiveTask | None = None
         self.timer: TimerHandle | None = None
 
+    def set_timer(self, timer: TimerHandle | None) -> None:
+        """Set the timer of the next run, in place of the one that was set."""
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer = timer
+
     @property
     def skips(self) -> bool:
         """Whether a due time is skipped if the run before is still live."""

@@ -29,16 +29,15 @@ class Durable(Partner):
     def __init__(self, joined: Joined, runner: Runner, remote: Remote | None) -> None:
         self._runner = runner
         self._remote = remote
-        shared = runner.ledger.shared
-        keeper = None if remote is None else remote.keeper
         self._parts: list[SharedStore | KeepingEngine] = []
+        shared, keeper = runner.ledger.shared, None if remote is None else remote.keeper
         if shared is not None and shared.durable:
             self._parts.append(shared)
-        self.is_needed = bool(self._parts) or (keeper is not None and keeper.durable)
+        if keeper is not None and (self._parts or keeper.durable):
+            self._parts.append(keeper)
+        self.is_needed = bool(self._parts)
         if self.is_needed:
             joined.join(self)
-            if keeper is not None:
-                self._parts.append(keeper)
 
     def secure(self, task: LiveTask | Existing, own: bool) -> Steps[None]:
         """Wait until the record of a task is stored safely.
@@ -51,7 +50,7 @@ class Durable(Partner):
             StoreUnavailableError: If that takes too long; the task is FAILED then. Whoever submits
                 it is told as well.
         """
-        if not self.is_needed or not isinstance(task, LiveTask):
+        if not isinstance(task, LiveTask):
             return
         reply = Reply[BaseException | None](self._runner.ledger.clock, self._runner.boxes)
         self._ask(task, reply)

@@ -88,8 +88,7 @@ class Keys:
     ) -> TaskSpec:
         """Return *spec* with the id that the current context holds, if it was not taken yet."""
         held = _current.get()
-        takes_none = held is None or awaited == "called" or spec.task_id is not None
-        if takes_none or held is None or not held.take():
+        if held is None or awaited == "called" or spec.task_id is not None or not held.take():
             return spec
         return spec.replace({"task_id": held.task_id})
 

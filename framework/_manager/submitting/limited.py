@@ -56,9 +56,7 @@ class Limited(Partner):
         places.shown = shown
         task.places = places
 
-    def resume(self, task: LiveTask) -> None:
-        """Find out the key of a task that was taken over."""
-        self.make(task)
+    resume = make
 
     def hold(self, task: LiveTask, go_on: Callable[[LiveTask], object]) -> bool:
         """Keep a task until it has a place, which may be at once."""
