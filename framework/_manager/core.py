@@ -21,14 +21,12 @@ from framework._manager.overview import Overview
 from framework._manager.scene import LiveScene
 from framework._manager.scheduling.schedules import Schedules
 from framework._manager.settings import Settings
-from framework._manager.submitting.chosen_id import ChosenIds
-from framework._manager.submitting.delayed import Delayed
 from framework._manager.submitting.durable import Durable
 from framework._manager.submitting.guard import Guard
+from framework._manager.submitting.held import Delayed, Limited
+from framework._manager.submitting.ids import ChosenIds, Keys
 from framework._manager.submitting.intake import Intake
 from framework._manager.submitting.intercepted import Intercepted
-from framework._manager.submitting.key import Keys
-from framework._manager.submitting.limited import Limited
 from framework._manager.submitting.owner import Owners
 from framework._manager.submitting.partner import Joined, Partner
 from framework._manager.submitting.remote import Remote

@@ -64,10 +64,8 @@ class Overview:
 
     def figures(self) -> dict[str, int]:
         """Return a consistent snapshot of the counters, of all processes that share a store."""
-        own = self.own_figures()
-        return (
-            own if self._ledger.shared is None else _with_others(own, self._ledger.shared.figures())
-        )
+        own, shared = self.own_figures(), self._ledger.shared
+        return own if shared is None else _with_others(own, shared.figures())
 
     def own_figures(self) -> dict[str, int]:
         """Return a consistent snapshot of the counters of this process."""

@@ -38,8 +38,12 @@ class LiveScene:
     def queued(self, record: TaskRecord) -> str:
         """Return where a PENDING task waits, and its position in the queue if that is shown."""
         task = self._ledger.find_live(record.task_id)
-        if task is None or task.remote or task.spec.kind == "loop":
-            return self._not_here(task)
+        if task is None:
+            return "queued in another process" if self._ledger.shared is not None else "queued"
+        if task.remote:
+            return "queued for a worker"
+        if task.spec.kind == "loop":
+            return "queued; it starts when its event loop turns"
         return self._here(task)
 
     def of_an_owner(self) -> LiveScene:
@@ -70,13 +74,6 @@ class LiveScene:
         # Of another engine, such as that of a test, only the priorities are known.
         held = [one for one in self._ledger.unfinished() if _waits(one)]
         return sorted(held, key=level_of)
-
-    def _not_here(self, task: LiveTask | None) -> str:
-        if task is None:
-            return "queued in another process" if self._ledger.shared is not None else "queued"
-        if task.remote:
-            return "queued for a worker"
-        return "queued; it starts when its event loop turns"
 
 
 class ListScene(LiveScene):

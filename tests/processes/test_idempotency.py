@@ -196,7 +196,7 @@ async def test_a_task_that_could_not_be_stored(
 
 async def test_a_store_that_does_not_answer(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the store does not say whether a key is used, the request is refused with 503."""
-    monkeypatch.setattr("framework._manager.submitting.key._PATIENCE", 0.0)
+    monkeypatch.setattr("framework._manager.submitting.ids._PATIENCE", 0.0)
     store, calls = SQLStore(sql_url), Calls(make_report)
     async with clients(lambda: {"store": store}, calls, 1) as (client,):
         monkeypatch.setattr(store, "join", lambda *_: None)

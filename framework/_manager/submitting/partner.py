@@ -1,7 +1,7 @@
 """Partners: all that takes part in a submission, besides the ledger and the engine.
 
 A submission is a spec, a list of partners and an engine. Each ability of a task, such as its owner,
-its delay or its key, is one partner in a module of its own; `Core` has the list. A partner is asked
+its delay or its key, is one partner; `Core` has the list. A partner is asked
 at these moments, in the order of the list. It goes on by returning None, False or nothing, and
 refuses the submission by raising an error, which reaches the caller.
 

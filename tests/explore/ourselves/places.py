@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from framework._manager.submitting.limited import Limited
+from framework._manager.submitting.held import Limited
 from framework._tasks.live import current_record
 from framework._tasks.places import GRANTED
 from framework.exceptions import QueueFullError, TaskCancelledError

@@ -1,4 +1,7 @@
-"""Idempotency keys: an id for the next submission, so that whoever makes it again finds its task.
+"""Ids: a submission may say which one its task gets, or be given one that is held for it.
+
+An idempotency key holds an id for the next submission, so that whoever makes it again finds its
+task.
 
 Guarantees: of all that hold one id at the same time, in all processes that share
 their places, only one goes on at a time; when the next one does, it finds the task of the one
@@ -14,11 +17,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from framework._manager.others.other_processes import OtherProcesses
-from framework._manager.submitting.partner import Awaited, Joined
+from framework._manager.submitting.partner import Awaited, Joined, Partner
+from framework._records.ids import TaskId
 from framework._records.records import TaskRecord
+from framework._running.ledger import Ledger, id_in_use
 from framework._running.runner import Runner
 from framework._running.waits.places import Places
 from framework._tasks.live import LiveTask
@@ -29,6 +34,49 @@ from framework.exceptions import StoreUnavailableError
 
 _PATIENCE: Final = 5.0
 """How many seconds to wait for a sign of the store that keeps the places."""
+
+
+class ChosenIds(Partner):
+    """Reserves chosen ids until their tasks are added.
+
+    Args:
+        ledger: Knows the ids that are in use.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("task_id",)
+    in_place = True
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        # Changed with the ledger's lock held.
+        self._reserved: set[str] = set()
+
+    def make(self, task: LiveTask) -> None:
+        """Give a task the id."""
+        chosen = task.spec.task_id
+        assert chosen is not None
+        task.task_id = TaskId(chosen)
+
+    def enter(self, task: LiveTask, patient: bool) -> None:
+        """Reserve the id.
+
+        Raises:
+            ValueError: If a live or a finished task has it, or another one reserves it.
+        """
+        ledger, task_id = self._ledger, task.task_id
+        with ledger.lock:
+            if task_id in self._reserved or ledger.find_live(task_id) is not None:
+                raise id_in_use(task_id)
+            self._reserved.add(task_id)
+        # The store is read last: a live task with this id may have moved there meanwhile.
+        if ledger.store.get(task_id) is not None:
+            self.settle(task, False)
+            raise id_in_use(task_id)
+
+    def settle(self, task: LiveTask, added: bool) -> None:
+        """End the reservation: the task has the id now, or was refused."""
+        with self._ledger.lock:
+            self._reserved.discard(task.task_id)
 
 
 class HeldId:

@@ -1,4 +1,6 @@
-"""Limited tasks: of those of one key, only some run at a time.
+"""Held tasks: delayed ones, and those of which only some run at a time.
+
+Both are launched later than they are submitted.
 
 Lock order: that of `Places`.
 """
@@ -10,9 +12,10 @@ from functools import partial
 from typing import ClassVar, Final
 
 from framework._manager.submitting.partner import Partner
+from framework._records.reasons import delayed
 from framework._records.statuses import PENDING
 from framework._running.runner import Runner
-from framework._running.waits.places import Places
+from framework._running.waits.places import Delays, Places
 from framework._tasks.live import LiveTask
 from framework._tasks.places import (
     PlaceAnswer,
@@ -23,6 +26,46 @@ from framework._tasks.places import (
 )
 
 _WAITS: Final = "waits for a place"
+
+
+class Delayed(Partner):
+    """Launches tasks after the delay of their spec.
+
+    Args:
+        delays: Has their timers.
+        runner: Ends a task for which no timer can be set.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("delay",)
+
+    def __init__(self, delays: Delays, runner: Runner) -> None:
+        self._delays = delays
+        self._runner = runner
+        self._clock = runner.ledger.clock
+
+    def make(self, task: LiveTask) -> None:
+        """Say why a task will wait."""
+        task.reason = delayed(task.created_at + task.spec.delay)
+
+    def hold(self, task: LiveTask, go_on: Callable[[LiveTask], object]) -> bool:
+        """Keep a task until its delay is over, which is counted from its submission.
+
+        So a task that waited before, for its record to be stored or to be the only one of its
+        key, does not wait longer by that, and starts when its `reason` says.
+        """
+        spec, clock = task.spec, self._clock
+        due = task.queued + spec.delay
+        left = due - clock.monotonic()
+        if left <= 0:
+            return False
+        if spec.needs_place:
+            # It may have had another reason meanwhile.
+            task.reason = delayed(clock.time() + left)
+        try:
+            self._delays.delay(task, due, go_on)
+        except Exception as error:  # its id is known already, so the task must end
+            self._runner.refuse(task, error)
+        return True
 
 
 class Limited(Partner):
