@@ -96,12 +96,15 @@ def node_of(call: Callable[..., Any], chain: tuple[str, ...], use_cache: bool) -
     signature = signature_of(call)
     defaults, optional = {}, []
     for parameter in () if signature is None else signature.parameters.values():
-        if parameter.name not in dependencies:
-            default = _default(call, parameter, chain)
-            if default is not None:
-                defaults[parameter.name] = default
-            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                optional.append(_wanted(parameter.name, *_declaration(call, parameter)))
+        is_variable = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if is_variable or parameter.name in dependencies:
+            continue
+        annotation, info = _declaration(call, parameter)
+        wanted = _wanted(parameter.name, annotation, info)
+        default = _default(parameter, info, wanted, chain)
+        if default is not None:
+            defaults[parameter.name] = default
+        optional.append(wanted)
     is_generator = _is(call, inspect.isgeneratorfunction)
     is_async_generator = _is(call, inspect.isasyncgenfunction)
     context: Callable[..., Any] | None = None
@@ -146,16 +149,13 @@ def _shown(call: object) -> str:
 
 
 def _default(
-    call: Callable[..., Any], parameter: inspect.Parameter, chain: tuple[str, ...]
+    parameter: inspect.Parameter, info: FieldInfo | None, wanted: str, chain: tuple[str, ...]
 ) -> Callable[[], Any] | None:
     """Return what makes the value of a parameter; None if Python's own default does.
 
     Raises:
         TypeError: If only a request would have the value.
     """
-    if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-        return None
-    annotation, info = _declaration(call, parameter)
     default = parameter.default
     if isinstance(default, FieldInfo):
         assert info is not None
@@ -168,8 +168,8 @@ def _default(
         return functools.partial(info.get_default, call_default_factory=True)
     raise TypeError(
         f"{chain[0]} cannot run as a task, because its dependency {' > '.join(chain[1:])} needs "
-        f"{_wanted(parameter.name, annotation, info)}, which a task does not have: use that "
-        "dependency in the route, and pass its value to the task as an argument"
+        f"{wanted}, which a task does not have: use that dependency in the route, and pass its "
+        "value to the task as an argument"
     )
 
 
