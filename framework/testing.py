@@ -282,12 +282,7 @@ def was_cut_short(record: TaskRecord) -> bool:
 
 def is_caller(thread: threading.Thread) -> bool:
     """Return whether a thread only calls a hook, callbacks, an app's handler or a dependency."""
-    return thread.name in (
-        user_threads.HOOK,
-        user_threads.CALLBACKS,
-        user_threads.LIFESPAN,
-        user_threads.DEPENDENCY,
-    )
+    return thread.name in user_threads.NAMES
 
 
 def is_pool_thread(thread: threading.Thread) -> bool:

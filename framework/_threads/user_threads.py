@@ -9,6 +9,7 @@ HOOK = "asyncframe-hook"
 CALLBACKS = "asyncframe-callbacks"
 LIFESPAN = "asyncframe-lifespan"
 DEPENDENCY = "asyncframe-dependency"
+NAMES = frozenset({HOOK, CALLBACKS, LIFESPAN, DEPENDENCY})
 
 
 def call_on_thread(name: str, fn: Callable[..., object], *args: object) -> None:

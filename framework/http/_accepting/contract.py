@@ -283,7 +283,10 @@ class _Accepting:
         route, urls = shown_at(request.scope, self._label)
         # Before the endpoint is called: a task whose URL nobody can say would run all the same.
         urls("0")
-        returned = await self._returned(core, request, key, route, values)
+        if key is None:
+            returned = await self._called(core, values)
+        else:
+            returned = await self._keyed(core, request, key, route, values)
         task_id = self._id_of(returned)
         if task_id is None:
             return returned
@@ -300,17 +303,10 @@ class _Accepting:
         headers.setdefault("retry-after", str(pause))
         return body if self._alone else _response(body, response)
 
-    async def _returned(
-        self,
-        core: Core,
-        request: Request,
-        key: str | None,
-        route: StatusRoute,
-        values: dict[str, Any],
+    async def _keyed(
+        self, core: Core, request: Request, key: str, route: StatusRoute, values: dict[str, Any]
     ) -> Any:
         """Return what the endpoint returns, or the id of the task that has the request's key."""
-        if key is None:
-            return await self._called(core, values)
         # The tasks of the app have one owner, whichever of its routers shows this one.
         access = route.access
         if access is None or access.owner is None:

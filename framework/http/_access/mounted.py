@@ -51,8 +51,10 @@ def warn_of_mistakes(app: Any, endpoints: Collection[Callable[..., Any]]) -> Non
             continue
         if not getattr(route, "dependencies", None):
             paths.append(route.path)
+        parts = (_EXAMPLE if part.startswith("{") else part for part in route.path.split("/"))
+        example = "/".join(parts)
         for method in sorted(route.methods or ()):
-            hiding = _first_match(earlier, _example_of(route.path), method)
+            hiding = _first_match(earlier, example, method)
             if hiding is not None:
                 hidden.append((method, route.path, getattr(hiding, "path", hiding)))
     if paths:
@@ -76,12 +78,6 @@ def _first_match(routes: list[Any], path: str, method: str) -> Any | None:
             if route.matches(dict(scope))[0] is Match.FULL:
                 return route
     return None
-
-
-def _example_of(path: str) -> str:
-    """Return a path that a route with this one answers."""
-    parts = (_EXAMPLE if part.startswith("{") else part for part in path.split("/"))
-    return "/".join(parts)
 
 
 _EXAMPLE = "0" * 32

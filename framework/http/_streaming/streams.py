@@ -63,7 +63,9 @@ class EventStreamResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send states until the last one, the end of the server, or the end of the client."""
-        hub, transport = hub_of(self._core), _transport_of(receive)
+        hub = hub_of(self._core)
+        # That of the connection in a uvicorn; None in other servers.
+        transport = getattr(getattr(receive, "__self__", None), "transport", None)
         keep_little(transport)
         seat = hub.listen(self._task)
         seat.seen = self._seen
@@ -136,12 +138,7 @@ _UNSENT: Final = 16_384
 """Bytes that the kernel keeps of a stream before it sends them: a few states."""
 
 
-def _transport_of(receive: Receive) -> Any:  # Any: the server's
-    """Return the transport of a request's connection in a uvicorn; None in other servers."""
-    return getattr(getattr(receive, "__self__", None), "transport", None)
-
-
-def keep_little(transport: Any) -> None:  # Any: as above
+def keep_little(transport: Any) -> None:  # Any: the server's
     """Make the kernel's buffer small, so that a client that does not read is noticed early.
 
     By default it takes up to 4 MB for each client, and only then the server notices. What is on

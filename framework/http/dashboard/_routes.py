@@ -21,12 +21,6 @@ from framework.http.views import view_of
 _MOST: Final = 200
 """The most rows that one request may ask for; the page shows some forty at a time."""
 
-Statuses = Annotated[list[TaskStatus] | None, Query()]
-Rows = Annotated[int, Query(ge=1, le=_MOST)]
-Offset = Annotated[int, Query(ge=0)]
-Search = Annotated[str | None, Query(max_length=255)]
-Asked = Annotated[str, Header(alias="X-Requested-With", min_length=1)]
-
 
 def add_dashboard(router: APIRouter, access: Access, buttons: Mapping[str, str]) -> None:
     """Add the page and what it asks for to the routes that show tasks.
@@ -79,11 +73,11 @@ def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) ->
     @router.get("/dashboard/list", include_in_schema=False)
     async def list_rows(
         request: Request,
-        status: Statuses = None,
+        status: Annotated[list[TaskStatus] | None, Query()] = None,
         name: str | None = None,
-        search: Search = None,
-        offset: Offset = 0,
-        limit: Rows = 100,
+        search: Annotated[str | None, Query(max_length=255)] = None,
+        offset: Annotated[int, Query(ge=0)] = 0,
+        limit: Annotated[int, Query(ge=1, le=_MOST)] = 100,
     ) -> Response:
         """Return some rows of the list, and how many it has in all."""
         owner = access.owner_of(request)
@@ -119,7 +113,10 @@ def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) ->
 def _add_schedules(router: APIRouter, access: Access) -> None:
     @router.post("/dashboard/schedules/{action}", include_in_schema=False)
     async def change_schedule(
-        action: Literal["pause", "resume", "trigger"], name: str, _: Asked, request: Request
+        action: Literal["pause", "resume", "trigger"],
+        name: str,
+        _: Annotated[str, Header(alias="X-Requested-With", min_length=1)],
+        request: Request,
     ) -> Response:
         """Pause or resume a schedule, or run it now."""
         schedules = get_task_manager().schedules
