@@ -122,11 +122,14 @@ def withheld(item: pytest.Item, name: str) -> Iterator[list[pytest.TestReport]]:
     """
     caller: Any = getattr(item.config.hook, name)
     told: list[pytest.TestReport] = []
+    real = caller._hookexec
 
     def kept(_: str, __: object, given: dict[str, Any], ___: bool) -> list[object]:
         told.append(given["report"])
         return []
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(caller, "_hookexec", kept)
+    caller._hookexec = kept
+    try:
         yield told
+    finally:
+        caller._hookexec = real

@@ -20,8 +20,6 @@ from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
-import pytest
-
 from pytest_asyncframe._explore.locks import model
 from pytest_asyncframe._explore.locks.origins import OF_A_HANDLER, Origin, made_by
 from pytest_asyncframe._turns.sequencer import Sequencer
@@ -124,13 +122,17 @@ _NAMES = (
 @contextmanager
 def stand_ins() -> Iterator[None]:
     """Let the locks that are made inside the block be models, where they shall be."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model.current, "makes", True)
-        for module, names in _NAMES:
-            for name in names:
-                real = getattr(module, name)
-                patch.setattr(module, name, STAND_INS.get(real, real))
+    names = [(vars(module), name) for module, names in _NAMES for name in names]
+    before = [(owner, name, owner[name]) for owner, name in names]
+    made_before, model.current.makes = model.current.makes, True
+    for owner, name, real in before:
+        owner[name] = STAND_INS.get(real, real)
+    try:
         yield
+    finally:
+        model.current.makes = made_before
+        for owner, name, real in before:
+            owner[name] = real
 
 
 @contextmanager

@@ -15,8 +15,6 @@ from contextlib import contextmanager, nullcontext
 from types import CodeType, FrameType
 from typing import Any
 
-import pytest
-
 from framework.testing import is_caller, is_idle, is_pool_thread
 from pytest_asyncframe._locations import called_at, is_users, location_of, outwards
 from pytest_asyncframe._turns.actors import Arrival, TestEndedError
@@ -245,9 +243,11 @@ class StartedThreads:
             setattr(self, _STARTED, called_at(sys._getframe(1)))
             real(self)
 
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(threading.Thread, "start", start)
+        threading.Thread.start = start  # type: ignore[method-assign]  # see above
+        try:
             yield
+        finally:
+            threading.Thread.start = real  # type: ignore[method-assign]
 
     def left(self, grace: float) -> list[str]:
         """Return the threads of the test that still work, a line each.
