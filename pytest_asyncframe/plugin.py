@@ -130,7 +130,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
 
 
 def _open_toolkit(item: pytest.Item, asked: frozenset[str]) -> None:
-    from pytest_asyncframe._toolkit.variants import in_variant  # only if it is used
+    from pytest_asyncframe._modes.marker import in_variant  # only if it is used
 
     settings = in_variant(item, options.settings_for(item, item.config.stash[_SETTINGS]))
     options.check_fixtures(item, settings.mode, asked)
