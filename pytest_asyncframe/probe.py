@@ -14,8 +14,7 @@ from framework import Task, TaskManager, TaskNotFoundError
 from framework.protocols import TaskRecord
 from pytest_asyncframe._locations import called_at, users_location
 from pytest_asyncframe._seen import matchers
-from pytest_asyncframe._seen.names import Names
-from pytest_asyncframe._seen.references import task_id_of
+from pytest_asyncframe._seen.names import Names, task_id_of
 from pytest_asyncframe._toolkit.clients import BASE_URL, Client, LiveServer
 from pytest_asyncframe._toolkit.toolkit import Toolkit
 from pytest_asyncframe.clock import VirtualClock

@@ -59,11 +59,9 @@ def leaks(toolkit: Toolkit) -> list[str]:
     if not clients:
         # An open client has threads, which would only repeat the finding.
         found += [f"leaked thread: {line}" for line in toolkit.threads.left(_GRACE)]
-    never = list(toolkit.not_awaited)
     if toolkit.clock is not None:
         found += [f"leaked timer: {line}" for line in toolkit.clock.left()]
-        never += toolkit.clock.not_awaited
-    return found + [f"never awaited: {line}" for line in never]
+    return found + [f"never awaited: {line}" for line in toolkit.not_awaited]
 
 
 def lost_failures(toolkit: Toolkit) -> list[str]:

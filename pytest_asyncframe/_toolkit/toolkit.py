@@ -45,11 +45,10 @@ from pytest_asyncframe._turns.actors import TestEndedError
 from pytest_asyncframe._turns.choices import Chooser, RandomChooser
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock import StuckError, VirtualClock, _stalls
-from pytest_asyncframe.clock._blocked import BlockedLoops
+from pytest_asyncframe.clock._blocked import BlockedLoops, RealTimeReads
 from pytest_asyncframe.clock._patched import patches
 from pytest_asyncframe.clock._patched.runners import AnyioRunner
 from pytest_asyncframe.clock._patched.threads import StartedThreads
-from pytest_asyncframe.clock._polled import RealTimeReads
 from pytest_asyncframe.executor import DeterministicExecutor, SequencedExecutor
 from pytest_asyncframe.faults import FaultPlan
 
@@ -143,7 +142,6 @@ class Toolkit:
         self.mode: str = settings.mode if "asyncframe" in fixtures else _mode(fixtures)
         self.expectations: list[Expectation] = []
         self.clients: list[Client | LiveServer] = []
-        self.not_awaited: list[str] = []
         self.threads: StartedThreads = StartedThreads()
         self.module: ModuleType | None = None
         self.foreign: Collection[str] = ()
@@ -164,6 +162,7 @@ class Toolkit:
         self.clock: VirtualClock | None = None
         if sequencer is not None and self.is_virtual:
             self.clock = self._make_clock(sequencer)
+        self.not_awaited: list[str] = [] if self.clock is None else self.clock.not_awaited
         now = self._real_now if self.clock is None else self.clock.monotonic
         self.recorder: Recorder = Recorder(now)
         self.recorder.pollers = settings.pollers

@@ -1,6 +1,7 @@
-"""Calls that blocked an event loop: a thread waited while it ran a callback of its loop.
+"""Waits that go wrong: calls that blocked an event loop, and code that polls real time.
 
-Relies on: the frames of the calling thread, to tell the tested code from the test's own.
+Relies on: the frames of the calling thread, to tell the tested code from the test's own, and to
+say which code polls.
 """
 
 from __future__ import annotations
@@ -21,8 +22,14 @@ _STEP: CodeType = asyncio.BaseEventLoop._run_once.__code__  # type: ignore[attr-
 """Runs the callbacks of a loop."""
 
 
+_MANY = 10_000
+"""Moments of virtual time at which a line may read real time before it is reported."""
+
+
 class BlockedLoops:
     """Records where the event loops of one test were blocked, and for how long.
+
+    A loop is blocked while its thread waits in a callback.
 
     Args:
         monotonic: Returns the seconds of the test's clock.
@@ -73,6 +80,47 @@ class BlockedLoops:
             "asyncio.to_thread()"
             for (what, location), times in self._found.items()
         ]
+
+
+class RealTimeReads:
+    """Counts at how many moments each line reads ``time.monotonic()`` and the like.
+
+    Code that polls real time while virtual time moves waits too long.
+
+    Args:
+        now: Returns the nanoseconds of virtual time.
+        note: Called with a text and a location when a line is reported.
+
+    Attributes:
+        many: Moments after which a line is reported, from 1 on.
+    """
+
+    def __init__(self, now: Callable[[], int], note: Callable[[str, str], object]) -> None:
+        self.many: int = _MANY
+        self._now = now
+        self._note = note
+        self._seen: dict[tuple[CodeType, int], tuple[int, int]] = {}
+        self._found: list[str] = []
+
+    def count(self, name: str, caller: FrameType) -> None:
+        """Count a read of ``time.<name>()`` by *caller*; any thread."""
+        line, now = (caller.f_code, caller.f_lineno), self._now()
+        moments, before = self._seen.get(line, (0, -1))
+        if now == before:
+            return
+        self._seen[line] = (moments + 1, now)
+        if moments + 1 == self.many:
+            location = location_of(outwards(caller))
+            self._note(f"polls time.{name}(), which shows real time", location)
+            self._found.append(
+                f"real time: time.{name}() was read at {self.many:,} moments of virtual time, at "
+                f"{location}: it shows real time, so code that polls it waits in real time, while "
+                "sleeps take none; use get_task_manager().clock.monotonic() or loop.time() there"
+            )
+
+    def findings(self) -> list[str]:
+        """Return what polled real time, a line each."""
+        return self._found
 
 
 def _is_of_coroutine(code: CodeType) -> bool:
