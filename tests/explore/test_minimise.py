@@ -8,8 +8,13 @@ from random import Random
 import pytest
 
 from pytest_asyncframe._explore.policies.by_name import make_policy
-from pytest_asyncframe._explore.policies.minimise import minimise
-from pytest_asyncframe._explore.policies.switches import Position, Switch, Switching, switches_of
+from pytest_asyncframe._explore.policies.minimise import (
+    Position,
+    Switch,
+    Switching,
+    minimise,
+    switches_of,
+)
 from pytest_asyncframe._explore.schedule import Deviating, Step, Strategy, deviations_of
 from tests.explore.models import Model, explored, ran
 from tests.explore.races import (
