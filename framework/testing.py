@@ -15,7 +15,6 @@ from types import CodeType, MethodType
 from typing import Any, NoReturn  # Any: a task's function may take anything
 
 from framework._decorators.throttled import throttled_inner
-from framework._manager.app_rules import AppRules
 from framework._manager.core import Core, Parts
 from framework._manager.drain import REASON
 from framework._manager.face.manager import TaskManager
@@ -30,6 +29,7 @@ from framework._manager.frameworks import (
 )
 from framework._manager.inside import core_of, crew_of
 from framework._manager.settings import Settings
+from framework._manager.submitting.tested import AppRules
 from framework._records import exports
 from framework._records.statuses import TRAITS
 from framework._running.outcomes import WorkerCrashError

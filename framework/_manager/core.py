@@ -10,11 +10,9 @@ import logging
 import math
 import random
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from framework._manager.app_rules import AppRules
 from framework._manager.cleanup import CleanUp
 from framework._manager.others.other_processes import OtherProcesses
 from framework._manager.overview import Overview
@@ -26,11 +24,11 @@ from framework._manager.submitting.guard import Guard
 from framework._manager.submitting.held import Delayed, Limited
 from framework._manager.submitting.ids import ChosenIds, Keys
 from framework._manager.submitting.intake import Intake
-from framework._manager.submitting.intercepted import Intercepted
 from framework._manager.submitting.owner import Owners
 from framework._manager.submitting.partner import Joined, Partner
 from framework._manager.submitting.remote import Remote
 from framework._manager.submitting.requeued import Requeued
+from framework._manager.submitting.tested import AppRules, Intercepted
 from framework._manager.submitting.unique import Unique
 from framework._records.ids import random_id
 from framework._records.statuses import EVENT_OF, FAILURES
@@ -49,7 +47,6 @@ from framework._threads.clock import SystemClock
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.waiters import Mailboxes
 from framework.engines.local import LocalEngine
-from framework.exceptions import FrameworkNotStartedError
 from framework.protocols import (
     Clock,
     Interceptor,
@@ -231,8 +228,8 @@ class Core:
 
     def _forget(self, remote: RemoteEngine, task_ids: list[str]) -> None:
         """Remove finished tasks from the remote engine too, a moment later."""
-        with suppress(FrameworkNotStartedError):  # then the engine removes them by age
-            self.others.post(lambda: remote.forget(task_ids))
+        # If it has stopped, the engine removes them by age.
+        self.others.post(partial(remote.forget, task_ids))
 
     def faults(self) -> dict[str, str]:
         """Return why the ``store`` and the ``broker`` cannot be used now; "" while they work.

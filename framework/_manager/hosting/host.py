@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from contextvars import copy_context
+from functools import partial
 from typing import Any, Final
 
 from framework._manager.core import Core
@@ -32,7 +32,6 @@ from framework._tasks.specs import TaskSpec
 from framework._tasks.wire import reported_error
 from framework.exceptions import (
     FrameworkError,
-    FrameworkNotStartedError,
     TaskInterruptedError,
 )
 
@@ -67,17 +66,13 @@ class RemoteHost:
         task = self._ledger.find_live(task_id)
         if task is None or not self._ledger.request_cancel(task):
             return
+        engine = self._core.remote
         if task.remote and not self._core.places.keeps(task):
-            self._ask_engine(task_id)
+            if engine is not None:
+                self._core.others.post(partial(engine.request_cancel, task_id))
             return
         before = reason or "it was cancelled before it started"
         self._core.runner.cancel(task, before, reason)
-
-    def _ask_engine(self, task_id: str) -> None:
-        engine, others = self._core.remote, self._core.others
-        if engine is not None:
-            with suppress(FrameworkNotStartedError):
-                others.post(lambda: engine.request_cancel(task_id))
 
     def interrupt(self, reason: str) -> None:
         """End every live task of this process INTERRUPTED, except for remote ones.
@@ -110,8 +105,8 @@ class RemoteHost:
             else:
                 self._catch_up(adopted, found)
 
-        with suppress(FrameworkNotStartedError):  # then the next process adopts them
-            others.post(ask)
+        # If it has stopped, the next process adopts them.
+        others.post(ask)
 
     def call_of(self, record: TaskRecord, most: int) -> str | None:
         """Return the arguments of a task as JSON, or why not; see `protocols.StoreHost`."""

@@ -24,7 +24,7 @@ from typing import Any, Final, TypeVar
 
 from framework._manager.others.directories import Directories, Directory
 from framework._manager.others.inquiries import Inquiries
-from framework._manager.others.questions import Following, Question, Then
+from framework._manager.others.questions import Following, Question
 from framework._records import checks
 from framework._records.records import TaskRecord
 from framework._records.statuses import FINAL
@@ -180,12 +180,20 @@ class OtherProcesses:
         record: TaskRecord | None = block(self._ask(Question(task_id, final=True), timeout))
         return record
 
-    def post(self, call: Callable[[], Any]) -> None:
-        """Call *call*, which may block, on the thread of the queries, without waiting."""
-        if self.exist:
-            self._put(Question("", call=call))
-        else:
+    def post(self, call: Callable[[], Any]) -> bool:
+        """Call *call*, which may block, on the thread of the queries, without waiting.
+
+        Returns:
+            Whether it is called; not if the framework has stopped.
+        """
+        if not self.exist:
             call()
+            return True
+        try:
+            self._put(Question("", call=call))
+        except FrameworkNotStartedError:
+            return False
+        return True
 
     def when_known(self, task_id: str, call: Callable[[], object]) -> None:
         """Call *call*, which must not block, on some thread once others find a task.
@@ -193,7 +201,7 @@ class OtherProcesses:
         It is called as well if the task is surely unknown.
         """
         if self.exist:
-            self._put(Question(task_id, Then(call).wake))
+            self._put(Question(task_id, call))
         else:
             call()
 

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from framework._records.records import TaskRecord, visible_state
-from framework.exceptions import FrameworkNotStartedError
 
 
 class Then:
-    """A waiter that calls *do* when it is woken; after the framework's end it does nothing."""
+    """A waiter that calls *do* when it is woken."""
 
     reads = False
 
@@ -25,8 +23,7 @@ class Then:
 
     def wake(self) -> None:
         """Do it."""
-        with suppress(FrameworkNotStartedError):
-            self._do()
+        self._do()
 
     def nudge(self) -> None:
         """Do nothing."""

@@ -30,7 +30,7 @@ from framework._tasks import registry
 from framework._tasks.live import Home, LiveTask
 from framework._tasks.specs import Hook, Schedule
 from framework._tasks.task import Task
-from framework.exceptions import FrameworkError, FrameworkNotStartedError, StoreUnavailableError
+from framework.exceptions import FrameworkError, StoreUnavailableError
 from framework.protocols import ScheduleBook, TimerHandle
 
 _LOGGER = logging.getLogger("asyncframe")
@@ -176,9 +176,7 @@ class Schedules:
             return
         # Until the book has answered, virtual time must not pass.
         self._clock.hold()
-        try:
-            self._others.post(lambda: self._check_shared(table))
-        except FrameworkNotStartedError:  # the framework is stopping
+        if not self._others.post(partial(self._check_shared, table)):
             self._clock.release()
 
     def _check_shared(self, table: Timetable) -> None:

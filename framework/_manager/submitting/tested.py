@@ -1,4 +1,6 @@
-"""App rules: what an app's own engine and store require, kept in a test that replaces both.
+"""What a test adds to submissions: its interceptor, and the rules of the parts that it replaces.
+
+The rules are what an app's own engine and store require.
 
 Guarantees: a call or a result that the app's engine or store would refuse is refused; bodies
 get their arguments, and callers the results, as they would be after a conversion to JSON.
@@ -10,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from framework._manager.submitting.partner import Partner
+from framework._manager.submitting.partner import Joined, Partner
 from framework._tasks.live import Home, LiveTask, live
-from framework.protocols import Features, TaskRecord, TaskRules
+from framework.protocols import Features, Interceptor, TaskRecord, TaskRules
 from framework.protocols._features import features_of
 
 Settle: TypeAlias = Callable[[TaskRecord, Any], Any]
@@ -66,3 +68,22 @@ class AppRules(Partner):
             engine.admit(task)
             task.args, kwargs = engine.received(task)
             task.kwargs = kwargs or None
+
+
+class Intercepted(Partner):
+    """Shows tasks to an interceptor.
+
+    Args:
+        joined: The partners of all submissions.
+        interceptor: Sees them, and may refuse them.
+    """
+
+    in_place = True
+
+    def __init__(self, joined: Joined, interceptor: Interceptor) -> None:
+        self._interceptor = interceptor
+        joined.join(self)
+
+    def enter(self, task: LiveTask, patient: bool) -> None:
+        """Show a task; what the interceptor raises reaches the caller."""
+        self._interceptor.before_accept(task)
