@@ -146,13 +146,13 @@ class Core:
         forget = None if self.remote is None else partial(self._forget, self.remote)
         retention = Retention(self.ledger, settings.max_finished_tasks, forget)
         workers = abilities.logging
-        settling = rules or shared
+        settle = None if shared is None else shared.settle
         self.endings = parts.endings_type(
             self.ledger,
             self.engine,
             self.places,
             retention,
-            None if settling is None else settling.settle,
+            settle if rules is None else rules.convert,
             workers_log=workers is not None and workers.logs_failures,
         )
         self.runner = Runner(
@@ -243,10 +243,8 @@ class Core:
 
     def apply(self, settings: Settings) -> None:
         """Apply other settings; a smaller `queue_size` of the pool still applies."""
-        own = self.pool.queue_size
-        self.ledger.queue_size = (
-            settings.queue_size if own is None else min(own, settings.queue_size)
-        )
+        own, most = self.pool.queue_size, settings.queue_size
+        self.ledger.queue_size = most if own is None else min(own, most)
         self.endings.retention.max_finished = settings.max_finished_tasks
         self.clean_up.settings = settings
         limit = self.pool.task_timeout if settings.task_timeout is None else settings.task_timeout

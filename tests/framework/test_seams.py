@@ -475,6 +475,9 @@ def test_a_nested_override_is_an_error() -> None:
 class Strict:
     """An engine that takes whole numbers, and tells their text."""
 
+    def __init__(self) -> None:
+        self.settled: list[Any] = []
+
     def start(self, task: EngineTask, kind: Kind, run: Run) -> None:
         """Run nothing: in these tests another engine takes its place."""
         raise AssertionError("it must have been replaced")
@@ -500,6 +503,7 @@ class Strict:
 
     def settle(self, task: EngineTask, result: Any) -> Any:
         """Make a text of it."""
+        self.settled.append(result)
         return f"{result} of {task.name.rpartition('.')[2]}"
 
 
@@ -516,7 +520,8 @@ async def test_an_apps_own_engine_keeps_its_rules(app_rules: bool) -> None:
         return left + right
 
     with override_framework(app_rules=app_rules, interceptor=Hears()) as manager:
-        async with setup_async_framework(None, engine=Strict()):
+        engine = Strict()
+        async with setup_async_framework(None, engine=engine):
             told = await manager.submit(add, (1, 2), wait=True)
             if app_rules:
                 with pytest.raises(TypeError, match=r"^whole numbers, please$"):
@@ -525,5 +530,5 @@ async def test_an_apps_own_engine_keeps_its_rules(app_rules: bool) -> None:
         answer: Any = await manager.submit(add, ("a", "b"), wait=True)
         assert answer == "ab"
 
-    assert told == ("6 of add" if app_rules else 3)
+    assert (told, engine.settled) == (("6 of add", [6]) if app_rules else (3, []))
     assert heard[0] == (1, 2)

@@ -47,7 +47,7 @@ class AppRules(Partner):
         """Return what the store of the app of *home* can do; None if it would not be shared."""
         return self._stores.get(home)
 
-    def settle(self, record: TaskRecord, result: Any) -> Any:
+    def convert(self, record: TaskRecord, result: Any) -> Any:
         """Return a result as a caller of `get_result` would get it.
 
         Raises:
