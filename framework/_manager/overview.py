@@ -39,15 +39,12 @@ class Overview:
         """Return copies of the records that are not final, of all processes."""
         with self._ledger.lock:
             own = [copy_record(task) for task in self._ledger.unfinished()]
-        if self._ledger.shared is None:
+        shared, large = self._ledger.shared, self._ledger.large
+        if shared is None:
             return own
         ids = {task.task_id for task in own}
         # A task that has ended here in between is final in the store as well.
-        known = (
-            self._ledger.shared.list()
-            if self._ledger.large is None
-            else self._ledger.large.active()
-        )
+        known = shared.list() if large is None else large.active()
         others = [one for one in known if one.status not in FINAL]
         return own + [one for one in others if one.task_id not in ids]
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from framework._manager.core import Core
 from framework._manager.face.again import call_text
-from framework._manager.hosting.taking_over import release, take_over
+from framework._manager.hosting.taking_over import take_over
 from framework._records.ids import TaskId
 from framework._records.records import TaskRecord
 from framework._records.statuses import (
@@ -127,7 +127,7 @@ class RemoteHost:
             except Exception:  # the others must not be lost with it
                 _LOGGER.exception("task %s could not be taken over", record.task_id)
                 if self._ledger.find_live(str(record.task_id)) is None:
-                    release(self._core, record)
+                    self._core.requeued.release(record)
 
     def buried(self, records: Sequence[TaskRecord]) -> None:
         """Publish the events of tasks that were ended because their processes are dead."""

@@ -44,7 +44,7 @@ def take_over(core: Core, record: TaskRecord) -> bool:
     assert restart is not None
     spec = _spec_of(core, record, restart)
     if spec is None:
-        release(core, record)
+        core.requeued.release(record)
         return False
     is_new = restart.fresh
     if is_new:
@@ -55,7 +55,7 @@ def take_over(core: Core, record: TaskRecord) -> bool:
     try:
         core.ledger.add(task, bounded=False, emit_submitted=is_new)
     except (FrameworkError, ValueError):  # it is stopping, or the store takes no more
-        release(core, record)
+        core.requeued.release(record)
         return False
     # Whoever waits for it here is woken when it ends: its former process cannot do that.
     core.ledger.register(task, Then(partial(core.others.changed, [str(task.task_id)])))
@@ -76,16 +76,6 @@ def take_over(core: Core, record: TaskRecord) -> bool:
         return True
     core.intake.launch(task)
     return True
-
-
-def release(core: Core, record: TaskRecord) -> None:
-    """Give a task back that cannot be taken over, for another process or a later time."""
-    restart: Restart | None = record.restart
-    store = core.ledger.features.requeue
-    assert restart is not None
-    assert store is not None
-    record.restart = restart.free_copy()
-    store.release(record)
 
 
 def _spec_of(core: Core, record: TaskRecord, restart: Restart) -> TaskSpec | None:

@@ -22,8 +22,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from framework._manager.others.directories import Directories, Directory
-from framework._manager.others.inquiries import Inquiries
+from framework._manager.others.directories import Directories, Directory, Inquiries
 from framework._manager.others.questions import Following, Question
 from framework._records import checks
 from framework._records.records import TaskRecord

@@ -75,8 +75,7 @@ class Timetable:
     ) -> None:
         times = schedule.times
         self.on_wall = is_shared or not isinstance(times, Every)
-        if not self.on_wall:
-            assert isinstance(times, Every)
+        if isinstance(times, Every) and not is_shared:
             times = Every(times.seconds, clock.monotonic())
         self.name = name
         self.schedule = weakref.ref(schedule)

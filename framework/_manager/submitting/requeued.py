@@ -149,6 +149,13 @@ class Requeued(Partner):
 
     # -- giving away
 
+    def release(self, record: TaskRecord) -> None:
+        """Give a task back that cannot be taken over, for another process or a later time."""
+        restart: Restart | None = record.restart
+        if restart is not None and self._store is not None:
+            record.restart = restart.free_copy()
+            self._store.release(record)
+
     def let_go(self, task: LiveTask, reason: str) -> bool:
         """Give a task to the other processes, unless it has started and must not do so again.
 
