@@ -307,34 +307,27 @@ def may_have_rows(query: PageQuery) -> bool:
     return all(map(can_be_kept, query.texts))
 
 
-class _Order:
-    """The order of submissions.
+def _order(
+    dialect: Dialect, shape: Shape, rows: Any = TASKS.c
+) -> tuple[list[Any], list[sa.ColumnElement[bool]]]:
+    """Return by what some rows are in the order of submissions, and what is behind a task.
 
     Args:
         dialect: The kind of database.
         shape: What is asked for.
         rows: The columns of the rows to order.
+
+    Returns:
+        What to order by, and conditions, of which the first one is for the index.
     """
-
-    def __init__(self, dialect: Dialect, shape: Shape, rows: Any = TASKS.c) -> None:
-        self._created_at = rows.created_at
-        # By code points, as Python and SQLite do it, whatever the language of the database.
-        self._task_id = dialect.by_code_points(rows.task_id)
-        self._oldest_first = shape.oldest_first
-
-    def columns(self) -> list[Any]:
-        """Return what to order by."""
-        keys = [self._created_at, self._task_id]
-        return keys if self._oldest_first else [key.desc() for key in keys]
-
-    def behind(self) -> list[sa.ColumnElement[bool]]:
-        """Return the conditions for what comes after a task; the first one is for the index."""
-        at, task_id = self._created_at, self._task_id
-        created_at: Any = bindparam("created_at")
-        after: Any = bindparam("task_id")
-        if self._oldest_first:
-            return [at >= created_at, sa.or_(at > created_at, task_id > after)]
-        return [at <= created_at, sa.or_(at < created_at, task_id < after)]
+    # By code points, as Python and SQLite do it, whatever the language of the database.
+    at, task_id = rows.created_at, dialect.by_code_points(rows.task_id)
+    created_at: Any = bindparam("created_at")
+    after: Any = bindparam("task_id")
+    if shape.oldest_first:
+        behind = [at >= created_at, sa.or_(at > created_at, task_id > after)]
+        return [at, task_id], behind
+    return [at.desc(), task_id.desc()], [at <= created_at, sa.or_(at < created_at, task_id < after)]
 
 
 @functools.lru_cache(maxsize=256)
@@ -344,19 +337,18 @@ def _page(dialect: Dialect, shape: Shape) -> Answer:
     For some statuses: the first rows of each status, and of those the first, so that an index
     has each status in order. For all else an index has all rows in order.
     """
-    own = _Order(dialect, shape)
+    order, behind = _order(dialect, shape)
     by = "created" if shape.by in ("status", "rows") and shape.search else shape.by
     shapes = [replace(shape, statuses=(one,)) for one in shape.statuses or () if one in FINAL]
     parts = []
     for one in shapes if by == "status" else [shape]:
         part = sa.select(TASKS.c.task_id, TASKS.c.created_at)
-        part = part.where(*_where(dialect, one, by), *own.behind())
-        parts.append(sa.select(part.order_by(*own.columns()).limit(bindparam("most")).subquery()))
+        part = part.where(*_where(dialect, one, by), *behind)
+        parts.append(sa.select(part.order_by(*order).limit(bindparam("most")).subquery()))
     found = (parts[0] if len(parts) == 1 else sa.union_all(*parts)).subquery()
-    of_found = _Order(dialect, shape, found.c)
-    chosen = sa.select(found.c.task_id).order_by(*of_found.columns())
+    chosen = sa.select(found.c.task_id).order_by(*_order(dialect, shape, found.c)[0])
     chosen = chosen.limit(bindparam("limit")).offset(bindparam("offset"))
-    rows = sa.select(*ROW).where(TASKS.c.task_id.in_(chosen)).order_by(*own.columns())
+    rows = sa.select(*ROW).where(TASKS.c.task_id.in_(chosen)).order_by(*order)
     return dialect.answer(rows)
 
 
@@ -366,8 +358,8 @@ def _skip(dialect: Dialect, shape: Shape) -> tuple[sa.Select[Any], sa.Select[Any
     # Rows of several statuses are in order only in the index that has all.
     many = shape.by == "status" and len(shape.statuses or ()) > 1
     wanted, created_at = _where(dialect, shape, "created" if many else shape.by), TASKS.c.created_at
-    order = _Order(dialect, shape)
-    at = sa.select(created_at).where(*wanted, order.behind()[0]).order_by(order.columns()[0])
+    order, behind = _order(dialect, shape)
+    at = sa.select(created_at).where(*wanted, behind[0]).order_by(order[0])
     at = at.limit(bindparam("limit")).offset(bindparam("offset"))
     moment: Any = bindparam("moment")
     count = sa.select(sa.func.count()).select_from(TASKS)
@@ -401,9 +393,9 @@ def _places(dialect: Dialect, shape: Shape) -> Answer:
 @functools.lru_cache(maxsize=256)
 def _live(dialect: Dialect, shape: Shape) -> Answer:
     """Return the query for a page of live rows, which are few."""
-    order = _Order(dialect, shape)
-    chosen = sa.select(*ROW).where(*_where(dialect, shape, "live"), *order.behind())
-    chosen = chosen.order_by(*order.columns()).limit(bindparam("most"))
+    order, behind = _order(dialect, shape)
+    chosen = sa.select(*ROW).where(*_where(dialect, shape, "live"), *behind)
+    chosen = chosen.order_by(*order).limit(bindparam("most"))
     return dialect.answer(chosen)
 
 

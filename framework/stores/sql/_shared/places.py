@@ -146,10 +146,9 @@ class SharedLines:
         self._comes = site.backlog.comes
         self._cancel = cancel
         self.requests = Requests[Asked](site)
-        # The tasks of this process that are in a line; the store's thread alone uses it.
-        self._inside: set[str] = set()
-        # By task, and then by line.
-        self._waiting: dict[str, dict[str, Told]] = {}
+        # The tasks of this process that are in a line, and by line whom to tell of each that
+        # waits; the store's thread alone uses it.
+        self._inside: dict[str, dict[str, Told]] = {}
         self._seen = 0
 
     # -- any thread
@@ -222,22 +221,18 @@ class SharedLines:
 
     def _tell(self, asked: Asked, answer: PlaceAnswer | None) -> None:
         if isinstance(asked, str):
-            self._waiting.pop(asked, None)
-            self._inside.discard(asked)
+            self._inside.pop(asked, None)
         elif answer is not None:
             request, told = asked
             if request.waits or answer.granted:
-                self._inside.add(request.task_id)
-            if request.waits and not answer.granted:
-                self._waiting.setdefault(request.task_id, {})[request.key] = told
+                lines = self._inside.setdefault(request.task_id, {})
+                if not answer.granted:
+                    lines[request.key] = told
             told(answer)
 
     def _tell_granted(self, place: Place) -> None:
         line, task_id = place
-        lines = self._waiting.get(task_id, {})
-        told = lines.pop(line, None)
-        if not lines:
-            self._waiting.pop(task_id, None)
+        told = self._inside.get(task_id, {}).pop(line, None)
         if told is not None:
             told(GRANTED)
 
