@@ -38,12 +38,18 @@ from framework.protocols._engines import (
     TaskRules,
     TaskWaiter,
 )
-from framework.protocols._features import Featured, Features
-from framework.protocols._observers import EventSink, Interceptor, TaskTracer, Telemetry
-from framework.protocols._sharing import (
+from framework.protocols._features import (
     AskingDirectory,
+    CallStore,
+    CountingStore,
     Fallible,
+    Featured,
+    Features,
+    GroupingStore,
+    LargeStore,
     NewsDirectory,
+    PagedStore,
+    RequeueStore,
     ScheduleBook,
     SharedDirectory,
     SharedPlaces,
@@ -51,17 +57,8 @@ from framework.protocols._sharing import (
     WindowAnswer,
     WindowRequest,
 )
-from framework.protocols._stores import (
-    CallStore,
-    CountingStore,
-    GroupingStore,
-    LargeStore,
-    PagedStore,
-    RequeueStore,
-    SharedStore,
-    StoreHost,
-    TaskStore,
-)
+from framework.protocols._observers import EventSink, Interceptor, TaskTracer, Telemetry
+from framework.protocols._stores import SharedStore, StoreHost, TaskStore
 
 __all__ = [
     "AskingDirectory",

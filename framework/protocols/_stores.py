@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from framework._records.pages import PageQuery
 from framework._records.records import TaskRecord
 from framework._records.statuses import TaskStatus
 from framework.protocols._clock import Clock
@@ -51,64 +50,6 @@ class TaskStore(Protocol):
             The number of removed records, and the records. If *completed* is false, a store
             may leave out COMPLETED ones. A `LargeStore` may leave out those that it does not
             hold in memory, see there.
-        """
-        ...
-
-
-@runtime_checkable
-class PagedStore(Protocol):
-    """An optional method of a `TaskStore` that can read a few of its tasks without the others.
-
-    Without it, each page costs a call of ``list``.
-    """
-
-    def page(self, query: PageQuery) -> Sequence[TaskRecord]:
-        """Return the records that match *query*, in its order.
-
-        A `SharedStore` also returns live tasks of other processes, and may block.
-
-        Raises:
-            StoreUnavailableError: If the store cannot be read.
-        """
-        ...
-
-
-@runtime_checkable
-class CountingStore(PagedStore, Protocol):
-    """Another optional method of a `PagedStore`, one that uses all of a `PageQuery`.
-
-    Without it, ``page`` is not asked for what needs ``statuses``, ``owner``, ``search`` or
-    ``offset``, and each page costs a call of ``list`` for its total.
-    """
-
-    def count(self, query: PageQuery) -> int:
-        """Return how many records match *query*, whatever its ``after``, ``offset`` and ``limit``.
-
-        A `SharedStore` also counts live tasks of other processes, and may block.
-
-        Raises:
-            StoreUnavailableError: If the store cannot be read.
-        """
-        ...
-
-
-@runtime_checkable
-class GroupingStore(CountingStore, Protocol):
-    """Another optional method of a `CountingStore`, one that counts by a field in one look.
-
-    Without it, tasks are counted by their status with a call of ``count`` for each, and by all
-    else with a call of ``list``.
-    """
-
-    def count_by(self, query: PageQuery, field: str) -> Mapping[Any, int]:
-        """Return how many of the records that ``count`` counts have each value of a field.
-
-        Args:
-            query: Which records.
-            field: The attribute of a record: ``"status"``, ``"name"`` or ``"owner"``.
-
-        Raises:
-            StoreUnavailableError: If the store cannot be read.
         """
         ...
 
@@ -231,94 +172,5 @@ class SharedStore(TaskStore, Protocol):
         """Return the number of records of each status, and the store's own counters.
 
         Live tasks of this process are not included.
-        """
-        ...
-
-
-@runtime_checkable
-class CallStore(Protocol):
-    """Optional members of a `SharedStore` that keeps the arguments of tasks.
-
-    It gets them from `StoreHost.call_of` when it first stores a live task, and may drop them
-    once the task has COMPLETED. A `RemoteEngine` may have these members as well.
-
-    Attributes:
-        keep_arguments: How many bytes of JSON are kept of a task at most; 0 for none.
-    """
-
-    keep_arguments: int
-
-    def fetch_call(self, task_id: str) -> str | None:
-        """Return the arguments of a task for `decode_call`; may block.
-
-        Returns:
-            The text; None if the id is unknown, or the task has COMPLETED.
-
-        Raises:
-            ValueError: If its arguments were not kept; it says why.
-            StoreUnavailableError: If the store cannot be read.
-        """
-        ...
-
-
-@runtime_checkable
-class RequeueStore(Protocol):
-    """Optional methods of a `SharedStore` that lets other processes run tasks of an ended one.
-
-    They are called for tasks whose record has a `Restart`: waiting ones, and running ones that
-    are ``idempotent``. When a process ends or dies, the store gives such tasks to a process that
-    knows their function, by `StoreHost.take_over`. What it stores for that are ``restart.call`` and
-    ``restart.facts()``, from which `Restart.of` makes a new one.
-
-    A task that has started must not start a second time, even if a process was only suspended
-    and others believed that it was dead. So a start is stored first, if the task is still
-    PENDING and belongs to this process. A store must never write a record whose
-    ``restart.state`` is ``left``.
-    """
-
-    def start(self, record: TaskRecord, told: Callable[[bool], None]) -> None:
-        """Store that a task starts, and call *told* when that is safe.
-
-        Args:
-            record: A PENDING task of this process.
-            told: Called once, on another thread: with True when it is stored, with False if
-                the task belongs to another process or the store is closed.
-        """
-
-    def release(self, record: TaskRecord) -> None:
-        """Store that a task is PENDING and free for any process; never blocks.
-
-        Args:
-            record: A copy of its last record; its ``restart.state`` is ``free``.
-        """
-
-
-@runtime_checkable
-class LargeStore(Protocol):
-    """Optional methods of a `SharedStore` that does not hold all its tasks in memory.
-
-    Its ``get`` only returns what is in memory; the framework then calls ``fetch``, on a thread
-    of its own. Its ``list`` returns all tasks, and may block. Its ``remove`` counts all tasks,
-    and does not block. It does not have to return those that are not in memory: if *completed* is
-    true, it reports them to `StoreHost.evicted` later, and otherwise not at all.
-    """
-
-    def active(self) -> Sequence[TaskRecord]:
-        """Return the live tasks of other processes; never blocks."""
-        ...
-
-    def unread(self) -> Sequence[TaskRecord]:
-        """Return the failed tasks of this process that nobody was told of; never blocks.
-
-        Their error was neither read nor logged. They must stay in memory until it is, or until
-        they are removed.
-        """
-        ...
-
-    def has(self, task_id: str) -> bool:
-        """Return whether a finished task that is not in memory has this id; may block.
-
-        Raises:
-            StoreUnavailableError: If the store cannot be read.
         """
         ...
