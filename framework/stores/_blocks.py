@@ -304,7 +304,7 @@ class Block:
             places = [place for place in places if self._status(place) in wanted.statuses]
         since = wanted.query.ended_since
         if since is not None:
-            stamps, size = self._stamps_of(), self._size
+            stamps, size = memoryview(self._stamps).cast("d").tolist(), self._size
             created_at, created, ended = stamps, stamps[size:], stamps[3 * size :]
             places = [at for at in places if created_at[at] + (ended[at] - created[at]) >= since]
         return places
@@ -312,9 +312,6 @@ class Block:
     def _status(self, place: int) -> TaskStatus:
         whole = self._whole.get(place)
         return _COMPLETED if whole is None else whole.status
-
-    def _stamps_of(self) -> Sequence[float]:
-        return memoryview(self._stamps).cast("d").tolist()
 
     def _created(self) -> Sequence[float]:
         return memoryview(self._stamps).cast("d")[: self._size].tolist()

@@ -127,7 +127,11 @@ class Backlog:
                         )
                     # What was set aside is not looked at: it is little, and this is done often.
                     if len(self._dirty) + len(self._taken) >= self._capacity:
-                        raise self._full()
+                        raise StoreUnavailableError(
+                            f"{self._capacity:,} task records wait to be written to the store and "
+                            f"no more may: {self.fault or 'it is too slow'}; submit again later, "
+                            "or answer 503"
+                        )
                     self.live[task_id] = record
                 elif _was_given_away(record):
                     return
@@ -199,12 +203,6 @@ class Backlog:
         self._urgent.set()
         if self._idle:
             self._wake.set()
-
-    def _full(self) -> StoreUnavailableError:
-        return StoreUnavailableError(
-            f"{self._capacity:,} task records wait to be written to the store and no more "
-            f"may: {self.fault or 'it is too slow'}; submit again later, or answer 503"
-        )
 
     def _expire(self) -> None:
         """Answer callers that waited too long, and set a timer for the next one."""

@@ -290,7 +290,7 @@ class Follower:
         with self._database.reading() as connection:
             self.version, self.removed, _ = self._statements.position(connection)
             start = math.nextafter(self.removed, math.inf), ""
-            many = pages.has_more(connection, start, self._mirror.held)
+            many = pages.end(connection, start, self._mirror.held) is not None
             if not many:
                 for rows in in_steps(lambda after: pages.history(connection, after), start):
                     self._mirror.add(rows)

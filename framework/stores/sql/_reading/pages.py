@@ -69,10 +69,6 @@ class Pages:
         """Return the next rows in the order of their end, at most `CHUNK`."""
         return fetch(connection, self._history[status], ended_at=after[0], task_id=after[1])
 
-    def has_more(self, connection: Connection, after: End, than: int) -> bool:
-        """Return whether more than *than* tasks ended after that moment."""
-        return self._end(connection, after, than) is not None
-
     def marks(self, connection: Connection, after: End) -> tuple[Sequence[int], End | None]:
         """Return when and how the next tasks ended, at most `MARKS`.
 
@@ -80,14 +76,15 @@ class Pages:
             For each what `Older.extend` takes, and the last one's place; None if there are no
             more.
         """
-        last = self._end(connection, after, MARKS - 1)
+        last = self.end(connection, after, MARKS - 1)
         values: dict[str, Any] = {"ended_at": after[0], "task_id": after[1]}
         if last is not None:
             values |= {"last_ended_at": last[0], "last_task_id": last[1]}
         text = connection.execute(self._marks[last is None], values).scalar()
         return sorted(map(int, text.split(","))) if text else (), last
 
-    def _end(self, connection: Connection, after: End, number: int) -> End | None:
+    def end(self, connection: Connection, after: End, number: int) -> End | None:
+        """Return the place of the task that ended after *number* others; None if there is none."""
         values = {"ended_at": after[0], "task_id": after[1], "number": number}
         row = connection.execute(_NTH, values).one_or_none()
         return None if row is None else (row[0], row[1])

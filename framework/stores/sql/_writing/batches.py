@@ -390,7 +390,11 @@ class Batches:
         self._tried_aside = self._clock.monotonic()
         for record in self._backlog.aside:
             try:
-                self._write_alone(record)
+                error = self._refused(list(self._drafted([record], 0.0).values()))
+                if error is None:
+                    _LOGGER.info("task %s is now written to the store", record.task_id)
+                else:
+                    self._give_up(record, error)
             except FAULTS:
                 self._backlog.errors += 1
                 self._backlog.tried(record, again=True)
@@ -400,13 +404,6 @@ class Batches:
     def hurry_aside(self) -> None:
         """Let the next `try_aside` try, however long ago it was tried: it is the last chance."""
         self._tried_aside = -math.inf
-
-    def _write_alone(self, record: TaskRecord) -> None:
-        error = self._refused(list(self._drafted([record], 0.0).values()))
-        if error is None:
-            _LOGGER.info("task %s is now written to the store", record.task_id)
-        else:
-            self._give_up(record, error)
 
     def _give_up(self, record: TaskRecord, error: BaseException) -> None:
         """Write a shorter row of a record whose contents the database refuses.
