@@ -128,10 +128,6 @@ class Dialect(ABC):
         """Return the rows of a JSON text, which is a list of lists, and their columns."""
 
     @abstractmethod
-    def values(self, text: Any) -> sa.Select[Any]:
-        """Return the strings of a JSON text, which is a list of them."""
-
-    @abstractmethod
     def insert(self, table: sa.Table) -> Any:  # Any: a statement of the dialect
         """Return an insert that has ON CONFLICT."""
 

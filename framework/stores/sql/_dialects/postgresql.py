@@ -110,11 +110,6 @@ class PostgreSQL(Dialect):
         ]
         return batch, items
 
-    def values(self, text: Any) -> sa.Select[Any]:
-        """Take the text apart."""
-        given = sa.func.json_array_elements_text(sa.cast(text, sa.JSON))
-        return sa.select(given.table_valued("value", name="given").c.value)
-
     def insert(self, table: sa.Table) -> Any:
         """Return the insert of the dialect."""
         return postgresql.insert(table)

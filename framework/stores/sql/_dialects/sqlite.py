@@ -111,10 +111,6 @@ class SQLite(Dialect):
         items = [sa.func.json_extract(batch.c.value, f"$[{at}]") for at in range(len(types))]
         return batch, items
 
-    def values(self, text: Any) -> sa.Select[Any]:
-        """Take the text apart."""
-        return sa.select(sa.func.json_each(text).table_valued("value", name="given").c.value)
-
     def insert(self, table: sa.Table) -> Any:
         """Return the insert of the dialect."""
         return sqlite.insert(table)

@@ -140,7 +140,9 @@ class Pages:
         """Return those of some ids whose rows are final."""
         found: set[str] = set()
         for some in parts(list(filter(can_be_kept, task_ids)), MARKS):
-            rows = _ended(self._dialect).fetch(connection, {"ids": json.dumps(some)})
+            rows = _ended(self._dialect).fetch(
+                connection, {"ids": json.dumps([[one] for one in some])}
+            )
             found.update(task_id for (task_id,) in rows)
         return found
 
@@ -399,6 +401,7 @@ def _live(dialect: Dialect, shape: Shape) -> Answer:
 @functools.lru_cache
 def _ended(dialect: Dialect) -> Answer:
     """Return the query for those of some ids that are final."""
-    some = dialect.values(bindparam("ids", type_=sa.Text()))
+    batch, ids = dialect.split(bindparam("ids", type_=sa.Text()), [sa.Text()])
+    some = sa.select(*ids).select_from(batch)
     final = TASKS.c.ended_at.is_not(None)
     return dialect.answer(sa.select(TASKS.c.task_id).where(TASKS.c.task_id.in_(some), final))
