@@ -271,7 +271,7 @@ async def test_a_failing_database_refuses_and_loses_nothing(
         task, other = (background_task(unique=True)(fn) for fn in (abs, int))
         with monkeypatch.context() as patch:
             patch.setattr(unique, "_PATIENCE", 0.2)
-            patch.setattr(store._writer.membership, "turn", fail)
+            patch.setattr(store._writer.statements, "advance", fail)
             with pytest.raises(
                 StoreUnavailableError,
                 match=r"^no answer within 0\.2 s whether builtins\.abs has a task with the same "
