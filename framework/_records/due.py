@@ -12,6 +12,7 @@ import math
 import re
 import zoneinfo
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, time, timedelta, tzinfo
 from typing import Final, Protocol
@@ -159,14 +160,13 @@ class _WallTimes(ABC):
     def _change(self, before: datetime, after: datetime) -> float:
         """Return the second of the change between two moments."""
         low, high = int(before.timestamp()), int(after.timestamp())
-        old = _offset(datetime.fromtimestamp(low, UTC).astimezone(self.zone))
-        while high - low > 1:
-            middle = (low + high) // 2
-            if _offset(datetime.fromtimestamp(middle, UTC).astimezone(self.zone)) == old:
-                low = middle
-            else:
-                high = middle
-        return float(high)
+
+        def offset(second: int) -> timedelta:
+            return _offset(datetime.fromtimestamp(second, UTC).astimezone(self.zone))
+
+        old = offset(low)
+        seconds = range(low, high)
+        return float(low + bisect_left(seconds, True, key=lambda one: offset(one) != old))
 
 
 def _offset(moment: datetime) -> timedelta:

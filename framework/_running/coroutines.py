@@ -256,7 +256,7 @@ class Drive:
         args, kwargs, fn = task.args, task.kwargs, task.spec.fn
         assert args is not None
         if self._runner.interceptor is not None:
-            coroutine = run(self._runner.attempt_async, task, args, kwargs)
+            coroutine = run(self._runner.attempt_here, task, args, kwargs)
         else:
             run(set_current, task)
             coroutine = run(fn, *args, **kwargs) if kwargs else run(fn, *args)
@@ -358,13 +358,9 @@ class Drive:
         return raise_or_return(self._task) if self.in_place else None
 
 
-def _coroutine(awaitable: Any) -> Any:
-    """Return a coroutine, with ``send``, ``throw`` and ``close``, for any awaitable."""
-
-    async def wait(inner: Awaitable[Any]) -> Any:
-        return await inner
-
-    return wait(awaitable)
+async def _coroutine(awaitable: Awaitable[Any]) -> Any:
+    """Make a coroutine, with ``send``, ``throw`` and ``close``, of any awaitable."""
+    return await awaitable
 
 
 def _abandon_coroutine(run: Callable[..., Any], coroutine: Any, task: LiveTask) -> None:

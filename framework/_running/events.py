@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection
-from functools import partial
 from typing import Any
 
 from framework._records.records import TaskEvent, TaskRecord
@@ -151,8 +150,7 @@ class Events:
     def flush_submitted(self, task: LiveTask) -> None:
         """Publish that a task was submitted, in the context of the caller; as `flush` does."""
         carried: dict[str, str] = {}
-        for tracer in self.tracers:
-            _guarded(partial(_collect, carried, tracer, task))
+        self._tell(lambda tracer: carried.update(tracer.submitted(task) or {}))
         context = task.context
         if self.tracers and context is not None:
             context.run(CARRIED.set, carried)
@@ -171,24 +169,18 @@ class Events:
         self.flush(task)
         if self.tracers and task.bodies == 1 and context is not None:
             carried = context.get(CARRIED)
-            for tracer in self.tracers:
-                _guarded(partial(context.run, tracer.starting, task, carried))
+            self._tell(lambda tracer: context.run(tracer.starting, task, carried))
 
     def tell_leaving(
         self, task: LiveTask, kind: str, delay: float, error: BaseException | None
     ) -> None:
         """Tell the tracers that a task goes on in another process."""
+        self._tell(lambda tracer: tracer.leaving(task, kind, delay, error))
+
+    def _tell(self, call: Callable[[TaskTracer], object]) -> None:
+        """Call each tracer; an error is logged."""
         for tracer in self.tracers:
-            _guarded(partial(tracer.leaving, task, kind, delay, error))
-
-
-def _collect(carried: dict[str, str], tracer: TaskTracer, task: LiveTask) -> None:
-    carried.update(tracer.submitted(task) or {})
-
-
-def _guarded(call: Callable[[], object]) -> None:
-    """Call a tracer; its error is logged."""
-    try:
-        call()
-    except Exception:  # a user's tracer must not keep a task from running
-        _LOGGER.exception("a tracer raised an error")
+            try:
+                call(tracer)
+            except Exception:  # a user's tracer must not keep a task from running
+                _LOGGER.exception("a tracer raised an error")

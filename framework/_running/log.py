@@ -18,6 +18,7 @@ import logging
 import os
 import sys
 import traceback
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -247,65 +248,53 @@ class Tally:
 
     def __init__(self, ids: Mapping[str, int]) -> None:
         self.total = 0
-        self._ids = ids
-        self._groups: dict[str, dict[str, _Group]] = {state: {} for state in ids}
+        self._most = ids
+        # By state and function.
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._ids: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
 
     def add(self, state: str, task: TaskRecord) -> None:
         """Count *task* under *state*, one of those that the tally was made for."""
         self.total += 1
-        groups = self._groups[state]
-        group = groups.get(task.name)
-        if group is None:
-            group = groups[task.name] = _Group()
-        group.count += 1
-        if len(group.ids) < self._ids[state]:
-            group.ids.append(task.task_id)
+        group = state, task.name
+        self._counts[group] += 1
+        if len(self._ids[group]) < self._most[state]:
+            self._ids[group].append(task.task_id)
+
+    def _in(self, state: str) -> list[tuple[str, int]]:
+        """Return the functions of the tasks in a state, and how many of each, the most first."""
+        found = self._counts.most_common()
+        return [(name, count) for (its, name), count in found if its == state]
 
     def __str__(self) -> str:
         """Return how many there are, and how many in each state."""
-        counts = {
-            state: sum(group.count for group in groups.values())
-            for state, groups in self._groups.items()
-        }
+        counts = {state: sum(count for _, count in self._in(state)) for state in self._most}
         told = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
         return f"{self.total:,} {'task' if self.total == 1 else 'tasks'} ({told})"
 
     def lines(self, most: int) -> Iterator[str]:
         """Yield what to log about the tasks of each function, and about others than *most*."""
-        found = [
-            (group, name, state)
-            for state, groups in self._groups.items()
-            for name, group in sorted(groups.items(), key=lambda item: -item[1].count)
-        ]
-        for group, name, state in found[:most]:
-            yield from group.lines(name, state)
-        others = sum(group.count for group, _, _ in found[most:])
+        found = [(state, *one) for state in self._most for one in self._in(state)]
+        for state, name, count in found[:most]:
+            yield from _lines(f"{name} {state}", count, self._ids[state, name])
+        others = sum(count for _, _, count in found[most:])
         if others:
             yield f"{others:,} more, of other functions"
 
 
-class _Group:
-    """Tasks of one function in one state: how many there are, and some of their ids."""
-
-    __slots__ = ("count", "ids")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.ids: list[str] = []
-
-    def lines(self, name: str, state: str) -> Iterator[str]:
-        """Yield lines with the count and the ids; most have at most `_WIDTH` characters."""
-        head = f"{self.count:,} of {name} {state}: "
-        row: list[str] = []
-        for task_id in self.ids:
-            if row and len(head) + sum(len(one) + 2 for one in row) + len(task_id) > _WIDTH:
-                yield head + ", ".join(row)
-                head, row = f"more of {name} {state}: ", []
-            row.append(task_id)
-        left = self.count - len(self.ids)
-        if left:
-            row.append(f"and {left:,} more")
-        yield head + ", ".join(row)
+def _lines(what: str, count: int, ids: list[str]) -> Iterator[str]:
+    """Yield lines with the count of some tasks, and ids; most have `_WIDTH` characters at most."""
+    head = f"{count:,} of {what}: "
+    row: list[str] = []
+    for task_id in ids:
+        if row and len(head) + sum(len(one) + 2 for one in row) + len(task_id) > _WIDTH:
+            yield head + ", ".join(row)
+            head, row = f"more of {what}: ", []
+        row.append(task_id)
+    left = count - len(ids)
+    if left:
+        row.append(f"and {left:,} more")
+    yield head + ", ".join(row)
 
 
 class _TaskFields:

@@ -15,15 +15,16 @@ from framework.exceptions import (
     TaskTimeoutError,
 )
 
-MISLEADING: Final = (
+ENDING: Final = (
     SystemExit,
     KeyboardInterrupt,
     GeneratorExit,
-    StopIteration,
-    StopAsyncIteration,
     asyncio.CancelledError,
     concurrent.futures.CancelledError,
 )
+"""Errors that end the code that gets them, wherever they were meant to."""
+
+MISLEADING: Final = (*ENDING, StopIteration, StopAsyncIteration)
 """Errors that would end or mislead the code that waits for a task, so they are wrapped."""
 
 

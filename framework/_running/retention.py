@@ -59,10 +59,8 @@ class Retention:
         records = list(told)
         report_unread(records)
         ledger.calls.forget(records)
-        ids = []
-        for record in records:
-            ids.append(str(record.task_id))
-            if ledger.sinks:
+        if ledger.sinks:
+            for record in records:
                 ledger.publish_evicted(record)
-        if ids and self._forget is not None:
-            self._forget(ids)
+        if records and self._forget is not None:
+            self._forget([str(record.task_id) for record in records])

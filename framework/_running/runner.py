@@ -176,8 +176,8 @@ class Runner:
 
     # -- attempts with an interceptor
 
-    def attempt_async(self, task: LiveTask, args: Args, kwargs: Kwargs | None) -> Any:
-        """Start an attempt of an async task with the interceptor, in the task's context."""
+    def attempt_here(self, task: LiveTask, args: Args, kwargs: Kwargs | None) -> Any:
+        """Make an attempt with the interceptor, or start that of an async task, in its context."""
         set_current(task)
         return self._attempt(task, args, kwargs)
 
@@ -217,8 +217,7 @@ class Runner:
 
     def _run_again(self, task: LiveTask, args: Args, kwargs: Kwargs | None) -> None:
         try:
-            set_current(task)
-            result = self._attempt(task, args, kwargs)
+            result = self.attempt_here(task, args, kwargs)
         except BaseException as error:  # a body may raise anything, and must not end the thread
             self.endings.body_failed(task, error)
         else:
@@ -226,8 +225,7 @@ class Runner:
 
     async def _await_again(self, task: LiveTask, args: Args, kwargs: Kwargs | None) -> None:
         try:
-            set_current(task)
-            result = await self._attempt(task, args, kwargs)
+            result = await self.attempt_here(task, args, kwargs)
         except asyncio.CancelledError as error:
             self.endings.body_failed(task, error)
             raise

@@ -59,26 +59,26 @@ class TaskSpec:
             does; None until that is asked.
     """
 
-    __slots__ = (
-        "attempts_inside",
-        "check",
-        "needs_place",
-        "delay",
-        "description",
-        "engine_note",
-        "fn",
-        "holds",
-        "hooks",
-        "kind",
-        "label",
-        "level",
-        "name",
-        "options",
-        "requeue",
-        "special",
-        "task_id",
-        "timeout",
-    )
+    fn: Callable[..., Any]
+    name: str
+    label: Label
+    kind: Kind
+    check: Check | None
+    description: str
+    timeout: float | None
+    delay: float
+    hooks: Hooks | None
+    task_id: str | None
+    level: int
+    requeue: bool
+    needs_place: bool
+    special: tuple[str, ...]
+    options: CopyOptions
+    engine_note: Any
+    holds: bool | None
+    attempts_inside: bool
+
+    __slots__ = tuple(__annotations__)
 
     def __init__(
         self,
@@ -90,23 +90,21 @@ class TaskSpec:
     ) -> None:
         description = options["description"] or ""
         complete, error = options["on_complete"], options["on_error"]
-        self.fn: Callable[..., Any] = fn
-        self.name: str = name
-        self.label: Label = label_of(name, description)
-        self.kind: Kind = kind
-        self.check: Check | None = check
-        self.description: str = description
+        self.fn = fn
+        self.name = name
+        self.label = label_of(name, description)
+        self.kind = kind
+        self.check = check
+        self.description = description
         # Their checks turn timedeltas into seconds.
-        self.timeout: float | None = cast("float | None", options["timeout"])
-        self.delay: float = cast(float, options["delay"])
-        self.hooks: Hooks | None = (
-            None if complete is None and error is LOG else _hooks(complete, error)
-        )
-        self.task_id: str | None = options["task_id"]
-        self.level: int = PRIORITIES.index(options["priority"])
-        self.requeue: bool = options["on_restart"] == "requeue"
+        self.timeout = cast("float | None", options["timeout"])
+        self.delay = cast(float, options["delay"])
+        self.hooks = None if complete is None and error is LOG else _hooks(complete, error)
+        self.task_id = options["task_id"]
+        self.level = PRIORITIES.index(options["priority"])
+        self.requeue = options["on_restart"] == "requeue"
         # A submission of a plain function makes a spec, most often without any option.
-        self.needs_place: bool = options is not COPY.defaults and _needs_place(name, options)
+        self.needs_place = options is not COPY.defaults and _needs_place(name, options)
         special = []
         if self.delay:
             special.append("delay")
@@ -122,11 +120,11 @@ class TaskSpec:
             special += [one for one in ("unique", "max_running") if options[one]]
         if options["owner"]:
             special.append("owner")
-        self.special: tuple[str, ...] = tuple(special) if special else ()
-        self.options: CopyOptions = options
-        self.engine_note: Any = None
-        self.holds: bool | None = None
-        self.attempts_inside: bool = layer_of(fn) == "retry_task" and not is_wrapper(fn)
+        self.special = tuple(special) if special else ()
+        self.options = options
+        self.engine_note = None
+        self.holds = None
+        self.attempts_inside = layer_of(fn) == "retry_task" and not is_wrapper(fn)
 
     @property
     def priority(self) -> str:

@@ -182,8 +182,6 @@ def join_all(threads: Iterable[ThreadT], timeout: float | None) -> list[ThreadT]
     joined = []
     for thread in threads:
         joined.append(thread)
-        if end is None:
-            thread.join()
-        else:
-            thread.join(min(max(0.0, end - time.monotonic()), threading.TIMEOUT_MAX))
+        left = None if end is None else max(0.0, end - time.monotonic())
+        thread.join(None if left is None else min(left, threading.TIMEOUT_MAX))
     return [thread for thread in joined if thread.is_alive()]

@@ -58,8 +58,7 @@ class Crew:
     Args:
         max_workers: How many threads work at once, 1 or more.
         name_prefix: Threads are named ``<prefix>_<n>``.
-        initializer: Called first on each thread, or None.
-        initargs: Arguments for *initializer*.
+        initialize: Called first on each thread; None for nothing.
         queue_size: How many items may wait, 1 or more; None for no bound.
         outflow: Measures how fast the queue empties.
     """
@@ -70,8 +69,7 @@ class Crew:
         self,
         max_workers: int,
         name_prefix: str,
-        initializer: Callable[..., object] | None,
-        initargs: tuple[Any, ...],
+        initialize: Callable[[], object] | None,
         queue_size: int | None,
         outflow: Outflow,
     ) -> None:
@@ -93,8 +91,7 @@ class Crew:
         self.ended: dict[TaskStatus, int] = _NONE_ENDED.copy()
         self.timings: deque[tuple[float, float, float]] = deque(maxlen=_TIMINGS_KEPT)
         self._name_prefix = name_prefix
-        self._initializer = initializer
-        self._initargs = initargs
+        self._initialize = initialize
         self._started = 0
         self._outflow = outflow
         _CREWS.add(self)
@@ -264,10 +261,10 @@ class Crew:
 
     def begin(self) -> bool:
         """Run the initializer on a new thread; False if that broke the crew."""
-        if self._initializer is None:
+        if self._initialize is None:
             return True
         try:
-            self._initializer(*self._initargs)
+            self._initialize()
         except BaseException:  # as in the standard pool, any error breaks the pool
             _LOGGER.critical("Exception in initializer:", exc_info=True)
             self._break("A thread initializer failed, the thread pool is not usable anymore")
@@ -378,7 +375,7 @@ class Crew:
                 self._check_open()
             # The thread is given its first item here: it may be slow to come, and a shutdown
             # that cancels the queue may be quicker. Not before an initializer, which may block.
-            if self._initializer is None:
+            if self._initialize is None:
                 others = len(self.threads) - self.abandoned - self.spares.blocked
                 thread.first = self.spares.pick(others) if spare else self.queue.pick_first()
             try:

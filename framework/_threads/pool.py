@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from typing import Any, ClassVar, ParamSpec
 
 from framework._records import checks
@@ -91,8 +92,7 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
             # Attributes of the standard pool that the interface of this one shows as well.
             self._max_workers,
             str(self._thread_name_prefix),
-            initializer,
-            tuple(initargs),
+            None if initializer is None else partial(initializer, *initargs),
             queue_size,
             Outflow(self._clock.monotonic),
         )

@@ -107,7 +107,7 @@ class PoolThread(threading.Thread):
         started, ended, status = item.started, item.ended, item.status
         if started is None:
             # It was picked, but ended before it started; nobody else counts it.
-            status = _cancelled_if_pending(status)
+            status = TaskStatus.CANCELLED if status is TaskStatus.PENDING else status
         elif ended is not None:
             self.crew.timings.append((item.queued, started, ended))
         if started is None or ended is not None:
@@ -155,7 +155,3 @@ def forget_others() -> None:
     _POOL_THREADS.clear()
     if me is not None:
         _POOL_THREADS[threading.get_ident()] = me
-
-
-def _cancelled_if_pending(status: TaskStatus) -> TaskStatus:
-    return TaskStatus.CANCELLED if status is TaskStatus.PENDING else status

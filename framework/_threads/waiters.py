@@ -231,26 +231,23 @@ class LoopSleeper:
 
     def signal(self) -> None:
         """End the current wait, or else the next one; any thread."""
-        self._call(self._on_signal)
+        self._call(interrupted=False)
 
     def interrupt(self) -> None:
         """End the current wait and all later ones; any thread."""
-        self._call(self._on_interrupt)
+        self._call(interrupted=True)
 
-    def _call(self, fn: Callable[[], None]) -> None:
+    def _call(self, *, interrupted: bool) -> None:
         try:
-            self._loop.call_soon_threadsafe(fn)
+            self._loop.call_soon_threadsafe(self._end, interrupted)
         except RuntimeError:  # the loop is closed, so no coroutine sleeps on it
             self.interrupted = True
 
-    def _on_signal(self) -> None:
+    def _end(self, interrupted: bool) -> None:
+        self.interrupted |= interrupted
         self._signalled = True
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
-
-    def _on_interrupt(self) -> None:
-        self.interrupted = True
-        self._on_signal()
 
 
 def wake_all(waiters: Iterable[Waiter]) -> None:

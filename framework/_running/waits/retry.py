@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import math
 from collections.abc import Callable
 from typing import Final, TypeAlias, cast
 
-from framework._running.outcomes import PublishAgain, WorkerCrashError
+from framework._running.outcomes import ENDING, PublishAgain, WorkerCrashError
 from framework._tasks.options import RetryOptions
 from framework.exceptions import TaskCancelledError
 
@@ -18,16 +16,7 @@ Uniform: TypeAlias = Callable[[float, float], float]
 MAX_DELAY: Final = 1e9
 """Longest delay in seconds, about 31 years; also used if the exponential overflows."""
 
-_NEVER: Final = (
-    asyncio.CancelledError,
-    concurrent.futures.CancelledError,
-    TaskCancelledError,
-    SystemExit,
-    KeyboardInterrupt,
-    GeneratorExit,
-    WorkerCrashError,
-    PublishAgain,
-)
+_NEVER: Final = (*ENDING, TaskCancelledError, WorkerCrashError, PublishAgain)
 
 
 class RetryPolicy:
