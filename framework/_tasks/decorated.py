@@ -64,8 +64,8 @@ class Unbound(Decorated[P, C_co, Callable[P, R_co]], Protocol[P, C_co, R_co]):
     ) -> Decorated[Q, C, Callable[Concatenate[S, Q], R]]: ...
 
 
-class BackgroundFunction(Unbound[P, TaskId[T_co], R_co], Protocol[P, T_co, R_co]):
-    """A function whose call submits a task and returns its id immediately."""
+class Submitted(Unbound[P, C_co, R_co], Protocol[P, C_co, R_co]):
+    """A function whose call is a task."""
 
     @COPY.spelled_out_in_copies
     def options(self, **options: Unpack[CopyOptions]) -> Self:
@@ -80,13 +80,12 @@ class BackgroundFunction(Unbound[P, TaskId[T_co], R_co], Protocol[P, T_co, R_co]
         ...
 
 
-class AwaitableFunction(Unbound[P, Coroutine[Any, Any, T_co], R_co], Protocol[P, T_co, R_co]):
-    """A function whose call runs as a task; await the call to get the result."""
+class BackgroundFunction(Submitted[P, TaskId[T_co], R_co], Protocol[P, T_co, R_co]):
+    """A function whose call submits a task and returns its id immediately."""
 
-    @COPY.spelled_out_in_copies
-    def options(self, **options: Unpack[CopyOptions]) -> Self:
-        """Return a copy with other options; see `BackgroundFunction.options`."""
-        ...
+
+class AwaitableFunction(Submitted[P, Coroutine[Any, Any, T_co], R_co], Protocol[P, T_co, R_co]):
+    """A function whose call runs as a task; await the call to get the result."""
 
 
 class RetriedFunction(Unbound[P, T_co, T_co], Protocol[P, T_co]):

@@ -151,15 +151,15 @@ class FunctionCodec:
 
     __slots__ = ("name", "named", "others", "positional", "result", "rest")
 
-    def __init__(self, fn: Function) -> None:
-        self.name = name_of(fn)
-        hints = _hints(fn)
+    def __init__(self, fn: Function | None) -> None:
+        self.name = "a task" if fn is None else name_of(fn)
+        hints = {} if fn is None else _hints(fn)
         self.positional: list[tuple[str, _Codec]] = []
         self.named: dict[str, _Codec] = {}
         self.rest: tuple[str, _Codec] = ("args", _Codec(_ANY))
         self.others = _Codec(_ANY)
         self.result = _Codec(hints.get("return", _ANY))
-        signature = signature_of(fn)
+        signature = None if fn is None else signature_of(fn)
         kinds = inspect.Parameter
         for name, parameter in () if signature is None else signature.parameters.items():
             codec = _Codec(hints.get(name, _ANY))
@@ -303,17 +303,17 @@ def encode_result(fn: Function | None, value: Any) -> str:
         TypeError: If the result does not fit the annotation, or JSON cannot express it.
         ValueError: If the text is longer than `MAX_RESULT`.
     """
-    codec, name = _result_of(fn)
+    codec = codec_of(fn)
     try:
-        text = _to_json(codec.dump(value))
+        text = _to_json(codec.result.dump(value))
     except (ValueError, TypeError) as error:
         raise TypeError(
-            f"the result of {name} cannot be kept: given {_kind_of(value)}: "
+            f"the result of {codec.name} cannot be kept: given {_kind_of(value)}: "
             f"{_why(error)}; results are stored as JSON according to the return annotation"
         ) from None
     if len(text) > MAX_RESULT:
         raise ValueError(
-            f"the result of {name} takes {len(text):,} characters of JSON, but only "
+            f"the result of {codec.name} takes {len(text):,} characters of JSON, but only "
             f"{MAX_RESULT:,} are allowed: store the data and return its key instead"
         )
     return text
@@ -331,7 +331,7 @@ def decode_result(fn: Function | None, text: str) -> Any:
     """
     data = json.loads(text)
     try:
-        return _result_of(fn)[0].load(data)
+        return codec_of(fn).result.load(data)
     except (ValueError, TypeError):  # encoded with an annotation that has changed since
         return data
 
@@ -342,7 +342,7 @@ def settled(fn: Function | None, value: Any) -> tuple[Any, str | None]:
     The text is None if the result is immutable and can be encoded again at any time. Raises
     the same errors as `encode_result`.
     """
-    codec = _result_of(fn)[0]
+    codec = codec_of(fn).result
     if _fits_any_json(value) and codec.dump(value) is value:
         return value, None
     text = encode_result(fn, value)
@@ -491,8 +491,10 @@ def _kind_of(value: object) -> str:
 # -- codecs of functions
 
 
-def codec_of(fn: Function) -> FunctionCodec:
-    """Return the codec of a function, whose annotations are read only once."""
+def codec_of(fn: Function | None) -> FunctionCodec:
+    """Return the codec of a function, whose annotations are read only once; None is unknown."""
+    if fn is None:
+        return _UNKNOWN
     inner = bare_function(fn)
     try:
         found = _CODECS.get(inner)
@@ -504,13 +506,6 @@ def codec_of(fn: Function) -> FunctionCodec:
 
 
 _CODECS: Final[weakref.WeakKeyDictionary[Any, FunctionCodec]] = weakref.WeakKeyDictionary()
-
-
-def _result_of(fn: Function | None) -> tuple[_Codec, str]:
-    if fn is None:
-        return _UNKNOWN, "a task"
-    codec = codec_of(fn)
-    return codec.result, codec.name
 
 
 def _hints(fn: Function) -> dict[str, Any]:
@@ -537,4 +532,4 @@ def _adapter(annotation: Any) -> Any:  # Any: a TypeAdapter of whatever it is
         return None
 
 
-_UNKNOWN: Final = _Codec(_ANY)
+_UNKNOWN: Final = FunctionCodec(None)

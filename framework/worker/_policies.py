@@ -105,7 +105,7 @@ class WorkerPolicies(Policies):
 
     def leave(
         self,
-        policy: RetryPolicy | ThrottlePolicy,
+        policy: object,
         kind: str,
         delay: float,
         error: BaseException | None,

@@ -106,12 +106,7 @@ class Policies:
         return 0
 
     def leave(
-        self,
-        policy: RetryPolicy | ThrottlePolicy,
-        kind: str,
-        delay: float,
-        error: BaseException | None,
-        reason: str,
+        self, policy: object, kind: str, delay: float, error: BaseException | None, reason: str
     ) -> None:
         """Called before a wait: a worker's process ends it here, and has the task sent again."""
 
