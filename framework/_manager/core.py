@@ -166,7 +166,7 @@ class Core:
         requeuing = None if self.remote is not None else features.requeue
         self.requeued = Requeued(self.runner, self.places, requeuing)
         remote = None if self.remote is None else Remote(joined, self.remote, abilities.keeping)
-        self.durable = Durable(joined, self.runner, remote)
+        self.durable = Durable(joined, self.runner, remote, self.others)
         # In the order in which they are asked; see `partner`.
         partners: list[Partner | None] = [
             self.owners,

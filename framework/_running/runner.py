@@ -13,7 +13,7 @@ import asyncio
 import types
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from framework._records.records import Kind
 from framework._records.statuses import CANCELLED, FAILED, FINAL, PENDING
@@ -25,6 +25,9 @@ from framework._threads.clock import SystemClock
 from framework._threads.waiters import Mailboxes
 from framework.exceptions import TaskCancelledError
 from framework.protocols import Run, TaskEngine
+
+NOT_STARTED: Final = "it could not be started"
+"""The reason of a task that ends FAILED although its submission was checked and found good."""
 
 
 class Runner:
@@ -91,8 +94,7 @@ class Runner:
 
     def refuse(self, task: LiveTask, error: BaseException) -> None:
         """Make a task FAILED that could not be started."""
-        reason = "it could not be started"
-        self.endings.end(task, FAILED, error=error, reason=reason, only_from=PENDING)
+        self.endings.end(task, FAILED, error=error, reason=NOT_STARTED, only_from=PENDING)
         if task.kept:
             self.engine.withdraw(task)
         self.release_clock(task)

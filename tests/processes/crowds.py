@@ -127,6 +127,7 @@ class Crowd:
         workers: The workers.
         accepted: The kind of each id that was accepted, and the process that did so.
         asked: What came of cancellations.
+        refused: How many submissions of each kind were refused.
         found: What must not be, of earlier ids.
         ids: How many there were.
     """
@@ -139,6 +140,7 @@ class Crowd:
     workers: list[CeleryWorker] = field(default_factory=list)
     accepted: dict[str, tuple[str, str]] = field(default_factory=dict)
     asked: dict[str, str] = field(default_factory=dict)
+    refused: Counter[str] = field(default_factory=Counter)
     found: Counter[str] = field(default_factory=Counter)
     ends: Counter[str] = field(default_factory=Counter)
     ids: int = 0
@@ -201,8 +203,10 @@ class Crowd:
         with self.file.open("a", encoding="utf-8") as file:
             file.write(f"{word} {pid}\n")
 
-    def take(self, app: App, kinds: Mapping[str, str]) -> None:
-        """Note what an app has accepted."""
+    def take(self, app: App, answer: tuple[Mapping[str, str], list[str]]) -> None:
+        """Note what an app has accepted, and what it has refused."""
+        kinds, refused = answer
+        self.refused.update(refused)
         for task_id, kind in kinds.items():
             self.accepted.setdefault(task_id, (kind, str(app.pid)))
 
@@ -233,6 +237,7 @@ class Crowd:
             far=bool(self.servers),
             kept=bool(self.store),
             asked=self.asked,
+            refused=self.refused,
         )
         (self.folder / "said.json").write_text(
             json.dumps([self.accepted, said, self.asked]), encoding="utf-8"
@@ -242,6 +247,7 @@ class Crowd:
         self.ends.update(one[0] if one else "unknown" for one in said[0].values())
         self.accepted.clear()
         self.asked.clear()
+        self.refused.clear()
         self.file.replace(self.folder / "judged")
         self.file.touch()
 

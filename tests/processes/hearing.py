@@ -24,6 +24,9 @@ MAY_BE_LOST = {"plain", "retried", "late"}
 ENDS = {"failing": "failed", "retried": "failed", "late": "timeout"}
 """How the kinds end that do not end COMPLETED."""
 
+UNSTARTED = "could not be started"
+"""What is said of a task whose submission was refused, and what is wrong if none was."""
+
 Answer = Sequence[Any]
 """Status, result, attempts and reason of a task."""
 
@@ -105,6 +108,7 @@ def lies(
     far: bool = False,
     kept: bool = True,
     asked: Mapping[str, str] | None = None,
+    refused: Mapping[str, int] | None = None,
 ) -> Counter[str]:
     """Return how many ids there are for each thing that must not be, and each kind.
 
@@ -116,6 +120,8 @@ def lies(
             them again when one has died, and never end them INTERRUPTED.
         kept: Whether tasks outlive the process that accepted them, if that runs them.
         asked: What came of the cancellations that were asked for.
+        refused: How many submissions of each kind were refused. Others may have been given the id
+            of such a task in place of one of their own, and find it FAILED.
     """
     effects, found = Effects(text), Counter[str]()
     for task_id, kind in effects.kinds.items():
@@ -136,6 +142,8 @@ def lies(
         one = _Case(task_id, kind, effects, outcome, far, lost)
         for what in sorted({what for answer in known for what in one.wrong(*answer)}):
             found[f"{what}: {kind}"] += 1
+    for kind, times in (refused or {}).items():
+        found[f"{UNSTARTED}: {kind}"] -= times
     return +found
 
 
@@ -170,7 +178,7 @@ class _Case:
         elif status == "cancelled":
             yield from self._cancelled(reason)
         else:
-            yield from self._failed(status)
+            yield from self._failed(status, reason)
         if self.outcome == "cancelled" and status != "cancelled":
             yield "cancelled, and then not"
 
@@ -197,8 +205,10 @@ class _Case:
         if not self.effects.hurt.issuperset(self.effects.ended[self.task_id]):
             yield "cancelled, and ended"
 
-    def _failed(self, status: str) -> Iterator[str]:
-        if status != ENDS.get(self.kind) and not (status == "timeout" and self._ran_hurt):
+    def _failed(self, status: str, reason: str) -> Iterator[str]:
+        if UNSTARTED in reason and not self.effects.begun[self.task_id]:
+            yield UNSTARTED
+        elif status != ENDS.get(self.kind) and not (status == "timeout" and self._ran_hurt):
             yield f"{status} without a cause"
         elif status == "failed" and not self.effects.stopped[self.task_id]:
             yield "failed without an error"

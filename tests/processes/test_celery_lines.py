@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from framework import TaskId, TaskStatus, get_task_manager, setup_async_framework
+from framework import TaskId, TaskManager, TaskStatus, get_task_manager, setup_async_framework
 from framework._tasks.places import GRANTED, PlaceAnswer, PlaceRequest
 from framework.engines.celery import CeleryEngine
 from framework.engines.celery._messages import Message
@@ -19,13 +20,15 @@ from framework.engines.celery._redis.reports import Reports
 from framework.engines.celery._redis.state import State
 from framework.engines.celery._shared import lines as _lines
 from framework.engines.celery._shared.lines import RedisLines
-from framework.stores.sql import SQLStore
+from framework.exceptions import StoreUnavailableError
+from framework.stores.sql import SQLStore, _backlog
 from tests.patience import PATIENCE
 from tests.processes import celery_tasks
 from tests.processes.celery_app import make
 from tests.processes.servers import RedisServer
 from tests.processes.workers import client_of
 
+HEX = "[0-9a-f]{32}"
 HOLDER = "m|1|7"
 
 
@@ -322,3 +325,68 @@ async def test_a_place_that_comes_while_an_app_stops(
     async with app():
         found = [await get_task_manager().get_task(task_id) for task_id in ids]
         assert [one and one.status for one in found] == [TaskStatus.PENDING] * 2
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "refused"])
+async def test_a_duplicate_of_a_task_that_is_not_stored_yet(
+    celery_redis: RedisServer, sqlite_url: str, monkeypatch: pytest.MonkeyPatch, stored: bool
+) -> None:
+    """A durable submission returns the id of another app's task only if everybody can find it."""
+    key, path = uuid4().hex, sqlite_url.removeprefix("sqlite:///")
+    once = celery_tasks.mark.options(unique=True)
+    if not stored:
+        monkeypatch.setattr(_backlog, "SECURE_PATIENCE", 0.05)
+    async with AsyncExitStack() as stack:
+        writer = stack.enter_context(closing(sqlite3.connect(path, isolation_level=None)))
+
+        def rows(task_id: str) -> int:
+            query = "SELECT count(*) FROM asyncframe_tasks WHERE task_id = ?"
+            [[found]] = writer.execute(query, (task_id,))
+            return int(found)
+
+        async def submit(manager: TaskManager) -> tuple[str, int]:
+            task_id = await manager.submit(once, (key,))
+            return task_id, rows(task_id)
+
+        managers, placed, asked = list[TaskManager](), asyncio.Event(), asyncio.Event()
+        for event in (placed, asked):
+            engine, store = make(celery_redis.url, durable=True), SQLStore(sqlite_url, durable=True)
+            await stack.enter_async_context(setup_async_framework(None, engine=engine, store=store))
+            managers.append(get_task_manager())
+            # So that only the store has the task before it is published.
+            monkeypatch.setattr(engine, "keep", lambda *_: False)
+            part = store if event is placed else managers[-1]._core.others
+            name = "secure" if event is placed else "look_up"
+            monkeypatch.setattr(part, name, telling(event, getattr(part, name)))
+        writer.execute("BEGIN IMMEDIATE")
+        # 1 the first has its place, 2 it waits to be written, 3 the second is given its id.
+        one = asyncio.create_task(submit(managers[0]))
+        await asyncio.wait_for(placed.wait(), PATIENCE)
+        two = asyncio.create_task(submit(managers[1]))
+        known = asyncio.create_task(asked.wait())
+        await asyncio.wait([two, known], return_when=asyncio.FIRST_COMPLETED)
+        if not stored:
+            with pytest.raises(StoreUnavailableError, match=r"^the store has not written "):
+                await one
+        writer.execute("ROLLBACK")
+        if stored:
+            task_id, _ = await one
+            assert await two == (task_id, 1)
+        else:
+            with pytest.raises(
+                StoreUnavailableError,
+                match=rf"^task {HEX} of another process, which is used instead, was refused: ",
+            ):
+                await two
+        known.cancel()
+
+
+def telling(event: asyncio.Event, call: Callable[..., Any]) -> Callable[..., Any]:
+    """Return *call*, which sets the event of the running loop first."""
+    loop = asyncio.get_running_loop()
+
+    def told(*args: Any) -> Any:
+        loop.call_soon_threadsafe(event.set)
+        return call(*args)
+
+    return told

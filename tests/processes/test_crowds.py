@@ -90,6 +90,11 @@ WRONG: list[tuple[dict[str, Any], str, set[str]]] = [
     ({"b": ["running", None, 1, ""]}, "", {"never ended: requeued"}),
     ({"b": ["interrupted", None, 1, ""]}, "", {"interrupted without a cause: requeued"}),
     ({"b": ["failed", None, 1, ""]}, "", {"failed without a cause: requeued"}),
+    (
+        {"b": ["failed", None, 0, "it could not be started"]},
+        "",
+        {"failed without a cause: requeued"},
+    ),
     ({"b": ["completed", "a", 1, ""]}, "", {"wrong result: requeued"}),
     ({"a": ["completed", "a", 1, ""]}, "", {"completed without an end: plain"}),
     (
@@ -125,6 +130,11 @@ def test_lies_are_found() -> None:
         "other attempts: requeued": 1,
         "failed without a cause: requeued": 1,
     }
+    # One that never began has failed only if a submission was refused.
+    unstarted = {**GOOD, "b": ["failed", None, 0, "it could not be started"]}
+    text = DONE.replace("begin b 2 requeued 0\n", "").replace("end b 2 requeued 0\n", "")
+    assert set(lies(ACCEPTED, [unstarted], text)) == {"could not be started: requeued"}
+    assert lies(ACCEPTED, [unstarted], text, refused={"requeued": 1}) == {}
     assert set(lies(ACCEPTED, [GOOD], DONE, asked={"b": "cancelled"})) == {
         "cancelled, and then not: requeued"
     }

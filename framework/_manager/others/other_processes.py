@@ -170,6 +170,12 @@ class OtherProcesses:
         """Request a task's cancellation; False if it is unknown or final."""
         return await self.call(partial(self._directories.request_cancel, task_id))
 
+    # -- from either
+
+    def look_up(self, task_id: str) -> Steps[TaskRecord | None]:
+        """Wait for a task's record as `find` does, in steps for `block` or `suspend`."""
+        return self._ask(Question(task_id), None)
+
     # -- from a thread
 
     def block_until_final(self, task_id: str, timeout: float | None) -> TaskRecord | None:

@@ -5,12 +5,15 @@ See `protocols.SharedStore.durable` and `protocols.KeepingEngine.durable`.
 
 from __future__ import annotations
 
+from framework._manager.others.other_processes import OtherProcesses
 from framework._manager.submitting.partner import Joined, Partner
 from framework._manager.submitting.remote import Remote
-from framework._running.runner import Runner
+from framework._records.statuses import FAILED
+from framework._running.runner import NOT_STARTED, Runner
 from framework._tasks.live import LiveTask
 from framework._tasks.places import Existing
 from framework._threads.waiters import Reply, Steps
+from framework.exceptions import StoreUnavailableError
 from framework.protocols import KeepingEngine, SharedStore
 
 
@@ -21,13 +24,17 @@ class Durable(Partner):
         joined: The partners of all submissions.
         runner: Ends a task whose record cannot be written; has the ledger with the store.
         remote: Lets the engine note tasks before they are started; None without one.
+        others: Finds tasks of other processes.
 
     Attributes:
         is_needed: Whether submissions have to wait for that.
     """
 
-    def __init__(self, joined: Joined, runner: Runner, remote: Remote | None) -> None:
+    def __init__(
+        self, joined: Joined, runner: Runner, remote: Remote | None, others: OtherProcesses
+    ) -> None:
         self._runner = runner
+        self._others = others
         self._remote = remote
         self._parts: list[SharedStore | KeepingEngine] = []
         shared, keeper = runner.ledger.shared, None if remote is None else remote.keeper
@@ -43,14 +50,15 @@ class Durable(Partner):
         """Wait until the record of a task is stored safely.
 
         Args:
-            task: The task. That of another process is in the store, or nobody knew of it.
+            task: The task. One of another process may still be written there.
             own: Whether it is being submitted here.
 
         Raises:
             StoreUnavailableError: If that takes too long; the task is FAILED then. Whoever submits
-                it is told as well.
+                it is told as well, and in another process whoever got its id for it.
         """
         if not isinstance(task, LiveTask):
+            yield from self._require_stored(task.task_id)
             return
         reply = Reply[BaseException | None](self._runner.ledger.clock, self._runner.boxes)
         self._ask(task, reply)
@@ -70,6 +78,19 @@ class Durable(Partner):
             raise error
         if own:
             task.secured = True
+
+    def _require_stored(self, task_id: str) -> Steps[None]:
+        """Wait until everybody can find the task of another process that is used instead.
+
+        Raises:
+            StoreUnavailableError: If nobody can, or its own submission was refused.
+        """
+        found = yield from self._others.look_up(task_id)
+        if found is None or (found.status is FAILED and found.reason == NOT_STARTED):
+            why = "was not stored" if found is None else f"was refused: {found.error}"
+            raise StoreUnavailableError(
+                f"task {task_id} of another process, which is used instead, {why}; submit it again"
+            )
 
     def _ask(self, task: LiveTask, reply: Reply[BaseException | None]) -> None:
         """Give the first error to *reply*, or None when all parts have the task."""

@@ -28,7 +28,7 @@ from framework._records.records import TaskRecord
 from framework._records.statuses import PENDING, TaskStatus
 from framework._running.coroutines import Drive
 from framework._running.endings import Ends
-from framework._running.runner import Runner
+from framework._running.runner import NOT_STARTED, Runner
 from framework._tasks.current import hook_owner
 from framework._tasks.live import Home, HomeCore, LiveTask, current_home
 from framework._tasks.places import Existing
@@ -246,7 +246,7 @@ class Intake:
             is_stored: Whether other processes have seen it, so that they must see its end.
         """
         task.ended = self._monotonic()
-        task.error, task.reason = error, "it could not be started"
+        task.error, task.reason = error, NOT_STARTED
         task.args = task.context = None
         # Not by the ledger, which has never counted it.
         task.status = TaskStatus.FAILED

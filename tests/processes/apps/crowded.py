@@ -5,11 +5,12 @@ It is run as a module, and Celery workers import it. The environment says what i
 Celery, what `celery_app` reads. It takes orders, a line of JSON each, and answers with a line each:
 
 - ``["submit", count, kinds]``: submits *count* tasks of each kind; the answer has the kind of
-  each id whose submission has returned.
+  each id whose submission has returned, and the kinds of those that were refused.
 - ``["map", count]``: runs a function for so many items; the answer is that of "submit".
 - ``["cancel", ids]``: what came of it for each id.
 - ``["settle", ids, seconds]``: waits until they have ended, for so long at most.
-- ``["look", ids]``: status, result, attempts and reason of each id, or null if it is unknown.
+- ``["look", ids]``: status, result, attempts and reason of each id, or null if it is unknown; the
+  error is part of the reason.
 - ``["drain", ids]``: leaves the framework, and then looks.
 
 Each function appends ``begin <id> <pid> <kind> <key>`` to the file, and ``end`` or, when it
@@ -132,27 +133,31 @@ KINDS["delayed"] = KINDS["requeued"].options(delay=2.0)
 NUMBERS = count()
 
 
-async def submit(manager: TaskManager, many: int, kinds: list[str]) -> dict[str, str]:
-    """Submit tasks; return the kind of each that was accepted."""
-    found = {}
+Accepted = tuple[dict[str, str], list[str]]
+
+
+async def submit(manager: TaskManager, many: int, kinds: list[str]) -> Accepted:
+    """Submit tasks; return the kind of each that was accepted, and the kinds of the others."""
+    found, refused = dict[str, str](), list[str]()
     for _ in range(many):
         key = next(NUMBERS) % KEYS
         for kind in kinds:
             try:
                 task_id = await manager.submit(KINDS[kind], (f"{kind} {key}",))
-            except FrameworkError:  # it is refused, and never runs
-                continue
-            found[str(task_id)] = kind
-    return found
+            except FrameworkError:  # it never runs
+                refused.append(kind)
+            else:
+                found[str(task_id)] = kind
+    return found, refused
 
 
-async def run_map(manager: TaskManager, many: int) -> dict[str, str]:
+async def run_map(manager: TaskManager, many: int) -> Accepted:
     """Run a function for many items; return the kind of each task."""
     items = [f"plain {number % KEYS}" for number in range(many)]
     run = manager.map(KINDS["plain"], items, max_running=5)
     found = {str(one.task.task_id): "plain" async for one in run}
     assert (len(found), run.ended) == (many, many)
-    return found
+    return found, []
 
 
 async def cancel(manager: TaskManager, ids: list[str]) -> dict[str, str]:
@@ -169,11 +174,16 @@ async def settle(manager: TaskManager, ids: list[str], seconds: float) -> bool:
     return True
 
 
+def why(task: Any) -> str:  # Any: a record
+    """Return the reason of a task and its error, "" for neither."""
+    return f"{task.reason}{task.error or ''}"
+
+
 async def look(manager: TaskManager, ids: list[str]) -> dict[str, Any]:
     """Return what this process knows of each task."""
     found = await asyncio.gather(*map(manager.get_task, ids))
     return {
-        task_id: task and [task.status.value, task.result, task.attempts, task.reason or ""]
+        task_id: task and [task.status.value, task.result, task.attempts, why(task)]
         for task_id, task in zip(ids, found, strict=True)
     }
 
