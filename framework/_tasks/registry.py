@@ -66,9 +66,14 @@ def find_spec(name: str) -> TaskSpec | None:
     function = find_function(name)
     if function is None:
         return None
+    return task_spec(function) or spec_for(function)
+
+
+def task_spec(function: object) -> TaskSpec | None:
+    """Return the spec that a function has as a task; None for any other."""
     schedule = getattr(function, "__asyncframe_schedule__", None)
     spec = getattr(function, "__asyncframe_spec__", None) or getattr(schedule, "spec", None)
-    return spec if isinstance(spec, TaskSpec) else spec_for(function)
+    return spec if isinstance(spec, TaskSpec) else None
 
 
 @contextmanager

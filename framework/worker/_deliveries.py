@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final, NoReturn
 
 from celery.exceptions import Reject
@@ -140,7 +141,7 @@ def _deliver(engine: CeleryEngine, outpost: Outpost, message: Message, free: boo
     if verdict.kind == "busy":
         # Not dropped: if the other process dies, this is the only message.
         pause = min(max(verdict.left, 0.0) + _AWAY, _settings.HOLD)
-        _send(engine, message.replace(due=outpost.clock.time() + pause))
+        _send(engine, replace(message, due=outpost.clock.time() + pause))
     elif verdict.kind == "again":
         state.repeated(message.task_id)
         _send_next(engine, Message.from_json(json.loads(verdict.message)))
@@ -153,10 +154,6 @@ def _deliver(engine: CeleryEngine, outpost: Outpost, message: Message, free: boo
 
 _EARLY: Final = 0.001
 _DROPPED: Final = Outcome(None)
-
-
-def _ended(message: Message, status: TaskStatus, error: BaseException | None = None) -> Outcome:
-    return Outcome(status, message.task_id, message.name, error)
 
 
 def _end(
@@ -184,7 +181,7 @@ def _end(
         error="" if error is None else wire.encode_error(error),
         reason=reason,
     )
-    return _ended(message, status, error)
+    return Outcome(status, message.task_id, message.name, error)
 
 
 def _over(state: State, message: Message, status: str) -> Outcome:
@@ -192,11 +189,11 @@ def _over(state: State, message: Message, status: str) -> Outcome:
     if message.turn:
         # It was cancelled while it waited, and would delay those behind it.
         Windows(state).leave(message.turn, message.task_id)
-    end = TaskStatus(status) if status else None
-    made = None if end is None else TRAITS[end].error
-    if end is None or made is None:  # the delivery that has ended it has told Celery
+    made = TRAITS[TaskStatus(status)].error if status else None
+    if made is None:  # the delivery that has ended it has told Celery
         return _DROPPED
-    return _ended(message, end, made(message.task_id, message.name))
+    task_id, name = message.task_id, message.name
+    return Outcome(TaskStatus(status), task_id, name, made(task_id, name))
 
 
 def _run(engine: CeleryEngine, outpost: Outpost, message: Message, attempts: int) -> Outcome:
@@ -237,7 +234,8 @@ def _following(message: Message, outcome: PublishAgain, left: float | None, now:
     if left is not None and not waited:
         # A delay beyond the limit ends with it, as TIMEOUT.
         delay, left = min(delay, left), left - delay
-    return message.replace(
+    return replace(
+        message,
         seq=message.seq + 1,
         attempt=message.attempt + (0 if waited else 1),
         waited=waited,

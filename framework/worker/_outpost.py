@@ -18,6 +18,7 @@ import threading
 import types
 from contextvars import Context
 from dataclasses import dataclass, replace
+from traceback import walk_stack
 from typing import Any, Final
 
 from framework._manager.core import Parts
@@ -347,11 +348,7 @@ def _not_renewed(error: Exception) -> None:
 def _place_of(task: LiveTask) -> str:
     """Return the line that a function on a thread executes, for people; "" if unknown."""
     frame = sys._current_frames().get(task.delivery.thread)
-    frames: list[types.FrameType] = []
-    while frame is not None:
-        frames.append(frame)
-        frame = frame.f_back
-    return place(frames, None) if frames else ""
+    return "" if frame is None else place([one for one, _ in walk_stack(frame)], None)
 
 
 _LONGEST: Final = 2_000

@@ -1,4 +1,4 @@
-"""A delivery in the worker's main process, while a process of its pool runs it."""
+"""A delivery in the worker's main process: it becomes a task of its function, which a pool runs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from billiard.exceptions import TimeLimitExceeded
 from celery import states
 from celery.worker.request import Request
 from celery.worker.state import task_ready
+from celery.worker.strategy import default
 
 from framework._records.statuses import PENDING, RUNNING, TIMEOUT
 from framework._tasks import wire
@@ -20,6 +21,9 @@ from framework.engines.celery._tasks import keep_end
 from framework.worker._outcomes import RevokedError, UnsaidError, insist
 
 _LOGGER = logging.getLogger("asyncframe")
+
+_NAME: Final = "shadow"
+"""The header of a message with its function's name."""
 
 _LATE: Final = 1.0
 """Seconds after which a limit that is noticed late was noticed by a worker that was away."""
@@ -126,3 +130,30 @@ class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
             name="asyncframe-failure",
             daemon=True,
         ).start()
+
+
+def by_function(task: Any, app: Any, consumer: Any, **options: Any) -> Any:
+    """Return what takes a message of the general task, as Celery's own strategy does.
+
+    If the worker has a task for the function, the message becomes one of that task. So logs,
+    monitors and signal handlers see the function's name. A function that was registered too
+    late for that, or that the worker does not know, keeps the general task.
+
+    Args:
+        task: The general task.
+        app: The Celery app.
+        consumer: The consumer of the worker, with the strategies of all tasks.
+        options: Further arguments of Celery's strategy.
+    """
+    tasks = task.asyncframe_engine.tasks
+    general = default(task, app, consumer, **options)
+
+    def take(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any) -> Any:
+        name = message.headers.get(_NAME)
+        strategy = consumer.strategies.get(name) if tasks.is_ours(name) else None
+        if strategy is None or name == task.name:
+            return general(message, body, ack, reject, callbacks)
+        message.headers["task"] = name
+        return strategy(message, body, ack, reject, callbacks)
+
+    return take

@@ -16,7 +16,7 @@ from celery.utils.imports import symbol_by_name
 
 import framework.worker
 from framework.engines.celery import _worker_side
-from framework.engines.celery._priorities import levels
+from framework.engines.celery._settings import levels
 from tests.children import python
 from tests.processes.servers import RedisServer
 from tests.processes.workers import CeleryWorker

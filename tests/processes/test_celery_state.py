@@ -251,7 +251,7 @@ def test_again_after_a_cancellation(state: State) -> None:
 def test_waiting_for_a_throttle_is_no_attempt(state: State) -> None:
     """A task that comes back from a throttle continues the same attempt."""
     state.start(message(), "me|1|1")
-    waited = message(1).replace(waited=True)
+    waited = replace(message(1), waited=True)
     state.again(waited, "me|1|1", "throttled", 1.0, "", "")
     assert state.start(waited, "me|1|1").attempts == 1
 

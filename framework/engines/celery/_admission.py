@@ -11,7 +11,7 @@ from framework._tasks.options import NORMAL
 from framework._tasks.specs import TaskSpec
 from framework._tasks.wire import FunctionCodec, codec_of
 from framework.engines.celery._messages import Functions, Message, signature_hash
-from framework.engines.celery._priorities import level_of, require_levels
+from framework.engines.celery._settings import level_of, require_levels
 from framework.protocols import EngineTask, TaskFunction
 
 _NO_LIMIT: Final = 300.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, Self
 
 from framework._tasks import registry
@@ -94,10 +94,6 @@ class Message:
         """Return the error of the task if it reaches its limit."""
         return TaskTimeoutError(self.task_id, self.name, self.limit or 0.0)
 
-    def replace(self, **changed: Any) -> Self:
-        """Return a copy with other fields."""
-        return replace(self, **changed)
-
     @classmethod
     def from_json(cls, given: object) -> Self:
         """Return the message in a JSON object, checked.
@@ -155,12 +151,7 @@ class Functions:
 
     def spec(self, name: str) -> TaskSpec | None:
         """Return the function registered by *name*, or None; imports nothing."""
-        found = registry.find_function(name)
-        spec = getattr(found, "__asyncframe_spec__", None)
-        if not isinstance(spec, TaskSpec):
-            schedule = getattr(found, "__asyncframe_schedule__", None)
-            spec = getattr(schedule, "spec", None)
-        return spec if isinstance(spec, TaskSpec) else self._plain.get(name)
+        return registry.task_spec(registry.find_function(name)) or self._plain.get(name)
 
     def name_of(self, spec: TaskFunction) -> str | None:
         """Return the name by which a worker finds the function of *spec*, or None."""

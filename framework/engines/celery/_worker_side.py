@@ -26,7 +26,7 @@ SIGNALS: Final = (
 REQUEST: Final = f"{_WORKER}._request:RemoteRequest"
 """The request class of our tasks; Celery itself looks it up."""
 
-STRATEGY: Final = f"{_WORKER}._strategy:by_function"
+STRATEGY: Final = f"{_WORKER}._request:by_function"
 """What takes messages of the general task; Celery itself looks it up."""
 
 

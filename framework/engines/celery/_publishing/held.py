@@ -14,6 +14,8 @@ from typing import Any, Final
 
 import redis
 
+from framework.engines.celery._publishing.sender import connection_to
+
 _FIND: Final = r"""
 local function find(text)
   -- Of our own text nothing but the id stands in this part of a message.
@@ -121,6 +123,5 @@ def held(app: Any) -> Iterator[Held]:  # Any: Celery has no types
     Raises:
         Exception: What the transport raises if it cannot be reached.
     """
-    limits = {"socket_connect_timeout": 2.0, "socket_timeout": 5.0, "retry_on_timeout": False}
-    with app.connection_for_write(connect_timeout=2.0, transport_options=limits) as connection:
+    with connection_to(app) as connection:
         yield Held(connection.default_channel)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from framework.engines.celery._messages import Message
-from framework.engines.celery._priorities import levels
+from framework.engines.celery._settings import levels
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -91,19 +91,7 @@ class Sender:
 
     def _open(self) -> Any:
         if self._producer is None:
-            self._connection = self.app.connection_for_write(
-                connect_timeout=2.0,
-                # No thread here would answer heartbeats; the next message finds a broken one.
-                heartbeat=0,
-                # The first three are for Redis, the others for RabbitMQ.
-                transport_options={
-                    "socket_connect_timeout": 2.0,
-                    "socket_timeout": _ANSWER,
-                    "retry_on_timeout": False,
-                    "read_timeout": _ANSWER,
-                    "write_timeout": _ANSWER,
-                },
-            )
+            self._connection = connection_to(self.app)
             self._producer = self.app.amqp.Producer(self._connection)
         return self._producer
 
@@ -115,6 +103,23 @@ class Sender:
                 connection.release()
             except Exception:  # it is broken, so there is nothing to release
                 _LOGGER.debug("a broker connection did not close", exc_info=True)
+
+
+def connection_to(app: Any) -> Any:
+    """Return a connection to the broker of a Celery app, whose calls block for a few seconds."""
+    return app.connection_for_write(
+        connect_timeout=2.0,
+        # No thread here would answer heartbeats; the next message finds a broken one.
+        heartbeat=0,
+        # The first three are for Redis, the others for RabbitMQ.
+        transport_options={
+            "socket_connect_timeout": 2.0,
+            "socket_timeout": _ANSWER,
+            "retry_on_timeout": False,
+            "read_timeout": _ANSWER,
+            "write_timeout": _ANSWER,
+        },
+    )
 
 
 def route(

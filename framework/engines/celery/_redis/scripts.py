@@ -291,18 +291,11 @@ return join(ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1', tonumber(ARGV[5]), ARGV[
 """Ask for a place: 1, or 0 and the ids of the others who have one, and of those who wait."""
 
 LEAVE_LINES: Final = script("""
--- ARGV: id
-leave()
+-- ARGV: id, whether it may have been published ('1')
+if ARGV[2] == '1' or get('status') == '' then leave() end
 return 1
 """)
-"""Take a task out of all lines."""
-
-DROP: Final = script("""
--- ARGV: id
-if get('status') == '' then leave() end
-return 1
-""")
-"""Take a task out of all lines, unless it was published."""
+"""Take a task out of all lines, or only if it was not published."""
 
 LOOK: Final = script("""
 -- ARGV: id, lines. Drops tasks of dead processes, so that those who wait go on.

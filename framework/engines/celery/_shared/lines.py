@@ -99,7 +99,7 @@ class RedisLines:
                 return
             for line in lines:
                 self._asked.pop((task_id, line), None)
-            self._put(partial(self._state.change, scripts.LEAVE_LINES, task_id))
+            self._put(partial(self._state.change, scripts.LEAVE_LINES, task_id, "1"))
 
     def stay_alive(self) -> None:
         """Renew this process's sign of life from now on, even without tasks in lines."""
@@ -156,7 +156,7 @@ class RedisLines:
             # First: it is enough for the others, who then look for themselves.
             self._state.client.delete(self._alive)
             for task_id in ids:
-                self._state.change(scripts.DROP, task_id)
+                self._state.change(scripts.LEAVE_LINES, task_id, "")
         except Exception as error:  # Redis is unavailable; the others find it out by themselves
             _LOGGER.debug("places are not given back: %s", safe_str(error))
 
