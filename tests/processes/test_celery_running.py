@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -119,8 +120,8 @@ async def test_arguments_that_the_worker_does_not_take(
     """A worker whose function takes less than that of the app does not call it."""
     name = "tests.processes.celery_tasks.mark"
     spec = celery_engine.functions.specs()[name]
-    newer = (celery_engine.admission, name, lambda *_: f'[["{key}", "done", "more"], {{}}]')
-    monkeypatch.setattr(spec, "engine_note", newer)
+    codec = SimpleNamespace(encode=lambda *_: f'[["{key}", "done", "more"], {{}}]')
+    monkeypatch.setattr(spec, "engine_note", (celery_engine.admission, name, codec))
     task_id = await manager.submit(celery_tasks.mark, (key,))
     with pytest.raises(
         TypeError, match=r"^mark\(\) takes from 1 to 2 positional arguments but 3 were given$"
