@@ -106,8 +106,8 @@ class _ControlledCrew(Crew):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._held: dict[Item, Queued] = {}
-        self._admitted: dict[Item, Queued] = {}
-        self._out: set[Item] = set()
+        # What was admitted and has not ended.
+        self._out: dict[Item, Queued] = {}
         self._closing = False
 
     @property
@@ -165,9 +165,8 @@ class _ControlledCrew(Crew):
             queued = self._held.pop(item, None)
             if queued is None:
                 return
-            self._admitted[item] = queued
+            self._out[item] = queued
             queued.admitted = True
-            self._out.add(item)
             self.submitted -= 1
             closing, self._closing = self._closing, False
             refused = super().put_all((item,))
@@ -179,8 +178,7 @@ class _ControlledCrew(Crew):
 
     def _forget(self, item: Item) -> None:
         with self.lock:
-            queued = self._admitted.pop(item, None)
-            self._out.discard(item)
+            queued = self._out.pop(item, None)
         if queued is not None:
             self.control.withdrawn(queued)
 
@@ -196,13 +194,13 @@ class _ControlledCrew(Crew):
     def begin_item(self, item: Item) -> Queued:
         """Record the start of an item, and return its `Queued`."""
         with self.lock:
-            queued = self._admitted.pop(item, None)
+            queued = self._out.get(item)
         return queued or Queued(item, "thread", lambda: None)
 
     def end_item(self, item: Item) -> None:
         """Record the end of an item."""
         with self.lock:
-            self._out.discard(item)
+            self._out.pop(item, None)
 
     def discard(self, item: Item) -> bool:
         """Remove a waiting *item*; False if it has started."""
@@ -247,7 +245,7 @@ class _ControlledCrew(Crew):
         """Abandon the thread that runs *item*; another item may start."""
         super().abandon(item)
         with self.lock:
-            self._out.discard(item)
+            self._out.pop(item, None)
         self.control.freed()
 
     def close(self, *, drop: bool) -> list[Item]:
@@ -339,7 +337,8 @@ class ControlledEngine(LocalEngine):
         if not self._hold:
             super().start(task, kind, run)
         elif kind == "thread":
-            self.start_thread(task, run)
+            task.handler = run
+            self._dispatch([task])
         else:
             self.loop_of(task)
             queued = Queued(task, kind, lambda: self._admit(task, run))

@@ -125,11 +125,6 @@ class LocalEngine:
             )
         return task.loop
 
-    def start_thread(self, task: EngineTask, run: Run) -> None:
-        """Hand a task to the pool immediately, also on a loop's thread."""
-        task.handler = run
-        self._dispatch([task])
-
     def place_of(self, task: EngineTask) -> tuple[int, int] | None:
         """Return a task's position among those that wait for a thread, from 1, and how many wait.
 

@@ -255,7 +255,7 @@ def _send(engine: CeleryEngine, message: Message) -> None:
     wait = max(message.due - SystemClock().time(), 0.0)
     if wait > _settings.HOLD:
         # The last hold is short enough for a full run after it.
-        longest = engine.visibility() - _settings.MARGIN / 2
+        longest = _settings.visibility(engine.app) - _settings.MARGIN / 2
         wait = min(wait - _settings.HOLD / 2, longest)
     with PROCESS.sending:
         PROCESS.sender.send(message, wait)

@@ -64,7 +64,6 @@ class Delivery:
     Attributes:
         attempt: Number of earlier attempts of the function's retry.
         limit: The task's full limit in seconds; less of it may be left.
-        started: Monotonic second at which the function started here.
         again: Set if it continues in a later delivery.
         told: Monotonic second of the last progress report.
         lost: Whether another process has the lease.
@@ -74,7 +73,6 @@ class Delivery:
 
     attempt: int
     limit: float | None
-    started: float = 0.0
     again: PublishAgain | None = None
     told: float = 0.0
     lost: bool = False
@@ -88,11 +86,9 @@ class _Endings(Endings):
     def body_failed(self, task: LiveTask, error: BaseException) -> None:
         """End a task whose function raised, unless it is published again."""
         delivery: Delivery | None = task.delivery
-        if delivery is None or not isinstance(error, PublishAgain | SystemExit):
-            super().body_failed(task, error)
-        elif isinstance(error, PublishAgain):
+        if delivery is not None and isinstance(error, PublishAgain):
             delivery.again = error
-        elif not dying():
+        elif delivery is None or not (isinstance(error, SystemExit) and _DYING.is_set()):
             super().body_failed(task, error)
 
     def is_unseen(self, task: LiveTask, waiters: dict[Waiter, None], in_place: bool) -> bool:
@@ -181,7 +177,6 @@ class Outpost:
         self._running[task.task_id] = task
         self._leases.wake()
         try:
-            task.delivery.started = self.clock.monotonic()
             if spec.kind == "thread":
                 task.delivery.thread = threading.get_ident()
                 self._core.runner.runs["thread"](task)
@@ -190,8 +185,11 @@ class Outpost:
         finally:
             self._running.pop(task.task_id, None)
         if not task.status.is_final:
-            self._tell_leaving(task)
-        if dying():
+            again: PublishAgain | None = task.delivery.again
+            kind = "interrupted" if again is None else again.kind
+            delay, why = (0.0, None) if again is None else (again.delay, again.error)
+            self._core.ledger.tell_leaving(task, kind, delay, why)
+        if _DYING.is_set():
             # Ended by a signal: another process gets the task, unless it is final.
             raise SystemExit
         return self._outcome(task)
@@ -227,12 +225,6 @@ class Outpost:
 
         self._loop.call_soon_threadsafe(begin)
         done.wait()
-
-    def _tell_leaving(self, task: LiveTask) -> None:
-        again: PublishAgain | None = task.delivery.again
-        kind = "interrupted" if again is None else again.kind
-        delay, error = (0.0, None) if again is None else (again.delay, again.error)
-        self._core.ledger.tell_leaving(task, kind, delay, error)
 
     def _outcome(self, task: LiveTask) -> Outcome | PublishAgain:
         delivery: Delivery = task.delivery
@@ -354,12 +346,8 @@ def _place_of(task: LiveTask) -> str:
 _LONGEST: Final = 2_000
 
 
-_DYING = threading.Event()
-
-
-def dying() -> bool:
-    """Return whether a signal has asked this process to end."""
-    return _DYING.is_set()
+_DYING: Final = threading.Event()
+"""Set once a signal has asked this process to end."""
 
 
 def watch_signal() -> None:

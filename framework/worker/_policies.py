@@ -37,8 +37,7 @@ class WorkerPolicies(Policies):
         """Count a call in the window of all workers; see `Policies.take`."""
         record = current_record.get()
         options = policy.options
-        waits = options["when_limited"] == "wait" and record is not None
-        who = record.task_id if waits and record is not None else ""
+        who = record.task_id if record is not None and options["when_limited"] == "wait" else ""
         window = window_key(policy, key)
         while True:
             began = self.monotonic()

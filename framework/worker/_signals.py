@@ -8,7 +8,7 @@ from typing import Any, Final
 from celery import concurrency, current_app
 
 from framework._records.statuses import CANCELLED
-from framework.engines.celery import CeleryEngine
+from framework.engines.celery import CeleryEngine, _settings
 from framework.engines.celery._messages import Message
 from framework.engines.celery._publishing.recovery import Recovery
 from framework.engines.celery._publishing.sender import declared
@@ -29,7 +29,11 @@ def worker_init(engine: CeleryEngine, worker: Any) -> None:  # Any: Celery has n
     if worker.app is not engine.app:
         return
     try:
-        _take_own_queue(engine)
+        # The engine's own queue as well, unless ``-Q`` names the queues. A Celery without this
+        # attribute of its own counts as one that was given no queues.
+        queues, own = engine.app.amqp.queues, engine.own_queue()
+        if own is not None and getattr(queues, "_consume_from", None) is None:
+            queues.select_add(declared(engine.app, own))
         engine.require_good()
         pool = _pool_name(concurrency.get_implementation(worker.pool_cls))
         if not engine.allow_soft_limits and pool != "prefork":
@@ -43,14 +47,6 @@ def worker_init(engine: CeleryEngine, worker: Any) -> None:  # Any: Celery has n
         _ = engine.state
     except ValueError as error:
         raise SystemExit(f"asyncframe: the worker does not start: {error}") from error
-
-
-def _take_own_queue(engine: CeleryEngine) -> None:
-    """Consume the engine's own queue as well, unless ``-Q`` names the queues."""
-    queues, own = engine.app.amqp.queues, engine.own_queue()
-    # A Celery without this attribute of its own counts as one that was given no queues.
-    if own is not None and getattr(queues, "_consume_from", None) is None:
-        queues.select_add(declared(engine.app, own))
 
 
 def worker_process_init(engine: CeleryEngine, _: object) -> None:
@@ -68,18 +64,18 @@ def worker_ready(engine: CeleryEngine, consumer: Any) -> None:  # Any: Celery ha
     if consumer.app is not engine.app:
         return
     _watch_pool(consumer)
-    if id(engine) in _ENTRIES:
+    if id(engine) in _OPEN:
         return
     facts = {
         **engine.where(),
         "hostname": consumer.hostname,
-        "visibility": engine.visibility(),
+        "visibility": _settings.visibility(engine.app),
         "pool": _pool_name(consumer.pool),
         "taken": sorted(engine.app.amqp.queues.consume_from),
     }
     entry = Entry(engine.state, "workers", engine.functions.signatures, facts)
     recovery = Recovery(engine.app, engine.state, engine.sender)
-    _ENTRIES[id(engine)] = entry, recovery
+    _OPEN[id(engine)] = recovery, entry
     # At least once before anybody can know that it is ready.
     entry.tell()
     entry.start()
@@ -122,14 +118,12 @@ def task_revoked(engine: CeleryEngine, request: Any) -> None:  # Any: Celery has
 
 def worker_shutdown(engine: CeleryEngine, _: object) -> None:
     """Remove this worker from the list."""
-    entry, recovery = _ENTRIES.pop(id(engine), (None, None))
-    if recovery is not None:
-        recovery.close()
-    if entry is not None:
-        entry.close()
+    for one in _OPEN.pop(id(engine), ()):
+        one.close()
 
 
-_ENTRIES: Final[dict[int, tuple[Entry, Recovery]]] = {}
+_OPEN: Final[dict[int, tuple[Recovery, Entry]]] = {}
+"""What each engine has open in this worker, in the order in which it is closed."""
 
 
 def _pool_name(pool: object) -> str:

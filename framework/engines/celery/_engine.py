@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import redis
 from amqp.exceptions import AMQPError, MessageNacked
@@ -27,6 +26,8 @@ from framework.engines.celery._shared.schedules import RedisSchedules
 from framework.engines.celery._tasks import CeleryTasks
 from framework.exceptions import BrokerUnavailableError
 from framework.protocols import EngineHost, EngineTask, Features, Kind, Run, Telemetry
+
+_AWAY: Final = (OSError, redis.RedisError, OperationalError, AMQPError, MessageNacked)
 
 
 class CeleryEngine:
@@ -79,6 +80,9 @@ class CeleryEngine:
     """
 
     logs_failures: bool = True  # see `protocols.LoggingWorkers`
+
+    errors: tuple[type[Exception], ...] = _AWAY
+    """What Redis and the broker raise while they are unavailable."""
 
     def __init__(
         self,
@@ -201,15 +205,6 @@ class CeleryEngine:
         _settings.require_good(self.app, self.admission.longest())
         self.admission.require_good()
 
-    def visibility(self) -> float:
-        """Return the broker's visibility timeout in seconds."""
-        return _settings.visibility(self.app)
-
-    @property
-    def errors(self) -> tuple[type[Exception], ...]:
-        """What Redis and the broker raise while they are unavailable."""
-        return (OSError, redis.RedisError, OperationalError, AMQPError, MessageNacked)
-
     def sender(self) -> Sender:
         """Return a sender with a connection of its own."""
         note = self.state.note_queue
@@ -315,7 +310,7 @@ class CeleryEngine:
     def withdraw(self, task: EngineTask) -> None:
         """Remove a task that will not run any more from the queue, and from Redis."""
         if self.session is not None:
-            self.session.retire(task)
+            self.session.publisher.retire(task, kept=is_kept(task))
 
     def abandon(self, task: EngineTask) -> None:
         """Do nothing: a worker ends a function past its limit by itself."""
@@ -349,12 +344,7 @@ class CeleryEngine:
             BrokerUnavailableError: If Redis does not answer.
         """
         with answering(BrokerUnavailableError):
-            kept = self.state.kept_call(task_id)
-        if kept is None:
-            return None
-        call, limit = kept
-        options = {"timeout": float(limit)} if limit else {}
-        return json.dumps([*json.loads(call), options])
+            return self.state.kept_call(task_id)
 
     def forget(self, task_ids: Collection[str]) -> None:
         """Drop finished tasks from Redis; blocks.

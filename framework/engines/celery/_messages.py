@@ -101,20 +101,19 @@ class Message:
         Raises:
             MessageError: If it is not a message of this version, each field of its type.
         """
-        if isinstance(given, dict):
-            # A message of an earlier release may wait at the broker while workers are upgraded.
-            given = {"namespace": "", **_LATER, **given}
-        if not isinstance(given, dict) or given.keys() != _TYPES.keys():
+        # A message of an earlier release may wait at the broker while workers are upgraded.
+        facts = {"namespace": "", **_LATER, **given} if isinstance(given, dict) else {}
+        if facts.keys() != _TYPES.keys():
             raise MessageError("the message must be an object with the fields of a task message")
         for name, types in _TYPES.items():
-            value = given[name]
+            value = facts[name]
             if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
                 raise MessageError(f"the field {name!r} of the message is of the wrong type")
-        if given["version"] != VERSION:
+        if facts["version"] != VERSION:
             raise MessageError(f"the message's version must be {VERSION}; update the older side")
-        if not given["task_id"] or len(given["task_id"]) > _LONGEST_ID:
+        if not facts["task_id"] or len(facts["task_id"]) > _LONGEST_ID:
             raise MessageError("the message's task id must have 1 to 512 characters")
-        return cls(**given)
+        return cls(**facts)
 
 
 _LATER: Final[dict[str, Any]] = {

@@ -133,10 +133,6 @@ class Session:
                 raise RuntimeError(CLOSED)
         return True
 
-    def retire(self, task: EngineTask) -> None:
-        """Let a task that has ended here end in Redis as well."""
-        self.publisher.retire(task, kept=is_kept(task))
-
     def cancel(self, task_id: str) -> bool:
         """Cancel a task that no worker has, or ask its worker to; False if unknown; blocks.
 

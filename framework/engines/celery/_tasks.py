@@ -101,9 +101,8 @@ class CeleryTasks:
     """
 
     def __init__(self, engine: Any) -> None:  # Any: its module imports this one
-        self._app = engine.app
         # The app has one such task, which belongs to the first engine.
-        known = vars(self._app).setdefault("asyncframe_namespace", engine.namespace)
+        known = vars(engine.app).setdefault("asyncframe_namespace", engine.namespace)
         if known != engine.namespace:
             raise ValueError(
                 f"namespace must be {known!r}, which another CeleryEngine uses for this Celery "
@@ -115,14 +114,14 @@ class CeleryTasks:
     def register_all(self) -> None:
         """Register a task for each known function, unless the app has one by its name."""
         for name, spec in self._engine.functions.specs().items():
-            if name not in self._app.tasks:
+            if name not in self._engine.app.tasks:
                 # Celery logs what a task is known to throw at INFO, and without a traceback.
                 silent = spec.options["on_error"] is SILENT
                 self._register(name, throws=(Exception,) if silent else ())
 
     def is_ours(self, name: str | None) -> bool:
         """Return whether a Celery task runs a function of ours, or is the general one."""
-        return hasattr(self._app.tasks.get(name), "asyncframe_engine")
+        return hasattr(self._engine.app.tasks.get(name), "asyncframe_engine")
 
     def _register(self, name: str, **options: Any) -> Any:
         engine = self._engine
@@ -130,11 +129,11 @@ class CeleryTasks:
         def run(task: Any, message: object) -> Any:  # Any: Celery has no types
             return _worker_side.deliver(engine, task, message)
 
-        task = self._app.task(
+        task = engine.app.task(
             run,
             name=name,
             bind=True,
-            base=type("FunctionTask", (_Hooks, self._app.Task), {"abstract": True}),
+            base=type("FunctionTask", (_Hooks, engine.app.Task), {"abstract": True}),
             shared=False,  # or every other Celery app of the process would have it as well
             serializer="json",
             ignore_result=True,

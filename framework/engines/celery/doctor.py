@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import starmap
 from typing import Any, Final, TextIO
@@ -62,8 +62,8 @@ class Report:
         notes: What could not be checked, and why.
     """
 
-    findings: list[Finding] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    findings: list[Finding]
+    notes: list[str]
 
 
 def examine(engine: CeleryEngine) -> Report:
@@ -72,9 +72,8 @@ def examine(engine: CeleryEngine) -> Report:
     Args:
         engine: The `CeleryEngine`.
     """
-    report = Report()
-    report.findings.extend(_findings(engine, report.notes))
-    return report
+    notes: list[str] = []
+    return Report(list(_findings(engine, notes)), notes)
 
 
 def _findings(engine: CeleryEngine, notes: list[str]) -> Iterator[Finding]:

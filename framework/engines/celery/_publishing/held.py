@@ -104,10 +104,9 @@ class Held:
     def _taken(self) -> Iterator[str]:
         cursor, key = "0", f"{self._prefix}{self._unacked}"
         while True:
-            told, *ids = self._unacked_script([key], [cursor, _FEW])
+            cursor, *ids = self._unacked_script([key], [cursor, _FEW])
             yield from map(_as_id, ids)
-            cursor = told if isinstance(told, str) else told.decode()
-            if cursor == "0":
+            if cursor in ("0", b"0"):
                 return
 
 

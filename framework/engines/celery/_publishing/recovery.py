@@ -104,24 +104,20 @@ class Recovery:
             return
         began = self._clock.monotonic()
         try:
-            self._publish(missing(self._app, self._state))
+            # It connects only when it sends something.
+            with closing(self._make()) as sender:
+                for task_id in missing(self._app, self._state):
+                    text = self._state.recover(task_id, EVERY / 2, _PAUSES)
+                    if self._courier.is_stopped:
+                        return
+                    if text:
+                        sender.send(Message.from_json(json.loads(text)))
+                        told = "task %s was published again: the broker had lost its message"
+                        _LOGGER.warning(told, task_id)
         finally:
             # A little less than the time until this process's next search.
             took = self._clock.monotonic() - began
             self._state.rest(max(0.9 * EVERY, took * _SHARE))
-
-    def _publish(self, lost: Iterator[str]) -> None:
-        # It connects only when it sends something.
-        with closing(self._make()) as sender:
-            for task_id in lost:
-                text = self._state.recover(task_id, EVERY / 2, _PAUSES)
-                if self._courier.is_stopped:
-                    return
-                if text:
-                    sender.send(Message.from_json(json.loads(text)))
-                    _LOGGER.warning(
-                        "task %s was published again: the broker had lost its message", task_id
-                    )
 
     def inherit(self) -> None:
         """Publish the tasks of dead processes that may be published now; blocks.

@@ -37,7 +37,6 @@ class Sender:
     own: str | None
     note: Callable[[str], None]
     _noted: set[str] = field(default_factory=set, init=False)
-    _levels: tuple[int, ...] = field(default=(), init=False)
     _connection: Any = field(default=None, init=False)
     _producer: Any = field(default=None, init=False)
 
@@ -74,11 +73,9 @@ class Sender:
             raise
 
     def _priority(self, level: int | None) -> dict[str, int]:
-        if level is None:
+        if level is None or not (steps := levels(self.app)):
             return {}
-        if not self._levels:
-            self._levels = levels(self.app)
-        return {"priority": self._levels[level]} if self._levels else {}
+        return {"priority": steps[level]}
 
     def _destination(self, function: str, args: tuple[Any, ...]) -> dict[str, Any]:
         """Return the destination of a message, as options of `apply_async`."""

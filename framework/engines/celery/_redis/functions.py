@@ -79,9 +79,7 @@ local function drop_gone(some, last, freed)
 end
 -- Gives free places to the first that wait. More lines are added while it goes on.
 local function grant(freed)
-  local at = 1
-  while freed[at] do
-    local line = freed[at]
+  for _, line in ipairs(freed) do
     while true do
       local first = redis.call('ZRANGE', waiting_in(line), 0, 0)[1]
       if not first then break end
@@ -96,7 +94,6 @@ local function grant(freed)
         break
       end
     end
-    at = at + 1
   end
 end
 local function has_places()

@@ -173,10 +173,9 @@ class State:
             have ended; ``unplaced`` if they have lost their places; ``dropped`` if they were
             cancelled while they waited for them.
         """
-        needs = ["1" if one.task_id in placed else "" for one in messages]
         calls = [
-            [one.task_id, keeper, LIFE, places, *self.facts_to_add(one)]
-            for one, places in zip(messages, needs, strict=True)
+            [one.task_id, keeper, LIFE, int(one.task_id in placed), *self.facts_to_add(one)]
+            for one in messages
         ]
         told = zip(messages, self.change_all(scripts.PUBLISH, calls), strict=True)
         return {message.task_id: answer for message, answer in told if answer != "send"}
@@ -251,7 +250,7 @@ class State:
             holder: This process; see `processes.holder_here`.
             dead: A holder that is known to be dead.
         """
-        ttls, waited = (KEPT_LIVE, self._ttl), "1" if message.waited else "0"
+        ttls, waited = (KEPT_LIVE, self._ttl), int(message.waited)
         given = [holder, LEASE, message.seq, dead, MAX_LOST, *ttls, waited, *_facts(message)]
         kind, text, left = self.change(scripts.START, message.task_id, *given)
         if kind == "run":
@@ -358,10 +357,11 @@ class State:
         found = pipe.execute()
         return {task_id: facts for task_id, facts in zip(ids, found, strict=True) if facts}
 
-    def kept_call(self, task_id: str) -> tuple[str, str] | None:
-        """Return the kept call of a task and its limit; None if its call was not kept."""
+    def kept_call(self, task_id: str) -> str | None:
+        """Return the kept call of a task as JSON, with its limit; None if it was not kept."""
         call, limit = self.client.hmget(self.keys(task_id)[0], "call", "limit")
-        return None if call is None else (call, limit or "")
+        options = {"timeout": float(limit)} if limit else {}
+        return None if call is None else json.dumps([*json.loads(call), options])
 
     def forget(self, task_ids: Collection[str]) -> None:
         """Drop the tasks that are final."""

@@ -166,9 +166,10 @@ class RedisLines:
         with self._lock:
             if self._asked.get(key) is not asked:  # it has left, or has its place
                 return
-        waits = "1" if request.waits else ""
-        given = [request.key, request.limit, waits, request.rank, self.holder, LIFE, MOST_AHEAD]
-        has, *ahead = self._state.change(scripts.JOIN, request.task_id, *given)
+        wish = request.key, request.limit, int(request.waits), request.rank
+        has, *ahead = self._state.change(
+            scripts.JOIN, request.task_id, *wish, self.holder, LIFE, MOST_AHEAD
+        )
         with self._lock:
             if self._asked.get(key) is not asked:
                 return

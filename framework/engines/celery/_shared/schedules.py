@@ -38,8 +38,6 @@ local live = (status == 'pending' or status == 'running') and 1 or 0
 return {live, redis.call('HGETALL', KEYS[1])}
 """
 
-_FIELDS: Final = ("timing", "last_due", "ran_at", "task_id", "paused", "skipped")
-
 
 class RedisSchedules:
     """The book of schedules in Redis; see `protocols.ScheduleBook`.
@@ -118,7 +116,7 @@ class RedisSchedules:
     ) -> bool:
         """Write a state, and add the task of *message*; False if others have changed *before*."""
         after = _facts_of(state)
-        changes = [(field, before.get(field, ""), after.get(field, "")) for field in _FIELDS]
+        changes = [(field, before.get(field, ""), after.get(field, "")) for field in before | after]
         task_id, added, redis = "", list[str](), self._engine.state
         if message is not None:
             task_id, added = message.task_id, redis.facts_to_add(message)
