@@ -290,7 +290,8 @@ class Outpost:
             return
         if event.kind == "timed_out":
             # Before its process is killed, which tells nobody where it was.
-            where = _place_of(task)
+            frame = sys._current_frames().get(task.delivery.thread)
+            where = place([one for one, _ in walk_stack(frame)], None) if frame else ""
             task.delivery.ended = self._tell_outcome(task).unsaid is None
             if where:
                 _LOGGER.warning(
@@ -335,12 +336,6 @@ class Outpost:
 def _not_renewed(error: Exception) -> None:
     # Redis is unavailable; the leases may expire meanwhile.
     _LOGGER.warning("leases are not renewed: %s", safe_str(error))
-
-
-def _place_of(task: LiveTask) -> str:
-    """Return the line that a function on a thread executes, for people; "" if unknown."""
-    frame = sys._current_frames().get(task.delivery.thread)
-    return "" if frame is None else place([one for one, _ in walk_stack(frame)], None)
 
 
 _LONGEST: Final = 2_000

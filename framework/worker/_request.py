@@ -119,17 +119,14 @@ class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
         except Exception:  # the process must be killed in any case
             _LOGGER.exception("the timeout of task %s is not reported", self.id)
             return False
-        self._keep(told)
-        return True
-
-    def _keep(self, error: Exception) -> None:
-        """Store FAILURE in the app's result backend, without waiting for it here."""
+        # In the app's result backend, without waiting for that here.
         threading.Thread(
             target=keep_end,
-            args=(self.task, self.id, error, states.FAILURE),
+            args=(self.task, self.id, told, states.FAILURE),
             name="asyncframe-failure",
             daemon=True,
         ).start()
+        return True
 
 
 def by_function(task: Any, app: Any, consumer: Any, **options: Any) -> Any:

@@ -221,7 +221,8 @@ class CeleryEngine:
         Tasks that wait for a place are not.
         """
         if self.session is not None:
-            self.session.flush()
+            self.session.lines.flush()
+            self.session.publisher.flush()
 
     # -- protocols.RemoteEngine
 

@@ -95,11 +95,6 @@ class Session:
         self.entry = entry
         entry.start()
 
-    def flush(self) -> None:
-        """Block until what was submitted is published, unless the broker is unavailable."""
-        self.lines.flush()
-        self.publisher.flush()
-
     def close(self, patience: float) -> None:
         """Publish waiting tasks for at most *patience* seconds, and end all threads; blocks."""
         clock = SystemClock()

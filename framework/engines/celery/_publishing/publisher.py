@@ -290,22 +290,18 @@ class Publisher:
         for one in some:
             if one.task.status.is_final:  # another process has cancelled it
                 self._drop(one)
-            elif self._begin(one):
+                continue
+            # In one step with the look, so that `withdraw` comes either before or too late.
+            with self._lock:
+                is_there = self._noted.get(one.task_id) is one
+                self._sending = one.task_id if is_there else ""
+            if is_there:
                 self._send(one)
         self._sending = ""
         if self._sent:
             with suppress(Exception):  # Redis is unavailable; at worst they are sent once more
                 self._published(self._sent)
             self._sent = []
-
-    def _begin(self, one: Queued) -> bool:
-        """Mark a task as being sent; False if it was withdrawn."""
-        # In one step with the look, so that `withdraw` comes either before or too late.
-        with self._lock:
-            found = self._noted.get(one.task_id) is one
-            if found:
-                self._sending = one.task_id
-        return found
 
     def _drop(self, one: Queued) -> None:
         """Remove a task that was sent, unless it has ended meanwhile, which Redis is told next."""

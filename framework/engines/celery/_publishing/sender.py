@@ -52,9 +52,14 @@ class Sender:
         """
         limit, args = message.left, (message.as_json(),)
         try:
+            options = route(self.app, self.task, self.queue, self.own, message.fn, args)
+            name = queue_of(options)
+            if name not in self._noted:
+                self.note(name)
+                self._noted.add(name)
             self.task.apply_async(
                 args=args,
-                **self._destination(message.fn, args),
+                **options,
                 task_id=message.task_id,
                 # The name in logs and monitors.
                 shadow=message.fn,
@@ -76,15 +81,6 @@ class Sender:
         if level is None or not (steps := levels(self.app)):
             return {}
         return {"priority": steps[level]}
-
-    def _destination(self, function: str, args: tuple[Any, ...]) -> dict[str, Any]:
-        """Return the destination of a message, as options of `apply_async`."""
-        options = route(self.app, self.task, self.queue, self.own, function, args)
-        name = queue_of(options)
-        if name not in self._noted:
-            self.note(name)
-            self._noted.add(name)
-        return options
 
     def _open(self) -> Any:
         if self._producer is None:

@@ -38,9 +38,8 @@ local now = clock[1] + clock[2] / 1000000
 local function stamp(seconds) return string.format('%.6f', seconds) end
 local function get(field) return redis.call('HGET', task, field) or '' end
 local function tell(one, kind, ...)
-  local number = redis.call('INCR', counter)
   redis.call('XADD', stream, 'MAXLEN', '~', $REPORTS_KEPT, '*',
-    'n', number, 'k', kind, 'i', one, ...)
+    'n', redis.call('INCR', counter), 'k', kind, 'i', one, ...)
 end
 local function is_final(status)
   return status ~= '' and status ~= 'pending' and status ~= 'running'
@@ -56,8 +55,7 @@ local function is_gone(one)
   return not (holder and is_alive(holder))
 end
 local function place(line, one)
-  local number = redis.call('INCR', prefix .. 'lines:n')
-  redis.call('ZADD', placed_in(line), number, one)
+  redis.call('ZADD', placed_in(line), redis.call('INCR', prefix .. 'lines:n'), one)
   redis.call('EXPIRE', placed_in(line), $KEPT_LIVE)
 end
 -- Removes a task, and adds its lines, whose places may be free now, to a list.
@@ -173,10 +171,9 @@ local function finish(status, result, error, reason, ttl)
   redis.call('HDEL', messages, id)
   -- A second message may come when the hash is gone.
   if get('copies') ~= '' then redis.call('SET', over, '1', 'EX', $KEPT_LIVE) end
-  local big = '0'
-  if #result > $INLINE_RESULT then big = '1'; result = '' end
-  tell(id, 'ended', 's', status, 'at', stamp(now), 'r', result, 'e', error, 'w', reason,
-    'a', get('attempts'), 'b', big, 'f', get('fn'))
+  local big = #result > $INLINE_RESULT
+  tell(id, 'ended', 's', status, 'at', stamp(now), 'r', big and '' or result, 'e', error,
+    'w', reason, 'a', get('attempts'), 'b', big and '1' or '0', 'f', get('fn'))
   leave()
 end
 -- Adds the task, whose message and facts (field, value, ...) are in ARGV from a place on.
