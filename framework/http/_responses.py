@@ -7,14 +7,14 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from fastapi import HTTPException, Request
+from fastapi import Request
 from fastapi.responses import JSONResponse
 
 from framework._manager.face.manager import TaskManager
 from framework._manager.inside import core_of, seconds_left
 from framework._records.jsonsafe import is_small
 from framework._tasks.task import Task
-from framework.exceptions import FrameworkNotStartedError, RunAgainError
+from framework.exceptions import FrameworkNotStartedError
 from framework.http._streaming.hub import hub_of
 from framework.http._streaming.streams import left
 from framework.http.views import view_of
@@ -82,18 +82,3 @@ async def ended(request: Request, manager: TaskManager, task: Task, seconds: flo
         waiting.cancel()
         leaving.cancel()
         await asyncio.gather(waiting, leaving, return_exceptions=True)
-
-
-def refusal(error: RunAgainError | FrameworkNotStartedError) -> HTTPException:
-    """Return the answer to a request for another run that cannot be granted.
-
-    Raises:
-        FrameworkNotStartedError: If the app has not set up the framework.
-    """
-    if isinstance(error, RunAgainError):
-        # What follows the colon is the message of another error.
-        why = error.reason.partition(":")[0]
-        return HTTPException(409, f"This task cannot be run again: {why}")
-    if error.state not in ("stopping", "stopped"):
-        raise error
-    return HTTPException(503, "Tasks are unavailable", {"Retry-After": str(_SHORTEST)})

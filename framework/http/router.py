@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any, Final
 from urllib.parse import quote
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response, params
+from fastapi import APIRouter, Header, HTTPException, Path, Query, Request, Response, params
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
@@ -19,10 +19,10 @@ from framework.exceptions import FrameworkNotStartedError, RunAgainError, TaskNo
 from framework.http._accepting.apps import StatusRoute, StatusRouter
 from framework.http._access.access import Access, checked_owner
 from framework.http._access.mounted import warn_of_mistakes
-from framework.http._responses import answer, answer_of_task, ended, refusal
+from framework.http._responses import answer, answer_of_task, ended
 from framework.http._routes import mark_status
 from framework.http._streaming.streams import add_stream
-from framework.http.dashboard import add_dashboard
+from framework.http.dashboard._routes import add_dashboard
 from framework.http.views import (
     CancelResult,
     Problem,
@@ -291,8 +291,14 @@ def _add_changes(router: APIRouter, access: Access) -> None:
         await access.task(request, task_id)
         try:
             new_id = await get_task_manager().run_again(task_id)
-        except (RunAgainError, FrameworkNotStartedError) as error:
-            raise refusal(error) from None
+        except RunAgainError as error:
+            # What follows the colon is the message of another error.
+            why = error.reason.partition(":")[0]
+            raise HTTPException(409, f"This task cannot be run again: {why}") from None
+        except FrameworkNotStartedError as error:
+            if error.state not in ("stopping", "stopped"):
+                raise
+            raise HTTPException(503, "Tasks are unavailable", {"Retry-After": "1"}) from None
         url = _url_beside(request, new_id)
         body = {"task_id": new_id, "status": TaskStatus.PENDING, "status_url": url}
         return answer(body, 202, {"Location": url, "Retry-After": "1"})

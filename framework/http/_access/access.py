@@ -127,22 +127,19 @@ class Owners:
         if owner is None or scope is None:
             return None
         if OVER in scope:
-            self._warn_of_late()
+            # Logged once: a request has started what submits the task.
+            if not self._has_warned:
+                self._has_warned = True
+                _LOGGER.warning(
+                    "a task has no owner, since it was submitted by code that a request has "
+                    "started and that goes on after its response, perhaps for other users: give it "
+                    "an owner, as in submit(..., owner=user)"
+                )
             return None
         if scope["type"] != "http":
             # A WebSocket is opened by a GET request: the server leaves out only that it is one.
             scope = {**scope, "type": "http", "method": "GET"}
         return answer_of(owner, Request(scope))
-
-    def _warn_of_late(self) -> None:
-        """Log once that a task has no owner, though a request has started what submits it."""
-        if not self._has_warned:
-            self._has_warned = True
-            _LOGGER.warning(
-                "a task has no owner, since it was submitted by code that a request has "
-                "started and that goes on after its response, perhaps for other users: give it "
-                "an owner, as in submit(..., owner=user)"
-            )
 
 
 def use(owner: OwnerFunction, *, late: bool = False) -> None:

@@ -140,7 +140,8 @@ class Hub:
         topic = self._topics.get(task_id)
         if topic is None:
             if not self._topics:
-                self._begin()
+                self._unsubscribe = self.core.ledger.subscribe(self._hear, _KINDS)
+                self._set_timer()
             topic = self._topics[task_id] = Topic(self, task)
             topic.open()
         seat = Seat(topic)
@@ -158,10 +159,6 @@ class Hub:
             if not self._topics:
                 self._stop()
         self.leave(seat.end)
-
-    def _begin(self) -> None:
-        self._unsubscribe = self.core.ledger.subscribe(self._hear, _KINDS)
-        self._set_timer()
 
     def _stop(self) -> None:
         if self._unsubscribe is not None:
