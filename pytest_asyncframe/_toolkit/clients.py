@@ -84,27 +84,22 @@ class Client:
     async def __aenter__(self) -> Any:
         """Start the app's lifespan on this loop, and return an ``httpx.AsyncClient``."""
         self.on_enter()
-        self._require_transport("asgi", "async with")
-        stack = self._enter(AsyncExitStack())
-        try:
+        self._require_usable("asgi", "async with")
+        async with AsyncExitStack() as stack:
             if self.transport == "live":
-                return await stack.enter_async_context(self._live(stack, live.async_client))
-            async_client, asgi_transport = client_classes()
-            state = await stack.enter_async_context(Lifespan(self.app))
-            options, of_transport = self._options_of_transport()
-            transport = asgi_transport(
-                app=with_state(self.app, state),
-                raise_app_exceptions=self._raises,
-                **of_transport,
-            )
-            made = async_client(transport=transport, **options)
-            if self.polling is not None:
-                _add_hook(made, self.polling.hook_on_loop)
-            return await stack.enter_async_context(made)
-        except BaseException:  # raised again: nobody else closes it
-            self._stack = None
-            await stack.aclose()
-            raise
+                made = self._live(stack, live.async_client)
+            else:
+                async_client, asgi_transport = client_classes()
+                state = await stack.enter_async_context(Lifespan(self.app))
+                options, of_transport = self._options_of_transport()
+                app = with_state(self.app, state)
+                transport = asgi_transport(app, raise_app_exceptions=self._raises, **of_transport)
+                made = async_client(transport=transport, **options)
+                if self.polling is not None:
+                    _add_hook(made, self.polling.hook_on_loop)
+            client = await stack.enter_async_context(made)
+            self._stack = stack.pop_all()
+        return client
 
     async def __aexit__(self, *left: *_Left) -> None:
         stack = self._taken(AsyncExitStack, left[1])
@@ -122,24 +117,20 @@ class Client:
                 "'with asyncframe.client(app)' would block the event loop that runs this "
                 "test: use 'async with asyncframe.client(app)'"
             )
-        self._require_transport("testclient", "with")
-        stack = self._enter(ExitStack())
-        try:
+        self._require_usable("testclient", "with")
+        with ExitStack() as stack:
             test_client = _test_client()
             if self.transport == "live":
                 made = self._live(stack, partial(live.sync_client, test_client))
-                return stack.enter_context(made)
-            options = {"raise_server_exceptions": self._raises, **self._options}
-            made = test_client(
-                self.app, backend_options={"loop_factory": self._loop_factory}, **options
-            )
-            if self.polling is not None:
-                _add_hook(made, self.polling.hook)
-            return stack.enter_context(made)
-        except BaseException:  # raised again: nobody else closes it
-            self._stack = None
-            stack.close()
-            raise
+            else:
+                options = {"raise_server_exceptions": self._raises, **self._options}
+                on_the_clock = {"loop_factory": self._loop_factory}
+                made = test_client(self.app, backend_options=on_the_clock, **options)
+                if self.polling is not None:
+                    _add_hook(made, self.polling.hook)
+            client = stack.enter_context(made)
+            self._stack = stack.pop_all()
+        return client
 
     def _live(self, stack: AsyncExitStack | ExitStack, make: _MakeClient) -> Any:
         """Start a server, which ends with *stack*, and return a client of it."""
@@ -154,12 +145,14 @@ class Client:
             raise
         return make(self._server.url, app, options)
 
-    def _require_transport(self, own: Transport, block: str) -> None:
+    def _require_usable(self, own: Transport, block: str) -> None:
         if self.transport not in (None, "live", own):
             raise RuntimeError(
                 f"'{block} asyncframe.client(app)' is the transport {own!r}, but this run of the "
                 f"test is for {self.transport!r}: leave that out of its marker's transports"
             )
+        if self._stack is not None:
+            raise RuntimeError("this client is already open: call asyncframe.client(app) again")
 
     def _options_of_transport(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the options of the client, and those that are not httpx's."""
@@ -196,12 +189,6 @@ class Client:
                 stack.close()
         if self._server is not None:
             self._server.discard()
-
-    def _enter(self, stack: Any) -> Any:
-        if self._stack is not None:
-            raise RuntimeError("this client is already open: call asyncframe.client(app) again")
-        self._stack = stack
-        return stack
 
 
 _OF_TRANSPORT = ("root_path", "client")
