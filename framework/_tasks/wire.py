@@ -69,21 +69,18 @@ _NO_ANNOTATION: Final = (
 class _Codec:
     """Converts one parameter or result to JSON and back, by its annotation."""
 
-    __slots__ = ("_adapter", "_has_bytes", "_plain", "refused")
+    __slots__ = ("_adapter", "_has_bytes", "_plain", "is_typed", "refused")
 
     def __init__(self, annotation: Any) -> None:  # Any: any annotation
         adapter = _adapter(annotation)
         self._has_bytes = adapter is not None and json_bytes.has_bytes(adapter.core_schema)
         self._adapter = json_bytes.BytesAdapter(annotation) if self._has_bytes else adapter
+        # Whether the annotation says what JSON is to become.
+        self.is_typed = adapter is not None
         models = json_bytes.unencoded(self._adapter.core_schema) if self._has_bytes else []
         self.refused = _NO_BASE64.format(", ".join(models)) if models else ""
         # Values of these types are the same in JSON, so pydantic can be skipped.
         self._plain = annotation if annotation in _SCALARS else None
-
-    @property
-    def is_typed(self) -> bool:
-        """Whether the annotation says what JSON is to become."""
-        return self._adapter is not None
 
     def dump(self, value: Any) -> Any:
         """Convert *value* to what ``json`` accepts.

@@ -12,7 +12,7 @@ from framework import TaskTimeoutError, retry_task, throttled_task
 from framework._manager.hosting.host import RemoteHost
 from framework._records.records import TaskRecord
 from framework._records.statuses import FINAL
-from framework._running.calls import Calls
+from framework._running.ledger import Calls
 from framework.exceptions import QueueFullError, TaskCancelledError, TaskNotFoundError
 from framework.telemetry.opentelemetry import OpenTelemetrySink
 from tests.explore.ourselves.run import Gate, Late, Run, wind_down
