@@ -26,7 +26,7 @@ from pytest_asyncframe._turns.sequencer import Sequencer
 
 _Ts = TypeVarTuple("_Ts")
 
-_END_OF_SLEEP = asyncio.futures._set_result_unless_cancelled  # type: ignore[attr-defined]
+END_OF_SLEEP = asyncio.futures._set_result_unless_cancelled  # type: ignore[attr-defined]
 """The callback of the timers that `asyncio.sleep` sets."""
 
 _CALL_LATER = asyncio.BaseEventLoop.call_later.__code__
@@ -92,7 +92,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """Set a timer; report the sleep of a coroutine, and record who set any other timer."""
-        if callback is _END_OF_SLEEP:
+        if callback is END_OF_SLEEP:
             on_sleep = self.clock.on_sleep
             if on_sleep is not None:
                 on_sleep(when - self.time())

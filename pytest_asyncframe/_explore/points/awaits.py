@@ -1,16 +1,18 @@
 """Level "awaits": which step of an event loop comes next, and threads that run in between.
 
-A step is what an asyncio task does up to its next suspension. Other callbacks of a loop run
-in the order in which they were scheduled, since asyncio promises that.
+A step is what an asyncio task does up to its next suspension. The timers of a loop that are due
+at one moment are such choices too: a loop that was kept busy finds both a timeout and the end of a
+sleep due at once, and what the first one wakes may run before the second one fires. Other
+callbacks of a loop run in the order in which they were scheduled, since asyncio promises that.
 
-Relies on: asyncio taking what it runs next from the left of ``_ready``; `__self__` of the
-callbacks of asyncio tasks.
+Relies on: asyncio taking what it runs next from the left of ``_ready``, where it puts the timers
+that are due; `__self__` of the callbacks of asyncio tasks.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from types import CodeType, CoroutineType
@@ -20,6 +22,7 @@ from weakref import WeakKeyDictionary
 from pytest_asyncframe._locations import inwards, is_users
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock import VirtualClock
+from pytest_asyncframe.clock._loop import END_OF_SLEEP
 
 _OURS = "asyncframe "
 """What the names of asyncio tasks begin with that run a task of the framework."""
@@ -51,6 +54,7 @@ class Identities:
     def __init__(self, sequencer: Sequencer) -> None:
         self.sequencer = sequencer
         self._known: WeakKeyDictionary[asyncio.Task[Any], str] = WeakKeyDictionary()
+        self._named = Counter[str]()
 
     def known(self, task: asyncio.Task[Any]) -> str | None:
         """Return the identity of a task that has made a step; None if it has none."""
@@ -66,6 +70,14 @@ class Identities:
             found = self._known[task] = self._new(task)
         return found
 
+    def of_timer(self, handle: Any) -> str:
+        """Return the identity of a timer that is due: whom it wakes, or what it calls."""
+        what, task = _woken_by(handle)
+        self._named[f"{what} {task and self.of(task)}"] += 1
+        times = self._named[f"{what} {task and self.of(task)}"]
+        name = what if times == 1 else f"{what} {times}"
+        return name if task is None else f"{name} of {self.of(task)}"
+
     def _new(self, task: asyncio.Task[Any]) -> str:
         # asyncio numbers the tasks of the whole process, so its own names do not do.
         name = task.get_name()
@@ -76,32 +88,55 @@ class Identities:
 
 
 class _Ready(deque[Any]):  # Any: asyncio's handles, whose private attributes are used
-    """What a loop runs next; the chooser decides among steps of asyncio tasks."""
+    """What a loop runs next; the chooser decides among steps of asyncio tasks and due timers."""
 
     def __init__(self, names: Identities, own: Collection[CodeType]) -> None:
         super().__init__()
         self._names = names
         self._own = own
         self._latest: asyncio.Task[Any] | None = None
+        # The identities of due timers, by `id`: such a handle may equal another one.
+        self._timers: dict[int, str] = {}
 
     def popleft(self) -> Any:
         """Let threads run first, if the chooser says so; then return what is next."""
         sequencer = self._names.sequencer
         sequencer.between_steps(self._ran_users_code)
-        self._latest = first = _task_of(self[0])
-        if first is None or len(self) < 2:
-            if first is not None:
-                self._names.of(first)
-            return super().popleft()
-        # A callback is run when it is the first, so that they keep their order.
-        tasks = [(n, it) for n, one in enumerate(self) if (it := _task_of(one)) is not None]
-        options = [self._names.of(task) for _, task in tasks]
-        if len(tasks) < 2:
-            return super().popleft()
-        index, self._latest = tasks[sequencer.choose_step(options)]
-        handle = self[index]
-        del self[index]
+        options = self._options()
+        chosen = 0
+        if len(options) > 1:
+            chosen = [*options][sequencer.choose_step([*options.values()])]
+        handle = self[chosen]
+        del self[chosen]
+        self._latest = _task_of(handle)
+        self._timers.pop(id(handle), None)
         return handle
+
+    def _options(self) -> dict[int, str]:
+        """Return the identity of each handle that may be next, by its index; the first is there.
+
+        A callback is run when it is the first but for timers, so that they keep their order.
+        """
+        found: dict[int, str] = {}
+        only_timers = True
+        for index, handle in enumerate(self):
+            task = _task_of(handle)
+            if task is not None:
+                found[index] = self._names.of(task)
+            elif _is_timer(handle):
+                found[index] = self._timer(handle)
+                continue
+            elif only_timers:
+                found[index] = "callback"
+                if index == 0:
+                    break
+            only_timers = False
+        return found
+
+    def _timer(self, handle: Any) -> str:
+        if id(handle) not in self._timers:
+            self._timers[id(handle)] = self._names.of_timer(handle)
+        return self._timers[id(handle)]
 
     def _ran_users_code(self) -> bool:
         """Whether the latest step has stopped in code of the app, or has ended such code."""
@@ -121,3 +156,24 @@ def _task_of(handle: Any) -> asyncio.Task[Any] | None:
         return None
     owner = getattr(handle._callback, "__self__", None)
     return owner if isinstance(owner, asyncio.Task) else None
+
+
+def _is_timer(handle: Any) -> bool:
+    return isinstance(handle, asyncio.TimerHandle) and not handle._cancelled
+
+
+def _woken_by(handle: Any) -> tuple[str, asyncio.Task[Any] | None]:
+    """Return what a timer is, in a word, and the task that it wakes or cancels, if it is one."""
+    callback, future = handle._callback, next(iter(handle._args), None)
+    owner = getattr(callback, "__self__", None)
+    for name in ("_task", "_host_task"):  # of asyncio's timeouts, and anyio's scopes
+        task = getattr(owner, name, None)
+        if isinstance(task, asyncio.Task):
+            return "timeout", task
+    what = "sleep" if callback is END_OF_SLEEP else "timeout"
+    if isinstance(future, asyncio.Future):
+        for woken, _ in future._callbacks or ():  # type: ignore[attr-defined]  # asyncio's own
+            task = getattr(woken, "__self__", None)
+            if isinstance(task, asyncio.Task):
+                return what, task
+    return getattr(callback, "__qualname__", "timer").rpartition(".")[2], None
