@@ -55,9 +55,15 @@ Model: TypeAlias = Callable[[State], Body]
 """A test in miniature: the body of its first actor, "test", which starts the others."""
 
 
-def ran(model: Model, strategy: Strategy) -> Ran:
-    """Run a model once. A deadlock is a failure too."""
-    run = _Run(model, Course(strategy))
+def ran(model: Model, strategy: Strategy, *, on_loop: bool = False) -> Ran:
+    """Run a model once. A deadlock is a failure too.
+
+    Args:
+        model: The model.
+        strategy: Makes the choices.
+        on_loop: Whether its actors are coroutines of one event loop, and its points awaits.
+    """
+    run = _Run(model, Course(strategy), on_loop)
     return Ran(run.course.steps, run.fails())
 
 
@@ -89,8 +95,9 @@ class _Actor:
 
 
 class _Run:
-    def __init__(self, first: Model, course: Course) -> None:
+    def __init__(self, first: Model, course: Course, on_loop: bool) -> None:
         self.course = course
+        self._on_loop = on_loop
         self._state = State(self._start)
         # Both in the order in which they came here.
         self._ready: list[_Actor] = []
@@ -130,9 +137,12 @@ class _Run:
     def _step(self, actor: _Actor) -> tuple[Point, _Actor | None]:
         actor.free = None
         reached = next(actor.body, None)
+        if isinstance(reached, Point) and self._on_loop:
+            self._ready.append(actor)
+            return Point("await"), None
         if isinstance(reached, Point):
             return reached, actor
         if reached is not None:
             actor.free = reached.free
             self._blocked.append(actor)
-        return Point("start"), None
+        return Point("await" if self._on_loop else "start"), None

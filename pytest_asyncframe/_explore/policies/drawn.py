@@ -25,7 +25,7 @@ class Lengths:
 
     Attributes:
         steps: The most steps of a run.
-        preemptive: The most steps of a run at which an actor could be preempted.
+        preemptive: The most steps of a run at which another choice than the default preempts.
     """
 
     steps: int = 0
@@ -34,7 +34,7 @@ class Lengths:
     def note(self, steps: Sequence[Step]) -> None:
         """Take note of the steps of one more run."""
         self.steps = max(self.steps, len(steps))
-        self.preemptive = max(self.preemptive, sum(step.preempts for step in steps))
+        self.preemptive = max(self.preemptive, sum(step.may_preempt for step in steps))
 
 
 Draw: TypeAlias = Callable[[Random, Lengths], Strategy]
@@ -123,7 +123,7 @@ class Straying:
 
 
 class Priorities:
-    """Takes the option of the highest priority; at some steps, the current actor gets a low one.
+    """Takes the option of the highest priority; at some steps, who would come next gets a low one.
 
     A race that needs *depth* orderings is hit with a probability of at least
     ``1 / (actors * length ** (depth - 1))`` in each run.
@@ -131,7 +131,7 @@ class Priorities:
     Args:
         chance: Draws the priority of each identity, and the steps of change.
         depth: One more than the number of changes, from 1 on.
-        length: An estimate of how many steps preempt; changes happen among the first so many.
+        length: An estimate of how many steps may preempt; changes happen among the first so many.
     """
 
     def __init__(self, chance: Random, depth: int, length: int) -> None:
@@ -147,20 +147,26 @@ class Priorities:
 
     def choose(self, number: int, step: Step) -> int:
         """Return the index of the option to take; see `Strategy`."""
-        priorities = self._priorities
-        if step.preempts:
+        best = self._highest(step.options)
+        if step.may_preempt:
             low = self._change_at.get(self._preemptive)
-            if low is not None:
-                priorities[step.options[0]] = low
             self._preemptive += 1
+            if low is not None:
+                # Who stands at a point would go on; of the steps of a loop, the highest comes next.
+                self._priorities[step.options[0 if step.preempts else best]] = low
+                best = self._highest(step.options)
+        self._count(step.options[best])
+        return best
+
+    def _highest(self, options: Sequence[str]) -> int:
+        priorities = self._priorities
         best, highest = 0, -math.inf
-        for index, option in enumerate(step.options):
+        for index, option in enumerate(options):
             priority = priorities.get(option)
             if priority is None:
                 priority = priorities[option] = self._random()
             if priority > highest:
                 best, highest = index, priority
-        self._count(step.options[best])
         return best
 
     def _count(self, option: str) -> None:
