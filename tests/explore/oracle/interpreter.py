@@ -1,0 +1,309 @@
+"""All that a program of `programs` may do, found by trying each order; nothing of asyncio is used.
+
+It models what asyncio documents and does: a coroutine runs from one suspension to the next; what
+it waits for wakes it by making it ready; a cancellation is raised where it waits, or at its next
+suspension. Of all that is ready, and of the timers that are due, any may come next. Time moves when
+nothing is left, to the next timer.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+from tests.explore.oracle.programs import END, Note, Operation, Program
+
+Body: TypeAlias = Iterator[Any]
+
+_FORGETS = tuple(sys.version_info) >= (3, 13)
+"""Whether a task forgets a cancellation that is taken back before it was raised."""
+
+
+class Cancelled(BaseException):
+    """Raised where a cancelled coroutine waits."""
+
+
+class TooLong(Exception):  # noqa: N818  # no error
+    """Raised where a time limit ends a block."""
+
+
+class Promise:
+    """What a coroutine waits for."""
+
+    def __init__(self) -> None:
+        self.state = "open"
+        self.waiter: Coroutine | None = None
+
+    def settle(self, state: str) -> bool:
+        """Settle it, and wake who waits; False if it was settled before."""
+        if self.state != "open":
+            return False
+        self.state = state
+        if self.waiter is not None:
+            self.waiter.world.ready.append(self.waiter)
+        return True
+
+
+class Coroutine:
+    """A coroutine with its cancellation, as asyncio's tasks have it."""
+
+    def __init__(self, world: World, number: int, operations: Sequence[Operation]) -> None:
+        self.world = world
+        self.number = number
+        self.promise: Promise | None = None
+        self.to_cancel = False
+        self.cancels = 0
+        self.is_done = False
+        self.body: Any = self.run(operations)
+
+    def cancel(self) -> None:
+        """Ask it to end."""
+        if self.is_done:
+            return
+        self.cancels += 1
+        if self.promise is None or not self.promise.settle("cancelled"):
+            self.to_cancel = True
+
+    def step(self) -> None:
+        """Run it to its next suspension."""
+        promise, self.promise = self.promise, None
+        cancelled = self.to_cancel or (promise is not None and promise.state == "cancelled")
+        self.to_cancel = False
+        try:
+            found = self.body.throw(Cancelled()) if cancelled else next(self.body)
+        except (StopIteration, Cancelled):
+            self.is_done = True
+            return
+        if found is None:
+            self.world.ready.append(self)
+            return
+        found.waiter = self.promise = None
+        found.waiter, self.promise = self, found
+        if found.state != "open":
+            self.world.ready.append(self)
+        if self.to_cancel and found.settle("cancelled"):
+            self.to_cancel = False
+
+    # -- operations
+
+    def run(self, operations: Sequence[Operation]) -> Body:
+        """Run the whole."""
+        yield from self.sequence((self.number,), operations)
+
+    def sequence(self, place: tuple[int, ...], operations: Sequence[Operation]) -> Body:
+        """Run operations, and note the end of each."""
+        for number, (kind, *rest) in enumerate(operations):
+            here = (*place, number)
+            try:
+                yield from getattr(self, f"_do_{kind}")(here, *rest)
+            except TooLong:
+                self.world.note(*here, "timeout")
+            except Cancelled:
+                self.world.note(*here, "cancelled")
+                raise
+            else:
+                self.world.note(*here)
+
+    def _do_pass(self, here: tuple[int, ...]) -> Body:
+        yield None
+
+    def _do_sleep(self, here: tuple[int, ...], seconds: int) -> Body:
+        promise = Promise()
+        timer = self.world.at(seconds, lambda: promise.settle("done"))
+        try:
+            yield promise
+        finally:
+            self.world.timers.pop(timer, None)
+
+    def _do_set(self, here: tuple[int, ...], event: int) -> Body:
+        self.world.is_set = True
+        for promise in self.world.waiting:
+            promise.settle("done")
+        yield from ()
+
+    def _do_clear(self, here: tuple[int, ...], event: int) -> Body:
+        self.world.is_set = False
+        yield from ()
+
+    def _do_wait(self, here: tuple[int, ...], event: int) -> Body:
+        if self.world.is_set:
+            return
+        promise = Promise()
+        self.world.waiting.append(promise)
+        try:
+            yield promise
+        finally:
+            self.world.waiting.remove(promise)
+
+    def _do_put(self, here: tuple[int, ...], queue: int) -> Body:
+        self.world.items += 1
+        self.world.wake(self.world.getters)
+        yield from ()
+
+    def _do_get(self, here: tuple[int, ...], queue: int) -> Body:
+        world = self.world
+        while not world.items:
+            promise = Promise()
+            world.getters.append(promise)
+            try:
+                yield promise
+            except Cancelled:
+                was_woken = promise.state == "done"
+                promise.settle("cancelled")
+                if promise in world.getters:
+                    world.getters.remove(promise)
+                if was_woken and self.world.items:
+                    world.wake(world.getters)
+                raise
+        world.items -= 1
+
+    def _do_cancel(self, here: tuple[int, ...], other: int) -> Body:
+        self.world.coroutines[other].cancel()
+        yield from ()
+
+    def _do_lock(self, here: tuple[int, ...], lock: int, operations: Sequence[Operation]) -> Body:
+        world = self.world
+        yield from self._take()
+        try:
+            yield from self.sequence(here, operations)
+        finally:
+            world.is_locked = False
+            world.wake_first_locking()
+
+    def _take(self) -> Body:
+        world = self.world
+        if not world.is_locked and all(one.state == "cancelled" for one in world.locking):
+            world.is_locked = True
+            return
+        promise = Promise()
+        world.locking.append(promise)
+        try:
+            yield promise
+        except Cancelled:
+            world.locking.remove(promise)
+            # It may have been woken for nothing.
+            if not world.is_locked:
+                world.wake_first_locking()
+            raise
+        world.locking.remove(promise)
+        world.is_locked = True
+
+    def _do_timeout(
+        self, here: tuple[int, ...], seconds: int, operations: Sequence[Operation]
+    ) -> Body:
+        expired = list[bool]()
+        before = self.cancels
+
+        def expire() -> None:
+            expired.append(True)
+            self.cancel()
+
+        timer = self.world.at(seconds, expire)
+        try:
+            yield from self.sequence(here, operations)
+        except Cancelled:
+            self.world.timers.pop(timer, None)
+            if expired:
+                self.cancels -= 1
+                if self.cancels <= before:
+                    raise TooLong from None
+            raise
+        self.world.timers.pop(timer, None)
+        if expired:
+            # The end of the block takes the request back, but not always what it will raise.
+            self.cancels -= 1
+            if not self.cancels and _FORGETS:
+                self.to_cancel = False
+
+    def _do_shield(self, here: tuple[int, ...], operations: Sequence[Operation]) -> Body:
+        try:
+            yield from self.sequence(here, operations)
+        except Cancelled:
+            self.world.note(*here, "shielded")
+
+
+class World:
+    """One run of a program, with a choice for each moment at which several things may come next."""
+
+    def __init__(self, program: Program, choices: Sequence[int]) -> None:
+        self._choices = choices
+        self.taken = list[tuple[int, int]]()
+        self.notes = list[Note]()
+        self.now = 0
+        self.timers = dict[int, tuple[int, Callable[[], object]]]()
+        self._numbers = 0
+        self.is_set = False
+        self.waiting = list[Promise]()
+        self.items = 0
+        self.getters = list[Promise]()
+        self.is_locked = False
+        self.locking = list[Promise]()
+        self.ready = list[Coroutine]()
+        self.coroutines = [
+            Coroutine(self, number, operations) for number, operations in enumerate(program)
+        ]
+        self.ready += self.coroutines
+
+    def note(self, *what: Any) -> None:
+        """Note what has happened."""
+        self.notes.append(what)
+
+    def at(self, seconds: int, fn: Callable[[], object]) -> int:
+        """Call a function in some seconds; return what it is known by."""
+        self._numbers += 1
+        self.timers[self._numbers] = (self.now + seconds, fn)
+        return self._numbers
+
+    def wake(self, promises: list[Promise]) -> None:
+        """Wake the first that still waits."""
+        while promises:
+            if promises.pop(0).settle("done"):
+                return
+
+    def wake_first_locking(self) -> None:
+        """Wake the first that waits for the lock, which takes it when it runs."""
+        if self.locking:
+            self.locking[0].settle("done")
+
+    def run(self) -> tuple[Note, ...]:
+        """Run it to the end; return what has happened."""
+        while True:
+            due = [one for one, (when, _) in self.timers.items() if when <= self.now]
+            options = len(self.ready) + len(due)
+            if not options:
+                self.now = min((when for when, _ in self.timers.values()), default=END)
+                if self.now >= END:
+                    return tuple(self.notes)
+                continue
+            chosen = self._choose(options)
+            if chosen < len(self.ready):
+                self.ready.pop(chosen).step()
+            else:
+                _, fn = self.timers.pop(due[chosen - len(self.ready)])
+                fn()
+
+    def _choose(self, options: int) -> int:
+        if options == 1:
+            return 0
+        number = len(self.taken)
+        chosen = self._choices[number] if number < len(self._choices) else 0
+        self.taken.append((chosen, options))
+        return chosen
+
+
+def outcomes(program: Program, most: int) -> set[tuple[Note, ...]] | None:
+    """Return all that a program may do; None if that takes more than so many runs."""
+    found = set[tuple[Note, ...]]()
+    choices = list[int]()
+    for _ in range(most):
+        world = World(program, choices)
+        found.add(world.run())
+        taken = world.taken
+        while taken and taken[-1][0] + 1 == taken[-1][1]:
+            taken.pop()
+        if not taken:
+            return found
+        choices = [chosen for chosen, _ in taken]
+        choices[-1] += 1
+    return None
