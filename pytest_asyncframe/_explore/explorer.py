@@ -25,7 +25,14 @@ from pytest_asyncframe._explore.points.follower import Followed, Follower
 from pytest_asyncframe._explore.policies.by_name import make_policy
 from pytest_asyncframe._explore.policies.minimise import minimise
 from pytest_asyncframe._explore.run import Ended, Repeated, Run, hushed, same_failure
-from pytest_asyncframe._explore.schedule import Default, Deviating, Step, Strategy, deviations_of
+from pytest_asyncframe._explore.schedule import (
+    Default,
+    Deviating,
+    Policy,
+    Step,
+    Strategy,
+    deviations_of,
+)
 from pytest_asyncframe._explore.telling.lanes import kept, picture
 from pytest_asyncframe._explore.telling.story import told
 from pytest_asyncframe._toolkit.items import REFUSED, code_of
@@ -160,7 +167,7 @@ class Explorer:
                 difference = self._difference(ended)
                 if difference:
                     return conclusions.Differing(self._item, difference)
-        return self._passed(policy.proof(runs), runs, list(uncontrolled))
+        return self._passed(policy, runs, list(uncontrolled))
 
     def _next(self, following: Callable[[], Strategy | None], runs: int) -> Strategy | None:
         plan, session = self._plan, self._item.session
@@ -173,12 +180,20 @@ class Explorer:
         budget = self._plan.budget
         return budget is not None and self._progress.seconds >= budget
 
-    def _passed(self, proof: str, runs: int, uncontrolled: list[str]) -> conclusions.Conclusion:
+    def _passed(self, policy: Policy, runs: int, uncontrolled: list[str]) -> conclusions.Conclusion:
         plan = self._plan
-        if self._is_over and runs < plan.seeds:
-            proof = f"{runs} of at most {plan.seeds} schedules in {plan.budget:g} s, none fails"
+        where = f" of level {plan.level}"
         if uncontrolled:
-            proof += ", partially controlled"
+            # Whatever the policy has run, what it did not control may have had other orders.
+            times = "1 run" if runs == 1 else f"{runs} runs"
+            proof = f"{times}{where}, none fails, partially controlled"
+        elif self._is_over and not runs:
+            proof = f"nothing was explored: the first run took more than {plan.budget:g} s"
+        elif self._is_over and runs < plan.seeds:
+            most = f"at most {plan.seeds} schedules{where} in {plan.budget:g} s"
+            proof = f"{runs} of {most}, none fails"
+        else:
+            proof = policy.proof(runs, where)
         return conclusions.Passed(proof, [self._settings(), *_partially(uncontrolled)])
 
     def _settings(self) -> str:

@@ -146,6 +146,11 @@ class Policy(Protocol):
         """Take note of the steps that the latest run has taken."""
         ...
 
-    def proof(self, runs: int) -> str:
-        """Say in a few words what *runs* runs without a failure prove."""
+    def proof(self, runs: int, where: str = "") -> str:
+        """Say in a few words what *runs* runs without a failure prove.
+
+        Args:
+            runs: How many runs there were.
+            where: Which schedules they were, such as " of level line".
+        """
         ...

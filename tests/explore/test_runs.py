@@ -180,7 +180,7 @@ def test_the_budget_ends_an_exploration(pytester: pytest.Pytester) -> None:
     source = CORRECT.replace("seeds=50", "seeds=10**6, policy='random'")
     result = run(pytester, source, "-v", "--asyncframe-budget=0.2")
     result.stdout.re_match_lines(
-        [r".*PASSED \(\d+ of at most 1000000 schedules in 0\.2 s, none fails\)"]
+        [r".*PASSED \(\d+ of at most 1000000 schedules of level framework in 0\.2 s, none fails\)"]
     )
 
 
@@ -194,7 +194,7 @@ def test_a_time_limit_ends_an_exploration_in_time(pytester: pytest.Pytester) -> 
         pytester, source.replace("@pytest.mark.timeout(2)\n@pytest.fix", "@pytest.fix"), "-v"
     )
     result.stdout.re_match_lines(
-        [r".*PASSED \(\d+ of at most 1000000 schedules in 1\.6 s, none fails\)"]
+        [r".*PASSED \(\d+ of at most 1000000 schedules of level framework in 1\.6 s, none fails\)"]
     )
 
 

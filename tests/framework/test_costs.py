@@ -136,6 +136,7 @@ def bare_manager() -> Iterator[TaskManager]:
     clock.monotonic = lambda: 0.0
     with override_framework(clock=clock) as manager:
         yield manager
+    clock.close()
 
 
 # -- submitting

@@ -35,13 +35,13 @@ def make_policy(text: str, seed: int, runs: int = 200) -> Policy:
         case "delays", None:
             return DelaysPolicy(seed, runs)
         case "mixed", None:
-            return RandomPolicy(mixed, seed, "runs with schedules drawn in several ways")
+            return RandomPolicy(mixed, seed, "schedules drawn in several ways")
         case "random", None:
-            return RandomPolicy(evenly, seed, "runs with schedules drawn at random")
+            return RandomPolicy(evenly, seed, "schedules drawn at random")
         case "exhaustive", most:
             return exhaustive(most)
         case "pct", int(depth) if depth >= 1:
-            words = f"runs with priorities drawn at random ({text})"
+            words = f"priorities drawn at random ({text})"
             return RandomPolicy(priorities(depth), seed, words)
     raise ValueError(
         f"policy {text!r}: it must be one of delays, mixed, random, pct:d (such as pct:3; d is "

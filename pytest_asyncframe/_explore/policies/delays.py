@@ -99,12 +99,12 @@ class DelaysPolicy:
             if comes_back(steps, number):
                 self._lasting.append(Holding(number, option))
 
-    def proof(self, runs: int) -> str:
+    def proof(self, runs: int, where: str = "") -> str:
         """Say what *runs* runs without a failure prove; see `Policy`."""
         part = ""
         if self._search.level == 1:
             part = f" ({self._search.ran_of(1)} of the {self._singles} with 1 deviation among them)"
-        return self._search.proof(runs, part)
+        return self._search.proof(runs, where, part)
 
 
 def _level(deviations: int, preemptions: int) -> Level:

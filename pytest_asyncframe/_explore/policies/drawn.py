@@ -72,15 +72,15 @@ class RandomPolicy:
         """Take note of the steps of the latest run."""
         self._lengths.note(steps)
 
-    def proof(self, runs: int) -> str:
+    def proof(self, runs: int, where: str = "") -> str:
         """Say what *runs* runs without a failure prove; see `Policy`."""
         if not runs:
             return "no schedule was run"
         if not self._lengths.steps:
-            return "the only schedule does not fail"
+            return f"the only schedule{where} does not fail"
         if runs == 1:
-            return "the default schedule does not fail"
-        return f"{runs} {self._words}, none fails"
+            return f"the default schedule{where} does not fail"
+        return f"{runs} runs{where} with {self._words}, none fails"
 
 
 class Evenly:

@@ -142,27 +142,30 @@ class Search:
         complete = [one for one in self._ran if level is None or one < level]
         return sum(self._ran[one] for one in complete), max(complete, default=0)
 
-    def proof(self, runs: int, part: str = "") -> str:
+    def proof(self, runs: int, where: str = "", part: str = "") -> str:
         """Say what *runs* runs without a failure prove.
 
         Args:
             runs: How many runs there were.
+            where: Which schedules they were, such as " of level line".
             part: What is said of the schedules of incomplete levels, in brackets.
         """
         unit = self._unit
         if self._diverged:
             return (
-                f"{counted(runs, 'run')} without a failure, {self._diverged} of which did not "
-                "follow the schedule that was planned"
+                f"{counted(runs, 'run')}{where} without a failure, {self._diverged} of which did "
+                "not follow the schedule that was planned"
             )
         ran = len(self._seen)
         if not ran:
             return "no schedule was run"
         complete, level = self._complete()
         if not complete:
-            return f"{counted(ran, 'schedule')} without a {unit}, none fails; there are more"
+            known = f"{counted(ran, 'schedule')}{where} without a {unit}"
+            return f"{known}, none fails; there are more"
         ended = self.level is None
-        known = _known(complete, "" if ended and not self._cut else _up_to(level, unit), unit)
+        bound = "" if ended and not self._cut else _up_to(level, unit)
+        known = _known(complete, where, bound, unit)
         if ran > complete:
             return f"{known}, and {counted(ran - complete, 'other')}{part}, none fails"
         return f"{known} does not fail" if complete == 1 else f"{known}, none fails"
@@ -266,11 +269,13 @@ def digests(steps: Sequence[Step]) -> list[int]:
     return all_of_them
 
 
-def _known(complete: int, bound: str, unit: Unit) -> str:
+def _known(complete: int, where: str, bound: str, unit: Unit) -> str:
     if complete > 1:
-        return f"all {complete} schedules{bound}"
+        return f"all {complete} schedules{where}{bound}"
     # The one without a deviation is there in every test.
-    return "the default schedule" if bound and unit == "deviation" else f"the only schedule{bound}"
+    if bound and unit == "deviation":
+        return f"the default schedule{where}"
+    return f"the only schedule{where}{bound}"
 
 
 def _up_to(most: int, unit: Unit) -> str:
