@@ -210,8 +210,24 @@ class Crowd:
         for task_id, kind in kinds.items():
             self.accepted.setdefault(task_id, (kind, str(app.pid)))
 
+    def revive(self) -> None:
+        """Start the workers again that have ended by themselves, as a supervisor does.
+
+        Celery's sometimes end when Redis goes away: kombu raises an error of its own while it
+        closes the connection.
+        """
+        for number, worker in enumerate(self.workers):
+            if worker.has_ended:
+                worker.close()
+                lines = self.file.read_text("utf-8").splitlines()
+                for pid in {int(line.split()[2]) for line in lines if line.startswith("begin ")}:
+                    if not psutil.pid_exists(pid):
+                        self.tell("dead", pid)
+                self.add_worker(number)
+
     def submit(self, many: int, *without: App) -> None:
         """Let all apps accept tasks at a time."""
+        self.revive()
         apps = [one for one in self.apps if one not in without]
         for app in apps:
             app.order("submit", many, self.kinds)
@@ -220,12 +236,17 @@ class Crowd:
 
     def look(self) -> list[Any]:
         """Wait until all tasks have ended, and return what each app says of them."""
-        ids, said = list(self.accepted), []
-        for order in (("settle", ids, SETTLED), ("look", ids)):
-            for app in self.apps:
-                app.order(*order)
-            said = [app.answer() for app in self.apps]
-        return said
+        ids = list(self.accepted)
+        for _ in range(10):
+            self.revive()
+            if all(self._ask_all("settle", ids, SETTLED / 10)):
+                break
+        return self._ask_all("look", ids)
+
+    def _ask_all(self, *order: Any) -> list[Any]:
+        for app in self.apps:
+            app.order(*order)
+        return [app.answer() for app in self.apps]
 
     def judge(self, said: list[Any]) -> None:
         """Compare what is said of all ids with what was done, and forget them."""

@@ -118,6 +118,11 @@ class CeleryWorker:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether its main process has ended."""
+        return self._process is not None and self._process.poll() is not None
+
     def terminate(self) -> None:
         """Ask it to end what it does and then itself."""
         os.kill(self.pid, signal.SIGTERM)
