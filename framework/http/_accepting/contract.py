@@ -292,8 +292,9 @@ class _Accepting:
             return returned
         task = await self._task(core, task_id)
         shown_to = None if route.access is None else route.access.owner
-        if task is not None and task.owner is None and shown_to is not None:
-            self._warn(_NOBODY)
+        nobodys = task is not None and task.owner is None and shown_to is not None
+        if nobodys and self._is_news(_NOBODY):
+            _LOGGER.warning(_NOBODY, self._label)
         body = self._model.model_construct(**body_of(task_id, task, urls))
         headers = response.headers
         headers.setdefault("location", body.status_url)
@@ -318,8 +319,12 @@ class _Accepting:
                 return TaskId(held.task_id)
             returned = await self._called(core, values)
             task_id = self._id_of(returned)
-            if task_id not in (None, held.task_id) and not _is_unique(core.ledger.find(task_id)):
-                self._warn(_KEYLESS)
+            if (
+                task_id not in (None, held.task_id)
+                and not _is_unique(core.ledger.find(str(task_id)))
+                and self._is_news(_KEYLESS)
+            ):
+                _LOGGER.warning(_KEYLESS, self._label)
             return returned
 
     async def _called(self, core: Core, values: dict[str, Any]) -> Any:
@@ -336,11 +341,11 @@ class _Accepting:
                 await suspend(core.durable.secure(task, own=True))
         return returned
 
-    def _warn(self, text: str) -> None:
-        """Log *text*, which begins with the route, once."""
-        if text not in self._told:
-            self._told.add(text)
-            _LOGGER.warning(text, self._label)
+    def _is_news(self, text: str) -> bool:
+        """Return whether *text* was not logged yet for this route; True once."""
+        known = text in self._told
+        self._told.add(text)
+        return not known
 
     def _id_of(self, returned: Any) -> str | None:
         """Return the id of the task that the endpoint returned; None for something else.

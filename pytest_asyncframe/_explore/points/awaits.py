@@ -172,7 +172,7 @@ def _woken_by(handle: Any) -> tuple[str, asyncio.Task[Any] | None]:
             return "timeout", task
     what = "sleep" if callback is END_OF_SLEEP else "timeout"
     if isinstance(future, asyncio.Future):
-        for woken, _ in future._callbacks or ():
+        for woken, _ in getattr(future, "_callbacks", None) or ():
             task = getattr(woken, "__self__", None)
             if isinstance(task, asyncio.Task):
                 return what, task
