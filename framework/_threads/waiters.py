@@ -326,29 +326,25 @@ It yields what to call for each wait, on a loop in order to await the result.
 
 def block(steps: Steps[T]) -> T:
     """Take *steps* to their end on this thread, and return what they return."""
+    # From the first step on, whatever is raised ends them here, and not some time later, where
+    # garbage is collected: perhaps with a lock held that their end needs.
     try:
-        wait = next(steps)
-        try:
-            while True:
-                wait()
-                wait = next(steps)
-        finally:
-            steps.close()
+        while True:
+            next(steps)()
     except StopIteration as stop:
         result: T = stop.value
         return result
+    finally:
+        steps.close()
 
 
 async def suspend(steps: Steps[T]) -> T:
     """Take *steps* to their end on this loop, and return what they return."""
     try:
-        wait = next(steps)
-        try:
-            while True:
-                await wait()
-                wait = next(steps)
-        finally:
-            steps.close()
+        while True:
+            await next(steps)()
     except StopIteration as stop:
         result: T = stop.value
         return result
+    finally:
+        steps.close()

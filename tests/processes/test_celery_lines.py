@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import queue
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from framework import TaskId, TaskManager, TaskStatus, get_task_manager, setup_async_framework
+from framework._running.runner import NOT_STARTED
 from framework._tasks.places import GRANTED, PlaceAnswer, PlaceRequest
 from framework.engines.celery import CeleryEngine
 from framework.engines.celery._messages import Message
@@ -21,14 +23,13 @@ from framework.engines.celery._redis.state import State
 from framework.engines.celery._shared import lines as _lines
 from framework.engines.celery._shared.lines import RedisLines
 from framework.exceptions import StoreUnavailableError
-from framework.stores.sql import SQLStore, _backlog
+from framework.stores.sql import SQLStore
 from tests.patience import PATIENCE
 from tests.processes import celery_tasks
 from tests.processes.celery_app import make
 from tests.processes.servers import RedisServer
 from tests.processes.workers import client_of
 
-HEX = "[0-9a-f]{32}"
 HOLDER = "m|1|7"
 
 
@@ -327,26 +328,20 @@ async def test_a_place_that_comes_while_an_app_stops(
         assert [one and one.status for one in found] == [TaskStatus.PENDING] * 2
 
 
-@pytest.mark.parametrize("stored", [True, False], ids=["stored", "refused"])
 async def test_a_duplicate_of_a_task_that_is_not_stored_yet(
-    celery_redis: RedisServer, sqlite_url: str, monkeypatch: pytest.MonkeyPatch, stored: bool
+    celery_redis: RedisServer, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A durable submission returns the id of another app's task only if everybody can find it."""
     key, path = uuid4().hex, sqlite_url.removeprefix("sqlite:///")
     once = celery_tasks.mark.options(unique=True)
-    if not stored:
-        monkeypatch.setattr(_backlog, "SECURE_PATIENCE", 0.05)
     async with AsyncExitStack() as stack:
         writer = stack.enter_context(closing(sqlite3.connect(path, isolation_level=None)))
 
-        def rows(task_id: str) -> int:
-            query = "SELECT count(*) FROM asyncframe_tasks WHERE task_id = ?"
-            [[found]] = writer.execute(query, (task_id,))
-            return int(found)
-
         async def submit(manager: TaskManager) -> tuple[str, int]:
             task_id = await manager.submit(once, (key,))
-            return task_id, rows(task_id)
+            query = "SELECT count(*) FROM asyncframe_tasks WHERE task_id = ?"
+            [[rows]] = writer.execute(query, (task_id,))
+            return task_id, rows
 
         managers, placed, asked = list[TaskManager](), asyncio.Event(), asyncio.Event()
         for event in (placed, asked):
@@ -365,20 +360,21 @@ async def test_a_duplicate_of_a_task_that_is_not_stored_yet(
         two = asyncio.create_task(submit(managers[1]))
         known = asyncio.create_task(asked.wait())
         await asyncio.wait([two, known], return_when=asyncio.FIRST_COMPLETED)
-        if not stored:
-            with pytest.raises(StoreUnavailableError, match=r"^the store has not written "):
-                await one
         writer.execute("ROLLBACK")
-        if stored:
-            task_id, _ = await one
-            assert await two == (task_id, 1)
-        else:
-            with pytest.raises(
-                StoreUnavailableError,
-                match=rf"^task {HEX} of another process, which is used instead, was refused: ",
-            ):
-                await two
+        task_id, _ = await one
+        assert await two == (task_id, 1)
         known.cancel()
+        # Or it is found, and its own submission was refused.
+        monkeypatch.setattr(managers[1]._core.others, "look_up", refused)
+        text = rf"^task {task_id} of another process, which is used instead, was refused: locked; "
+        with pytest.raises(StoreUnavailableError, match=text):
+            await managers[1].submit(once, (key,))
+
+
+def refused(task_id: str) -> Generator[Any, None, Any]:
+    """Return the record of a task that could not be stored, in no step."""
+    yield from ()
+    return SimpleNamespace(status=TaskStatus.FAILED, reason=NOT_STARTED, error="locked")
 
 
 def telling(event: asyncio.Event, call: Callable[..., Any]) -> Callable[..., Any]:

@@ -81,6 +81,7 @@ _HOW = {
     "Mirror._lock": ("opcode", "delays"),
     "Removal._lock": ("opcode", "mixed"),
     "Schedules._lock": ("opcode", "delays"),
+    "ThreadWaiter._condition": ("locks", "delays"),
     "Unique._admitting": ("line", "pct:3"),
     "frameworks._LOCK": ("line", "delays"),
 }
