@@ -45,7 +45,7 @@ def installed(clock: VirtualClock, own: Collection[CodeType] = ()) -> Iterator[I
 
 
 class Identities:
-    """The identities of asyncio tasks.
+    """The identities of asyncio tasks, and of due timers.
 
     Args:
         sequencer: The actors of the test.
@@ -73,10 +73,10 @@ class Identities:
     def of_timer(self, handle: Any) -> str:
         """Return the identity of a timer that is due: whom it wakes, or what it calls."""
         what, task = _woken_by(handle)
-        self._named[f"{what} {task and self.of(task)}"] += 1
-        times = self._named[f"{what} {task and self.of(task)}"]
-        name = what if times == 1 else f"{what} {times}"
-        return name if task is None else f"{name} of {self.of(task)}"
+        whom = "" if task is None else f" of {self.of(task)}"
+        self._named[what + whom] += 1
+        times = self._named[what + whom]
+        return f"{what}{whom}" if times == 1 else f"{what} {times}{whom}"
 
     def _new(self, task: asyncio.Task[Any]) -> str:
         # asyncio numbers the tasks of the whole process, so its own names do not do.
