@@ -110,11 +110,12 @@ class Server:
 def _patience() -> list[str]:
     """Return what lets workers import for longer than the 5 s after which uvicorn kills them.
 
-    Before 0.37 there is no such option.
+    It is less than the patience of a test: of a worker that is killed while uvicorn asks whether
+    it lives, uvicorn learns only after that time. Before 0.37 there is no such option.
     """
     option = "--timeout-worker-healthcheck"
     known = any(option in one.opts for one in main.params)
-    return [option, str(round(PATIENCE))] if known else []
+    return [option, str(round(PATIENCE / 2))] if known else []
 
 
 @contextmanager

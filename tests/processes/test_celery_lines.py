@@ -283,7 +283,7 @@ async def test_shutdown(celery_redis: RedisServer) -> None:
     """The tasks of an app that has stopped keep their places, published or not."""
     async with client_of(celery_redis.url) as lists, AsyncExitStack() as stack:
         key = uuid4().hex
-        engine = make(celery_redis.url, namespace=key)
+        engine = make(celery_redis.url, namespace=key, queue=key)
         app = setup_async_framework(None, engine=engine, graceful_shutdown_timeout=0.2)
         await stack.enter_async_context(app)
         manager = get_task_manager()
@@ -305,7 +305,8 @@ async def test_a_place_that_comes_while_an_app_stops(
 
     @asynccontextmanager
     async def app() -> AsyncIterator[CeleryEngine]:
-        engine, store = make(celery_redis.url, namespace=namespace), SQLStore(sqlite_url)
+        engine = make(celery_redis.url, namespace=namespace, queue=namespace)
+        store = SQLStore(sqlite_url)
         async with setup_async_framework(None, engine=engine, store=store):
             yield engine
 
@@ -345,7 +346,9 @@ async def test_a_duplicate_of_a_task_that_is_not_stored_yet(
 
         managers, placed, asked = list[TaskManager](), asyncio.Event(), asyncio.Event()
         for event in (placed, asked):
-            engine, store = make(celery_redis.url, durable=True), SQLStore(sqlite_url, durable=True)
+            # In a queue that no worker of the other tests reads: it would run the first one.
+            engine = make(celery_redis.url, queue=key, durable=True)
+            store = SQLStore(sqlite_url, durable=True)
             await stack.enter_async_context(setup_async_framework(None, engine=engine, store=store))
             managers.append(get_task_manager())
             # So that only the store has the task before it is published.
