@@ -1,10 +1,11 @@
 """The runs of an explored test: their choices, what makes them alike, and their results.
 
-Relies on: `runtestprotocol` and `call_and_report` of pytest, which are not public.
+Relies on: `runtestprotocol` of pytest, which is not public.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import pdb  # noqa: T100  # replaced, not used
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import pytest
-from _pytest.runner import call_and_report, runtestprotocol
+from _pytest.runner import runtestprotocol
 
 from pytest_asyncframe._explore import world
 from pytest_asyncframe._explore.locks.found import FoundLocks, kept_by
@@ -26,8 +27,8 @@ from pytest_asyncframe._explore.points.follower import Followed, Follower
 from pytest_asyncframe._explore.points.levels import Level
 from pytest_asyncframe._explore.schedule import Course, Step, Strategy
 from pytest_asyncframe._explore.telling.witness import Witness
-from pytest_asyncframe._toolkit.items import RUN, is_from
-from pytest_asyncframe._toolkit.repeating import SeveralRuns, is_strict_pass, line_of, withheld
+from pytest_asyncframe._toolkit.items import RUN, is_from, is_strict_pass
+from pytest_asyncframe._toolkit.repeating import SeveralRuns, line_of, withheld
 from pytest_asyncframe._toolkit.toolkit import Toolkit
 from pytest_asyncframe._turns.choices import Chooser
 from pytest_asyncframe._turns.outside import Outside
@@ -136,6 +137,27 @@ def is_failure(report: pytest.TestReport) -> bool:
     return report.skipped and hasattr(report, "wasxfail")
 
 
+def one_result(reports: Sequence[pytest.TestReport]) -> list[pytest.TestReport]:
+    """Return the reports of a run such that a test whose call passed does not fail beside it.
+
+    What is found at the end of the test, such as a failure that nobody has read, makes the call
+    fail. pytest would show the test as passed, and then an error.
+    """
+    phases = {report.when: report for report in reports if not hasattr(report, "context")}
+    call, teardown = phases.get("call"), phases.get("teardown")
+    if call is None or teardown is None or not is_failure(teardown):
+        return [*reports]
+    if not (call.passed or is_strict_pass(call)):
+        return [*reports]
+    failed, ended = copy.copy(teardown), copy.copy(teardown)
+    failed.when = "call"
+    failed.start, failed.stop, failed.duration = call.start, call.stop, call.duration
+    ended.outcome, ended.longrepr, ended.sections = "passed", None, []
+    vars(ended).pop("wasxfail", None)
+    told = {id(call): failed, id(teardown): ended}
+    return [told.get(id(report), report) for report in reports]
+
+
 def same_failure(one: pytest.TestReport, other: pytest.TestReport) -> bool:
     """Whether two runs failed in the same phase and at the same line."""
     return one.when == other.when and line_of(one) == line_of(other)
@@ -185,41 +207,25 @@ class Repeated(SeveralRuns):
 
     def openly(self, run: Run) -> None:
         """Run it for the last time, with reports."""
-        with self._prepared(run):
-            runtestprotocol(self.item, nextitem=self._next_item)
+        self.show(one_result(self._reports_of(run)), self._next_item)
 
     def first(self, run: Run) -> Ended:
         """Run it once, with reports and for the last time if it does not pass."""
-        with self._prepared(run), withheld(self.item, "pytest_runtest_logreport") as told:
-            reports = [self._phase("setup")]
-            if reports[0].passed:
-                call = self._phase("call")
-                reports += [*told, call]
-            ended = Ended(run, reports)
-            is_last = ended.failure is not None or ended.was_skipped
-            following = self._next_item if is_last else self.copy
-            reports.append(self._phase("teardown", nextitem=following))
-            self._forget_request()
-        if is_last or ended.failure is not None:
-            for report in reports:
-                self.item.ihook.pytest_runtest_logreport(report=report)
-        if ended.failure is not None and not is_last:
-            self.item.session._setupstate.teardown_exact(self._next_item)
+        ended = Ended(run, self._reports_of(run))
+        if ended.failure is not None or ended.was_skipped:
+            self.show(one_result(ended.reports), self._next_item)
         return ended
 
-    def _phase(self, when: When, **options: pytest.Item | None) -> pytest.TestReport:
-        return call_and_report(self.item, when, log=False, **options)
+    def _reports_of(self, run: Run) -> list[pytest.TestReport]:
+        with self._prepared(run), withheld(self.item, "pytest_runtest_logreport") as told:
+            runtestprotocol(self.item, nextitem=self.copy)
+        return told
 
     @contextmanager
     def _prepared(self, run: Run) -> Iterator[None]:
         """Make this the present run inside the block, with models of locks."""
         with self.prepared(RUN, run), self._locks.modelled():
             yield
-
-    def _forget_request(self) -> None:
-        item: Any = self.item
-        if hasattr(item, "_request"):
-            item._request, item.funcargs = False, None
 
 
 @contextmanager

@@ -12,21 +12,19 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import pytest
 from _pytest.runner import runtestprotocol
 
 from pytest_asyncframe._locations import is_users_file
 from pytest_asyncframe._modes.marker import VARIANT, Variant, applies, variants_for
-from pytest_asyncframe._toolkit.items import PROOF, REFUSED
+from pytest_asyncframe._toolkit.items import PROOF, REFUSED, is_strict_pass
 from pytest_asyncframe._toolkit.options import Settings, settings_for
 from pytest_asyncframe._toolkit.repeating import (
     SeveralRuns,
     crash_of,
-    is_strict_pass,
     line_of,
     logged,
     shows_fixtures,
@@ -64,8 +62,7 @@ def protocol(
     with logged(item):
         runs = _Runs(item)
         results = [Result(variant, runs.run(variant)) for variant in variants]
-        for report in [*_reported(results, item), *runs.end(next_item)]:
-            item.ihook.pytest_runtest_logreport(report=report)
+        runs.show(_reported(results, item), next_item)
     return True
 
 
@@ -79,18 +76,6 @@ class _Runs(SeveralRuns):
             reports = runtestprotocol(item, log=False, nextitem=self.copy)
         # Subtests report during the call.
         return [*told, *reports]
-
-    def end(self, next_item: pytest.Item | None) -> list[pytest.TestReport]:
-        """End the wider fixtures that *next_item* does not use; return a report if that fails."""
-        state = self.item.session._setupstate
-        capturing: Any = self.item.config.pluginmanager.getplugin("capturemanager")
-        capture = capturing.item_capture("teardown", self.item) if capturing else nullcontext()
-        with capture:
-            call = pytest.CallInfo.from_call(lambda: state.teardown_exact(next_item), "teardown")
-        if call.excinfo is None:
-            return []
-        # Not by the hook, whose implementations expect a test that is set up.
-        return [pytest.TestReport.from_item_and_call(self.item, call)]
 
 
 def _reported(results: list[Result], item: pytest.Item) -> list[pytest.TestReport]:

@@ -80,6 +80,11 @@ def module_name(item: pytest.Item) -> str:
     return str(getattr(getattr(item, "module", None), "__name__", ""))
 
 
+def is_strict_pass(report: pytest.TestReport) -> bool:
+    """Whether a phase failed only since the test has passed, which its mark does not allow."""
+    return str(report.longrepr).startswith("[XPASS(strict)]")
+
+
 def code_of(item: pytest.Item) -> list[CodeType]:
     """Return the code objects of a test function and its fixtures."""
     info: Any = getattr(item, "_fixtureinfo", None)

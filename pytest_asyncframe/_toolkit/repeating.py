@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import pytest
@@ -50,6 +50,42 @@ class SeveralRuns:
         finally:
             del self.item.stash[key]
 
+    def show(self, reports: Sequence[pytest.TestReport], next_item: pytest.Item | None) -> None:
+        """Tell pytest of the reports of a run, and end the wider fixtures.
+
+        Args:
+            reports: They are shown with what the wider fixtures print.
+            next_item: The test after this one, whose fixtures are kept; None for no test.
+        """
+        self._tell([*reports, *self._end(next_item, reports[-1])])
+        session = self.item.session
+        if session.shouldfail or session.shouldstop:
+            # No further test comes, though nobody knew that before the reports.
+            self._tell(self._end(None, reports[-1]))
+
+    def _tell(self, reports: Sequence[pytest.TestReport]) -> None:
+        for report in reports:
+            self.item.ihook.pytest_runtest_logreport(report=report)
+
+    def _end(
+        self, next_item: pytest.Item | None, latest: pytest.TestReport
+    ) -> list[pytest.TestReport]:
+        """End the wider fixtures that *next_item* does not use; return a report if that fails."""
+        item: Any = self.item
+        state, known = item.session._setupstate, len(item._report_sections)
+        capturing: Any = item.config.pluginmanager.getplugin("capturemanager")
+        capture = capturing.item_capture("teardown", item) if capturing else nullcontext()
+        with capture:
+            call = pytest.CallInfo.from_call(lambda: state.teardown_exact(next_item), "teardown")
+        if call.excinfo is not None:
+            # Not made by the hook, whose implementations expect a test that is set up.
+            return [pytest.TestReport.from_item_and_call(item, call)]
+        latest.sections += [
+            (f"Captured {stream} {when}", text)
+            for when, stream, text in item._report_sections[known:]
+        ]
+        return []
+
 
 @contextmanager
 def logged(item: pytest.Item) -> Iterator[None]:
@@ -57,11 +93,6 @@ def logged(item: pytest.Item) -> Iterator[None]:
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     yield
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-
-
-def is_strict_pass(report: pytest.TestReport) -> bool:
-    """Whether a phase failed only since the test has passed, which its mark does not allow."""
-    return str(report.longrepr).startswith("[XPASS(strict)]")
 
 
 def crash_of(report: pytest.TestReport) -> Any:  # Any: pytest's, which is not public

@@ -139,8 +139,8 @@ def test_a_gate_at_the_end_can_fail_a_schedule(pytester: pytest.Pytester) -> Non
         "    await asyncframe.settled()\n"
     )
     found = told(pytester, source)
-    assert phases(found) == [("setup", "passed"), ("call", "passed"), ("teardown", "failed")]
-    [text] = sections(found.reports[2])
+    assert phases(found) == [("setup", "passed"), ("call", "failed"), ("teardown", "passed")]
+    [text] = sections(found.reports[1])
     assert "\nreplay: pytest test_it.py::test_sale --asyncframe-replay=AF1:" in text
 
 
@@ -243,6 +243,49 @@ def test_an_error_at_set_up_is_reported_once(pytester: pytest.Pytester) -> None:
     assert found.errors == ["test_it: OSError"]
 
 
+LOST = """
+ready = {}
+
+@background_task
+def fill():
+    ready["price"] = 3
+
+@background_task
+def use():
+    ready["price"]
+
+@pytest.fixture(scope="module")
+def wide():
+    yield
+    raise OSError("gone")
+
+@pytest.mark.interleave
+async def test_sale(asyncframe, wide):
+    ready.clear()
+    fill()
+    use()
+    await asyncframe.settled()
+"""
+"""A task that fails if it comes first, which nobody notices until the test ends."""
+
+
+@pytest.mark.parametrize("mark", ["", "@pytest.mark.xfail(strict=True)"])
+def test_a_failure_found_at_the_end_is_that_of_the_test(
+    pytester: pytest.Pytester, mark: str
+) -> None:
+    """A lost failure fails the call, once; an error of a wider fixture is one beside it."""
+    marked = LOST.replace("@pytest.mark.interleave", f"{mark}\n@pytest.mark.interleave")
+    found = told(pytester, RACE + marked)
+    outcome = "skipped" if mark else "failed"
+    expected = [("setup", "passed"), ("call", outcome), ("teardown", "passed")]
+
+    assert phases(found) == [*expected, ("teardown", "failed")]
+    assert str(found.reports[1].longrepr).count("lost failure: ") == 1
+    assert [text.splitlines()[0][:4] for text in sections(found.reports[1])] == ["run "]
+    assert found.reports[2].sections == []
+    assert hasattr(found.reports[1], "wasxfail") is bool(mark)
+
+
 def test_an_error_at_teardown_lets_the_next_test_run(pytester: pytest.Pytester) -> None:
     """After a fixture has failed at its end, fixtures of wider scope end before the next module."""
     source = (
@@ -251,7 +294,7 @@ def test_an_error_at_teardown_lets_the_next_test_run(pytester: pytest.Pytester) 
         "@pytest.mark.interleave\ndef test_it(wide, broken, asyncframe):\n    pass\n"
     )
     pytester.makepyfile(test_next="def test_next():\n    pass")
-    run(pytester, source).assert_outcomes(passed=2, errors=1)
+    run(pytester, source).assert_outcomes(passed=1, failed=1)
 
 
 def test_subtests_are_reported_once(pytester: pytest.Pytester) -> None:
