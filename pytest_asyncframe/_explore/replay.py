@@ -1,9 +1,9 @@
 """Replay lines: a schedule as text, and following it in another process.
 
-A line carries the steps at which a run left the default schedule: the identity that was taken,
-what else was offered, and a checksum of all steps before. So a run that differs is noticed, and
-never taken for the same schedule. The text is JSON, compressed, with a checksum of its own, in
-the URL-safe alphabet of base64.
+A line carries the steps at which a run did something else than `Holds` does: the identity that
+was taken, what else was offered, and a checksum of all steps before. So it is short, however long
+an actor is held back; and a run that differs is noticed, and never taken for the same schedule.
+The text is JSON, compressed, with a checksum of its own, in the URL-safe alphabet of base64.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from pytest_asyncframe._explore.holds import Holds
 from pytest_asyncframe._explore.schedule import Location, Step
 
-PREFIX = "AF1:"
+PREFIX = "AF2:"
 """What each line begins with; the digit is the version of its format."""
 
 _OF_ONE_PYTHON = ("line", "opcode")
@@ -37,13 +38,13 @@ class ReplayLineError(ValueError):
 
 
 class Deviation(NamedTuple):
-    """A step at which a run left the default schedule.
+    """A step at which a run did something else than `Holds` does.
 
     Attributes:
         number: The number of the step, from 0.
         kind: See `Step.kind`.
         options: See `Step.options`.
-        chosen: The index of the option that was taken, from 1.
+        chosen: The index of the option that was taken; 0 lets who was held back go on.
         before: The checksum of all steps before; see `add`.
     """
 
@@ -62,7 +63,7 @@ class ReplayLine(NamedTuple):
         level: The level at which it was found.
         seed: The base seed of the test's runs.
         python: The version of Python that it needs, such as "3.13"; "" for any.
-        deviations: The steps that left the default schedule, in their order.
+        deviations: The steps at which the schedule says what comes next, in their order.
     """
 
     node: int
@@ -74,11 +75,12 @@ class ReplayLine(NamedTuple):
 
 def line_of(steps: Sequence[Step], *, node_id: str, level: str, seed: int) -> ReplayLine:
     """Return the line for a run that took *steps*."""
-    total = 0
+    total, holds = 0, Holds()
     deviations = []
     for number, step in enumerate(steps):
-        if step.deviates:
+        if step.chosen != holds.default(step):
             deviations.append(Deviation(number, step.kind, step.options, step.chosen, total))
+        holds.took(step, step.chosen)
         total = add(total, step)
     python = _this_python() if level in _OF_ONE_PYTHON else ""
     return ReplayLine(node_sum(node_id), level, seed, python, tuple(deviations))
@@ -170,7 +172,7 @@ def _unpacked(text: str) -> ReplayLine:
 
 
 class Following:
-    """Takes the choices of a line, and the default once a run differs from it.
+    """Takes the choices of a line, and no further ones once a run differs from it.
 
     Args:
         line: The line.
@@ -182,6 +184,7 @@ class Following:
     def __init__(self, line: ReplayLine) -> None:
         self._line = line
         self._deviation_at = {one.number: one for one in line.deviations}.get
+        self._holds = Holds()
         self._total = 0
         self._length = 0
         self.difference: str = ""
@@ -189,10 +192,11 @@ class Following:
     def choose(self, number: int, step: Step) -> int:
         """Return the index of the option to take at step *number*; see `Strategy`."""
         deviation = self._deviation_at(number)
-        chosen = 0
+        chosen = self._holds.default(step)
         if deviation is not None and not self.difference:
             self.difference = self._compared(deviation, step)
-            chosen = 0 if self.difference else deviation.chosen
+            chosen = chosen if self.difference else deviation.chosen
+        self._holds.took(step, chosen)
         self._length = number + 1
         self._total = add(self._total, step._replace(chosen=chosen))
         return chosen

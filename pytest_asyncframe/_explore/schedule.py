@@ -83,6 +83,37 @@ class Strategy(Protocol):
         ...
 
 
+class Rule(Protocol):
+    """What a schedule does where it says nothing; follows one run, step by step."""
+
+    def default(self, step: Step) -> int:
+        """Return the index of the option that is taken unless a schedule says another one."""
+        ...
+
+    def cost(self, step: Step, option: int) -> int:
+        """Return how many deviations it is to take an option other than `default`, 0 or 1."""
+        ...
+
+    def took(self, step: Step, option: int) -> object:
+        """Take note of the option that was taken at a step."""
+        ...
+
+
+class InOrder:
+    """Takes the first option everywhere: each other choice is a deviation."""
+
+    def default(self, step: Step) -> int:
+        """Return 0; see `Rule`."""
+        return 0
+
+    def cost(self, step: Step, option: int) -> int:
+        """Return 1; see `Rule`."""
+        return 1
+
+    def took(self, step: Step, option: int) -> None:
+        """Do nothing; see `Rule`."""
+
+
 class Default:
     """Takes the default everywhere."""
 
@@ -97,15 +128,20 @@ class Deviating:
     Args:
         deviations: The identities of the options to take, by the number of the step. One that
             is not offered there is passed over: the default is taken.
+        rule: What the default is, for one run.
     """
 
-    def __init__(self, deviations: Mapping[int, str]) -> None:
+    def __init__(self, deviations: Mapping[int, str], rule: Rule | None = None) -> None:
         self._option_at = deviations.get
+        self._rule = InOrder() if rule is None else rule
 
     def choose(self, number: int, step: Step) -> int:
         """Return the index of the option to take at step *number*; see `Strategy`."""
-        option = self._option_at(number)
-        return step.options.index(option) if option in step.options else 0
+        wanted = self._option_at(number)
+        rule = self._rule
+        option = step.options.index(wanted) if wanted in step.options else rule.default(step)
+        rule.took(step, option)
+        return option
 
 
 def deviations_of(steps: Sequence[Step]) -> dict[int, str]:

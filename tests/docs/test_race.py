@@ -40,7 +40,7 @@ def outcome(pytester: pytest.Pytester, app: str, *options: str, marker: str = MA
     pytester.makepyfile(test_shop=test.replace(MARKER, marker))
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
     lines = pytester.runpytest_subprocess(*options).outlines
-    return [re.sub(r"(AF1:).+", r"\1...", line) for line in lines]
+    return [re.sub(r"(AF2:).+", r"\1...", line) for line in lines]
 
 
 def test_it_fails(pytester: pytest.Pytester) -> None:

@@ -88,7 +88,7 @@ def test_a_race_is_found(pytester: pytest.Pytester, name: str) -> None:
     pattern = rf"run (\d+) of at most 200 fails: policy delays, level {level}, seed \d+"
     [found] = [int(one[1]) for line in result.outlines if (one := re.fullmatch(pattern, line))]
     assert 1 <= found <= most
-    result.stdout.fnmatch_lines("replay: pytest * --asyncframe-replay=AF1:*")
+    result.stdout.fnmatch_lines("replay: pytest * --asyncframe-replay=AF2:*")
 
 
 @pytest.mark.extended("time")

@@ -20,11 +20,11 @@ from tests.explore.sessions import CORRECT, PLAIN, RACE, RACY, REFUSED, replay_l
 BEFORE = Step("start", "", ("a#1", "a#2"), False, 0)
 TAKEN = Step("framework", "submit()", ("a#1", "a#2", "test"), True, 2)
 
-DAMAGED = r"^['\"]AF1:.*['\"] is damaged: copy the whole line that the"
+DAMAGED = r"^['\"]AF2:.*['\"] is damaged: copy the whole line that the"
 
 OTHER_VERSION = (
-    "'AF2:xyz' was made by another version of asyncframe, whose lines begin with another number "
-    "than 'AF1:': replay it with that version"
+    "'AF0:xyz' was made by another version of asyncframe, whose lines begin with another number "
+    "than 'AF2:': replay it with that version"
 )
 
 OF_NONE = (
@@ -33,7 +33,7 @@ OF_NONE = (
 )
 
 DAMAGED = (
-    "ERROR: --asyncframe-replay: 'AF1:abc' is damaged: copy the whole line that the failing test "
+    "ERROR: --asyncframe-replay: 'AF2:abc' is damaged: copy the whole line that the failing test "
     "printed"
 )
 
@@ -85,12 +85,12 @@ def test_a_line_survives_a_narrow_terminal() -> None:
 def test_a_changed_character_is_noticed(place: int, character: str) -> None:
     """A line with one other character is damaged, whichever it is."""
     text = encode(line_of([BEFORE, TAKEN], node_id="test_it", level="locks", seed=1))
-    place = len("AF1:") + place % (len(text) - len("AF1:"))
+    place = len("AF2:") + place % (len(text) - len("AF2:"))
     changed = f"{text[:place]}{character}{text[place + 1 :]}"
     if "".join(changed.split()).strip("'\"`.,;") == text:
         return
     with pytest.raises(
-        ReplayLineError, match=r"^['\"]AF1:.*['\"] is damaged: copy the whole line that the"
+        ReplayLineError, match=r"^['\"]AF2:.*['\"] is damaged: copy the whole line that the"
     ):
         decode(changed)
 
@@ -98,15 +98,15 @@ def test_a_changed_character_is_noticed(place: int, character: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "'' is no replay line: it must begin with 'AF1:'"),
-        ("AF1:", "'AF1:' is damaged: copy the whole line that the failing test printed"),
+        ("", "'' is no replay line: it must begin with 'AF2:'"),
+        ("AF2:", "'AF2:' is damaged: copy the whole line that the failing test printed"),
         (
-            "AF2:xyz",
+            "AF0:xyz",
             OTHER_VERSION,
         ),
         (
             "tests/test_it.py::test_it[1]",
-            "'tests/test_it.py::te...' is no replay line: it must begin with 'AF1:'",
+            "'tests/test_it.py::te...' is no replay line: it must begin with 'AF2:'",
         ),
     ],
 )
@@ -137,16 +137,16 @@ def test_a_line_is_no_bomb() -> None:
     packed = zlib.compress(b'[1,"line",1,"",[]]' + b" " * 10_000_000, 9)
     summed = zlib.crc32(packed).to_bytes(4, "big") + packed
     with pytest.raises(
-        ReplayLineError, match=r"^['\"]AF1:.*['\"] is damaged: copy the whole line that the"
+        ReplayLineError, match=r"^['\"]AF2:.*['\"] is damaged: copy the whole line that the"
     ):
-        decode("AF1:" + base64.urlsafe_b64encode(summed).decode())
+        decode("AF2:" + base64.urlsafe_b64encode(summed).decode())
 
 
 def test_the_text_is_short() -> None:
     """A race with one switch fits into two lines of a terminal."""
     text = encode(line_of([BEFORE] * 300 + [TAKEN], node_id="test_it", level="locks", seed=2**62))
     assert len(text) < 130
-    packed = base64.urlsafe_b64decode(text.removeprefix("AF1:") + "==")[4:]
+    packed = base64.urlsafe_b64decode(text.removeprefix("AF2:") + "==")[4:]
     assert json.loads(zlib.decompress(packed))[1] == "locks"
 
 
@@ -276,7 +276,7 @@ def test_a_line_of_no_test_is_refused(pytester: pytest.Pytester) -> None:
 
 def test_a_damaged_line_ends_the_run(pytester: pytest.Pytester) -> None:
     """A damaged line is pytest's usage error, before anything is collected."""
-    result = run(pytester, RACY, *REFUSED, "--asyncframe-replay=AF1:abc")
+    result = run(pytester, RACY, *REFUSED, "--asyncframe-replay=AF2:abc")
     assert result.ret is pytest.ExitCode.USAGE_ERROR
     assert result.errlines == [DAMAGED, ""]
 

@@ -70,7 +70,7 @@ def test_a_race_is_found_and_told(pytester: pytest.Pytester) -> None:
         r"  buy#1 paused at `manager\.get_stats\(\)` \(test_it\.py:7\), after `if .*`",
         r"  buy#2 ran to its end: .*",
         r"  buy#1 went on to its end: .*",
-        r"replay: pytest test_it\.py::test_sale --asyncframe-replay=AF1:[\w-]+",
+        r"replay: pytest test_it\.py::test_sale --asyncframe-replay=AF2:[\w-]+",
     ]
     assert re.fullmatch("\n".join(patterns), text)
     assert found.errors == ["test_sale: AssertionError"]
@@ -141,7 +141,7 @@ def test_a_gate_at_the_end_can_fail_a_schedule(pytester: pytest.Pytester) -> Non
     found = told(pytester, source)
     assert phases(found) == [("setup", "passed"), ("call", "failed"), ("teardown", "passed")]
     [text] = sections(found.reports[1])
-    assert "\nreplay: pytest test_it.py::test_sale --asyncframe-replay=AF1:" in text
+    assert "\nreplay: pytest test_it.py::test_sale --asyncframe-replay=AF2:" in text
 
 
 # ------------------------------------------------------------------ a pass

@@ -172,11 +172,11 @@ def test_sale(asyncframe):
 
 REPORT = """\
 *asyncframe-_0  buy#00000001  paused at test_it.py:9; buy#2 comes first
-minimised: 1 switch (from 1)
+minimised: 1 switch (from *)
   buy#1 paused at `current_task().report_progress(0.5)` (test_it.py:9), after `if not sold:`
   buy#2 ran to its end: `if not sold:`; `current_task().report_progress(0.5)`; `sold.append(name)`
   buy#1 went on to its end: `sold.append(name)`
-replay: pytest test_it.py::test_sale --asyncframe-replay=AF1:*"""
+replay: pytest test_it.py::test_sale --asyncframe-replay=AF2:*"""
 
 
 def test_the_report_of_a_race(pytester: pytest.Pytester) -> None:

@@ -7,7 +7,7 @@ import re
 
 from pytest_asyncframe._explore.policies.delays import DelaysPolicy
 from pytest_asyncframe._explore.policies.drawn import RandomPolicy, evenly, mixed, priorities
-from pytest_asyncframe._explore.policies.search import Level, Search
+from pytest_asyncframe._explore.policies.search import Count, Level, Search
 from pytest_asyncframe._explore.schedule import Policy
 
 POLICIES = ("delays", "mixed", "random", "pct:3", "exhaustive:2", "exhaustive")
@@ -76,7 +76,8 @@ def exhaustive(most: int | None) -> Search:
         Concurrent Programs", OSDI 2008.
     """
 
-    def level(_: int, preemptions: int) -> Level | None:
+    def level(count: Count) -> Level | None:
+        preemptions = count.preemptions
         return None if most is not None and preemptions > most else (preemptions, 0)
 
     return Search(level, "preemption")

@@ -1,33 +1,35 @@
 """The policy ``delays``: few deviations from the default schedule, then ever more.
 
-Each deviation delays an actor that would have come next. Most races need one or two of them, but
-a test of many steps has more such schedules than it has runs. So their order counts:
+Each deviation holds back an actor that would have come next; see `holds`. Most races need one or
+two of them, but a test of many steps has more such schedules than it has runs. So their order
+counts:
 
 - Deviations at different locations, and among actors of different names, come before those at the
   same location, such as a line in a loop. Locations, and visits of one location, are taken from
   coarse to fine: the first, the last, the one in the middle, those in between.
+- Of one deviation, those come first that hold the actor back until nobody else can go on: what
+  it races with may be a chain of several actors. Then come those that let it go on at the first
+  chance.
 - Of two deviations, all come first of which at most one preempts. There are few ways for actors
   to start in another order, and many races need one of them and one preemption.
-- An actor that was passed over comes next as soon as nobody else can go on by itself, which may
-  be too soon: what it races with may be a chain of several actors. So each single deviation is
-  also run in a lasting form, which holds the actor back until nobody else is left.
-- Drawn schedules and lasting forms take turns with those in order, unless all that is left of
-  these can be run, with a quarter of the runs to spare. They find what needs three deviations or
-  more.
+- Drawn schedules, and those that let an actor go on at once, take turns with those in order,
+  unless all that is left of these can be run, with a quarter of the runs to spare. They find what
+  needs three deviations or more.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Sequence
 from random import Random
 from typing import TypeVar
 
+from pytest_asyncframe._explore.holds import Holds
 from pytest_asyncframe._explore.policies.drawn import Lengths, mixed
-from pytest_asyncframe._explore.policies.search import Branch, Level, Search
-from pytest_asyncframe._explore.schedule import Step, Strategy, deviations_of
+from pytest_asyncframe._explore.policies.search import Branch, Count, Level, Search
+from pytest_asyncframe._explore.schedule import Step, Strategy
 
 T = TypeVar("T")
 
@@ -35,9 +37,8 @@ _NUMBER = re.compile(r"[#-][0-9]+$")
 _IN_ORDER = 2
 """Schedules with more deviations are run in order only if there are runs enough for all."""
 
-
-_MOST_PASSED = 1_000
-"""How often an actor is passed over in a run, so that others do not wait for it forever."""
+_LET_GO: Level = (1, 1)
+"""The level of schedules with one deviation that let the actor go on at the first chance."""
 
 
 class DelaysPolicy:
@@ -54,34 +55,24 @@ class DelaysPolicy:
     def __init__(self, seed: int, runs: int) -> None:
         self._seed = seed
         self._runs = runs
-        self._search = Search(_level, "deviation", spread_out)
-        self._lasting: deque[Holding] = deque()
+        self._search = Search(_level, "deviation", spread_out, Holds)
         self._lengths = Lengths()
         self._begun = 0
         self._drawn = 0
-        self._singles = 0
         self._turn = 0
 
     def next(self) -> Strategy | None:
         """Return the strategy of the next run; see `Policy`."""
         self._begun += 1
-        return self._aside() or self._search.next()
-
-    def _aside(self) -> Strategy | None:
-        """Return the strategy of a schedule out of order; None if one in order comes next."""
         level = self._search.level
-        if level is None:
-            return None
-        if level > 1 and self._lasting:
-            return self._lasting.popleft()
-        if self._search.left() <= (self._runs - self._begun) * 3 // 4:
-            return None
+        if level is None or self._search.left() <= (self._runs - self._begun) * 3 // 4:
+            return self._search.next()
         if level > _IN_ORDER:
             return self._draw()
         self._turn = (self._turn + 1) % 3
-        if self._turn == 1:
-            return None
-        return self._lasting.popleft() if self._turn == 0 and self._lasting else self._draw()
+        if self._turn == 2:
+            return self._draw()
+        return self._search.next(None if self._turn else _LET_GO)
 
     def _draw(self) -> Strategy:
         self._drawn += 1
@@ -90,62 +81,19 @@ class DelaysPolicy:
     def ended(self, steps: Sequence[Step]) -> None:
         """Find the schedules that differ from the latest run behind its last deviation."""
         self._lengths.note(steps)
-        is_new = self._search.ended(steps)
-        if self._begun == 1:
-            self._singles = self._search.left()
-        deviations = deviations_of(steps)
-        if is_new and len(deviations) == 1:
-            [(number, option)] = deviations.items()
-            if comes_back(steps, number):
-                self._lasting.append(Holding(number, option))
+        self._search.ended(steps)
 
     def proof(self, runs: int, where: str = "") -> str:
         """Say what *runs* runs without a failure prove; see `Policy`."""
         part = ""
         if self._search.level == 1:
-            part = f" ({self._search.ran_of(1)} of the {self._singles} with 1 deviation among them)"
+            part = f" ({self._search.ran_of(1)} of them with 1 deviation)"
         return self._search.proof(runs, where, part)
 
 
-def _level(deviations: int, preemptions: int) -> Level:
-    return (deviations, int(deviations > 1 and preemptions > 1))
-
-
-class Holding:
-    """Takes one deviation, and holds the actor back that is passed over.
-
-    It comes next when nobody else can go on, or after so many choices that others may be waiting
-    for it.
-
-    Args:
-        number: Of the step.
-        option: The identity of the option to take there.
-    """
-
-    def __init__(self, number: int, option: str) -> None:
-        self._number = number
-        self._option = option
-        self._held = ""
-        self._left = _MOST_PASSED
-
-    def choose(self, number: int, step: Step) -> int:
-        """Return the index of the option to take; see `Strategy`."""
-        if number == self._number and self._option in step.options:
-            self._held = step.options[0]
-            return step.options.index(self._option)
-        if step.options[0] == self._held and self._left:
-            self._left -= 1
-            return 1
-        return 0
-
-
-def comes_back(steps: Sequence[Step], number: int) -> bool:
-    """Whether the actor that was passed over at a step came next though others could go on."""
-    passed = steps[number].options[0]
-    for step in steps[number + 1 :]:
-        if step.options[step.chosen] == passed:
-            return step.options[0] == passed
-    return False
+def _level(count: Count) -> Level:
+    deviations, preemptions, free = count
+    return (deviations, int(preemptions > 1 if deviations > 1 else free > 0))
 
 
 def spread_out(steps: Sequence[Step], branches: list[Branch]) -> list[Branch]:

@@ -11,7 +11,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
-from pytest_asyncframe._explore.schedule import Default, Deviating, Step, Strategy, deviations_of
+from pytest_asyncframe._explore.schedule import (
+    Default,
+    Deviating,
+    InOrder,
+    Rule,
+    Step,
+    Strategy,
+)
 
 Level: TypeAlias = tuple[int, int]
 """Schedules of a lower level run before those of a higher one.
@@ -53,6 +60,25 @@ class Branch(NamedTuple):
 
     number: int
     option: int
+
+
+class Count(NamedTuple):
+    """How far a schedule is from the default one.
+
+    Attributes:
+        deviations: How many deviations it has.
+        preemptions: How many of them preempt.
+        free: How many other choices it has made that its rule would not have made.
+    """
+
+    deviations: int = 0
+    preemptions: int = 0
+    free: int = 0
+
+    def plus(self, cost: int, step: Step) -> Count:
+        """Return that of a schedule with one choice more, which costs 0 or 1 deviations."""
+        preempts = cost and step.may_preempt
+        return Count(self.deviations + cost, self.preemptions + preempts, self.free + (not cost))
 
 
 Order: TypeAlias = Callable[[Sequence[Step], list[Branch]], list[Branch]]
@@ -99,15 +125,20 @@ class Search:
     The first one is the default one.
 
     Args:
-        level: Returns the level of a schedule with so many deviations, so many of which
-            preempt; None if it is not to run. A deviation more must not lower it.
+        level: Returns the level of a schedule; None if it is not to run. A choice more must not
+            lower it.
         unit: What the levels count.
         order: Puts them into order, and all runs are left in turn; None for the order of the
             steps, and the newest run is left first.
+        rule: Makes what a schedule does where it says nothing, for one run.
     """
 
     def __init__(
-        self, level: Callable[[int, int], Level | None], unit: Unit, order: Order | None = None
+        self,
+        level: Callable[[Count], Level | None],
+        unit: Unit,
+        order: Order | None = None,
+        rule: Callable[[], Rule] = InOrder,
     ) -> None:
         # Runs that did not follow their schedule, or did not end. Those that have one deviation
         # more are not searched.
@@ -117,6 +148,7 @@ class Search:
         self._level = level
         self._unit = unit
         self._order = order
+        self._rule = rule
         self._begun = False
         self._plan: Plan | None = None
         self._waiting: dict[Level, deque[Branches]] = {}
@@ -174,22 +206,25 @@ class Search:
         """Return how many schedules of the lowest level may be left."""
         return sum(map(len, self._waiting[min(self._waiting)])) if self._waiting else 0
 
-    def next(self) -> Strategy | None:
-        """Return what follows the next schedule that has not run; None if there is none."""
+    def next(self, first: Level | None = None) -> Strategy | None:
+        """Return what follows the next schedule that has not run; None if there is none.
+
+        Args:
+            first: The level to take it from, if that has any; None for the lowest one.
+        """
         if not self._begun:
             self._begun = True
             return Default()
         self._diverged += self._plan is not None
         self._plan = None
         while self._waiting:
-            plan = self._take()
+            plan = self._take(first if first in self._waiting else min(self._waiting))
             if hash(plan.deviations) not in self._seen:
                 self._plan = plan
-                return Deviating(dict(plan.deviations))
+                return Deviating(dict(plan.deviations), self._rule())
         return None
 
-    def _take(self) -> Plan:
-        level = min(self._waiting)
+    def _take(self, level: Level) -> Plan:
         waiting = self._waiting[level]
         branches = waiting.pop() if self._order is None else waiting.popleft()
         plan = branches.take()
@@ -213,16 +248,16 @@ class Search:
         if plan is not None and not plan.fits(steps):
             self._diverged += 1
             return False
-        deviations = tuple(deviations_of(steps).items())
+        walk = _Walk(steps, self._rule())
+        deviations = tuple(walk.deviations)
         if hash(deviations) in self._seen:
             return False
         self._seen.add(hash(deviations))
-        preempted = sum(step.preempted for step in steps)
-        level = self._level(len(deviations), preempted)
+        level = self._level(walk.count)
         if level is not None:
             self._ran[level[0]] += 1
         before = digests(steps)
-        for level, branches in self._branches(steps, len(deviations), preempted).items():
+        for level, branches in self._branches(walk).items():
             if self._size >= _MOST_WAITING and self._waiting and level > min(self._waiting):
                 self._drop(level)
                 continue
@@ -237,23 +272,43 @@ class Search:
         self._cut = True
         self._dropped = min(level[0], level[0] if self._dropped is None else self._dropped)
 
-    def _branches(
-        self, steps: Sequence[Step], deviations: int, preempted: int
-    ) -> dict[Level, list[Branch]]:
+    def _branches(self, walk: _Walk) -> dict[Level, list[Branch]]:
         """Return how the steps behind the last deviation can be left, by level."""
         found: dict[Level, list[Branch]] = {}
-        for number in range(len(steps) - 1, -1, -1):
-            step = steps[number]
-            if step.deviates:
-                break
-            level = self._level(deviations + 1, preempted + step.may_preempt)
+        for branch, count in reversed(walk.ways):
+            level = self._level(count)
             if level is None:
                 self._cut = True
-                continue
-            found.setdefault(level, []).extend(
-                Branch(number, option) for option in range(len(step.options) - 1, 0, -1)
-            )
+            else:
+                found.setdefault(level, []).append(branch)
         return {level: branches[::-1] for level, branches in found.items()}
+
+
+class _Walk:
+    """The steps of a run, as a rule sees them.
+
+    Attributes:
+        deviations: The choices that the rule would not have made.
+        count: Of the run.
+        ways: The ways to leave the run behind the last of these, and what they would count.
+    """
+
+    def __init__(self, steps: Sequence[Step], rule: Rule) -> None:
+        self.deviations: list[tuple[int, str]] = []
+        self.count = Count()
+        self.ways: list[tuple[Branch, Count]] = []
+        for number, step in enumerate(steps):
+            default = rule.default(step)
+            if step.chosen != default:
+                self.ways.clear()
+                self.deviations.append((number, step.options[step.chosen]))
+                self.count = self.count.plus(rule.cost(step, step.chosen), step)
+            else:
+                for option in range(len(step.options)):
+                    if option != default:
+                        count = self.count.plus(rule.cost(step, option), step)
+                        self.ways.append((Branch(number, option), count))
+            rule.took(step, step.chosen)
 
 
 def digests(steps: Sequence[Step]) -> list[int]:

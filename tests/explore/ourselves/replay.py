@@ -1,4 +1,4 @@
-"""Run a failing schedule again: ``python -m tests.explore.ourselves.replay AF1:...``."""
+"""Run a failing schedule again: ``python -m tests.explore.ourselves.replay AF2:...``."""
 
 from __future__ import annotations
 
