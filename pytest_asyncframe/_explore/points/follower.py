@@ -48,12 +48,16 @@ class Followed:
         if name == "__del__" or name.startswith("pytest_"):
             # The first may run anywhere, with any lock held.
             return ""
-        if any(code is own for own in self._own):
+        if self.is_own(code):
             return ""
         file = code.co_filename
         if file not in self._files:
             self._files[file] = self._under_root(file)
         return self._files[file]
+
+    def is_own(self, code: CodeType) -> bool:
+        """Whether code is that of the test or its fixtures."""
+        return any(code is own for own in self._own)
 
     def _under_root(self, file: str) -> str:
         path = Path(file).resolve()

@@ -14,6 +14,7 @@ from framework import Task, TaskManager
 from framework.protocols import TaskEvent
 from pytest_asyncframe._explore.locks.making import controlled
 from pytest_asyncframe._explore.points import awaits
+from pytest_asyncframe._explore.points.calls import Calls
 from pytest_asyncframe._explore.points.follower import Followed, Follower
 from pytest_asyncframe._explore.schedule import Point
 from pytest_asyncframe._explore.telling.witness import Witness
@@ -90,6 +91,7 @@ def installed(
     level: Level,
     lines: Follower | None = None,
     witness: Witness | None = None,
+    calls: Calls | None = None,
 ) -> Iterator[None]:
     """Make the points of *level* inside the block.
 
@@ -98,6 +100,7 @@ def installed(
         level: The level.
         lines: What `claimed` or `telling` has given.
         witness: Keeps what happens; None if nobody asks for it.
+        calls: Watches calls, for the levels from ``framework`` on; None if nothing does.
     """
     at_least = LEVELS.index(level)
     with ExitStack() as stack:
@@ -111,6 +114,8 @@ def installed(
             names = stack.enter_context(awaits.installed(clock, explored.blocked.own))
         if at_least >= LEVELS.index("framework"):
             stack.enter_context(_framework_calls(clock.sequencer, explored.manager))
+        else:
+            calls = None
         # Elsewhere the lines are followed for the story alone.
         point: Point = clock.sequencer.point if level in _LINES else nothing
         if witness is not None:
@@ -118,12 +123,21 @@ def installed(
             stack.enter_context(witness.watching(clock.sequencer, known, note))
             stack.callback(explored.manager.subscribe(witness.on_event))
             point = witness.at_lines(point)
+        met = clock.sequencer.outside.met
+        watched = []
         if lines is not None:
-            clock.sequencer.on_enter = lines.begin_thread
-            met = clock.sequencer.outside.met
             text = "{}, which has used sys.settrace"
             on_other = lines.calling(point, lambda tool: met.setdefault(text.format(tool)))
             stack.enter_context(on_other)
+            watched.append(lines.begin_thread)
+        if calls is not None:
+            words = "{}, which has used sys.setprofile"
+            on_profiler = calls.calling(
+                clock.sequencer, lambda tool: met.setdefault(words.format(tool))
+            )
+            stack.enter_context(on_profiler)
+            watched.append(calls.begin_thread)
+        clock.sequencer.on_enter = lambda: [begin() for begin in watched]
         yield
 
 
