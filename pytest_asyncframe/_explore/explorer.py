@@ -73,6 +73,8 @@ def protocol(
         try:
             plan = plan_for(item, settings_for(item, settings), asked)
             lines = stack.enter_context(levels.claimed(item, plan.level))
+            repeated = Repeated(item, next_item)
+            stack.enter_context(repeated.calls.claimed())
         except pytest.UsageError as error:
             item.stash[REFUSED] = str(error)
             return None
@@ -81,7 +83,7 @@ def protocol(
         collector = world.Collector(item.config)
         stack.enter_context(collector.instead())
         stack.enter_context(logged(item))
-        Explorer(Repeated(item, next_item), plan, lines, collector).explore()
+        Explorer(repeated, plan, lines, collector).explore()
     return True
 
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pytest_asyncframe._explore.holds import Holds
-from pytest_asyncframe._explore.schedule import Location, Step
+from pytest_asyncframe._explore.schedule import CALL, Location, Step
 
 PREFIX = "AF2:"
 """What each line begins with; the digit is the version of its format."""
@@ -82,7 +82,9 @@ def line_of(steps: Sequence[Step], *, node_id: str, level: str, seed: int) -> Re
             deviations.append(Deviation(number, step.kind, step.options, step.chosen, total))
         holds.took(step, step.chosen)
         total = add(total, step)
-    python = _this_python() if level in _OF_ONE_PYTHON else ""
+    # What a library of Python calls may differ as well.
+    bound = level in _OF_ONE_PYTHON or any(step.kind == CALL for step in steps)
+    python = _this_python() if bound else ""
     return ReplayLine(node_sum(node_id), level, seed, python, tuple(deviations))
 
 

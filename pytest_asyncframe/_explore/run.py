@@ -23,11 +23,12 @@ from _pytest.runner import runtestprotocol
 from pytest_asyncframe._explore import world
 from pytest_asyncframe._explore.locks.found import FoundLocks, kept_by
 from pytest_asyncframe._explore.points import levels
+from pytest_asyncframe._explore.points.calls import Calls
 from pytest_asyncframe._explore.points.follower import Followed, Follower
 from pytest_asyncframe._explore.points.levels import Level
 from pytest_asyncframe._explore.schedule import Course, Step, Strategy
 from pytest_asyncframe._explore.telling.witness import Witness
-from pytest_asyncframe._toolkit.items import RUN, is_from, is_strict_pass
+from pytest_asyncframe._toolkit.items import RUN, code_of, is_from, is_strict_pass
 from pytest_asyncframe._toolkit.repeating import SeveralRuns, line_of, withheld
 from pytest_asyncframe._toolkit.toolkit import Toolkit
 from pytest_asyncframe._turns.choices import Chooser
@@ -53,6 +54,7 @@ class Run:
         end: Frees what the run has left behind; see `world.Collector`.
         until: How many choices there were when a phase had failed; None if none has.
         witness: Keeps what happens, for a story; None if it is not told.
+        calls: What watches the calls that others may notice; None if nothing does.
     """
 
     start: datetime = world.START
@@ -74,6 +76,7 @@ class Run:
         self.dress: Dress = lambda report: report
         self.end: Callable[[], None] = lambda: None
         self.until: int | None = None
+        self.calls: Calls | None = None
         self._level: Level = level
         self._lines = lines
         self._outside: Outside | None = None
@@ -94,7 +97,7 @@ class Run:
         """Install the points of the level, and what makes runs alike, inside the block."""
         clock = explored.require_clock("interleave")
         self._outside = clock.sequencer.outside
-        points = levels.installed(explored, self._level, self._lines, self.witness)
+        points = levels.installed(explored, self._level, self._lines, self.witness, self.calls)
         with world.same(self.seed), world.ordered(clock), points:
             yield
 
@@ -173,10 +176,14 @@ class Repeated(SeveralRuns):
     Args:
         item: The test.
         next_item: The test after it; None if it is the last one.
+
+    Attributes:
+        calls: What watches calls in all runs, once it is claimed.
     """
 
     def __init__(self, item: pytest.Item, next_item: pytest.Item | None) -> None:
         super().__init__(item)
+        self.calls: Calls = Calls(Followed(item.config.rootpath, code_of(item)))
         self._next_item = next_item
         self._folder: Path | None = None
         self._locks = FoundLocks(item.config.rootpath, lambda: kept_by(item))
@@ -224,6 +231,7 @@ class Repeated(SeveralRuns):
     @contextmanager
     def _prepared(self, run: Run) -> Iterator[None]:
         """Make this the present run inside the block, with models of locks."""
+        run.calls = self.calls
         with self.prepared(RUN, run), self._locks.modelled():
             yield
 

@@ -12,6 +12,9 @@ from typing import NamedTuple, Protocol, TypeAlias
 Point: TypeAlias = Callable[[str, str], object]
 """Called on an actor that has reached a point, with its kind and what the actor is about to do."""
 
+CALL = "call"
+"""The kind of points before calls that leave Python; see `Chooser.choose`."""
+
 
 class Location(str):
     """The name of a location in the user's code, such as "app.py:12".

@@ -15,7 +15,7 @@ class Chooser(Protocol):
 
         Args:
             kind: The kind of point: "start" where nobody can go on by itself, else "await",
-                "framework", "lock", "line" or "opcode".
+                "framework", "call", "lock", "line" or "opcode".
             what: What the actor at the point is about to do; "" if nobody stands at one.
             options: The identities of what may come next, two or more; the first one is the
                 default. They are the same in every process and for every hash seed.

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pytest_asyncframe._explore.points import levels
+from pytest_asyncframe._explore.points.calls import Calls
 from pytest_asyncframe._explore.points.follower import Followed, Follower
 from pytest_asyncframe._explore.points.levels import Level
 from pytest_asyncframe._explore.schedule import Course, Step, Strategy
@@ -85,12 +86,18 @@ class _Run:
     start = datetime(2030, 1, 1, tzinfo=UTC)
 
     def __init__(
-        self, chooser: Chooser, level: Level, lines: Follower | None, witness: Witness | None = None
+        self,
+        chooser: Chooser,
+        level: Level,
+        lines: Follower | None,
+        witness: Witness | None = None,
+        calls: Calls | None = None,
     ) -> None:
         self.chooser = chooser
         self._witness = witness
         self._level = level
         self._lines = lines
+        self._calls = calls
         self._numbers = itertools.count(1)
 
     def new_id(self) -> str:
@@ -99,7 +106,7 @@ class _Run:
 
     def installed(self, explored: Toolkit) -> AbstractContextManager[object]:
         """Install the points of the level."""
-        return levels.installed(explored, self._level, self._lines, self._witness)
+        return levels.installed(explored, self._level, self._lines, self._witness, self._calls)
 
 
 def one_run(
@@ -107,6 +114,7 @@ def one_run(
     strategy: Strategy,
     level: Level = "framework",
     lines: Follower | None = None,
+    calls: Calls | None = None,
 ) -> Sequence[Step]:
     """Run *body* with a probe of its own; return the steps that were taken.
 
@@ -115,9 +123,10 @@ def one_run(
         strategy: Takes the steps.
         level: Where the points are.
         lines: What follows the user's code, for the levels of lines and bytecodes.
+        calls: What watches calls; None if nothing does.
     """
     course = Course(strategy)
-    _run(body, _Run(course, level, lines))
+    _run(body, _Run(course, level, lines, calls=calls))
     return course.steps
 
 
