@@ -33,6 +33,7 @@ from pytest_asyncframe._explore.schedule import (
     Strategy,
     deviations_of,
 )
+from pytest_asyncframe._explore.telling.failures import failure_of
 from pytest_asyncframe._explore.telling.lanes import kept, picture
 from pytest_asyncframe._explore.telling.story import told
 from pytest_asyncframe._toolkit.items import REFUSED, code_of
@@ -100,7 +101,7 @@ class Explorer:
     def __post_init__(self) -> None:
         self._item = self._repeated.item
         self._progress = Progress(self._item)
-        self._scope = Followed(self._item.config.rootpath, code_of(self._item))
+        self._scope = Followed(self._item.config.rootpath, code_of(self._item), with_own=True)
 
     def explore(self) -> None:
         """Run the test until it fails, or all is done, or the budget is spent."""
@@ -255,12 +256,13 @@ class Explorer:
     def _story(self, ended: Ended, found: str) -> list[str]:
         """Run the same choices again; return what happens, and where a picture of it is."""
         strategy = Deviating(deviations_of(ended.failing))
-        with levels.telling(self._scope, self._lines) as lines:
+        with levels.telling(self._scope, self._plan.level, self._lines) as lines:
             run = self._run(strategy, self._scope, lines)
-            self._repeated.quietly(run)
+            shown = self._repeated.quietly(run).failure or ended.failure
         entries = [] if run.witness is None else run.witness.entries
+        failure = None if shown is None else failure_of(shown, self._item.config.rootpath)
         page = picture(entries, self._item.nodeid, found)
-        return [*(f"  {text}" for text in told(entries)), *kept(self._item, page)]
+        return [*(f"  {text}" for text in told(entries, failure)), *kept(self._item, page)]
 
     def _fails(self, strategy: Strategy) -> Ended | None:
         ended = self._quietly(strategy, "found a failure, looking for the shortest schedule")

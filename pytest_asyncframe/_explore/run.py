@@ -69,7 +69,9 @@ class Run:
     ) -> None:
         course = Course(strategy)
         self.steps: list[Step] = course.steps
-        self.witness: Witness | None = None if scope is None else Witness(course, scope.file_of)
+        self.witness: Witness | None = (
+            None if scope is None else Witness(course, scope.file_of, scope.is_own)
+        )
         self.chooser: Chooser = self.witness or course
         self.seed: int = seed
         self.new_id: Callable[[], str] = world.counted_ids()

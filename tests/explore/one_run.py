@@ -13,7 +13,7 @@ from pytest_asyncframe._explore.points.calls import Calls
 from pytest_asyncframe._explore.points.follower import Followed, Follower
 from pytest_asyncframe._explore.points.levels import Level
 from pytest_asyncframe._explore.schedule import Course, Step, Strategy
-from pytest_asyncframe._explore.telling.story import Entry
+from pytest_asyncframe._explore.telling.entries import Entry
 from pytest_asyncframe._explore.telling.witness import Witness
 from pytest_asyncframe._toolkit.options import Settings
 from pytest_asyncframe._toolkit.toolkit import Toolkit
@@ -142,12 +142,12 @@ def told_run(
         level: Where the points are.
     """
     scope = Followed(root, [body.__code__])
-    witness = Witness(Course(strategy), scope.file_of)
+    witness = Witness(Course(strategy), scope.file_of, scope.is_own)
     lines = Follower(level, scope) if level in ("line", "opcode") else None
     with ExitStack() as stack:
         if lines is not None:
             stack.enter_context(lines.claimed())
-        follower = stack.enter_context(levels.telling(scope, lines))
+        follower = stack.enter_context(levels.telling(scope, level, lines))
         _run(body, _Run(witness, level, follower, witness))
     return witness.entries
 

@@ -8,7 +8,7 @@ import pytest
 
 from framework import background_task, get_task_manager
 from pytest_asyncframe._explore.schedule import Default
-from pytest_asyncframe._explore.telling.story import Ran
+from pytest_asyncframe._explore.telling.entries import Ran
 from pytest_asyncframe.probe import Probe
 from tests.explore.one_run import Wanted, one_run, told_run
 

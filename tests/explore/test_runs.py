@@ -67,9 +67,10 @@ def test_a_race_is_found_and_told(pytester: pytest.Pytester) -> None:
     patterns = [
         r"run \d+ of at most 50 fails: policy delays, level framework, seed \d+",
         r"minimised: 1 switch \(from \d+\)",
-        r"  buy#1 paused at `manager\.get_stats\(\)` \(test_it\.py:7\), after `if .*`",
+        r"  buy#1 paused at `manager\.get_stats\(\)` \(test_it\.py:7\), after `if .*` \(.*\)",
         r"  buy#2 ran to its end: .*",
         r"  buy#1 went on to its end: .*",
+        r"  it fails at `assert .*` \(test_it\.py:\d+\): assert 2 == 1",
         r"replay: pytest test_it\.py::test_sale --asyncframe-replay=AF2:[\w-]+",
     ]
     assert re.fullmatch("\n".join(patterns), text)

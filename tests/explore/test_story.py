@@ -11,9 +11,10 @@ import pytest
 
 from pytest_asyncframe._explore.points.levels import Level
 from pytest_asyncframe._explore.schedule import Default
+from pytest_asyncframe._explore.telling.entries import Deviation, Ended, Entry, Ran
 from pytest_asyncframe._explore.telling.lanes import picture
-from pytest_asyncframe._explore.telling.story import Deviation, Ended, Entry, Ran, told
-from pytest_asyncframe._explore.telling.witness import statement_at
+from pytest_asyncframe._explore.telling.statements import statement_at
+from pytest_asyncframe._explore.telling.story import told
 from pytest_asyncframe.probe import Probe
 from tests.explore.one_run import At, told_run
 from tests.plugin.endings import LOOPS, PLAIN
@@ -46,16 +47,16 @@ def buy(price):
 
 AT_A_CALL = """\
 buy#1 paused at `current_task().report_progress(0.5)` (shop.py:19), after `left = stock` (left = 1)
-buy#2 ran to its end: ...; `current_task().report_progress(0.5)`; `stock = left - 1` (stock = 0); \
+buy#2 ran to its end: `left = stock` (shop.py:17, left = 1); `stock = left - 1` (stock = 0); \
 `till.cash = till.cash + price` (till.cash = 4)
-buy#1 went on to its end: `stock = left - 1` (stock = 0); \
+buy#1 went on to its end: `stock = left - 1` (shop.py:20, stock = 0); \
 `till.cash = till.cash + price` (till.cash = 7)"""
 
 BEFORE_A_LINE = """\
 buy#1 paused before `till.cash = till.cash + price` (shop.py:21), \
 after `stock = left - 1` (stock = 0)
-buy#2 ran to its end: `left = stock` (left = 0); `if left:`
-buy#1 went on to its end: `till.cash = till.cash + price` (till.cash = 3)"""
+buy#2 ran to its end: `left = stock` (shop.py:17, left = 0); `if left:`
+buy#1 went on to its end: `till.cash = till.cash + price` (shop.py:21, till.cash = 3)"""
 
 
 @pytest.fixture
@@ -117,7 +118,11 @@ def test_choices_among_those_that_can_go_on() -> None:
         Ran("buy#1", "shop.py:3", "stock -= 1"),
         Ended("buy#1", "completed"),
     ]
-    assert told(entries) == ["buy#2 came before buy#1"]
+    assert told(entries) == [
+        "buy#2 came before buy#1",
+        "buy#2 ran to its end: `stock -= 1` (shop.py:3), and failed",
+        "buy#1 ran to its end: `stock -= 1` (shop.py:3)",
+    ]
 
 
 def test_a_long_story() -> None:
@@ -173,9 +178,12 @@ def test_sale(asyncframe):
 REPORT = """\
 *asyncframe-_0  buy#00000001  paused at test_it.py:9; buy#2 comes first
 minimised: 1 switch (from *)
-  buy#1 paused at `current_task().report_progress(0.5)` (test_it.py:9), after `if not sold:`
-  buy#2 ran to its end: `if not sold:`; `current_task().report_progress(0.5)`; `sold.append(name)`
-  buy#1 went on to its end: `sold.append(name)`
+  buy#1 paused at `current_task().report_progress(0.5)` (test_it.py:9), after `if not sold:` \
+(sold is [[]])
+  buy#2 ran to its end: `if not sold:` (test_it.py:8, sold is [[]]); \
+`current_task().report_progress(0.5)`; `sold.append(name)` (sold = [[]'bob'])
+  buy#1 went on to its end: `sold.append(name)` (test_it.py:10, sold = [[]'bob', 'ann'])
+  it fails at `assert len(sold) == 1` (test_it.py:18): AssertionError: assert 2 == 1
 replay: pytest test_it.py::test_sale --asyncframe-replay=AF2:*"""
 
 
@@ -191,7 +199,7 @@ def test_the_report_of_a_race(pytester: pytest.Pytester) -> None:
     page = (pytester.path / line.removeprefix("picture: ")).read_text("utf-8")
 
     assert "<h1>test_it.py::test_sale</h1>" in page
-    assert page.count("<li>") == 3
+    assert page.count("<li>") == 4
 
 
 def test_no_picture_without_a_cache(pytester: pytest.Pytester) -> None:

@@ -31,12 +31,14 @@ class Followed:
 
     Args:
         root: The root directory of the tests.
-        own: The code of the test and its fixtures, which is not followed.
+        own: The code of the test and its fixtures.
+        with_own: Whether that is followed too.
     """
 
-    def __init__(self, root: Path, own: Collection[CodeType]) -> None:
+    def __init__(self, root: Path, own: Collection[CodeType], *, with_own: bool = False) -> None:
         self._root = root.resolve()
         self._own = own
+        self._with_own = with_own
         self._files: dict[str, str] = {}
 
     def file_of(self, code: CodeType) -> str:
@@ -48,7 +50,7 @@ class Followed:
         if name == "__del__" or name.startswith("pytest_"):
             # The first may run anywhere, with any lock held.
             return ""
-        if self.is_own(code):
+        if not self._with_own and self.is_own(code):
             return ""
         file = code.co_filename
         if file not in self._files:

@@ -65,24 +65,29 @@ def claimed(item: pytest.Item, level: Level) -> Iterator[Follower | None]:
 
 
 @contextmanager
-def telling(scope: Followed, lines: Follower | None) -> Iterator[Follower | None]:
+def telling(scope: Followed, level: Level, lines: Follower | None) -> Iterator[Follower | None]:
     """Prepare what a `Witness` needs to see the lines that run, and undo it after the block.
 
     Args:
         scope: The code whose lines are told.
+        level: The level of the runs.
         lines: What follows the user's code in the runs, if the level has points there.
 
     Yields:
         What follows it in a run with a witness; None if another tool has what that needs.
     """
     with ExitStack() as stack:
-        if lines is None:
-            lines = Follower("line", scope)
-            try:
-                stack.enter_context(lines.claimed())
-            except pytest.UsageError:
-                lines = None
-        yield lines
+        if lines is not None:
+            # Two at once would follow the same code.
+            lines.free()
+            stack.callback(lines.claim)
+        told = Follower(level if level in _LINES else "line", scope)
+        try:
+            stack.enter_context(told.claimed())
+        except pytest.UsageError:
+            yield None
+        else:
+            yield told
 
 
 @contextmanager

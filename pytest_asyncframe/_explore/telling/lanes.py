@@ -15,7 +15,9 @@ from typing import Final
 
 import pytest
 
-from pytest_asyncframe._explore.telling.story import Deviation, Entry, Turn, shortened, told, turns
+from pytest_asyncframe._explore.telling.entries import Entry
+from pytest_asyncframe._explore.telling.story import shortened, told
+from pytest_asyncframe._explore.telling.turns import Order, Turn, turns
 
 _PAGE: Final = Path(__file__).with_name("lanes.html")
 
@@ -53,7 +55,7 @@ def picture(entries: Sequence[Entry], title: str, proof: str) -> str:
     )
 
 
-def _lanes(all_turns: Iterable[Turn | Deviation]) -> dict[str, int]:
+def _lanes(all_turns: Iterable[Turn | Order]) -> dict[str, int]:
     """Return the column of each actor, from 1, in the order in which they first ran."""
     found: dict[str, int] = {}
     for one in all_turns:
@@ -62,9 +64,9 @@ def _lanes(all_turns: Iterable[Turn | Deviation]) -> dict[str, int]:
     return found
 
 
-def _boxes(all_turns: Iterable[Turn | Deviation], lanes: dict[str, int]) -> Iterator[str]:
+def _boxes(all_turns: Iterable[Turn | Order], lanes: dict[str, int]) -> Iterator[str]:
     for row, one in enumerate(all_turns, 2):
-        if isinstance(one, Deviation):
+        if isinstance(one, Order):
             text = f"{escape(one.taken)} came before {escape(one.default)}"
             yield f'<div class="order" style="grid-row:{row}">{text}</div>'
         else:

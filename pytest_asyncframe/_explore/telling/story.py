@@ -1,17 +1,28 @@
 """What happened in a run, in words: who was paused where, and what others did meanwhile.
 
-The entries of a run are told by a `Witness`; `told` makes sentences of them.
+The entries of a run are kept by a `Witness`; `told` makes sentences of them.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Hashable, Iterable, Sequence
 
-_MOST_LINES = 3
-"""How many lines of one actor in a row are told: the last ones."""
+from pytest_asyncframe._explore.telling.entries import Entry, Failure, Ran
+from pytest_asyncframe._explore.telling.turns import (
+    Order,
+    Turn,
+    contested,
+    contested_touches,
+    told_turns,
+    turns,
+    without_repeats,
+)
+
+_MOST_LINES = 4
+"""How many lines of one actor in a row are told."""
+
+_FEW_LINES = 3
+"""So many are told also if nobody else has to do with what they touch."""
 
 _WHERE = {"line": "before", "opcode": "inside"}
 """How far an actor has come in the line at which it stands, by the kind of point."""
@@ -20,118 +31,28 @@ _MOST_TURNS = 12
 """How many turns are told in all; those in the middle are left out."""
 
 
-@dataclass(slots=True)
-class Ran:
-    """A line of the user's code that somebody ran.
+def told(entries: Sequence[Entry], failure: Failure | None = None) -> list[str]:
+    """Return the story of a run, a sentence a line; [] if nothing was chosen but the default.
 
-    Attributes:
-        who: The identity of the task, the coroutine or the thread.
-        location: The file and the line, as ``shop.py:14``.
-        source: The line.
-        function: The name of the function that it is in.
-        value: What it has set, as ``left = 1``; "" if it has set nothing or is not known to.
+    Args:
+        entries: What has happened.
+        failure: How the run has failed; None if that is not told.
     """
-
-    who: str
-    location: str
-    source: str
-    function: str = ""
-    value: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Deviation:
-    """A choice that was not the default.
-
-    Attributes:
-        default: The identity of who would have gone on.
-        taken: The identity of who came instead.
-        kind: The kind of point; see `Chooser`.
-        paused: Whether *default* stood at a point and could have gone on.
-        location: Where *default* stood, as ``shop.py:14``; "" if not known.
-        source: The line there.
-        what: What it was about to do; see `Step`.
-    """
-
-    default: str
-    taken: str
-    kind: str
-    paused: bool
-    location: str = ""
-    source: str = ""
-    what: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The end of a task.
-
-    Attributes:
-        who: Its identity.
-        how: How, as "completed".
-    """
-
-    who: str
-    how: str
-
-
-Entry: TypeAlias = Ran | Deviation | Ended
-
-
-@dataclass(slots=True)
-class Turn:
-    """What one actor did in a row.
-
-    Attributes:
-        who: Its identity.
-        lines: The lines that it ran, in order.
-        goes_on: Whether it had been paused before.
-        ended: How its task ended in this turn; "" if it did not.
-        paused: Where it was paused at the end; None if it was not.
-    """
-
-    who: str
-    lines: list[Ran]
-    goes_on: bool = False
-    ended: str = ""
-    paused: Deviation | None = None
-
-
-def turns(entries: Iterable[Entry]) -> list[Turn | Deviation]:
-    """Return the turns of a run, and the choices among those of whom none could go on."""
-    found: list[Turn | Deviation] = []
-    paused: set[str] = set()
-    for entry in entries:
-        if isinstance(entry, Deviation) and not entry.paused:
-            found.append(entry)
-            continue
-        who = entry.default if isinstance(entry, Deviation) else entry.who
-        last = found[-1] if found else None
-        if not isinstance(last, Turn) or last.who != who or last.paused is not None:
-            last = Turn(who, [], goes_on=who in paused)
-            paused.discard(who)
-            found.append(last)
-        if isinstance(entry, Ran):
-            last.lines.append(entry)
-        elif isinstance(entry, Ended):
-            last.ended = entry.how
-        else:
-            last.paused = entry
-            paused.add(who)
-    return found
-
-
-def told(entries: Sequence[Entry]) -> list[str]:
-    """Return the story of a run, a sentence a line; [] if nothing was chosen but the default."""
-    all_turns = turns(entries)
-    paused = [isinstance(one, Deviation) or one.paused is not None for one in all_turns]
-    chosen = [number for number, is_so in enumerate(paused) if is_so]
-    if not chosen:
+    _, some = told_turns(turns(entries), "" if failure is None else failure.location)
+    if not some:
         return []
-    resumed = [n for n, one in enumerate(all_turns) if isinstance(one, Turn) and one.goes_on]
-    last = max(chosen[-1], *resumed, 0)
-    sentences = [_sentence(one) for one in all_turns[chosen[0] : last + 1]]
-    return shortened(sentences, _MOST_TURNS, "... {} turns left out")
+    keys = contested(some)
+    sentences = [_Sentence(keys).of(one) for one in without_repeats(some)]
+    return [
+        *shortened(sentences, _MOST_TURNS, "... {} turns left out"),
+        *([] if failure is None else [ended(failure)]),
+    ]
+
+
+def ended(failure: Failure) -> str:
+    """Return how a run has failed, as a sentence."""
+    where = f" at `{failure.source}` ({failure.location})" if failure.source else ""
+    return f"it fails{where}: {failure.text}"
 
 
 def shortened(texts: list[str], most: int, left_out: str) -> list[str]:
@@ -141,39 +62,120 @@ def shortened(texts: list[str], most: int, left_out: str) -> list[str]:
     return texts if more <= 1 else [*texts[:half], left_out.format(more), *texts[-half:]]
 
 
-def _sentence(one: Turn | Deviation) -> str:
-    if isinstance(one, Deviation):
-        return f"{one.taken} came before {one.default}"
-    if one.paused is not None:
-        return _pause(one, one.paused)
-    ran = _lines(one.lines)
-    if one.ended:
-        begun = "went on to its end" if one.goes_on else "ran to its end"
-        ended = "" if one.ended == "completed" else f", and {one.ended}"
-        return f"{one.who} {begun}{': ' if ran else ''}{ran}{ended}"
-    return f"{one.who} {'went on' if one.goes_on else 'ran'}{': ' if ran else ''}{ran}"
+class _Sentence:
+    """Makes one sentence.
+
+    Args:
+        keys: What several actors have touched.
+    """
+
+    def __init__(self, keys: frozenset[Hashable]) -> None:
+        self._keys = keys
+        # Where the latest line that was told is: the others in that function need no file.
+        self._function = ""
+
+    def of(self, one: Turn | Order) -> str:
+        """Return what a turn or a choice is in words."""
+        if isinstance(one, Order):
+            ran = self._lines(one.lines)
+            return f"{one.taken} came before {one.default}{': ' if ran else ''}{ran}"
+        if one.paused is not None:
+            return self._pause(one)
+        ran = self._lines(one.lines)
+        if one.ended:
+            begun = "went on to its end" if one.goes_on else "ran to its end"
+            how = "" if one.ended == "completed" else f", and {one.ended}"
+            return f"{one.who} {begun}{': ' if ran else ''}{ran}{how}"
+        return f"{one.who} {'went on' if one.goes_on else 'ran'}{': ' if ran else ''}{ran}"
+
+    def _pause(self, turn: Turn) -> str:
+        pause = turn.paused
+        assert pause is not None
+        said = f"{turn.who} {'went on and ' if turn.goes_on else ''}paused"
+        source, location = pause.source, pause.location
+        before = list(turn.lines)
+        if source:
+            before = [line for line in before if line.location != location]
+            files = [line for line in turn.lines if _file(line.location) == _file(location)]
+            self._function = _function(files[-1]) if files else ""
+            said += f" {_WHERE.get(pause.kind, 'at')} `{source}` ({location})"
+        elif pause.what == "started":
+            said += " before its first line"
+        elif pause.what:
+            said += f" at {pause.what}"
+        elif before:
+            stands = self._stands(before)
+            before = before[: before.index(stands)]
+            said += f" at `{stands.source}` ({stands.location})"
+            self._function = _function(stands)
+        else:
+            return said
+        latest = self._latest(before)
+        return said if latest is None else f"{said}, after {self._line(latest)}"
+
+    def _stands(self, lines: Sequence[Ran]) -> Ran:
+        """Return the line at which somebody stands, in the function that matters."""
+        shared = [line for line in lines if contested_touches(line, self._keys)]
+        depth = shared[-1].depth if shared else 0
+        return next((line for line in reversed(lines) if line.depth <= depth), lines[-1])
+
+    def _latest(self, lines: Sequence[Ran]) -> Ran | None:
+        """Return the line before a pause that says most."""
+        shared = [line for line in lines if contested_touches(line, self._keys)]
+        # What it has set says more than what it has asked.
+        setting = [line for line in lines if line.value]
+        return next((some[-1] for some in (shared, setting, lines) if some), None)
+
+    def _lines(self, lines: Sequence[Ran]) -> str:
+        """Return some lines of one actor, each once in a row, with what they set."""
+        counted = _counted(lines)
+        shared = [n for n, (line, _) in enumerate(counted) if contested_touches(line, self._keys)]
+        chosen = set(shared[-_MOST_LINES:])
+        for number in reversed(range(len(counted))):
+            if len(chosen) >= _FEW_LINES:
+                break
+            chosen.add(number)
+        texts = []
+        for number in sorted(chosen):
+            line, times = counted[number]
+            texts.append(self._line(line) + (f" {times} times" if times > 1 else ""))
+        left_out = len(shared) > _MOST_LINES or (bool(counted) and 0 not in chosen)
+        return "; ".join(["..."] * left_out + texts)
+
+    def _line(self, line: Ran) -> str:
+        notes = []
+        if _function(line) != self._function:
+            self._function = _function(line)
+            notes.append(line.location)
+        if line.value:
+            notes.append(line.value)
+        else:
+            seen = [
+                touch
+                for touch in contested_touches(line, self._keys)
+                if touch.seen and (line.raised or not touch.writes)
+            ]
+            notes += dict.fromkeys(f"{touch.path} is {touch.seen}" for touch in seen[:2])
+        if line.raised:
+            notes.append(f"raises {line.raised}")
+        noted = f" ({', '.join(notes)})" if notes else ""
+        return f"`{line.source}`{noted}"
 
 
-def _pause(turn: Turn, pause: Deviation) -> str:
-    said = f"{turn.who} {'went on and ' if turn.goes_on else ''}paused"
-    if pause.source:
-        where = _WHERE.get(pause.kind, "at")
-        said += f" {where} `{pause.source}` ({pause.location})"
-    elif pause.what:
-        said += f" at {pause.what}"
-    before = [line for line in turn.lines if line.location != pause.location or not pause.source]
-    # What it has set says more than what it has asked.
-    latest = next((line for line in reversed(before) if line.value), before[-1] if before else None)
-    return said if latest is None else f"{said}, after {_line(latest)}"
+def _function(line: Ran) -> str:
+    return f"{_file(line.location)}:{line.function}"
 
 
-def _lines(lines: Sequence[Ran]) -> str:
-    """Return the last of some lines of one actor, each once in a row, with what they set."""
-    shown = [_line(line) for line in lines]
-    several = [text for text, _ in itertools.groupby(shown)]
-    left_out = len(several) - _MOST_LINES
-    return "; ".join(["..."] * (left_out > 0) + several[-_MOST_LINES:])
+def _file(location: str) -> str:
+    return location.rpartition(":")[0]
 
 
-def _line(line: Ran) -> str:
-    return f"`{line.source}`" + (f" ({line.value})" if line.value else "")
+def _counted(lines: Iterable[Ran]) -> list[tuple[Ran, int]]:
+    """Return lines with how often they ran, each turn of a loop once: the last one."""
+    found: list[tuple[Ran, int]] = []
+    for line in lines:
+        if found and found[-1][0].location == line.location:
+            found[-1] = (line, found[-1][1] + (not line.resumed))
+        else:
+            found.append((line, 1))
+    return found

@@ -1,31 +1,37 @@
 """Keeps what happens in one run, for its story.
 
 Relies on: one actor running at a time. What a line has set is read when the same actor comes
-to its next line, and only if nobody else has run in between.
+to its next line, or when another one comes to its first line since then.
 """
 
 from __future__ import annotations
 
-import ast
 import asyncio
-import functools
-import linecache
+import dis
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import CodeType, FrameType
 from typing import Any
 
 from framework.protocols import TaskEvent
 from pytest_asyncframe._explore.schedule import Point
-from pytest_asyncframe._explore.telling.story import Deviation, Ended, Entry, Ran
-from pytest_asyncframe._locations import users_frame
-from pytest_asyncframe._report.values import shown
+from pytest_asyncframe._explore.telling.entries import Deviation, Ended, Entry, Ran
+from pytest_asyncframe._explore.telling.statements import statement_at
+from pytest_asyncframe._explore.telling.touches import set_by, touches_of
+from pytest_asyncframe._explore.telling.turns import TEST
+from pytest_asyncframe._locations import outwards, users_frame
 from pytest_asyncframe._turns.choices import Chooser
 from pytest_asyncframe._turns.sequencer import Sequencer
 
-_LONGEST = 100
-"""How many characters of a statement are shown."""
+_RETURNS = frozenset(
+    dis.opmap[name] for name in ("RETURN_VALUE", "RETURN_CONST") if name in dis.opmap
+)
+
+_HANDLES = dis.opmap["PUSH_EXC_INFO"]
+"""The bytecode with which each handler of an error begins."""
 
 
 class Witness:
@@ -34,18 +40,30 @@ class Witness:
     Args:
         chooser: Chooses.
         file_of: Returns the file of a function as it is shown; "" if its lines are not told.
+        is_own: Whether code is that of the test or its fixtures, which has no points.
 
     Attributes:
         entries: What has happened so far.
     """
 
-    def __init__(self, chooser: Chooser, file_of: Callable[[CodeType], str]) -> None:
+    def __init__(
+        self,
+        chooser: Chooser,
+        file_of: Callable[[CodeType], str],
+        is_own: Callable[[CodeType], bool],
+    ) -> None:
         self._chooser = chooser
         self._file_of = file_of
+        self._is_own = is_own
         self._sequencer: Sequencer | None = None
         self._known: Callable[[asyncio.Task[Any]], str | None] = _unknown
-        self._latest: FrameType | None = None
         self._note: Callable[[str], object] = lambda _: None
+        self._names = Names()
+        # The lines whose values are not read yet, innermost last, by identity.
+        self._open: dict[str, list[tuple[Ran, FrameType]]] = {}
+        self._latest = ""
+        # Who was passed over, and has not come since.
+        self._passed: set[str] = set()
         self.entries: list[Entry] = []
 
     @contextmanager
@@ -66,23 +84,28 @@ class Witness:
         try:
             yield
         finally:
-            self._latest = self._sequencer = None
+            self._settle()
+            self._open.clear()
+            self._names = Names()
+            self._sequencer = None
             self._known = _unknown
 
     def choose(self, kind: str, what: str, options: Sequence[str], preempts: bool) -> int:
         """Return the index of what comes next; see `Chooser`."""
         chosen = self._chooser.choose(kind, what, options, preempts)
-        if chosen:
-            frame = self._frame_of(options[0]) if preempts and kind != "await" else None
+        taken, default = options[chosen], options[0]
+        # To pass over somebody again, who stands where it was, is no further switch.
+        if chosen and (preempts or default not in self._passed):
+            frame = self._frame_of(default) if preempts and kind != "await" else None
             location, source = ("", "") if frame is None else self._location(frame)
-            if location:
-                self._settle(options[0], location)
-            taken = options[chosen]
             stood = location, source, what
-            self.entries.append(Deviation(options[0], taken, kind, preempts, *stood))
-            if preempts and self._who() == options[0]:
+            self.entries.append(Deviation(default, taken, kind, preempts, *stood))
+            if preempts and self._who() == default:
                 at = f" at {location}" if location else ""
                 self._note(f"paused{at}; {taken} comes first")
+        if chosen:
+            self._passed.add(default)
+        self._passed.discard(taken)
         return chosen
 
     def at_lines(self, point: Point) -> Point:
@@ -96,22 +119,42 @@ class Witness:
             if frame is None:
                 point(level, what)
                 return
-            who, (location, source) = self._who(), self._location(frame)
-            self._settle(who, location)
-            point(level, what)
-            last = self.entries[-1] if self.entries else None
-            if not (isinstance(last, Ran) and (last.who, last.location) == (who, location)):
-                self.entries.append(Ran(who, location, source, frame.f_code.co_name))
-            self._latest = frame
+            who = self._who()
+            if who != self._latest:
+                self._settle()
+            self._unwind(who, frame, level)
+            if not self._is_own(frame.f_code):
+                point(level, what)
+                if who != self._latest:
+                    self._settle()
+            self._arrived(who, frame)
 
         return arrive
+
+    def _arrived(self, who: str, frame: FrameType) -> None:
+        """Note that a line is about to run."""
+        self._latest = who
+        location, source = self._location(frame)
+        last = self.entries[-1] if self.entries else None
+        lines = self._open.setdefault(who, [])
+        if isinstance(last, Ran) and lines and lines[-1][0] is last and lines[-1][1] is frame:
+            # Another line or bytecode of the same statement.
+            return
+        ran = Ran(
+            *(who, location, source, frame.f_code.co_name),
+            name=self._names.of(who, frame, self._is_own),
+            depth=len(lines),
+            touches=touches_of(frame),
+        )
+        lines.append((ran, frame))
+        self.entries.append(ran)
 
     def on_event(self, event: TaskEvent) -> None:
         """Keep the end of the task that runs here; see `protocols.EventSink`."""
         who = self._who()
         ends = event.duration is not None  # only the end of a task that has started has one
         if ends and who.startswith(f"{event.name.rpartition('.')[2]}#"):
-            self._settle(who, "")
+            self._settle()
             self.entries.append(Ended(who, event.kind.replace("_", " ")))
 
     def _who(self) -> str:
@@ -137,112 +180,129 @@ class Witness:
         line, text = statement_at(code.co_filename, frame.f_lineno)
         return f"{file}:{line}", text
 
-    def _settle(self, who: str, location: str) -> None:
-        """Read what the latest line has set, if *who* ran it and now is at another *location*."""
-        last, frame = (self.entries[-1] if self.entries else None), self._latest
-        if (
-            not isinstance(last, Ran)
-            or frame is None
-            or last.who != who
-            or last.location == location
-        ):
-            return
-        self._latest = None
-        last.value = _set_by(last.source, frame)
+    def _settle(self) -> None:
+        """Read what the lines have set of who ran last, in functions that have returned."""
+        lines = self._open.get(self._latest, [])
+        while lines and _has_returned(lines[-1][1]):
+            self._close(*lines.pop())
+
+    def _unwind(self, who: str, frame: FrameType, level: str) -> None:
+        """Read what the lines have set that ran before *frame* came to another one."""
+        lines = self._open.get(who, [])
+        callers = {id(one) for one in outwards(frame)}
+        raised = _raised_in(frame)
+        is_latest = True
+        while lines:
+            ran, its = lines[-1]
+            if its is frame and not raised and _line_of(ran) == _first_line(frame):
+                # In the middle of a statement, or in the next turn of a loop.
+                return
+            if its is not frame and id(its) in callers:
+                return
+            lines.pop()
+            # Another one may have run in the middle of it, and after what it has set.
+            certain = level != "opcode" or self.entries[-1] is ran
+            if its is frame and is_latest:
+                self._close(ran, its, raised, certain=certain)
+                is_latest = False
+            elif its is not frame and _has_returned(its):
+                self._close(ran, its)
+
+    def _close(self, ran: Ran, frame: FrameType, raised: str = "", *, certain: bool = True) -> None:
+        """Note that a line has run to its end."""
+        value = set_by(frame, _line_of(ran)) if certain and not raised else ""
+        if self._was_left(ran) and (value or raised):
+            # What others have done meanwhile came before what it has set.
+            touches = ran.touches
+            ran.touches = tuple(touch for touch in touches if not touch.writes)
+            late = tuple(touch for touch in touches if touch.writes)
+            ran = replace(ran, touches=late, resumed=True)
+            self.entries.append(ran)
+        ran.value, ran.raised = value, raised
+        if self._names.is_endpoint(frame.f_code) and _has_returned(frame):
+            self.entries.append(Ended(ran.who, "completed", ran.name))
+
+    def _was_left(self, ran: Ran) -> bool:
+        """Whether others have run lines since a line has begun."""
+        for entry in reversed(self.entries):
+            if entry is ran:
+                return False
+            if isinstance(entry, Ran) and entry.who != ran.who:
+                return True
+        return False
+
+
+class Names:
+    """What to call who runs a line: a request by its route, a test as such."""
+
+    def __init__(self) -> None:
+        self._requests: dict[int, tuple[str, object]] = {}
+        self._endpoints: list[CodeType] = []
+        self._numbers = Counter[str]()
+
+    def of(self, who: str, frame: FrameType, is_own: Callable[[CodeType], bool]) -> str:
+        """Return the name of who runs a line.
+
+        Args:
+            who: Its identity.
+            frame: The frame of the line.
+            is_own: Whether code is that of the test or its fixtures.
+        """
+        in_step = asyncio._get_running_loop() is not None and asyncio.current_task() is not None
+        for outer in outwards(frame) if in_step else [frame]:
+            if is_own(outer.f_code):
+                return TEST
+            scope = outer.f_locals.get("scope") if "scope" in outer.f_code.co_varnames else None
+            endpoint = scope.get("endpoint") if type(scope) is dict else None
+            if endpoint is not None:
+                return self._request(scope, endpoint)
+            if outer.f_code in _STEPS:
+                break
+        return who
+
+    def _request(self, scope: Any, endpoint: Any) -> str:  # Any: of ASGI
+        known = self._requests.get(id(scope))
+        if known is None:
+            name = getattr(endpoint, "__name__", None) or type(endpoint).__name__
+            self._numbers[name] += 1
+            known = self._requests[id(scope)] = f"{name}#{self._numbers[name]}", scope
+            code = getattr(endpoint, "__code__", None)
+            if code is not None:
+                self._endpoints.append(code)
+        return known[0]
+
+    def is_endpoint(self, code: CodeType) -> bool:
+        """Whether it is the code of an endpoint that has been called."""
+        return any(code is one for one in self._endpoints)
+
+
+_STEPS = frozenset([asyncio.events.Handle._run.__code__])
+"""Where the steps of asyncio tasks begin."""
+
+
+def _line_of(ran: Ran) -> int:
+    return int(ran.location.rpartition(":")[2] or 0)
+
+
+def _first_line(frame: FrameType) -> int:
+    """Return the first line of the statement at which a frame stands."""
+    return statement_at(frame.f_code.co_filename, frame.f_lineno)[0]
 
 
 def _unknown(_: object) -> None:
     """Return no identity."""
 
 
-def _set_by(source: str, frame: FrameType) -> str:
-    """Return what an assignment has set, as ``left = 1``; "" for any other line."""
-    try:
-        statement = ast.parse(source).body[0]
-    except (SyntaxError, ValueError, IndexError):
-        return ""  # a part of a statement
-    match statement:
-        case ast.Assign(targets=[target]) | ast.AugAssign(target=target):
-            pass
-        case ast.AnnAssign(target=target, value=ast.expr()):
-            pass
-        case _:
-            return ""
-    try:
-        text = shown(_value(target, frame))
-    except LookupError:
-        return ""
-    # An object that shows only its type and address tells nothing.
-    return "" if text.startswith("<") else f"{ast.unparse(target)} = {text}"
+def _raised_in(frame: FrameType) -> str:
+    """Return the name of the error that has led a frame to its line; "" if none has."""
+    code, at = frame.f_code.co_code, frame.f_lasti
+    if code[at] == _HANDLES:
+        return "an error"  # which is not there yet
+    error = sys.exc_info()[0]
+    return error.__name__ if error is not None and at > 1 and code[at - 2] == _HANDLES else ""
 
 
-def _value(node: ast.expr, frame: FrameType) -> Any:  # Any: a user's value
-    """Return the value of an expression, without calling a user's code.
-
-    Raises:
-        LookupError: If that is not possible, or there is none.
-    """
-    match node:
-        case ast.Constant(value=value):
-            return value
-        case ast.Name(id=name):
-            return frame.f_locals[name] if name in frame.f_locals else frame.f_globals[name]
-        case ast.Attribute(value=owner, attr=name):
-            return getattr(_value(owner, frame), "__dict__", {})[name]
-        case ast.Subscript(value=owner, slice=key):
-            found = _value(owner, frame)
-            if type(found) in {list, dict}:
-                return found[_key(_value(key, frame))]
-    raise LookupError(ast.unparse(node))
-
-
-def _key(key: object) -> Any:  # Any: what finds a value in a list or a dict
-    """Return a key whose hash and comparison are Python's own.
-
-    Raises:
-        LookupError: If they are not.
-    """
-    if type(key) in {int, str}:
-        return key
-    raise LookupError(key)
-
-
-@functools.lru_cache(maxsize=4096)
-def statement_at(file: str, line: int) -> tuple[int, str]:
-    """Return the first line of the innermost statement at a line, and its text on one line.
-
-    Of a statement with a block, the text is what stands before the block.
-
-    Args:
-        file: The name of the file.
-        line: The line, from 1 on.
-    """
-    first, last = _spans(file).get(line, (line, line))
-    text = " ".join(linecache.getline(file, number).strip() for number in range(first, last + 1))
-    return first, text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
-
-
-@functools.lru_cache(maxsize=64)
-def _spans(file: str) -> dict[int, tuple[int, int]]:
-    """Return the first and last lines of statements with several lines, by each of these."""
-    try:
-        tree = ast.parse("".join(linecache.getlines(file)))
-    except (SyntaxError, ValueError):
-        return {}
-    found: dict[int, tuple[int, int]] = {}
-    # Outer statements come before inner ones, which replace them.
-    for first, last in _statements(tree):
-        if last > first:
-            found.update(dict.fromkeys(range(first, last + 1), (first, last)))
-        else:
-            found.pop(first, None)
-    return found
-
-
-def _statements(tree: ast.AST) -> Iterator[tuple[int, int]]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.stmt) and node.end_lineno is not None:
-            body = getattr(node, "body", None)
-            header = isinstance(body, list) and body and isinstance(body[0], ast.stmt)
-            last = body[0].lineno - 1 if header and body is not None else node.end_lineno
-            yield node.lineno, max(node.lineno, last)
+def _has_returned(frame: FrameType) -> bool:
+    """Whether a frame has run to its end, and raised no error."""
+    code = frame.f_code.co_code
+    return 0 <= frame.f_lasti < len(code) and code[frame.f_lasti] in _RETURNS

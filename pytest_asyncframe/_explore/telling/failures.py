@@ -1,0 +1,47 @@
+"""How a run has failed, from pytest's report of it.
+
+Relies on: `reprtraceback` of pytest's texts of errors, which is not public.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_asyncframe._explore.telling.entries import Failure
+from pytest_asyncframe._explore.telling.statements import statement_at
+from pytest_asyncframe._locations import is_users_file
+from pytest_asyncframe._toolkit.repeating import crash_of
+
+_LONGEST = 160
+"""How many characters of an error are shown."""
+
+
+def failure_of(report: pytest.TestReport, root: Path) -> Failure:
+    """Return how a phase has failed.
+
+    Args:
+        report: The report of the phase.
+        root: The root directory of the tests.
+    """
+    crash = crash_of(report)
+    text = report.longreprtext if crash is None else str(crash.message)
+    text = text.strip().partition("\n")[0].rstrip(":")
+    text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+    for file, line in reversed(list(_lines(report))):
+        if is_users_file(str(file)):
+            shown = file.relative_to(root) if file.is_relative_to(root) else file
+            first, source = statement_at(str(file), line)
+            return Failure(text, f"{shown.as_posix()}:{first}", source)
+    return Failure(text)
+
+
+def _lines(report: pytest.TestReport) -> Iterator[tuple[Path, int]]:
+    """Yield the files and lines of a traceback, the outermost first."""
+    traceback = getattr(report.longrepr, "reprtraceback", None)
+    for entry in () if traceback is None else traceback.reprentries:
+        found = getattr(entry, "reprfileloc", None)
+        if found is not None:
+            yield (Path.cwd() / found.path).resolve(), found.lineno

@@ -1,0 +1,209 @@
+"""The turns of a run: what each actor did in a row, and which of it is worth telling.
+
+Worth telling is where several actors come to the same thing and one of them changes it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from pytest_asyncframe._explore.telling.entries import Deviation, Entry, Ran, Touch
+
+TEST = "test"
+"""What the code of a test and its fixtures is called."""
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one actor did in a row.
+
+    Attributes:
+        who: What it is called.
+        lines: The lines that it ran, in order.
+        goes_on: Whether it had run before, and not ended.
+        ended: How its task ended in this turn; "" if it did not.
+        paused: The choice that held it back at the end; None if there was none.
+    """
+
+    who: str
+    lines: list[Ran] = field(default_factory=list)
+    goes_on: bool = False
+    ended: str = ""
+    paused: Deviation | None = None
+
+
+@dataclass(slots=True)
+class Order:
+    """A choice between two, the first of which had not begun, or is no code of the user.
+
+    Attributes:
+        default: What the one is called that would have come first.
+        taken: What the one is called that came instead.
+        lines: The lines that it ran then.
+    """
+
+    default: str
+    taken: str
+    lines: list[Ran] = field(default_factory=list)
+
+
+def turns(entries: Sequence[Entry]) -> list[Turn | Order]:
+    """Return the turns of a run, and the choices that are no pauses."""
+    return _Turns(entries).found
+
+
+class _Turns:
+    """Makes the turns.
+
+    Attributes:
+        found: They.
+    """
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self._entries = entries
+        self._names: dict[str, str] = {}
+        self._latest: dict[str, Turn] = {}
+        # Choices whose taken one has not run a line since then, by its identity.
+        self._orders: dict[str, Order] = {}
+        self.found: list[Turn | Order] = []
+        for number, entry in enumerate(entries):
+            if isinstance(entry, Deviation):
+                self._deviate(number, entry)
+                continue
+            name = self._names[entry.who] = entry.name or entry.who
+            turn = self._turn_of(name)
+            if isinstance(entry, Ran):
+                turn.lines.append(entry)
+                if entry.who in self._orders:
+                    # What is added to the turn is what came before the other one.
+                    self._orders.pop(entry.who).lines = turn.lines
+            else:
+                turn.ended = entry.how
+
+    def _turn_of(self, name: str) -> Turn:
+        last = self.found[-1] if self.found else None
+        if isinstance(last, Turn) and last.who == name and last.paused is None and not last.ended:
+            return last
+        before = self._latest.get(name)
+        turn = self._latest[name] = Turn(name, goes_on=before is not None and not before.ended)
+        self.found.append(turn)
+        return turn
+
+    def _deviate(self, number: int, entry: Deviation) -> None:
+        default = self._names.get(entry.default) or self._next_name(number, entry.default)
+        before = self._latest.get(default)
+        if entry.paused and entry.kind != "await":
+            self._turn_of(default).paused = entry
+        elif before is not None and before.paused is None and not before.ended:
+            # It stands where it was, so it was held back there.
+            before.paused = entry
+        else:
+            taken = self._next_name(number, entry.taken)
+            self._orders[entry.taken] = order = Order(default, taken)
+            self.found.append(order)
+
+    def _next_name(self, number: int, identity: str) -> str:
+        """Return what someone is called from an entry on."""
+        for entry in self._entries[number:]:
+            if not isinstance(entry, Deviation) and entry.who == identity:
+                return entry.name or identity
+        # Of a timer, whose identity has that of a task in it.
+        head, of, tail = identity.rpartition(" of ")
+        name = self._names.get(tail) or ("the event loop" if tail.startswith("loop#") else tail)
+        return f"{head}{of}{name}"
+
+
+def contested(all_turns: Iterable[Turn | Order]) -> frozenset[Hashable]:
+    """Return the keys of what several actors have touched, and one of them has changed."""
+    touched: defaultdict[Hashable, set[str]] = defaultdict(set)
+    changed: set[Hashable] = set()
+    for turn in all_turns:
+        if isinstance(turn, Order):
+            continue
+        for touch in (touch for line in turn.lines for touch in line.touches):
+            for key in touch.keys:
+                touched[key].add(turn.who)
+            changed.update(touch.keys * touch.writes)
+    return frozenset(key for key in changed if len(touched[key]) > 1)
+
+
+def contested_touches(line: Ran, keys: frozenset[Hashable]) -> list[Touch]:
+    """Return what a line touches that is among *keys*."""
+    return [touch for touch in line.touches if not keys.isdisjoint(touch.keys)]
+
+
+def told_turns(
+    all_turns: Sequence[Turn | Order], failed_at: str = ""
+) -> tuple[int, list[Turn | Order]]:
+    """Return where the story begins, and the turns of it.
+
+    The story begins at the first choice. Left out are turns in which nobody comes to what
+    several share; what one actor does before and after them is one turn.
+
+    Args:
+        all_turns: The turns of the run.
+        failed_at: The line of the test that has failed, which is told by itself; "" for none.
+    """
+    chosen = [n for n, one in enumerate(all_turns) if isinstance(one, Order) or one.paused]
+    if not chosen:
+        return len(all_turns), []
+    window = list(all_turns[chosen[0] :])
+    while window and _is_failure(window[-1], failed_at):
+        window.pop()
+    keys = contested(window)
+    return chosen[0], _joined(_kept(window, keys) if keys else window)
+
+
+def _is_failure(one: Turn | Order, failed_at: str) -> bool:
+    if isinstance(one, Order) or one.who != TEST or one.paused is not None:
+        return False
+    return any(line.location == failed_at for line in one.lines)
+
+
+def _kept(window: Iterable[Turn | Order], keys: frozenset[Hashable]) -> Iterator[Turn | Order]:
+    """Yield the choices, and the turns that were paused, go on after that, or touch *keys*."""
+    paused: set[str] = set()
+    for one in window:
+        if isinstance(one, Order):
+            yield one
+            continue
+        was_paused = one.who in paused
+        paused.discard(one.who)
+        if one.paused is not None:
+            paused.add(one.who)
+        if (
+            was_paused
+            or one.paused is not None
+            or any(contested_touches(line, keys) for line in one.lines)
+        ):
+            yield one
+
+
+def _joined(some: Iterable[Turn | Order]) -> list[Turn | Order]:
+    """Return the turns, those that one actor has had in a row as one."""
+    found: list[Turn | Order] = []
+    for one in some:
+        last = found[-1] if found else None
+        if (
+            isinstance(one, Turn)
+            and isinstance(last, Turn)
+            and (last.who, last.paused, last.ended) == (one.who, None, "")
+        ):
+            lines = [*last.lines, *one.lines]
+            found[-1] = Turn(one.who, lines, last.goes_on, one.ended, one.paused)
+        else:
+            found.append(one)
+    return found
+
+
+def without_repeats(some: Sequence[Turn | Order]) -> list[Turn | Order]:
+    """Return turns and choices, where lines are told once, with the turn if that comes next."""
+    found: list[Turn | Order] = []
+    for one in some:
+        last = found[-1] if found else None
+        if isinstance(last, Order) and isinstance(one, Turn) and last.lines is one.lines:
+            found[-1] = Order(last.default, last.taken)
+        found.append(one)
+    return found
