@@ -21,7 +21,7 @@ import pytest
 from pytest_asyncframe._explore import conclusions, replay, world
 from pytest_asyncframe._explore.plan import Plan, plan_for
 from pytest_asyncframe._explore.points import levels
-from pytest_asyncframe._explore.points.follower import Followed, Follower
+from pytest_asyncframe._explore.points.follower import Followed, Follower, followed_of
 from pytest_asyncframe._explore.policies.by_name import make_policy
 from pytest_asyncframe._explore.policies.minimise import minimise
 from pytest_asyncframe._explore.run import Ended, Repeated, Run, hushed, same_failure
@@ -36,7 +36,7 @@ from pytest_asyncframe._explore.schedule import (
 from pytest_asyncframe._explore.telling.failures import failure_of
 from pytest_asyncframe._explore.telling.lanes import kept, picture
 from pytest_asyncframe._explore.telling.story import told
-from pytest_asyncframe._toolkit.items import REFUSED, code_of
+from pytest_asyncframe._toolkit.items import REFUSED
 from pytest_asyncframe._toolkit.options import Settings, settings_for
 from pytest_asyncframe._toolkit.repeating import crash_of, logged, shows_fixtures
 
@@ -101,7 +101,7 @@ class Explorer:
     def __post_init__(self) -> None:
         self._item = self._repeated.item
         self._progress = Progress(self._item)
-        self._scope = Followed(self._item.config.rootpath, code_of(self._item), with_own=True)
+        self._scope = followed_of(self._item, with_own=True)
 
     def explore(self) -> None:
         """Run the test until it fails, or all is done, or the budget is spent."""

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from pytest_asyncframe._explore.points.levels import LEVELS, Level
+from pytest_asyncframe._explore.points.packages import explored_packages
 from pytest_asyncframe._explore.policies.by_name import base_seed, make_policy
 from pytest_asyncframe._explore.replay import ReplayLine, ReplayLineError, decode, node_sum
 from pytest_asyncframe._toolkit.options import Settings, require_keywords
@@ -66,6 +67,7 @@ def plan_of(config: pytest.Config) -> Plan:
         written["seeds"] = int(text)
     for key, value in written.items():
         _check(key, value, f"asyncframe_{key} = {given[key]!r} in the ini file")
+    explored_packages(config)
     twice = config.getoption("asyncframe_check_determinism")
     return replace(Plan(budget=budget, twice=twice, line=line_of(config)), **written)
 

@@ -24,11 +24,12 @@ from pytest_asyncframe._explore import world
 from pytest_asyncframe._explore.locks.found import FoundLocks, kept_by
 from pytest_asyncframe._explore.points import levels
 from pytest_asyncframe._explore.points.calls import Calls
-from pytest_asyncframe._explore.points.follower import Followed, Follower
+from pytest_asyncframe._explore.points.follower import Followed, Follower, followed_of
 from pytest_asyncframe._explore.points.levels import Level
+from pytest_asyncframe._explore.points.packages import explored_packages
 from pytest_asyncframe._explore.schedule import Course, Step, Strategy
 from pytest_asyncframe._explore.telling.witness import Witness
-from pytest_asyncframe._toolkit.items import RUN, code_of, is_from, is_strict_pass
+from pytest_asyncframe._toolkit.items import RUN, is_from, is_strict_pass
 from pytest_asyncframe._toolkit.repeating import SeveralRuns, line_of, withheld
 from pytest_asyncframe._toolkit.toolkit import Toolkit
 from pytest_asyncframe._turns.choices import Chooser
@@ -185,10 +186,12 @@ class Repeated(SeveralRuns):
 
     def __init__(self, item: pytest.Item, next_item: pytest.Item | None) -> None:
         super().__init__(item)
-        self.calls: Calls = Calls(Followed(item.config.rootpath, code_of(item)))
+        self.calls: Calls = Calls(followed_of(item))
         self._next_item = next_item
         self._folder: Path | None = None
-        self._locks = FoundLocks(item.config.rootpath, lambda: kept_by(item))
+        self._locks = FoundLocks(
+            item.config.rootpath, lambda: kept_by(item), explored_packages(item.config)
+        )
 
     def quietly(self, run: Run) -> Ended:
         """Run it once, without showing its reports and without starting a debugger."""

@@ -133,6 +133,12 @@ def add_options(parser: pytest.Parser) -> None:
         default=[],
     )
     parser.addini(
+        "asyncframe_explore",
+        "names of packages whose files have points in explored tests, as your own have",
+        type="args",
+        default=[],
+    )
+    parser.addini(
         "asyncframe_stuck_timeout",
         "real seconds without progress after which a test with virtual time is reported as stuck",
         default="5",
@@ -146,7 +152,7 @@ def sets_modes(config: pytest.Config) -> bool:
 
 def sets_exploration(config: pytest.Config) -> bool:
     """Whether the command line or the ini file says anything about explored tests."""
-    keys = ("seeds", "policy", "level")
+    keys = ("seeds", "policy", "level", "explore")
     return _are_given(config, "seeds", "budget", "replay") or any(
         config.getini(f"asyncframe_{key}") for key in keys
     )

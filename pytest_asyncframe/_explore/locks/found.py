@@ -1,9 +1,9 @@
 """Locks that exist before an explored test: found once, and modelled during its runs.
 
-Looked through are the modules under the root directory: their globals, classes and
-functions, and what can be reached from there through containers and through instances of
-their classes, of `threading` and `queue`, and of other packages two steps deep. What makes
-locks is exchanged too: a name that was imported from `threading`, or a default factory.
+Looked through are the modules under the root directory and those of explored packages: their
+globals, classes and functions, and what can be reached from there through containers and through
+instances of their classes, of `threading` and `queue`, and of other packages two steps deep. What
+makes locks is exchanged too: a name that was imported from `threading`, or a default factory.
 
 Not found are locks in tuples, sets and C code, and those behind the first thousand items of a
 container. Such a lock blocks its thread if a paused actor holds it, which the sequencer sees.
@@ -39,10 +39,17 @@ class FoundLocks:
     Args:
         root: The root directory.
         more: Returns objects that no module refers to, such as wide fixtures, by name.
+        packages: Folders and files of further modules.
     """
 
-    def __init__(self, root: Path, more: Callable[[], Mapping[str, object]] = dict) -> None:
+    def __init__(
+        self,
+        root: Path,
+        more: Callable[[], Mapping[str, object]] = dict,
+        packages: Iterable[Path] = (),
+    ) -> None:
         self._root = str(root) + os.sep
+        self._packages = tuple(map(str, packages))
         self._more = more
         self._known: dict[str, ModuleType] = {}
         self._exchanges: list[Exchange] = []
@@ -87,7 +94,12 @@ class FoundLocks:
 
     def _is_own(self, module: ModuleType) -> bool:
         file = getattr(module, "__dict__", {}).get("__file__")
-        return isinstance(file, str) and file.startswith(self._root) and is_users_file(file)
+        if not isinstance(file, str):
+            return False
+        return self._is_of_package(file) or (file.startswith(self._root) and is_users_file(file))
+
+    def _is_of_package(self, file: str) -> bool:
+        return any(file == one or file.startswith(one + os.sep) for one in self._packages)
 
 
 def _names_in(modules: Iterable[ModuleType]) -> Iterator[Exchange]:

@@ -114,7 +114,7 @@ class Calls:
             if str(module).partition(".")[0] in _HOLDS_LOCKS or code.co_name == "__del__":
                 return None
             if users is None:
-                if is_users_file(code.co_filename):
+                if is_users_file(code.co_filename) or self._scope.file_of(code):
                     users = frame
                 elif is_machinery(module) or outgoing.is_database(module):
                     return None

@@ -15,10 +15,9 @@ from framework.protocols import TaskEvent
 from pytest_asyncframe._explore.locks.making import controlled
 from pytest_asyncframe._explore.points import awaits
 from pytest_asyncframe._explore.points.calls import Calls
-from pytest_asyncframe._explore.points.follower import Followed, Follower
+from pytest_asyncframe._explore.points.follower import Followed, Follower, followed_of
 from pytest_asyncframe._explore.schedule import Point
 from pytest_asyncframe._explore.telling.witness import Witness
-from pytest_asyncframe._toolkit.items import code_of
 from pytest_asyncframe._toolkit.toolkit import Toolkit
 from pytest_asyncframe._turns.actors import nothing
 from pytest_asyncframe._turns.sequencer import Sequencer
@@ -59,7 +58,7 @@ def claimed(item: pytest.Item, level: Level) -> Iterator[Follower | None]:
     if level not in _LINES:
         yield None
         return
-    lines = Follower(level, Followed(item.config.rootpath, code_of(item)))
+    lines = Follower(level, followed_of(item))
     with lines.claimed():
         yield lines
 

@@ -22,7 +22,7 @@ from pytest_asyncframe._explore.telling.entries import Deviation, Ended, Entry, 
 from pytest_asyncframe._explore.telling.statements import statement_at
 from pytest_asyncframe._explore.telling.touches import set_by, touches_of
 from pytest_asyncframe._explore.telling.turns import TEST
-from pytest_asyncframe._locations import outwards, users_frame
+from pytest_asyncframe._locations import is_users_file, outwards
 from pytest_asyncframe._turns.choices import Chooser
 from pytest_asyncframe._turns.sequencer import Sequencer
 
@@ -115,7 +115,7 @@ class Witness:
             if self._sequencer is not None and self._sequencer.is_undivided:
                 # Of a predicate, which is no part of what the test does.
                 return
-            frame = users_frame(sys._getframe(1))
+            frame = self._told(sys._getframe(1))
             if frame is None:
                 point(level, what)
                 return
@@ -169,7 +169,16 @@ class Witness:
     def _frame_of(self, identity: str) -> FrameType | None:
         actors = {} if self._sequencer is None else self._sequencer.actors
         ident = next((one.ident for one in actors.values() if one.identity == identity), None)
-        return None if ident is None else users_frame(sys._current_frames().get(ident))
+        return None if ident is None else self._told(sys._current_frames().get(ident))
+
+    def _told(self, frame: FrameType | None) -> FrameType | None:
+        """Return the innermost frame of the user's code, or of a package that is followed."""
+        while frame is not None and not self._is_told(frame.f_code):
+            frame = frame.f_back
+        return frame
+
+    def _is_told(self, code: CodeType) -> bool:
+        return is_users_file(code.co_filename) or bool(self._file_of(code))
 
     def _location(self, frame: FrameType) -> tuple[str, str]:
         """Return where a frame is, and the statement there; "" for what is not told."""
