@@ -18,10 +18,10 @@ from framework.protocols import TaskEvent, TaskRecord, TaskStatus
 from pytest_asyncframe._locations import raised_at
 from pytest_asyncframe._report import gates
 from pytest_asyncframe._report.gates import Findings
-from pytest_asyncframe._report.values import error_text, plain, safely, shown
 from pytest_asyncframe._seen import entries
 from pytest_asyncframe._seen.recorder import Recorder
 from pytest_asyncframe._toolkit.toolkit import Toolkit
+from pytest_asyncframe._values import error_text, plain, safely, shown
 
 Section: TypeAlias = tuple[str, str]
 

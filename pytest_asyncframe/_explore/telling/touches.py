@@ -17,7 +17,7 @@ from typing import Any
 from pytest_asyncframe._explore.telling.entries import Touch
 from pytest_asyncframe._explore.telling.statements import parsed_at, parts_of
 from pytest_asyncframe._locations import is_users_file
-from pytest_asyncframe._report.values import shown
+from pytest_asyncframe._values import shown
 
 _LONGEST = 50
 """How many characters of a value are shown that a line reads."""
