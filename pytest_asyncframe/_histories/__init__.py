@@ -1,0 +1,1 @@
+"""Histories of operations, compared with a model that does one operation at a time."""
