@@ -279,7 +279,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
-    """Watch an async test for failures, and check the invariants of any test at its end."""
+    """Watch an async test for failures, and check what any test says must hold at its end."""
     toolkit = item.stash.get(_TOOLKIT, None)
     if toolkit is None:
         return (yield)
@@ -289,8 +289,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
             result = yield
         passed = True
     finally:
-        # Before the fixtures end: what a predicate looks at may end with them.
-        broken = toolkit.invariants.end(check=passed)
+        broken = toolkit.end_of_call(passed=passed)
     if broken:
         pytest.fail(broken, pytrace=False)
     return result

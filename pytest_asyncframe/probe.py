@@ -21,6 +21,7 @@ from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.clock._lazy import LazyCoroutine
 from pytest_asyncframe.executor import DeterministicExecutor
 from pytest_asyncframe.faults import FaultPlan
+from pytest_asyncframe.histories import History
 
 Predicate = TypeVar("Predicate", bound=Callable[[], object])
 Waited = TypeVar("Waited")
@@ -367,6 +368,38 @@ class Probe:
         self._toolkit.add_invariant(predicate)
         return predicate
 
+    def linearizable(
+        self, model: Callable[[], object], *, key: str | None = None, states: int = 100_000
+    ) -> History:
+        """Compare a history of operations with a model that does one after the other.
+
+        See `History` for how they are recorded and when they are checked.
+
+        Args:
+            model: Makes a model in its first state: a class, or a function without parameters.
+                It has a plain method for each kind of operation.
+            key: The name of a parameter of its methods; operations with different values of
+                it concern independent objects, and are checked apart. None for one object.
+            states: How many states of the model a check may look at, from 1.
+
+        Raises:
+            TypeError: If *model* does not make a new object each time that has plain methods,
+                or *states* is no whole number.
+            ValueError: If *states* is below 1.
+        """
+        __tracebackhide__ = True
+        _require_count("states", states, least=1)
+        history = History(
+            model,
+            key=key,
+            states=states,
+            elapsed=lambda: self._recorder.elapsed,
+            undivided=self._toolkit.undivided,
+            location=called_at(sys._getframe(1)),
+        )
+        self._toolkit.histories.append(history)
+        return history
+
     def expect_failure(
         self,
         fn: Callable[..., Any] | str,
@@ -403,8 +436,8 @@ def _read(record: TaskRecord) -> Task:
     return Task(record)
 
 
-def _require_count(name: str, value: object) -> None:
+def _require_count(name: str, value: object, *, least: int = 0) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be a whole number, not {value!r}")
-    if value < 0:
-        raise ValueError(f"{name} must be 0 or more, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be {least} or more, not {value!r}")

@@ -50,6 +50,7 @@ from pytest_asyncframe.clock._patched.runners import AnyioRunner
 from pytest_asyncframe.clock._patched.threads import StartedThreads
 from pytest_asyncframe.executor import DeterministicExecutor, SequencedExecutor
 from pytest_asyncframe.faults import FaultPlan
+from pytest_asyncframe.histories import History
 
 _POOL_NAME = "asyncframe-"
 
@@ -126,6 +127,7 @@ class Toolkit:
         module: The module of the test; None if it is in none.
         foreign: Names of other tests' modules.
         invariants: What the test says must always hold.
+        histories: Histories that are compared with models at the end of the test.
         cut_short: Whether an exception has ended the test: it has failed, or is skipped.
     """
 
@@ -166,6 +168,7 @@ class Toolkit:
         self.recorder: Recorder = Recorder(now)
         self.recorder.pollers = settings.pollers
         self.invariants: Invariants = Invariants(self.recorder)
+        self.histories: list[History] = []
         self.blocked: BlockedLoops = BlockedLoops(now, find_own)
         self.reads: RealTimeReads | None = None
         if sequencer is not None:
@@ -196,9 +199,27 @@ class Toolkit:
         """Check a predicate of the test from now on; see `Invariants.add`."""
         __tracebackhide__ = True
         if self.sequencer is not None:
-            self.invariants.undivided = self.sequencer.undivided
+            self.invariants.undivided = self.undivided
             self.sequencer.before_point = self.invariants.at_point
         self.invariants.add(predicate)
+
+    def undivided(self) -> AbstractContextManager[object]:
+        """Let nobody else run inside the block, as far as the sequencer decides that."""
+        return nullcontext() if self.sequencer is None else self.sequencer.undivided()
+
+    def end_of_call(self, *, passed: bool) -> str:
+        """Check what the test has said must hold, when its function has ended.
+
+        Args:
+            passed: Whether it has passed so far.
+
+        Returns:
+            What is wrong, for users; "" if nothing is.
+        """
+        # Before the fixtures end: what a predicate looks at may end with them.
+        broken = self.invariants.end(check=passed)
+        found = [one.finding() for one in self.histories] if passed else []
+        return "\n".join(text for text in (broken, *found) if text)
 
     def _real_now(self) -> float:
         return self.manager.clock.monotonic()

@@ -164,9 +164,9 @@ class Points(Turns):
         actor = self.here
         if actor is None or self._chooser is None or not self.one_at_a_time:
             return
+        if actor.ident in self._undivided:
+            return
         if self.before_point is not None:
-            if actor.ident in self._undivided:
-                return
             self.before_point(kind, what)
         with self._lock:
             if returned:
@@ -190,7 +190,7 @@ class Points(Turns):
 
     @contextmanager
     def undivided(self) -> Iterator[None]:
-        """Let nobody else run at the points that this thread reaches in what `before_point` calls.
+        """Let nobody else run at the points that this thread reaches inside the block.
 
         Whoever waits for something lets others run all the same.
         """

@@ -50,6 +50,7 @@ from framework.telemetry.opentelemetry import OpenTelemetrySink
 from framework.telemetry.prometheus import PrometheusSink
 from framework.testing import override_framework
 from pytest_asyncframe.faults import Fault, FaultPlan, Firing, InjectedError
+from pytest_asyncframe.histories import History, Operation
 from pytest_asyncframe.probe import Probe
 
 
@@ -648,6 +649,21 @@ def use_invariants(probe: Probe) -> None:
     assert_type(probe.mode, str)
     probe.always(length)  # type: ignore[type-var]  # it has a parameter
     probe.always(True)  # type: ignore[type-var]  # no function
+
+
+async def use_histories(probe: Probe) -> None:
+    """Compare operations with a model: a class, or a function that makes it."""
+    history = probe.linearizable(dict)
+    assert_type(history, History)
+    assert_type(probe.linearizable(lambda: [1], key="index", states=7), History)
+    with history.operation("pop", "a", default=None) as operation:
+        assert_type(operation, Operation)
+        operation.result = 1
+    async with history.operation("clear") as operation:
+        assert_type(operation.unknown(), None)
+    assert_type(history.watch({"a": 1}), dict[str, int])
+    assert_type(history.check(), None)
+    probe.linearizable({})  # type: ignore[arg-type]  # no class
 
 
 # -- watching
