@@ -261,7 +261,7 @@ class Explorer:
             shown = self._repeated.quietly(run).failure or ended.failure
         entries = [] if run.witness is None else run.witness.entries
         failure = None if shown is None else failure_of(shown, self._item.config.rootpath)
-        page = picture(entries, self._item.nodeid, found)
+        page = picture(entries, self._item.nodeid, found, failure)
         return [*(f"  {text}" for text in told(entries, failure)), *kept(self._item, page)]
 
     def _fails(self, strategy: Strategy) -> Ended | None:

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_asyncframe._explore.points.levels import Level
 from pytest_asyncframe._explore.schedule import Default
-from pytest_asyncframe._explore.telling.entries import Deviation, Ended, Entry, Ran
+from pytest_asyncframe._explore.telling.entries import Deviation, Ended, Entry, Failure, Ran
 from pytest_asyncframe._explore.telling.lanes import picture
 from pytest_asyncframe._explore.telling.statements import statement_at
 from pytest_asyncframe._explore.telling.story import told
@@ -139,18 +139,23 @@ def test_a_long_story() -> None:
 
 
 def test_a_picture(shop: ModuleType) -> None:
-    """The picture has a lane for each task, in the order of their first lines, and the story."""
+    """The picture has the story, a lane for each task of it, and folded all else that ran."""
     entries = entries_of(shop, "report_progress()", "framework")
-    page = picture(entries, "test_<sale>", "found in run 3 of 200")
+    failure = Failure("assert 2 == 1", "test_shop.py:9", "assert sold_tickets_of_this_evening == 1")
+    page = picture(entries, "test_<sale>", "found in run 3 of 200", failure)
+    first, everything = page.split("<details>")
 
-    assert page.count("<h2") == 2
-    assert page.index(">buy#1</h2>") < page.index(">buy#2</h2>")
+    assert first.count("<h2") == 2
+    assert first.index(">buy#1<span>shop.py</span></h2>") < first.index(">buy#2<span>")
     assert "<h1>test_&lt;sale&gt;</h1><p>found in run 3 of 200</p>" in page
-    assert page.count("<li>") == 3
-    assert page.count('class="turn paused"') == 1
-    assert (
-        '<code>till.cash = till.cash + price</code><code class="set">till.cash = 7</code>' in page
-    )
+    assert page.count("<li>") == 4
+    assert first.count('class="turn paused"') == 1
+    assert first.count("it fails at ") == 2
+    assert "assert sold_<wbr>tickets_<wbr>of_<wbr>this_<wbr>evening == 1" in first
+    row = "<b>21</b><code>till.<wbr>cash = till.<wbr>cash + price</code>"
+    shared = f'<div class="row shared">{row}<code class="set">till.<wbr>cash = 7</code></div>'
+    assert shared in first
+    assert "<summary>Everything that ran: " in everything
 
 
 RACY = """

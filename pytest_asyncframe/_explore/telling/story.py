@@ -5,7 +5,7 @@ The entries of a run are kept by a `Witness`; `told` makes sentences of them.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 
 from pytest_asyncframe._explore.telling.entries import Entry, Failure, Ran
 from pytest_asyncframe._explore.telling.turns import (
@@ -13,6 +13,7 @@ from pytest_asyncframe._explore.telling.turns import (
     Turn,
     contested,
     contested_touches,
+    folded,
     told_turns,
     turns,
     without_repeats,
@@ -42,11 +43,21 @@ def told(entries: Sequence[Entry], failure: Failure | None = None) -> list[str]:
     if not some:
         return []
     keys = contested(some)
-    sentences = [_Sentence(keys).of(one) for one in without_repeats(some)]
+    sentences = [in_words(one, keys) for one in without_repeats(some)]
     return [
         *shortened(sentences, _MOST_TURNS, "... {} turns left out"),
         *([] if failure is None else [ended(failure)]),
     ]
+
+
+def in_words(one: Turn | Order, keys: frozenset[Hashable]) -> str:
+    """Return what a turn or a choice is, as a sentence.
+
+    Args:
+        one: It.
+        keys: What several actors have touched; see `contested`.
+    """
+    return _Sentence(keys).of(one)
 
 
 def ended(failure: Failure) -> str:
@@ -127,8 +138,8 @@ class _Sentence:
         return next((some[-1] for some in (shared, setting, lines) if some), None)
 
     def _lines(self, lines: Sequence[Ran]) -> str:
-        """Return some lines of one actor, each once in a row, with what they set."""
-        counted = _counted(lines)
+        """Return some lines of one actor, with what they set."""
+        counted = folded(lines, self._keys)
         shared = [n for n, (line, _) in enumerate(counted) if contested_touches(line, self._keys)]
         chosen = set(shared[-_MOST_LINES:])
         for number in reversed(range(len(counted))):
@@ -143,23 +154,25 @@ class _Sentence:
         return "; ".join(["..."] * left_out + texts)
 
     def _line(self, line: Ran) -> str:
-        notes = []
+        notes = notes_of(line, self._keys)
         if _function(line) != self._function:
             self._function = _function(line)
-            notes.append(line.location)
-        if line.value:
-            notes.append(line.value)
-        else:
-            seen = [
-                touch
-                for touch in contested_touches(line, self._keys)
-                if touch.seen and (line.raised or not touch.writes)
-            ]
-            notes += dict.fromkeys(f"{touch.path} is {touch.seen}" for touch in seen[:2])
-        if line.raised:
-            notes.append(f"raises {line.raised}")
+            notes.insert(0, line.location)
         noted = f" ({', '.join(notes)})" if notes else ""
         return f"`{line.source}`{noted}"
+
+
+def notes_of(line: Ran, keys: frozenset[Hashable]) -> list[str]:
+    """Return what a line has set, or what it has read of *keys*, and how it has failed."""
+    if line.value:
+        return [line.value]
+    seen = [
+        touch
+        for touch in contested_touches(line, keys)
+        if touch.seen and (line.raised or not touch.writes)
+    ]
+    notes = list(dict.fromkeys(f"{touch.path} is {touch.seen}" for touch in seen[:2]))
+    return [*notes, f"raises {line.raised}"] if line.raised else notes
 
 
 def _function(line: Ran) -> str:
@@ -168,14 +181,3 @@ def _function(line: Ran) -> str:
 
 def _file(location: str) -> str:
     return location.rpartition(":")[0]
-
-
-def _counted(lines: Iterable[Ran]) -> list[tuple[Ran, int]]:
-    """Return lines with how often they ran, each turn of a loop once: the last one."""
-    found: list[tuple[Ran, int]] = []
-    for line in lines:
-        if found and found[-1][0].location == line.location:
-            found[-1] = (line, found[-1][1] + (not line.resumed))
-        else:
-            found.append((line, 1))
-    return found

@@ -207,3 +207,43 @@ def without_repeats(some: Sequence[Turn | Order]) -> list[Turn | Order]:
             found[-1] = Order(last.default, last.taken)
         found.append(one)
     return found
+
+
+_LONGEST_LOOP = 8
+"""How many lines a loop has at the most that is told once."""
+
+
+def folded(lines: Sequence[Ran], keys: frozenset[Hashable]) -> list[tuple[Ran, int]]:
+    """Return lines with how often they ran in a row, the turns of a loop once.
+
+    A loop that comes to *keys* is kept as it ran: each turn of it matters.
+    """
+    places = [(line.location, bool(contested_touches(line, keys))) for line in lines]
+    found: list[tuple[Ran, int]] = []
+    at = 0
+    while at < len(lines):
+        size, times = max(
+            ((size, _repeats(places, at, size)) for size in range(1, _LONGEST_LOOP + 1)),
+            # The shortest one of those that cover as much.
+            key=lambda one: (one[0] * one[1] * (one[1] > 1), -one[0]),
+        )
+        if times == 1:
+            size = 1
+        begun = [
+            sum(not line.resumed for line in lines[at + n :: size][:times]) for n in range(size)
+        ]
+        last = at + size * (times - 1)
+        found += zip(lines[last : last + size], (max(one, 1) for one in begun), strict=True)
+        at += size * times
+    return found
+
+
+def _repeats(places: Sequence[tuple[str, bool]], at: int, size: int) -> int:
+    """Return how often the next places come in a row, 1 if they matter or do not come again."""
+    block = places[at : at + size]
+    if len(block) < size or (size > 1 and any(matters for _, matters in block)):
+        return 1
+    times = 1
+    while places[at + size * times : at + size * (times + 1)] == block:
+        times += 1
+    return times
