@@ -135,11 +135,16 @@ def _time(file: Path) -> float:
 class _Always:
     """Chooses the same option at each point."""
 
+    takes_time = False
+
     def __init__(self, index: int) -> None:
         self._index = index
 
     def choose(self, kind: str, what: str, options: Sequence[str], preempts: bool) -> int:
         return self._index
+
+    def pass_time(self, pending: object, served: object) -> None:
+        return None
 
 
 def _point_row(key: str, title: str, index: int, limit: float, rounds: int) -> Row:

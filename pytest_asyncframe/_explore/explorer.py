@@ -23,6 +23,7 @@ from pytest_asyncframe._explore.plan import Plan, plan_for
 from pytest_asyncframe._explore.points import levels
 from pytest_asyncframe._explore.points.follower import Followed, Follower, followed_of
 from pytest_asyncframe._explore.policies.by_name import make_policy
+from pytest_asyncframe._explore.policies.haste import Trial
 from pytest_asyncframe._explore.policies.minimise import minimise
 from pytest_asyncframe._explore.run import Ended, Repeated, Run, hushed, same_failure
 from pytest_asyncframe._explore.schedule import (
@@ -164,9 +165,11 @@ class Explorer:
             ended = self._quietly(strategy, f"{runs} of at most {plan.seeds} schedules, none fails")
             policy.ended(ended.steps)
             uncontrolled.update(dict.fromkeys(ended.uncontrolled))
-            if ended.failure is not None:
+            if isinstance(strategy, Trial):
+                strategy.failed = ended.failure is not None
+            elif ended.failure is not None:
                 return self._found(ended, ended.failure, runs)
-            if plan.twice:
+            if plan.twice and ended.failure is None:
                 difference = self._difference(ended)
                 if difference:
                     return conclusions.Differing(self._item, difference)

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pytest_asyncframe._explore.holds import Holds
-from pytest_asyncframe._explore.schedule import CALL, Location, Step
+from pytest_asyncframe._explore.schedule import CALL, EARLY, Location, Step, early
+from pytest_asyncframe._turns.choices import Pending
 
 PREFIX = "AF2:"
 """What each line begins with; the digit is the version of its format."""
@@ -202,6 +203,28 @@ class Following:
         self._length = number + 1
         self._total = add(self._total, step._replace(chosen=chosen))
         return chosen
+
+    @property
+    def takes_time(self) -> bool:
+        """Whether the line lets time pass; see `Hasty`."""
+        return any(one.kind == EARLY for one in self._line.deviations)
+
+    def pass_time(
+        self, number: int, moment: int, pending: Sequence[Pending], served: Sequence[str]
+    ) -> int | None:
+        """Return the index of the timeout of the line; see `Hasty`."""
+        deviation = self._deviation_at(number)
+        if deviation is None or deviation.kind != EARLY or self.difference:
+            return None
+        wanted = deviation.options[deviation.chosen]
+        for index, one in enumerate(pending):
+            if early(one.identity, moment) == wanted:
+                self._length = number + 1
+                step = Step(EARLY, "", deviation.options, preempts=False, chosen=deviation.chosen)
+                self._holds.took(step, step.chosen)
+                self._total = add(self._total, step)
+                return index
+        return None
 
     def _compared(self, deviation: Deviation, step: Step) -> str:
         expected = _named(deviation.kind, deviation.options)

@@ -6,8 +6,11 @@ everywhere; each other choice is a deviation.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+from pytest_asyncframe._turns.choices import Pending
 
 Point: TypeAlias = Callable[[str, str], object]
 """Called on an actor that has reached a point, with its kind and what the actor is about to do."""
@@ -86,6 +89,41 @@ class Strategy(Protocol):
         ...
 
 
+EARLY = "early"
+"""The kind of a step at which time passes though others could go on; see `Hasty`."""
+
+
+@runtime_checkable
+class Hasty(Protocol):
+    """A strategy that may let time pass, until a timeout, though others could go on."""
+
+    @property
+    def takes_time(self) -> bool:
+        """Whether it may do so at all."""
+        ...
+
+    def pass_time(
+        self, number: int, moment: int, pending: Sequence[Pending], served: Sequence[str]
+    ) -> int | None:
+        """Return the index of the timeout until which time passes now; None for none.
+
+        Args:
+            number: The number of the next step.
+            moment: How often it was called before in this run.
+            pending: See `Chooser.pass_time`.
+            served: See `Chooser.pass_time`.
+        """
+        ...
+
+
+def early(timeout: str, moment: int) -> str:
+    """Return the identity of the choice that time passes until a timeout at a moment."""
+    return f"{timeout}, moment {moment}"
+
+
+_MOMENT = re.compile(r", moment [0-9]+$")
+
+
 class Rule(Protocol):
     """What a schedule does where it says nothing; follows one run, step by step."""
 
@@ -135,6 +173,7 @@ class Deviating:
     """
 
     def __init__(self, deviations: Mapping[int, str], rule: Rule | None = None) -> None:
+        self._deviations = deviations
         self._option_at = deviations.get
         self._rule = InOrder() if rule is None else rule
 
@@ -145,6 +184,19 @@ class Deviating:
         option = step.options.index(wanted) if wanted in step.options else rule.default(step)
         rule.took(step, option)
         return option
+
+    @property
+    def takes_time(self) -> bool:
+        """Whether a deviation lets time pass; see `Hasty`."""
+        return any(_MOMENT.search(option) for option in self._deviations.values())
+
+    def pass_time(
+        self, number: int, moment: int, pending: Sequence[Pending], served: Sequence[str]
+    ) -> int | None:
+        """Return the index of the timeout of a deviation; see `Hasty`."""
+        wanted = self._option_at(number)
+        found = (n for n, one in enumerate(pending) if early(one.identity, moment) == wanted)
+        return next(found, None)
 
 
 def deviations_of(steps: Sequence[Step]) -> dict[int, str]:
@@ -160,17 +212,33 @@ class Course:
 
     Attributes:
         steps: The steps so far.
+        takes_time: See `Chooser`.
     """
 
     def __init__(self, strategy: Strategy) -> None:
         self._choose = strategy.choose
+        self._hasty = strategy if isinstance(strategy, Hasty) and strategy.takes_time else None
+        self._moments = 0
         self.steps: list[Step] = []
+        self.takes_time: bool = self._hasty is not None
 
     def choose(self, kind: str, what: str, options: Sequence[str], preempts: bool) -> int:
         """Return the index of what comes next; see `Chooser`."""
         step = Step(kind, what, tuple(options), preempts, 0)
         chosen = self._choose(len(self.steps), step)
         self.steps.append(step._replace(chosen=chosen) if chosen else step)
+        return chosen
+
+    def pass_time(self, pending: Sequence[Pending], served: Sequence[str]) -> int | None:
+        """Return the index of the timeout until which time passes; see `Chooser`."""
+        if self._hasty is None:
+            return None
+        moment = self._moments
+        self._moments += 1
+        chosen = self._hasty.pass_time(len(self.steps), moment, pending, served)
+        if chosen is not None:
+            options = ("go on", early(pending[chosen].identity, moment))
+            self.steps.append(Step(EARLY, "", options, preempts=False, chosen=1))
         return chosen
 
 

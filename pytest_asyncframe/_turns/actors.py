@@ -240,11 +240,14 @@ class Timers:
         return bool(self._heap) and self._heap[0][0] <= now
 
     def due(self, now: int) -> list[Timer]:
-        """Return the timers up to nanosecond *now* in their order, but those that fire last."""
+        """Return the timers that may fire first at nanosecond *now*, but those that fire last.
+
+        These are all of the earliest moment that has come.
+        """
         first = self.first
         if first is None or first > now:
             return []
-        found = sorted(one for one in self._heap if one[0] <= now and one[1] != LAST)
+        found = sorted(one for one in self._heap if one[0] <= first and one[1] != LAST)
         return [timer for _, _, _, timer in found if timer.live]
 
     def pop(self) -> Timer:

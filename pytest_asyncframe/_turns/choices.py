@@ -4,11 +4,37 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+
+class Pending(NamedTuple):
+    """Timeouts of what waits, which are not due yet and become due together.
+
+    Attributes:
+        names: Of the timeouts, the earliest first; the same in each run that has made the same
+            choices.
+        where: Where in the app's code the last of them waits, as ``app.py:12``.
+        ahead: How many steps come before them if time passes now.
+    """
+
+    names: tuple[str, ...]
+    where: str
+    ahead: int
+
+    @property
+    def identity(self) -> str:
+        """Its name, as "early timeout of get#1 and get#2"."""
+        return f"early timeout of {' and '.join(self.names)}"
 
 
 class Chooser(Protocol):
-    """Decides what comes next; called with the sequencer's lock held, so it takes no lock."""
+    """Decides what comes next; called with the sequencer's lock held, so it takes no lock.
+
+    Attributes:
+        takes_time: Whether `pass_time` is to be called.
+    """
+
+    takes_time: bool
 
     def choose(self, kind: str, what: str, options: Sequence[str], preempts: bool) -> int:
         """Return the index of what comes next.
@@ -24,13 +50,26 @@ class Chooser(Protocol):
         """
         ...
 
+    def pass_time(self, pending: Sequence[Pending], served: Sequence[str]) -> int | None:
+        """Return the index of the timeout until which time passes now; None for none.
+
+        Called before each step of a loop once there was a timeout, without a lock.
+
+        Args:
+            pending: The timeouts of what waits, the earliest first.
+            served: The names of those whose wait the step before has ended.
+        """
+        ...
+
 
 class RandomChooser:
-    """Chooses evenly among all options.
+    """Chooses evenly among all options. No time passes while anything can run.
 
     Args:
         seed: Equal seeds give equal choices.
     """
+
+    takes_time: bool = False
 
     def __init__(self, seed: int) -> None:
         self._draw = random.Random(seed).randrange
@@ -38,3 +77,7 @@ class RandomChooser:
     def choose(self, kind: str, what: str, options: Sequence[str], preempts: bool) -> int:
         """Return the index of what comes next; see `Chooser`."""
         return self._draw(len(options))
+
+    def pass_time(self, pending: Sequence[Pending], served: Sequence[str]) -> int | None:
+        """Return None; see `Chooser`."""
+        return None

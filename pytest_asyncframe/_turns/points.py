@@ -22,7 +22,7 @@ from typing import TypeAlias
 
 from framework.testing import Queued
 from pytest_asyncframe._turns.actors import Actor, Arrival, State, Timer, nothing
-from pytest_asyncframe._turns.choices import Chooser
+from pytest_asyncframe._turns.choices import Chooser, Pending
 from pytest_asyncframe._turns.turns import Turns
 
 Candidate: TypeAlias = Actor | Queued | Timer
@@ -262,6 +262,15 @@ class Points(Turns):
         """Return the index of the step that a loop makes next, given their identities."""
         with self._lock:
             return 0 if self._chooser is None else self._chooser.choose("await", "", options, False)
+
+    @property
+    def takes_time(self) -> bool:
+        """Whether time may pass though somebody can go on; see `Chooser`."""
+        return self._chooser is not None and self._chooser.takes_time
+
+    def pass_time(self, pending: Sequence[Pending], served: Sequence[str]) -> int | None:
+        """Return the index of the timeout until which time passes now; see `Chooser`."""
+        return None if self._chooser is None else self._chooser.pass_time(pending, served)
 
     def identity_on_loop(self, name: str) -> str:
         """Return the identity of an asyncio task, when it is about to make its first step.

@@ -345,6 +345,14 @@ class Sequencer(Points):
             self.on_move()
         return True
 
+    def let_pass(self, when: int) -> None:
+        """Let time pass until nanosecond *when* on the calling thread, which runs on."""
+        with self._lock:
+            self._pass_to(when)
+            self._roster.beats += 1
+        if self.on_move is not None:
+            self.on_move()
+
     def timers(self) -> list[Timer]:
         """Return the timers that have not fired, the earliest first."""
         with self._lock:

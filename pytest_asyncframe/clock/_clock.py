@@ -54,6 +54,7 @@ class VirtualClock:
         test: The asyncio task that runs the test; None for a test that is no coroutine.
         make_ready: Makes the queue of what a new event loop runs next.
         on_new_loop: Called with each new event loop.
+        on_timer: Called with each timer that is set in a loop, and the frame that sets it.
         on_block: Entered with the name of a function while it blocks the thread of a loop.
     """
 
@@ -73,6 +74,7 @@ class VirtualClock:
         Without the references a test is freed at once, and by no garbage collection.
         """
         self.on_sleep: Callable[[float], object] | None = None
+        self.on_timer: Callable[[asyncio.TimerHandle, FrameType], object] | None = None
         self.on_block: Callable[[str], AbstractContextManager[object]] = nullcontext
         self.on_read: Callable[[str, FrameType], object] = nothing
         self.label: Label = lambda _: ("", "")

@@ -9,6 +9,7 @@ and names of asyncio's that `_borrowed` lists.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import selectors
 import sys
 import threading
@@ -17,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from contextvars import Context
+from types import FrameType
 from typing import Any, Protocol, TypeAlias, TypeVarTuple, Unpack
 from weakref import WeakKeyDictionary
 
@@ -43,6 +45,7 @@ class LoopClock(Protocol):
 
     sequencer: Sequencer
     on_sleep: Callable[[float], object] | None
+    on_timer: Callable[[asyncio.TimerHandle, FrameType], object] | None
     test: asyncio.Task[Any] | None
     make_ready: Callable[[], deque[Any]]
 
@@ -102,6 +105,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         location = users_location(caller.f_back if caller.f_code is _CALL_LATER else caller)
         if location:
             self._locations[handle] = location
+        if self.clock.on_timer is not None:
+            self.clock.on_timer(handle, caller)
         return handle
 
     def _set(
@@ -117,6 +122,24 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         if made_by:
             del made_by[-2:]
         return handle
+
+    def let_pass(self, handle: asyncio.TimerHandle) -> None:
+        """Let time pass until a timer is due, though others could go on, as on a slow machine.
+
+        Called on the thread of the loop. All timers that are due then fire in their order, after
+        what is ready.
+        """
+        self._sequencer.let_pass(round(handle.when() * 1e9))
+        # asyncio's own, which does the same when it has run all that was ready.
+        scheduled: Any = self._scheduled  # type: ignore[attr-defined]
+        end = self.time() + self._clock_resolution
+        while scheduled and scheduled[0].when() < end:
+            due = heapq.heappop(scheduled)
+            due._scheduled = False
+            if due.cancelled():
+                self._timer_cancelled_count -= 1  # type: ignore[attr-defined]
+            else:
+                self._ready.append(due)
 
     def close(self) -> None:
         """Close the loop, and report the timers that the user's code has left to the clock."""

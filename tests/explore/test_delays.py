@@ -11,7 +11,8 @@ import pytest
 
 from pytest_asyncframe._explore.holds import Holds
 from pytest_asyncframe._explore.policies.by_name import make_policy
-from pytest_asyncframe._explore.policies.delays import coarse_to_fine, in_turn, spread_out
+from pytest_asyncframe._explore.policies.delays import spread_out
+from pytest_asyncframe._explore.policies.order import coarse_to_fine, in_turn
 from pytest_asyncframe._explore.policies.search import Branch
 from pytest_asyncframe._explore.schedule import Default, Deviating, Step, deviations_of
 from tests.explore.models import Body, Model, Point, State, Until, explored, first_failure, ran

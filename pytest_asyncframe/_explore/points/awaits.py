@@ -12,6 +12,7 @@ that are due; `__self__` of the callbacks of asyncio tasks.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter, deque
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -19,10 +20,14 @@ from types import CodeType, CoroutineType
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from pytest_asyncframe._explore.points.early import EarlyTimeouts
 from pytest_asyncframe._locations import inwards, is_users
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.clock._loop import END_OF_SLEEP
+
+_TOGETHER = 1e-6
+"""Seconds between timers of one moment at the most."""
 
 _OURS = "asyncframe "
 """What the names of asyncio tasks begin with that run a task of the framework."""
@@ -37,11 +42,16 @@ def installed(clock: VirtualClock, own: Collection[CodeType] = ()) -> Iterator[I
         own: The code of the test and its fixtures, which others do not notice.
     """
     names = Identities(clock.sequencer)
-    clock.make_ready = lambda: _Ready(names, own)
+    timeouts = None
+    if clock.sequencer.takes_time:
+        timeouts = EarlyTimeouts(clock, own, names.known, _woken_by)
+        clock.on_timer = timeouts.note
+    clock.make_ready = lambda: _Ready(names, own, timeouts)
     try:
         yield names
     finally:
         clock.make_ready = deque
+        clock.on_timer = None
 
 
 class Identities:
@@ -90,8 +100,11 @@ class Identities:
 class _Ready(deque[Any]):  # Any: asyncio's handles, whose private attributes are used
     """What a loop runs next; the chooser decides among steps of asyncio tasks and due timers."""
 
-    def __init__(self, names: Identities, own: Collection[CodeType]) -> None:
+    def __init__(
+        self, names: Identities, own: Collection[CodeType], timeouts: EarlyTimeouts | None
+    ) -> None:
         super().__init__()
+        self._timeouts = timeouts
         self._names = names
         self._own = own
         self._latest: asyncio.Task[Any] | None = None
@@ -102,6 +115,8 @@ class _Ready(deque[Any]):  # Any: asyncio's handles, whose private attributes ar
         """Let threads run first, if the chooser says so; then return what is next."""
         sequencer = self._names.sequencer
         sequencer.between_steps(self._ran_users_code)
+        if self._timeouts is not None:
+            self._timeouts.before_step(self)
         options = self._options()
         chosen = 0
         if len(options) > 1:
@@ -115,16 +130,20 @@ class _Ready(deque[Any]):  # Any: asyncio's handles, whose private attributes ar
     def _options(self) -> dict[int, str]:
         """Return the identity of each handle that may be next, by its index; the first is there.
 
-        A callback is run when it is the first but for timers, so that they keep their order.
+        A callback is run when it is the first but for timers, so that they keep their order. So do
+        timers of different moments, which are due together when the loop was kept busy.
         """
         found: dict[int, str] = {}
         only_timers = True
+        moment = math.inf
         for index, handle in enumerate(self):
             task = _task_of(handle)
             if task is not None:
                 found[index] = self._names.of(task)
             elif _is_timer(handle):
-                found[index] = self._timer(handle)
+                moment = min(moment, handle.when() + _TOGETHER)
+                if handle.when() <= moment:
+                    found[index] = self._timer(handle)
                 continue
             elif only_timers:
                 found[index] = "callback"

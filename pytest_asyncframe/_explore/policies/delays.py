@@ -24,14 +24,13 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from random import Random
-from typing import TypeVar
 
 from pytest_asyncframe._explore.holds import Holds
 from pytest_asyncframe._explore.policies.drawn import Lengths, mixed
+from pytest_asyncframe._explore.policies.haste import Haste
+from pytest_asyncframe._explore.policies.order import coarse_to_fine, in_turn
 from pytest_asyncframe._explore.policies.search import Branch, Count, Level, Search
 from pytest_asyncframe._explore.schedule import Step, Strategy
-
-T = TypeVar("T")
 
 _NUMBER = re.compile(r"[#-][0-9]+$")
 _IN_ORDER = 2
@@ -60,10 +59,30 @@ class DelaysPolicy:
         self._begun = 0
         self._drawn = 0
         self._turn = 0
+        self._haste = Haste()
+        self._was_hasty = False
 
     def next(self) -> Strategy | None:
         """Return the strategy of the next run; see `Policy`."""
         self._begun += 1
+        if self._begun == 1:
+            self._search.next()
+            return self._haste.noting
+        self._haste.ended()
+        hasty = None if self._was_hasty and self._search.level else self._hasty()
+        strategy = hasty or self._in_order()
+        if strategy is None:
+            strategy = hasty = self._hasty()
+        self._was_hasty = hasty is not None
+        return strategy
+
+    def _hasty(self) -> Strategy | None:
+        """Return the strategy of a schedule with an early timeout; None if none is to run yet."""
+        if self._search.level in (0, 1) and self._begun <= self._runs // 2:
+            return None
+        return self._haste.next()
+
+    def _in_order(self) -> Strategy | None:
         level = self._search.level
         if level is None or self._search.left() <= (self._runs - self._begun) * 3 // 4:
             return self._search.next()
@@ -80,15 +99,18 @@ class DelaysPolicy:
 
     def ended(self, steps: Sequence[Step]) -> None:
         """Find the schedules that differ from the latest run behind its last deviation."""
-        self._lengths.note(steps)
-        self._search.ended(steps)
+        if self._begun == 1:
+            self._haste.begin()
+        if not self._was_hasty:
+            self._lengths.note(steps)
+            self._search.ended(steps)
 
     def proof(self, runs: int, where: str = "") -> str:
         """Say what *runs* runs without a failure prove; see `Policy`."""
         part = ""
         if self._search.level == 1:
             part = f" ({self._search.ran_of(1)} of them with 1 deviation)"
-        return self._search.proof(runs, where, part)
+        return self._search.proof(runs, where, part, self._haste.words)
 
 
 def _level(count: Count) -> Level:
@@ -110,20 +132,3 @@ def spread_out(steps: Sequence[Step], branches: list[Branch]) -> list[Branch]:
 def _name(identity: str) -> str:
     """Return an identity without its number, which says which of several equal actors it is."""
     return _NUMBER.sub("", identity)
-
-
-def in_turn(columns: Sequence[Sequence[T]]) -> list[T]:
-    """Return the first of each column, then the second of each, and so on."""
-    longest = max(map(len, columns), default=0)
-    return [column[row] for row in range(longest) for column in columns if row < len(column)]
-
-
-def coarse_to_fine(items: Sequence[T]) -> list[T]:
-    """Return the first item, the last, the middle one, the middles of both halves, and so on."""
-    last = len(items) - 1
-    taken = dict.fromkeys([0, last] if last > 0 else range(len(items)))
-    parts = 2
-    while len(taken) < len(items):
-        taken.update(dict.fromkeys(last * part // parts for part in range(1, parts, 2)))
-        parts *= 2
-    return [items[index] for index in taken]

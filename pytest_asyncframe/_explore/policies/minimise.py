@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple, TypeAlias
 
-from pytest_asyncframe._explore.policies.delays import coarse_to_fine
+from pytest_asyncframe._explore.policies.order import coarse_to_fine
 from pytest_asyncframe._explore.policies.search import counted
-from pytest_asyncframe._explore.schedule import Step, Strategy
+from pytest_asyncframe._explore.schedule import EARLY, Step, Strategy
 
 Fails: TypeAlias = Callable[[Strategy], Sequence[Step] | None]
 """Runs a test once; returns the steps of a run that failed, None for one that passed."""
@@ -49,8 +49,11 @@ class Minimised:
         return switches_of(self.steps)
 
     def __str__(self) -> str:
-        after = counted(len(self.switches), "switch", "switches")
-        return f"minimised: {after} (from {self.before})"
+        switches = counted(len(self.switches), "switch", "switches")
+        if any(step.kind == EARLY for step in self.steps):
+            more = f" and {switches}" if self.switches else ""
+            return f"minimised: 1 early timeout{more}"
+        return f"minimised: {switches} (from {self.before})"
 
 
 def minimise(steps: Sequence[Step], fails: Fails, runs: int = 150) -> Minimised:
@@ -64,6 +67,9 @@ def minimise(steps: Sequence[Step], fails: Fails, runs: int = 150) -> Minimised:
         fails: Runs the test.
         runs: How many runs it may take at the most, 0 or more.
     """
+    if any(step.kind == EARLY for step in steps):
+        # It is one of few, and none is left out.
+        return Minimised(steps, len(switches_of(steps)), 0)
     return _Minimiser(steps, fails, runs).result()
 
 
@@ -215,6 +221,8 @@ def switches_of(steps: Sequence[Step]) -> list[Switch]:
     found: list[tuple[Position, list[str]]] = []
     passed: dict[str, list[str]] = {}
     for step in steps:
+        if step.kind == EARLY:
+            continue
         first = step.options[0]
         chosen = step.options[step.chosen]
         again = passed.get(first) if not step.preempts else None

@@ -174,13 +174,14 @@ class Search:
         complete = [one for one in self._ran if level is None or one < level]
         return sum(self._ran[one] for one in complete), max(complete, default=0)
 
-    def proof(self, runs: int, where: str = "", part: str = "") -> str:
+    def proof(self, runs: int, where: str = "", part: str = "", more: str = "") -> str:
         """Say what *runs* runs without a failure prove.
 
         Args:
             runs: How many runs there were.
             where: Which schedules they were, such as " of level line".
             part: What is said of the schedules of incomplete levels, in brackets.
+            more: What is said of schedules of another kind; "" if there were none.
         """
         unit = self._unit
         if self._diverged:
@@ -199,8 +200,9 @@ class Search:
         bound = "" if ended and not self._cut else _up_to(level, unit)
         known = _known(complete, where, bound, unit)
         if ran > complete:
-            return f"{known}, and {counted(ran - complete, 'other')}{part}, none fails"
-        return f"{known} does not fail" if complete == 1 else f"{known}, none fails"
+            return f"{known}, and {counted(ran - complete, 'other')}{part}{more}, none fails"
+        alone = complete == 1 and not more
+        return f"{known} does not fail" if alone else f"{known}{more}, none fails"
 
     def left(self) -> int:
         """Return how many schedules of the lowest level may be left."""

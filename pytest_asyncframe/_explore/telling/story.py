@@ -89,7 +89,7 @@ class _Sentence:
         """Return what a turn or a choice is in words."""
         if isinstance(one, Order):
             ran = self._lines(one.lines)
-            return f"{one.taken} came before {one.default}{': ' if ran else ''}{ran}"
+            return f"{one}{': ' if ran else ''}{ran}"
         if one.paused is not None:
             return self._pause(one)
         ran = self._lines(one.lines)

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from pytest_asyncframe._explore.schedule import EARLY
 from pytest_asyncframe._explore.telling.entries import Deviation, Entry, Ran, Touch
 
 TEST = "test"
@@ -39,7 +40,7 @@ class Order:
     """A choice between two, the first of which had not begun, or is no code of the user.
 
     Attributes:
-        default: What the one is called that would have come first.
+        default: What the one is called that would have come first; "" for an early timeout.
         taken: What the one is called that came instead.
         lines: The lines that it ran then.
     """
@@ -47,6 +48,11 @@ class Order:
     default: str
     taken: str
     lines: list[Ran] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        if not self.default:
+            return f"{self.taken}: time passed while others could go on"
+        return f"{self.taken} came before {self.default}"
 
 
 def turns(entries: Sequence[Entry]) -> list[Turn | Order]:
@@ -92,6 +98,9 @@ class _Turns:
         return turn
 
     def _deviate(self, number: int, entry: Deviation) -> None:
+        if entry.kind == EARLY:
+            self.found.append(Order("", entry.taken))
+            return
         default = self._names.get(entry.default) or self._next_name(number, entry.default)
         before = self._latest.get(default)
         if entry.paused and entry.kind != "await":

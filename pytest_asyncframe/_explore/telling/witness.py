@@ -17,13 +17,13 @@ from types import CodeType, FrameType
 from typing import Any
 
 from framework.protocols import TaskEvent
-from pytest_asyncframe._explore.schedule import Point
+from pytest_asyncframe._explore.schedule import EARLY, Point
 from pytest_asyncframe._explore.telling.entries import Deviation, Ended, Entry, Ran
 from pytest_asyncframe._explore.telling.statements import statement_at
 from pytest_asyncframe._explore.telling.touches import set_by, touches_of
 from pytest_asyncframe._explore.telling.turns import TEST
 from pytest_asyncframe._locations import is_users_file, outwards
-from pytest_asyncframe._turns.choices import Chooser
+from pytest_asyncframe._turns.choices import Chooser, Pending
 from pytest_asyncframe._turns.sequencer import Sequencer
 
 _RETURNS = frozenset(
@@ -44,6 +44,7 @@ class Witness:
 
     Attributes:
         entries: What has happened so far.
+        takes_time: See `Chooser`.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Witness:
         is_own: Callable[[CodeType], bool],
     ) -> None:
         self._chooser = chooser
+        self.takes_time: bool = chooser.takes_time
         self._file_of = file_of
         self._is_own = is_own
         self._sequencer: Sequencer | None = None
@@ -106,6 +108,15 @@ class Witness:
         if chosen:
             self._passed.add(default)
         self._passed.discard(taken)
+        return chosen
+
+    def pass_time(self, pending: Sequence[Pending], served: Sequence[str]) -> int | None:
+        """Return the index of the timeout until which time passes; see `Chooser`."""
+        chosen = self._chooser.pass_time(pending, served)
+        if chosen is not None:
+            one = pending[chosen]
+            told = Deviation("", one.identity, EARLY, paused=False, location=one.where)
+            self.entries.append(told)
         return chosen
 
     def at_lines(self, point: Point) -> Point:
