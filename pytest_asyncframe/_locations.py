@@ -63,7 +63,7 @@ def _chosen(locations: Iterable[tuple[CodeType, int]]) -> str:
         if is_users(code):
             return at(code, line)
         # The user's package may be installed as well, so its outermost line is next best.
-        if _is_installed(code):
+        if is_installed(code):
             body = at(code, line)
     return body
 
@@ -79,7 +79,8 @@ def is_users_file(name: str) -> bool:
     return not name.startswith((*_OWN, *_INSTALLED, *_STANDARD))
 
 
-def _is_installed(code: CodeType) -> bool:
+def is_installed(code: CodeType) -> bool:
+    """Whether code is that of an installed package, and not this project's."""
     return code.co_filename.startswith(_INSTALLED) and not code.co_filename.startswith(_OWN)
 
 

@@ -23,6 +23,8 @@ RESTLESS = 1.0
 COMPUTES = 1_000_000
 """Nanoseconds on a processor without a break from which a thread counts as computing."""
 
+_THREAD = "the thread {}, which works outside the clock"
+
 Glances = Mapping[threading.Thread, Glance]
 
 
@@ -65,9 +67,14 @@ class Outside:
     def add_thread(self, thread: threading.Thread) -> None:
         """Add a thread of the test's own, which is about to start."""
         with self._lock:
-            self.met[f"the thread {thread.name}, which works outside the clock"] = None
+            self.met[_THREAD.format(thread.name)] = None
             self._threads.add(thread)
             self._look()
+
+    def meet(self, ident: int) -> None:
+        """Take note of a thread that has woken an actor and was none itself, by its identifier."""
+        thread = threading._active.get(ident)  # type: ignore[attr-defined]  # takes no lock
+        self.met[_THREAD.format("of a library" if thread is None else thread.name)] = None
 
     def remove_thread(self, thread: threading.Thread) -> None:
         """Remove a thread that has ended."""

@@ -113,6 +113,11 @@ class Turns(ABC):
         actor = self.actors.get(_thread.get_ident())
         return None if actor is None or actor.away else actor
 
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether the calling thread runs code of others in the middle of a change here."""
+        return self._lock.interrupts()
+
     def expect(self, name: str) -> Arrival:
         """Announce a thread that was given work and is about to start.
 
@@ -371,7 +376,7 @@ class Turns(ABC):
 
     def wake(self, actor: Actor | None, otherwise: Callable[[], object] | None = None) -> None:
         """Wake an actor that is parked in its event loop; else call *otherwise*."""
-        if self._lock.interrupts():
+        if self.is_interrupted:
             self._lock.come_back(partial(self.wake, actor, otherwise))
             return
         # Both under one lock: a loop that is just parking must not miss the flag that is set.
@@ -387,6 +392,15 @@ class Turns(ABC):
         if owing is not None:
             self.dispatch()
 
+    def has_freed(self) -> None:
+        """Called after the calling thread has done something that may let others go on."""
+        actor = self.here
+        if actor is not None:
+            actor.was_seen = True
+        elif not self.is_interrupted:
+            # Only actors see to it that the next one runs.
+            self.dispatch()
+
     def _has_woken_others(self) -> None:
         ident = _thread.get_ident()
         # Who wakes others does not merely poll: time waits for it again.
@@ -394,6 +408,8 @@ class Turns(ABC):
         actor = self.actors.get(ident)
         if actor is not None:
             actor.was_seen = True
+        elif ident not in self.known:
+            self.outside.meet(ident)
 
     def fail(self, actor: Actor, error: BaseException) -> None:
         """Wake a parked actor, which then raises *error*."""

@@ -29,8 +29,8 @@ from pytest_asyncframe._explore.locks.origins import OF_A_HANDLER
 from pytest_asyncframe._explore.locks.walk import FACTORIES, NAME, Exchange, Walk
 from pytest_asyncframe._locations import is_users_file
 
-_NAMES = ("Lock", "RLock", "allocate_lock")
-"""Names that other packages import from `threading` and `_thread`."""
+_NAMES = ("Lock", "RLock", "allocate_lock", "SimpleQueue")
+"""Names that other packages import from `threading`, `_thread` and `queue`."""
 
 
 class FoundLocks:

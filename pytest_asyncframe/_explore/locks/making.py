@@ -20,9 +20,10 @@ from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
-from pytest_asyncframe._explore.locks import model
+from pytest_asyncframe._explore.locks import databases, model
 from pytest_asyncframe._explore.locks.origins import OF_A_HANDLER, Origin, made_by
 from pytest_asyncframe._turns.sequencer import Sequencer
+from pytest_asyncframe.clock._patched import queues
 
 _THROUGH = ("threading", "queue")
 """Modules that make locks for their callers."""
@@ -108,8 +109,9 @@ STAND_INS: dict[object, object] = {
     model.allocate: Lock,
     threading.RLock: RLock,
     model.REAL_RLOCK: RLock,
+    queues.REAL_QUEUE: queues.ModelQueue,
 }
-"""What makes real locks, and what stands for it."""
+"""What makes real locks and queues, and what stands for it."""
 
 _NAMES = (
     (threading, ("Lock", "RLock")),
@@ -128,11 +130,17 @@ def stand_ins() -> Iterator[None]:
     for owner, name, real in before:
         owner[name] = STAND_INS.get(real, real)
     try:
-        yield
+        with queues.stand_ins(_makes_models):
+            yield
     finally:
         model.current.makes = made_before
         for owner, name, real in before:
             owner[name] = real
+
+
+def _makes_models(caller: FrameType) -> bool:
+    """Whether a queue that is made by a frame is modelled."""
+    return not is_machinery(caller.f_globals.get("__name__"))
 
 
 @contextmanager
@@ -149,8 +157,9 @@ def controlled(
         points: See `model.Control`.
     """
     control = model.current.control = model.Control(sequencer, note, points=points)
-    with nullcontext() if model.current.makes else stand_ins():
+    with nullcontext() if model.current.makes else stand_ins(), queues.controlled(sequencer):
         try:
-            yield
+            with databases.controlled():
+                yield
         finally:
             control.points = False

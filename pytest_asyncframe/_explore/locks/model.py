@@ -272,6 +272,7 @@ class Control:
 
     Attributes:
         points: See above.
+        sequencer: See above.
     """
 
     # Why there are points on both sides: before it is taken, others may take it first, which
@@ -281,7 +282,7 @@ class Control:
     def __init__(
         self, sequencer: Sequencer, note: Callable[[str], object], *, points: bool
     ) -> None:
-        self._sequencer = sequencer
+        self.sequencer: Sequencer = sequencer
         self._note = note
         self.points: bool = points
         self._waits: dict[Actor, LockWait] = {}
@@ -291,7 +292,7 @@ class Control:
 
     def actor(self) -> Actor | None:
         """Return the actor of the calling thread; None if it waits in real time."""
-        return self._sequencer.here
+        return self.sequencer.here
 
     def take(self, lock: Modelled, actor: Actor, timeout: float) -> bool:
         """Take the real lock on an actor; return whether that was possible.
@@ -306,14 +307,14 @@ class Control:
             actor.was_seen = True
             # Who has to wait lets others run anyway.
             if self.points and (lock.holder is None or timeout >= 0):
-                self._sequencer.point("lock", lock.origin.acquire)
+                self.sequencer.point("lock", lock.origin.acquire)
         if lock.real.acquire(False):
             if self._vain:
                 self._vain.pop(actor, None)
             return True
         if not timeout:
             return self._tried_in_vain(lock, actor)
-        until = None if timeout < 0 else self._sequencer.now + nanoseconds(timeout)
+        until = None if timeout < 0 else self.sequencer.now + nanoseconds(timeout)
         while self._wait(lock, actor, until):
             if lock.real.acquire(False):
                 return True
@@ -321,12 +322,12 @@ class Control:
 
     def _wait(self, lock: Modelled, actor: Actor, until: int | None) -> bool:
         """Wait until a lock is free; False once nanosecond *until* has come."""
-        wait = self._waits[actor] = LockWait(self._sequencer, lock, actor)
+        wait = self._waits[actor] = LockWait(self.sequencer, lock, actor)
         if until is None:
             self._endless[actor] = wait
             self._tell_circle(actor)
         try:
-            return self._sequencer.block(actor, lock.is_free, until, wait)
+            return self.sequencer.block(actor, lock.is_free, until, wait)
         finally:
             self._waits.pop(actor, None)
             self._endless.pop(actor, None)
@@ -349,7 +350,7 @@ class Control:
         times = times + 1 if before is lock else 1
         self._vain[actor] = lock, times % _SPINS
         if times == _SPINS:
-            self._wait(lock, actor, self._sequencer.now + _SPIN_NS)
+            self._wait(lock, actor, self.sequencer.now + _SPIN_NS)
         return False
 
     def await_free(self, lock: Modelled, actor: Actor) -> None:
@@ -367,11 +368,11 @@ class Control:
         if actor is None:
             # Only actors see to it that the next one runs.
             if self._waits:
-                self._sequencer.dispatch()
+                self.sequencer.dispatch()
         elif lock.origin.has_points:
             actor.was_seen = True
             if self.points:
-                self._sequencer.point("lock", lock.origin.released)
+                self.sequencer.point("lock", lock.origin.released)
 
 
 class LockWait:

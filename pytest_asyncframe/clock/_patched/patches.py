@@ -26,6 +26,7 @@ from typing import Any
 from framework import ThreadPoolExecutorEnhanced
 from framework.testing import before_waits
 from pytest_asyncframe._turns.sequencer import Sequencer
+from pytest_asyncframe._turns.servers import waits_outside
 from pytest_asyncframe.clock._clock import VirtualClock
 from pytest_asyncframe.clock._patched import anyio, runners, threads
 from pytest_asyncframe.clock._patched.present import Make, Present, Replaced, replaced
@@ -116,7 +117,7 @@ def _condition_wait(present: Present, real: Callable[..., bool]) -> Callable[...
     @functools.wraps(real)
     def wait(self: threading.Condition, timeout: float | None = None) -> bool:
         clock = present.clock
-        if clock.sequencer.here is None:
+        if clock.sequencer.here is None or waits_outside():
             return real(self, timeout)
         with _watch_block(clock, "Condition.wait"):
             return clock.wait(self, timeout)
@@ -128,7 +129,7 @@ def _sleep(present: Present, real: Callable[[float], None]) -> Callable[[float],
     @functools.wraps(real)
     def sleep(seconds: float, /) -> None:
         clock = present.clock
-        if clock.sequencer.here is None:
+        if clock.sequencer.here is None or waits_outside():
             real(seconds)
         elif seconds <= 0:
             clock.sleep(seconds)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -16,12 +17,14 @@ from types import CodeType, FrameType
 from typing import Any
 
 from framework.testing import is_caller, is_idle, is_pool_thread
-from pytest_asyncframe._locations import called_at, is_users, location_of, outwards
+from pytest_asyncframe._locations import called_at, is_installed, is_users, location_of, outwards
 from pytest_asyncframe._turns.actors import Arrival, TestEndedError
 from pytest_asyncframe._turns.sequencer import Sequencer
+from pytest_asyncframe._turns.servers import Server
 from pytest_asyncframe.clock._loop import VirtualLoop
 from pytest_asyncframe.clock._patched.call_names import name_of_call
 from pytest_asyncframe.clock._patched.present import Present
+from pytest_asyncframe.clock._patched.queues import ModelQueue
 
 Start = Callable[[threading.Thread], None]
 Join = Callable[..., None]
@@ -63,8 +66,11 @@ def start_on(present: Present, real: Start) -> Start:
             or (sequencer.takes_threads and _runs_users_code(self))
         )
         pooled = sequencer.here is None or _works_on_the_clock(self)
+        server = None
+        if sequencer.takes_threads and not (counted or pooled) and _may_serve(self):
+            counted, server = True, Server()
         arrival = sequencer.expect(_name(self)) if counted else None
-        _tell_end(sequencer, self, arrival, pooled=pooled)
+        _tell_end(sequencer, self, arrival, server, pooled=pooled)
         if not (counted or pooled):
             sequencer.outside.add_thread(self)
         try:
@@ -84,6 +90,19 @@ def _runs_users_code(thread: Any) -> bool:  # Any: its target is not a public at
     runs = _target(thread) or type(thread).run
     code = getattr(inspect.unwrap(runs), "__code__", None) if callable(runs) else None
     return code is not None and is_users(code)
+
+
+def _may_serve(thread: Any) -> bool:  # Any: its arguments are no public attributes
+    """Whether a thread is that of an installed package and knows a queue, so it may serve that."""
+    runs = _target(thread) or type(thread).run
+    code = getattr(inspect.unwrap(runs), "__code__", None) if callable(runs) else None
+    if code is None or not is_installed(code):
+        return False
+    known: list[object] = [*getattr(thread, "_args", ()), *getattr(thread, "_kwargs", {}).values()]
+    for owner in (thread, getattr(runs, "__self__", None)):
+        known += getattr(owner, "__dict__", {}).values()
+    # Any other `SimpleQueue` waits in C.
+    return any(issubclass(type(one), (queue.Queue, ModelQueue)) for one in known)
 
 
 def _is_users_timer(thread: threading.Thread, caller: FrameType) -> bool:
@@ -126,26 +145,37 @@ class _End:
     Attributes:
         came: Set on the thread when its work is done.
         pooled: Whether it belongs to a pool, so that all its work is on the clock.
+        serves: Whether it is a `Server`, which is no actor at times, and yet goes on.
     """
 
-    def __init__(self, *, pooled: bool) -> None:
+    def __init__(self, *, pooled: bool, serves: bool) -> None:
         self.came = threading.Event()
         self.pooled = pooled
+        self.serves = serves
 
 
 def _tell_end(
-    sequencer: Sequencer, thread: Any, arrival: Arrival | None, *, pooled: bool
-) -> None:  # Any: it gets attributes
+    sequencer: Sequencer,
+    thread: Any,  # it gets attributes
+    arrival: Arrival | None,
+    server: Server | None,
+    *,
+    pooled: bool,
+) -> None:
     run = thread.run
-    end = _End(pooled=pooled)
+    end = _End(pooled=pooled, serves=server is not None)
     setattr(thread, _ENDED, end)
 
     def run_and_tell() -> None:
-        actor = None if arrival is None else sequencer.enter(arrival)
+        actor = None
+        if server is not None:
+            server.begin(sequencer, arrival)
+        elif arrival is not None:
+            actor = sequencer.enter(arrival)
         try:
             run()
         except TestEndedError:
-            if actor is None:
+            if arrival is None:
                 raise
         finally:
             del thread.run
@@ -153,6 +183,8 @@ def _tell_end(
             sequencer.outside.remove_thread(thread)
             if actor is not None:
                 sequencer.leave(actor)
+            if server is not None:
+                server.end()
             sequencer.has_ended(threading.get_ident())
 
     thread.run = run_and_tell
@@ -181,7 +213,7 @@ def _join(
     ):
         real(thread, timeout)
         return
-    if ident not in sequencer.actors:
+    if ident not in sequencer.actors and not end.serves:
         # It is about to end, in real time. Others run only after that: whether it has ended
         # by now is chance.
         with sequencer.real():
@@ -191,7 +223,7 @@ def _join(
     frame = sys._current_frames().get(ident)
     idle = ident not in sequencer.actors and frame is not None and _idle(frame)
     # An idle thread of a pool ends when the pool is shut down, not by itself.
-    with nullcontext() if idle else sequencer.joining(ident, actor):
+    with nullcontext() if idle or end.serves else sequencer.joining(ident, actor):
         gone = end.came.wait(None if timeout is None else max(timeout, 0))
     if gone:
         real(thread)
