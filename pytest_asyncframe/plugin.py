@@ -49,6 +49,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, and check the ini file."""
     for name, text in options.MARKERS.items():
         config.addinivalue_line("markers", name + text)
+    if not _has_pytest_asyncio(config):
+        # Most projects have it on each async test. Strict markers would refuse it.
+        config.addinivalue_line("markers", options.OF_PYTEST_ASYNCIO)
     config.stash[_SETTINGS] = options.settings_of(config)
     if options.sets_exploration(config):
         from pytest_asyncframe._explore import plan  # only if it is used
@@ -265,7 +268,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     toolkit = pyfuncitem.stash.get(_TOOLKIT, None)
     if toolkit is None or not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
-    if pyfuncitem.get_closest_marker("asyncio") or "anyio_backend" in pyfuncitem.funcargs:
+    is_marked = pyfuncitem.get_closest_marker("asyncio") and _has_pytest_asyncio(pyfuncitem.config)
+    if is_marked or "anyio_backend" in pyfuncitem.funcargs:
         return None
     import asyncio  # 10 ms that a run without such tests need not pay
 
@@ -275,6 +279,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     with asyncio.Runner(loop_factory=toolkit.loop_factory) as runner:
         runner.run(pyfuncitem.obj(**arguments))
     return True
+
+
+def _has_pytest_asyncio(config: pytest.Config) -> bool:
+    # Its name, and those under which it is known after -p.
+    names = ("asyncio", "pytest_asyncio", "pytest_asyncio.plugin")
+    return any(config.pluginmanager.hasplugin(name) for name in names)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -71,6 +71,12 @@ MARKERS = {
 }
 """What the markers take, and what they say."""
 
+OF_PYTEST_ASYNCIO = (
+    "asyncio: a test for pytest-asyncio, which is not there: asyncframe runs it if it uses one of "
+    "its fixtures"
+)
+"""What a marker of another plugin says, where that plugin is missing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:

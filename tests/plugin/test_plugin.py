@@ -122,14 +122,14 @@ def test_marked_for_pytest_asyncio(user: pytest.Pytester) -> None:
 
 
 def test_marked_for_a_plugin_that_is_off(user: pytest.Pytester) -> None:
-    """A test that another plugin should have run is not run instead of it."""
-    user.makeini("[pytest]\nmarkers = asyncio")
-    user.makepyfile(
-        test_async=f"import pytest\npytestmark = pytest.mark.asyncio\n{textwrap.dedent(ASYNC)}"
-    )
+    """An async test that pytest-asyncio would run is run without it, if it uses the plugin."""
+    user.makeini("[pytest]\naddopts = --strict-markers\nfilterwarnings = error")
+    plain = "\n\nasync def test_plain():\n    pass\n"
+    marked = "import pytest\npytestmark = pytest.mark.asyncio\n"
+    user.makepyfile(test_async=marked + textwrap.dedent(ASYNC) + plain)
 
     ended = run(user, "-p", "no:asyncio")
-    ended.assert_outcomes(failed=1)
+    ended.assert_outcomes(passed=1, failed=1)
     ended.stdout.fnmatch_lines("*async def functions are not natively supported.*")
 
 
