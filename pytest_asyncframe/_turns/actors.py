@@ -150,14 +150,20 @@ class Waiter:
     """Takes the place of a lock in a condition's list of waiters.
 
     The notifier counts the waiting thread as running before it continues itself.
+
+    Attributes:
+        notified: Whether a notifier has taken it off the list.
+        late: Whether something else has ended the wait before. Such a notification is lost, as
+            that of a real lock whose timeout has just passed.
     """
 
-    __slots__ = ("_actor", "_notify", "notified")
+    __slots__ = ("_actor", "_notify", "late", "notified")
 
     def __init__(self, notify: Callable[[Waiter, Actor], object], actor: Actor) -> None:
         self._notify = notify
         self._actor = actor
         self.notified: bool = False
+        self.late: bool = False
 
     def release(self) -> None:
         """Wake the waiting thread; called by ``Condition.notify``."""

@@ -85,7 +85,11 @@ class Roster:
         if actor.state is not State.PARKED:
             # It is ready, and no longer waits to be free.
             actor.free, actor.in_time = None, False
-        elif in_turn and not self.is_free:
+            return
+        waiter = actor.waiter
+        if waiter is not None:
+            waiter.late = not waiter.notified
+        if in_turn and not self.is_free:
             self.make_ready(actor, actor.reserved)
         else:
             self.give_turn(actor)

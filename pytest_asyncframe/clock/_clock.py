@@ -153,7 +153,7 @@ class VirtualClock:
                 # It is gone if somebody is about to notify it.
                 with suppress(ValueError):
                     condition._waiters.remove(waiter)
-        return waiter.notified
+        return waiter.notified and not waiter.late
 
     def hold(self) -> None:
         """Do nothing, since the pool tells the sequencer what it is given."""
