@@ -29,6 +29,9 @@ from pytest_asyncframe.clock._loop import END_OF_SLEEP
 _TOGETHER = 1e-6
 """Seconds between timers of one moment at the most."""
 
+_STEPS = frozenset({None, "task_wakeup", "__step", "__wakeup"})
+"""The names of what makes the steps of asyncio tasks, in C and in Python."""
+
 _OURS = "asyncframe "
 """What the names of asyncio tasks begin with that run a task of the framework."""
 
@@ -173,8 +176,11 @@ def _task_of(handle: Any) -> asyncio.Task[Any] | None:
     """Return the asyncio task whose next step a handle is; None for any other callback."""
     if handle._cancelled:
         return None
-    owner = getattr(handle._callback, "__self__", None)
-    return owner if isinstance(owner, asyncio.Task) else None
+    callback = handle._callback
+    owner = getattr(callback, "__self__", None)
+    # Other methods of a task may be callbacks too, such as `cancel`.
+    is_step = getattr(callback, "__name__", None) in _STEPS
+    return owner if is_step and isinstance(owner, asyncio.Task) else None
 
 
 def _is_timer(handle: Any) -> bool:
