@@ -3,7 +3,7 @@
 It models what asyncio documents and does: a coroutine runs from one suspension to the next; what
 it waits for wakes it by making it ready; a cancellation is raised where it waits, or at its next
 suspension. Of all that is ready, and of the timers that are due, any may come next. Time moves when
-nothing is left, to the next timer.
+nothing is left, to the next timer. What threads do is in `threads`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,18 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
-from tests.explore.oracle.programs import END, Note, Operation, Program
+from tests.explore.oracle.programs import END, Note, Operation, Program, is_thread
+from tests.explore.oracle.threads import Thread, Threading
 
 Body: TypeAlias = Iterator[Any]
 
 _FORGETS = tuple(sys.version_info) >= (3, 13)
 """Whether a task forgets a cancellation that is taken back before it was raised."""
+
+_PASSES_ON = tuple(sys.version_info) >= (3, 13)
+"""Whether a waiter of a condition that ends by an error notifies the next one; before, a
+notification could be lost (gh-112202).
+"""
 
 
 class Cancelled(BaseException):
@@ -43,6 +49,13 @@ class Promise:
         if self.waiter is not None:
             self.waiter.world.ready.append(self.waiter)
         return True
+
+
+class Callback:
+    """What the loop calls in its turn."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self.step = call
 
 
 class Coroutine:
@@ -110,7 +123,7 @@ class Coroutine:
 
     def _do_sleep(self, here: tuple[int, ...], seconds: int) -> Body:
         promise = Promise()
-        timer = self.world.at(seconds, lambda: promise.settle("done"))
+        timer = self.world.on_loop(seconds, lambda: promise.settle("done"))
         try:
             yield promise
         finally:
@@ -163,13 +176,11 @@ class Coroutine:
         yield from ()
 
     def _do_lock(self, here: tuple[int, ...], lock: int, operations: Sequence[Operation]) -> Body:
-        world = self.world
         yield from self._take()
         try:
             yield from self.sequence(here, operations)
         finally:
-            world.is_locked = False
-            world.wake_first_locking()
+            self._give()
 
     def _take(self) -> Body:
         world = self.world
@@ -199,7 +210,7 @@ class Coroutine:
             expired.append(True)
             self.cancel()
 
-        timer = self.world.at(seconds, expire)
+        timer = self.world.on_loop(seconds, expire)
         try:
             yield from self.sequence(here, operations)
         except Cancelled:
@@ -216,6 +227,94 @@ class Coroutine:
             if not self.cancels and _FORGETS:
                 self.to_cancel = False
 
+    def _do_await(self, here: tuple[int, ...]) -> Body:
+        yield from self._take()
+        try:
+            yield from self._await()
+        finally:
+            self._give()
+
+    def _await(self) -> Body:
+        self._give()
+        promise = Promise()
+        self.world.conditions.append(promise)
+        cancelled = False
+        try:
+            yield promise
+        except Cancelled:
+            cancelled = True
+        self.world.conditions.remove(promise)
+        while True:
+            try:
+                yield from self._take()
+                break
+            except Cancelled:
+                cancelled = True
+        if cancelled:
+            if _PASSES_ON:
+                self.world.notify(1)
+            raise Cancelled
+
+    def _give(self) -> None:
+        self.world.is_locked = False
+        self.world.wake_first_locking()
+
+    def _do_notify(self, here: tuple[int, ...], many: int) -> Body:
+        yield from self._take()
+        self.world.notify(many)
+        self._give()
+
+    def _do_limit(self, here: tuple[int, ...], operations: Sequence[Operation]) -> Body:
+        world = self.world
+        if not world.value or any(one.state != "cancelled" for one in world.limited):
+            promise = Promise()
+            world.limited.append(promise)
+            try:
+                yield promise
+            except Cancelled:
+                world.limited.remove(promise)
+                if promise.state == "done":
+                    world.value += 1
+                    world.wake_limited()
+                raise
+            world.limited.remove(promise)
+            if world.value:
+                world.wake_limited()
+        else:
+            world.value -= 1
+        try:
+            yield from self.sequence(here, operations)
+        finally:
+            world.value += 1
+            world.wake_limited()
+
+    def _do_tset(self, here: tuple[int, ...]) -> Body:
+        self.world.shared.is_set = True
+        self.world.shared.event.notify_all()
+        yield from ()
+
+    def _do_tclear(self, here: tuple[int, ...]) -> Body:
+        self.world.shared.is_set = False
+        yield from ()
+
+    def _do_result(self, here: tuple[int, ...], other: int) -> Body:
+        yield from self._end_of(self.world.threads[other])
+
+    def _do_to_thread(self, here: tuple[int, ...], operations: Sequence[Operation]) -> Body:
+        world = self.world
+        thread = Thread(world, world.shared, here, operations)
+        world.extra.append(thread)
+        yield from self._end_of(thread)
+
+    def _end_of(self, thread: Thread) -> Body:
+        if thread.is_done:
+            return
+        promise = Promise()
+        thread.on_end.append(
+            lambda: self.world.ready.append(Callback(lambda: promise.settle("done")))
+        )
+        yield promise
+
     def _do_shield(self, here: tuple[int, ...], operations: Sequence[Operation]) -> Body:
         try:
             yield from self.sequence(here, operations)
@@ -224,26 +323,52 @@ class Coroutine:
 
 
 class World:
-    """One run of a program, with a choice for each moment at which several things may come next."""
+    """One run of a program, with a choice for each moment at which several things may come next.
 
-    def __init__(self, program: Program, choices: Sequence[int]) -> None:
+    Args:
+        program: The program.
+        choices: Which of what may come next is taken, one after another, and then the first.
+        points: Where threads could go on, but others may come: "reports", "locks".
+        most: How often a thread that could go on may be passed over; None for any number.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        choices: Sequence[int],
+        points: frozenset[str] = frozenset(),
+        most: int | None = None,
+    ) -> None:
         self._choices = choices
+        self.points = points
+        self._left = most
         self.taken = list[tuple[int, int]]()
         self.notes = list[Note]()
         self.now = 0
         self.timers = dict[int, tuple[int, Callable[[], object]]]()
         self._numbers = 0
+        self._of_loop = set[int]()
+        # Whether the loop has just called something, so that no thread may come next.
+        self._amid = False
         self.is_set = False
         self.waiting = list[Promise]()
         self.items = 0
         self.getters = list[Promise]()
         self.is_locked = False
         self.locking = list[Promise]()
-        self.ready = list[Coroutine]()
-        self.coroutines = [
-            Coroutine(self, number, operations) for number, operations in enumerate(program)
-        ]
-        self.ready += self.coroutines
+        self.conditions = list[Promise]()
+        self.value = 1
+        self.limited = list[Promise]()
+        self.shared = Threading(self)
+        self.extra = list[Thread]()
+        self.threads = dict[int, Thread]()
+        self.coroutines = dict[int, Coroutine]()
+        for number, operations in enumerate(program):
+            if is_thread(operations):
+                self.threads[number] = Thread(self, self.shared, (number,), operations)
+            else:
+                self.coroutines[number] = Coroutine(self, number, operations)
+        self.ready = list[Coroutine | Callback](self.coroutines.values())
 
     def note(self, *what: Any) -> None:
         """Note what has happened."""
@@ -254,6 +379,23 @@ class World:
         self._numbers += 1
         self.timers[self._numbers] = (self.now + seconds, fn)
         return self._numbers
+
+    def on_loop(self, seconds: int, fn: Callable[[], object]) -> int:
+        """Let the loop call a function in some seconds; see `at`."""
+        timer = self.at(seconds, fn)
+        self._of_loop.add(timer)
+        return timer
+
+    def forget(self, timer: int | None) -> None:
+        """Do not call what `at` has returned any more."""
+        if timer is not None:
+            self.timers.pop(timer, None)
+
+    def call_soon(self, operation: Operation) -> None:
+        """Let the loop make an operation that does not wait."""
+        kind, *rest = operation
+        done = getattr(self.coroutines[0], f"_do_{kind}")((), *rest)
+        self.ready.append(Callback(lambda: next(done, None)))
 
     def wake(self, promises: list[Promise]) -> None:
         """Wake the first that still waits."""
@@ -266,22 +408,68 @@ class World:
         if self.locking:
             self.locking[0].settle("done")
 
+    def wake_limited(self) -> None:
+        """Give the semaphore to the first that still waits for it."""
+        for promise in self.limited:
+            if promise.settle("done"):
+                self.value -= 1
+                return
+
+    def notify(self, many: int) -> None:
+        """Wake so many that still wait for the condition."""
+        for promise in self.conditions:
+            if many and promise.settle("done"):
+                many -= 1
+
     def run(self) -> tuple[Note, ...]:
         """Run it to the end; return what has happened."""
+        current: Thread | None = None
         while True:
-            due = [one for one, (when, _) in self.timers.items() if when <= self.now]
-            options = len(self.ready) + len(due)
+            options = self._options()
             if not options:
                 self.now = min((when for when, _ in self.timers.values()), default=END)
                 if self.now >= END:
                     return tuple(self.notes)
                 continue
-            chosen = self._choose(options)
-            if chosen < len(self.ready):
-                self.ready.pop(chosen).step()
-            else:
-                _, fn = self.timers.pop(due[chosen - len(self.ready)])
+            if current is not None and current.stands:
+                options.remove(current)
+                options.insert(0, current)
+                if self._left == 0:
+                    del options[1:]
+            if self._amid and self.ready:
+                options = [one for one in options if self._is_of_loop(one)]
+            chosen = options[self._choose(len(options))]
+            self._amid = self._is_of_loop(chosen) and not isinstance(chosen, Coroutine)
+            if current is not None and current.stands and chosen is not current:
+                self._left = None if self._left is None else self._left - 1
+            if isinstance(chosen, int):
+                _, fn = self.timers.pop(chosen)
                 fn()
+                current = None
+            else:
+                if not isinstance(chosen, Thread):
+                    self.ready.remove(chosen)
+                chosen.step()
+                current = chosen if isinstance(chosen, Thread) else None
+
+    def _is_of_loop(self, one: Coroutine | Callback | Thread | int) -> bool:
+        return one in self._of_loop if isinstance(one, int) else not isinstance(one, Thread)
+
+    def _options(self) -> list[Coroutine | Callback | Thread | int]:
+        """Return all that may come next: of the loop, threads, and timers that are due."""
+        found = list[Coroutine | Callback | Thread | int]()
+        for one in self.ready:
+            # Callbacks keep their places: none comes before what was ready earlier, and nothing
+            # comes before the first of all.
+            if isinstance(one, Coroutine) or not found:
+                found.append(one)
+            if not isinstance(found[0], Coroutine):
+                break
+        found += [
+            one for one in (*self.threads.values(), *self.extra) if not one.is_done and one.free()
+        ]
+        found += [one for one, (when, _) in self.timers.items() if when <= self.now]
+        return found
 
     def _choose(self, options: int) -> int:
         if options == 1:
@@ -292,12 +480,17 @@ class World:
         return chosen
 
 
-def outcomes(program: Program, most: int) -> set[tuple[Note, ...]] | None:
+def outcomes(
+    program: Program,
+    most: int,
+    points: frozenset[str] = frozenset(),
+    preemptions: int | None = None,
+) -> set[tuple[Note, ...]] | None:
     """Return all that a program may do; None if that takes more than so many runs."""
     found = set[tuple[Note, ...]]()
     choices = list[int]()
     for _ in range(most):
-        world = World(program, choices)
+        world = World(program, choices, points, preemptions)
         found.add(world.run())
         taken = world.taken
         while taken and taken[-1][0] + 1 == taken[-1][1]:

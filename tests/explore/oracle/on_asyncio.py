@@ -1,16 +1,21 @@
-"""The programs of `programs` as coroutines of asyncio, explored."""
+"""The programs of `programs` as coroutines of asyncio and tasks of the framework, explored."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TypeAlias
 
+from framework import TaskId, get_task_manager
+from pytest_asyncframe._explore.points.levels import Level
 from pytest_asyncframe._explore.policies.by_name import make_policy
 from pytest_asyncframe._explore.schedule import Step, Strategy
+from pytest_asyncframe._turns.actors import nothing
 from pytest_asyncframe.probe import Probe
 from tests.explore.one_run import one_run
-from tests.explore.oracle.programs import END, Note, Operation, Program
+from tests.explore.oracle.on_threads import Threads, thread
+from tests.explore.oracle.programs import END, Note, Operation, Program, is_thread
 
 Here: TypeAlias = tuple[int, ...]
 """An actor, and the place of an operation in it."""
@@ -24,7 +29,22 @@ class Shared:
         self.event = asyncio.Event()
         self.queue = asyncio.Queue[int]()
         self.lock = asyncio.Lock()
+        self.condition = asyncio.Condition(self.lock)
+        self.semaphore = asyncio.Semaphore(1)
         self.tasks = list[asyncio.Task[None]]()
+        self.ids = dict[int, TaskId[None]]()
+        self.threads = Threads(self.notes, self._call_soon)
+
+    def _call_soon(self, operation: Operation) -> None:
+        kind, number = operation
+        calls: dict[str, Callable[[], object]] = {
+            "set": self.event.set,
+            "put": lambda: self.queue.put_nowait(0),
+            "cancel": self.tasks[number].cancel,
+        }
+        # The loop may be closed where the rest is ended.
+        with suppress(RuntimeError):
+            self.tasks[0].get_loop().call_soon_threadsafe(calls[kind])
 
     async def sequence(self, here: Here, operations: Sequence[Operation]) -> None:
         """Run operations of an actor, and note the end of each."""
@@ -68,6 +88,30 @@ class Shared:
         async with self.lock:
             await self.sequence(here, operations)
 
+    async def _do_await(self, here: Here) -> None:
+        async with self.condition:
+            await self.condition.wait()
+
+    async def _do_notify(self, here: Here, many: int) -> None:
+        async with self.condition:
+            self.condition.notify(many)
+
+    async def _do_limit(self, here: Here, operations: Sequence[Operation]) -> None:
+        async with self.semaphore:
+            await self.sequence(here, operations)
+
+    async def _do_tset(self, here: Here) -> None:
+        self.threads.event.set()
+
+    async def _do_tclear(self, here: Here) -> None:
+        self.threads.event.clear()
+
+    async def _do_result(self, here: Here, other: int) -> None:
+        await get_task_manager().get_result(self.ids[other])
+
+    async def _do_to_thread(self, here: Here, operations: Sequence[Operation]) -> None:
+        await asyncio.to_thread(self.threads.sequence, here, operations)
+
     async def _do_timeout(self, here: Here, seconds: int, operations: Sequence[Operation]) -> None:
         async with asyncio.timeout(seconds):
             await self.sequence(here, operations)
@@ -79,19 +123,38 @@ class Shared:
             self.notes.append((*here, "shielded"))
 
 
-async def run(program: Program, ended: Callable[[tuple[Note, ...]], object]) -> None:
+Ended: TypeAlias = Callable[[tuple[Note, ...]], object]
+
+
+async def run(program: Program, ended: Ended) -> None:
     """Run a program; tell what has happened, and only then end what is left."""
     shared = Shared()
     shared.tasks += [
         asyncio.create_task(shared.sequence((actor,), operations), name=f"actor {actor}")
         for actor, operations in enumerate(program)
+        if not is_thread(operations)
     ]
+    for actor, operations in enumerate(program):
+        if is_thread(operations):
+            shared.ids[actor] = thread(shared.threads, actor, operations)
     await asyncio.sleep(END)  # noqa: TID251  # of virtual time
     ended(tuple(shared.notes))
+    # The loop waits for the threads of its own.
+    shared.threads.event.set()
     while left := [task for task in shared.tasks if not task.done()]:
         for task in left:
             task.cancel()
         await asyncio.sleep(0)  # noqa: TID251  # of no time
+
+
+def run_threads(program: Program, probe: Probe, ended: Ended) -> None:
+    """Run a program that has threads alone."""
+    notes = list[Note]()
+    threads = Threads(notes, nothing)
+    for actor, operations in enumerate(program):
+        thread(threads, actor, operations)
+    probe.clock.sleep(END)
+    ended(tuple(notes))
 
 
 class Counting:
@@ -107,11 +170,13 @@ class Counting:
         return self._strategy.choose(number, step)
 
 
-def outcomes(program: Program) -> tuple[set[tuple[Note, ...]], str]:
+def outcomes(
+    program: Program, level: Level = "awaits", policy: str = "exhaustive", most: int = 10**6
+) -> tuple[set[tuple[Note, ...]], str]:
     """Explore a program wholly; return all that it has done, and what the policy says of it."""
-    policy, found = make_policy("exhaustive", 0), set[tuple[Note, ...]]()
+    made, found = make_policy(policy, 0), set[tuple[Note, ...]]()
     runs = 0
-    while (strategy := policy.next()) is not None:
+    while runs < most and (strategy := made.next()) is not None:
         runs += 1
         counting, choices = Counting(strategy), list[int]()
 
@@ -120,9 +185,12 @@ def outcomes(program: Program) -> tuple[set[tuple[Note, ...]], str]:
             choices.append(counting.count)  # noqa: B023  # called in this turn
 
         def body(probe: Probe) -> None:
-            asyncio.run(run(program, ended))
+            if all(map(is_thread, program)):
+                run_threads(program, probe, ended)
+            else:
+                asyncio.run(run(program, ended))
 
-        steps = one_run(body, counting, "awaits")
+        steps = one_run(body, counting, level)
         # What ends the rest is not explored.
-        policy.ended(steps[: choices[0]])
-    return found, policy.proof(runs)
+        made.ended(steps[: choices[0]])
+    return found, made.proof(runs)
