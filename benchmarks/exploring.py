@@ -31,7 +31,7 @@ from framework import background_task, current_task
 def work():
     current_task().report_progress(0.5)
 
-@pytest.mark.interleave(seeds={runs}, policy="random")
+@pytest.mark.interleave(seeds={runs}, policy="random", level="framework")
 def test_two_tasks(asyncframe):
     work()
     work()
@@ -55,7 +55,7 @@ def work():
 async def submit():
     return {{"task_id": work()}}
 
-@pytest.mark.interleave(seeds={runs}, policy="random")
+@pytest.mark.interleave(seeds={runs}, policy="random", level="framework")
 async def test_requests(asyncframe):
     async with asyncframe.client(app) as client:
         answers = await asyncio.gather(*(client.post("/work") for _ in range({requests})))

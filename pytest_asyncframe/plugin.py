@@ -354,7 +354,14 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show the second table of the task benchmarks."""
+    """Show which explored tests prove less, and the second table of the task benchmarks."""
+    passed: list[Any] = terminalreporter.stats.get("passed", [])
+    if any(str(getattr(one, items.PROOF, "")).endswith(items.PARTIALLY) for one in passed):
+        from pytest_asyncframe._explore import conclusions  # only if it is used
+
+        terminalreporter.section(items.PARTIALLY)
+        for line in conclusions.partial_passes(passed):
+            terminalreporter.write_line(line)
     rows = terminalreporter.config.stash.get(_BENCHMARKS, None)
     if rows:
         from pytest_asyncframe.benchmark import table  # only if it is used

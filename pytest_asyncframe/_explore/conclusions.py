@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 
 from pytest_asyncframe._explore.replay import Following
 from pytest_asyncframe._explore.run import When, is_failure
 from pytest_asyncframe._explore.schedule import Default, Strategy
-from pytest_asyncframe._toolkit.items import PROOF
+from pytest_asyncframe._toolkit.items import PARTIALLY, PROOF
 
 SECTION = "exploration"
 """The title of the section of a report, and the name of its property in JUnit's XML."""
@@ -27,11 +27,31 @@ AGAIN = (
     "wider scope. Create it anew in a fixture of function scope."
 )
 
+_MOST_NAMED = 10
+"""Tests that the summary of a session names at the most."""
+
 
 def failed(item: pytest.Item, when: When, text: str) -> pytest.TestReport:
     """Return the report of a phase that fails with *text* alone."""
     call = pytest.CallInfo.from_call(lambda: pytest.fail(text, pytrace=False), when)
     return pytest.TestReport.from_item_and_call(item, call)
+
+
+def partial_passes(passed: Sequence[Any]) -> list[str]:
+    """Return what the summary of a session says of tests that were partially controlled.
+
+    Args:
+        passed: pytest's reports of what has passed, some of which are of such tests.
+    """
+    found = [one.nodeid for one in passed if str(getattr(one, PROOF, "")).endswith(PARTIALLY)]
+    more = len(found) - _MOST_NAMED
+    return [
+        "These explored tests have passed, but what runs in them is partly outside the clock, such",
+        "as a socket or a thread of a library. Nobody chose its order, so it may have others, in",
+        "which they fail. With -rP the report of each test names what it has met.",
+        *(f"  {one}" for one in found[:_MOST_NAMED]),
+        *([f"  and {more} more"] if more > 0 else []),
+    ]
 
 
 def _tell(report: pytest.TestReport, lines: Sequence[str]) -> None:
@@ -102,12 +122,12 @@ class Found:
 
 
 @dataclass(eq=False)
-class Differing:
-    """Two runs with the same choices differ.
+class Wrong:
+    """The exploration itself says that something is wrong, such as two runs that differ.
 
     Attributes:
         item: The test.
-        text: How they differ.
+        text: What.
         strategy: Makes the choices of the last run.
     """
 
@@ -168,5 +188,5 @@ class Replayed:
         )
 
 
-Conclusion: TypeAlias = Passed | Found | Differing | Replayed
+Conclusion: TypeAlias = Passed | Found | Wrong | Replayed
 """The result of an exploration: what makes the choices of the last run, and its reports."""

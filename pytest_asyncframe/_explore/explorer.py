@@ -2,8 +2,8 @@
 
 Run 0 takes the default schedule, before anything is explored: it imports and caches what is
 imported and cached once, and a failure in it is an ordinary one. Then come the runs of the
-policy, of which nobody is told; a failing one is shortened. Then comes the last run, which
-users see.
+policy at each level, of which nobody is told; a failing one is shortened. Then comes the last
+run, which users see.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from pytest_asyncframe._explore import conclusions, replay, world
+from pytest_asyncframe._explore.deepening import Deepening
 from pytest_asyncframe._explore.plan import Plan, plan_for
 from pytest_asyncframe._explore.points import levels
 from pytest_asyncframe._explore.points.follower import Followed, Follower, followed_of
@@ -34,10 +35,12 @@ from pytest_asyncframe._explore.schedule import (
     Strategy,
     deviations_of,
 )
+from pytest_asyncframe._explore.searched import Searched, none_fails, partially, times
 from pytest_asyncframe._explore.telling.failures import failure_of
 from pytest_asyncframe._explore.telling.lanes import kept, picture
 from pytest_asyncframe._explore.telling.story import told
-from pytest_asyncframe._toolkit.items import REFUSED
+from pytest_asyncframe._report.gates import AsyncframeWarning
+from pytest_asyncframe._toolkit.items import PARTIALLY, REFUSED
 from pytest_asyncframe._toolkit.options import Settings, settings_for
 from pytest_asyncframe._toolkit.repeating import crash_of, logged, shows_fixtures
 
@@ -74,7 +77,7 @@ def protocol(
     with ExitStack() as stack:
         try:
             plan = plan_for(item, settings_for(item, settings), asked)
-            lines = stack.enter_context(levels.claimed(item, plan.level))
+            deepening = Deepening(item, plan.levels, stack)
             repeated = Repeated(item, next_item)
             stack.enter_context(repeated.calls.claimed())
         except pytest.UsageError as error:
@@ -85,7 +88,7 @@ def protocol(
         collector = world.Collector(item.config)
         stack.enter_context(collector.instead())
         stack.enter_context(logged(item))
-        Explorer(repeated, plan, lines, collector).explore()
+        Explorer(repeated, plan, deepening, collector).explore()
     return True
 
 
@@ -95,14 +98,15 @@ class Explorer:
 
     _repeated: Repeated
     _plan: Plan
-    # What follows the user's code in all runs, if the level has points there.
-    _lines: Follower | None
+    _deepening: Deepening
     _collector: world.Collector
 
     def __post_init__(self) -> None:
         self._item = self._repeated.item
         self._progress = Progress(self._item)
         self._scope = followed_of(self._item, with_own=True)
+        # Of the test, whatever they were for.
+        self._runs = 0
 
     def explore(self) -> None:
         """Run the test until it fails, or all is done, or the budget is spent."""
@@ -120,7 +124,9 @@ class Explorer:
     def _run(
         self, strategy: Strategy, scope: Followed | None = None, lines: Follower | None = None
     ) -> Run:
-        run = Run(strategy, self._plan.level, self._plan.seed, lines or self._lines, scope)
+        self._runs += 1
+        at = self._deepening
+        run = Run(strategy, at.level, self._plan.seed, lines or at.lines, scope)
         run.end = self._collector.at_end
         self._collector.before_run()
         return run
@@ -156,61 +162,104 @@ class Explorer:
     # -- searching
 
     def _search(self) -> conclusions.Conclusion:
-        plan = self._plan
-        policy = make_policy(plan.policy, plan.seed, plan.seeds)
-        uncontrolled: dict[str, None] = {}
-        runs = 0
-        while (strategy := self._next(policy.next, runs)) is not None:
-            runs += 1
-            ended = self._quietly(strategy, f"{runs} of at most {plan.seeds} schedules, none fails")
+        searched = Searched()
+        while True:
+            found = self._search_level(searched)
+            if found is not None:
+                return found
+            if self._stops or searched.uncontrolled or searched.runs >= self._plan.seeds:
+                return self._passed(searched)
+            if not self._deepening.deepen():
+                return self._passed(searched)
+
+    def _search_level(self, searched: Searched) -> conclusions.Conclusion | None:
+        """Search at one level; return what was found, None for nothing."""
+        plan, before = self._plan, searched.runs
+        left = plan.seeds - before
+        most = left if self._deepening.is_last else plan.share_of(left)
+        policy = make_policy(plan.policy, plan.seed, most)
+        searched.levels.append(self._deepening.level)
+        while searched.runs < before + most and not self._stops:
+            strategy = policy.next()
+            if strategy is None:
+                break
+            searched.runs += 1
+            words = f"{searched.runs} of at most {plan.seeds} schedules, none fails"
+            ended = self._quietly(strategy, words)
             policy.ended(ended.steps)
-            uncontrolled.update(dict.fromkeys(ended.uncontrolled))
+            searched.uncontrolled.update(dict.fromkeys(ended.uncontrolled))
             if isinstance(strategy, Trial):
                 strategy.failed = ended.failure is not None
             elif ended.failure is not None:
-                return self._found(ended, ended.failure, runs)
-            if plan.twice and ended.failure is None:
-                difference = self._difference(ended)
-                if difference:
-                    return conclusions.Differing(self._item, difference)
-        return self._passed(policy, runs, list(uncontrolled))
+                return self._found(ended, ended.failure, searched.runs)
+            is_checked = plan.twice and ended.failure is None
+            difference = self._difference(ended) if is_checked else ""
+            if difference:
+                return conclusions.Wrong(self._item, difference)
+            if searched.runs == before + 1:
+                if ended.steps == searched.default:
+                    # The level has no point more than the one before.
+                    return None
+                searched.default = ended.steps
+        self._claim(searched, policy, searched.runs - before, left)
+        return None
 
-    def _next(self, following: Callable[[], Strategy | None], runs: int) -> Strategy | None:
-        plan, session = self._plan, self._item.session
-        if runs >= plan.seeds or self._is_over or session.shouldstop or session.shouldfail:
-            return None
-        return following()
+    def _claim(self, searched: Searched, policy: Policy, runs: int, left: int) -> None:
+        """Take note of what was searched at one level, in *runs* runs of at most *left*."""
+        where = f" of level {self._deepening.level}"
+        if runs and self._is_over and runs < left:
+            most = f"at most {left} schedules{where} in {self._plan.budget:g} s"
+            searched.claims.append(f"{runs} of {most}")
+        elif runs:
+            searched.claims.append(policy.claim(runs, where))
+
+    @property
+    def _stops(self) -> bool:
+        session = self._item.session
+        return bool(self._is_over or session.shouldstop or session.shouldfail)
 
     @property
     def _is_over(self) -> bool:
         budget = self._plan.budget
         return budget is not None and self._progress.seconds >= budget
 
-    def _passed(self, policy: Policy, runs: int, uncontrolled: list[str]) -> conclusions.Conclusion:
+    def _passed(self, searched: Searched) -> conclusions.Conclusion:
         plan = self._plan
-        where = f" of level {plan.level}"
-        if uncontrolled:
+        # The last run, which is still to come, is the same as one of these.
+        runs = self._runs + 1
+        if not searched.runs:
+            why = f": the first run took more than {plan.budget:g} s" if self._is_over else ""
+            return self._nothing(f"nothing was explored{why}")
+        if searched.uncontrolled:
             # Whatever the policy has run, what it did not control may have had other orders.
-            times = "1 run" if runs == 1 else f"{runs} runs"
-            proof = f"{times}{where}, none fails, partially controlled"
-        elif self._is_over and not runs:
-            proof = f"nothing was explored: the first run took more than {plan.budget:g} s"
-        elif self._is_over and runs < plan.seeds:
-            most = f"at most {plan.seeds} schedules{where} in {plan.budget:g} s"
-            proof = f"{runs} of {most}, none fails"
+            proof = f"{none_fails(searched.all_of(runs))}, {PARTIALLY}"
         else:
-            proof = policy.proof(runs, where)
-        return conclusions.Passed(proof, [self._settings(), *_partially(uncontrolled)])
+            proof = searched.proof
+        lines = [self._settings(plan.level), times(runs)]
+        if self._deepening.refused is not None:
+            refused, reason = self._deepening.refused
+            proof += f"; level {refused} was not tried"
+            lines.append(f"level {refused} was not tried: {reason}")
+        return conclusions.Passed(proof, [*lines, *partially(searched.uncontrolled)])
 
-    def _settings(self) -> str:
-        plan = self._plan
-        return f"policy {plan.policy}, level {plan.level}, seed {plan.seed}"
+    def _nothing(self, proof: str) -> conclusions.Conclusion:
+        """Warn that there was no run to prove anything, or fail the test where warnings do."""
+        try:
+            self._item.warn(AsyncframeWarning(proof))
+        except AsyncframeWarning as warning:
+            return conclusions.Wrong(self._item, str(warning))
+        return conclusions.Passed(proof, [self._settings(self._plan.level)])
+
+    def _settings(self, level: str) -> str:
+        return f"policy {self._plan.policy}, level {level}, seed {self._plan.seed}"
 
     # -- a failure
 
     def _found(self, ended: Ended, failure: pytest.TestReport, runs: int) -> conclusions.Conclusion:
         plan = self._plan
-        lines = [f"run {runs} of at most {plan.seeds} fails: {self._settings()}"]
+        lines = [
+            f"run {runs} of at most {plan.seeds} fails: {self._settings(self._deepening.level)}"
+        ]
         same = Deviating(deviations_of(ended.failing))
         if hasattr(failure, "wasxfail"):
             return conclusions.Found(failure, same, lines)
@@ -221,19 +270,20 @@ class Explorer:
             return conclusions.Found(failure, same, [*lines, conclusions.AGAIN])
         again = self._fails(same)
         if again is None:
-            return conclusions.Found(failure, same, [*lines, *_partially(ended.uncontrolled)])
+            return conclusions.Found(failure, same, [*lines, *partially(ended.uncontrolled)])
         return self._shortest(again, failure, lines)
 
     def _shortest(
         self, ended: Ended, failure: pytest.TestReport, lines: list[str]
     ) -> conclusions.Conclusion:
+        plan = self._plan
         least, words = self._minimised(ended, failure)
         line = replay.line_of(
-            least.failing, node_id=self._item.nodeid, level=self._plan.level, seed=self._plan.seed
+            least.failing, node_id=self._item.nodeid, level=self._deepening.level, seed=plan.seed
         )
         lines = [*lines, words, *self._story(least, lines[0])]
         if least.uncontrolled:
-            lines += _partially(least.uncontrolled)
+            lines += partially(least.uncontrolled)
         else:
             node = shlex.quote(_relative_node(self._item))
             lines.append(f"replay: pytest {node} --asyncframe-replay={replay.encode(line)}")
@@ -259,7 +309,8 @@ class Explorer:
     def _story(self, ended: Ended, found: str) -> list[str]:
         """Run the same choices again; return what happens, and where a picture of it is."""
         strategy = Deviating(deviations_of(ended.failing))
-        with levels.telling(self._scope, self._plan.level, self._lines) as lines:
+        at = self._deepening
+        with levels.telling(self._scope, at.level, at.lines) as lines:
             run = self._run(strategy, self._scope, lines)
             shown = self._repeated.quietly(run).failure or ended.failure
         entries = [] if run.witness is None else run.witness.entries
@@ -305,15 +356,6 @@ def _shown(one: Step, other: Step) -> str:
         f"{f'{step.kind} {step.what}'.strip()}: {', '.join(step.options)}" for step in (one, other)
     ]
     return "first {}, then {}".format(*texts)
-
-
-def _partially(uncontrolled: list[str]) -> list[str]:
-    if not uncontrolled:
-        return []
-    return [
-        "partially controlled, so a run may go another way next time, because of:",
-        *(f"  {one}" for one in uncontrolled),
-    ]
 
 
 class Progress:

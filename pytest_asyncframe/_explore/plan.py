@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Final, Literal, cast
 
 import pytest
 
@@ -29,7 +30,8 @@ class Plan:
     Attributes:
         seeds: How many schedules are run at the most, from 1.
         policy: Which ones; see `make_policy`.
-        level: At which locations others may run.
+        level: At which locations others may run; "auto" for few at first, and for more of them with
+            the runs that are left.
         seed: The base seed of the policy, of jitter and of `random`.
         budget: Real seconds after which no further schedule is run; None for no limit.
         limit: Real seconds that the test may take in all by pytest-timeout; None for no limit.
@@ -39,12 +41,31 @@ class Plan:
 
     seeds: int = 200
     policy: str = "delays"
-    level: Level = "framework"
+    level: Level | Literal["auto"] = "auto"
     seed: int = 0
     budget: float | None = None
     limit: float | None = None
     twice: bool = False
     line: ReplayLine | None = None
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The levels at which schedules are run, one after the other."""
+        return _AUTO if self.level == "auto" else (self.level,)
+
+    def share_of(self, left: int) -> int:
+        """Return how many of the runs that are left a level may use if deeper ones follow.
+
+        A level whose schedules never end would leave none to these; but who asks for all
+        schedules wants all of them.
+        """
+        return left if self.policy.startswith("exhaustive") else math.ceil(left * _SHARE)
+
+
+_SHARE = 0.6
+"""So that of 200 runs 120 are for the first level: enough for two deviations in a small test."""
+
+_AUTO: Final[tuple[Level, ...]] = ("framework", "locks", "line")
 
 
 def plan_of(config: pytest.Config) -> Plan:
@@ -173,8 +194,8 @@ def _check(keyword: str, value: Any, given: str) -> None:  # Any: whatever a use
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise pytest.UsageError(f"{given}: seeds must be a whole number from 1 on")
     elif keyword == "level":
-        if value not in LEVELS:
-            raise pytest.UsageError(f"{given}: level must be one of {', '.join(LEVELS)}")
+        if value not in ("auto", *LEVELS):
+            raise pytest.UsageError(f"{given}: level must be one of auto, {', '.join(LEVELS)}")
     else:
         try:
             make_policy(str(value), 0)

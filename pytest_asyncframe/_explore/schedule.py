@@ -253,8 +253,8 @@ class Policy(Protocol):
         """Take note of the steps that the latest run has taken."""
         ...
 
-    def proof(self, runs: int, where: str = "") -> str:
-        """Say in a few words what *runs* runs without a failure prove.
+    def claim(self, runs: int, where: str = "") -> str:
+        """Say in a few words which schedules *runs* runs were, from 1 run on.
 
         Args:
             runs: How many runs there were.

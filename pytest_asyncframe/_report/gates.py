@@ -25,7 +25,7 @@ _GRACE = 0.2
 
 
 class AsyncframeWarning(UserWarning):
-    """A finding at the end of a test that is reported as a warning."""
+    """A finding about a test that is reported as a warning."""
 
 
 def findings(toolkit: Toolkit) -> Findings:

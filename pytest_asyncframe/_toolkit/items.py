@@ -26,6 +26,9 @@ REFUSED = pytest.StashKey[str]()
 PROOF = "asyncframe_proof"
 """The attribute of a report that says what a pass proves. xdist sends it to its controller."""
 
+PARTIALLY = "partially controlled"
+"""How a proof ends that holds but for what no exploration controls."""
+
 
 def requested(item: pytest.Item, names: Collection[str], module: str) -> frozenset[str]:
     """Return which of a plugin's fixtures a test uses, not a user's with the same name.

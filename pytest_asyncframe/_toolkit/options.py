@@ -64,7 +64,7 @@ MARKERS = {
     "asyncframe": "(mode=, seed=, start=, leaks=, lost_failures=, blocked_loop=, app_rules=, "
     "pollers=): configure asyncframe's fixtures for a test: how tasks run, when virtual time "
     "starts, and what fails the test",
-    "interleave": "(seeds=200, policy='delays', level='framework'): run a test that uses "
+    "interleave": "(seeds=200, policy='delays', level='auto'): run a test that uses "
     "asyncframe under many schedules of its threads and event loops, to find races",
     "task_modes": "(*modes, transports=()): run a test that uses asyncframe in several modes, and "
     "over several transports, and report which ones disagree",

@@ -46,7 +46,7 @@ async def sell(asyncframe, stock, task=buy):
     await asyncframe.settled()
     assert stock["sold"] == 1
 """
-"""Two purchases of the last piece: `buy` may sell it twice, `reserve` never does."""
+"""Two purchases of the last piece: `buy` may sell it twice, `reserve` may between two lines."""
 
 RACY = (
     RACE
@@ -60,7 +60,7 @@ async def test_sale(asyncframe, stock):
 CORRECT = (
     RACE
     + """
-@pytest.mark.interleave(seeds=50)
+@pytest.mark.interleave(level='framework', seeds=50)
 async def test_sale(asyncframe, stock):
     await sell(asyncframe, stock, reserve)
 """

@@ -10,7 +10,7 @@ from tests.plugin.endings import Ending, ending_of
 
 TEST = RACE + "\nasync def test_sale(asyncframe, stock):\n    await sell(asyncframe, stock)\n"
 
-LEVELS = "tasks, awaits, framework, locks, line, opcode"
+LEVELS = "auto, tasks, awaits, framework, locks, line, opcode"
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_modes_without_an_order_to_choose_are_refused(pytester: pytest.Pytester,
 
 def test_the_closest_marker_wins(pytester: pytest.Pytester) -> None:
     """A keyword of the test's own marker wins over its module's, and the others apply too."""
-    source = CORRECT.replace("(seeds=50)", "(seeds=2)")
+    source = CORRECT.replace("seeds=50", "seeds=2")
     source += "\npytestmark = pytest.mark.interleave(seeds=40, policy='random')\n"
     result = run(pytester, source, "-rP")
     result.assert_outcomes(passed=1)
@@ -120,7 +120,7 @@ def test_a_class_can_be_marked(pytester: pytest.Pytester) -> None:
 
 def test_the_ini_file_gives_the_defaults(pytester: pytest.Pytester) -> None:
     """The ini file says what is explored where the marker does not."""
-    source = CORRECT.replace("(seeds=50)", "")
+    source = CORRECT.replace("(level='framework', seeds=50)", "")
     ini = "asyncframe_seeds = 3\nasyncframe_policy = random\nasyncframe_level = tasks"
     result = run(pytester, source, "-rP", ini=ini)
     result.stdout.re_match_lines([r"3 .*none fails\.", "policy random, level tasks, seed .*"])

@@ -176,13 +176,29 @@ def test_the_time_of_all_runs_is_shown(pytester: pytest.Pytester) -> None:
     assert call.duration > float(call.capstdout) > 0
 
 
-def test_the_budget_ends_an_exploration(pytester: pytest.Pytester) -> None:
+def test_the_budget_ends_an_exploration(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Once its seconds have passed, a test is run under no further schedule."""
+    monkeypatch.setattr(explorer.Progress, "seconds", property(lambda one: one._runs / 20))
     source = CORRECT.replace("seeds=50", "seeds=10**6, policy='random'")
     result = run(pytester, source, "-v", "--asyncframe-budget=0.2")
     result.stdout.re_match_lines(
-        [r".*PASSED \(\d+ of at most 1000000 schedules of level framework in 0\.2 s, none fails\)"]
+        [r".*PASSED \(4 of at most 1000000 schedules of level framework in 0\.2 s, none fails\)"]
     )
+
+
+def test_nothing_that_was_explored_is_a_warning(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If time was over before the first schedule, the test passes with a warning."""
+    monkeypatch.setattr(explorer.Progress, "seconds", 9.0)
+    told = "nothing was explored: the first run took more than 0.5 s"
+    options = ("--asyncframe-budget=0.5", "-v")
+    result = run(pytester, CORRECT, *options, "-Walways")
+    result.assert_outcomes(passed=1, warnings=1)
+    result.stdout.fnmatch_lines([f"*test_sale PASSED ({told})*", f"*: AsyncframeWarning: {told}"])
+    run(pytester, CORRECT, *options, "-Werror").assert_outcomes(failed=1)
 
 
 @pytest.mark.extended("time")
@@ -344,7 +360,8 @@ def test_each_run_has_its_own_instance(pytester: pytest.Pytester, mark: str) -> 
 def test_folders_do_not_pile_up(pytester: pytest.Pytester) -> None:
     """Only the first and the last run leave their tmp_path behind."""
     source = RACE + (
-        "\n@pytest.mark.interleave\nasync def test_sale(tmp_path, asyncframe, stock):\n"
+        "\n@pytest.mark.interleave(level='framework')\n"
+        "async def test_sale(tmp_path, asyncframe, stock):\n"
         "    await sell(asyncframe, stock, reserve)\n"
     )
     run(pytester, source, f"--basetemp={pytester.path / 'kept'}").assert_outcomes(passed=1)
@@ -356,7 +373,7 @@ def test_folders_do_not_pile_up(pytester: pytest.Pytester) -> None:
 def test_properties_and_output_are_those_of_one_run(pytester: pytest.Pytester) -> None:
     """What a test records or prints is reported once, as the last run did it."""
     source = RACE + (
-        "\n@pytest.mark.interleave\n"
+        "\n@pytest.mark.interleave(level='framework')\n"
         "async def test_sale(record_property, asyncframe, stock):\n"
         "    record_property('who', 'me')\n    print('sold')\n"
         "    await sell(asyncframe, stock, reserve)\n"

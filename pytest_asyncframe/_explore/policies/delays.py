@@ -105,12 +105,12 @@ class DelaysPolicy:
             self._lengths.note(steps)
             self._search.ended(steps)
 
-    def proof(self, runs: int, where: str = "") -> str:
-        """Say what *runs* runs without a failure prove; see `Policy`."""
+    def claim(self, runs: int, where: str = "") -> str:
+        """Say which schedules *runs* runs were; see `Policy`."""
         part = ""
         if self._search.level == 1:
             part = f" ({self._search.ran_of(1)} of them with 1 deviation)"
-        return self._search.proof(runs, where, part, self._haste.words)
+        return self._search.claim(runs, where, part, self._haste.words)
 
 
 def _level(count: Count) -> Level:

@@ -49,7 +49,7 @@ class RandomPolicy:
     Args:
         draw: Makes the strategy of each run but the first.
         seed: Equal seeds give equal strategies, whatever ran before in this process.
-        words: What the schedules are called in `proof`.
+        words: What the schedules are called in `claim`.
     """
 
     def __init__(self, draw: Draw, seed: int, words: str) -> None:
@@ -72,15 +72,13 @@ class RandomPolicy:
         """Take note of the steps of the latest run."""
         self._lengths.note(steps)
 
-    def proof(self, runs: int, where: str = "") -> str:
-        """Say what *runs* runs without a failure prove; see `Policy`."""
-        if not runs:
-            return "no schedule was run"
+    def claim(self, runs: int, where: str = "") -> str:
+        """Say which schedules *runs* runs were; see `Policy`."""
         if not self._lengths.steps:
-            return f"the only schedule{where} does not fail"
+            return f"the only schedule{where}"
         if runs == 1:
-            return f"the default schedule{where} does not fail"
-        return f"{runs} runs{where} with {self._words}, none fails"
+            return f"the default schedule{where}"
+        return f"{runs} runs{where} with {self._words}"
 
 
 class Evenly:

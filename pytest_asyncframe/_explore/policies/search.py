@@ -174,8 +174,8 @@ class Search:
         complete = [one for one in self._ran if level is None or one < level]
         return sum(self._ran[one] for one in complete), max(complete, default=0)
 
-    def proof(self, runs: int, where: str = "", part: str = "", more: str = "") -> str:
-        """Say what *runs* runs without a failure prove.
+    def claim(self, runs: int, where: str = "", part: str = "", more: str = "") -> str:
+        """Say which schedules *runs* runs were; see `Policy`.
 
         Args:
             runs: How many runs there were.
@@ -186,23 +186,19 @@ class Search:
         unit = self._unit
         if self._diverged:
             return (
-                f"{counted(runs, 'run')}{where} without a failure, {self._diverged} of which did "
-                "not follow the schedule that was planned"
+                f"{counted(runs, 'run')}{where}, {self._diverged} of which did not follow the "
+                "schedule that was planned"
             )
         ran = len(self._seen)
-        if not ran:
-            return "no schedule was run"
         complete, level = self._complete()
         if not complete:
-            known = f"{counted(ran, 'schedule')}{where} without a {unit}"
-            return f"{known}, none fails; there are more"
+            return f"{counted(ran, 'schedule')}{where} without a {unit} (there are more)"
         ended = self.level is None
         bound = "" if ended and not self._cut else _up_to(level, unit)
         known = _known(complete, where, bound, unit)
         if ran > complete:
-            return f"{known}, and {counted(ran - complete, 'other')}{part}{more}, none fails"
-        alone = complete == 1 and not more
-        return f"{known} does not fail" if alone else f"{known}{more}, none fails"
+            known += f", and {counted(ran - complete, 'other')}{part}"
+        return known + more
 
     def left(self) -> int:
         """Return how many schedules of the lowest level may be left."""

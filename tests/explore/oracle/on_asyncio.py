@@ -193,4 +193,4 @@ def outcomes(
         steps = one_run(body, counting, level)
         # What ends the rest is not explored.
         made.ended(steps[: choices[0]])
-    return found, made.proof(runs)
+    return found, made.claim(runs)

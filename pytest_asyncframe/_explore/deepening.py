@@ -1,0 +1,62 @@
+"""The levels at which one test is explored, from few points to many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import pytest
+
+from pytest_asyncframe._explore.points import levels
+from pytest_asyncframe._explore.points.follower import Follower
+from pytest_asyncframe._explore.points.levels import Level
+
+
+class Deepening:
+    """The levels at which a test is explored, one after the other.
+
+    Args:
+        item: The test.
+        planned: The levels, one or more.
+        stack: Undoes in the end what they need.
+
+    Attributes:
+        level: The level of the runs.
+        lines: What follows the user's code in them, if the level has points there.
+        refused: A level that was planned and cannot be had, and why; None if all can so far.
+
+    Raises:
+        pytest.UsageError: If another tool has what the first level needs.
+    """
+
+    level: Level
+    lines: Follower | None
+
+    def __init__(self, item: pytest.Item, planned: Sequence[Level], stack: ExitStack) -> None:
+        self._item = item
+        self._left = list(planned)
+        self._stack = stack
+        self.refused: tuple[Level, str] | None = None
+        self._take()
+
+    def _take(self) -> None:
+        level = self._left.pop(0)
+        self.lines = self._stack.enter_context(levels.claimed(self._item, level))
+        self.level = level
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no deeper level is left."""
+        return not self._left
+
+    def deepen(self) -> bool:
+        """Take the next level; return whether there is one that can be had."""
+        if self.is_last:
+            return False
+        level = self._left[0]
+        try:
+            self._take()
+        except pytest.UsageError as error:
+            self.refused = (level, str(error))
+            return False
+        return True

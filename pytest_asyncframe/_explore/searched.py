@@ -1,0 +1,63 @@
+"""What a search without a failure has shown, in words that say no more than that."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from pytest_asyncframe._explore.points.levels import Level
+from pytest_asyncframe._explore.policies.search import counted
+from pytest_asyncframe._explore.schedule import Step
+
+
+@dataclass(eq=False)
+class Searched:
+    """What a search has shown so far.
+
+    Attributes:
+        runs: How many runs there were.
+        levels: Those that were begun, in order.
+        claims: Which schedules they were, for each level that had any of its own.
+        default: The steps of the default schedule at the latest level; None before it has run.
+        uncontrolled: What the runs have met that no chooser controls, in order, each once.
+    """
+
+    runs: int = 0
+    levels: list[Level] = field(default_factory=list)
+    claims: list[str] = field(default_factory=list)
+    default: Sequence[Step] | None = None
+    uncontrolled: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def proof(self) -> str:
+        """What the runs prove, in a few words."""
+        return none_fails(", then ".join(self.claims))
+
+    def all_of(self, runs: int) -> str:
+        """Return what to call all runs of the test, if no more is known of them."""
+        levels = " and ".join(self.levels)
+        return f"{counted(runs, 'run')} of {'levels' if len(self.levels) > 1 else 'level'} {levels}"
+
+
+def none_fails(schedules: str) -> str:
+    """Return the sentence that *schedules*, such as "the only schedule", have no failure."""
+    alone = schedules.startswith("the ") and "," not in schedules
+    return f"{schedules} does not fail" if alone else f"{schedules}, none fails"
+
+
+def partially(uncontrolled: Collection[str]) -> list[str]:
+    """Return the lines of a report that say what was met that no chooser controls."""
+    if not uncontrolled:
+        return []
+    return [
+        "partially controlled, so a run may go another way next time, because of:",
+        *(f"  {one}" for one in uncontrolled),
+    ]
+
+
+def times(runs: int) -> str:
+    """Return the line of a report that says how often the test has run, all in all."""
+    return (
+        f"The test ran {counted(runs, 'time')}: once before these, to fill caches, and once "
+        "after them, for this report."
+    )

@@ -1,0 +1,156 @@
+"""The level "auto": few points at first, and more of them with the runs that are left."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_asyncframe._explore.replay import decode
+from tests.explore.sessions import replay_line, run
+
+pytestmark = [pytest.mark.usefixtures("untraced"), pytest.mark.extended("time")]
+
+NOTES = """
+import threading
+import pytest
+from framework import background_task
+
+RUNS, NOTES = [], []
+LOCK = threading.Lock()
+
+@background_task
+def note(text):
+    {body}
+
+@pytest.mark.interleave(seeds=40{marker})
+async def test_it(asyncframe):
+    RUNS.append(1)
+    NOTES.clear()
+    note("a")
+    note("b")
+    await asyncframe.settled()
+    assert len(NOTES) == 2
+    print(f"run {{len(RUNS)}}")
+"""
+"""Two tasks that add to a list."""
+
+LOCKED = "with LOCK: NOTES.append(text)"
+
+PLAIN = "NOTES.append(text)"
+
+FIRST = r"all \d+ schedules of level framework with up to 1 deviation, and \d+ others"
+"""What is said of the first level, with three fifths of 40 runs."""
+
+FILES = Path(__file__).with_name("between_lines.py")
+
+
+def notes(pytester: pytest.Pytester, body: str, marker: str = "", *options: str) -> str:
+    """Run the two tasks with a body and further arguments of the marker; return the output."""
+    source = NOTES.format(body=body, marker=marker)
+    return str(run(pytester, source, "-v", "-rP", *options).stdout)
+
+
+def proof_in(output: str) -> str:
+    """Return what the line of the one test in *output* says that its pass proves."""
+    [found] = re.findall(r"test_it PASSED \((.*)\)", output)
+    return str(found)
+
+
+def explored(pytester: pytest.Pytester, names: str, *options: str) -> pytest.RunResult:
+    """Run some of the races between lines."""
+    return run(pytester, FILES.read_text("utf-8"), "-k", names, *options)
+
+
+# ------------------------------------------------------------------ what is found
+
+
+def races_found(pytester: pytest.Pytester, *options: str) -> None:
+    """Check that all races are found in time, and those that call nothing at a deeper level."""
+    result = explored(pytester, "racy", *options)
+    result.assert_outcomes(failed=5)
+    pattern = r"run (\d+) of at most 200 fails: policy delays, level (\w+), seed \d+"
+    found = [one[2] for line in result.outlines if (one := re.fullmatch(pattern, line))]
+    assert len(found) == 5
+    assert found.count("line") >= 3
+
+
+def test_races_between_lines_are_found(pytester: pytest.Pytester) -> None:
+    """The default level finds races that have no call into the framework in them."""
+    races_found(pytester)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+def test_races_are_found_with_other_seeds(pytester: pytest.Pytester, seed: int) -> None:
+    """The default level finds them with other seeds too."""
+    races_found(pytester, f"--asyncframe-seed={seed}")
+
+
+def test_no_cured_race_is_found(pytester: pytest.Pytester) -> None:
+    """The cured twins pass at all levels of the default."""
+    explored(pytester, "correct", "--asyncframe-seeds=24").assert_outcomes(passed=5)
+
+
+def test_a_failure_is_replayed_at_its_level(pytester: pytest.Pytester) -> None:
+    """The replay line of a failure that was found at a deeper level has that level."""
+    source = FILES.read_text("utf-8")
+    options = ("-k", "racy_settings", "--asyncframe-seeds=40")
+    option = replay_line(run(pytester, source, *options))
+    assert decode(option.partition("=")[2]).level == "line"
+    result = run(pytester, source, option)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["It fails with the schedule of the replay line."])
+
+
+# ------------------------------------------------------------------ what a pass says
+
+
+def test_a_pass_names_each_level(pytester: pytest.Pytester) -> None:
+    """What a pass says is true of each level by itself."""
+    others = r"the default schedule of level {}, and \d+ others \(\d of them with 1 deviation\)"
+    locks, line = others.format("locks"), others.format("line")
+    found = proof_in(notes(pytester, LOCKED))
+    assert re.fullmatch(f"{FIRST}, then {locks}, then {line}, none fails", found)
+
+
+def test_a_level_without_points_of_its_own_is_left_out(pytester: pytest.Pytester) -> None:
+    """A level whose default schedule has no step more is not searched, and not claimed."""
+    found = proof_in(notes(pytester, PLAIN, ", policy='random'"))
+    words = "with schedules drawn at random"
+    assert found == (
+        f"24 runs of level framework {words}, then 15 runs of level line {words}, none fails"
+    )
+
+
+def test_all_schedules_come_first(pytester: pytest.Pytester) -> None:
+    """Who asks for all schedules gets all of the first level before a deeper one begins."""
+    found = proof_in(notes(pytester, PLAIN, ", policy='exhaustive:1'"))
+    assert re.fullmatch(
+        r"all 18 schedules of level framework with up to 1 preemption, "
+        r"then all 3 schedules of level line without a preemption, and 18 others, none fails",
+        found,
+    )
+
+
+@pytest.mark.parametrize("marker", ["", ", policy='random'", ", policy='exhaustive:1'"])
+def test_a_pass_says_how_often_the_test_ran(pytester: pytest.Pytester, marker: str) -> None:
+    """The number of runs in the report is how often the test function ran."""
+    output = notes(pytester, PLAIN, marker)
+    [last] = re.findall(r"^run (\d+)$", output, re.MULTILINE)
+    assert f"\nThe test ran {last} times: once before" in output
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="sys.monitoring serves several tools")
+def test_lines_that_another_tool_has(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default level says that it has not tried lines, and "line" itself is refused."""
+    monkeypatch.setattr(sys, "gettrace", lambda: notes)
+    output = notes(pytester, PLAIN)
+    assert re.fullmatch(f"{FIRST}, none fails; level line was not tried", proof_in(output))
+    needs = "level 'line' needs sys.settrace on Python 3.11, which tests uses: run the test "
+    assert f"\nlevel line was not tried: {needs}" in output
+    assert f"\n{needs}" in notes(pytester, PLAIN, ", level='line'")
