@@ -312,11 +312,15 @@ class Explorer:
         at = self._deepening
         with levels.telling(self._scope, at.level, at.lines) as lines:
             run = self._run(strategy, self._scope, lines)
-            shown = self._repeated.quietly(run).failure or ended.failure
+            again = self._repeated.quietly(run).failure
         entries = [] if run.witness is None else run.witness.entries
+        shown = again or ended.failure
         failure = None if shown is None else failure_of(shown, self._item.config.rootpath)
         page = picture(entries, self._item.nodeid, found, failure)
-        return [*(f"  {text}" for text in told(entries, failure)), *kept(self._item, page)]
+        story = [f"  {text}" for text in told(entries, failure)]
+        if again is None:
+            story.append("  (told is a run with the same choices that did not fail)")
+        return [*story, *kept(self._item, page)]
 
     def _fails(self, strategy: Strategy) -> Ended | None:
         ended = self._quietly(strategy, "found a failure, looking for the shortest schedule")

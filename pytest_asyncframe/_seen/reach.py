@@ -85,7 +85,7 @@ def attributes_of(value: object) -> dict[str, Any]:  # Any: whatever a user keep
     """Return the attributes of an object itself, so that none of its properties runs."""
     try:
         kept = object.__getattribute__(value, "__dict__")
-    except AttributeError:
+    except Exception:  # a class may compute even that, and fail
         return {}
     return kept if type(kept) is dict else {}
 

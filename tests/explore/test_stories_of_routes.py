@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 
 import pytest
@@ -70,6 +71,112 @@ def test_a_check_before_an_await(pytester: pytest.Pytester, level: str) -> None:
     """Of two requests, the story tells what both have read and written, and what fails."""
     result = run(pytester, SALE.replace("interleave", f"interleave(level={level!r})"), *CACHE)
     assert told(result) == OF_THE_SALE.splitlines()
+
+
+RECEIPT = (
+    APP
+    + """
+from framework import background_task
+
+rows = {}
+seen = []
+
+async def session():
+    pending = {}
+    yield pending
+    await db()
+    rows.update(pending)
+
+async def db():
+    await asyncio.sleep(0)
+
+@background_task
+def receipt(number):
+    seen.append(rows.get(number))
+
+@app.post("/orders")
+async def order(pending=Depends(session)):
+    pending[7] = "paid"
+    receipt(7)
+
+@pytest.mark.interleave(level="framework")
+async def test_receipt(asyncframe):
+    rows.clear()
+    seen.clear()
+    async with asyncframe.client(app) as client:
+        await client.post("/orders")
+        await asyncframe.settled()
+    assert seen == ["paid"]
+"""
+)
+
+OF_THE_RECEIPT = """\
+minimised: 1 switch
+  order#1 paused at `await asyncio.sleep(0)` (test_it.py:22), after `await db()` (test_it.py:18)
+  receipt#1 ran to its end: `seen.append(rows.get(number))` (test_it.py:26, seen = [None])
+  order#1 went on: `rows.update(pending)` (test_it.py:19, rows = {7: 'paid'})
+  it fails at `assert seen == ["paid"]` (test_it.py:40): AssertionError: assert [None] == \
+['paid']"""
+
+
+def test_a_task_before_the_end_of_a_request(pytester: pytest.Pytester) -> None:
+    """Where a task on a thread passes a request, the story tells at which `await` that stood."""
+    assert told(run(pytester, RECEIPT, *CACHE)) == OF_THE_RECEIPT.splitlines()
+
+
+SHARED = """
+import pytest
+from threading import Lock
+from framework import background_task, current_task
+
+class Stock:
+    __slots__ = ("items",)
+
+    def __repr__(self):
+        raise OSError("asked")
+
+    __eq__ = __hash__ = __bool__ = __len__ = __repr__
+
+class Proxy:
+    @property
+    def __dict__(self):
+        raise OSError("asked")
+
+stock, lock, got = Stock(), Lock(), [Proxy()]
+
+@background_task
+def take():
+    if stock.items:
+        current_task().report_progress(0.5)
+        with lock:
+            got.append(stock.items.pop())
+
+@pytest.mark.interleave(level="framework")
+def test_stock(asyncframe):
+    stock.items = ["last"]
+    take()
+    take()
+    asyncframe.run_until_idle()
+"""
+
+OF_SHARED = """\
+minimised: 1 switch
+  take#1 paused at `current_task().report_progress(0.5)` (test_it.py:23), after \
+`if stock.items:` (stock.items is ['last'])
+  take#2 ran to its end: `if stock.items:` (test_it.py:22, stock.items is ['last']); \
+`with lock:`; `got.append(stock.items.pop())` (got = [<Proxy>, 'last']); `with lock:` (its end)
+  take#1 went on to its end: `with lock:` (test_it.py:24); `got.append(stock.items.pop())` \
+(got is [<Proxy>, 'last'], stock.items is [], raises an error); `with lock:` (its end, raises \
+IndexError), and failed
+  it fails: lost failure: test_it.take (*) is failed: IndexError: pop from empty list"""
+
+
+def test_an_error_of_one_who_was_paused(pytester: pytest.Pytester) -> None:
+    """A line that raises says so, with what it read; no method of a user's object is called."""
+    source = SHARED.replace("    asyncframe.run", "    del got[1:]\n    asyncframe.run")
+    lines = told(run(pytester, source, *CACHE))
+    lines[-1] = re.sub(r"\(.*?\)", "(*)", lines[-1])
+    assert lines == OF_SHARED.splitlines()
 
 
 def told(result: pytest.RunResult) -> list[str]:

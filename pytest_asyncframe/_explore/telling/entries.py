@@ -40,6 +40,9 @@ class Ran:
         raised: The name of the error that it has ended with, "an error" if that is not known;
             "" for none.
         resumed: Whether it had begun before others ran, and an entry before tells of that.
+        more: How often it ran after that in the same turn, of which nothing more is kept.
+        is_end: Whether it is the end of the block of a ``with`` statement.
+        thread: The identity of the thread; "" if that is not known.
     """
 
     who: str
@@ -52,6 +55,9 @@ class Ran:
     touches: tuple[Touch, ...] = ()
     raised: str = ""
     resumed: bool = False
+    is_end: bool = False
+    more: int = 0
+    thread: str = ""
 
 
 @dataclass(frozen=True, slots=True)

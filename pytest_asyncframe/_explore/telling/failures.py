@@ -28,13 +28,16 @@ def failure_of(report: pytest.TestReport, root: Path) -> Failure:
     """
     crash = crash_of(report)
     text = report.longreprtext if crash is None else str(crash.message)
-    text = text.strip().partition("\n")[0].rstrip(":")
+    first, *others = text.strip().removeprefix("Failed: ").splitlines() or [""]
+    lost = first.startswith("lost failure: ") and bool(others)
+    # Its last line is that of the task's error.
+    text = f"{first.partition(',')[0]}: {others[-1].strip()}" if lost else first.rstrip(":")
     text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
     for file, line in reversed(list(_lines(report))):
         if is_users_file(str(file)):
             shown = file.relative_to(root) if file.is_relative_to(root) else file
-            first, source = statement_at(str(file), line)
-            return Failure(text, f"{shown.as_posix()}:{first}", source)
+            number, source = statement_at(str(file), line)
+            return Failure(text, f"{shown.as_posix()}:{number}", source)
     return Failure(text)
 
 

@@ -164,6 +164,8 @@ class _Sentence:
 
 def notes_of(line: Ran, keys: frozenset[Hashable]) -> list[str]:
     """Return what a line has set, or what it has read of *keys*, and how it has failed."""
+    if line.more:
+        return []  # they are those of an earlier time
     if line.value:
         return [line.value]
     seen = [
@@ -171,7 +173,8 @@ def notes_of(line: Ran, keys: frozenset[Hashable]) -> list[str]:
         for touch in contested_touches(line, keys)
         if touch.seen and (line.raised or not touch.writes)
     ]
-    notes = list(dict.fromkeys(f"{touch.path} is {touch.seen}" for touch in seen[:2]))
+    notes = ["its end"] if line.is_end else []
+    notes += dict.fromkeys(f"{touch.path} is {touch.seen}" for touch in seen[:2])
     return [*notes, f"raises {line.raised}"] if line.raised else notes
 
 

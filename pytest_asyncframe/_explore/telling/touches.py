@@ -7,16 +7,27 @@ Only what Python itself can look up is read: no method of a user's object is cal
 from __future__ import annotations
 
 import ast
+import dis
+import functools
 import itertools
 import sys
 from collections import deque
-from collections.abc import Hashable, Iterator, Mapping
-from types import BuiltinFunctionType, FrameType, FunctionType, MethodType, ModuleType
+from collections.abc import Hashable, Iterator
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FrameType,
+    FunctionType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any
 
 from pytest_asyncframe._explore.telling.entries import Touch
 from pytest_asyncframe._explore.telling.statements import parsed_at, parts_of
 from pytest_asyncframe._locations import is_users_file
+from pytest_asyncframe._seen.reach import attributes_of
 from pytest_asyncframe._values import shown
 
 _LONGEST = 50
@@ -32,6 +43,9 @@ _PLAIN: tuple[type, ...] = (int, float, bool, str, bytes, type(None))
 _UNCHANGING = (*_PLAIN, tuple, frozenset)
 
 _CODE = (FunctionType, BuiltinFunctionType, MethodType, ModuleType, type)
+
+_ENTERS = ("BEFORE_WITH", "BEFORE_ASYNC_WITH", "LOAD_SPECIAL")
+"""The bytecodes with which a ``with`` statement begins."""
 
 _READS = frozenset(
     [
@@ -75,6 +89,28 @@ def set_by(frame: FrameType, line: int) -> str:
         case ast.Expr(value=ast.Call(func=ast.Attribute(value=owner, attr=name))):
             return _changed(owner, name, frame)
     return ""
+
+
+def ends_block(frame: FrameType) -> bool:
+    """Whether a frame stands at the end of the block of a ``with`` statement."""
+    found = parsed_at(frame.f_code.co_filename, frame.f_lineno)
+    if found is None or not isinstance(found.nodes[0], (ast.With, ast.AsyncWith)):
+        return False
+    # At its begin, the same line has what enters the block.
+    steps = itertools.dropwhile(lambda one: one[0] < frame.f_lasti, _steps_of(frame.f_code))
+    here = itertools.takewhile(lambda one: one[1] in (frame.f_lineno, None), steps)
+    names = [name for _, _, name in here]
+    # The first one follows an `await` at its begin that has failed.
+    return "CLEANUP_THROW" not in names[:1] and not any(name in _ENTERS for name in names)
+
+
+@functools.lru_cache(maxsize=64)
+def _steps_of(code: CodeType) -> list[tuple[int, int | None, str]]:
+    """Return the offsets, lines and names of the bytecodes of a function."""
+    return [
+        (one.offset, None if one.positions is None else one.positions.lineno, one.opname)
+        for one in dis.get_instructions(code)
+    ]
 
 
 def _set(target: ast.expr, frame: FrameType) -> str:
@@ -252,7 +288,7 @@ def _value(node: ast.expr, frame: FrameType) -> Any:  # Any: a user's value
         case ast.Name(id=name):
             return frame.f_locals[name] if name in frame.f_locals else frame.f_globals[name]
         case ast.Attribute(value=owner, attr=name):
-            return _attributes(_value(owner, frame))[name]
+            return _attribute(_value(owner, frame), name)
         case ast.Subscript(value=owner, slice=key):
             found = _value(owner, frame)
             if type(found) in (list, dict):
@@ -260,12 +296,24 @@ def _value(node: ast.expr, frame: FrameType) -> Any:  # Any: a user's value
     raise LookupError(ast.unparse(node))
 
 
-def _attributes(value: object) -> Mapping[str, Any]:  # Any: values of a user
-    try:
-        found = object.__getattribute__(value, "__dict__")
-    except Exception:  # whatever a class has made of it
-        return {}
-    return found if isinstance(found, Mapping) else {}
+def _attribute(value: Any, name: str) -> Any:  # Any: a user's value
+    """Return an attribute that is kept with an object, and is not computed.
+
+    Raises:
+        LookupError: If there is none.
+    """
+    is_class = issubclass(type(value), type)
+    kept = type.__getattribute__(value, "__dict__") if is_class else attributes_of(value)
+    if name in kept:
+        return kept[name]
+    for base in type.__getattribute__(type(value), "__mro__"):
+        slot = type.__getattribute__(base, "__dict__").get(name)
+        if type(slot) is MemberDescriptorType:
+            try:
+                return slot.__get__(value)
+            except AttributeError:  # not set
+                break
+    raise LookupError(name)
 
 
 def _key(key: object) -> Any:  # Any: what finds a value in a list or a dict

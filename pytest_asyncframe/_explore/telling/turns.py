@@ -26,6 +26,7 @@ class Turn:
         goes_on: Whether it had run before, and not ended.
         ended: How its task ended in this turn; "" if it did not.
         paused: The choice that held it back at the end; None if there was none.
+        chosen: Whether it came instead of a thread that was paused.
     """
 
     who: str
@@ -33,6 +34,7 @@ class Turn:
     goes_on: bool = False
     ended: str = ""
     paused: Deviation | None = None
+    chosen: bool = False
 
 
 @dataclass(slots=True)
@@ -71,8 +73,9 @@ class _Turns:
         self._entries = entries
         self._names: dict[str, str] = {}
         self._latest: dict[str, Turn] = {}
-        # Choices whose taken one has not run a line since then, by its identity.
-        self._orders: dict[str, Order] = {}
+        # Choices whose taken one has not run a line since then, by its identity; None if it came
+        # on another thread than the one that was paused.
+        self._chosen: dict[str, Order | None] = {}
         self.found: list[Turn | Order] = []
         for number, entry in enumerate(entries):
             if isinstance(entry, Deviation):
@@ -82,9 +85,13 @@ class _Turns:
             turn = self._turn_of(name)
             if isinstance(entry, Ran):
                 turn.lines.append(entry)
-                if entry.who in self._orders:
-                    # What is added to the turn is what came before the other one.
-                    self._orders.pop(entry.who).lines = turn.lines
+                if entry.who in self._chosen:
+                    order = self._chosen.pop(entry.who)
+                    if order is None:
+                        turn.chosen = True
+                    else:
+                        # What is added to the turn came before the other one, too.
+                        order.lines = turn.lines
             else:
                 turn.ended = entry.how
 
@@ -102,16 +109,32 @@ class _Turns:
             self.found.append(Order("", entry.taken))
             return
         default = self._names.get(entry.default) or self._next_name(number, entry.default)
-        before = self._latest.get(default)
+        self._chosen.pop(entry.taken, None)
+        if entry.paused:
+            self._chosen[entry.taken] = None
         if entry.paused and entry.kind != "await":
             self._turn_of(default).paused = entry
-        elif before is not None and before.paused is None and not before.ended:
-            # It stands where it was, so it was held back there.
+        elif (before := self._held_back(default, entry)) is not None:
             before.paused = entry
         else:
-            taken = self._next_name(number, entry.taken)
-            self._orders[entry.taken] = order = Order(default, taken)
+            order = Order(default, self._next_name(number, entry.taken))
+            self._chosen[entry.taken] = order
             self.found.append(order)
+
+    def _held_back(self, default: str, entry: Deviation) -> Turn | None:
+        """Return the turn at whose end somebody stands who is held back; None for none."""
+        before = self._latest.get(default)
+        if entry.paused:
+            # An event loop: whoever ran on it last goes on later.
+            turns_there = (
+                one
+                for one in reversed(self.found)
+                if isinstance(one, Turn) and one.lines and one.lines[-1].thread == entry.default
+            )
+            before = next(turns_there, None)
+        if before is None or before.paused is not None or before.ended:
+            return None
+        return before
 
     def _next_name(self, number: int, identity: str) -> str:
         """Return what someone is called from an entry on."""
@@ -172,7 +195,7 @@ def _is_failure(one: Turn | Order, failed_at: str) -> bool:
 
 
 def _kept(window: Iterable[Turn | Order], keys: frozenset[Hashable]) -> Iterator[Turn | Order]:
-    """Yield the choices, and the turns that were paused, go on after that, or touch *keys*."""
+    """Yield the choices, the turns at their ends and after them, and those that touch *keys*."""
     paused: set[str] = set()
     for one in window:
         if isinstance(one, Order):
@@ -182,11 +205,8 @@ def _kept(window: Iterable[Turn | Order], keys: frozenset[Hashable]) -> Iterator
         paused.discard(one.who)
         if one.paused is not None:
             paused.add(one.who)
-        if (
-            was_paused
-            or one.paused is not None
-            or any(contested_touches(line, keys) for line in one.lines)
-        ):
+        is_of_a_switch = was_paused or one.chosen or one.paused is not None
+        if is_of_a_switch or any(contested_touches(line, keys) for line in one.lines):
             yield one
 
 
@@ -201,7 +221,7 @@ def _joined(some: Iterable[Turn | Order]) -> list[Turn | Order]:
             and (last.who, last.paused, last.ended) == (one.who, None, "")
         ):
             lines = [*last.lines, *one.lines]
-            found[-1] = Turn(one.who, lines, last.goes_on, one.ended, one.paused)
+            found[-1] = Turn(one.who, lines, last.goes_on, one.ended, one.paused, last.chosen)
         else:
             found.append(one)
     return found

@@ -20,11 +20,14 @@ from framework.protocols import TaskEvent
 from pytest_asyncframe._explore.schedule import EARLY, Point
 from pytest_asyncframe._explore.telling.entries import Deviation, Ended, Entry, Ran
 from pytest_asyncframe._explore.telling.statements import statement_at
-from pytest_asyncframe._explore.telling.touches import set_by, touches_of
+from pytest_asyncframe._explore.telling.touches import ends_block, set_by, touches_of
 from pytest_asyncframe._explore.telling.turns import TEST
 from pytest_asyncframe._locations import is_users_file, outwards
 from pytest_asyncframe._turns.choices import Chooser, Pending
 from pytest_asyncframe._turns.sequencer import Sequencer
+
+_MOST_VISITS = 200
+"""How often one line of one turn is kept; a loop may have any number of turns."""
 
 _RETURNS = frozenset(
     dis.opmap[name] for name in ("RETURN_VALUE", "RETURN_CONST") if name in dis.opmap
@@ -64,6 +67,8 @@ class Witness:
         # The lines whose values are not read yet, innermost last, by identity.
         self._open: dict[str, list[tuple[Ran, FrameType]]] = {}
         self._latest = ""
+        # The lines of its present turn, by their locations.
+        self._visits: dict[str, list[Ran]] = {}
         # Who was passed over, and has not come since.
         self._passed: set[str] = set()
         self.entries: list[Entry] = []
@@ -144,6 +149,8 @@ class Witness:
 
     def _arrived(self, who: str, frame: FrameType) -> None:
         """Note that a line is about to run."""
+        if who != self._latest:
+            self._visits.clear()
         self._latest = who
         location, source = self._location(frame)
         last = self.entries[-1] if self.entries else None
@@ -151,12 +158,19 @@ class Witness:
         if isinstance(last, Ran) and lines and lines[-1][0] is last and lines[-1][1] is frame:
             # Another line or bytecode of the same statement.
             return
+        visited = self._visits.setdefault(location, [])
+        if len(visited) >= _MOST_VISITS:
+            visited[-1].more += 1
+            return
         ran = Ran(
             *(who, location, source, frame.f_code.co_name),
             name=self._names.of(who, frame, self._is_own),
             depth=len(lines),
             touches=touches_of(frame),
+            is_end=ends_block(frame),
+            thread=self._thread(),
         )
+        visited.append(ran)
         lines.append((ran, frame))
         self.entries.append(ran)
 
@@ -166,16 +180,18 @@ class Witness:
         ends = event.duration is not None  # only the end of a task that has started has one
         if ends and who.startswith(f"{event.name.rpartition('.')[2]}#"):
             self._settle()
+            if event.error is not None:
+                self._fail(who, type(event.error).__name__)
             self.entries.append(Ended(who, event.kind.replace("_", " ")))
 
     def _who(self) -> str:
-        sequencer = self._sequencer
-        actor = None if sequencer is None else sequencer.here
-        if actor is None:
-            return ""
         task = None if asyncio._get_running_loop() is None else asyncio.current_task()
         known = None if task is None else self._known(task)
-        return actor.identity if known is None else known
+        return known or self._thread()
+
+    def _thread(self) -> str:
+        actor = None if self._sequencer is None else self._sequencer.here
+        return "" if actor is None else actor.identity
 
     def _frame_of(self, identity: str) -> FrameType | None:
         actors = {} if self._sequencer is None else self._sequencer.actors
@@ -205,6 +221,12 @@ class Witness:
         lines = self._open.get(self._latest, [])
         while lines and _has_returned(lines[-1][1]):
             self._close(*lines.pop())
+
+    def _fail(self, who: str, error: str) -> None:
+        """Note that what ran has ended with an error."""
+        lines = self._open.pop(who, [])
+        if lines:
+            self._close(*lines[-1], error)
 
     def _unwind(self, who: str, frame: FrameType, level: str) -> None:
         """Read what the lines have set that ran before *frame* came to another one."""
