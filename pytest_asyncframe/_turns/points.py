@@ -110,6 +110,19 @@ class Points(Turns):
             return []
         return self.queue.startable(has_room=self.room() > 0)
 
+    def start_beside(self, have_blocked: Callable[[list[Actor]], bool]) -> list[Actor] | None:
+        """Start a queued call beside running actors; return these, None if it has to wait."""
+        with self._lock:
+            startable = self._startable()
+            others = self._at_work
+            is_held = self._admitter is not None or self._roster.coming
+            if is_held or not (startable and others) or not have_blocked(others):
+                return None
+            step = self._admission(startable[0])
+        step()
+        self.dispatch()
+        return others
+
     def next_queued(self) -> Queued | None:
         """Return the queued task or call that a pool would start next; None for none."""
         with self._lock:

@@ -451,13 +451,20 @@ class Turns(ABC):
         with self._lock:
             if self._roster.first_ready is not actor:
                 return None
-            others = [
-                one for one in self.actors.values() if one.state is State.RUNNING and not one.away
-            ]
+            others = self._at_work
             if not have_blocked(others):
                 return None
             self._roster.give_turn(actor)
         return others
+
+    @property
+    def _at_work(self) -> list[Actor]:
+        """The actors that run, as far as is known; lock held."""
+        return [one for one in self.actors.values() if one.state is State.RUNNING and not one.away]
+
+    @abstractmethod
+    def start_beside(self, have_blocked: Callable[[list[Actor]], bool]) -> list[Actor] | None:
+        """Start a queued call beside the running actors; see `Watchdog`."""
 
     @abstractmethod
     def dispatch_in_silence(self) -> None:
@@ -516,25 +523,33 @@ class Watchdog:
                 be another one by now.
         """
         is_parked = actor.state is State.PARKED
-        if (is_parked and self._listen(actor, waited)) or self.debugged:
+        listens = is_parked and self._listen(actor, waited)
+        if self.debugged:
             return
-        if not is_parked:
-            others = self._turns.overtake(actor, lambda others: self._have_blocked(actor, others))
-            if others is not None:
-                self.on_overtake(others)
+
+        def have_blocked(others: list[Actor]) -> bool:
+            return self._have_blocked(actor, others, waited)
+
+        if is_parked:
+            others = self._turns.start_beside(have_blocked)
+        else:
+            others = self._turns.overtake(actor, have_blocked)
+        if others is not None:
+            self.on_overtake(others)
+        if others is not None or listens or not is_parked:
             return
         error = self.on_quiet(actor)
         if error is not None:
             self._turns.fail(actor, error)
 
-    def _have_blocked(self, actor: Actor, others: list[Actor]) -> bool:
-        """Whether *others* have blocked since *actor*, which is ready, last checked."""
+    def _have_blocked(self, actor: Actor, others: list[Actor], waited: float) -> bool:
+        """Whether *others* have blocked while *actor* has checked."""
         seen = (self._turns.beats, [activity(one.native_id) for one in others])
         before, times = actor.looked
         times = times + 1 if seen == before else 0
         actor.looked = (seen, times)
         # Nobody to check means that a thread is about to start, or a timer is firing.
-        return times * POLL_INTERVAL >= (POLL_INTERVAL if others else self.patience)
+        return times * waited >= (POLL_INTERVAL if others else self.patience)
 
     def _listen(self, actor: Actor, waited: float) -> bool:
         """Let time move after a silence outside; False once `patience` has passed silently."""

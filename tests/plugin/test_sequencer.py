@@ -258,6 +258,23 @@ def test_a_blocked_task_is_overtaken(asyncframe: Probe) -> None:
     assert order == ["held", "blocked"]
 
 
+@pytest.mark.extended("time")
+def test_a_queued_task_starts_beside_a_blocked_one(asyncframe: Probe) -> None:
+    """A task that waits for a socket is answered by one that was queued behind it."""
+    reader, writer = socket.socketpair()
+
+    def ask() -> bytes:
+        return reader.recv(1)
+
+    with reader, writer:
+        asked = asyncframe.manager.submit_nowait(ask)
+        asyncframe.manager.submit_nowait(writer.send, args=(b"x",))
+        task = asyncframe.run_until_complete(asked)
+        asyncframe.run_until_idle()
+
+    assert task.result == b"x"
+
+
 def test_a_computing_task_is_not_overtaken(asyncframe: Probe) -> None:
     """A task that computes for long is not mistaken for a blocked one: no other runs beside it."""
     order: list[str] = []
