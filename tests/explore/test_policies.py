@@ -10,12 +10,19 @@ from random import Random
 import pytest
 
 from pytest_asyncframe._explore.policies.by_name import base_seed, make_policy
-from pytest_asyncframe._explore.policies.drawn import Evenly, Lengths, Priorities, Straying, mixed
+from pytest_asyncframe._explore.policies.drawn import (
+    Evenly,
+    Lengths,
+    Orders,
+    Priorities,
+    Straying,
+    mixed,
+)
 from pytest_asyncframe._explore.schedule import Step, deviations_of
 from tests.explore.models import Body, State, Until, explored, ran
 from tests.explore.races import beside, deep_window, oversell, points, several, to_and_fro
 
-DRAWN = ["mixed", "random", "pct:1", "pct:3"]
+DRAWN = ["mixed", "random", "pos", "pct:1", "pct:3"]
 EVERY = [*DRAWN, "delays", "exhaustive:0", "exhaustive:2", "exhaustive"]
 
 THREE = Step("line", "", ("a", "b", "c"), preempts=True, chosen=0)
@@ -26,8 +33,8 @@ def test_an_unknown_policy_is_refused() -> None:
     """A name that is no policy, or a number out of range, is an error that lists all of them."""
     for text in ("", "Delays", "pct", "pct:0", "pct:-1", "exhaustive:", "pct:3 "):
         message = (
-            f"policy {text!r}: it must be one of delays, mixed, random, pct:d (such as pct:3; d "
-            "is how many events must come in one order, 1 or more), exhaustive:b (such as "
+            f"policy {text!r}: it must be one of delays, mixed, random, pos, pct:d (such as pct:3; "
+            "d is how many events must come in one order, 1 or more), exhaustive:b (such as "
             "exhaustive:2; b is the most preemptions, 0 or more) and exhaustive"
         )
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -88,6 +95,7 @@ def test_the_words_of_a_pass() -> None:
     """A pass says how many runs there were, and how their schedules were drawn."""
     drawn = {
         "random": "schedules drawn at random",
+        "pos": "a priority drawn for each event (pos)",
         "mixed": "schedules drawn in several ways",
         "pct:3": "priorities drawn at random (pct:3)",
     }
@@ -181,3 +189,47 @@ def test_an_actor_that_waits_for_others_steps_back() -> None:
     model = beside(("poll#1", poll), ("put#1", put))
     longest = max(len(ran(model, Priorities(Random(seed), 1, 9)).steps) for seed in range(20))
     assert 1_000 <= longest <= 1_002
+
+
+# -- orders
+
+
+def waits(others: int, seed: int, *, on_loop: bool) -> bool:
+    """Return whether the one event of an actor came after so many of another one."""
+    seen: list[str] = []
+
+    def one(_: State) -> Body:
+        seen.append("one")
+        yield from ()
+
+    def many(_: State) -> Body:
+        for number in range(others):
+            yield from points(min(number, 1), f"point {number}")
+            seen.append("many")
+
+    actors = beside(("one#1", one), ("many#1", many))
+    ran(actors, Orders(Random(seed)), on_loop=on_loop)
+    return seen[-1] == "one"
+
+
+@pytest.mark.extended("time")
+@pytest.mark.parametrize("on_loop", [False, True])
+def test_pos_delays_an_event_as_often_as_it_promises(on_loop: bool) -> None:
+    """An event waits for k others in one of k + 1 runs, within four standard deviations."""
+    others, runs = 7, 4_000
+    found = sum(waits(others, seed, on_loop=on_loop) for seed in range(runs))
+    chance = 1 / (others + 1)
+    assert abs(found - runs * chance) < 4 * (runs * chance * (1 - chance)) ** 0.5
+
+
+@pytest.mark.extended("time")
+def test_pos_draws_anew_what_may_race() -> None:
+    """An event that others at its point have passed once is drawn as evenly as they are again."""
+    step = Step("line", "x", ("b", "a"), preempts=True, chosen=0)
+    again = step._replace(options=("a", "b"))
+    strategies = [Orders(Random(seed)) for seed in range(6_000)]
+    # The lower one of two stays at the point, and then waits for four events there.
+    passed = [strategy for strategy in strategies if strategy.choose(0, step) == 1]
+    waited = [one for one in passed if not any(one.choose(n, again) for n in range(1, 5))]
+    # Not 1 / 3, as if it kept what it has drawn at first.
+    assert len(waited) / len(passed) == pytest.approx(2 / 3 / 2**3, rel=0.2)

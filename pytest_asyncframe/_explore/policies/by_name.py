@@ -6,11 +6,17 @@ import hashlib
 import re
 
 from pytest_asyncframe._explore.policies.delays import DelaysPolicy
-from pytest_asyncframe._explore.policies.drawn import RandomPolicy, evenly, mixed, priorities
+from pytest_asyncframe._explore.policies.drawn import (
+    RandomPolicy,
+    evenly,
+    mixed,
+    orders,
+    priorities,
+)
 from pytest_asyncframe._explore.policies.search import Count, Level, Search
 from pytest_asyncframe._explore.schedule import Policy
 
-POLICIES = ("delays", "mixed", "random", "pct:3", "exhaustive:2", "exhaustive")
+POLICIES = ("delays", "mixed", "random", "pos", "pct:3", "exhaustive:2", "exhaustive")
 """All policies, with examples of their numbers."""
 
 _NAME_AND_NUMBER = re.compile(r"(pct|exhaustive):([0-9]{1,6})")
@@ -20,8 +26,8 @@ def make_policy(text: str, seed: int, runs: int = 200) -> Policy:
     """Return the policy of a name.
 
     Args:
-        text: ``delays``, ``mixed``, ``random``, ``pct:d`` with d from 1 on, ``exhaustive:b``
-            with b from 0 on, or ``exhaustive`` for no bound.
+        text: ``delays``, ``mixed``, ``random``, ``pos``, ``pct:d`` with d from 1 on,
+            ``exhaustive:b`` with b from 0 on, or ``exhaustive`` for no bound.
         seed: Of what is drawn; see `base_seed`. Equal arguments give policies that behave
             equally in every process.
         runs: How many runs there will be at the most, from 1 on. ``delays`` divides them.
@@ -38,15 +44,17 @@ def make_policy(text: str, seed: int, runs: int = 200) -> Policy:
             return RandomPolicy(mixed, seed, "schedules drawn in several ways")
         case "random", None:
             return RandomPolicy(evenly, seed, "schedules drawn at random")
+        case "pos", None:
+            return RandomPolicy(orders, seed, "a priority drawn for each event (pos)")
         case "exhaustive", most:
             return exhaustive(most)
         case "pct", int(depth) if depth >= 1:
             words = f"priorities drawn at random ({text})"
             return RandomPolicy(priorities(depth), seed, words)
     raise ValueError(
-        f"policy {text!r}: it must be one of delays, mixed, random, pct:d (such as pct:3; d is "
-        "how many events must come in one order, 1 or more), exhaustive:b (such as exhaustive:2; "
-        "b is the most preemptions, 0 or more) and exhaustive"
+        f"policy {text!r}: it must be one of delays, mixed, random, pos, pct:d (such as pct:3; d "
+        "is how many events must come in one order, 1 or more), exhaustive:b (such as "
+        "exhaustive:2; b is the most preemptions, 0 or more) and exhaustive"
     )
 
 

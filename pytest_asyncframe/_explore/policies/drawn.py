@@ -3,6 +3,7 @@
 Source:
     S. Burckhardt, P. Kothari, M. Musuvathi, S. Nagarakatte, "A Randomized Scheduler with
     Probabilistic Guarantees of Finding Bugs", ASPLOS 2010, for `Priorities`.
+    X. Yuan, J. Yang, R. Gu, "Partial Order Aware Concurrency Sampling", CAV 2018, for `Orders`.
 """
 
 from __future__ import annotations
@@ -178,6 +179,49 @@ class Priorities:
             self._in_a_row = 0
 
 
+class Orders:
+    """Gives each event a priority of its own, and takes the option of the highest one.
+
+    An event is what an identity does when it comes next. It keeps its priority until it has
+    happened, or until another event at the same point has: then it is drawn anew, since the order
+    of these two may matter. So an event waits for *k* others with a probability of ``1 / (k + 1)``
+    at least, if none of them is at its own point, where it would be ``2 ** -k`` if each choice was
+    drawn by itself.
+
+    Args:
+        chance: Draws the priorities.
+    """
+
+    def __init__(self, chance: Random) -> None:
+        self._random = chance.random
+        # Of the next event of each identity, and the point at which it stands, if it does.
+        self._priorities: dict[str, float] = {}
+        self._at: dict[str, str] = {}
+
+    def choose(self, number: int, step: Step) -> int:
+        """Return the index of the option to take; see `Strategy`."""
+        options, priorities = step.options, self._priorities
+        if step.preempts:
+            self._at[options[0]] = step.what
+        best, highest = 0, -1.0
+        for index, option in enumerate(options):
+            priority = priorities.get(option)
+            if priority is None:
+                priority = priorities[option] = self._random()
+            if priority > highest:
+                best, highest = index, priority
+        self._has_happened(options[best])
+        return best
+
+    def _has_happened(self, identity: str) -> None:
+        del self._priorities[identity]
+        what = self._at.pop(identity, "")
+        if what:
+            for other, at in self._at.items():
+                if at == what:
+                    self._priorities.pop(other, None)
+
+
 def evenly(chance: Random, _: Lengths) -> Strategy:
     """Draw the strategy of a run of the policy ``random``."""
     return Evenly(chance)
@@ -186,6 +230,11 @@ def evenly(chance: Random, _: Lengths) -> Strategy:
 def priorities(depth: int) -> Draw:
     """Return what draws the strategies of the policy ``pct``; see `Priorities`."""
     return lambda chance, lengths: Priorities(chance, depth, lengths.preemptive)
+
+
+def orders(chance: Random, _: Lengths) -> Strategy:
+    """Draw the strategy of a run of the policy ``pos``."""
+    return Orders(chance)
 
 
 def mixed(chance: Random, lengths: Lengths) -> Strategy:
