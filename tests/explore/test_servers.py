@@ -72,13 +72,13 @@ async def in_memory(asyncframe, lock):
 """
 
 ON_A_FILE = """
-@pytest.mark.interleave(seeds=60)
+@pytest.mark.interleave(level="framework", seeds=60)
 async def test_sale(asyncframe, tmp_path):
     await on_a_file(asyncframe, tmp_path / "shop.db", "{begin}")
 """
 
 IN_MEMORY = """
-@pytest.mark.interleave(seeds=60)
+@pytest.mark.interleave(level="framework", seeds=60)
 async def test_sale(asyncframe):
     lock = asyncio.Lock()
     await in_memory(asyncframe, lambda: {lock})
