@@ -26,6 +26,10 @@ AGAIN = (
     "this is no race: something outlives a run, such as a global variable or a fixture of a "
     "wider scope. Create it anew in a fixture of function scope."
 )
+BY_DELAYS = (
+    "It was found with delays of real time at points drawn at random. It may not fail so again, "
+    "so there is no replay line; running the test once more draws the same delays."
+)
 
 _MOST_NAMED = 10
 """Tests that the summary of a session names at the most."""

@@ -26,6 +26,7 @@ from pytest_asyncframe._explore.points.follower import Followed, Follower, follo
 from pytest_asyncframe._explore.policies.by_name import make_policy
 from pytest_asyncframe._explore.policies.haste import Trial
 from pytest_asyncframe._explore.policies.minimise import minimise
+from pytest_asyncframe._explore.policies.paused import MOST_SECONDS, Paused, PausedPolicy
 from pytest_asyncframe._explore.run import Ended, Repeated, Run, hushed, same_failure
 from pytest_asyncframe._explore.schedule import (
     Default,
@@ -167,9 +168,9 @@ class Explorer:
             found = self._search_level(searched)
             if found is not None:
                 return found
-            if self._stops or searched.uncontrolled or searched.runs >= self._plan.seeds:
-                return self._passed(searched)
-            if not self._deepening.deepen():
+            if searched.uncontrolled:
+                return self._search_paused(searched) or self._passed(searched)
+            if self._stops or searched.runs >= self._plan.seeds or not self._deepening.deepen():
                 return self._passed(searched)
 
     def _search_level(self, searched: Searched) -> conclusions.Conclusion | None:
@@ -202,6 +203,21 @@ class Explorer:
                     return None
                 searched.default = ended.steps
         self._claim(searched, policy, searched.runs - before, left)
+        return None
+
+    def _search_paused(self, searched: Searched) -> conclusions.Conclusion | None:
+        """Use the runs that are left to meet what no chooser controls at other moments."""
+        plan, policy = self._plan, PausedPolicy(self._plan.seed)
+        until = self._progress.seconds + MOST_SECONDS
+        while searched.runs < plan.seeds and not self._stops and self._progress.seconds < until:
+            searched.runs += 1
+            searched.paused += 1
+            words = f"{searched.paused} runs with drawn delays, none fails"
+            ended = self._quietly(strategy := policy.next(), words)
+            policy.ended(ended.steps)
+            searched.uncontrolled.update(dict.fromkeys(ended.uncontrolled))
+            if ended.failure is not None:
+                return self._found(ended, ended.failure, searched.runs, strategy)
         return None
 
     def _claim(self, searched: Searched, policy: Policy, runs: int, left: int) -> None:
@@ -250,24 +266,33 @@ class Explorer:
             return conclusions.Wrong(self._item, str(warning))
         return conclusions.Passed(proof, [self._settings(self._plan.level)])
 
-    def _settings(self, level: str) -> str:
-        return f"policy {self._plan.policy}, level {level}, seed {self._plan.seed}"
+    def _settings(self, level: str, policy: str = "") -> str:
+        return f"policy {policy or self._plan.policy}, level {level}, seed {self._plan.seed}"
 
     # -- a failure
 
-    def _found(self, ended: Ended, failure: pytest.TestReport, runs: int) -> conclusions.Conclusion:
-        plan = self._plan
-        lines = [
-            f"run {runs} of at most {plan.seeds} fails: {self._settings(self._deepening.level)}"
-        ]
-        same = Deviating(deviations_of(ended.failing))
+    def _found(
+        self, ended: Ended, failure: pytest.TestReport, runs: int, paused: Paused | None = None
+    ) -> conclusions.Conclusion:
+        policy = self._plan.policy if paused is None else "drawn delays"
+        how = self._settings(self._deepening.level, policy)
+        lines = [f"run {runs} of at most {self._plan.seeds} fails: {how}"]
+        same = (
+            Deviating(deviations_of(ended.failing))
+            if paused is None
+            else paused.again(ended.failing)
+        )
         if hasattr(failure, "wasxfail"):
             return conclusions.Found(failure, same, lines)
         if _is_time_limit(failure):
             over = "The time limit came in this run; the default schedule keeps it."
             return conclusions.Found(failure, Default(), lines, over)
-        if not deviations_of(ended.failing) or self._fails(Default()) is not None:
+        chosen = paused is not None or deviations_of(ended.failing)
+        if not chosen or self._fails(Default()) is not None:
             return conclusions.Found(failure, same, [*lines, conclusions.AGAIN])
+        if paused is not None:
+            lines += [conclusions.BY_DELAYS, *partially(ended.uncontrolled)]
+            return conclusions.Found(failure, same, lines)
         again = self._fails(same)
         if again is None:
             return conclusions.Found(failure, same, [*lines, *partially(ended.uncontrolled)])

@@ -27,6 +27,7 @@ from pytest_asyncframe._explore.points.calls import Calls
 from pytest_asyncframe._explore.points.follower import Followed, Follower, followed_of
 from pytest_asyncframe._explore.points.levels import Level
 from pytest_asyncframe._explore.points.packages import explored_packages
+from pytest_asyncframe._explore.policies.paused import Paused
 from pytest_asyncframe._explore.schedule import Course, Step, Strategy
 from pytest_asyncframe._explore.telling.witness import Witness
 from pytest_asyncframe._toolkit.items import RUN, is_from, is_strict_pass
@@ -69,6 +70,7 @@ class Run:
         scope: Followed | None = None,
     ) -> None:
         course = Course(strategy)
+        self._pause = strategy.pause if isinstance(strategy, Paused) else None
         self.steps: list[Step] = course.steps
         self.witness: Witness | None = (
             None if scope is None else Witness(course, scope.file_of, scope.is_own)
@@ -100,6 +102,7 @@ class Run:
         """Install the points of the level, and what makes runs alike, inside the block."""
         clock = explored.require_clock("interleave")
         self._outside = clock.sequencer.outside
+        clock.sequencer.pause = self._pause
         points = levels.installed(explored, self._level, self._lines, self.witness, self.calls)
         with world.same(self.seed), world.ordered(clock), points:
             yield

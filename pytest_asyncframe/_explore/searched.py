@@ -16,6 +16,7 @@ class Searched:
 
     Attributes:
         runs: How many runs there were.
+        paused: How many of them had drawn delays.
         levels: Those that were begun, in order.
         claims: Which schedules they were, for each level that had any of its own.
         default: The steps of the default schedule at the latest level; None before it has run.
@@ -23,6 +24,7 @@ class Searched:
     """
 
     runs: int = 0
+    paused: int = 0
     levels: list[Level] = field(default_factory=list)
     claims: list[str] = field(default_factory=list)
     default: Sequence[Step] | None = None
@@ -35,8 +37,9 @@ class Searched:
 
     def all_of(self, runs: int) -> str:
         """Return what to call all runs of the test, if no more is known of them."""
-        levels = " and ".join(self.levels)
-        return f"{counted(runs, 'run')} of {'levels' if len(self.levels) > 1 else 'level'} {levels}"
+        levels = f"{'levels' if len(self.levels) > 1 else 'level'} {' and '.join(self.levels)}"
+        then = f", then {self.paused} with drawn delays" if self.paused else ""
+        return f"{counted(runs - self.paused, 'run')} of {levels}{then}"
 
 
 def none_fails(schedules: str) -> str:

@@ -39,6 +39,8 @@ class Points(Turns):
 
     Attributes:
         room: Returns how many queued calls could start now, 0 or less for none.
+        pause: Called without the lock on an actor that has reached a point, or between two steps
+            of its loop; None for no call. It may block for a moment.
         before_point: Called without the lock on an actor that has reached a point, with the
             kind of point and what it is about to do; None for no call.
     """
@@ -47,6 +49,7 @@ class Points(Turns):
         super().__init__(one_at_a_time=one_at_a_time)
         self.starts = starts
         self.room: Callable[[], int] = lambda: 0
+        self.pause: Callable[[], object] | None = None
         self.before_point: Callable[[str, str], object] | None = None
         # Identifiers of the threads inside `undivided`; each adds and removes only itself.
         self._undivided: set[int] = set()
@@ -60,7 +63,7 @@ class Points(Turns):
     def end(self) -> None:
         """Stop calling functions of the test."""
         super().end()
-        self.before_point = None
+        self.pause = self.before_point = None
 
     @abstractmethod
     def _firing(self, timer: Timer) -> Callable[[], object]:
@@ -179,6 +182,8 @@ class Points(Turns):
             return
         if actor.ident in self._undivided:
             return
+        if self.pause is not None:
+            self.pause()
         if self.before_point is not None:
             self.before_point(kind, what)
         with self._lock:
@@ -262,6 +267,8 @@ class Points(Turns):
         actor = self.here
         if actor is None:
             return
+        if self.pause is not None:
+            self.pause()
         with self._lock:
             self._on_next_step(actor)
             was_seen, actor.was_seen = actor.was_seen, False

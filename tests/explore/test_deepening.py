@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from pytest_asyncframe._explore.policies import paused
 from pytest_asyncframe._explore.replay import decode
 from tests.explore.sessions import replay_line, run
 
@@ -154,3 +156,107 @@ def test_lines_that_another_tool_has(
     needs = "level 'line' needs sys.settrace on Python 3.11, which tests uses: run the test "
     assert f"\nlevel line was not tried: {needs}" in output
     assert f"\n{needs}" in notes(pytester, PLAIN, ", level='line'")
+
+
+# ------------------------------------------------------------------ what is partially controlled
+
+BANK = """
+import _thread, threading
+
+class Bank:
+    def __init__(self, answer):
+        self.asked, self.answered = _thread.allocate_lock(), _thread.allocate_lock()
+        self.asked.acquire()
+        self.answered.acquire()
+        def serve():
+            self.asked.acquire()
+            answer()
+            self.answered.release()
+        self.is_asked = False
+        self.thread = threading.Thread(target=serve, name="bank")
+        self.thread.start()
+
+    def ask(self):
+        if not self.is_asked:
+            self.is_asked = True
+            self.asked.release()
+            self.answered.acquire()
+"""
+
+SHOP = """
+import asyncio, sysconfig
+import pytest
+from pytest_asyncframe._explore.policies import paused
+
+RUNS = []
+LIBRARY = {{"__name__": "some_library"}}
+FILE = sysconfig.get_path("purelib") + "/some_library.py"
+exec(compile({bank!r}, FILE, "exec"), LIBRARY)
+
+@pytest.mark.interleave(seeds={seeds})
+async def test_it(asyncframe):
+    RUNS.append(1)
+    paid = []
+    bank = LIBRARY["Bank"](lambda: paid.append(1))
+    paused._NEVER.meanwhile = bank.ask
+    await asyncio.sleep(0)
+    seen = len(paid)
+    await asyncio.sleep(0)
+    known = len(paid)
+    bank.ask()
+    print(f"run {{len(RUNS)}}")
+    assert seen == known or not {racy}
+"""
+"""A test whose bank is a thread of a library, which answers when an actor waits in real time."""
+
+
+class Meanwhile:
+    """Replaces what actors wait for in real time, so that it is known what happens then."""
+
+    meanwhile: Callable[[], object]
+
+    def acquire(self, timeout: float) -> None:
+        """Do it."""
+        self.meanwhile()
+
+
+def at_the_bank(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, seeds: int, racy: bool
+) -> pytest.RunResult:
+    """Run the test with a bank."""
+    monkeypatch.setattr(paused, "_NEVER", Meanwhile())
+    return run(pytester, SHOP.format(bank=BANK, seeds=seeds, racy=racy), "-v", "-rP")
+
+
+def test_what_nobody_controls_is_met_at_other_moments(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runs that are left have drawn delays, and a failure says that it may not come again."""
+    result = at_the_bank(pytester, monkeypatch, seeds=200, racy=True)
+    result.assert_outcomes(failed=1)
+    result.stdout.re_match_lines(
+        [
+            r"run \d+ of at most 200 fails: policy drawn delays, level framework, seed \d+",
+            "It was found with delays of real time at points drawn at random. It may not fail .*",
+            "partially controlled, so a run may go another way next time, because of:",
+            "  the thread bank, which works outside the clock",
+        ]
+    )
+    result.stdout.no_fnmatch_line("replay: *")
+
+
+def test_a_session_names_what_was_partially_controlled(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass counts all runs, claims no schedules, and the session names the test at its end."""
+    output = str(at_the_bank(pytester, monkeypatch, seeds=20, racy=False).stdout)
+    found = re.fullmatch(
+        r"(\d+) runs of level framework, then (\d+) with drawn delays, none fails, "
+        r"partially controlled",
+        proof_in(output),
+    )
+    assert found is not None
+    assert int(found[1]) + int(found[2]) == 22
+    assert "\nrun 22\n" in output
+    assert re.search(r"\n=+ partially controlled =+\nThese explored tests .*", output)
+    assert "\n  test_it.py::test_it\n" in output
