@@ -25,17 +25,19 @@ class Location(str):
     Attributes:
         key: What stays the same when lines are added before it: the function, and the number
             of the location in it.
+        is_alone: Whether a run has shown that no other actor notices what is done there.
     """
 
-    __slots__ = ("key",)
+    __slots__ = ("is_alone", "key")
 
     key: str
+    is_alone: bool
 
     @classmethod
     def of(cls, name: str, key: str) -> Location:
         """Return the location with a name and a key."""
         location = cls(name)
-        location.key = key
+        location.key, location.is_alone = key, False
         return location
 
 

@@ -19,6 +19,7 @@ import pytest
 
 from pytest_asyncframe._explore.points import bytecode
 from pytest_asyncframe._explore.points.packages import explored_packages
+from pytest_asyncframe._explore.points.sharing import Sharing
 from pytest_asyncframe._locations import is_users_file
 from pytest_asyncframe._toolkit.items import code_of
 
@@ -113,11 +114,15 @@ class Follower(_Tool):
     Args:
         level: "line" or "opcode".
         scope: Which functions are followed.
+
+    Attributes:
+        sharing: Which of their lines others may notice.
     """
 
     def __init__(self, level: str, scope: Followed) -> None:
         super().__init__(level)
         self._scope = scope
+        self.sharing: Sharing = Sharing()
         self._named = bytecode.bytecodes if level == "opcode" else bytecode.lines
 
     @contextmanager

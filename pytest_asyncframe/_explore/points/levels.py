@@ -122,6 +122,8 @@ def installed(
             calls = None
         # Elsewhere the lines are followed for the story alone.
         point: Point = clock.sequencer.point if level in _LINES else nothing
+        if level in _LINES and lines is not None and not lines.sharing.is_known:
+            point = stack.enter_context(lines.sharing.learning(clock.sequencer, point))
         if witness is not None:
             known = None if names is None else names.known
             stack.enter_context(witness.watching(clock.sequencer, known, note))

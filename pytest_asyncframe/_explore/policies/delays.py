@@ -4,6 +4,7 @@ Each deviation holds back an actor that would have come next; see `holds`. Most 
 two of them, but a test of many steps has more such schedules than it has runs. So their order
 counts:
 
+- Deviations at lines that touch nothing that others touch come after all others of a run.
 - Deviations at different locations, and among actors of different names, come before those at the
   same location, such as a line in a loop. Locations, and visits of one location, are taken from
   coarse to fine: the first, the last, the one in the middle, those in between.
@@ -30,7 +31,7 @@ from pytest_asyncframe._explore.policies.drawn import Lengths, mixed
 from pytest_asyncframe._explore.policies.haste import Haste
 from pytest_asyncframe._explore.policies.order import coarse_to_fine, in_turn
 from pytest_asyncframe._explore.policies.search import Branch, Count, Level, Search
-from pytest_asyncframe._explore.schedule import Step, Strategy
+from pytest_asyncframe._explore.schedule import Location, Step, Strategy
 
 _NUMBER = re.compile(r"[#-][0-9]+$")
 _IN_ORDER = 2
@@ -125,7 +126,12 @@ def spread_out(steps: Sequence[Step], branches: list[Branch]) -> list[Branch]:
         kind, what, options, _, _ = steps[branch.number]
         location = (kind, what, _name(options[0]), _name(options[branch.option]))
         locations[location].append(branch)
-    return in_turn(coarse_to_fine([coarse_to_fine(visits) for visits in locations.values()]))
+    shared: list[list[Branch]] = []
+    alone: list[list[Branch]] = []
+    for (_, what, *_), visits in locations.items():
+        is_alone = isinstance(what, Location) and what.is_alone
+        (alone if is_alone else shared).append(coarse_to_fine(visits))
+    return in_turn(coarse_to_fine(shared)) + in_turn(coarse_to_fine(alone))
 
 
 @functools.lru_cache(4096)
