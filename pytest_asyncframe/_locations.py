@@ -84,6 +84,13 @@ def is_installed(code: CodeType) -> bool:
     return code.co_filename.startswith(_INSTALLED) and not code.co_filename.startswith(_OWN)
 
 
+def package_of(code: CodeType) -> str:
+    """Return the name of the package that code is in, or of its module."""
+    name = code.co_filename
+    folder = next((one for one in (*_INSTALLED, *_STANDARD) if name.startswith(one)), "")
+    return Path(name.removeprefix(folder)).parts[0].removesuffix(".py")
+
+
 def at(code: CodeType, line: int) -> str:
     """Return ``file:line in function``."""
     return f"{code.co_filename}:{line} in {code.co_qualname}"

@@ -110,7 +110,7 @@ def test_a_grant_is_lost_in_a_timeout(pytester: pytest.Pytester) -> None:
         [
             "run * of at most 200 fails: policy delays, level framework, seed *",
             "minimised: 1 early timeout",
-            "  early timeout of get#2: time passed while others could go on",
+            "  early timeout of query#2: time passed while others could go on",
         ]
     )
     found = re.search(r"^run (\d+) of", result.stdout.str(), re.MULTILINE)

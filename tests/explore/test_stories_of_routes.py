@@ -8,7 +8,10 @@ import sys
 
 import pytest
 
+from pytest_asyncframe._explore.telling.entries import Deviation, Ran
+from pytest_asyncframe._explore.telling.story import told as told_in_words
 from pytest_asyncframe._explore.telling.witness import Names
+from pytest_asyncframe._locations import package_of
 from tests.explore.sessions import run
 
 pytestmark = [pytest.mark.extended("time"), pytest.mark.usefixtures("untraced")]
@@ -212,3 +215,14 @@ def test_requests_have_the_names_of_their_routes() -> None:
         ("room#2", "room#2"),
         ("_run_coro#3", "_run_coro#3"),
     ]
+
+
+def test_tasks_of_libraries_are_not_named_after_their_coroutines() -> None:
+    """A switch between tasks that run no code of the user names their libraries."""
+    choice = Deviation("_run#1", "_run#2", "await", paused=False, packages={"_run#1": "anyio"})
+    ran = Ran("_run#2", "shop.py:3", "stock = 1", name="buy#1")
+    assert told_in_words([choice, ran]) == [
+        "buy#1 came before a task of anyio",
+        "buy#1 ran: `stock = 1` (shop.py:3)",
+    ]
+    assert package_of(asyncio.gather.__code__) == "asyncio"

@@ -218,12 +218,16 @@ def test_no_picture_without_a_cache(pytester: pytest.Pytester) -> None:
 def test_statements_of_several_lines(tmp_path: Path) -> None:
     """A statement of several lines is told as one, and one with a block up to that."""
     file = tmp_path / "shop.py"
-    file.write_text("x = (\n    1\n    + 2\n)\nif (x ==\n        3):\n    y = 1\nz = [\n]\n")
-    texts = [statement_at(str(file), line) for line in range(1, 10)]
+    file.write_text(
+        "x = (\n    1\n    + 2\n)\nif (x ==\n        3):\n    y = 1\nz = [\n]\n"
+        "try: a = 'é'; b = 2  # both\nexcept OSError:\n    c = 3\n"
+    )
+    texts = [statement_at(str(file), line) for line in range(1, 13)]
 
     assert texts[:4] == [(1, "x = ( 1 + 2 )")] * 4
     assert texts[4:6] == [(5, "if (x == 3):")] * 2
-    assert texts[6:] == [(7, "y = 1"), (8, "z = [ ]"), (8, "z = [ ]")]
+    assert texts[6:9] == [(7, "y = 1"), (8, "z = [ ]"), (8, "z = [ ]")]
+    assert texts[9:] == [(10, "try: a = 'é'; b = 2"), (11, "except OSError:"), (12, "c = 3")]
 
 
 def test_a_line_without_its_file() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 
@@ -72,6 +72,7 @@ class Deviation:
         location: Where *default* stood, as ``shop.py:14``; "" if not known.
         source: The line there.
         what: What it was about to do; see `Step`.
+        packages: The packages of those of the two that are coroutines of libraries, by identity.
     """
 
     default: str
@@ -81,6 +82,7 @@ class Deviation:
     location: str = ""
     source: str = ""
     what: str = ""
+    packages: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

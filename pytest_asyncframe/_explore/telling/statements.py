@@ -95,4 +95,7 @@ def _statements(tree: ast.AST, lines: list[str]) -> Iterator[Statement]:
             if isinstance(body, list) and body and body[0].lineno > node.lineno:
                 last = max(node.lineno, body[0].lineno - 1)
                 end = len(lines[last - 1].encode())
+            elif isinstance(body, list) and body:
+                # On the same line, as in ``if done: return``.
+                last, end = body[-1].end_lineno, body[-1].end_col_offset
             yield Statement(node.lineno, last, end, (node,))

@@ -106,7 +106,7 @@ class _Turns:
 
     def _deviate(self, number: int, entry: Deviation) -> None:
         if entry.kind == EARLY:
-            self.found.append(Order("", entry.taken))
+            self.found.append(Order("", self._next_name(number, entry.taken)))
             return
         default = self._names.get(entry.default) or self._next_name(number, entry.default)
         self._chosen.pop(entry.taken, None)
@@ -137,10 +137,14 @@ class _Turns:
         return before
 
     def _next_name(self, number: int, identity: str) -> str:
-        """Return what someone is called from an entry on."""
+        """Return what someone is called from an entry on, which is a choice."""
+        choice = self._entries[number]
         for entry in self._entries[number:]:
             if not isinstance(entry, Deviation) and entry.who == identity:
                 return entry.name or identity
+        known = identity in self._names
+        if isinstance(choice, Deviation) and identity in choice.packages and not known:
+            return f"a task of {choice.packages[identity]}"
         # Of a timer, whose identity has that of a task in it.
         head, of, tail = identity.rpartition(" of ")
         name = self._names.get(tail) or ("the event loop" if tail.startswith("loop#") else tail)

@@ -10,7 +10,7 @@ import asyncio
 import dis
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import CodeType, FrameType
@@ -22,7 +22,7 @@ from pytest_asyncframe._explore.telling.entries import Deviation, Ended, Entry, 
 from pytest_asyncframe._explore.telling.statements import statement_at
 from pytest_asyncframe._explore.telling.touches import ends_block, set_by, touches_of
 from pytest_asyncframe._explore.telling.turns import TEST
-from pytest_asyncframe._locations import is_users_file, outwards
+from pytest_asyncframe._locations import inwards, is_users_file, outwards, package_of
 from pytest_asyncframe._turns.choices import Chooser, Pending
 from pytest_asyncframe._turns.sequencer import Sequencer
 
@@ -106,7 +106,8 @@ class Witness:
             frame = self._frame_of(default) if preempts and kind != "await" else None
             location, source = ("", "") if frame is None else self._location(frame)
             stood = location, source, what
-            self.entries.append(Deviation(default, taken, kind, preempts, *stood))
+            packages = {} if preempts else self._packages_of({default, taken})
+            self.entries.append(Deviation(default, taken, kind, preempts, *stood, packages))
             if preempts and self._who() == default:
                 at = f" at {location}" if location else ""
                 self._note(f"paused{at}; {taken} comes first")
@@ -206,6 +207,17 @@ class Witness:
 
     def _is_told(self, code: CodeType) -> bool:
         return is_users_file(code.co_filename) or bool(self._file_of(code))
+
+    def _packages_of(self, identities: Collection[str]) -> dict[str, str]:
+        """Return the packages of those asyncio tasks of this loop that run no code of the user."""
+        loop = asyncio._get_running_loop()
+        found: dict[str, str] = {}
+        for task in () if loop is None else asyncio.all_tasks(loop):
+            identity = self._known(task) or ""
+            codes = [frame.f_code for frame in inwards(task.get_coro())]
+            if identity in identities and codes and not any(map(self._is_told, codes)):
+                found[identity] = package_of(codes[0])
+        return found
 
     def _location(self, frame: FrameType) -> tuple[str, str]:
         """Return where a frame is, and the statement there; "" for what is not told."""
