@@ -98,6 +98,8 @@ def add(total: int, step: Step) -> int:
     """Return the checksum of steps with the checksum *total*, followed by *step*."""
     # Without its line, so that somebody may add a comment or a breakpoint.
     what = step.what.key if isinstance(step.what, Location) else step.what
+    if step.kind == "await":
+        what = ""
     text = f"{step.kind}\0{what}\0{step.preempts:d}{step.chosen}\0" + "\0".join(step.options)
     return zlib.crc32(text.encode(), total)
 

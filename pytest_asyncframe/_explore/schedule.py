@@ -47,7 +47,8 @@ class Step(NamedTuple):
     Attributes:
         kind: The kind of point; see `pytest_asyncframe._turns.choices.Chooser`.
         what: What the actor at the point was about to do, which is a `Location` at the levels
-            "line" and "opcode"; "" if nobody stood at one.
+            "line" and "opcode"; "" if nobody stood at one. Between two steps of a loop, where
+            in the user's code the latest one has stopped.
         options: The identities of what might come next, two or more, the default first.
         preempts: Whether the first option could go on, so that another choice preempts it.
         chosen: The index of the option that was taken.

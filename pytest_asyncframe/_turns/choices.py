@@ -42,7 +42,8 @@ class Chooser(Protocol):
         Args:
             kind: The kind of point: "start" where nobody can go on by itself, else "await",
                 "framework", "call", "lock", "line" or "opcode".
-            what: What the actor at the point is about to do; "" if nobody stands at one.
+            what: What the actor at the point is about to do; "" if nobody stands at one. Between
+                two steps of a loop, where in the user's code the latest one has stopped.
             options: The identities of what may come next, two or more; the first one is the
                 default. They are the same in every process and for every hash seed.
             preempts: Whether the first option stands at the point and could go on, so that

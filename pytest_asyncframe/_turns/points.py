@@ -278,10 +278,17 @@ class Points(Turns):
             self.point("await", "")
             actor.was_seen = False
 
-    def choose_step(self, options: Sequence[str]) -> int:
-        """Return the index of the step that a loop makes next, given their identities."""
+    def choose_step(self, options: Sequence[str], after: str) -> int:
+        """Return the index of the step that a loop makes next.
+
+        Args:
+            options: The identities of those that may come next.
+            after: Where in the user's code the latest step has stopped; "" if in none.
+        """
         with self._lock:
-            return 0 if self._chooser is None else self._chooser.choose("await", "", options, False)
+            return (
+                0 if self._chooser is None else self._chooser.choose("await", after, options, False)
+            )
 
     @property
     def takes_time(self) -> bool:

@@ -79,6 +79,46 @@ def test_a_request_far_behind(pytester: pytest.Pytester) -> None:
     again.stdout.fnmatch_lines(["It fails with the schedule of the replay line."])
 
 
+NARROW = """
+import asyncio
+import pytest
+
+@pytest.mark.interleave
+async def test_token(asyncframe):
+    refreshed = []
+
+    async def at_once():
+        await asyncio.sleep(0)
+        if not refreshed:
+            refreshed.append("at once")
+
+    async def wait():
+        for _ in range(200):
+            await asyncio.sleep(0)
+
+    async def later():
+        await wait()
+        if not refreshed:
+            await asyncio.sleep(0)
+            refreshed.append("later")
+        await wait()
+
+    await asyncio.gather(at_once(), later())
+    assert len(refreshed) == 1
+"""
+"""One of 400 steps is the only one that another actor must not come before."""
+
+
+@pytest.mark.extended("time")
+def test_a_narrow_window(pytester: pytest.Pytester) -> None:
+    """An actor that is held back is let go on after each line of others before it is in a loop."""
+    result = run(pytester, NARROW)
+    result.assert_outcomes(failed=1)
+    found = re.search(r"^run (\d+) of at most 200 fails", result.stdout.str(), re.MULTILINE)
+    assert found is not None
+    assert int(found[1]) <= 15
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_400_requests_behind(pytester: pytest.Pytester) -> None:

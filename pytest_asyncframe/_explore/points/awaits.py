@@ -123,7 +123,7 @@ class _Ready(deque[Any]):  # Any: asyncio's handles, whose private attributes ar
         options = self._options()
         chosen = 0
         if len(options) > 1:
-            chosen = [*options][sequencer.choose_step([*options.values()])]
+            chosen = [*options][sequencer.choose_step([*options.values()], self._stopped_at())]
         handle = self[chosen]
         del self[chosen]
         self._latest = _task_of(handle)
@@ -159,6 +159,16 @@ class _Ready(deque[Any]):  # Any: asyncio's handles, whose private attributes ar
         if id(handle) not in self._timers:
             self._timers[id(handle)] = self._names.of_timer(handle)
         return self._timers[id(handle)]
+
+    def _stopped_at(self) -> str:
+        """Return where in the user's code the latest step has stopped; "" if in none."""
+        if self._latest is None:
+            return ""
+        frames = [one for one in inwards(self._latest.get_coro()) if is_users(one.f_code)]
+        if not frames:
+            return ""
+        code, line = frames[-1].f_code, frames[-1].f_lineno
+        return f"{code.co_qualname}:{line - code.co_firstlineno}"
 
     def _ran_users_code(self) -> bool:
         """Whether the latest step has stopped in code of the app, or has ended such code."""

@@ -123,7 +123,10 @@ def spread_out(steps: Sequence[Step], branches: list[Branch]) -> list[Branch]:
     """Return branches with those first that differ most from one another."""
     locations: dict[tuple[str, ...], list[Branch]] = defaultdict(list)
     for branch in branches:
-        kind, what, options, _, _ = steps[branch.number]
+        kind, what, options, _, chosen = steps[branch.number]
+        if kind == "await" and branch.option > chosen:
+            # What the others have done counts when one is let go on, not when it is held back.
+            what = ""
         location = (kind, what, _name(options[0]), _name(options[branch.option]))
         locations[location].append(branch)
     shared: list[list[Branch]] = []

@@ -105,7 +105,7 @@ class Witness:
         if chosen and (preempts or default not in self._passed):
             frame = self._frame_of(default) if preempts and kind != "await" else None
             location, source = ("", "") if frame is None else self._location(frame)
-            stood = location, source, what
+            stood = location, source, "" if kind == "await" else what
             packages = {} if preempts else self._packages_of({default, taken})
             self.entries.append(Deviation(default, taken, kind, preempts, *stood, packages))
             if preempts and self._who() == default:
