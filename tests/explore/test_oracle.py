@@ -9,7 +9,7 @@ import pytest
 
 from pytest_asyncframe._explore.points.levels import Level
 from tests.explore.oracle import interpreter, on_asyncio, programs
-from tests.explore.oracle.programs import SYNCHRONISED, Program, drawn
+from tests.explore.oracle.programs import SYNCHRONISED, THREAD, Program, drawn
 
 
 class Kind(NamedTuple):
@@ -44,8 +44,8 @@ KINDS = {
 }
 
 POINTS: dict[Level, frozenset[str]] = {
-    "framework": frozenset({"reports"}),
-    "locks": frozenset({"reports", "locks"}),
+    "framework": frozenset({"reports", "calls"}),
+    "locks": frozenset({"reports", "calls", "locks"}),
 }
 """What the interpreter calls the points of a level."""
 
@@ -79,6 +79,15 @@ def test_programs_do_all_that_they_may(name: str) -> None:
     wrong, compared = differing(kind, [*range(kind.few), *kind.known])
     assert wrong == []
     assert compared > kind.few / 5
+
+
+@pytest.mark.extended("time")
+def test_more_schedules_than_orders() -> None:
+    """The page's example has 14 orders in 42 schedules: starts and ends of tasks are points too."""
+    task = (THREAD, ("report",), ("report",))
+    found, proof = on_asyncio.outcomes((task, task), "framework", "exhaustive:2")
+    assert len(found) == 14
+    assert proof.startswith("all 42 schedules with up to 2 preemptions")
 
 
 @pytest.mark.soak

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 from tests.explore.oracle.programs import END, Note, Operation, Program, is_thread
-from tests.explore.oracle.threads import Thread, Threading
+from tests.explore.oracle.threads import Thread, Threading, point
 
 Body: TypeAlias = Iterator[Any]
 
@@ -79,10 +79,13 @@ class Coroutine:
             self.to_cancel = True
 
     def step(self) -> None:
-        """Run it to its next suspension."""
+        """Run it to its next suspension, or to a point, where threads may come first."""
         promise, self.promise = self.promise, None
-        cancelled = self.to_cancel or (promise is not None and promise.state == "cancelled")
-        self.to_cancel = False
+        cancelled = False
+        if self.world.paused is not self:
+            cancelled = self.to_cancel or (promise is not None and promise.state == "cancelled")
+            self.to_cancel = False
+        self.world.paused = None
         try:
             found = self.body.throw(Cancelled()) if cancelled else next(self.body)
         except (StopIteration, Cancelled):
@@ -90,6 +93,9 @@ class Coroutine:
             return
         if found is None:
             self.world.ready.append(self)
+            return
+        if found is point:
+            self.world.paused = self
             return
         found.waiter = self.promise = None
         found.waiter, self.promise = self, found
@@ -298,6 +304,8 @@ class Coroutine:
         yield from ()
 
     def _do_result(self, here: tuple[int, ...], other: int) -> Body:
+        if "calls" in self.world.points:
+            yield point
         yield from self._end_of(self.world.threads[other])
 
     def _do_to_thread(self, here: tuple[int, ...], operations: Sequence[Operation]) -> Body:
@@ -328,7 +336,8 @@ class World:
     Args:
         program: The program.
         choices: Which of what may come next is taken, one after another, and then the first.
-        points: Where threads could go on, but others may come: "reports", "locks".
+        points: Where threads could go on, but others may come: "reports", "locks"; and where
+            coroutines could, "calls".
         most: How often a thread that could go on may be passed over; None for any number.
     """
 
@@ -368,6 +377,7 @@ class World:
                 self.threads[number] = Thread(self, self.shared, (number,), operations)
             else:
                 self.coroutines[number] = Coroutine(self, number, operations)
+        self.paused: Coroutine | None = None
         self.ready = list[Coroutine | Callback](self.coroutines.values())
 
     def note(self, *what: Any) -> None:
@@ -447,7 +457,7 @@ class World:
                 fn()
                 current = None
             else:
-                if not isinstance(chosen, Thread):
+                if not isinstance(chosen, Thread) and chosen is not self.paused:
                     self.ready.remove(chosen)
                 chosen.step()
                 current = chosen if isinstance(chosen, Thread) else None
@@ -458,7 +468,9 @@ class World:
     def _options(self) -> list[Coroutine | Callback | Thread | int]:
         """Return all that may come next: of the loop, threads, and timers that are due."""
         found = list[Coroutine | Callback | Thread | int]()
-        for one in self.ready:
+        if self.paused is not None:
+            found.append(self.paused)
+        for one in self.ready if self.paused is None else ():
             # Callbacks keep their places: none comes before what was ready earlier, and nothing
             # comes before the first of all.
             if isinstance(one, Coroutine) or not found:
@@ -468,7 +480,11 @@ class World:
         found += [
             one for one in (*self.threads.values(), *self.extra) if not one.is_done and one.free()
         ]
-        found += [one for one, (when, _) in self.timers.items() if when <= self.now]
+        found += [
+            one
+            for one, (when, _) in self.timers.items()
+            if when <= self.now and (self.paused is None or one not in self._of_loop)
+        ]
         return found
 
     def _choose(self, options: int) -> int:
