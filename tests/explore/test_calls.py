@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from textwrap import dedent
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -17,12 +18,17 @@ from framework import background_task
 from pytest_asyncframe._explore.points.calls import Calls
 from pytest_asyncframe._explore.points.follower import Followed
 from pytest_asyncframe._explore.schedule import Default
+from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.probe import Probe
 from tests.explore.modules import Names, module
 from tests.explore.one_run import one_run
 from tests.explore.sessions import INI, PLAIN
 
 pytestmark = [pytest.mark.extended("time"), pytest.mark.usefixtures("untraced")]
+
+MONITORED = sys.version_info >= (3, 12)
+monitored = pytest.mark.skipif(not MONITORED, reason="sys.monitoring is new in Python 3.12")
+traced = pytest.mark.skipif(MONITORED, reason="only Python 3.11 needs sys.setprofile")
 
 
 def calls(root: Path, work: str | Names, *, on_loop: bool = False) -> list[str]:
@@ -246,6 +252,47 @@ def test_where_locks_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s
 def test_on_a_loop(tmp_path: Path) -> None:
     """On the thread of an event loop such a call is no point."""
     assert calls(tmp_path, FILES, on_loop=True) == []
+
+
+@traced
+def test_a_profiler_of_a_thread(tmp_path: Path) -> None:
+    """On Python 3.11 a thread that another tool profiles has no points, and that tool is named."""
+    watch = Calls(Followed(tmp_path, ()))
+    others: list[str] = []
+
+    def profile(*_: object) -> None:
+        pass
+
+    profile.__module__ = "yappi.core"
+    sys.setprofile(profile)
+    with watch.claimed(), watch.calling(Sequencer(moves=True), others.append):
+        watch.begin_thread()
+    kept = sys.getprofile()
+    sys.setprofile(None)
+
+    assert (kept, others) == (profile, ["yappi"])
+
+
+@monitored
+def test_no_number_for_calls(tmp_path: Path) -> None:
+    """With all numbers taken, those who have them are named."""
+    monitoring: Any = sys.monitoring  # type: ignore[attr-defined]
+    taken = [one for one in (3, 4, 5) if monitoring.get_tool(one) is None]
+    for one in taken:
+        monitoring.use_tool_id(one, f"tool {one}")
+    try:
+        with (
+            pytest.raises(
+                pytest.UsageError,
+                match=r"^an explored test needs a free tool number of sys\.monitoring, 3, 4 or 5, "
+                r"which 'tool 5', 'tool 4', 'tool 3' use: run the test without one of them$",
+            ),
+            Calls(Followed(tmp_path, ())).claimed(),
+        ):
+            pass
+    finally:
+        for one in taken:
+            monitoring.free_tool_id(one)
 
 
 RACES = """

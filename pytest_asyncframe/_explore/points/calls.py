@@ -103,7 +103,8 @@ class Calls:
         if other is None:
             sys.setprofile(self._profile)
         elif other != self._profile:
-            self._on_other(type(other).__module__)
+            module = getattr(other, "__module__", None) or type(other).__module__
+            self._on_other(module.partition(".")[0])
 
     def _location(self, what: str, caller: FrameType) -> Location | None:
         """Return the name of a point; None if there is none, see the top of this file."""
