@@ -13,7 +13,7 @@ import pytest
 from framework import Task, TaskManager
 from framework.protocols import TaskEvent
 from pytest_asyncframe._explore.locks.making import controlled
-from pytest_asyncframe._explore.points import awaits
+from pytest_asyncframe._explore.points import awaits, messages
 from pytest_asyncframe._explore.points.calls import Calls
 from pytest_asyncframe._explore.points.follower import Followed, Follower, followed_of
 from pytest_asyncframe._explore.schedule import Point
@@ -116,6 +116,7 @@ def installed(
         names = None
         if at_least >= LEVELS.index("awaits"):
             names = stack.enter_context(awaits.installed(clock, explored.blocked.own))
+            explored.serve = messages.in_steps
         if at_least >= LEVELS.index("framework"):
             stack.enter_context(_framework_calls(clock.sequencer, explored.manager))
         else:
