@@ -193,28 +193,27 @@ def told(result: pytest.RunResult) -> list[str]:
 
 
 def test_requests_have_the_names_of_their_routes() -> None:
-    """Whoever drives a request, it is called after its route; a new request has a new number."""
-    names = Names()
+    """Whoever drives a request, all its lines are called after its route, as soon as it has one."""
+    names = Names(lambda _: False, lambda code: code.co_name == "room")
+    lines: list[Ran] = []
 
-    async def room() -> str:
-        return names.of("_run_coro#3", sys._getframe(), lambda _: False)
+    async def room() -> None:
+        lines.append(Ran("_run_coro#3", "app.py:1", "pass"))
+        names.name(lines[-1], sys._getframe())
 
-    async def library(scope: dict[str, object]) -> tuple[str, str]:
-        return await room(), await room()
+    async def library(scope: dict[str, object]) -> None:
+        await room()
+        if scope["type"] != "lifespan":
+            scope["endpoint"] = room
+        await room()
 
-    async def requests() -> list[tuple[str, str]]:
-        scopes: list[dict[str, object]] = [
-            {"endpoint": room},
-            {"endpoint": room},
-            {"type": "lifespan"},
-        ]
-        return [await library(scope) for scope in scopes]
+    async def requests() -> None:
+        for kind in ("http", "websocket", "lifespan"):
+            await library({"type": kind})
 
-    assert asyncio.run(requests()) == [
-        ("room#1", "room#1"),
-        ("room#2", "room#2"),
-        ("_run_coro#3", "_run_coro#3"),
-    ]
+    asyncio.run(requests())
+
+    assert [line.name for line in lines] == [*["room#1"] * 2, *["room#2"] * 2, *["room#3"] * 2]
 
 
 def test_tasks_of_libraries_are_not_named_after_their_coroutines() -> None:

@@ -10,17 +10,20 @@ from typing import NamedTuple, TypeAlias
 class Touch(NamedTuple):
     """What a line reads or changes that others may have too.
 
+    Equal keys belong to the same variable, attribute, element or object, whatever the line calls
+    it. Who changes a key gets into the way of others who read it.
+
     Attributes:
-        keys: Equal keys belong to the same variable, attribute, element or object, whatever
-            the line calls it.
+        reads: The keys of what it reads.
+        changes: The keys of what it may change. What others change there matters to it only if
+            it is among *reads* too.
         path: What the line calls it, as ``left["n"]``.
-        writes: Whether the line may change it.
         seen: Its value before the line, as text; "" for none that can be shown.
     """
 
-    keys: tuple[Hashable, ...]
+    reads: frozenset[Hashable]
+    changes: frozenset[Hashable]
     path: str
-    writes: bool
     seen: str = ""
 
 

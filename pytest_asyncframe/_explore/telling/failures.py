@@ -48,3 +48,7 @@ def _lines(report: pytest.TestReport) -> Iterator[tuple[Path, int]]:
         found = getattr(entry, "reprfileloc", None)
         if found is not None:
             yield (Path.cwd() / found.path).resolve(), found.lineno
+    # That of a group of errors has no lines.
+    crash = crash_of(report)
+    if crash is not None and not hasattr(traceback, "reprentries"):
+        yield (Path.cwd() / crash.path).resolve(), crash.lineno

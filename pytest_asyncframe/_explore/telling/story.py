@@ -142,10 +142,13 @@ class _Sentence:
         counted = folded(lines, self._keys)
         shared = [n for n, (line, _) in enumerate(counted) if contested_touches(line, self._keys)]
         chosen = set(shared[-_MOST_LINES:])
-        for number in reversed(range(len(counted))):
-            if len(chosen) >= _FEW_LINES:
-                break
-            chosen.add(number)
+        # What it has set says more than what it has asked.
+        others = sorted(
+            set(range(len(counted))) - chosen,
+            key=lambda n: (_tells(counted[n][0]), n),
+            reverse=True,
+        )
+        chosen.update(others[: max(0, _FEW_LINES - len(chosen))])
         texts = []
         for number in sorted(chosen):
             line, times = counted[number]
@@ -162,6 +165,11 @@ class _Sentence:
         return f"`{line.source}`{noted}"
 
 
+def _tells(line: Ran) -> int:
+    """Return how much a line tells that touches nothing that others have."""
+    return 0 if line.is_end else 2 if line.value or line.raised else 1
+
+
 def notes_of(line: Ran, keys: frozenset[Hashable]) -> list[str]:
     """Return what a line has set, or what it has read of *keys*, and how it has failed."""
     if line.more:
@@ -171,7 +179,7 @@ def notes_of(line: Ran, keys: frozenset[Hashable]) -> list[str]:
     seen = [
         touch
         for touch in contested_touches(line, keys)
-        if touch.seen and (line.raised or not touch.writes)
+        if touch.seen and (line.raised or not touch.changes)
     ]
     notes = ["its end"] if line.is_end else []
     notes += dict.fromkeys(f"{touch.path} is {touch.seen}" for touch in seen[:2])

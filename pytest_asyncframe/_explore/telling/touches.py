@@ -194,7 +194,13 @@ class _Reader(ast.NodeVisitor):
 
     def touch(self, node: ast.expr, *, writes: bool) -> None:
         """Note what an expression stands for, if others may have it."""
-        keys = list(_keys_of(node, self._frame))
+        keys = set(_keys_of(node, self._frame))
+        reads, changes = set(keys), keys if writes else set()
+        element = self._element_of(node)
+        if element is not None:
+            # An element gets into the way of who uses all of the container, and the reverse.
+            reads.add(("all", element))
+            changes |= {("any", element)} if writes else set()
         text = ""
         try:
             value = _value(node, self._frame)
@@ -204,10 +210,24 @@ class _Reader(ast.NodeVisitor):
             if _is_code(value) and not writes:
                 return
             text = _plain(value)
-            if not isinstance(getattr(node, "ctx", None), ast.Store):
-                keys += [id(value)] * (not issubclass(type(value), _UNCHANGING))
-        if keys:
-            self.found.append(Touch(tuple(keys), ast.unparse(node), writes, text))
+            is_stored = isinstance(getattr(node, "ctx", None), ast.Store)
+            if not is_stored and not issubclass(type(value), _UNCHANGING):
+                whole = {("all", id(value)), ("any", id(value))}
+                reads |= whole
+                changes |= whole if writes else set()
+        if reads:
+            touch = Touch(frozenset(reads), frozenset(changes), ast.unparse(node), text)
+            self.found.append(touch)
+
+    def _element_of(self, node: ast.expr) -> int | None:
+        """Return the `id` of the container that an expression takes an element of."""
+        if not isinstance(node, ast.Subscript):
+            return None
+        try:
+            owner = _value(node.value, self._frame)
+        except LookupError:
+            return None
+        return id(owner) if type(owner) in _CONTAINERS else None
 
 
 def _keys_of(node: ast.expr, frame: FrameType) -> Iterator[Hashable]:
@@ -228,7 +248,6 @@ def _keys_of(node: ast.expr, frame: FrameType) -> Iterator[Hashable]:
             case ast.Subscript(value=owner, slice=key):
                 found = _value(owner, frame)
                 if type(found) in _CONTAINERS:
-                    yield id(found)
                     yield id(found), repr(_key(_value(key, frame)))
     except LookupError:
         return

@@ -152,22 +152,27 @@ class _Turns:
 
 
 def contested(all_turns: Iterable[Turn | Order]) -> frozenset[Hashable]:
-    """Return the keys of what several actors have touched, and one of them has changed."""
-    touched: defaultdict[Hashable, set[str]] = defaultdict(set)
-    changed: set[Hashable] = set()
+    """Return the keys of what one actor has changed and another one has read."""
+    readers: defaultdict[Hashable, set[str]] = defaultdict(set)
+    changers: defaultdict[Hashable, set[str]] = defaultdict(set)
     for turn in all_turns:
         if isinstance(turn, Order):
             continue
         for touch in (touch for line in turn.lines for touch in line.touches):
-            for key in touch.keys:
-                touched[key].add(turn.who)
-            changed.update(touch.keys * touch.writes)
-    return frozenset(key for key in changed if len(touched[key]) > 1)
+            for key in touch.reads:
+                readers[key].add(turn.who)
+            for key in touch.changes:
+                changers[key].add(turn.who)
+    return frozenset(
+        key
+        for key, those in changers.items()
+        if readers[key] - those or (readers[key] and len(those) > 1)
+    )
 
 
 def contested_touches(line: Ran, keys: frozenset[Hashable]) -> list[Touch]:
     """Return what a line touches that is among *keys*."""
-    return [touch for touch in line.touches if not keys.isdisjoint(touch.keys)]
+    return [one for one in line.touches if not keys.isdisjoint(one.reads | one.changes)]
 
 
 def told_turns(

@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from types import CodeType, FrameType
 from typing import Any
 
@@ -63,7 +63,7 @@ class Witness:
         self._sequencer: Sequencer | None = None
         self._known: Callable[[asyncio.Task[Any]], str | None] = _unknown
         self._note: Callable[[str], object] = lambda _: None
-        self._names = Names()
+        self._names = Names(self._is_own, self._is_told)
         # The lines whose values are not read yet, innermost last, by identity.
         self._open: dict[str, list[tuple[Ran, FrameType]]] = {}
         self._latest = ""
@@ -93,7 +93,7 @@ class Witness:
         finally:
             self._settle()
             self._open.clear()
-            self._names = Names()
+            self._names = Names(self._is_own, self._is_told)
             self._sequencer = None
             self._known = _unknown
 
@@ -165,12 +165,12 @@ class Witness:
             return
         ran = Ran(
             *(who, location, source, frame.f_code.co_name),
-            name=self._names.of(who, frame, self._is_own),
             depth=len(lines),
             touches=touches_of(frame),
             is_end=ends_block(frame),
             thread=self._thread(),
         )
+        self._names.name(ran, frame)
         visited.append(ran)
         lines.append((ran, frame))
         self.entries.append(ran)
@@ -268,8 +268,8 @@ class Witness:
         if self._was_left(ran) and (value or raised):
             # What others have done meanwhile came before what it has set.
             touches = ran.touches
-            ran.touches = tuple(touch for touch in touches if not touch.writes)
-            late = tuple(touch for touch in touches if touch.writes)
+            ran.touches = tuple(touch for touch in touches if not touch.changes)
+            late = tuple(touch for touch in touches if touch.changes)
             ran = replace(ran, touches=late, resumed=True)
             self.entries.append(ran)
         ran.value, ran.raised = value, raised
@@ -287,47 +287,92 @@ class Witness:
 
 
 class Names:
-    """What to call who runs a line: a request by its route, a test as such."""
+    """What to call who runs a line: a request by its route, a test as such.
 
-    def __init__(self) -> None:
-        self._requests: dict[int, tuple[str, object]] = {}
+    Args:
+        is_own: Whether code is that of the test or its fixtures.
+        is_told: Whether code is the user's.
+    """
+
+    def __init__(
+        self, is_own: Callable[[CodeType], bool], is_told: Callable[[CodeType], bool]
+    ) -> None:
+        self._is_own = is_own
+        self._is_told = is_told
+        # By the `id` of ASGI's scope, which each request has one of.
+        self._requests: dict[int, _Request] = {}
+        # Of tasks that a library has started, by identity.
+        self._tasks: dict[str, str] = {}
         self._endpoints: list[CodeType] = []
         self._numbers = Counter[str]()
 
-    def of(self, who: str, frame: FrameType, is_own: Callable[[CodeType], bool]) -> str:
-        """Return the name of who runs a line.
+    def name(self, ran: Ran, frame: FrameType) -> None:
+        """Set the name of who runs a line, and of those lines of its request before it.
 
         Args:
-            who: Its identity.
+            ran: The line.
             frame: The frame of the line.
-            is_own: Whether code is that of the test or its fixtures.
         """
         in_step = asyncio._get_running_loop() is not None and asyncio.current_task() is not None
+        outermost = frame
         for outer in outwards(frame) if in_step else [frame]:
-            if is_own(outer.f_code):
-                return TEST
-            scope = outer.f_locals.get("scope") if "scope" in outer.f_code.co_varnames else None
-            endpoint = scope.get("endpoint") if type(scope) is dict else None
-            if endpoint is not None:
-                return self._request(scope, endpoint)
-            if outer.f_code in _STEPS:
+            code = outer.f_code
+            if self._is_own(code):
+                ran.name = TEST
+                return
+            scope = outer.f_locals.get("scope") if "scope" in code.co_varnames else None
+            if type(scope) is dict and scope.get("type", "http") in ("http", "websocket"):
+                request = self._requests.setdefault(id(scope), _Request(scope))
+                request.unnamed.append(ran)
+                self._name_request(request)
+                return
+            if code in _STEPS:
                 break
-        return who
+            outermost = outer
+        if in_step and not self._is_told(outermost.f_code):
+            ran.name = self._of_task(ran.who, frame)
 
-    def _request(self, scope: Any, endpoint: Any) -> str:  # Any: of ASGI
-        known = self._requests.get(id(scope))
-        if known is None:
+    def _of_task(self, who: str, frame: FrameType) -> str:
+        """Return the name of a task of a library: the outermost function of the user in it."""
+        if who not in self._tasks:
+            told = [one for one in outwards(frame) if self._is_told(one.f_code)]
+            self._tasks[who] = self._numbered(told[-1].f_code.co_name)
+        return self._tasks[who]
+
+    def _name_request(self, request: _Request) -> None:
+        endpoint = request.scope.get("endpoint")
+        if not request.name and endpoint is not None:
             name = getattr(endpoint, "__name__", None) or type(endpoint).__name__
-            self._numbers[name] += 1
-            known = self._requests[id(scope)] = f"{name}#{self._numbers[name]}", scope
+            request.name = self._numbered(name)
             code = getattr(endpoint, "__code__", None)
-            if code is not None:
-                self._endpoints.append(code)
-        return known[0]
+            self._endpoints += [] if code is None else [code]
+        if request.name:
+            for ran in request.unnamed:
+                ran.name = request.name
+            request.unnamed.clear()
+
+    def _numbered(self, name: str) -> str:
+        self._numbers[name] += 1
+        return f"{name}#{self._numbers[name]}"
 
     def is_endpoint(self, code: CodeType) -> bool:
         """Whether it is the code of an endpoint that has been called."""
         return any(code is one for one in self._endpoints)
+
+
+@dataclass
+class _Request:
+    """A request.
+
+    Attributes:
+        scope: What ASGI keeps of it; Starlette adds the endpoint when it has found the route.
+        name: What it is called; "" before that.
+        unnamed: The lines that have run before that.
+    """
+
+    scope: dict[str, Any]
+    name: str = ""
+    unnamed: list[Ran] = field(default_factory=list)
 
 
 _STEPS = frozenset([asyncio.events.Handle._run.__code__])
