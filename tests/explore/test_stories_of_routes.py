@@ -127,6 +127,48 @@ def test_a_task_before_the_end_of_a_request(pytester: pytest.Pytester) -> None:
     assert told(run(pytester, RECEIPT, *CACHE)) == OF_THE_RECEIPT.splitlines()
 
 
+POOL = (
+    APP
+    + """
+pool = []
+
+async def take():
+    await asyncio.sleep(0)
+    return pool.pop()
+
+@app.get("/connection")
+async def connect(slow: int = 0):
+    for _ in range(slow):
+        await asyncio.sleep(0)
+    if pool:
+        await take()
+
+@pytest.mark.interleave(level="framework")
+async def test_pool(asyncframe):
+    pool[:] = ["one"]
+    async with asyncframe.client(app) as client:
+        get = client.get
+        calls = get("/connection"), get("/connection?slow=20")
+        done = await asyncio.gather(*calls, return_exceptions=True)
+    assert not any(isinstance(one, Exception) for one in done)
+"""
+)
+
+OF_THE_POOL = """\
+minimised: 1 switch
+  connect#1 paused at `await take()` (test_it.py:21), after `if pool:` (pool is ['one'])
+  connect#2 ran to its end: ...; `if pool:` (test_it.py:20, pool is ['one']); \
+`await asyncio.sleep(0)` (test_it.py:13); `return pool.pop()` (pool = [])
+  connect#1 went on: `return pool.pop()` (test_it.py:14, pool is [], raises an error)
+  it fails at `assert not any(isinstance(one, Exception) for one in done)` (test_it.py:30): assert \
+not True"""
+
+
+def test_an_error_that_ends_a_coroutine(pytester: pytest.Pytester) -> None:
+    """Of a request that ends with an error, the story tells the line that has raised it."""
+    assert told(run(pytester, POOL, *CACHE)) == OF_THE_POOL.splitlines()
+
+
 SHARED = """
 import pytest
 from threading import Lock

@@ -86,8 +86,10 @@ def set_by(frame: FrameType, line: int) -> str:
             return _set(target, frame)
         case ast.AnnAssign(target=target, value=ast.expr()):
             return _set(target, frame)
-        case ast.Expr(value=ast.Call(func=ast.Attribute(value=owner, attr=name))):
-            return _changed(owner, name, frame)
+        case (ast.Expr() | ast.Return()) as statement:
+            match statement.value:
+                case ast.Call(func=ast.Attribute(value=owner, attr=name)):
+                    return _changed(owner, name, frame)
     return ""
 
 

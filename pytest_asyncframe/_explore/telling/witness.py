@@ -33,6 +33,9 @@ _RETURNS = frozenset(
     dis.opmap[name] for name in ("RETURN_VALUE", "RETURN_CONST") if name in dis.opmap
 )
 
+_SUSPENDS = frozenset((dis.opmap["YIELD_VALUE"], dis.opmap["RESUME"]))
+"""The bytecodes at which a coroutine stands that waits."""
+
 _HANDLES = dis.opmap["PUSH_EXC_INFO"]
 """The bytecode with which each handler of an error begins."""
 
@@ -231,8 +234,17 @@ class Witness:
     def _settle(self) -> None:
         """Read what the lines have set of who ran last, in functions that have returned."""
         lines = self._open.get(self._latest, [])
-        while lines and _has_returned(lines[-1][1]):
-            self._close(*lines.pop())
+        is_first = True
+        while lines:
+            ran, frame = lines[-1]
+            if _has_returned(frame):
+                self._close(*lines.pop())
+            elif ran.who != ran.thread and not _is_suspended(frame):
+                # The function of a coroutine that has ended with an error, and what has called it.
+                self._close(*lines.pop(), "an error" if is_first else "")
+                is_first = False
+            else:
+                return
 
     def _fail(self, who: str, error: str) -> None:
         """Note that what ran has ended with an error."""
@@ -390,6 +402,11 @@ def _first_line(frame: FrameType) -> int:
 
 def _unknown(_: object) -> None:
     """Return no identity."""
+
+
+def _is_suspended(frame: FrameType) -> bool:
+    """Whether a frame of a coroutine that does not run goes on later, as far as one can see."""
+    return frame.f_code.co_code[frame.f_lasti] in _SUSPENDS
 
 
 def _raised_in(frame: FrameType) -> str:
