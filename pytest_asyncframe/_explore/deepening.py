@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -10,6 +11,9 @@ import pytest
 from pytest_asyncframe._explore.points import levels
 from pytest_asyncframe._explore.points.follower import Follower
 from pytest_asyncframe._explore.points.levels import Level
+
+_SHARE = 0.6
+"""So that of 200 runs 120 are for the first level: enough for two deviations in a small test."""
 
 
 class Deepening:
@@ -44,14 +48,16 @@ class Deepening:
         self.lines = self._stack.enter_context(levels.claimed(self._item, level))
         self.level = level
 
-    @property
-    def is_last(self) -> bool:
-        """Whether no deeper level is left."""
-        return not self._left
+    def share_of(self, runs: int) -> int:
+        """Return how many of the runs that are left the level may use.
+
+        If its schedules have no end, there are some left for the deeper ones.
+        """
+        return math.ceil(runs * _SHARE) if self._left else runs
 
     def deepen(self) -> bool:
         """Take the next level; return whether there is one that can be had."""
-        if self.is_last:
+        if not self._left:
             return False
         level = self._left[0]
         try:

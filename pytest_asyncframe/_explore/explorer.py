@@ -177,7 +177,7 @@ class Explorer:
         """Search at one level; return what was found, None for nothing."""
         plan, before = self._plan, searched.runs
         left = plan.seeds - before
-        most = left if self._deepening.is_last else plan.share_of(left)
+        most = self._deepening.share_of(left)
         policy = make_policy(plan.policy, plan.seed, most)
         searched.levels.append(self._deepening.level)
         while searched.runs < before + most and not self._stops:

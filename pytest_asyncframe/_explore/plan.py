@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, cast
@@ -50,20 +49,14 @@ class Plan:
 
     @property
     def levels(self) -> tuple[Level, ...]:
-        """The levels at which schedules are run, one after the other."""
-        return _AUTO if self.level == "auto" else (self.level,)
+        """The levels at which schedules are run, one after the other.
 
-    def share_of(self, left: int) -> int:
-        """Return how many of the runs that are left a level may use if deeper ones follow.
-
-        A level whose schedules never end would leave none to these; but who asks for all
-        schedules wants all of them.
+        Who asks for all schedules wants a proof, which is of one level, and ends.
         """
-        return left if self.policy.startswith("exhaustive") else math.ceil(left * _SHARE)
+        if self.level != "auto":
+            return (self.level,)
+        return _AUTO[:1] if self.policy.startswith("exhaustive") else _AUTO
 
-
-_SHARE = 0.6
-"""So that of 200 runs 120 are for the first level: enough for two deviations in a small test."""
 
 _AUTO: Final[tuple[Level, ...]] = ("framework", "locks", "line")
 

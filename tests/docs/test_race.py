@@ -62,5 +62,5 @@ def test_the_cured_app_passes(pytester: pytest.Pytester) -> None:
 
 def test_the_cured_app_is_proved(pytester: pytest.Pytester) -> None:
     """Every order with up to two interruptions passes, as many as the page says."""
-    marker = '@pytest.mark.interleave(policy="exhaustive:2", level="framework", seeds=1000)\n'
+    marker = '@pytest.mark.interleave(policy="exhaustive:2", seeds=1000)\n'
     assert PROVES[0] in outcome(pytester, "cured.py", "-v", marker=marker)
