@@ -157,6 +157,9 @@ def _shortened(text: str) -> str:
 
 
 def _unpacked(text: str) -> ReplayLine:
+    if "+" in text or "/" in text:
+        # Python takes them for "-" and "_".
+        raise ValueError("another alphabet")
     summed = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     packed = summed[_CHECKSUM:]
     if zlib.crc32(packed).to_bytes(_CHECKSUM, "big") != summed[:_CHECKSUM]:

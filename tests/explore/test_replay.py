@@ -95,6 +95,16 @@ def test_a_changed_character_is_noticed(place: int, character: str) -> None:
         decode(changed)
 
 
+@pytest.mark.extended("time")
+def test_another_alphabet_is_noticed() -> None:
+    """The characters for which base64 knows other ones as well are no others in a line."""
+    texts = [encode(line_of([TAKEN], node_id="", level="locks", seed=seed)) for seed in range(20)]
+    for known, other in (("-", "+"), ("_", "/")):
+        [text, *_] = [one for one in texts if known in one]
+        with pytest.raises(ReplayLineError, match=r"^'AF2:.* is damaged"):
+            decode(text.replace(known, other, 1))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
