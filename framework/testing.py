@@ -80,6 +80,7 @@ __all__ = [
     "driver_of",
     "function_name",
     "is_caller",
+    "is_idempotent",
     "is_idle",
     "is_in_place",
     "is_pool_thread",
@@ -92,6 +93,7 @@ __all__ = [
     "rate_limits",
     "refuse",
     "registered_functions",
+    "retried_errors",
     "set_up_apps",
     "signature_of",
     "was_cut_short",
@@ -244,6 +246,21 @@ def attempt_bound(record: TaskRecord) -> int:
     """Return how many attempts each delivery of a task may take: 1 if it is not retried."""
     policy = getattr(live(record).spec.fn, "__asyncframe_policy__", None)
     return policy.options["max_retries"] + 1 if isinstance(policy, RetryPolicy) else 1
+
+
+def retried_errors(record: TaskRecord) -> tuple[type[BaseException], ...]:
+    """Return the errors after which a running task makes another attempt; () if after none."""
+    task = live(record)
+    policy = getattr(task.spec.fn, "__asyncframe_policy__", None)
+    if not isinstance(policy, RetryPolicy) or task.attempts > policy.options["max_retries"]:
+        return ()
+    kinds: Any = policy.exceptions  # the default is a class
+    return kinds if isinstance(kinds, tuple) else (kinds,)
+
+
+def is_idempotent(record: TaskRecord) -> bool:
+    """Return whether a task runs again if its process dies while it runs."""
+    return live(record).spec.options["idempotent"]
 
 
 def worker_bound(pool: ThreadPoolExecutorEnhanced) -> int:

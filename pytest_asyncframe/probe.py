@@ -157,7 +157,7 @@ class Probe:
     async def _completed(self, ref: Any, *, check: bool) -> Task:
         self._toolkit.require_loop("completed()")
         record = self._record(ref)
-        await self._until_final(record)
+        await self._until_final(record, both=self._toolkit.searches_faults)
         if check:
             await self.manager.get_result(record.task_id)
         return _read(record)
@@ -165,7 +165,7 @@ class Probe:
     def run_until_complete(self, ref: Any, *, check: bool = True) -> Task:
         """Wait like `completed`, in a test that is not a coroutine."""
         record = self._record(ref)
-        self._block_until_final(record)
+        self._block_until_final(record, both=self._toolkit.searches_faults)
         if check:
             self.manager.wait_result(record.task_id)
         return _read(record)

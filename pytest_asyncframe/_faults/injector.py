@@ -21,6 +21,7 @@ from framework.testing import (
     refuse,
 )
 from pytest_asyncframe._faults.planned import Chaos, Exc, Fault, Firing, InjectedError
+from pytest_asyncframe._faults.searched import Choices, Searched
 from pytest_asyncframe._seen.entries import Injected, Submission
 from pytest_asyncframe._seen.recorder import Recorder
 from pytest_asyncframe.clock._patched.call_names import named
@@ -43,7 +44,10 @@ class Injector:
     Attributes:
         faults: The planned faults, in order.
         fired: The times that one took place, in order.
+        searched: The faults that are searched; None if none are.
     """
+
+    searched: Searched | None = None
 
     def __init__(self, recorder: Recorder, clock: Clock, submit: Submit) -> None:
         self.faults: list[Fault] = []
@@ -54,6 +58,20 @@ class Injector:
         self._begun: set[TaskRecord] = set()
         # A loop has only weak references to its tasks.
         self._again: set[asyncio.Task[None]] = set()
+
+    @property
+    def is_searching(self) -> bool:
+        """Whether faults may take place that no test has planned."""
+        return self.searched is not None
+
+    def search(self, choices: Choices) -> None:
+        """Let faults take place where *choices* decides so."""
+        fault = Fault("searched", "interleave(faults=True)", "", None)
+
+        def fired(one: Submission, text: str, error: BaseException | None) -> None:
+            self._fire(fault, one, 1, f"{_name(one)}: {text}", error)
+
+        self.searched = Searched(choices, fired, partial(self._second_delivery, fault))
 
     def _due(self, one: Submission, counts: str) -> Iterator[tuple[Fault, int, str]]:
         """Yield the faults that take place now, those of chance last, each with what happens."""
@@ -100,6 +118,8 @@ class Injector:
         """
         for fault, number, _ in self._due(one, f"event {kind!r}"):
             self._crash(fault, one, number, kind)
+        if self.searched is not None:
+            self.searched.after_event(one, kind)
 
     def _crash(self, fault: Fault, one: Submission, number: int, event: str) -> None:
         self._fire(fault, one, number, f"the worker of {_name(one)} crashes after {event!r}")
@@ -113,7 +133,9 @@ class Injector:
             self._begun.add(one.record)
             self._begin(one)
         body = self._async_body if one.call.kind == "loop" else self._body
-        return around_body(call, partial(body, one))
+        attempt = partial(around_body, call, partial(body, one))
+        searched = self.searched
+        return attempt() if searched is None else searched.around_attempt(one, attempt)
 
     # -- a task
 
@@ -121,27 +143,35 @@ class Injector:
         """Deliver a task again, and crash its worker, if that is planned."""
         due = list(self._due(one, "task"))
         for fault, number, kind in due:
-            if kind == "deliver_twice":
-                self._deliver_again(fault, one, number)
+            deliver = self._second_delivery(fault, one) if kind == "deliver_twice" else None
+            if deliver is not None:
+                self._fire(fault, one, number, f"{_name(one)} is delivered twice")
+                deliver()
+        if self.searched is not None:
+            self.searched.begins(one)
         self.after_event(one, "started")
         for fault, number, kind in due:
             if kind == "crash_worker":
                 self._crash(fault, one, number, "started")
 
-    def _deliver_again(self, fault: Fault, one: Submission, number: int) -> None:
+    def _second_delivery(self, fault: Fault, one: Submission) -> Callable[[], None] | None:
+        """Return what delivers a task once more; None if it has ended, for example at its limit."""
         record = one.record
         again = deliver_again(record)
-        if again is None:  # it has ended already, for example at its limit
-            return
+        if again is None:
+            return None
         self._recorder.delivered_again[record] = None
-        self._fire(fault, one, number, f"{_name(one)} is delivered twice")
-        if one.call.kind == "loop":
-            task = again()
-            self._again.add(task)
-            task.add_done_callback(partial(self._ended, fault, record))
-        else:
-            # A list of the pool's work shows this name.
-            self._submit(named(again, f"{function_name(one.call.fn)} (second delivery)"))
+
+        def deliver() -> None:
+            if one.call.kind == "loop":
+                task = again()
+                self._again.add(task)
+                task.add_done_callback(partial(self._ended, fault, record))
+            else:
+                # A list of the pool's work shows this name.
+                self._submit(named(again, f"{function_name(one.call.fn)} (second delivery)"))
+
+        return deliver
 
     def _ended(self, fault: Fault, record: TaskRecord, task: asyncio.Task[None]) -> None:
         self._again.discard(task)

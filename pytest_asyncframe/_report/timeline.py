@@ -217,7 +217,8 @@ class _Formatter:
             text = "the test fails" if failed else f"{what.who} exits"
             text += f" with {error_text(what.error)}"
         elif isinstance(what, entries.Injected):
-            text = f"fault: {plain(what.text)} (planned at {self._short(what.location)})"
+            planned = f" (planned at {self._short(what.location)})" if what.location else ""
+            text = f"fault: {plain(what.text)}{planned}"
         else:
             text = f"attempt {what} started" if isinstance(what, int) else plain(what)
         location = f", at {self._short(moment.location)}" if moment.location else ""

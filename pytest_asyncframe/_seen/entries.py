@@ -34,7 +34,7 @@ class Injected:
 
     Attributes:
         text: What happened.
-        location: The line that planned it, ``file:line in function``.
+        location: The line that planned it, ``file:line in function``; "" if it was searched.
         error: The error that it raises in the function's place; None if it raises none.
     """
 
@@ -43,7 +43,8 @@ class Injected:
     error: BaseException | None = None
 
     def __str__(self) -> str:
-        return f"fault: {self.text} (planned at {self.location})"
+        planned = f" (planned at {self.location})" if self.location else ""
+        return f"fault: {self.text}{planned}"
 
 
 What: TypeAlias = TaskEvent | int | str | Failure | Injected

@@ -52,6 +52,11 @@ class Injector(Protocol):
     def after_event(self, one: Submission, kind: str) -> None:
         """Called in a task after an event."""
 
+    @property
+    def is_searching(self) -> bool:
+        """Whether faults may take place that no test has planned."""
+        return False
+
 
 class Recorder(Interceptor):
     """Records every task of one test.
@@ -300,8 +305,12 @@ class Recorder(Interceptor):
     @property
     def unsettled(self) -> list[TaskRecord]:
         """The tasks that `awaited` returns, and those of which a second run has not ended."""
-        twice = [one for one in tuple(self.delivered_again) if self._is_running_again(one)]
-        return [one.record for one in self.awaited] + twice
+        return [one.record for one in self.awaited] + self.running_again
+
+    @property
+    def running_again(self) -> list[TaskRecord]:
+        """The tasks that have ended, but of which a second run has not."""
+        return [one for one in tuple(self.delivered_again) if self._is_running_again(one)]
 
     def is_poller(self, one: Submission) -> bool:
         """Whether a task runs until the app stops."""

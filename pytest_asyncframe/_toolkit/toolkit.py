@@ -30,6 +30,7 @@ from framework.testing import (
     worker_bound,
 )
 from pytest_asyncframe._faults.injector import Injector
+from pytest_asyncframe._faults.searched import Choices
 from pytest_asyncframe._seen import rules
 from pytest_asyncframe._seen.always import Invariants
 from pytest_asyncframe._seen.matchers import Expectation
@@ -432,13 +433,29 @@ class Toolkit:
         return Scope(modules, self.foreign, apps, scheduled)
 
     @functools.cached_property
+    def _injector(self) -> Injector:
+        """Takes part in the tasks of the test from now on."""
+        recorder = self.recorder
+        recorder.injector = injector = Injector(recorder, self.manager.clock, self.pool.submit)
+        return injector
+
+    @property
+    def searches_faults(self) -> bool:
+        """Whether faults that no test has planned may take place."""
+        injector = self.recorder.injector
+        return injector is not None and injector.is_searching
+
+    def search_faults(self, choices: Choices) -> None:
+        """Let faults take place where *choices* decides so."""
+        self._injector.search(choices)
+
+    @functools.cached_property
     def faults(self) -> FaultPlan:
         """The fault plan, which takes part in the tasks once somebody has asked for it."""
         recorder = self.recorder
-        injector = recorder.injector = Injector(recorder, self.manager.clock, self.pool.submit)
         return FaultPlan(
             recorder,
-            injector,
+            self._injector,
             Names(recorder, self.scope),
             real_time="" if self.clock is not None else self.mode,
             seed=self.settings.seed if self._exploration is None else self._exploration.seed,
