@@ -36,7 +36,7 @@ from pytest_asyncframe._explore.schedule import (
     Strategy,
     deviations_of,
 )
-from pytest_asyncframe._explore.searched import Searched, none_fails, partially, times
+from pytest_asyncframe._explore.searched import NO_FAULT, Searched, none_fails, partially, times
 from pytest_asyncframe._explore.telling.failures import failure_of
 from pytest_asyncframe._explore.telling.lanes import kept, picture
 from pytest_asyncframe._explore.telling.story import told
@@ -44,6 +44,7 @@ from pytest_asyncframe._report.gates import AsyncframeWarning
 from pytest_asyncframe._toolkit.items import PARTIALLY, REFUSED
 from pytest_asyncframe._toolkit.options import Settings, settings_for
 from pytest_asyncframe._toolkit.repeating import crash_of, logged, shows_fixtures
+from pytest_asyncframe._turns.choices import FAULT
 
 _MOST_SECONDS = 10.0
 """Real seconds for making a failing schedule small."""
@@ -129,6 +130,7 @@ class Explorer:
         at = self._deepening
         run = Run(strategy, at.level, self._plan.seed, lines or at.lines, scope)
         run.end = self._collector.at_end
+        run.faults = self._plan.faults
         self._collector.before_run()
         return run
 
@@ -188,6 +190,7 @@ class Explorer:
             words = f"{searched.runs} of at most {plan.seeds} schedules, none fails"
             ended = self._quietly(strategy, words)
             policy.ended(ended.steps)
+            searched.faults = searched.faults or any(step.kind == FAULT for step in ended.steps)
             searched.uncontrolled.update(dict.fromkeys(ended.uncontrolled))
             if isinstance(strategy, Trial):
                 strategy.failed = ended.failure is not None
@@ -256,6 +259,9 @@ class Explorer:
             refused, reason = self._deepening.refused
             proof += f"; level {refused} was not tried"
             lines.append(f"level {refused} was not tried: {reason}")
+        if plan.faults and not searched.faults:
+            proof = f"no fault was possible: {proof}"
+            lines.append(NO_FAULT)
         return conclusions.Passed(proof, [*lines, *partially(searched.uncontrolled)])
 
     def _nothing(self, proof: str) -> conclusions.Conclusion:
@@ -267,7 +273,9 @@ class Explorer:
         return conclusions.Passed(proof, [self._settings(self._plan.level)])
 
     def _settings(self, level: str, policy: str = "") -> str:
-        return f"policy {policy or self._plan.policy}, level {level}, seed {self._plan.seed}"
+        faults = ", with faults" if self._plan.faults else ""
+        policy = policy or self._plan.policy
+        return f"policy {policy}, level {level}, seed {self._plan.seed}{faults}"
 
     # -- a failure
 

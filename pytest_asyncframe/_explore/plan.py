@@ -18,6 +18,7 @@ _EXPLORED = ("auto", "seeded")
 """The modes in which one thread runs at a time and tasks start by themselves."""
 
 _KEYWORDS = ("seeds", "policy", "level")
+_MARKERS_ONLY = ("faults",)
 
 _BENCHMARKS = frozenset({"benchmark", "task_benchmark"})
 
@@ -35,6 +36,7 @@ class Plan:
         budget: Real seconds after which no further schedule is run; None for no limit.
         limit: Real seconds that the test may take in all by pytest-timeout; None for no limit.
         twice: Whether each schedule is run twice, to see whether the runs are the same.
+        faults: Whether faults are choices too.
         line: The one schedule that is run instead of those of the policy; None for none.
     """
 
@@ -45,6 +47,7 @@ class Plan:
     budget: float | None = None
     limit: float | None = None
     twice: bool = False
+    faults: bool = False
     line: ReplayLine | None = None
 
     @property
@@ -186,6 +189,9 @@ def _check(keyword: str, value: Any, given: str) -> None:  # Any: whatever a use
     if keyword == "seeds":
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise pytest.UsageError(f"{given}: seeds must be a whole number from 1 on")
+    elif keyword in _MARKERS_ONLY:
+        if not isinstance(value, bool):
+            raise pytest.UsageError(f"{given}: {keyword} must be True or False")
     elif keyword == "level":
         if value not in ("auto", *LEVELS):
             raise pytest.UsageError(f"{given}: level must be one of auto, {', '.join(LEVELS)}")

@@ -57,6 +57,7 @@ class Run:
         until: How many choices there were when a phase had failed; None if none has.
         witness: Keeps what happens, for a story; None if it is not told.
         calls: What watches the calls that others may notice; None if nothing does.
+        faults: Whether faults are choices too.
     """
 
     start: datetime = world.START
@@ -82,6 +83,7 @@ class Run:
         self.end: Callable[[], None] = lambda: None
         self.until: int | None = None
         self.calls: Calls | None = None
+        self.faults: bool = False
         self._level: Level = level
         self._lines = lines
         self._outside: Outside | None = None
@@ -103,7 +105,8 @@ class Run:
         clock = explored.require_clock("interleave")
         self._outside = clock.sequencer.outside
         clock.sequencer.pause = self._pause
-        points = levels.installed(explored, self._level, self._lines, self.witness, self.calls)
+        told = self._lines, self.witness, self.calls
+        points = levels.installed(explored, self._level, *told, faults=self.faults)
         with world.same(self.seed), world.ordered(clock), points:
             yield
 

@@ -9,6 +9,11 @@ from pytest_asyncframe._explore.points.levels import Level
 from pytest_asyncframe._explore.policies.search import counted
 from pytest_asyncframe._explore.schedule import Step
 
+NO_FAULT = (
+    "No fault was possible: no task that has run is retried or idempotent, so the app does not "
+    "promise to cope with any. Leave out faults=True, or plan faults with task_faults."
+)
+
 
 @dataclass(eq=False)
 class Searched:
@@ -21,6 +26,7 @@ class Searched:
         claims: Which schedules they were, for each level that had any of its own.
         default: The steps of the default schedule at the latest level; None before it has run.
         uncontrolled: What the runs have met that no chooser controls, in order, each once.
+        faults: Whether a fault was possible.
     """
 
     runs: int = 0
@@ -29,6 +35,7 @@ class Searched:
     claims: list[str] = field(default_factory=list)
     default: Sequence[Step] | None = None
     uncontrolled: dict[str, None] = field(default_factory=dict)
+    faults: bool = False
 
     @property
     def proof(self) -> str:

@@ -6,6 +6,9 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+FAULT = "fault"
+"""The kind of a choice among faults, of which the first option is none; see `Chooser.choose`."""
+
 
 class Pending(NamedTuple):
     """Timeouts of what waits, which are not due yet and become due together.
@@ -41,7 +44,7 @@ class Chooser(Protocol):
 
         Args:
             kind: The kind of point: "start" where nobody can go on by itself, else "await",
-                "framework", "call", "lock", "line" or "opcode".
+                "framework", "call", "lock", "line" or "opcode"; or `FAULT`.
             what: What the actor at the point is about to do; "" if nobody stands at one. Between
                 two steps of a loop, where in the user's code the latest one has stopped.
             options: The identities of what may come next, two or more; the first one is the

@@ -22,7 +22,7 @@ from typing import TypeAlias
 
 from framework.testing import Queued
 from pytest_asyncframe._turns.actors import Actor, Arrival, State, Timer, nothing
-from pytest_asyncframe._turns.choices import Chooser, Pending
+from pytest_asyncframe._turns.choices import FAULT, Chooser, Pending
 from pytest_asyncframe._turns.turns import Turns
 
 Candidate: TypeAlias = Actor | Queued | Timer
@@ -298,6 +298,11 @@ class Points(Turns):
     def pass_time(self, pending: Sequence[Pending], served: Sequence[str]) -> int | None:
         """Return the index of the timeout until which time passes now; see `Chooser`."""
         return None if self._chooser is None else self._chooser.pass_time(pending, served)
+
+    def choose_fault(self, what: str, options: Sequence[str]) -> int:
+        """Return the index of what happens to the calling actor, given the identities of faults."""
+        with self._lock:
+            return 0 if self._chooser is None else self._chooser.choose(FAULT, what, options, True)
 
     def identity_on_loop(self, name: str) -> str:
         """Return the identity of an asyncio task, when it is about to make its first step.

@@ -15,6 +15,7 @@ from framework.protocols import TaskEvent
 from pytest_asyncframe._explore.locks.making import controlled
 from pytest_asyncframe._explore.points import awaits, messages
 from pytest_asyncframe._explore.points.calls import Calls
+from pytest_asyncframe._explore.points.faults import FaultChoices
 from pytest_asyncframe._explore.points.follower import Followed, Follower, followed_of
 from pytest_asyncframe._explore.schedule import Point
 from pytest_asyncframe._explore.telling.witness import Witness
@@ -96,6 +97,8 @@ def installed(
     lines: Follower | None = None,
     witness: Witness | None = None,
     calls: Calls | None = None,
+    *,
+    faults: bool = False,
 ) -> Iterator[None]:
     """Make the points of *level* inside the block.
 
@@ -105,6 +108,7 @@ def installed(
         lines: What `claimed` or `telling` has given.
         witness: Keeps what happens; None if nobody asks for it.
         calls: Watches calls, for the levels from ``framework`` on; None if nothing does.
+        faults: Whether faults are choices too.
     """
     at_least = LEVELS.index(level)
     with ExitStack() as stack:
@@ -121,6 +125,10 @@ def installed(
             stack.enter_context(_framework_calls(clock.sequencer, explored.manager))
         else:
             calls = None
+        if faults:
+            known = None if names is None else names.known
+            pauses = at_least >= LEVELS.index("framework")
+            explored.search_faults(FaultChoices(clock.sequencer, known, pauses=pauses))
         # Elsewhere the lines are followed for the story alone.
         point: Point = clock.sequencer.point if level in _LINES else nothing
         if level in _LINES and lines is not None and not lines.sharing.is_known:

@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from random import Random
 
 from pytest_asyncframe._explore.holds import Holds
-from pytest_asyncframe._explore.policies.drawn import Lengths, mixed
+from pytest_asyncframe._explore.policies.drawn import Lengths, drawn, mixed
 from pytest_asyncframe._explore.policies.haste import Haste
 from pytest_asyncframe._explore.policies.order import coarse_to_fine, in_turn
 from pytest_asyncframe._explore.policies.search import Branch, Count, Level, Search
@@ -96,7 +96,7 @@ class DelaysPolicy:
 
     def _draw(self) -> Strategy:
         self._drawn += 1
-        return mixed(Random(f"{self._seed}/{self._drawn}"), self._lengths)
+        return drawn(mixed, Random(f"{self._seed}/{self._drawn}"), self._lengths)
 
     def ended(self, steps: Sequence[Step]) -> None:
         """Find the schedules that differ from the latest run behind its last deviation."""
@@ -115,8 +115,11 @@ class DelaysPolicy:
 
 
 def _level(count: Count) -> Level:
-    deviations, preemptions, free = count
-    return (deviations, int(preemptions > 1 if deviations > 1 else free > 0))
+    deviations, preemptions, free, faults = count
+    if deviations < 2:
+        return (deviations, int(free > 0))
+    # With a fault first, of which there are few.
+    return (deviations, int(preemptions - faults > 1) + (not faults))
 
 
 def spread_out(steps: Sequence[Step], branches: list[Branch]) -> list[Branch]:

@@ -15,6 +15,7 @@ from random import Random
 from typing import TypeAlias
 
 from pytest_asyncframe._explore.schedule import Default, Step, Strategy
+from pytest_asyncframe._turns.choices import FAULT
 
 _MOST_IN_A_ROW = 1_000
 """After so many choices in a row an actor steps back: it may be waiting for those behind it."""
@@ -27,15 +28,19 @@ class Lengths:
     Attributes:
         steps: The most steps of a run.
         preemptive: The most steps of a run at which another choice than the default preempts.
+        faults: The most steps of a run at which a fault may take place.
     """
 
     steps: int = 0
     preemptive: int = 0
+    faults: int = 0
 
     def note(self, steps: Sequence[Step]) -> None:
         """Take note of the steps of one more run."""
         self.steps = max(self.steps, len(steps))
-        self.preemptive = max(self.preemptive, sum(step.may_preempt for step in steps))
+        faults = sum(step.kind == FAULT for step in steps)
+        self.faults = max(self.faults, faults)
+        self.preemptive = max(self.preemptive, sum(step.may_preempt for step in steps) - faults)
 
 
 Draw: TypeAlias = Callable[[Random, Lengths], Strategy]
@@ -67,7 +72,7 @@ class RandomPolicy:
             return Default()
         if not self._lengths.steps:
             return None
-        return self._draw(Random(f"{self._seed}/{self._begun}"), self._lengths)
+        return drawn(self._draw, Random(f"{self._seed}/{self._begun}"), self._lengths)
 
     def ended(self, steps: Sequence[Step]) -> None:
         """Take note of the steps of the latest run."""
@@ -79,7 +84,8 @@ class RandomPolicy:
             return f"the only schedule{where}"
         if runs == 1:
             return f"the default schedule{where}"
-        return f"{runs} runs{where} with {self._words}"
+        faults = "faults and " if self._lengths.faults else ""
+        return f"{runs} runs{where} with {faults}{self._words}"
 
 
 class Evenly:
@@ -220,6 +226,35 @@ class Orders:
             for other, at in self._at.items():
                 if at == what:
                     self._priorities.pop(other, None)
+
+
+class Faulty:
+    """Draws whether faults take place, about one in a run, and leaves all else to a strategy.
+
+    Args:
+        strategy: The strategy.
+        chance: Draws.
+        most: How many faults were possible in a run, from 1 on.
+    """
+
+    def __init__(self, strategy: Strategy, chance: Random, most: int) -> None:
+        self._choose = strategy.choose
+        self._random = chance.random
+        self._rate = 1 / (most + 1)
+
+    def choose(self, number: int, step: Step) -> int:
+        """Return the index of the option to take; see `Strategy`."""
+        if step.kind != FAULT:
+            return self._choose(number, step)
+        if self._random() >= self._rate:
+            return 0
+        return 1 + int(self._random() * (len(step.options) - 1))
+
+
+def drawn(draw: Draw, chance: Random, lengths: Lengths) -> Strategy:
+    """Draw the strategy of a run, and the faults in it."""
+    strategy = draw(chance, lengths)
+    return Faulty(strategy, chance, lengths.faults) if lengths.faults else strategy
 
 
 def evenly(chance: Random, _: Lengths) -> Strategy:

@@ -24,6 +24,7 @@ from typing import NamedTuple, TypeAlias
 from pytest_asyncframe._explore.policies.order import coarse_to_fine
 from pytest_asyncframe._explore.policies.search import counted
 from pytest_asyncframe._explore.schedule import EARLY, Step, Strategy
+from pytest_asyncframe._turns.choices import FAULT
 
 Fails: TypeAlias = Callable[[Strategy], Sequence[Step] | None]
 """Runs a test once; returns the steps of a run that failed, None for one that passed."""
@@ -53,6 +54,11 @@ class Minimised:
         if any(step.kind == EARLY for step in self.steps):
             more = f" and {switches}" if self.switches else ""
             return f"minimised: 1 early timeout{more}"
+        faults = sum(switch.position.kind == FAULT for switch in self.switches)
+        if faults:
+            switches = counted(len(self.switches) - faults, "switch", "switches")
+            more = f" and {switches}" if len(self.switches) > faults else ""
+            switches = f"{counted(faults, 'fault')}{more}"
         return f"minimised: {switches} (from {self.before})"
 
 

@@ -19,6 +19,7 @@ from pytest_asyncframe._explore.schedule import (
     Step,
     Strategy,
 )
+from pytest_asyncframe._turns.choices import FAULT
 
 Level: TypeAlias = tuple[int, int]
 """Schedules of a lower level run before those of a higher one.
@@ -27,6 +28,8 @@ The first number is what the proof counts, the second one is for the order alone
 """
 
 Unit: TypeAlias = Literal["deviation", "preemption"]
+
+_OR_FAULT = "preemption or fault"
 
 Deviations: TypeAlias = tuple[tuple[int, str], ...]
 """Numbers of steps, ascending, and the identities of the options that are taken there."""
@@ -69,16 +72,19 @@ class Count(NamedTuple):
         deviations: How many deviations it has.
         preemptions: How many of them preempt.
         free: How many other choices it has made that its rule would not have made.
+        faults: How many of the deviations are faults, which count as preemptions too.
     """
 
     deviations: int = 0
     preemptions: int = 0
     free: int = 0
+    faults: int = 0
 
     def plus(self, cost: int, step: Step) -> Count:
         """Return that of a schedule with one choice more, which costs 0 or 1 deviations."""
         preempts = cost and step.may_preempt
-        return Count(self.deviations + cost, self.preemptions + preempts, self.free + (not cost))
+        free, faults = self.free + (not cost), self.faults + (step.kind == FAULT)
+        return Count(self.deviations + cost, self.preemptions + preempts, free, faults)
 
 
 Order: TypeAlias = Callable[[Sequence[Step], list[Branch]], list[Branch]]
@@ -158,6 +164,8 @@ class Search:
         # Hashes of the deviations of the schedules that have run, and how many of each level.
         self._seen: set[int] = set()
         self._ran: Counter[int] = Counter()
+        # Whether a fault was possible.
+        self._faults = False
 
     @property
     def level(self) -> int | None:
@@ -183,7 +191,9 @@ class Search:
             part: What is said of the schedules of incomplete levels, in brackets.
             more: What is said of schedules of another kind; "" if there were none.
         """
-        unit = self._unit
+        unit: str = self._unit
+        if self._faults and unit == "preemption":
+            unit = _OR_FAULT
         if self._diverged:
             return (
                 f"{counted(runs, 'run')}{where}, {self._diverged} of which did not follow the "
@@ -195,7 +205,8 @@ class Search:
             return f"{counted(ran, 'schedule')}{where} without a {unit} (there are more)"
         ended = self.level is None
         bound = "" if ended and not self._cut else _up_to(level, unit)
-        known = _known(complete, where, bound, unit)
+        schedules = "schedules and faults" if self._faults else "schedules"
+        known = _known(complete, schedules, where, bound, unit)
         if ran > complete:
             known += f", and {counted(ran - complete, 'other')}{part}"
         return known + more
@@ -247,6 +258,7 @@ class Search:
             self._diverged += 1
             return False
         walk = _Walk(steps, self._rule())
+        self._faults = self._faults or walk.faults
         deviations = tuple(walk.deviations)
         if hash(deviations) in self._seen:
             return False
@@ -289,12 +301,14 @@ class _Walk:
         deviations: The choices that the rule would not have made.
         count: Of the run.
         ways: The ways to leave the run behind the last of these, and what they would count.
+        faults: Whether a fault was possible.
     """
 
     def __init__(self, steps: Sequence[Step], rule: Rule) -> None:
         self.deviations: list[tuple[int, str]] = []
         self.count = Count()
         self.ways: list[tuple[Branch, Count]] = []
+        self.faults = any(step.kind == FAULT for step in steps)
         for number, step in enumerate(steps):
             default = rule.default(step)
             if step.chosen != default:
@@ -322,17 +336,18 @@ def digests(steps: Sequence[Step]) -> list[int]:
     return all_of_them
 
 
-def _known(complete: int, where: str, bound: str, unit: Unit) -> str:
+def _known(complete: int, schedules: str, where: str, bound: str, unit: str) -> str:
     if complete > 1:
-        return f"all {complete} schedules{where}{bound}"
+        return f"all {complete} {schedules}{where}{bound}"
     # The one without a deviation is there in every test.
     if bound and unit == "deviation":
         return f"the default schedule{where}"
     return f"the only schedule{where}{bound}"
 
 
-def _up_to(most: int, unit: Unit) -> str:
-    return f" with up to {counted(most, unit)}" if most else f" without a {unit}"
+def _up_to(most: int, unit: str) -> str:
+    several = "preemptions or faults" if unit == _OR_FAULT else None
+    return f" with up to {counted(most, unit, several)}" if most else f" without a {unit}"
 
 
 def counted(number: int, one: str, several: str | None = None) -> str:

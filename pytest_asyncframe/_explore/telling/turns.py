@@ -11,6 +11,10 @@ from dataclasses import dataclass, field
 
 from pytest_asyncframe._explore.schedule import EARLY
 from pytest_asyncframe._explore.telling.entries import Deviation, Entry, Ran, Touch
+from pytest_asyncframe._turns.choices import FAULT
+
+_TIME_PASSED = "time passed while others could go on"
+"""What is said of an early timeout."""
 
 TEST = "test"
 """What the code of a test and its fixtures is called."""
@@ -42,8 +46,8 @@ class Order:
     """A choice between two, the first of which had not begun, or is no code of the user.
 
     Attributes:
-        default: What the one is called that would have come first; "" for an early timeout.
-        taken: What the one is called that came instead.
+        default: What the one is called that would have come first; "" if nobody would have.
+        taken: What the one is called that came instead; a sentence if something just happened.
         lines: The lines that it ran then.
     """
 
@@ -52,9 +56,7 @@ class Order:
     lines: list[Ran] = field(default_factory=list)
 
     def __str__(self) -> str:
-        if not self.default:
-            return f"{self.taken}: time passed while others could go on"
-        return f"{self.taken} came before {self.default}"
+        return f"{self.taken} came before {self.default}" if self.default else self.taken
 
 
 def turns(entries: Sequence[Entry]) -> list[Turn | Order]:
@@ -105,8 +107,11 @@ class _Turns:
         return turn
 
     def _deviate(self, number: int, entry: Deviation) -> None:
-        if entry.kind == EARLY:
-            self.found.append(Order("", self._next_name(number, entry.taken)))
+        if entry.kind in (EARLY, FAULT):
+            # Of a fault, what comes after the name says what has happened.
+            who, _, happened = entry.taken.partition(": ")
+            who = self._next_name(number, who)
+            self.found.append(Order("", f"{who}: {happened or _TIME_PASSED}"))
             return
         default = self._names.get(entry.default) or self._next_name(number, entry.default)
         self._chosen.pop(entry.taken, None)

@@ -23,7 +23,7 @@ from pytest_asyncframe._explore.telling.statements import statement_at
 from pytest_asyncframe._explore.telling.touches import ends_block, set_by, touches_of
 from pytest_asyncframe._explore.telling.turns import TEST
 from pytest_asyncframe._locations import inwards, is_users_file, outwards, package_of
-from pytest_asyncframe._turns.choices import Chooser, Pending
+from pytest_asyncframe._turns.choices import FAULT, Chooser, Pending
 from pytest_asyncframe._turns.sequencer import Sequencer
 
 _MOST_VISITS = 200
@@ -104,6 +104,12 @@ class Witness:
         """Return the index of what comes next; see `Chooser`."""
         chosen = self._chooser.choose(kind, what, options, preempts)
         taken, default = options[chosen], options[0]
+        if kind == FAULT:
+            if chosen:
+                # Its name has who it happens to at its end.
+                happened, _, who = taken.rpartition(": ")
+                self.entries.append(Deviation("", f"{who}: {happened}", FAULT, paused=False))
+            return chosen
         # To pass over somebody again, who stands where it was, is no further switch.
         if chosen and (preempts or default not in self._passed):
             frame = self._frame_of(default) if preempts and kind != "await" else None
