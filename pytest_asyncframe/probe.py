@@ -112,11 +112,10 @@ class Probe:
         )
         made.transport = self._toolkit.settings.transport
         made.serve = lambda app: self._server(app, location)
-        made.around_app = self._toolkit.serve
         made.around_exit = self._toolkit.leaving
         made.on_error = self._recorder.take_snapshot
         made.on_enter = lambda: self._toolkit.require_loop("asyncframe.client(app)")
-        made.polling = self._toolkit.polling()
+        made.around_app, made.polling = self._toolkit.serve, self._toolkit.polling()
         self._toolkit.clients.append(made)
         return made
 

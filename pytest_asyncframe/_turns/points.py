@@ -113,19 +113,6 @@ class Points(Turns):
             return []
         return self.queue.startable(has_room=self.room() > 0)
 
-    def start_beside(self, have_blocked: Callable[[list[Actor]], bool]) -> list[Actor] | None:
-        """Start a queued call beside running actors; return these, None if it has to wait."""
-        with self._lock:
-            startable = self._startable()
-            others = self._at_work
-            is_held = self._admitter is not None or self._roster.coming
-            if is_held or not (startable and others) or not have_blocked(others):
-                return None
-            step = self._admission(startable[0])
-        step()
-        self.dispatch()
-        return others
-
     def next_queued(self) -> Queued | None:
         """Return the queued task or call that a pool would start next; None for none."""
         with self._lock:
@@ -164,6 +151,39 @@ class Points(Turns):
             if actor is not None and actor.state is State.PARKED and actor.has_work():
                 self._roster.wake(actor, in_turn=self.one_at_a_time)
             self._roster.running -= 1
+
+    # -- beside what blocks outside the clock
+
+    def overtake(
+        self, actor: Actor, have_blocked: Callable[[list[Actor]], bool]
+    ) -> list[Actor] | None:
+        """Let a ready actor run beside running ones; return these, None if it has to wait."""
+        with self._lock:
+            if self._roster.first_ready is not actor:
+                return None
+            others = self._at_work
+            if not have_blocked(others):
+                return None
+            self._roster.give_turn(actor)
+        return others
+
+    @property
+    def _at_work(self) -> list[Actor]:
+        """The actors that run, as far as is known; lock held."""
+        return [one for one in self.actors.values() if one.state is State.RUNNING and not one.away]
+
+    def start_beside(self, have_blocked: Callable[[list[Actor]], bool]) -> list[Actor] | None:
+        """Start a queued call beside running actors; return these, None if it has to wait."""
+        with self._lock:
+            startable = self._startable()
+            others = self._at_work
+            is_held = self._admitter is not None or self._roster.coming
+            if is_held or not (startable and others) or not have_blocked(others):
+                return None
+            step = self._admission(startable[0])
+        step()
+        self.dispatch()
+        return others
 
     # -- points
 
@@ -223,6 +243,15 @@ class Points(Turns):
     def is_undivided(self) -> bool:
         """Whether this thread is inside `undivided`."""
         return _thread.get_ident() in self._undivided
+
+    def has_freed(self) -> None:
+        """Called after the calling thread has done something that may let others go on."""
+        actor = self.here
+        if actor is not None:
+            actor.was_seen = True
+        elif not self.is_interrupted:
+            # Only actors see to it that the next one runs.
+            self.dispatch()
 
     def _hand_over(self, actor: Actor, kind: str, what: str) -> Callable[[], object] | None:
         """Decide who runs on; return what is to be called unlocked, None to go on at once."""

@@ -392,15 +392,6 @@ class Turns(ABC):
         if owing is not None:
             self.dispatch()
 
-    def has_freed(self) -> None:
-        """Called after the calling thread has done something that may let others go on."""
-        actor = self.here
-        if actor is not None:
-            actor.was_seen = True
-        elif not self.is_interrupted:
-            # Only actors see to it that the next one runs.
-            self.dispatch()
-
     def _has_woken_others(self) -> None:
         ident = _thread.get_ident()
         # Who wakes others does not merely poll: time waits for it again.
@@ -444,23 +435,11 @@ class Turns(ABC):
         actor.drop_timer()
         self._roster.take_turn(actor)
 
+    @abstractmethod
     def overtake(
         self, actor: Actor, have_blocked: Callable[[list[Actor]], bool]
     ) -> list[Actor] | None:
         """Let a ready actor run beside the running ones; see `Watchdog`."""
-        with self._lock:
-            if self._roster.first_ready is not actor:
-                return None
-            others = self._at_work
-            if not have_blocked(others):
-                return None
-            self._roster.give_turn(actor)
-        return others
-
-    @property
-    def _at_work(self) -> list[Actor]:
-        """The actors that run, as far as is known; lock held."""
-        return [one for one in self.actors.values() if one.state is State.RUNNING and not one.away]
 
     @abstractmethod
     def start_beside(self, have_blocked: Callable[[list[Actor]], bool]) -> list[Actor] | None:
