@@ -286,6 +286,7 @@ async def test_sale(asyncframe, wide):
 """A task that fails if it comes first, which nobody notices until the test ends."""
 
 
+@pytest.mark.extended("time")
 @pytest.mark.parametrize("mark", ["", "@pytest.mark.xfail(strict=True)"])
 def test_a_failure_found_at_the_end_is_that_of_the_test(
     pytester: pytest.Pytester, mark: str
