@@ -105,9 +105,9 @@ class Publishing:
             if self.redis[task_id] == "unsent":
                 self.redis[task_id] = "sent"
 
-    def put(self, task_id: str) -> None:
-        """Queue a task."""
-        self.publisher.put(Queued(new_task(task_id)))
+    def put(self, task_id: str) -> bool:
+        """Queue a task; return whether it will be sent."""
+        return self.publisher.put(Queued(new_task(task_id)))
 
 
 def new_task(task_id: str) -> Any:
@@ -161,9 +161,7 @@ def publish_or_close(run: Run) -> None:
     it, refused = Publishing(run), list[str]()
 
     def put(task_id: str) -> None:
-        try:
-            it.put(task_id)
-        except RuntimeError:
+        if not it.put(task_id):
             refused.append(task_id)
 
     run.together(lambda: put("a"), lambda: put("b"), lambda: it.publisher.close(5.0))
