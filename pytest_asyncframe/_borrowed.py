@@ -50,6 +50,7 @@ def _needed() -> Iterator[tuple[str, object, tuple[str, ...]]]:
     yield "threading.Condition", threading.Condition(), ("_waiters", *_LOCK)
     yield "threading.RLock", threading.RLock(), (*_LOCK, "_at_fork_reinit")
     yield "queue", queue, ("time",)
+    yield "queue.Queue", queue.Queue(), ("_qsize",)
     yield "logging", logging, ("_handlerList",)
     yield "multiprocessing.process", multiprocessing.process, ("_children",)
 

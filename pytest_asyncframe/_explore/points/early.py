@@ -6,7 +6,8 @@ steps that were ready before; they come first, and what they wake comes after th
 Guarantees: time passes for all, and timers fire in the order of their times.
     Only timeouts that code of the app has set are taken, and never beyond a timer that the test
     itself waits for.
-Relies on: `_scheduled` of a loop, and `_fut_waiter` of a task.
+Relies on: `_scheduled` of a timer's handle; `_fut_waiter` of a task, without which no timeout comes
+early.
 """
 
 from __future__ import annotations
@@ -143,7 +144,7 @@ class _Timeout:
 
     def waits(self) -> bool:
         """Whether its task waits, and nothing has ended that; remember what for."""
-        future = self.task._fut_waiter
+        future = getattr(self.task, "_fut_waiter", None)
         self._waited_for = None if future is None or future.done() else future
         return self._waited_for is not None
 
