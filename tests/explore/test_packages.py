@@ -71,7 +71,7 @@ def test_a_race_in_a_package(pytester: pytest.Pytester, name: str) -> None:
     result.assert_outcomes(failed=1, passed=1)
     result.stdout.fnmatch_lines(
         [
-            "  use#1 paused before `if end is None *` (*tokens.py:12), after `*` (end = 5)",
+            "  use#1 paused before `*` (*tokens.py:1?), after `end = self.ends.get(*)` (end = 5)",
             "  use#2 ran to its end: *; `self.ends.pop(token, None)` (*tokens.py:14, *",
             "  use#1 went on to its end: *; `self.ends.pop(token, None)` (*tokens.py:14, *",
         ]

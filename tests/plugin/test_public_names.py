@@ -30,7 +30,10 @@ def nodes(package: ModuleType) -> list[Node]:
     ]
 
 
-SHARED = {"_condition", "_replace", "_scheduled", "_task", "_time", "_timer", "_waiters", "_client"}
+SHARED = {
+    *("_condition", "_replace", "_scheduled", "_task", "_time", "_timer", "_waiters", "_client"),
+    *("_loop", "_started", "_lock", "_local", "_run"),
+}
 """Private names of the standard library and of other packages that the plugin uses."""
 
 
