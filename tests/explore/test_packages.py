@@ -72,8 +72,8 @@ def test_a_race_in_a_package(pytester: pytest.Pytester, name: str) -> None:
     result.stdout.fnmatch_lines(
         [
             "  use#1 paused before `*` (*tokens.py:1?), after `end = self.ends.get(*)` (end = 5)",
-            "  use#2 ran to its end: *; `self.ends.pop(token, None)` (*tokens.py:14, *",
-            "  use#1 went on to its end: *; `self.ends.pop(token, None)` (*tokens.py:14, *",
+            "  use#2 ran to its end: *tokens.py:1?, *`self.ends.pop(token, None)` (self.ends = {}*",
+            "  use#1 went on to its end: *`self.ends.pop(token, None)` (*tokens.py:14, *",
         ]
     )
     result.stdout.no_fnmatch_line("*partially controlled*")
