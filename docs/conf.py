@@ -20,7 +20,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphin
 exclude_patterns = ["_build", "examples"]
 default_role = "py:obj"  # what `single backticks` mean in docstrings
 
-myst_heading_anchors = 3
+myst_heading_anchors = 4
 myst_enable_extensions = ["alert"]
 
 copybutton_prompt_text = "$ "  # is not copied, nor what a command prints

@@ -179,7 +179,7 @@ def _time_limit(item: pytest.Item) -> float | None:
 
 
 def _checked(marker: pytest.Mark) -> Mapping[str, Any]:
-    require_keywords(marker, ", ".join(_KEYWORDS))
+    require_keywords(marker, ", ".join((*_KEYWORDS, *_MARKERS_ONLY)))
     for keyword, value in marker.kwargs.items():
         _check(keyword, value, f"@pytest.mark.interleave({keyword}={value!r})")
     return marker.kwargs
