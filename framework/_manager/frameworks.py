@@ -59,6 +59,7 @@ class Framework:
             Exception: If one of them cannot be opened; then none stays open.
         """
         host = RemoteHost(self.core)
+        self.core.others.learned = host.learned
         with ExitStack() as opened:
             for one in (self.core.ledger.shared, self.core.remote):
                 if one is not None:

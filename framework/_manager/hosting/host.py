@@ -159,24 +159,34 @@ class RemoteHost:
     def _catch_up(self, adopted: Sequence[str], records: Sequence[TaskRecord]) -> None:
         """Bring adopted tasks to the state that the engine reports."""
         for record in records:
-            task_id = str(record.task_id)
-            started = record.wall(record.started)
-            if started is not None:
-                self.started(task_id, started.timestamp(), record.attempts)
-            ended = record.wall(record.ended)
-            if ended is not None:
-                self.ended(
-                    task_id,
-                    record.status,
-                    ended.timestamp(),
-                    result=record.result,
-                    error=record.error,
-                    reason=record.reason,
-                    attempts=record.attempts,
-                )
+            self.learned(record)
         for task_id in set(adopted) - {record.task_id for record in records}:
             reason = "its process died before it was published"
             self.ended(task_id, TaskStatus.INTERRUPTED, self.clock.time(), reason=reason)
+
+    def learned(self, record: TaskRecord) -> None:
+        """Bring a remote task to the state in which a directory has it; any thread.
+
+        Whoever has read the end of a task there must not find it live here afterwards. The report
+        of its worker may come later, and then changes nothing.
+        """
+        task_id = str(record.task_id)
+        started = record.wall(record.started)
+        if started is not None:
+            self.started(task_id, started.timestamp(), record.attempts)
+        if record.progress is not None:
+            self.progress(task_id, record.progress, record.progress_message)
+        ended = record.wall(record.ended)
+        if ended is not None:
+            self.ended(
+                task_id,
+                record.status,
+                ended.timestamp(),
+                result=record.result,
+                error=record.error,
+                reason=record.reason,
+                attempts=record.attempts,
+            )
 
     # -- for a remote engine
 
@@ -209,6 +219,8 @@ class RemoteHost:
             if not self._ledger.start(task, self._stamp(task, at)):
                 return
         with self._ledger.lock:
+            if task.status in FINAL:  # by another thread, since it was found
+                return
             task.attempts = max(attempt, 1)
             task.bodies = 1
             task.reason = ""

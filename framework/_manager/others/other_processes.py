@@ -66,6 +66,7 @@ class OtherProcesses:
 
     Attributes:
         exist: Whether other processes can have tasks.
+        learned: Called on the thread with each final record, before anybody gets it as an answer.
 
     Args:
         directories: The directories, in the order in which to query them.
@@ -82,6 +83,7 @@ class OtherProcesses:
         real: SystemClock | None = None,
     ) -> None:
         self.exist = bool(directories)
+        self.learned: Callable[[TaskRecord], object] = id
         self._directories = Directories(directories)
         self._clock = clock
         self._boxes = boxes
@@ -374,7 +376,10 @@ class OtherProcesses:
             record = found.get(question.task_id)
             if record is None or not (question.sees is None or question.sees(record)):
                 unknown.append(question)
-            elif record.status in FINAL or not question.final:
+            elif record.status in FINAL:
+                _pass_on(record, self.learned)
+                question.finish(record)
+            elif not question.final:
                 question.finish(record)
             else:
                 question.see(record)
@@ -449,6 +454,13 @@ class OtherProcesses:
                 return
         for _, question in questions:
             question.finish(None, FrameworkNotStartedError("stopped"))
+
+
+def _pass_on(record: TaskRecord, learned: Callable[[TaskRecord], object]) -> None:
+    try:
+        learned(record)
+    except Exception:  # the questions must be answered all the same
+        _LOGGER.exception("the end of task %s could not be noted", record.task_id)
 
 
 def _no_answer(question: Question) -> StoreUnavailableError:

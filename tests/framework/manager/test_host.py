@@ -525,6 +525,35 @@ async def test_adopted_while_the_engine_is_away(
     assert ended.status is TaskStatus.CANCELLED
 
 
+async def test_end_is_read_before_it_is_reported(
+    manager: TaskManager, host: RemoteHost, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever got a result from the engine finds the task ended here, where it was adopted."""
+    monkeypatch.setattr(_host, "_ASK_AGAIN", 3_600.0)
+    now = host.clock.time()
+    ended = record_of("kept", TaskStatus.COMPLETED, now)
+    ended.progress = 0.5
+    asked: list[Collection[str]] = []
+
+    def adopt_meanwhile(task_ids: Collection[str]) -> Sequence[TaskRecord]:
+        asked.append(task_ids)
+        if len(asked) > 1:  # what the adoption asks must not be what ends it
+            raise BrokerUnavailableError("away")
+        host.adopt([record_of("kept", TaskStatus.PENDING, now)])
+        host.started("kept", now, 1)
+        return [ended]
+
+    workers.fetch = adopt_meanwhile  # type: ignore[method-assign]
+    assert await manager.get_result("kept", timeout=PATIENCE) == 9
+    task = await manager.get_task("kept")
+    assert task is not None
+    assert (task.status, task.result, task.progress) == (TaskStatus.COMPLETED, 9, 0.5)
+    host.started("kept", now, 1)
+    host.ended("kept", TaskStatus.COMPLETED, now, result=9)
+    stats = manager.get_stats()
+    assert (stats["running"], stats["completed"], stats.get("late_results", 0)) == (0, 1, 0)
+
+
 async def test_adopted_twice(manager: TaskManager, host: RemoteHost) -> None:
     """A task that is already followed is not adopted again."""
     task_id = work(1)

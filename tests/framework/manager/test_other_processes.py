@@ -138,6 +138,19 @@ async def test_found(elsewhere: OtherProcesses, book: Book) -> None:
     assert book.threads == {"asyncframe-elsewhere"}
 
 
+async def test_end_cannot_be_noted(
+    elsewhere: OtherProcesses, book: Book, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An end that was found is an answer, also if this process fails to note it."""
+
+    def fail(record: TaskRecord) -> None:
+        raise LookupError(record.task_id)
+
+    elsewhere.learned = fail
+    assert await elsewhere.until_final("done", PATIENCE) is book.records["done"]
+    assert caplog.messages == ["the end of task done could not be noted"]
+
+
 async def test_unknown(elsewhere: OtherProcesses, book: Book, hasty: HastyClock) -> None:
     """An unknown id is looked up for a second, as its process may not have written it yet."""
     began = hasty.now
