@@ -21,7 +21,6 @@ def test_every_step_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
         ("a run of a queued task", 6),
         ("an awaited coroutine that is not suspended", 5),
     ]
-    assert all(next(iter(steps.values())) > 0 for steps in found)
 
 
 def test_rest_of_the_whole() -> None:

@@ -300,6 +300,7 @@ def test_a_search_gives_up(asyncframe: Probe) -> None:
 ENDS = """
 import asyncio
 import pytest
+from framework import current_task
 
 class Stock:
     def __init__(self): self.left = 1
@@ -307,13 +308,14 @@ class Stock:
         self.left -= 1
         return self.left >= 0
 
-@pytest.mark.interleave(level="line")
+@pytest.mark.interleave(level="framework")
 def test_explored(asyncframe):
     left = [1]
     history = asyncframe.linearizable(Stock)
     def sell():
         if left[0]:
-            left[0] = left[0] - 1
+            current_task().report_progress(0.5)
+            left[0] -= 1
             return True
         return False
     def buying(who):
