@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -146,8 +147,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure() -> None:
-    """End the process although a failed test has left a pool's thread blocked."""
-    faulthandler.dump_traceback_later(PATIENCE, exit=True)
+    """End the process although a failed test has left a pool's thread blocked.
+
+    A process of xdist waits until the others have run their tests, too: that is no part of its end.
+    """
+
+    def end() -> None:
+        threading.main_thread().join()
+        faulthandler.dump_traceback_later(PATIENCE, exit=True)
+
+    threading.Thread(target=end, daemon=True).start()
 
 
 @pytest.hookimpl(optionalhook=True)
