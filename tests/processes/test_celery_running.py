@@ -211,8 +211,11 @@ async def test_cancelled_coroutine(manager: TaskManager, lists: Any, key: str) -
 @pytest.mark.usefixtures("patient_cancel")
 async def test_cancelled_thread(manager: TaskManager, lists: Any, key: str) -> None:
     """Blocking code on a worker finds out that it is not wanted, and ends CANCELLED."""
+    events = await heard(manager, "started")
     task_id = celery_tasks.ask(key)
     await taken(lists, f"{key}:started")
+    # Whether to wait for the end depends on what is known here: code that blocks is not waited for.
+    await asyncio.wait_for(events.get(), PATIENCE)
     assert await manager.cancel_task(task_id) is False
     await lists.rpush(f"{key}:gate", "go")
     with pytest.raises(TaskCancelledError, match=r"^task .* was cancelled$"):
