@@ -195,7 +195,9 @@ PROGRAMS = {
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-@pytest.mark.parametrize("level", ["line", "opcode"])
+@pytest.mark.parametrize(
+    "level", ["line", pytest.param("opcode", marks=pytest.mark.extended("time"))]
+)
 def test_nothing_is_missed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, level: str
 ) -> None:
