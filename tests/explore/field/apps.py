@@ -247,8 +247,9 @@ def test_weak_dictionary(asyncframe: Probe, cured: bool) -> None:
     def drop() -> None:
         kept.clear()
 
-    for task in [read(), drop()]:
-        asyncframe.run_until_complete(task)
+    reading, dropping = read(), drop()
+    assert asyncframe.run_until_complete(reading).result in (True, False)
+    assert asyncframe.run_until_complete(dropping).result is None
 
 
 @cures
@@ -274,8 +275,9 @@ def test_condition_looked_at_once(asyncframe: Probe, cured: bool) -> None:
                 items.append(item)
                 changed.notify_all()
 
-    for task in [consume(), consume(), produce()]:
-        asyncframe.run_until_complete(task)
+    tasks = [consume(), consume(), produce()]
+    taken = [asyncframe.run_until_complete(task).result for task in tasks]
+    assert sorted(taken[:2]) == [1, 2]
 
 
 @cures
@@ -319,6 +321,7 @@ async def test_peer_leaves_a_broadcast(asyncframe: Probe, cured: bool) -> None:
         connections.discard("bob")
 
     await asyncio.gather(broadcast(), leave(10))
+    assert connections == {"ann"}
 
 
 @cures
@@ -432,6 +435,7 @@ def test_one_temporary_file(asyncframe: Probe, cured: bool, tmp_path: Path) -> N
 
     for task in [save("a"), save("b")]:
         asyncframe.run_until_complete(task)
+    assert (tmp_path / "report").read_text() in ("a", "b")
 
 
 @cures
@@ -485,8 +489,9 @@ def test_settings_cleared_and_filled(asyncframe: Probe, cured: bool) -> None:
     def read() -> str:
         return (shared["settings"] if cured else settings)["mode"]
 
-    for task in [reload(), read()]:
-        asyncframe.run_until_complete(task)
+    reloading, reading = reload(), read()
+    asyncframe.run_until_complete(reloading)
+    assert asyncframe.run_until_complete(reading).result in ("a", "b")
 
 
 class Pool:

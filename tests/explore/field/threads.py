@@ -231,6 +231,7 @@ def test_folder_made_twice(asyncframe: Probe, cured: bool, tmp_path: Path) -> No
 
     for task in [export(), export()]:
         asyncframe.run_until_complete(task)
+    assert folder.is_dir()
 
 
 @cures

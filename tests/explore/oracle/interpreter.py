@@ -503,10 +503,15 @@ def outcomes(
     preemptions: int | None = None,
 ) -> set[tuple[Note, ...]] | None:
     """Return all that a program may do; None if that takes more than so many runs."""
+    return enumerated(lambda choices: World(program, choices, points, preemptions), most)
+
+
+def enumerated(make: Callable[[list[int]], World], most: int) -> set[tuple[Note, ...]] | None:
+    """Return what all runs of a world do, one for each way to choose; None for more than *most*."""
     found = set[tuple[Note, ...]]()
     choices = list[int]()
     for _ in range(most):
-        world = World(program, choices, points, preemptions)
+        world = make(choices)
         found.add(world.run())
         taken = world.taken
         while taken and taken[-1][0] + 1 == taken[-1][1]:

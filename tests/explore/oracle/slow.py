@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.explore.oracle.interpreter import World
+from tests.explore.oracle.interpreter import World, enumerated
 from tests.explore.oracle.programs import END, Note, Program
 
 
@@ -38,16 +38,4 @@ class SlowWorld(World):
 
 def outcomes(program: Program, most: int) -> set[tuple[Note, ...]] | None:
     """Return all that a program may do; None if that takes more than so many runs."""
-    found = set[tuple[Note, ...]]()
-    choices = list[int]()
-    for _ in range(most):
-        world = SlowWorld(program, choices)
-        found.add(world.run())
-        taken = world.taken
-        while taken and taken[-1][0] + 1 == taken[-1][1]:
-            taken.pop()
-        if not taken:
-            return found
-        choices = [chosen for chosen, _ in taken]
-        choices[-1] += 1
-    return None
+    return enumerated(lambda choices: SlowWorld(program, choices), most)
