@@ -285,7 +285,7 @@ def test_no_number_for_calls(tmp_path: Path) -> None:
             pytest.raises(
                 pytest.UsageError,
                 match=r"^an explored test needs a free tool number of sys\.monitoring, 3, 4 or 5, "
-                r"which 'tool 5', 'tool 4', 'tool 3' use: run the test without one of them$",
+                r"which 'tool 3', 'tool 4' and 'tool 5' use: run the test without one of them$",
             ),
             Calls(Followed(tmp_path, ())).claimed(),
         ):

@@ -18,11 +18,10 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-import pytest
-
 from pytest_asyncframe._explore.locks.making import is_machinery
 from pytest_asyncframe._explore.points import outgoing
 from pytest_asyncframe._explore.points.follower import Followed
+from pytest_asyncframe._explore.points.monitoring import give_back_tool, take_tool
 from pytest_asyncframe._explore.schedule import CALL, Location
 from pytest_asyncframe._locations import is_users_file
 from pytest_asyncframe._turns.actors import nothing
@@ -130,32 +129,11 @@ class Calls:
     # -- from Python 3.12 on
 
     def _claim(self) -> None:
-        users = {tool: _monitoring.get_tool(tool) for tool in _TOOLS}
-        free = [tool for tool, user in users.items() if user is None]
-        if not free:
-            names = ", ".join(repr(user) for user in users.values())
-            raise pytest.UsageError(
-                "an explored test needs a free tool number of sys.monitoring, 3, 4 or 5, which "
-                f"{names} use: run the test without one of them"
-            )
-        self._tool = free[0]
-        _monitoring.use_tool_id(self._tool, "asyncframe")
-        events = _monitoring.events
-        for event in (events.PY_START, events.PY_RESUME):
-            _monitoring.register_callback(self._tool, event, self._on_start)
-        _monitoring.register_callback(self._tool, events.CALL, self._on_call)
-        # An earlier tool of this number may have turned them off in some functions.
-        _monitoring.restart_events()
-        _monitoring.set_events(self._tool, events.PY_START | events.PY_RESUME)
+        self._tool = take_tool(_TOOLS, "an explored test", self._on_start)
+        _monitoring.register_callback(self._tool, _monitoring.events.CALL, self._on_call)
 
     def _free(self) -> None:
-        tool, events = self._tool, _monitoring.events
-        _monitoring.set_events(tool, 0)
-        for code in self._watched.values():
-            _monitoring.set_local_events(tool, code, 0)
-        for event in (events.PY_START, events.PY_RESUME, events.CALL):
-            _monitoring.register_callback(tool, event, None)
-        _monitoring.free_tool_id(tool)
+        give_back_tool(self._tool, self._watched.values(), _monitoring.events.CALL)
         self._watched.clear()
 
     def _on_start(self, code: CodeType, _: int) -> object:

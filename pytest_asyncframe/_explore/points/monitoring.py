@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import CodeType
 from typing import Any
@@ -23,6 +23,60 @@ _monitoring: Any = getattr(sys, "monitoring", None)
 
 _TOOLS = (3, 4)
 """The numbers that Python leaves to tools of no fixed kind."""
+
+
+def take_tool(
+    numbers: Sequence[int], what: str, on_start: Callable[[CodeType, int], object]
+) -> int:
+    """Take the first number for tools that is free.
+
+    Args:
+        numbers: Those that will do.
+        what: What needs it, for the error.
+        on_start: Called with each function that begins or goes on, and the offset.
+
+    Raises:
+        pytest.UsageError: If other tools have them all.
+    """
+    users = {tool: _monitoring.get_tool(tool) for tool in numbers}
+    free = [tool for tool, user in users.items() if user is None]
+    if not free:
+        names = [repr(user) for _, user in sorted(users.items())]
+        raise pytest.UsageError(
+            f"{what} needs a free tool number of sys.monitoring, "
+            f"{_listed(map(str, sorted(numbers)), 'or')}, which {_listed(names, 'and')} use: "
+            "run the test without one of them"
+        )
+    tool, events = free[0], _monitoring.events
+    _monitoring.use_tool_id(tool, "asyncframe")
+    for event in (events.PY_START, events.PY_RESUME):
+        _monitoring.register_callback(tool, event, on_start)
+    # An earlier tool of this number may have turned them off in some functions.
+    _monitoring.restart_events()
+    _monitoring.set_events(tool, events.PY_START | events.PY_RESUME)
+    return int(tool)
+
+
+def give_back_tool(tool: int, followed: Iterable[CodeType], event: int) -> None:
+    """Watch nothing any more, and give a number back.
+
+    Args:
+        tool: The number.
+        followed: The functions with events of their own.
+        event: Which events these are.
+    """
+    events = _monitoring.events
+    _monitoring.set_events(tool, 0)
+    for code in followed:
+        _monitoring.set_local_events(tool, code, 0)
+    for one in (events.PY_START, events.PY_RESUME, event):
+        _monitoring.register_callback(tool, one, None)
+    _monitoring.free_tool_id(tool)
+
+
+def _listed(names: Iterable[str], word: str) -> str:
+    *others, last = names
+    return f"{', '.join(others)} {word} {last}"
 
 
 class Monitoring(ABC):
@@ -58,32 +112,11 @@ class Monitoring(ABC):
         Raises:
             pytest.UsageError: If none is free.
         """
-        users = {tool: _monitoring.get_tool(tool) for tool in _TOOLS}
-        free = [tool for tool, user in users.items() if user is None]
-        if not free:
-            names = " and ".join(repr(user) for user in users.values())
-            raise pytest.UsageError(
-                f"level {self._level!r} needs a free tool number of sys.monitoring, 3 or 4, which "
-                f"{names} use: run the test without one of them"
-            )
-        self._tool = free[0]
-        _monitoring.use_tool_id(self._tool, "asyncframe")
-        events = _monitoring.events
-        for event in (events.PY_START, events.PY_RESUME):
-            _monitoring.register_callback(self._tool, event, self._on_start)
-        # An earlier tool of this number may have turned them off in some functions.
-        _monitoring.restart_events()
-        _monitoring.set_events(self._tool, events.PY_START | events.PY_RESUME)
+        self._tool = take_tool(_TOOLS, f"level {self._level!r}", self._on_start)
 
     def free(self) -> None:
         """Follow nothing any more, and give the number back."""
-        tool, events = self._tool, _monitoring.events
-        _monitoring.set_events(tool, 0)
-        for code in self._followed.values():
-            _monitoring.set_local_events(tool, code, 0)
-        for event in (events.PY_START, events.PY_RESUME, self._event):
-            _monitoring.register_callback(tool, event, None)
-        _monitoring.free_tool_id(tool)
+        give_back_tool(self._tool, self._followed.values(), self._event)
         self._followed.clear()
         self._locations.clear()
 
