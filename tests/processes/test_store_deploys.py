@@ -237,7 +237,7 @@ def test_only_what_can_be_seen_has_ended() -> None:
     with started(LOOK) as other:
         assert other.stdout is not None
         process_id = other.stdout.readline().strip()
-        elsewhere = process_id[:16] + "0" * 12 + process_id[28:]
+        elsewhere = process_id[:20] + "0" * 12 + process_id[32:]
         assert not processes.has_ended(process_id, other.pid)
         assert processes.has_ended(process_id, os.getpid()), "another one has its number"
         other.kill()

@@ -19,14 +19,14 @@ from typing import Final
 
 from framework._records.ids import random_id
 
-_RANDOM: Final = 16
+_RANDOM: Final = 20
 _MACHINE: Final = 12
 """How many digits of an id are random, and how many stand for the machine; the rest is the start.
 
-One that is all random, as elsewhere and in older releases, has `_ALL_RANDOM`.
+One that says nothing has no start: it is all random, as elsewhere and in older releases. Of those
+that had 16 random digits, nobody finds the machine where it is now.
 """
 
-_ALL_RANDOM: Final = 32
 _LIVES: Final = "lives"
 """When a process has started, if only that it runs is known."""
 
@@ -45,17 +45,16 @@ def process_id() -> str:
     machine, start = _machine(), _start_of(os.getpid())
     if machine is None or not start.isdigit():
         return random_id()
-    made = f"{random_id()[:_RANDOM]}{machine}{_digits(start)}"
-    # Not of the length that ids have which say nothing.
-    return made if len(made) != _ALL_RANDOM else random_id()
+    return f"{random_id()[:_RANDOM]}{machine}{_digits(start)}"
 
 
 def has_ended(process_id: str, pid: int) -> bool:
     """Return whether a process has ended for sure, by its id and its number."""
-    if len(process_id) == _ALL_RANDOM or process_id[_RANDOM:][:_MACHINE] != _machine():
+    machine, start = process_id[_RANDOM:][:_MACHINE], process_id[_RANDOM + _MACHINE :]
+    if not start or machine != _machine():
         return False
     found = _start_of(pid)
-    return found != _LIVES and _digits(found) != process_id[_RANDOM + _MACHINE :]
+    return found != _LIVES and _digits(found) != start
 
 
 def _digits(start: str) -> str:
