@@ -446,3 +446,50 @@ def test_what_waits_is_written_between_two_steps(
 
         assert (taken, written) == ([2, 4, 5, 5], [True] * 4)
         assert other.writer._until_due() > 0
+
+
+def test_an_app_that_begins_later_than_its_store(sql_url: str) -> None:
+    """Tasks of ended processes start once the app can run them, and not a beat later."""
+    with peers(sql_url) as (dead, alive):
+        task = accept(dead)
+        with dead.database.writing() as connection:
+            dead.writer.membership.leave(connection)
+        assert alive.writer.attempt()
+        assert state(alive, task) == ("pending", dead.process_id), "there is no room for it yet"
+        alive.host.rooms = 10
+        assert alive.writer.attempt()
+
+        assert [taken.task_id for taken in alive.host.taken_over] == [task.task_id]
+        alive.host.rooms = 10
+        assert not alive.writer.follower.begins(), "later ones wait for the next look"
+
+
+@pytest.mark.parametrize("ends", ["unaware", "aware"])
+def test_end_that_comes_after_a_takeover(sql_url: str, ends: str) -> None:
+    """Only the process that has a task stores its end, whenever the other run of it ends.
+
+    1 it runs here, 2 this process stands still, 3 another one runs it again, 4 the body here
+    returns, before this process knows that it was given up, or after it.
+    """
+    with peers(sql_url) as (slow, other):
+        task = accept(slow, idempotent=True)
+        answers = starts(slow, task)
+        slow.writer.batches.write()
+        slow.start(task)
+        other.host.rooms = 10
+        give_up(other)
+        (again,) = other.host.taken_over
+        assert (answers, starts(other, again)) == ([True], [])
+        other.writer.batches.write()
+        if ends == "aware":
+            assert slow.writer.attempt(), "it comes back"
+        slow.end(task, result=1)
+        for _ in range(3):
+            assert slow.writer.attempt()
+
+        assert state(other, task) == ("running", other.process_id)
+        other.start(again)
+        other.end(again, result=2)
+        other.writer.batches.write()
+        row = other.row(task)
+        assert (row.status, row.result, row.process) == ("completed", "2", other.process_id)

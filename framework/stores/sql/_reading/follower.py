@@ -75,6 +75,8 @@ class Follower:
         self.behind = False
         self.removed = 0.0
         self.asked = 0
+        # Whether it has ever had room for tasks of others: the app may start later than the store.
+        self._had_room = False
         # The tasks that this process has taken over and does not know yet.
         self._arriving: Collection[str] = ()
         # Nothing fails without it while there is a global lock: threads are not switched between
@@ -184,11 +186,20 @@ class Follower:
         """Check that the others live; end or take over the tasks of dead ones."""
         with self._database.reading() as connection:
             dead = self._membership.watch(connection)
-            orphans = _orphans.find(connection, self._host.room())
+            orphans = _orphans.find(connection, self._room())
             homeless = _places.has_homeless(connection)
         # If the answer of the last transaction was lost, it may have had its effect.
         if dead or orphans or homeless or self._arriving:
             self.behind = self._take_over(dead)
+
+    def begins(self) -> bool:
+        """Return whether this process has room for tasks of others now, for the first time."""
+        return not self._had_room and self._host.room() > 0
+
+    def _room(self) -> int:
+        room = self._host.room()
+        self._had_room = self._had_room or room > 0
+        return room
 
     def go_on(self) -> None:
         """Take over some more of what dead processes have left."""
@@ -196,7 +207,7 @@ class Follower:
 
     def _take_over(self, dead: Sequence[tuple[str, int]]) -> bool:
         """Bury the *dead*, and take over what is left of them; return whether there may be more."""
-        membership, room = self._membership, self._host.room()
+        membership, room = self._membership, self._room()
         with self._site.turn() as (connection, version, _):
             membership.bury(connection, dead)
             _orphans.put_back(connection, self._arriving, membership.process_id)

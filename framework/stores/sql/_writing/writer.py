@@ -258,7 +258,7 @@ class Writer:
         if monotonic() >= self._watched + self._pace.beat:
             self.follower.watch()
             self._watched = monotonic()
-        elif self.follower.behind:
+        elif self.follower.behind or self.follower.begins():
             self.follower.go_on()
         if monotonic() >= self._looked + self._between_looks():
             self.follower.look()
