@@ -234,6 +234,43 @@ def all_windows(at: Sequence[int], length: int = 30) -> Model:
     return beside(("long#1", long), ("count#1", count))
 
 
+def last_wholly_first(length: int = 4) -> Model:
+    """The last of three must take all its steps before another one begins."""
+
+    def actor(name: str) -> Actor:
+        def body(state: State) -> Body:
+            for n in range(length):
+                take(state, name)
+                yield Point("line", f"step {n}")
+            take(state, name)
+
+        return body
+
+    actors = [(f"{name}#1", actor(name)) for name in "abc"]
+    last = "c" * (length + 1)
+    return beside(*actors, fails=lambda state: state.values["taken"].startswith(last))
+
+
+def nested() -> Model:
+    """The two steps of one must be around those of another, and these around those of a third."""
+
+    def actor(name: str) -> Actor:
+        def body(state: State) -> Body:
+            take(state, name)
+            yield Point("line", f"in {name}")
+            take(state, name)
+
+        return body
+
+    actors = [(f"{name}#1", actor(name)) for name in "abc"]
+    return beside(*actors, fails=lambda state: state.values["taken"] == "abccba")
+
+
+def take(state: State, name: str) -> None:
+    """Write down who has taken a step."""
+    state.values["taken"] = state.values.get("taken", "") + name
+
+
 def order_of_tasks(number: int = 3) -> Model:
     """The first of some tasks need not come first."""
 
