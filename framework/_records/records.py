@@ -25,7 +25,7 @@ RestartState: TypeAlias = Literal["own", "left", "free"]
 WAITS: Final = "its process ended; it waits for a process that knows its function"
 """The reason of a task that no process has."""
 
-_FACTS = ("due", "limit", "priority", "idempotent", "carried", "fresh")
+_FACTS = ("due", "limit", "priority", "idempotent", "carried", "fresh", "starts")
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +41,7 @@ class Restart:
         carried: What tracers carry from its submission to its start; see `protocols.TaskTracer`.
         fresh: Whether it was submitted from outside the app: its options are those of its
             function, which the process that takes it over finds out.
+        starts: In how many processes it has started that did not give it away in order.
         state: Whose it is. ``own``: this process's. ``left``: another process may run it, so
             this one neither starts nor stores it any more. ``free``: the copy that a store writes
             of it then. Changed with the ledger's lock held.
@@ -57,6 +58,7 @@ class Restart:
     idempotent: bool = False
     carried: dict[str, str] = field(default_factory=dict)
     fresh: bool = False
+    starts: int = 0
     state: RestartState = "own"
     started: float | None = None
     written: list[Any] = field(default_factory=list)
@@ -75,7 +77,8 @@ class Restart:
     def free_copy(self) -> Restart:
         """Return a copy that is ``free``, to be stored when this process gives the task up."""
         # With the same `written`: the store may be writing the task right now.
-        return replace(self, state="free", started=None)
+        starts = self.starts if self.started is None else self.starts - 1
+        return replace(self, state="free", started=None, starts=starts)
 
 
 class Origin:

@@ -27,6 +27,7 @@ from framework import (
     setup_async_framework,
 )
 from framework._manager.hosting import host, taking_over
+from framework._manager.hosting.taking_over import ENOUGH, MOST_STARTS
 from framework._manager.others import other_processes
 from framework._records.records import WAITS
 from framework.protocols import TaskEvent
@@ -227,6 +228,38 @@ async def test_running_once_more(sql_url: str) -> None:
     async with framework(sql_url) as manager:
         assert await manager.get_result(task_id, timeout=PATIENCE) == 7
         assert SEEN == [1, 2]
+
+
+@background_task(on_restart="requeue", idempotent=True)
+def stuck(number: int) -> None:
+    """Run until the end of the test."""
+    task = current_task()
+    assert task is not None
+    SEEN.append(task.attempts)
+    STARTED.set()
+    GATE.wait(PATIENCE)
+
+
+@pytest.mark.extended("time")
+@pytest.mark.parametrize("dies", [True, False], ids=["dies", "stops"])
+async def test_ends_its_process_each_time(sql_url: str, dies: bool) -> None:
+    """A task whose processes die with it is stopped after five; one that deploys stop is not."""
+    for often in range(MOST_STARTS):
+        async with framework(sql_url) as manager:
+            if not often:
+                task_id = await manager.submit(stuck, (1,))
+            assert await asyncio.to_thread(STARTED.wait, PATIENCE)
+            STARTED.clear()
+            if dies:
+                bury(sql_url, manager)
+    async with framework(sql_url) as manager:
+        if dies:
+            with pytest.raises(TaskInterruptedError, match=r"^task .* was interrupted before "):
+                await manager.get_result(task_id, timeout=PATIENCE)
+            assert (await known(manager, task_id)).reason == ENOUGH
+        else:
+            assert await asyncio.to_thread(STARTED.wait, PATIENCE)
+    assert list(range(1, MOST_STARTS + 1 + (not dies))) == SEEN
 
 
 async def test_running_and_not_to_run_again(sql_url: str) -> None:

@@ -13,16 +13,26 @@ from framework._manager.others.questions import Then
 from framework._records.ids import TaskId
 from framework._records.reasons import delayed
 from framework._records.records import Restart, TaskRecord
+from framework._records.statuses import INTERRUPTED, PENDING
 from framework._tasks import registry
 from framework._tasks.live import CARRIED, LiveTask, current_home, new_task
 from framework._tasks.options import COPY, CopyOptions
 from framework._tasks.specs import TaskSpec
 from framework._tasks.wire import call_options, decode_call, encode_call
-from framework.exceptions import FrameworkError
+from framework.exceptions import FrameworkError, TaskInterruptedError
 
 _LOGGER = logging.getLogger("asyncframe")
 
 REASON: Final = "its process ended, and another one has taken it over"
+
+MOST_STARTS: Final = 5
+"""In how many processes a task starts that end before it, as if it had killed them."""
+
+ENOUGH: Final = (
+    f"it was started in {MOST_STARTS} processes, each of which ended or hung before it: it is not "
+    "started again, since it may be the cause"
+)
+"""Reason of a task that has been started that often."""
 
 
 def take_over(core: Core, record: TaskRecord) -> bool:
@@ -74,7 +84,12 @@ def take_over(core: Core, record: TaskRecord) -> bool:
     except Exception as error:  # the function has changed; its types are the user's code
         core.runner.refuse(task, error)
         return True
-    core.intake.launch(task)
+    if restart.starts < MOST_STARTS:
+        core.intake.launch(task)
+    else:
+        stopped = TaskInterruptedError(task.task_id, task.name)
+        core.endings.end(task, INTERRUPTED, error=stopped, reason=ENOUGH, only_from=PENDING)
+        core.runner.release_clock(task)
     return True
 
 

@@ -94,6 +94,7 @@ class Drafts:
         starts = self._site.backlog.starts(still.task_id)
         if starts and restart.started is None:
             restart.started = self._site.host.clock.monotonic()
+            restart.starts += 1
         if restart.started is not None:
             # Nor may a later change take the start back, of which the runner does not know yet.
             still.status, still.started = TaskStatus.RUNNING, restart.started
