@@ -78,6 +78,31 @@ async def test_pool(asyncframe):
     assert await use(asyncframe, Pool(gives_back=True), 30) == ["done", "done"]
 """
 
+COUNTS = """
+@pytest.mark.interleave
+async def test_rate(asyncframe):
+    asked = []
+
+    async def look_up():
+        await asyncio.sleep(1)
+        asked.append("rate")
+        return 2
+
+    async def rate():
+        for _ in range(2):
+            call = asyncio.create_task(look_up())
+            try:
+                async with asyncio.timeout(30):
+                    return await asyncio.shield(call)
+            except TimeoutError:
+                pass
+
+    assert await asyncio.gather(rate(), rate()) == [2, 2]
+    await asyncio.sleep(5)
+    assert len(asked) == 2
+"""
+"""It asks again after a timeout, which does no harm, though the test counts how often it asked."""
+
 IN_TIME = """
 @pytest.mark.interleave
 async def test_times(asyncframe):
@@ -127,6 +152,7 @@ def test_a_grant_is_lost_in_a_timeout(pytester: pytest.Pytester) -> None:
     [
         pytest.param(KEEPS.format(gives_back=True), ", and all 2 with an early timeout", id="twin"),
         pytest.param(SERVES_ALL, "", id="not-expected"),
+        pytest.param(COUNTS, "", id="counted"),
         pytest.param(IN_TIME, ", and all * with an early timeout", id="times"),
     ],
 )
