@@ -6,9 +6,9 @@ import asyncio
 import sys
 import threading
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from framework import Task, TaskManager, TaskNotFoundError
 from framework.protocols import TaskRecord
@@ -16,7 +16,7 @@ from pytest_asyncframe._locations import called_at, users_location
 from pytest_asyncframe._seen import matchers
 from pytest_asyncframe._seen.names import Names, task_id_of
 from pytest_asyncframe._toolkit.clients import BASE_URL, Client, LiveServer
-from pytest_asyncframe._toolkit.toolkit import Toolkit
+from pytest_asyncframe._toolkit.toolkit import Pace, Toolkit
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.clock._lazy import LazyCoroutine
 from pytest_asyncframe.executor import DeterministicExecutor
@@ -25,6 +25,9 @@ from pytest_asyncframe.histories import History
 
 Predicate = TypeVar("Predicate", bound=Callable[[], object])
 Waited = TypeVar("Waited")
+
+Watching: TypeAlias = Callable[[Callable[[], object]], AbstractContextManager[None]]
+"""Calls what it is given once something has ended, while the block lasts."""
 
 
 class Probe:
@@ -156,7 +159,7 @@ class Probe:
     async def _completed(self, ref: Any, *, check: bool) -> Task:
         self._toolkit.require_loop("completed()")
         record = self._record(ref)
-        await self._until_final(record, both=self._toolkit.searches_faults)
+        await _until(self._toolkit.pace, self._end_of(record))
         if check:
             await self.manager.get_result(record.task_id)
         return _read(record)
@@ -164,7 +167,7 @@ class Probe:
     def run_until_complete(self, ref: Any, *, check: bool = True) -> Task:
         """Wait like `completed`, in a test that is not a coroutine."""
         record = self._record(ref)
-        self._block_until_final(record, both=self._toolkit.searches_faults)
+        _block_until(self._toolkit.pace, self._end_of(record))
         if check:
             self.manager.wait_result(record.task_id)
         return _read(record)
@@ -190,30 +193,16 @@ class Probe:
 
     async def _settled(self) -> None:
         self._toolkit.require_loop("settled()")
-        while (unsettled := self._recorder.unsettled) != []:
-            await self._until_final(unsettled[0], both=True)
+        while self._recorder.unsettled:
+            await _until(self._toolkit.pace, self._recorder.settling)
 
     def run_until_idle(self) -> None:
         """Wait like `settled`, in a test that is not a coroutine."""
-        while (unsettled := self._recorder.unsettled) != []:
-            self._block_until_final(unsettled[0], both=True)
+        while self._recorder.unsettled:
+            _block_until(self._toolkit.pace, self._recorder.settling)
 
-    async def _until_final(self, record: TaskRecord, *, both: bool = False) -> None:
-        # Not with the manager, since settled() must not mark failures as read.
-        loop = asyncio.get_running_loop()
-        ended = asyncio.Event()
-
-        def tell() -> None:
-            with suppress(RuntimeError):  # the loop may be closed by now
-                loop.call_soon_threadsafe(ended.set)
-
-        with self._recorder.watching(record, tell, both=both), self._toolkit.pace.waiting():
-            await ended.wait()
-
-    def _block_until_final(self, record: TaskRecord, *, both: bool = False) -> None:
-        ended = threading.Event()
-        with self._recorder.watching(record, ended.set, both=both), self._toolkit.pace.waiting():
-            ended.wait()
+    def _end_of(self, record: TaskRecord) -> Watching:
+        return partial(self._recorder.watching, record, both=self._toolkit.searches_faults)
 
     def _record(self, ref: Any) -> TaskRecord:
         task_id = task_id_of(ref)
@@ -434,6 +423,27 @@ def _read(record: TaskRecord) -> Task:
     if record.error is not None:
         record.read = True
     return Task(record)
+
+
+async def _until(pace: Pace, watching: Watching) -> None:
+    """Wait in a coroutine until *watching* says so."""
+    # Not with the manager, since settled() must not mark failures as read.
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+
+    def tell() -> None:
+        with suppress(RuntimeError):  # the loop may be closed by now
+            loop.call_soon_threadsafe(ended.set)
+
+    with watching(tell), pace.waiting():
+        await ended.wait()
+
+
+def _block_until(pace: Pace, watching: Watching) -> None:
+    """Wait on a thread until *watching* says so."""
+    ended = threading.Event()
+    with watching(ended.set), pace.waiting():
+        ended.wait()
 
 
 def _require_count(name: str, value: object, *, least: int = 0) -> None:

@@ -96,6 +96,7 @@ class Recorder(Interceptor):
         self._loops: dict[asyncio.AbstractEventLoop, str] = {}
         self._test_thread = threading.get_ident()
         self._watchers: dict[TaskRecord, list[Callable[[], object]]] = {}
+        self._settling: list[Callable[[], object]] = []
         self._lock = threading.Lock()
 
     def begin(self, clock: _VirtualClock | None) -> None:
@@ -158,8 +159,12 @@ class Recorder(Interceptor):
             return
         with self._lock:
             watchers = self._watchers.pop(record, [])
+            settling = tuple(self._settling)
         for call in watchers:
             call()
+        if settling and not self.unsettled:
+            for call in settling:
+                call()
 
     def _accept(self, event: TaskEvent) -> None:
         one = self._offered.pop(str(event.task_id), None)
@@ -195,6 +200,23 @@ class Recorder(Interceptor):
                     left.remove(call)
                 if not left:
                     self._watchers.pop(record, None)
+
+    @contextmanager
+    def settling(self, call: Callable[[], object]) -> Iterator[None]:
+        """Call *call* when a task has ended and none is unsettled, while the block lasts.
+
+        At once if none is now. So it is not called at the end of each task: who waits for all
+        of them goes on once. It may be called several times, and on any thread.
+        """
+        with self._lock:
+            self._settling.append(call)
+        try:
+            if not self.unsettled:
+                call()
+            yield
+        finally:
+            with self._lock:
+                self._settling.remove(call)
 
     def _is_running_again(self, record: TaskRecord) -> bool:
         """Whether a task that was delivered twice has ended, but not both runs of it."""

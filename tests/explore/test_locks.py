@@ -76,7 +76,7 @@ def test_waiters_are_no_options() -> None:
     assert [(step.what, step.options) for step in steps[4:7]] == [
         ("started", ("use#2", "use#1", "use#3")),
         ("", ("use#1", "use#3")),
-        ("completed", ("use#1", "use#2", "test", "use#3")),
+        ("completed", ("use#1", "use#2", "use#3")),
     ]
 
 

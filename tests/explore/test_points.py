@@ -54,6 +54,34 @@ def test_another_runs_at_a_point() -> None:
     ]
 
 
+@pytest.mark.parametrize("on_a_loop", [False, True])
+def test_who_waits_for_all_tasks_goes_on_once(on_a_loop: bool) -> None:
+    """A test that waits until all tasks have ended is an option once the last one has."""
+
+    @background_task
+    def step() -> None:
+        report()
+
+    async def main(probe: Probe) -> None:
+        step()
+        step()
+        await probe.settled()
+
+    def body(probe: Probe) -> None:
+        if on_a_loop:
+            asyncio.run(main(probe))
+        else:
+            step()
+            step()
+            probe.run_until_idle()
+
+    steps = one_run(body, Default())
+
+    assert [(step.what, step.options) for step in steps if "test" in step.options[1:]] == [
+        ("completed", ("step#2", "test"))
+    ]
+
+
 def test_a_run_has_the_same_steps_again() -> None:
     """Two runs with the same choices have the same steps, with the same identities."""
 
