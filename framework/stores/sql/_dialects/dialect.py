@@ -6,7 +6,7 @@ A new kind of database is one module with a class derived from it, and a line in
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeAlias
 
@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
 
 from framework._threads.clock import SystemClock
+from framework.stores.sql._dialects.session import Kept
 
 Row: TypeAlias = Sequence[Any]  # Any: the columns of a query
 
@@ -102,6 +103,14 @@ class Dialect(ABC):
         """Return the engine for transactions that read, and see one moment."""
         return engine
 
+    def session(self, engine: Engine) -> Callable[[], Kept] | None:
+        """Return what begins a session that a process keeps; None where there is none to keep."""
+        return None
+
+    def holders(self, connection: Connection) -> tuple[str, Collection[int]]:
+        """Return which run of the server this is, and the locks that sessions hold now."""
+        return "", ()
+
     # -- errors
 
     @abstractmethod
@@ -153,6 +162,10 @@ class Dialect(ABC):
     @abstractmethod
     def microsecond(self, connection: Connection, clock: SystemClock) -> int:
         """Return the microsecond by the clock that all processes share."""
+
+    def tell(self, process: Any) -> sa.ColumnElement[Any]:
+        """Return what tells the sessions of others, at the commit, that *process* has written."""
+        return sa.null()
 
     @abstractmethod
     def whole(self, number: Any) -> sa.ColumnElement[Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any, ClassVar, Final
 
 import sqlalchemy as sa
@@ -13,6 +14,7 @@ from sqlalchemy.engine import URL, Connection, Engine
 from framework._records.pages import variants
 from framework._threads.clock import SystemClock
 from framework.stores.sql._dialects.dialect import Dialect
+from framework.stores.sql._dialects.session import Kept, PooledError
 
 _RECORDS_STATES: Final = ("22", "23", "54")
 """SQLSTATE classes that blame the data: invalid, in conflict, or too large."""
@@ -53,6 +55,23 @@ _NOW: Final = sa.select(
 _UPGRADE: Final = 0x6173796E63667261
 """An advisory lock's number that no other program is likely to use."""
 
+_CHANNEL: Final = "asyncframe"
+
+# The second time is set anew when the server goes on after a crash, which ends all sessions.
+_RUN: Final = """
+SELECT concat_ws(' ', extract(epoch FROM pg_postmaster_start_time()),
+    extract(epoch FROM stats_reset)) AS run FROM pg_stat_bgwriter
+"""
+_HELD: Final = """
+SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks
+WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+# Where the server has such a setting.
+_STAY: Final = """
+SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'
+"""
+
 
 class PostgreSQL(Dialect):
     """PostgreSQL, by psycopg 3."""
@@ -84,6 +103,15 @@ class PostgreSQL(Dialect):
     def readers(self, engine: Engine) -> Engine:
         """Return one whose transactions see one moment."""
         return engine.execution_options(isolation_level="REPEATABLE READ")
+
+    def session(self, engine: Engine) -> Callable[[], Kept] | None:
+        """Return what begins one."""
+        return partial(_Session, engine)
+
+    def holders(self, connection: Connection) -> tuple[str, Collection[int]]:
+        """Return the run, and the advisory locks of this database."""
+        run = str(connection.exec_driver_sql(_RUN).scalar_one())
+        return run, frozenset(connection.exec_driver_sql(_HELD).scalars())
 
     # -- errors
 
@@ -117,6 +145,10 @@ class PostgreSQL(Dialect):
     def microsecond(self, connection: Connection, clock: SystemClock) -> int:
         """Return that of the server."""
         return int(connection.execute(_NOW).scalar_one())
+
+    def tell(self, process: Any) -> sa.ColumnElement[Any]:
+        """Notify them."""
+        return sa.func.pg_notify(_CHANNEL, process)
 
     def whole(self, number: Any) -> sa.ColumnElement[Any]:
         """Cut the fraction off, where a cast would round."""
@@ -154,6 +186,52 @@ class PostgreSQL(Dialect):
     def keep_out(self, connection: Connection, table: sa.Table) -> None:
         """Lock the table."""
         connection.exec_driver_sql(f"LOCK TABLE {table.name} IN SHARE MODE")
+
+
+class _Session:
+    """A session with an advisory lock, which listens; see `session.Kept`.
+
+    Raises:
+        PooledError: If a pooler may give it to somebody else.
+        SQLAlchemyError: If the server does not answer.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        made = engine.raw_connection()
+        pooled = made.info.get(_POOLED, False)
+        driver: Any = made.driver_connection  # a module's without types
+        self._driver = driver
+        # It is not the pool's any more, which has room for another one.
+        made.detach()
+        try:
+            self._driver.autocommit = True
+            self._driver.execute(f"LISTEN {_CHANNEL}")
+            listens = self._driver.execute("SELECT pg_listening_channels()").fetchall()
+            if pooled or not listens:
+                raise PooledError
+            self._driver.execute(_STAY)
+            self.server = str(self._driver.execute(_RUN).fetchone()[0])
+        except BaseException:
+            self._driver.close()
+            raise
+
+    def fileno(self) -> int:
+        """Return its socket."""
+        return int(self._driver.fileno())
+
+    def hold(self, key: int) -> bool:
+        """Try to get it; an earlier session of this process may have it for a moment."""
+        self._driver.execute("SELECT pg_advisory_unlock_all()")
+        found = self._driver.execute("SELECT pg_try_advisory_lock(%s)", (key,))
+        return bool(found.fetchone()[0])
+
+    def hear(self) -> set[str]:
+        """Return the notifications that have come."""
+        return {one.payload for one in self._driver.notifies(timeout=0)}
+
+    def close(self) -> None:
+        """Close it."""
+        self._driver.close()
 
 
 def _in_expression(some: str) -> str:

@@ -7,7 +7,7 @@ Relies on: calls on threads that may block, in the process that opened it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
@@ -15,8 +15,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DataError, SQLAlchemyError, StatementError
 
+from framework._threads.clock import SystemClock
 from framework.stores.sql._dialects import dialect as _dialect
 from framework.stores.sql._dialects.chosen import dialect_of
+from framework.stores.sql._dialects.session import Session
 
 FAULTS: Final = (SQLAlchemyError, OSError)
 """The exceptions of a database that is full, locked, broken or gone."""
@@ -87,6 +89,11 @@ class Database:
             if not (self.dialect.is_local or self.is_data_fault(error) or self.is_busy(error)):
                 connection.invalidate(error)
             raise
+
+    def session(self, clock: SystemClock, told: Callable[[], object]) -> Session:
+        """Return what keeps a session, and calls *told* when others have committed."""
+        faults = (*FAULTS, self._engine.dialect.loaded_dbapi.Error)
+        return Session(self.dialect.session(self._engine), faults, clock, told)
 
     def close(self) -> None:
         """Close every connection; one that is in use, once it is not."""

@@ -1,0 +1,237 @@
+"""A session that a process keeps with the server, beside those of its transactions.
+
+It holds a lock while the process lives, which the server frees at once when the process is killed;
+and it hears when others commit, so that nobody has to ask again and again.
+
+Guarantees: `Session.presence` is what it says only while the lock is held. What was committed while
+it did not hear is read by whoever looks after `Session.hears` has become true.
+Relies on: a server that gives the session to nobody else. A pooler that does is found out when the
+session begins, and by `Session.check` later: then it neither holds nor hears.
+Lock order: `_lock` is innermost, and held for a few assignments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import selectors
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import closing, suppress
+from typing import Final, Protocol
+
+from framework._threads.clock import SystemClock
+
+_PAUSE: Final = 1.0
+"""Seconds until the next attempt to have a session."""
+
+DEAF: Final = 60.0
+"""For how many seconds a session is not believed that has not heard of a commit."""
+
+
+class PooledError(Exception):
+    """Sessions of this server are not kept: a pooler gives each transaction another one."""
+
+
+class Kept(Protocol):
+    """One session, as the dialect makes it; all but `close` raise an error if it is lost.
+
+    Attributes:
+        server: Which run of the server it is with: after a restart it is another one.
+    """
+
+    server: str
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable when there is something to hear."""
+        ...
+
+    def hold(self, key: int) -> bool:
+        """Hold a lock, and no other; False if it is not to be had yet."""
+        ...
+
+    def hear(self) -> set[str]:
+        """Return which processes have committed since the last call."""
+        ...
+
+    def close(self) -> None:
+        """End it."""
+        ...
+
+
+def key_of(process_id: str) -> int:
+    """Return the number of a process's lock, which has 64 bits."""
+    return int.from_bytes(hashlib.sha256(process_id.encode()).digest()[:8], signed=True)
+
+
+class Session:
+    """Keeps one session on a thread of its own; makes another one when it is lost.
+
+    Args:
+        open_one: Begins one; None where there is nothing to keep. It raises `PooledError`, or an
+            error of the database.
+        faults: The errors of a database.
+        clock: Real time.
+        told: Called when others have committed, or may have.
+    """
+
+    def __init__(
+        self,
+        open_one: Callable[[], Kept] | None,
+        faults: tuple[type[Exception], ...],
+        clock: SystemClock,
+        told: Callable[[], object],
+    ) -> None:
+        self._open_one = open_one
+        self._faults = faults
+        self._clock = clock
+        self._told = told
+        self._lock = threading.Lock()
+        self._process_id = ""
+        # The process and the server of the lock that is held.
+        self._held: tuple[str, str] | None = None
+        self._hears = False
+        self._deaf_until = 0.0
+        # How much it has heard, of its own process too; what that was at the last look; and what it
+        # was when a commit was found without being heard of.
+        self._heard = self._heard_before = 0
+        self._found_at: int | None = None
+        self._news = threading.Event()
+        self._looked = threading.Event()
+        self._closing = False
+        # Its other end wakes the thread.
+        self._woken: socket.socket | None = None
+        self._wakes: socket.socket | None = None
+        self._thread: threading.Thread | None = None
+
+    # -- the store's thread
+
+    def start(self, process_id: str) -> None:
+        """Begin, for a process."""
+        self.belong(process_id)
+        if self._open_one is not None:
+            self._woken, self._wakes = socket.socketpair()
+            self._thread = threading.Thread(
+                target=self._run, name="asyncframe-session", daemon=True
+            )
+            self._thread.start()
+
+    def belong(self, process_id: str) -> None:
+        """Hold the lock of another process from now on: this one has a new id."""
+        with self._lock:
+            self._process_id = process_id
+        self._wake()
+
+    @property
+    def presence(self) -> str | None:
+        """With which run of the server this process holds its lock; None if it does not."""
+        with self._lock:
+            if self._held is None or self._held[0] != self._process_id:
+                return None
+            return self._held[1]
+
+    @property
+    def hears(self) -> bool:
+        """Whether it hears of every commit of the others."""
+        return self._hears and self._clock.monotonic() >= self._deaf_until
+
+    @property
+    def has_news(self) -> bool:
+        """Whether others have committed since the last look, as far as it hears."""
+        return self._news.is_set()
+
+    def looks(self) -> None:
+        """Note that what is committed is read now."""
+        self._heard_before = self._heard
+        self._news.clear()
+        self._looked.set()
+
+    def check(self, found: bool) -> None:
+        """Note whether there was something new to find; once for each beat, before a look.
+
+        It may be heard of a moment later, but not a whole beat later.
+        """
+        if self._found_at == self._heard and self._hears:
+            self._deaf_until = self._clock.monotonic() + DEAF
+        is_unheard = found and self._heard == self._heard_before
+        self._found_at = self._heard if is_unheard else None
+
+    def close(self) -> None:
+        """End the session, and with it the lock; blocks for a moment."""
+        self._closing = True
+        self._looked.set()
+        self._wake()
+        thread = self._thread
+        if thread is not None:
+            thread.join(_PAUSE)
+            if not thread.is_alive():
+                # Otherwise it is still connecting, and ends by itself.
+                for one in (self._woken, self._wakes):
+                    assert one is not None
+                    one.close()
+
+    def _wake(self) -> None:
+        if self._wakes is not None:
+            with suppress(OSError):
+                self._wakes.send(b"\0")
+
+    # -- its own thread
+
+    def _run(self) -> None:
+        assert self._open_one is not None
+        while not self._closing:
+            try:
+                with closing(self._open_one()) as kept:
+                    self._keep(kept)
+            except PooledError:
+                return
+            except self._faults:
+                pass
+            finally:
+                with self._lock:
+                    self._held, self._hears = None, False
+            if not self._closing:
+                self._wait(None, _PAUSE)
+
+    def _keep(self, kept: Kept) -> None:
+        """Hold and hear until the session is lost, which raises an error."""
+        missing = self._hold(kept)
+        self._hears = True
+        # All that was committed before.
+        self._tell()
+        while not self._closing:
+            if self._wait(kept, _PAUSE if missing else None):
+                found = kept.hear()
+                self._heard += len(found)
+                if found - {self._process_id}:
+                    self._looked.clear()
+                    self._tell()
+                    # Whatever else comes until then is read by the same look.
+                    self._looked.wait(_PAUSE)
+            missing = self._hold(kept)
+
+    def _hold(self, kept: Kept) -> bool:
+        """Hold the lock of the process that this one is now; return whether it is still missing."""
+        wanted = self._process_id
+        if self._held is not None and self._held[0] == wanted:
+            return False
+        found = kept.hold(key_of(wanted))
+        with self._lock:
+            self._held = (wanted, kept.server) if found else None
+        return not found
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._told()
+
+    def _wait(self, kept: Kept | None, seconds: float | None) -> bool:
+        """Wait until there is something to hear, or to do; return whether there is to hear."""
+        assert self._woken is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._woken, selectors.EVENT_READ)
+            if kept is not None:
+                selector.register(kept, selectors.EVENT_READ)
+            ready = [key.fileobj for key, _ in selector.select(seconds)]
+        if self._woken in ready:
+            self._woken.recv(4096)
+        return kept is not None and kept in ready
