@@ -171,6 +171,7 @@ def test_a_step_that_has_landed_does_not_change() -> None:
         "9c385d9ac7b4",
         "f3245e88e586",
         "76763c1e41a9",
+        "387ff8bc446c",
     ]
 
 
@@ -231,7 +232,7 @@ def test_newer_tables_are_refused(database: Database) -> None:
 
     with pytest.raises(
         StoreUnavailableError,
-        match=r"^the tables of this database have version 7, but this release supports 6: use "
+        match=r"^the tables of this database have version 8, but this release supports 7: use "
         r"the release that created them, or a newer one$",
     ):
         prepare(database)

@@ -5,11 +5,19 @@ counters of the others. A process is dead if its counter stands still while this
 increments its own six times. So clocks may differ and jump, and nobody counts as dead while
 the database cannot be written or the machine is suspended.
 
-One that runs on this machine, and has ended for sure, is dead at once. Only a database that no
-other machine has is asked so: a copy of a running machine cannot be told from the first one.
+With a server, each process also holds a lock by a session of its own while it lives, and its row
+says in which run of the server. The server frees the lock at once when the process is killed. But a
+free lock alone proves nothing: the session may have been lost, and when the server restarts all
+locks are free while all processes live. So it counts only in the same run of the server, and then
+lets a beat that stands still count three times. That takes two beats of this process with a free
+lock: one that lives gets its lock back within moments, or beats once a second without it.
+
+One that ran on this machine, and has ended for sure, is dead at once: with a file, which no other
+machine has, or if its lock is free. A copy of a running machine cannot be told from the first one,
+but the process of the first one holds the lock.
 
 Guarantees: a process whose row is gone writes no task before it has a new row. `_orphans` has
-what becomes of its live tasks.
+what becomes of its live tasks. So a verdict that is wrong may cost tasks, and starts none twice.
 """
 
 from __future__ import annotations
@@ -18,12 +26,14 @@ import logging
 import os
 import socket
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from framework._threads.watch import processes
+from framework.stores.sql._dialects.dialect import Dialect
+from framework.stores.sql._dialects.session import Session, key_of
 from framework.stores.sql._tables.schema import PROCESSES, STEPS, newer_tables, version_of
 
 _LOGGER = logging.getLogger("asyncframe")
@@ -31,11 +41,16 @@ _LOGGER = logging.getLogger("asyncframe")
 MISSED: Final = 6
 """Beats of this process within which another one's counter must move."""
 
+FREED: Final = 3
+"""For how many missed beats one counts while the lock of its process is free."""
+
 _BEAT: Final = (
     sa.update(PROCESSES)
     .where(PROCESSES.c.process_id == sa.bindparam("own"))
-    .values(beat=PROCESSES.c.beat + 1)
+    .values(beat=PROCESSES.c.beat + 1, presence=sa.bindparam("held", type_=sa.Text()))
 )
+_ALL: Final = sa.select(PROCESSES.c.process_id, PROCESSES.c.beat, PROCESSES.c.pid)
+_ALL_PRESENT: Final = _ALL.add_columns(PROCESSES.c.presence)
 
 
 class GivenUpError(Exception):
@@ -46,18 +61,22 @@ class Membership:
     """This process's row, and the counters that it has seen in the others'.
 
     Args:
-        local: Whether all processes that share the database run on one machine.
+        dialect: The kind of database.
+        session: Holds this process's lock; None to look at tables of an older release only.
 
     Attributes:
         process_id: The id of this process since it last entered; "" before.
         identities: All ids that it has had.
     """
 
-    def __init__(self, local: bool) -> None:
-        self._local = local
+    def __init__(self, dialect: Dialect, session: Session | None = None) -> None:
+        self._dialect = dialect
+        self._session = session
         self.process_id = ""
         self.identities: list[str] = []
         self._seen: dict[str, tuple[int, int]] = {}
+        # The same as the latest look has found it, whose transaction may yet fail.
+        self._found: dict[str, tuple[int, int]] = {}
 
     def enter(self, connection: Connection, now: float) -> None:
         """Enter with a new id; *now* is in wall seconds, for people to read.
@@ -67,6 +86,8 @@ class Membership:
         """
         self.process_id = processes.process_id()
         self.identities.append(self.process_id)
+        if self._session is not None:
+            self._session.belong(self.process_id)
         connection.execute(
             sa.insert(PROCESSES).values(
                 process_id=self.process_id,
@@ -92,7 +113,8 @@ class Membership:
         Raises:
             GivenUpError: If another process has given it up.
         """
-        done = connection.execute(_BEAT, {"own": self.process_id})
+        held = None if self._session is None else self._session.presence
+        done = connection.execute(_BEAT, {"own": self.process_id, "held": held})
         if done.rowcount == 0:
             raise GivenUpError
 
@@ -102,20 +124,43 @@ class Membership:
         Returns:
             The dead ones, each with its counter.
         """
-        found = connection.execute(
-            sa.select(PROCESSES.c.process_id, PROCESSES.c.beat, PROCESSES.c.pid)
-        )
-        seen: dict[str, tuple[int, int]] = {}
-        for process_id, beat, pid in found:
-            if process_id == self.process_id:
-                continue
-            last, missed = self._seen.get(process_id, (-1, 0))
-            seen[process_id] = (beat, missed + 1) if beat == last else (beat, 0)
-            # One that has given a sign of life since the last call need not be looked for.
-            if self._local and last in {beat, -1} and processes.has_ended(process_id, pid):
+        rows = connection.execute(_ALL if self._session is None else _ALL_PRESENT).all()
+        seen = {row.process_id: (row.beat, 0) for row in rows if row.process_id != self.process_id}
+        # One that has given a sign of life since the last call need not be looked for.
+        still = [
+            row
+            for row in rows
+            if row.process_id in seen and self._last(row.process_id)[0] in {row.beat, -1}
+        ]
+        freed = self._freed(connection, still)
+        for process_id, beat, pid, *_ in still:
+            last, missed = self._last(process_id)
+            is_free = process_id in freed
+            if beat == last:
+                seen[process_id] = beat, missed + (FREED if is_free else 1)
+            if (is_free or self._dialect.is_local) and processes.has_ended(process_id, pid):
                 seen[process_id] = beat, MISSED
-        self._seen = seen
+        self._found = seen
         return [(one, beat) for one, (beat, missed) in seen.items() if missed >= MISSED]
+
+    def _last(self, process_id: str) -> tuple[int, int]:
+        return self._seen.get(process_id, (-1, 0))
+
+    def watched(self) -> None:
+        """Count what the latest `watch` has found: its transaction is committed."""
+        self._seen = self._found
+
+    def _freed(self, connection: Connection, rows: Sequence[Any]) -> set[str]:
+        """Return which of some processes hold their locks no more, in one run of the server."""
+        present = [row for row in rows if self._session is not None and row.presence is not None]
+        if not present:
+            return set()
+        run, held = self._dialect.holders(connection)
+        return {
+            row.process_id
+            for row in present
+            if row.presence == run and key_of(row.process_id) not in held
+        }
 
     def is_alone(self, connection: Connection) -> bool:
         """Return whether no other process has a row; any thread."""

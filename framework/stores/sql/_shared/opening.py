@@ -60,7 +60,7 @@ class Predecessors:
         self._database = database
         self._clock = clock
         self._patience = patience
-        self._seen = Membership(database.dialect.is_local)
+        self._seen = Membership(database.dialect)
         self._version = 0
         self._until: float | None = None
         self._left: list[str] = []
@@ -81,7 +81,7 @@ class Predecessors:
                 return True
         except FAULTS:
             # What was not committed is no sign that the others could have given one.
-            self._seen = Membership(self._database.dialect.is_local)
+            self._seen = Membership(self._database.dialect)
             raise
         now = self._clock.monotonic()
         if self._until is None:
@@ -107,6 +107,8 @@ class Predecessors:
         # Whoever enters waits, and looks at the version then.
         self._database.dialect.keep_out(connection, PROCESSES)
         dead = self._seen.watch(connection)
+        # Even if this is not committed: then a new one looks.
+        self._seen.watched()
         rows = connection.execute(
             sa.select(PROCESSES.c.process_id, PROCESSES.c.host, PROCESSES.c.pid).order_by(
                 PROCESSES.c.host, PROCESSES.c.pid

@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 from framework._threads.clock import SystemClock
 from framework.protocols import StoreHost
 from framework.stores.sql._backlog import Backlog
+from framework.stores.sql._dialects.session import Session
 from framework.stores.sql._shared.membership import GivenUpError, Membership
 from framework.stores.sql._tables.database import Database
 from framework.stores.sql._tables.statements import Statements
@@ -49,6 +50,7 @@ class Site:
     Attributes:
         database: The database that several processes share.
         statements: Its SQL.
+        session: What this process keeps with the server.
         membership: This process among the others.
         backlog: The records of this process that wait to be written, and its live tasks.
         host: The framework.
@@ -58,6 +60,7 @@ class Site:
 
     database: Database
     statements: Statements
+    session: Session
     membership: Membership
     backlog: Backlog
     host: StoreHost
@@ -86,5 +89,7 @@ def site_of(
     database: Database, backlog: Backlog, host: StoreHost, clock: SystemClock, pace: Pace
 ) -> Site:
     """Return what the parts of a store work with, for a process that enters anew."""
-    statements, membership = Statements(database.dialect), Membership(database.dialect.is_local)
-    return Site(database, statements, membership, backlog, host, clock, pace)
+    session = database.session(clock, backlog.wake)
+    membership = Membership(database.dialect, session)
+    statements = Statements(database.dialect)
+    return Site(database, statements, session, membership, backlog, host, clock, pace)

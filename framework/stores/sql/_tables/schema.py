@@ -167,6 +167,7 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         "ALTER TABLE asyncframe_meta ADD COLUMN asked BIGINT NOT NULL DEFAULT 0",
         "ALTER TABLE asyncframe_processes ADD COLUMN answered BIGINT",
     ),
+    ("ALTER TABLE asyncframe_processes ADD COLUMN presence TEXT",),
 )
 """The steps from each version of the schema to the next; the first creates it."""
 
@@ -200,7 +201,8 @@ PROCESSES: Final = _table("asyncframe_processes")
 """One row for each running process; without it, its tasks are not live.
 
 ``answered`` is the number of the latest inquiry that it has answered, see `_shared.inquiries`;
-null while it has no tasks.
+null while it has no tasks. ``presence`` is the run of the server in which it holds its lock, see
+`_shared.membership`; null while it has none.
 """
 
 META: Final = _table("asyncframe_meta")
