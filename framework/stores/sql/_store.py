@@ -52,7 +52,7 @@ class SQLStore:
     ``get_stats()``, ``store_errors`` counts failed attempts and ``store_backlog`` waiting records.
 
     If a process dies, or hangs for six seconds, the others detect it. Its live tasks end
-    INTERRUPTED within ten seconds.
+    INTERRUPTED within ten seconds, and mostly within one or two if it was killed.
 
     Args:
         url: The database as a SQLAlchemy URL: ``sqlite:///tasks.db`` (a file on a local

@@ -13,6 +13,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Final
 
 from sqlalchemy.engine import Connection
@@ -59,6 +60,7 @@ class Follower:
         behind: Whether there is more to `go_on` with; what waits is written before.
         removed: The wall second up to which ended tasks were removed.
         asked: The number of the latest inquiry to all processes at the last look.
+        moved: Whether there was something to look at when the others were watched last.
         told: Called with the ids of tasks of other processes that have changed; None for nobody.
     """
 
@@ -75,6 +77,7 @@ class Follower:
         self.behind = False
         self.removed = 0.0
         self.asked = 0
+        self.moved = False
         # Whether it has ever had room for tasks of others: the app may start later than the store.
         self._had_room = False
         # The tasks that this process has taken over and does not know yet.
@@ -114,6 +117,8 @@ class Follower:
 
     def look(self) -> None:
         """Read what other processes have written since the last call."""
+        self.moved = False
+        self._site.session.looks()
         with self._database.reading() as connection:
             version, removed, asked = self._statements.position(connection)
             if version < self.version:
@@ -182,12 +187,20 @@ class Follower:
         if told is not None:
             told(task_ids)
 
-    def watch(self) -> None:
-        """Check that the others live; end or take over the tasks of dead ones."""
-        with self._database.reading() as connection:
+    def watch(self, opened: AbstractContextManager[Connection] | None = None) -> None:
+        """Check that the others live; end or take over the tasks of dead ones.
+
+        Args:
+            opened: A transaction to read in; None for one of its own.
+        """
+        with opened or self._database.reading() as connection:
             dead = self._membership.watch(connection)
             orphans = _orphans.find(connection, self._room())
             homeless = _places.has_homeless(connection)
+            position = self._statements.position(connection)
+        self._membership.watched()
+        self.moved = position.version != self.version or position.asked != self.asked
+        self._site.session.check(self.moved)
         # If the answer of the last transaction was lost, it may have had its effect.
         if dead or orphans or homeless or self._arriving:
             self.behind = self._take_over(dead)

@@ -25,7 +25,6 @@ from framework.stores.sql._tables.schema import META, PLACES, PROCESSES
 from framework.stores.sql._tables.statements import parts
 
 _ASK: Final = sa.update(META).values(asked=META.c.asked + 1)
-_ASKED: Final = sa.select(META.c.asked)
 _ANSWER: Final = (
     sa.update(PROCESSES)
     .where(PROCESSES.c.process_id == bindparam("own"))
@@ -51,6 +50,7 @@ class InquiryRows:
 
     def __init__(self, site: Site) -> None:
         self._database = site.database
+        self._asked = sa.select(META.c.asked, site.database.dialect.tell(""))
         self._membership = site.membership
         self._backlog = site.backlog
         self._answered = 0
@@ -63,7 +63,7 @@ class InquiryRows:
         """Ask all others; return the number of the inquiry."""
         with self._database.writing() as connection:
             connection.execute(_ASK)
-            return int(connection.execute(_ASKED).scalar_one())
+            return int(connection.execute(self._asked).scalar_one())
 
     def is_answered(self, number: int) -> bool:
         """Return whether all others that live have answered an inquiry."""

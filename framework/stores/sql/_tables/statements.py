@@ -45,7 +45,6 @@ _PRESENT: Final = (
     .where(PROCESSES.c.process_id == bindparam("process"))
     .scalar_subquery()
 )
-_TURN: Final = sa.select(META.c.version, META.c.removed_before, _PRESENT)
 _OWN_COLUMNS: Final = tuple(TASKS.c[name] for name in _OWN)
 ROW: Final = tuple(TASKS.c[name] for name in COLUMNS)
 _WITHOUT_RESULT: Final = tuple(
@@ -104,6 +103,8 @@ class Statements:
 
     def __init__(self, dialect: Dialect) -> None:
         self.dialect = dialect
+        told = dialect.tell(bindparam("process"))
+        self._turn = sa.select(META.c.version, META.c.removed_before, _PRESENT, told)
         self._put = _put_of(dialect)
         self._release = _put_of(dialect, release=True)
         self._ended = dialect.answer(
@@ -120,14 +121,14 @@ class Statements:
     # -- writing; each within a transaction of `Database.writing`
 
     def advance(self, connection: Connection, process: str) -> tuple[int, float, bool]:
-        """Wait for this writer's turn.
+        """Wait for this writer's turn; the others hear of it when it is committed.
 
         Returns:
             Its version, the wall second up to which tasks are removed, and whether *process*
             has a row.
         """
         connection.execute(_ADVANCE)
-        version, removed, present = connection.execute(_TURN, {"process": process}).one()
+        version, removed, present, _ = connection.execute(self._turn, {"process": process}).one()
         return int(version), float(removed), present > 0
 
     def put(

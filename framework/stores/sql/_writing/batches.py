@@ -15,7 +15,8 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from sqlalchemy.engine import Connection
@@ -69,6 +70,23 @@ class Pulse:
         """Note that a beat, or the row of this process, is committed."""
         self.due_at = self._site.clock.monotonic() + self._site.pace.beat
 
+    @contextmanager
+    def beating(self) -> Iterator[Connection]:
+        """Open a transaction, which is a sign of life as well if it is time for one.
+
+        Raises:
+            GivenUpError: If the others consider this process dead.
+            SQLAlchemyError: If the database fails.
+        """
+        database = self._site.database
+        due = self.is_due()
+        with database.writing() if due else database.reading() as connection:
+            if due:
+                self._site.membership.beat(connection)
+            yield connection
+        if due:
+            self.given()
+
     def beat(self) -> None:
         """Give a sign of life, if it is time.
 
@@ -77,9 +95,8 @@ class Pulse:
             SQLAlchemyError: If the database fails.
         """
         if self.is_due():
-            with self._site.database.writing() as connection:
-                self._site.membership.beat(connection)
-            self.given()
+            with self.beating():
+                pass
 
 
 class Deleted(NamedTuple):

@@ -70,7 +70,7 @@ class Writer:
         # Whether the others consider this process dead, and it has no new id yet.
         self._given_up = False
         self._pause = site.pace.pause_min
-        self._looked = 0.0
+        self._looked = self._followed = 0.0
         # At once: what a process left that was killed is taken over by the next one that starts.
         self._watched = -math.inf
         # How many waited for the latest batch.
@@ -97,7 +97,8 @@ class Writer:
                 self.batches.removal.ask(self.follower.removed)
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread, and the session."""
+        self._site.session.start(self.membership.process_id)
         self._thread = threading.Thread(target=self._run, name="asyncframe-store", daemon=True)
         self._thread.start()
 
@@ -119,6 +120,7 @@ class Writer:
             return True
         # A little longer than the thread has, so that a commit at the last moment counts.
         thread.join(min(patience + 0.05, threading.TIMEOUT_MAX))
+        self._site.session.close()
         return not thread.is_alive() and not len(self._backlog)
 
     # -- the thread
@@ -149,8 +151,17 @@ class Writer:
         """Return the seconds until the next look or beat, or until there is more to take over."""
         if self.follower.behind or self.inquiries.waits:
             return 0.0
-        due_at = min(self._looked + self._between_looks(), self.batches.pulse.due_at)
+        due_at = min(self._followed + self._between_looks(), self.batches.pulse.due_at)
+        if self._site.session.has_news:
+            due_at = min(due_at, self._looked + self._between_looks())
         return max(0.0, due_at - self._clock.monotonic())
+
+    def _is_to_look(self) -> bool:
+        """Return whether it is time to read what others have written, if they may have."""
+        if self._clock.monotonic() < self._looked + self._between_looks():
+            return False
+        session = self._site.session
+        return not session.hears or session.has_news or self.follower.moved
 
     def _between_looks(self) -> float:
         look, watch = self._pace.look, self._pace.watch
@@ -252,15 +263,16 @@ class Writer:
     def follow(self) -> None:
         """Read what the others have written, and whether they live, if it is time."""
         monotonic = self._clock.monotonic
-        self.batches.pulse.beat()
+        self._followed = monotonic()
         # Times are taken after each step: while this process waited for a lock, the others may
         # have waited, too, and must get their time to beat.
-        if monotonic() >= self._watched + self._pace.beat:
-            self.follower.watch()
+        pulse = self.batches.pulse
+        if pulse.is_due() or monotonic() >= self._watched + self._pace.beat:
+            self.follower.watch(pulse.beating())
             self._watched = monotonic()
         elif self.follower.behind or self.follower.begins():
             self.follower.go_on()
-        if monotonic() >= self._looked + self._between_looks():
+        if self._is_to_look():
             self.follower.look()
             self.inquiries.hear(self.follower.asked)
             self.lines.look(self.follower.version)
