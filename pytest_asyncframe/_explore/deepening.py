@@ -40,13 +40,19 @@ class Deepening:
         self._item = item
         self._left = list(planned)
         self._stack = stack
+        self._lines: dict[Level, Follower | None] = {}
         self.refused: tuple[Level, str] | None = None
         self._take()
 
     def _take(self) -> None:
         level = self._left.pop(0)
-        self.lines = self._stack.enter_context(levels.claimed(self._item, level))
+        self._lines[level] = self._stack.enter_context(levels.claimed(self._item, level))
+        self.go_back(level)
+
+    def go_back(self, level: Level) -> None:
+        """Take a level again that was taken before."""
         self.level = level
+        self.lines = self._lines[level]
 
     def share_of(self, runs: int) -> int:
         """Return how many of the runs that are left the level may use.

@@ -31,12 +31,18 @@ from pytest_asyncframe._explore.run import Ended, Repeated, Run, hushed, same_fa
 from pytest_asyncframe._explore.schedule import (
     Default,
     Deviating,
-    Policy,
     Step,
     Strategy,
     deviations_of,
 )
-from pytest_asyncframe._explore.searched import NO_FAULT, Searched, none_fails, partially, times
+from pytest_asyncframe._explore.searched import (
+    NO_FAULT,
+    AtLevel,
+    Searched,
+    none_fails,
+    partially,
+    times,
+)
 from pytest_asyncframe._explore.telling.failures import failure_of
 from pytest_asyncframe._explore.telling.lanes import kept, picture
 from pytest_asyncframe._explore.telling.story import told
@@ -172,24 +178,42 @@ class Explorer:
                 return found
             if searched.uncontrolled:
                 return self._search_paused(searched) or self._passed(searched)
-            if self._stops or searched.runs >= self._plan.seeds or not self._deepening.deepen():
+            if self._stops or searched.runs >= self._plan.seeds:
                 return self._passed(searched)
+            if not self._deepening.deepen():
+                return self._search_on(searched) or self._passed(searched)
 
     def _search_level(self, searched: Searched) -> conclusions.Conclusion | None:
         """Search at one level; return what was found, None for nothing."""
-        plan, before = self._plan, searched.runs
-        left = plan.seeds - before
-        most = self._deepening.share_of(left)
-        policy = make_policy(plan.policy, plan.seed, most)
-        searched.levels.append(self._deepening.level)
-        while searched.runs < before + most and not self._stops:
-            strategy = policy.next()
+        plan, level = self._plan, self._deepening.level
+        most = self._deepening.share_of(plan.seeds - searched.runs)
+        searched.levels.append(level)
+        at = AtLevel(level, make_policy(plan.policy, plan.seed, most))
+        return self._search_at(at, searched, most)
+
+    def _search_on(self, searched: Searched) -> conclusions.Conclusion | None:
+        """Use the runs that are left at the deepest level with points of its own."""
+        at = searched.deepest
+        if at is None or at.is_done:
+            return None
+        self._deepening.go_back(at.level)
+        return self._search_at(at, searched, self._plan.seeds - searched.runs)
+
+    def _search_at(
+        self, at: AtLevel, searched: Searched, most: int
+    ) -> conclusions.Conclusion | None:
+        """Run so many more schedules of a level at the most; return what was found."""
+        plan, until = self._plan, searched.runs + most
+        while searched.runs < until and not self._stops:
+            strategy = at.policy.next()
             if strategy is None:
+                at.is_done = True
                 break
             searched.runs += 1
+            at.runs += 1
             words = f"{searched.runs} of at most {plan.seeds} schedules, none fails"
             ended = self._quietly(strategy, words)
-            policy.ended(ended.steps)
+            at.policy.ended(ended.steps)
             searched.faults = searched.faults or any(step.kind == FAULT for step in ended.steps)
             searched.uncontrolled.update(dict.fromkeys(ended.uncontrolled))
             if isinstance(strategy, Trial):
@@ -200,12 +224,12 @@ class Explorer:
             difference = self._difference(ended) if is_checked else ""
             if difference:
                 return conclusions.Wrong(self._item, difference)
-            if searched.runs == before + 1:
+            if at.runs == 1:
                 if ended.steps == searched.default:
                     # The level has no point more than the one before.
                     return None
-                searched.default = ended.steps
-        self._claim(searched, policy, searched.runs - before, left)
+                searched.default, searched.deepest = ended.steps, at
+        self._claim(searched, at)
         return None
 
     def _search_paused(self, searched: Searched) -> conclusions.Conclusion | None:
@@ -223,14 +247,15 @@ class Explorer:
                 return self._found(ended, ended.failure, searched.runs, strategy)
         return None
 
-    def _claim(self, searched: Searched, policy: Policy, runs: int, left: int) -> None:
-        """Take note of what was searched at one level, in *runs* runs of at most *left*."""
-        where = f" of level {self._deepening.level}"
-        if runs and self._is_over and runs < left:
+    def _claim(self, searched: Searched, at: AtLevel) -> None:
+        """Take note of what was searched at one level."""
+        where, seeds = f" of level {at.level}", self._plan.seeds
+        if at.runs and self._is_over and searched.runs < seeds:
+            left = seeds - (searched.runs - at.runs)
             most = f"at most {left} schedules{where} in {self._plan.budget:g} s"
-            searched.claims.append(f"{runs} of {most}")
-        elif runs:
-            searched.claims.append(policy.claim(runs, where))
+            searched.claims[at.level] = f"{at.runs} of {most}"
+        elif at.runs:
+            searched.claims[at.level] = at.policy.claim(at.runs, where)
 
     @property
     def _stops(self) -> bool:

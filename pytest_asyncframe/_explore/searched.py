@@ -7,12 +7,29 @@ from dataclasses import dataclass, field
 
 from pytest_asyncframe._explore.points.levels import Level
 from pytest_asyncframe._explore.policies.search import counted
-from pytest_asyncframe._explore.schedule import Step
+from pytest_asyncframe._explore.schedule import Policy, Step
 
 NO_FAULT = (
     "No fault was possible: no task that has run is retried or idempotent, so the app does not "
     "promise to cope with any. Leave out faults=True, or plan faults with task_faults."
 )
+
+
+@dataclass(eq=False)
+class AtLevel:
+    """The search at one level.
+
+    Attributes:
+        level: The level.
+        policy: Decides which schedules are run there.
+        runs: How many runs there were.
+        is_done: Whether all schedules of the policy have run.
+    """
+
+    level: Level
+    policy: Policy
+    runs: int = 0
+    is_done: bool = False
 
 
 @dataclass(eq=False)
@@ -25,6 +42,7 @@ class Searched:
         levels: Those that were begun, in order.
         claims: Which schedules they were, for each level that had any of its own.
         default: The steps of the default schedule at the latest level; None before it has run.
+        deepest: The latest level that had schedules of its own; None before one has run.
         uncontrolled: What the runs have met that no chooser controls, in order, each once.
         faults: Whether a fault was possible.
     """
@@ -32,15 +50,16 @@ class Searched:
     runs: int = 0
     paused: int = 0
     levels: list[Level] = field(default_factory=list)
-    claims: list[str] = field(default_factory=list)
+    claims: dict[Level, str] = field(default_factory=dict)
     default: Sequence[Step] | None = None
+    deepest: AtLevel | None = None
     uncontrolled: dict[str, None] = field(default_factory=dict)
     faults: bool = False
 
     @property
     def proof(self) -> str:
         """What the runs prove, in a few words."""
-        return none_fails(", then ".join(self.claims))
+        return none_fails(", then ".join(self.claims.values()))
 
     def all_of(self, runs: int) -> str:
         """Return what to call all runs of the test, if no more is known of them."""

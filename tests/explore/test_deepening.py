@@ -127,6 +127,19 @@ def test_a_level_without_points_of_its_own_is_left_out(pytester: pytest.Pytester
     )
 
 
+def test_runs_that_no_deeper_level_needs_are_used(pytester: pytest.Pytester) -> None:
+    """Where no deeper level has points of its own, all runs but two are at the first one."""
+    source = """
+    import asyncio, pytest
+
+    @pytest.mark.interleave(seeds=40, policy="random")
+    async def test_it(asyncframe):
+        await asyncio.gather(*(asyncio.sleep(0) for _ in range(5)))
+    """
+    found = proof_in(str(run(pytester, source, "-v").stdout))
+    assert found == "38 runs of level framework with schedules drawn at random, none fails"
+
+
 def test_a_proof_is_of_one_level(pytester: pytest.Pytester) -> None:
     """Who asks for all schedules gets those of the first level, and no more runs than that."""
     output = notes(pytester, PLAIN, ", policy='exhaustive:1'")
