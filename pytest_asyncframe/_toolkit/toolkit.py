@@ -48,7 +48,7 @@ from pytest_asyncframe.clock import StuckError, VirtualClock, _stalls
 from pytest_asyncframe.clock._blocked import BlockedLoops, RealTimeReads
 from pytest_asyncframe.clock._patched import patches
 from pytest_asyncframe.clock._patched.runners import AnyioRunner
-from pytest_asyncframe.clock._patched.threads import StartedThreads
+from pytest_asyncframe.clock._patched.threads import StartedThreads, lasting
 from pytest_asyncframe.executor import DeterministicExecutor, SequencedExecutor
 from pytest_asyncframe.faults import FaultPlan
 from pytest_asyncframe.histories import History
@@ -491,7 +491,10 @@ class Toolkit:
                 stack.enter_context(self.sequencer.real())
             if self._anyio is not None:
                 stack.enter_context(self._anyio.exchanged())
-            yield
+            with self.threads.lasting() as made:
+                yield
+        if self.sequencer is not None:
+            self.sequencer.outside.watch(lasting(made))
 
 
 class Pace:

@@ -1,4 +1,8 @@
-"""What may happen outside the clock: sockets and files of loops, threads of the test's own.
+"""What may happen outside the clock: sockets and files of loops, and threads.
+
+Threads of the test's own may act at any time. Those that existed before, such as one that an
+engine of a wider fixture has started, may do so once they have run during the test: somebody has
+given them something to do. That is looked up whenever time would move.
 
 Relies on: `activity` for what a thread does.
 """
@@ -7,9 +11,9 @@ from __future__ import annotations
 
 import enum
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
-from pytest_asyncframe._turns.activity import BEGINNING, Glance, glance
+from pytest_asyncframe._turns.activity import BEGINNING, GONE, Glance, glance
 
 FILE_SILENCE = 0.5
 """Real seconds without data after which time moves on although a loop watches a file."""
@@ -22,6 +26,9 @@ RESTLESS = 1.0
 
 COMPUTES = 1_000_000
 """Nanoseconds on a processor without a break from which a thread counts as computing."""
+
+_POLLS = "_asyncframe_polls"
+"""The attribute of a thread from before that has run now and then in a test for nobody."""
 
 _THREAD = "the thread {}, which works outside the clock"
 
@@ -46,6 +53,7 @@ class Outside:
         files: Number of files and processes that the test's loops watch.
         there: Whether there are any files or threads; an attribute, since it is read often.
         met: What the test has met so far that no chooser controls, in order, each once.
+        stirred: The threads from before the test that have run since.
     """
 
     def __init__(self) -> None:
@@ -53,7 +61,10 @@ class Outside:
         self.there: bool = False
         self.met: dict[str, None] = {}
         self.pollers: set[int] = set()
+        self.stirred: set[threading.Thread] = set()
         self._threads: set[threading.Thread] = set()
+        # What each one did when it last mattered.
+        self._before: dict[threading.Thread, Glance] = {}
         self._lock = threading.Lock()
 
     def count_files(self, more: int) -> None:
@@ -75,6 +86,46 @@ class Outside:
         """Take note of a thread that has woken an actor and was none itself, by its identifier."""
         thread = threading._active.get(ident)  # type: ignore[attr-defined]  # takes no lock
         self.met[_THREAD.format("of a library" if thread is None else thread.name)] = None
+
+    def watch(self, threads: Iterable[threading.Thread]) -> None:
+        """Take note of threads from before the test, which matter once they have run."""
+        for thread in threads:
+            if not hasattr(thread, _POLLS):
+                self._before[thread] = glance(thread.native_id)
+
+    def may_act(self, actors: Collection[int]) -> bool:
+        """Whether anything may yet happen, given the identifiers of all that were actors."""
+        if self._before:
+            with self._lock:
+                self._stir(actors)
+        return self.there
+
+    def _stir(self, actors: Collection[int]) -> None:
+        for thread, before in list(self._before.items()):
+            now = glance(thread.native_id)
+            if thread.ident in actors or not thread.is_alive():
+                del self._before[thread]
+            # Without `/proc` nobody knows what it does.
+            elif now is GONE or now.at_work or now != before:
+                del self._before[thread]
+                self.stirred.add(thread)
+                self._threads.add(thread)
+        self._look()
+
+    def let_rest(self, now: Glances) -> None:
+        """Wait no more for the threads from before, until they run again.
+
+        Args:
+            now: What they do now.
+        """
+        with self._lock:
+            for thread in self.stirred & self._threads & now.keys():
+                self._threads.discard(thread)
+                if thread.ident in self.pollers:
+                    setattr(thread, _POLLS, True)
+                else:
+                    self._before[thread] = now[thread]
+            self._look()
 
     def remove_thread(self, thread: threading.Thread) -> None:
         """Remove a thread that has ended."""

@@ -291,7 +291,7 @@ class Sequencer(Points):
     @property
     def _held(self) -> bool:
         """Whether something may yet happen outside the clock."""
-        return self.outside.there and not self._silence
+        return not self._silence and self.outside.may_act(self.known)
 
     def is_due(self, when: int) -> bool:
         """Whether a timer is due at nanosecond *when* or before."""
@@ -335,7 +335,7 @@ class Sequencer(Points):
                 or signalled()
                 or (first is not None and first <= until)
                 or self.moved >= self.most_moves
-                or self.outside.there
+                or self.outside.may_act(self.known)
             ):
                 return False
             self.moved += 1

@@ -545,6 +545,7 @@ class Watchdog:
         if outside.is_over(verdict, silent):
             if verdict is Verdict.RESTLESS:
                 self.on_give_up(outside.give_up(before, now))
+            outside.let_rest(now)
             turns.dispatch_in_silence()
         if silent < self.patience:
             return True

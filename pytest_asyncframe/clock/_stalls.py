@@ -17,7 +17,7 @@ from pytest_asyncframe._turns.actors import Actor, State
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock._clock import StuckError, VirtualDeadlockError
 from pytest_asyncframe.clock._loop import loops_of
-from pytest_asyncframe.clock._patched.threads import busy
+from pytest_asyncframe.clock._patched.threads import busy, lasting
 
 
 def watch(
@@ -35,6 +35,7 @@ def watch(
         note: Called with a text for the timeline when the sequencer did not wait for something.
     """
     seen: object = None
+    sequencer.outside.watch(lasting(before))
     strangers = functools.partial(_strangers, sequencer, before, activity.native_threads())
 
     def on_stall() -> BaseException | None:
@@ -85,9 +86,12 @@ def _tell_pollers(note: Callable[[str], object], threads: list[threading.Thread]
 def _strangers(
     sequencer: Sequencer, before: set[threading.Thread], native_before: set[int]
 ) -> Iterator[threading.Thread]:
-    """Yield the threads started during the test that may wake somebody unseen by the clock."""
+    """Yield the threads that may wake somebody unseen by the clock.
+
+    Those from before the test are among them once they have run.
+    """
     certain = activity.unseen_threads_rest(native_before)
-    for thread in busy(before):
+    for thread in busy(before - sequencer.outside.stirred):
         if thread.ident in sequencer.actors or thread is threading.current_thread():
             continue
         native_id = thread.native_id

@@ -11,7 +11,7 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 
+from pytest_asyncframe.clock import VirtualDeadlockError
 from pytest_asyncframe.probe import Probe
 from tests.patience import PATIENCE
 from tests.plugin.waits import asleep, compute, sleep
@@ -112,11 +113,16 @@ async def test_a_signal_between_moves_of_time(asyncframe: Probe) -> None:
 
 
 class Desk:
-    """A thread that runs what is put into its queue, which waits in C, as database drivers do."""
+    """A thread that runs what is put into its queue, which waits in C, as database drivers do.
+
+    Attributes:
+        name: The name of the thread.
+    """
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work)
+        self.name = self._thread.name
         self._thread.start()
 
     def _work(self) -> None:
@@ -267,6 +273,86 @@ def test_a_thread_that_starts_late(asyncframe: Probe) -> None:
 
     assert asyncframe.clock.monotonic() == 5
     desks[0].close()
+
+
+# -- threads from before the test
+
+
+@pytest.fixture(scope="module")
+def old_desk() -> Iterator[Desk]:
+    """A thread that tests share, as the connections of a wider engine have one each."""
+    desk = Desk()
+    yield desk
+    desk.close()
+
+
+async def test_an_old_thread_that_answers_late(
+    asyncframe: Probe, old_desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A coroutine that waits for a thread from before the test is no deadlock."""
+    left, right = socket.socketpair()
+    sequencer = asyncframe.clock.sequencer
+    told = sequencer.on_stall
+
+    def on_stall() -> BaseException | None:
+        error = told()
+        if error is None:
+            right.send(b"7")
+        return error
+
+    # The thread is at its socket until it was decided whether this is a deadlock.
+    monkeypatch.setattr(sequencer, "on_stall", on_stall)
+    assert await old_desk.run(lambda: float(left.recv(1))) == 7
+
+    assert [*sequencer.outside.met] == [
+        f"the thread {old_desk.name}, which works outside the clock"
+    ]
+    left.close()
+    right.close()
+
+
+async def test_an_old_thread_that_computes(asyncframe: Probe, old_desk: Desk) -> None:
+    """A time limit does not fire while a thread from before the test computes for a coroutine."""
+    for _ in range(3):
+        assert await asyncio.wait_for(old_desk.run(compute), 0.001) == compute()
+        await asleep(1)
+
+    assert asyncframe.clock.monotonic() == 3
+
+
+async def test_an_old_thread_that_has_answered(asyncframe: Probe, old_desk: Desk) -> None:
+    """A deadlock is told as one where a thread from before the test has no work left."""
+    await old_desk.run(compute)
+
+    with pytest.raises(VirtualDeadlockError, match=r"^nothing can continue at 0 s"):
+        await asyncio.get_running_loop().create_future()
+
+
+@pytest.fixture(scope="module")
+def old_poller() -> Iterator[None]:
+    """A thread that wakes now and then, whatever tests do."""
+    stop = threading.Event()
+
+    def poll() -> None:
+        while not stop.wait(0.001):  # steady: real time is what is tested
+            pass
+
+    thread = threading.Thread(target=poll, daemon=True)
+    thread.start()
+    yield
+    stop.set()
+    thread.join()
+
+
+@pytest.mark.usefixtures("old_poller")
+@pytest.mark.parametrize("number", [1, 2])
+async def test_an_old_thread_that_polls(asyncframe: Probe, number: int) -> None:
+    """A thread from before the test that polls does not stop time, and is nothing that is met."""
+    for _ in range(100):
+        await asleep(60)
+
+    assert asyncframe.clock.monotonic() == 6000
+    assert not asyncframe.clock.sequencer.outside.met
 
 
 each_mode = pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import inspect
 import queue
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from types import CodeType, FrameType
 from typing import Any
@@ -40,6 +40,9 @@ _WAITING = {
 _IDLE = {("concurrent.futures.thread", "_worker"), ("anyio._backends._asyncio", "run")}
 """Where idle threads of other pools wait for work: the module and the function."""
 
+_OF_TOOLS = frozenset({"execnet", "xdist", "pytest_timeout", "coverage", "debugpy", "pydevd"})
+"""Packages whose threads work for pytest or a debugger, and answer no test."""
+
 _ENDED = "_asyncframe_ended"
 """The attribute of a thread that holds its `_End`."""
 
@@ -63,7 +66,7 @@ def start_on(present: Present, real: Start) -> Start:
         counted = (
             is_caller(self)
             or _is_users_timer(self, sys._getframe(1))
-            or (sequencer.takes_threads and _runs_users_code(self))
+            or (sequencer.takes_threads and sequencer.here is not None and _runs_users_code(self))
         )
         pooled = sequencer.here is None or _works_on_the_clock(self)
         server = None
@@ -247,6 +250,19 @@ def busy(before: set[threading.Thread]) -> Iterator[threading.Thread]:
             yield thread
 
 
+def lasting(threads: Collection[threading.Thread]) -> Iterator[threading.Thread]:
+    """Yield those of *threads*, which outlive tests, that may have work to do for one."""
+    there = {*threads} - {threading.current_thread(), threading.main_thread()}
+    if not there:
+        return
+    frames = sys._current_frames()
+    for thread in busy(set(threading.enumerate()) - there):
+        frame = frames.get(thread.ident or 0)
+        homes = {str(one.f_globals.get("__name__")).partition(".")[0] for one in outwards(frame)}
+        if _OF_TOOLS.isdisjoint(homes):
+            yield thread
+
+
 def _idle(frame: FrameType) -> bool:
     for step in outwards(frame):
         module, code = step.f_globals.get("__name__"), step.f_code
@@ -264,6 +280,19 @@ class StartedThreads:
 
     def __init__(self) -> None:
         self.before: set[threading.Thread] = set(threading.enumerate())
+
+    @contextmanager
+    def lasting(self) -> Iterator[set[threading.Thread]]:
+        """Let the threads that are started inside the block count as those from before.
+
+        Yields:
+            What holds these threads after the block.
+        """
+        there = set(threading.enumerate())
+        made: set[threading.Thread] = set()
+        yield made
+        made.update(one for one in threading.enumerate() if one not in there)
+        self.before.update(made)
 
     @contextmanager
     def recording(self) -> Iterator[None]:
