@@ -10,6 +10,7 @@ anyio's backend calling it for what it adds to, removes from and goes through al
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import itertools
 import os
@@ -45,6 +46,9 @@ _SHORTEST = 16
 """Of this many random bytes on, such as those of a UUID, the first ones are drawn."""
 
 _DRAWN = 6
+
+_LOOP_BOUND: Any = asyncio.Lock.__mro__[-2]
+"""The class of asyncio whose instances belong to one loop."""
 
 _MOST_OBJECTS = 1_000_000
 """How many objects a run may make before garbage is collected in it after all."""
@@ -169,6 +173,9 @@ def ordered(clock: VirtualClock) -> Iterator[None]:
     asyncio and anyio go through sets of tasks, for example to cancel a group. Such a set is in
     the order of the addresses of its members, so the order of what follows would be chance. A
     loop with a task factory of the user has that one.
+
+    A lock of asyncio's that outlives runs, such as that of a connection, has been used on the loop
+    of another run, and asyncio would refuse it. An app has one loop.
     """
     numbers, names = itertools.count(1), itertools.count(1)
 
@@ -188,10 +195,22 @@ def ordered(clock: VirtualClock) -> Iterator[None]:
         patch.setattr(clock, "on_new_loop", number_all)
         # For coroutines, whose hash nobody can set.
         patch.setattr(asyncio.tasks, "set", _in_order, raising=False)
+        patch.setattr(_LOOP_BOUND, "_get_loop", _bound_anew(_LOOP_BOUND._get_loop))
         anyio = sys.modules.get("anyio._backends._asyncio")
         if anyio is not None:
             patch.setattr(anyio, "set", _Members, raising=False)
         yield
+
+
+def _bound_anew(real: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    @functools.wraps(real)
+    def get_loop(self: Any) -> Any:
+        bound = self._loop
+        if isinstance(bound, VirtualLoop) and bound.is_closed():
+            self._loop = None
+        return real(self)
+
+    return get_loop
 
 
 def _in_order(members: Collection[Any] = ()) -> Collection[Any]:
