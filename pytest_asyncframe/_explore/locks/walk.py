@@ -332,7 +332,7 @@ class Walk:
         for key, value in list(names.items()):
             if not (is_thread and key in _OF_THREADS):
                 self._meet(value, way, steps, NAME, names, key)
-        for slot in _slots_of(kind):
+        for slot in slots_of(kind):
             try:
                 value = slot.__get__(owner)
             except AttributeError:
@@ -348,7 +348,8 @@ class Walk:
                 self.exchanges.append(Exchange(INNER, names, name, names.get(name, GONE), bound))
 
 
-def _slots_of(kind: type) -> list[MemberDescriptorType]:
+def slots_of(kind: type) -> list[MemberDescriptorType]:
+    """Return the descriptors of the slots that instances of a class have."""
     return [
         slot
         for one in kind.__mro__

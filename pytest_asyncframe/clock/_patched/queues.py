@@ -60,7 +60,8 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch  # Windows cannot fork
     os.register_at_fork(after_in_child=_forget_run)
 
 
-def _sequencer() -> Sequencer | None:
+def present() -> Sequencer | None:
+    """Return the sequencer of the run at present; None between runs."""
     return _current.sequencer
 
 
@@ -88,7 +89,7 @@ class ModelQueue(queue.SimpleQueue, metaclass=_Kind):  # type: ignore[type-arg] 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         """Put an item; see `queue.SimpleQueue.put`."""
         sequencer = _current.sequencer
-        name = _name_in(item)
+        name = name_in(item)
         self._names.append(name)
         put = functools.partial(super().put, item)
         self._free.serve(sequencer, lambda: name, put)
@@ -104,7 +105,7 @@ class ModelQueue(queue.SimpleQueue, metaclass=_Kind):  # type: ignore[type-arg] 
         server = _server_that_gets(block, timeout)
         if server is not None:
             return self._free.next_item(
-                server, _sequencer, self.empty, Ticket.wait, self.get_nowait, self._next_name
+                server, present, self.empty, Ticket.wait, self.get_nowait, self._next_name
             )
         sequencer = _current.sequencer
         actor = None if sequencer is None else sequencer.here
@@ -145,7 +146,7 @@ _SOME = "served"
 """What a thread that serves a queue is called where its item is no function."""
 
 
-def _name_in(item: object) -> str:
+def name_in(item: object) -> str:
     """Return the name of the function in an item, alone or beside where its result goes."""
     for one in item if isinstance(item, tuple | list) else (item,):
         if callable(one):
@@ -207,11 +208,11 @@ def _get(real: Callable[..., Any]) -> Callable[..., Any]:
 
         return free.next_item(
             server,
-            _sequencer,
+            present,
             self.empty,
             wait,
             lambda: real(self, block=False),
-            lambda: _name_in(next(iter(self.queue), None)),
+            lambda: name_in(next(iter(self.queue), None)),
         )
 
     return get
@@ -225,7 +226,7 @@ def _put(real: Callable[..., None]) -> Callable[..., None]:
             real(self, item, *args, **options)
             return
         put = functools.partial(real, self, item, *args, **options)
-        if free.serve(_current.sequencer, lambda: _name_in(item), put):
+        if free.serve(_current.sequencer, lambda: name_in(item), put):
             # Its own notification may wake another server.
             with self.not_empty:
                 self.not_empty.notify_all()

@@ -95,17 +95,28 @@ def _runs_users_code(thread: Any) -> bool:  # Any: its target is not a public at
     return code is not None and is_users(code)
 
 
-def _may_serve(thread: Any) -> bool:  # Any: its arguments are no public attributes
+def _may_serve(thread: threading.Thread) -> bool:
     """Whether a thread is that of an installed package and knows a queue, so it may serve that."""
+    # Any other `SimpleQueue` waits in C.
+    return any(issubclass(type(one), (queue.Queue, ModelQueue)) for one in known_to(thread))
+
+
+def known_to(thread: Any) -> list[object]:  # Any: its arguments are no public attributes
+    """Return what the thread of an installed package was given, and has; [] for other threads."""
     runs = _target(thread) or type(thread).run
     code = getattr(inspect.unwrap(runs), "__code__", None) if callable(runs) else None
     if code is None or not is_installed(code):
-        return False
+        return []
     known: list[object] = [*getattr(thread, "_args", ()), *getattr(thread, "_kwargs", {}).values()]
     for owner in (thread, getattr(runs, "__self__", None)):
         known += getattr(owner, "__dict__", {}).values()
-    # Any other `SimpleQueue` waits in C.
-    return any(issubclass(type(one), (queue.Queue, ModelQueue)) for one in known)
+    return known
+
+
+def is_server(thread: threading.Thread) -> bool:
+    """Whether a thread is a `Server`, which takes turns whenever it works."""
+    end: _End | None = getattr(thread, _ENDED, None)
+    return end is not None and end.serves
 
 
 def _is_users_timer(thread: threading.Thread, caller: FrameType) -> bool:
