@@ -63,12 +63,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     Attributes:
         ending: Closed after the loop, on the thread that closes it.
         make_future: Makes the futures of `create_future`, given this loop.
+        owed: What threads that outlive the loop have yet to tell it.
     """
 
     def __init__(self, clock: LoopClock) -> None:
         self.clock = clock
         self.ending: ExitStack = ExitStack()
         self.make_future: Callable[[VirtualLoop], asyncio.Future[Any]] = _make_future
+        self.owed: set[object] = set()
         self._end_of_executor: Arrival | None = None
         self._asked: object = None
         self._thrown = 0
@@ -144,11 +146,21 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def close(self) -> None:
         """Close the loop, and report the timers that the user's code has left to the clock."""
         if not self.is_closed():
+            self._let_threads_tell()
             for handle in self._scheduled:  # type: ignore[attr-defined]  # asyncio's own
                 if handle in self._locations and not handle.cancelled():
                     self.clock.abandon(handle, self._locations[handle])
         super().close()
         self.ending.close()
+
+    def _let_threads_tell(self) -> None:
+        """Let threads that others need later tell their results, which a closed loop refuses."""
+        sequencer = self._sequencer
+        actor = sequencer.here
+        if self.owed and actor is not None:
+            # Until now: only as long as anybody can go on.
+            until, wants = sequencer.now, "for the threads that owe its loop a result"
+            sequencer.block(actor, lambda: not self.owed, until, wants)
 
     def run_forever(self) -> None:
         """Run the loop on the calling thread, which is an actor meanwhile."""

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from framework import background_task
+from pytest_asyncframe._explore.locks.found import FoundLocks
 from pytest_asyncframe._explore.schedule import Default
 from pytest_asyncframe.probe import Probe
 from tests.explore.locking import Drawn
@@ -108,6 +109,52 @@ def test_a_lost_update_through_aiosqlite_is_found(
     passed.stdout.fnmatch_lines(["*PASSED (*of level framework*, none fails)*"])
 
 
+WIDE = """
+engine = create_async_engine("sqlite+aiosqlite://", poolclass=StaticPool)
+
+async def begin():
+    async with engine.begin() as connection:
+        await connection.execute(text(TABLE))
+        await connection.execute(text(ROW))
+
+@pytest.fixture(scope="module", autouse=True)
+def opened():
+    asyncio.run(begin())
+    yield
+    asyncio.run(engine.dispose())
+
+@pytest.mark.interleave(level="framework", seeds=60)
+async def test_sale(asyncframe):
+    lock = asyncio.Lock()
+    async def sell(late=()):
+        async with AsyncSession(engine) as session, {lock}:
+            for _ in late:
+                await session.execute(text("select 1"))
+            n = (await session.execute(text("select n from stock"))).scalar_one()
+            await session.execute(text("update stock set n = :n"), {{"n": n - 1}})
+            await session.commit()
+    async with engine.begin() as connection:
+        await connection.execute(text("update stock set n = 5"))
+    async with asyncio.timeout(5):
+        await asyncio.gather(sell(), sell(range(1)))
+    async with engine.connect() as connection:
+        assert (await connection.execute(text("select n from stock"))).scalar_one() == 3
+"""
+
+
+def test_a_lost_update_through_an_engine_of_a_module_is_found(pytester: pytest.Pytester) -> None:
+    """A connection that a wider fixture has opened is controlled, in each run on a new loop."""
+    racy = SHOP + WIDE.format(lock="asyncio.Lock()")
+    failed = run(pytester, racy)
+    replayed = run(pytester, racy, replay_line(failed))
+    passed = run(pytester, SHOP + WIDE.format(lock="lock"), "-v")
+
+    failed.assert_outcomes(failed=1)
+    replayed.stdout.fnmatch_lines(["It fails with the schedule of the replay line*"])
+    passed.assert_outcomes(passed=1)
+    passed.stdout.fnmatch_lines(["*PASSED (*of level framework*, none fails)*"])
+
+
 LIBRARY = """
 import asyncio, threading
 
@@ -173,6 +220,50 @@ def test_threads_that_serve_a_queue_are_controlled(kind: str, outlives: bool) ->
     assert len(seen) == 6
     # The first run starts the threads.
     assert steps[5] == steps[-1]
+
+
+def test_threads_from_before_a_run_are_controlled(tmp_path: Path) -> None:
+    """A thread that waited for a queue before a run takes turns in it, and serves others later."""
+    library: Any = {"__name__": "some_library"}
+    file = Path(sysconfig.get_path("purelib")) / "some_library.py"
+    exec(compile(LIBRARY, file, "exec"), library)  # as an installed package
+    pools = [library["Pool"](queue.SimpleQueue(), 1) for _ in range(3)]
+    real = pools[0].calls
+    found = FoundLocks(tmp_path)
+    met: list[str] = []
+    seen: set[tuple[int, ...]] = set()
+    left: list[asyncio.Future[int]] = []
+
+    def body(probe: Probe) -> None:
+        order: list[int] = []
+
+        async def main() -> None:
+            calls = [functools.partial(order.append, number) for number in range(3)]
+            used = (pools[0], pools[0], pools[1])
+            # Whether it is cancelled before it has an answer depends on the order.
+            left.append(asyncio.ensure_future(pools[2].run(int)))
+            async with asyncio.timeout(1):
+                await asyncio.gather(
+                    *(pool.run(call) for pool, call in zip(used, calls, strict=True))
+                )
+
+        asyncio.run(main())
+        met.extend(probe.clock.sequencer.outside.met)
+        seen.add(tuple(order))
+
+    steps = []
+    for seed in (*range(40), 3):
+        with found.modelled():
+            steps.append(one_run(body, Drawn(seed)))
+        assert pools[0].calls is real
+    later = {asyncio.run(pool.run(lambda: "later")) for pool in pools}
+    for pool in pools:
+        pool.end()
+
+    assert (met, later) == ([], {"later"})
+    assert {one.cancelled() for one in left} == {True, False}
+    assert len(seen) == 6
+    assert steps[3] == steps[-1]
 
 
 def test_an_item_of_a_simple_queue_is_waited_for_on_the_clock() -> None:

@@ -26,6 +26,7 @@ import pytest
 from pytest_asyncframe._explore.locks.making import is_machinery, stand_ins
 from pytest_asyncframe._explore.locks.model import REAL_RLOCK, Modelled, ModelRLock, current
 from pytest_asyncframe._explore.locks.origins import OF_A_HANDLER
+from pytest_asyncframe._explore.locks.served import ServedQueues
 from pytest_asyncframe._explore.locks.walk import FACTORIES, NAME, Exchange, Walk
 from pytest_asyncframe._locations import is_users_file
 
@@ -54,6 +55,7 @@ class FoundLocks:
         self._known: dict[str, ModuleType] = {}
         self._exchanges: list[Exchange] = []
         self._models: dict[int, Modelled] = {}
+        self._queues = ServedQueues()
 
     @contextmanager
     def modelled(self) -> Iterator[None]:
@@ -62,6 +64,7 @@ class FoundLocks:
         The block is a run. After it, the locks are as they were.
         """
         self._look()
+        self._exchanges += self._queues.exchanges()
         control = current.control
         with stand_ins():
             try:
