@@ -118,7 +118,7 @@ class Probe:
         made.around_exit = self._toolkit.leaving
         made.on_error = self._recorder.take_snapshot
         made.on_enter = lambda: self._toolkit.require_loop("asyncframe.client(app)")
-        made.around_app, made.polling = self._toolkit.serve, self._toolkit.polling()
+        made.polling = self._toolkit.polling()
         self._toolkit.clients.append(made)
         return made
 

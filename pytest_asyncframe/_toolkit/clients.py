@@ -46,7 +46,6 @@ class Client:
         on_enter: Called at the start of an ``async with`` block.
         around_exit: Context manager entered while the block is left.
         transport: The only transport that is allowed; None for that of the block.
-        around_app: Returns what is called in this process, given the app.
         serve: Returns a live server for an app, for the transport ``live``.
         polling: Lets time pass for a test that asks again and again; None in real time.
     """
@@ -72,7 +71,6 @@ class Client:
         self.on_error: Callable[[BaseException], object] = lambda _: None
         self.on_enter: Callable[[], object] = lambda: None
         self.around_exit: Callable[[], AbstractContextManager[object]] = nullcontext
-        self.around_app: Callable[[Any], Any] = itself
         self.transport: Transport | None = None
         self.serve: Callable[[Any], LiveServer] | None = None
         self.polling: Polling | None = None
@@ -94,7 +92,7 @@ class Client:
                 async_client, asgi_transport = client_classes()
                 state = await stack.enter_async_context(Lifespan(self.app))
                 options, of_transport = self._options_of_transport()
-                app = with_state(self.around_app(self.app), state)
+                app = with_state(self.app, state)
                 transport = asgi_transport(app, raise_app_exceptions=self._raises, **of_transport)
                 made = async_client(transport=transport, **options)
                 if self.polling is not None:
@@ -127,10 +125,7 @@ class Client:
             else:
                 options = {"raise_server_exceptions": self._raises, **self._options}
                 on_the_clock = {"loop_factory": self._loop_factory}
-                app = self.around_app(self.app)
-                made = test_client(app, backend_options=on_the_clock, **options)
-                if app is not self.app:
-                    made.app = self.app
+                made = test_client(self.app, backend_options=on_the_clock, **options)
                 if self.polling is not None:
                     _add_hook(made, self.polling.hook)
             client = stack.enter_context(made)
@@ -194,11 +189,6 @@ class Client:
                 stack.close()
         if self._server is not None:
             self._server.discard()
-
-
-def itself(app: Any) -> Any:
-    """Return *app*."""
-    return app
 
 
 _OF_TRANSPORT = ("root_path", "client")

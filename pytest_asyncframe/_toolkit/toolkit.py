@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import datetime
 from types import CodeType, ModuleType
-from typing import Any, Protocol
+from typing import Protocol
 
 import pytest
 
@@ -38,7 +38,7 @@ from pytest_asyncframe._seen.names import Names, Scope
 from pytest_asyncframe._seen.pool_calls import PoolCalls
 from pytest_asyncframe._seen.recorder import Recorder
 from pytest_asyncframe._toolkit import pristine
-from pytest_asyncframe._toolkit.clients import Client, LiveServer, itself
+from pytest_asyncframe._toolkit.clients import Client, LiveServer
 from pytest_asyncframe._toolkit.options import Settings
 from pytest_asyncframe._toolkit.polling import Polling
 from pytest_asyncframe._turns.actors import TestEndedError
@@ -129,7 +129,6 @@ class Toolkit:
         foreign: Names of other tests' modules.
         invariants: What the test says must always hold.
         histories: Histories that are compared with models at the end of the test.
-        serve: Returns what the clients in this process call, given an app.
         cut_short: Whether an exception has ended the test: it has failed, or is skipped.
     """
 
@@ -141,7 +140,6 @@ class Toolkit:
         find_own: Callable[[], Collection[CodeType]] = tuple,
     ) -> None:
         self.settings = settings
-        self.serve: Callable[[Any], Any] = itself
         self._exploration = exploration
         self.mode: str = settings.mode if "asyncframe" in fixtures else _mode(fixtures)
         self.expectations: list[Expectation] = []

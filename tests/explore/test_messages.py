@@ -69,3 +69,90 @@ def test_others_may_run_while_a_part_of_a_response_is_sent(pytester: pytest.Pyte
     racy.assert_outcomes(failed=1, passed=1)
     racy.stdout.fnmatch_lines(["E*TimeoutError*", "run * of at most 20 fails*"])
     correct.assert_outcomes(passed=2)
+
+
+OWN_CLIENTS = """
+import asyncio
+import httpx
+import pytest
+from fastapi import FastAPI, WebSocket
+from starlette.responses import StreamingResponse
+from starlette.testclient import TestClient
+
+app = FastAPI()
+transport = httpx.ASGITransport(app=app)
+test_client = TestClient(app)
+
+class Prices:
+    def __init__(self):
+        self.watchers = []
+        self.rising = asyncio.create_task(self.rise())
+
+    async def rise(self):
+        for watcher in self.watchers:
+            watcher.set()
+
+    async def watch(self, send):
+        changed = asyncio.Event()
+        {first}
+        await send("old")
+        {then}
+        await asyncio.wait_for(changed.wait(), 5)
+        await send("new")
+
+@app.websocket("/socket")
+async def socket(websocket: WebSocket):
+    await websocket.accept()
+    await Prices().watch(websocket.send_text)
+    await websocket.close()
+
+@app.get("/stream")
+async def stream():
+    async def body(send):
+        await send({{"type": "http.response.start", "status": 200, "headers": []}})
+        async def send_part(text):
+            await send({{"type": "http.response.body", "body": text.encode(), "more_body": True}})
+        await Prices().watch(send_part)
+        await send({{"type": "http.response.body", "body": b""}})
+    class Parts(StreamingResponse):
+        async def __call__(self, scope, receive, send):
+            await body(send)
+    return Parts(iter(()))
+
+@app.get("/price")
+async def price():
+    return 1
+
+@pytest.mark.interleave(level="awaits", seeds=10)
+async def test_own_async_client(asyncframe):
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        assert (await client.get("/stream")).text == "oldnew"
+
+@pytest.mark.interleave(level="awaits", seeds=10)
+def test_own_test_client(asyncframe):
+    assert test_client.get("/stream").text == "oldnew"
+
+@pytest.mark.interleave(level="awaits", seeds=10)
+def test_own_socket(asyncframe):
+    with test_client.websocket_connect("/socket") as socket:
+        assert [socket.receive_text() for _ in range(2)] == ["old", "new"]
+
+async def test_no_run(asyncframe):
+    assert transport.app is app and test_client.app is app
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        assert (await client.get("/price")).json() == 1
+"""
+
+WATCHES = "self.watchers.append(changed)"
+
+
+@pytest.mark.extended("time")
+def test_others_may_run_while_a_part_is_sent_to_a_client_of_ones_own(
+    pytester: pytest.Pytester,
+) -> None:
+    """The steps are also there for clients and transports that the test's module has made."""
+    racy = run(pytester, OWN_CLIENTS.format(first="pass", then=WATCHES), "--tb=line")
+    correct = run(pytester, OWN_CLIENTS.format(first=WATCHES, then="pass"), "--tb=short")
+
+    racy.assert_outcomes(failed=3, passed=1)
+    correct.assert_outcomes(passed=4)

@@ -120,7 +120,7 @@ def installed(
         names = None
         if at_least >= LEVELS.index("awaits"):
             names = stack.enter_context(awaits.installed(clock, explored.blocked.own))
-            explored.serve = messages.in_steps
+            stack.enter_context(messages.installed())
         if at_least >= LEVELS.index("framework"):
             stack.enter_context(_framework_calls(clock.sequencer, explored.manager))
         else:

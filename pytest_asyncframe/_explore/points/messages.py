@@ -4,15 +4,55 @@ A real server waits there while the other side is slow. In one process nobody is
 that sends a part of its response would always go on at once. A message without a next one is no
 step: what comes after it has no order with others that they could notice.
 
+That goes for all clients of httpx and Starlette, also those that a test or a fixture has made: the
+transports that call the app do so.
+
 It is no place where anyio cancels. Starlette asks for a message in a scope that is cancelled, to
 see whether there is one, and must get it.
+
+Relies on: transports keeping the app under the name ``app``, and looking it up for each request.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import pytest
 from anyio.lowlevel import cancel_shielded_checkpoint
+
+_TRANSPORTS = (
+    ("httpx._transports.asgi", "ASGITransport", "handle_async_request"),
+    ("httpx2._transports.asgi", "ASGITransport", "handle_async_request"),
+    ("starlette.testclient", "_TestClientTransport", "handle_request"),
+)
+"""What calls an app in this process: the module, the class, and its method."""
+
+
+@contextmanager
+def installed() -> Iterator[None]:
+    """Let clients in this process call their apps in steps inside the block."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name, method in _TRANSPORTS:
+            transport = getattr(sys.modules.get(module), name, None)
+            if transport is not None:
+                patch.setattr(transport, method, _through_steps(getattr(transport, method)))
+        yield
+
+
+def _through_steps(real: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    @functools.wraps(real)
+    def handle(self: Any, request: Any) -> Any:
+        # A copy for each request, since a transport may outlive the run.
+        transport = copy.copy(self)
+        transport.app = in_steps(self.app)
+        return real(transport, request)
+
+    return handle
 
 
 def in_steps(app: Any) -> Any:
