@@ -1,10 +1,12 @@
 """How a run has failed, from pytest's report of it.
 
-Relies on: `reprtraceback` of pytest's texts of errors, which is not public.
+Relies on: `reprtraceback` of pytest's texts of errors, which is not public; the text that Python
+    has for groups of errors.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,10 @@ from pytest_asyncframe._explore.telling.entries import Failure
 from pytest_asyncframe._explore.telling.statements import statement_at
 from pytest_asyncframe._locations import is_users_file
 from pytest_asyncframe._toolkit.repeating import crash_of
+
+_LINE = re.compile(r'[ |]*File "(.+)", line (\d+), in ')
+_NEXT = re.compile(r"[ |]*\+-+(?: [2-9] -+)?$")
+"""In Python's text of a group: a line of code, and what follows after its first error."""
 
 _LONGEST = 160
 """How many characters of an error are shown."""
@@ -48,7 +54,16 @@ def _lines(report: pytest.TestReport) -> Iterator[tuple[Path, int]]:
         found = getattr(entry, "reprfileloc", None)
         if found is not None:
             yield (Path.cwd() / found.path).resolve(), found.lineno
-    # That of a group of errors has no lines.
-    crash = crash_of(report)
-    if crash is not None and not hasattr(traceback, "reprentries"):
-        yield (Path.cwd() / crash.path).resolve(), crash.lineno
+    if traceback is None or not any(hasattr(one, "reprfileloc") for one in traceback.reprentries):
+        # That of a group of errors is Python's own text.
+        yield from _lines_of_first(report.longreprtext)
+
+
+def _lines_of_first(text: str) -> Iterator[tuple[Path, int]]:
+    """Yield the files and lines of the first error in a group, those of the group before them."""
+    for line in text.splitlines():
+        found = _LINE.match(line)
+        if found is not None:
+            yield Path(found[1]), int(found[2])
+        elif _NEXT.match(line):
+            return
