@@ -96,6 +96,24 @@ def steps(probe: Probe) -> bool:
     return log == ["a", "b", "b", "a"]
 
 
+def callbacks(probe: Probe) -> bool:
+    """What follows a group comes before a step that was ready when the group's task ended."""
+    log: list[str] = []
+
+    async def note(name: str) -> None:
+        log.append(name)
+
+    async def main() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(note("a"))
+            other = asyncio.create_task(note("b"))
+        log.append("after")
+        await other
+
+    asyncio.run(main())
+    return log == ["a", "after", "b"]
+
+
 def threads(probe: Probe) -> bool:
     """A task on a thread sees what holds between two steps of a coroutine."""
     values, seen = {"x": 0}, list[int]()
@@ -220,6 +238,11 @@ def without_steps(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Points, "choose_step", lambda *_: 0)
 
 
+def without_callbacks(patch: pytest.MonkeyPatch) -> None:
+    """Let callbacks run once all steps before them have run."""
+    patch.setattr(awaits.Passing, "may", lambda *_: False)
+
+
 def without_threads(patch: pytest.MonkeyPatch) -> None:
     """Let no thread run between two steps of a loop."""
     patch.setattr(Points, "between_steps", nothing)
@@ -261,6 +284,7 @@ MODEL: dict[str, tuple[Race, Callable[[pytest.MonkeyPatch], None]]] = {
     "Who starts or goes on": (starts, without_starts),
     "Where a thread is paused": (is_paused, without_pauses),
     "Which step of a loop comes next": (steps, without_steps),
+    "Callbacks before steps of a loop": (callbacks, without_callbacks),
     "Threads between two steps of a loop": (threads, without_threads),
     "Timers of a loop that are due at one moment": (timers_of_a_loop, without_timers_of_a_loop),
     "Other timers that are due at one moment": (other_timers, without_other_timers),

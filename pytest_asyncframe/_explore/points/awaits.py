@@ -2,11 +2,16 @@
 
 A step is what an asyncio task does up to its next suspension. The timers of a loop that are due
 at one moment are such choices too: a loop that was kept busy finds both a timeout and the end of a
-sleep due at once, and what the first one wakes may run before the second one fires. Other
-callbacks of a loop run in the order in which they were scheduled, since asyncio promises that.
+sleep due at once, and what the first one wakes may run before the second one fires.
+
+A step may be late, as any coroutine may be on a busy machine; a callback never is, since asyncio
+promises their order. So a callback may pass the steps before it, and no step passes a callback.
+Those that only count how many tasks are left are the exception: nobody notices when they run, so
+they are no choice.
 
 Relies on: asyncio taking what it runs next from the left of ``_ready``, where it puts the timers
-that are due; `__self__` of the callbacks of asyncio tasks.
+that are due; `__self__` of the callbacks of asyncio tasks; the variables of asyncio.gather and of
+the task groups of asyncio and anyio.
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter, deque
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from types import CodeType, CoroutineType
 from typing import Any
@@ -100,6 +105,28 @@ class Identities:
         return self.sequencer.identity_on_loop(getattr(coroutine, "__qualname__", "coroutine"))
 
 
+class Passing:
+    """The callbacks that have run since the latest step.
+
+    None of them passes the steps before it once more: one that schedules itself again would do so
+    for ever.
+    """
+
+    def __init__(self) -> None:
+        self._ran = list[tuple[Callable[..., object], Any]]()
+
+    def may(self, handle: Any) -> bool:
+        """Return whether a callback may run before the steps that are ready already."""
+        return (handle._callback, handle._args) not in self._ran
+
+    def took(self, handle: Any, *, is_step: bool) -> None:
+        """Take note of what runs next."""
+        if is_step:
+            self._ran.clear()
+        else:
+            self._ran.append((handle._callback, handle._args))
+
+
 class _Ready(deque[Any]):  # Any: asyncio's handles, whose private attributes are used
     """What a loop runs next; the chooser decides among steps of asyncio tasks and due timers."""
 
@@ -113,6 +140,7 @@ class _Ready(deque[Any]):  # Any: asyncio's handles, whose private attributes ar
         self._latest: asyncio.Task[Any] | None = None
         # The identities of due timers, by `id`: such a handle may equal another one.
         self._timers: dict[int, str] = {}
+        self._passing = Passing()
 
     def popleft(self) -> Any:
         """Let threads run first, if the chooser says so; then return what is next."""
@@ -127,17 +155,17 @@ class _Ready(deque[Any]):  # Any: asyncio's handles, whose private attributes ar
         handle = self[chosen]
         del self[chosen]
         self._latest = _task_of(handle)
+        self._passing.took(handle, is_step=self._latest is not None)
         self._timers.pop(id(handle), None)
         return handle
 
     def _options(self) -> dict[int, str]:
         """Return the identity of each handle that may be next, by its index; the first is there.
 
-        A callback is run when it is the first but for timers, so that they keep their order. So do
-        timers of different moments, which are due together when the loop was kept busy.
+        No step passes a callback that was scheduled before it, and callbacks keep their order. So
+        do timers of different moments, which are due together when the loop was kept busy.
         """
         found: dict[int, str] = {}
-        only_timers = True
         moment = math.inf
         for index, handle in enumerate(self):
             task = _task_of(handle)
@@ -147,12 +175,10 @@ class _Ready(deque[Any]):  # Any: asyncio's handles, whose private attributes ar
                 moment = min(moment, handle.when() + _TOGETHER)
                 if handle.when() <= moment:
                     found[index] = self._timer(handle)
-                continue
-            elif only_timers:
-                found[index] = "callback"
-                if index == 0:
-                    break
-            only_timers = False
+            elif not found or not _only_counts(handle):
+                if not found or self._passing.may(handle):
+                    found[index] = "callback"
+                break
         return found
 
     def _timer(self, handle: Any) -> str:
@@ -195,6 +221,44 @@ def _task_of(handle: Any) -> asyncio.Task[Any] | None:
 
 def _is_timer(handle: Any) -> bool:
     return isinstance(handle, asyncio.TimerHandle) and not handle._cancelled
+
+
+def _only_counts(handle: Any) -> bool:
+    """Return whether a callback counts for a gather or a group that waits for others still.
+
+    Args:
+        handle: The handle of a callback.
+    """
+    ended = handle._args[0] if handle._args else None
+    if not isinstance(ended, asyncio.Task) or ended.cancelled() or ended.exception() is not None:
+        return False
+    callback = handle._callback
+    match getattr(callback, "__qualname__", ""):
+        case "gather.<locals>._done_callback":
+            others = _variables(callback)["children"]
+        case "TaskGroup._on_task_done":
+            others = _waited_for(callback.__self__)
+        case "TaskGroup._spawn.<locals>.task_done":
+            inside = _variables(callback)
+            if inside["task_status_future"] is not None:
+                return False
+            others = _waited_for(inside["self"])
+        case _:
+            return False
+    return not others or not all(other.done() for other in others)
+
+
+def _waited_for(group: Any) -> Any:
+    """Return the tasks that a group waits for; none if it does not wait yet."""
+    return () if group._on_completed_fut is None else group._tasks
+
+
+def _variables(function: Any) -> Mapping[str, Any]:
+    """Return the variables of the functions around an inner one that it uses."""
+    names = function.__code__.co_freevars
+    return {
+        name: cell.cell_contents for name, cell in zip(names, function.__closure__, strict=True)
+    }
 
 
 def _woken_by(handle: Any) -> tuple[str, asyncio.Task[Any] | None]:

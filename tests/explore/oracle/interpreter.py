@@ -471,11 +471,9 @@ class World:
         if self.paused is not None:
             found.append(self.paused)
         for one in self.ready if self.paused is None else ():
-            # Callbacks keep their places: none comes before what was ready earlier, and nothing
-            # comes before the first of all.
-            if isinstance(one, Coroutine) or not found:
-                found.append(one)
-            if not isinstance(found[0], Coroutine):
+            found.append(one)
+            # A coroutine may be late, but no callback is: nothing passes one.
+            if not isinstance(one, Coroutine):
                 break
         found += [
             one for one in (*self.threads.values(), *self.extra) if not one.is_done and one.free()
