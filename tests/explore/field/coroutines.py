@@ -335,3 +335,78 @@ async def test_given_back_by_the_wrong_one(asyncframe: Probe, cured: bool) -> No
 
     await asyncio.gather(use(10), use(5), later(use, 1))
     assert most[0] == 1
+
+
+@cures
+@pytest.mark.interleave
+async def test_read_after_the_group(asyncframe: Probe, cured: bool) -> None:
+    """Who has waited for a group takes it that a task outside of it has ended, too."""
+    rows, shown = list[str](), list[str]()
+
+    async def log(row: str) -> None:
+        rows.append(row)
+
+    async def order() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(ask_database())
+            noted = (group if cured else asyncio).create_task(log("ordered"))
+        shown.extend(rows)
+        await noted
+
+    await order()
+    assert shown == ["ordered"]
+
+
+@cures
+@pytest.mark.interleave
+async def test_opened_by_the_first(asyncframe: Probe, cured: bool) -> None:
+    """The second user of a connection takes it for open while the first one still opens it."""
+    users, is_open, lock = [0], [False], asyncio.Lock()
+
+    @asynccontextmanager
+    async def connection() -> AsyncIterator[None]:
+        async with alone(lock, cured):
+            users[0] += 1
+            if users[0] == 1:
+                await ask_database()
+                is_open[0] = True
+        try:
+            yield
+        finally:
+            async with alone(lock, cured):
+                users[0] -= 1
+                if users[0] == 0:
+                    await ask_database()
+                    is_open[0] = False
+
+    async def use() -> None:
+        async with connection():
+            await ask_database()
+            assert is_open[0]
+
+    await asyncio.gather(use(), use())
+
+
+@cures
+@pytest.mark.interleave
+async def test_saved_before_the_last_edit(asyncframe: Probe, cured: bool) -> None:
+    """An edit comes while what was there before is being saved, and is never saved."""
+    document, saved, saving = [""], list[str](), list[asyncio.Task[None]]()
+
+    async def save() -> None:
+        await asyncio.sleep(1)
+        text = document[0]
+        if cured:
+            saving.clear()
+        await ask_database()
+        saved.append(text)
+
+    async def edit(text: str, delay: float) -> None:
+        await asyncio.sleep(delay)
+        document[0] = text
+        if not saving or saving[0].done():
+            saving[:] = [asyncio.create_task(save())]
+
+    await asyncio.gather(edit("a", 0), edit("ab", 1))
+    await asyncio.sleep(5)
+    assert saved[-1] == "ab"

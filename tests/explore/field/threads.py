@@ -7,6 +7,8 @@ import queue
 import sqlite3
 import threading
 import time
+from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -24,6 +26,15 @@ cures = pytest.mark.parametrize("cured", [False, True], ids=["racy", "cured"])
 def guard(cured: bool) -> Any:
     """Return a lock, or nothing that guards."""
     return threading.Lock() if cured else nullcontext()
+
+
+def in_threads(*functions: Callable[[], None]) -> None:
+    """Run each function on a thread of its own."""
+    threads = [threading.Thread(target=function) for function in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 @cures
@@ -335,3 +346,71 @@ async def test_quota(asyncframe: Probe, cured: bool) -> None:
     async with asyncframe.client(app) as client:
         answers = await asyncio.gather(*(client.get("/") for _ in range(3)))
     assert sorted(answer.status_code for answer in answers) == [200, 200, 429]
+
+
+@cures
+@pytest.mark.interleave
+def test_woken_in_vain(asyncframe: Probe, cured: bool) -> None:
+    """An event is cleared after the look that it is to repeat, and waits for a second item."""
+    ready, items, taken = threading.Event(), list[int](), list[bool]()
+
+    def consume() -> None:
+        while not items:
+            if cured:
+                ready.wait(5)
+                ready.clear()
+            else:
+                ready.clear()
+                taken.append(ready.wait(5))
+        items.pop()
+
+    def produce() -> None:
+        items.append(1)
+        ready.set()
+
+    in_threads(consume, produce)
+    assert all(taken)
+
+
+@cures
+@pytest.mark.interleave
+def test_log_rotated(asyncframe: Probe, cured: bool, tmp_path: Path) -> None:
+    """A line is written to a log that was copied already and is not yet empty again."""
+    path, old, lock = tmp_path / "log", tmp_path / "log.1", guard(cured)
+    path.write_text("")
+
+    def write() -> None:
+        with lock, path.open("a") as file:
+            file.write("line\n")
+
+    def rotate() -> None:
+        with lock:
+            old.write_text(path.read_text())
+            path.write_text("")
+
+    in_threads(write, rotate)
+    assert path.read_text() + old.read_text() == "line\n"
+
+
+@cures
+@pytest.mark.interleave
+def test_evicted_while_read(asyncframe: Probe, cured: bool) -> None:
+    """What a cache of one has found is evicted on the next line."""
+    kept, errors, lock = OrderedDict({"a": 1}), list[KeyError](), guard(cured)
+
+    def get() -> None:
+        with lock:
+            if "a" in kept:
+                try:
+                    kept.move_to_end("a")
+                except KeyError as error:
+                    errors.append(error)
+
+    def put() -> None:
+        with lock:
+            kept["b"] = 2
+            if len(kept) > 1:
+                kept.popitem(last=False)
+
+    in_threads(get, put)
+    assert not errors
