@@ -72,13 +72,18 @@ class Pulse:
 
     @contextmanager
     def beating(self) -> Iterator[Connection]:
-        """Open a transaction, which is a sign of life as well if it is time for one.
+        """Open a transaction to read in, and give a sign of life if it is time for one.
+
+        With a server that is one transaction. Whoever writes into a file keeps all others out, so
+        there it reads in a second one.
 
         Raises:
             GivenUpError: If the others consider this process dead.
             SQLAlchemyError: If the database fails.
         """
         database = self._site.database
+        if database.dialect.is_local:
+            self.beat()
         due = self.is_due()
         with database.writing() if due else database.reading() as connection:
             if due:
@@ -95,8 +100,9 @@ class Pulse:
             SQLAlchemyError: If the database fails.
         """
         if self.is_due():
-            with self.beating():
-                pass
+            with self._site.database.writing() as connection:
+                self._site.membership.beat(connection)
+            self.given()
 
 
 class Deleted(NamedTuple):
