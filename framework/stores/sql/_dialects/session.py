@@ -23,7 +23,10 @@ from typing import Final, Protocol
 from framework._threads.clock import SystemClock
 
 _PAUSE: Final = 1.0
-"""Seconds until the next attempt to have a session."""
+"""Seconds until the next attempt to have a session; doubled after each one that fails."""
+
+_PAUSE_MAX: Final = 16.0
+"""The longest pause: a server that never gives one is not asked each second."""
 
 DEAF: Final = 60.0
 """For how many seconds a session is not believed that has not heard of a commit."""
@@ -179,9 +182,11 @@ class Session:
 
     def _run(self) -> None:
         assert self._open_one is not None
+        pause = _PAUSE
         while not self._closing:
             try:
                 with closing(self._open_one()) as kept:
+                    pause = _PAUSE
                     self._keep(kept)
             except PooledError:
                 return
@@ -191,7 +196,8 @@ class Session:
                 with self._lock:
                     self._held, self._hears = None, False
             if not self._closing:
-                self._wait(None, _PAUSE)
+                self._wait(None, pause)
+                pause = min(2 * pause, _PAUSE_MAX)
 
     def _keep(self, kept: Kept) -> None:
         """Hold and hear until the session is lost, which raises an error."""
