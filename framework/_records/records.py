@@ -9,7 +9,7 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from types import CodeType, TracebackType
-from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar, overload
+from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar, get_args, overload
 
 from framework._records.statuses import EVENT_OF, FAILURES, TaskStatus
 
@@ -18,14 +18,18 @@ T = TypeVar("T")
 Kind: TypeAlias = Literal["thread", "loop"]
 """Where a task's function runs: on a thread of the pool, or on the app's event loop."""
 
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 RestartState: TypeAlias = Literal["own", "left", "free"]
 """Whose a task is; see `Restart.state`."""
 
 WAITS: Final = "its process ended; it waits for a process that knows its function"
-"""The reason of a task that no process has."""
+"""The reason of a task that no process has, since its own one has ended."""
 
-_FACTS = ("due", "limit", "priority", "idempotent", "carried", "fresh", "starts")
+OFFERED: Final = "it waits for a worker: a process that knows its function and has a place for it"
+"""The reason of a task that a process without workers has submitted."""
+
+_FACTS = ("due", "limit", "priority", "idempotent", "carried", "fresh", "offered", "starts")
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +45,7 @@ class Restart:
         carried: What tracers carry from its submission to its start; see `protocols.TaskTracer`.
         fresh: Whether it was submitted from outside the app: its options are those of its
             function, which the process that takes it over finds out.
+        offered: Whether it was submitted by a process without workers, and none has taken it yet.
         starts: In how many processes it has started that did not give it away in order.
         state: Whose it is. ``own``: this process's. ``left``: another process may run it, so
             this one neither starts nor stores it any more. ``free``: the copy that a store writes
@@ -58,6 +63,7 @@ class Restart:
     idempotent: bool = False
     carried: dict[str, str] = field(default_factory=dict)
     fresh: bool = False
+    offered: bool = False
     starts: int = 0
     state: RestartState = "own"
     started: float | None = None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from framework._records.records import TaskRecord
+from framework._records.records import Kind, TaskRecord
 from framework._records.statuses import TaskStatus
 from framework.protocols._clock import Clock
 
@@ -91,12 +91,15 @@ class StoreHost(Protocol):
         """
         ...
 
-    def room(self) -> int:
-        """Return how many tasks of ended processes this one can take over now."""
+    def room(self) -> Mapping[Kind, int]:
+        """Return for how many more tasks of each kind this process has places now, 1 or more.
+
+        A kind for which it has none is left out.
+        """
         ...
 
     def take_over(self, records: Sequence[TaskRecord]) -> None:
-        """Run tasks of ended processes here, after the store has given them to this process.
+        """Run free tasks here, after the store has given them to this process.
 
         Args:
             records: PENDING tasks with their ``restart``. What cannot be taken over is

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from framework._records.ids import TaskId, random_id
-from framework._records.records import Label, TaskRecord
+from framework._records.records import Kind, Label, TaskRecord
 from framework._records.statuses import TaskStatus
 from framework._tasks.live import copy_record
 from framework._threads.clock import SystemClock
@@ -85,9 +85,9 @@ class Host:
         """Return what the test has set."""
         return self.call
 
-    def room(self) -> int:
-        """Return what the test has set."""
-        return self.rooms
+    def room(self) -> dict[Kind, int]:
+        """Return what the test has set, for threads."""
+        return {"thread": self.rooms} if self.rooms > 0 else {}
 
     def take_over(self, records: Sequence[TaskRecord]) -> None:
         """Note what is to run here, for which there is less room then."""

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from framework import background_task
 from framework._records.ids import random_id
 from framework._records.records import WAITS, Label, Restart, TaskRecord
+from framework.stores.sql._shared import claims as _claims
 from framework.stores.sql._shared import orphans as _orphans
 from framework.stores.sql._shared.membership import MISSED
 from framework.stores.sql._tables.schema import TASKS
@@ -232,7 +233,7 @@ def test_task_that_is_given_away(sql_url: str) -> None:
         assert (row.status, row.process, row.started_at, row.attempts) == ("pending", "", None, 0)
         assert row.reason == WAITS
         other.host.rooms = 10
-        other.writer.follower.watch()
+        other.tick()
         assert [taken.task_id for taken in other.host.taken_over] == [task.task_id]
         assert state(other, task) == ("pending", other.process_id)
 
@@ -304,19 +305,19 @@ def test_cancelled_while_it_belongs_to_nobody(sql_url: str) -> None:
 
 def test_only_as_many_as_there_is_room_for(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process takes over the oldest tasks, as many as it has room for, in several steps."""
-    monkeypatch.setattr(_orphans, "MOST", 2)
+    monkeypatch.setattr(_claims, "MOST", 2)
     with peers(sql_url) as (slow, other):
         tasks = []
         for number in range(6):
             tasks.append(accept(slow, number))
             slow.clock.pass_time(1.0)
         give_up(other)
-        assert {state(other, task) for task in tasks} == {("pending", slow.process_id)}
+        assert {state(other, task) for task in tasks} == {("pending", "")}
         other.host.rooms = 5
         other.tick()
 
         assert [one.task_id for one in other.host.taken_over] == [one.task_id for one in tasks[:5]]
-        assert state(other, tasks[5]) == ("pending", slow.process_id)
+        assert state(other, tasks[5]) == ("pending", "")
 
 
 def test_id_that_another_process_uses(sql_url: str) -> None:
@@ -357,7 +358,7 @@ def test_start_that_the_database_does_not_take(
 
 def test_large_arguments_are_taken_in_steps(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of tasks with large arguments only a few are taken over at once, but at least one."""
-    monkeypatch.setattr(_orphans, "MOST_TEXT", 12)
+    monkeypatch.setattr(_claims, "MOST_TEXT", 12)
     taken: list[list[str]] = []
     with peers(sql_url) as (slow, other):
         calls = ["1", "2", "33333333333", "4"]
@@ -415,14 +416,14 @@ def test_claim_whose_answer_is_lost(sql_url: str) -> None:
         give_up(other)
         other.host.rooms = 10
         with lost_answer(other), pytest.raises(OSError, match=r"^the connection is gone$"):
-            other.writer.follower.watch()
+            other.writer.follower.go_on()
         assert state(other, task) == ("pending", other.process_id)
         assert other.host.taken_over == []
-        other.writer.follower.watch()
+        other.tick()
 
         assert [taken.task_id for taken in other.host.taken_over] == [task.task_id]
         assert state(other, task) == ("pending", other.process_id)
-        other.writer.follower.watch()
+        other.tick()
         assert len(other.host.taken_over) == 1
 
 
@@ -430,7 +431,7 @@ def test_what_waits_is_written_between_two_steps(
     sql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that takes over many tasks writes its own ones after every few of them."""
-    monkeypatch.setattr(_orphans, "MOST", 2)
+    monkeypatch.setattr(_claims, "MOST", 2)
     with peers(sql_url) as (slow, other):
         for number in range(5):
             accept(slow, number)
@@ -455,13 +456,12 @@ def test_an_app_that_begins_later_than_its_store(sql_url: str) -> None:
         with dead.database.writing() as connection:
             dead.writer.membership.leave(connection)
         assert alive.writer.attempt()
-        assert state(alive, task) == ("pending", dead.process_id), "there is no room for it yet"
+        assert state(alive, task) == ("pending", ""), "there is no room for it yet"
         alive.host.rooms = 10
         assert alive.writer.attempt()
 
         assert [taken.task_id for taken in alive.host.taken_over] == [task.task_id]
-        alive.host.rooms = 10
-        assert not alive.writer.follower.begins(), "later ones wait for the next look"
+        assert not alive.writer.follower.behind, "later ones wait for the next look"
 
 
 @pytest.mark.parametrize("ends", ["unaware", "aware"])

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from benchmarks.history import fill
+from framework import background_task
 from framework._records.pages import PageQuery
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import PlaceAnswer, PlaceRequest
@@ -109,6 +110,25 @@ def test_the_version_before_is_upgraded(sql_url: str) -> None:
         assert [one.owner for one in peer.history.page(anns)] == ["ann"]
 
 
+def test_a_free_task_of_the_version_before(sql_url: str, database: Database) -> None:
+    """A task that belongs to nobody when the tables are upgraded is taken like any other."""
+    prepare(database, STEPS[:6])
+    with database.writing() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO asyncframe_tasks VALUES ('old', 'tests.old', '', 'pending', '', 0, 1, "
+            "NULL, NULL, 0, NULL, '', NULL, NULL, '', 0, 0, 1, '[[],{}]', '{}', NULL, NULL)"
+        )
+
+    @background_task(name="tests.old")
+    def old() -> None: ...
+
+    with peers(sql_url, 1) as (peer,):
+        peer.host.rooms = 1
+        peer.tick()
+        assert [one.name for one in peer.host.taken_over] == ["tests.old"]
+        assert peer.row(peer.host.taken_over[0]).level == 1
+
+
 def test_places_of_the_version_before_are_kept(sql_url: str, database: Database) -> None:
     """A task that has a place when the tables are upgraded keeps it, and can be replaced."""
     prepare(database, STEPS[:4])
@@ -172,6 +192,7 @@ def test_a_step_that_has_landed_does_not_change() -> None:
         "f3245e88e586",
         "76763c1e41a9",
         "387ff8bc446c",
+        "0e4758ef0b58",
     ]
 
 
@@ -183,12 +204,15 @@ def test_first_version_is_upgraded(sql_url: str) -> None:
         assert len(peer.history.page(PageQuery(9, name="shop.tasks.job_3"))) == 9
         found = sa.inspect(peer.database._engine).get_indexes("asyncframe_tasks")
         assert {index["name"]: index["column_names"] for index in found} == {
+            "asyncframe_tasks_asleep": ["process", "due_at"],
             "asyncframe_tasks_ended": ["ended_at", "task_id", "status"],
+            "asyncframe_tasks_free": ["process", "level", "created_at", "task_id"],
             "asyncframe_tasks_live": ["process"],
             "asyncframe_tasks_created": ["created_at", "status", "ended_at"],
             "asyncframe_tasks_name": ["name", "created_at", "status", "ended_at"],
             "asyncframe_tasks_owner": ["owner", "created_at", "status", "name", "ended_at"],
             "asyncframe_tasks_status": ["status", "created_at", "ended_at"],
+            "asyncframe_tasks_unwanted": ["process", "task_id"],
             "asyncframe_tasks_version": ["version", "task_id"],
         }
 
@@ -232,7 +256,7 @@ def test_newer_tables_are_refused(database: Database) -> None:
 
     with pytest.raises(
         StoreUnavailableError,
-        match=r"^the tables of this database have version 8, but this release supports 7: use "
+        match=r"^the tables of this database have version 9, but this release supports 8: use "
         r"the release that created them, or a newer one$",
     ):
         prepare(database)

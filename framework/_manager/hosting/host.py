@@ -17,7 +17,7 @@ from framework._manager.core import Core
 from framework._manager.face.again import call_text
 from framework._manager.hosting.taking_over import take_over
 from framework._records.ids import TaskId
-from framework._records.records import TaskRecord
+from framework._records.records import KINDS, Kind, TaskRecord
 from framework._records.statuses import (
     EVENT_OF,
     FINAL,
@@ -112,15 +112,24 @@ class RemoteHost:
         """Return the arguments of a task as JSON, or why not; see `protocols.StoreHost`."""
         return call_text(record, most)
 
-    def room(self) -> int:
-        """Return how many tasks of ended processes this one can take over now."""
-        core = self._core
-        if not core.takes_over or not core.requeued.is_possible or self._ledger.state != "running":
-            return 0
-        return max(0, self._ledger.queue_size - self._ledger.pending)
+    def room(self) -> dict[Kind, int]:
+        """Return for how many more tasks of each kind there are places; see `protocols.StoreHost`.
+
+        There are as many places for threads as threads, and as many for ``async def`` tasks. Tasks
+        that wait for something else than a place, such as their time, need none.
+        """
+        core, ledger = self._core, self._ledger
+        if not core.takes_over or not core.requeued.is_possible or ledger.state != "running":
+            return {}
+        most = ledger.queue_size - ledger.pending
+        free = dict.fromkeys(KINDS, core.pool._crew.max_workers)
+        for task in ledger.unfinished():
+            if task.status is not PENDING or not core.places.keeps(task):
+                free[task.spec.kind] -= 1
+        return {kind: min(left, most) for kind, left in free.items() if min(left, most) > 0}
 
     def take_over(self, records: Sequence[TaskRecord]) -> None:
-        """Run tasks of ended processes here; see `protocols.StoreHost`."""
+        """Run free tasks here; see `protocols.StoreHost`."""
         for record in records:
             try:
                 take_over(self._core, record)

@@ -56,11 +56,12 @@ def take_over(core: Core, record: TaskRecord) -> bool:
     if spec is None:
         core.requeued.release(record)
         return False
-    is_new = restart.fresh
+    is_new, was_offered = restart.fresh, restart.offered
     if is_new:
         _settle_options(core, restart, spec)
     task = _task_of(core, record, restart, spec)
-    if is_new:
+    if is_new or was_offered:
+        restart.offered = False
         task.reason = ""
     try:
         core.ledger.add(task, bounded=False, emit_submitted=is_new)
@@ -69,7 +70,7 @@ def take_over(core: Core, record: TaskRecord) -> bool:
         return False
     # Whoever waits for it here is woken when it ends: its former process cannot do that.
     core.ledger.register(task, Then(partial(core.others.changed, [str(task.task_id)])))
-    if not is_new:
+    if not (is_new or was_offered):
         core.ledger.requeued(task)
     elif task.outbox is not None:
         core.ledger.flush_submitted(task)

@@ -12,16 +12,18 @@ import logging
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Final
 
 from sqlalchemy.engine import Connection
 
-from framework._records.records import Restart, TaskRecord
+from framework._records.records import KINDS, Kind, Restart, TaskRecord
 from framework._records.statuses import TaskStatus
+from framework._tasks import registry
 from framework.stores.sql._reading.mirror import Mirror, Older
 from framework.stores.sql._reading.pages import Pages
+from framework.stores.sql._shared import claims as _claims
 from framework.stores.sql._shared import orphans as _orphans
 from framework.stores.sql._shared import places as _places
 from framework.stores.sql._shared.site import Site
@@ -57,7 +59,6 @@ class Follower:
 
     Attributes:
         version: The version up to which all changes were read.
-        behind: Whether there is more to `go_on` with; what waits is written before.
         removed: The wall second up to which ended tasks were removed.
         asked: The number of the latest inquiry to all processes at the last look.
         moved: Whether there was something to look at when the others were watched last.
@@ -74,14 +75,15 @@ class Follower:
         self._clock = site.clock
         self.told: Callable[[Collection[str] | None], object] | None = None
         self.version = 0
-        self.behind = False
         self.removed = 0.0
         self.asked = 0
         self.moved = False
-        # Whether it has ever had room for tasks of others: the app may start later than the store.
-        self._had_room = False
         # The tasks that this process has taken over and does not know yet.
         self._arriving: Collection[str] = ()
+        # The kinds of which free tasks may wait, and the wall second at which the next one that
+        # sleeps is due. All at first: the app may start later than the store.
+        self._waiting = set[Kind](KINDS)
+        self._due_at: float | None = None
         # Nothing fails without it while there is a global lock: threads are not switched between
         # a comparison of numbers and the assignment.
         self._lock = threading.Lock()
@@ -164,6 +166,8 @@ class Follower:
             if row.process != own:
                 if self._is_kept(row):
                     others.append(row)
+                if not row.process and row.ended_at is None:
+                    self._note_free(row)
             elif row.ended_at is None:
                 self.cancel(row.task_id)
         # In the order of their end: the oldest are removed first.
@@ -175,6 +179,11 @@ class Follower:
             self._mirror.add(others[at : at + _SLICE])
         if others:
             self._tell([row.task_id for row in others])
+
+    def _note_free(self, row: TaskRow) -> None:
+        spec = registry.find_spec(row.name)
+        if spec is not None:
+            self._waiting.add(spec.kind)
 
     def cancel(self, task_id: str, reason: str = "") -> None:
         """Cancel a live task of this process, unless that was requested before."""
@@ -188,68 +197,97 @@ class Follower:
             told(task_ids)
 
     def watch(self, opened: AbstractContextManager[Connection] | None = None) -> None:
-        """Check that the others live; end or take over the tasks of dead ones.
+        """Check that the others live; end the tasks of dead ones, follow them or set them free.
 
         Args:
             opened: A transaction to read in; None for one of its own.
         """
+        room = self._host.room()
         with opened or self._database.reading() as connection:
             dead = self._membership.watch(connection)
-            orphans = _orphans.find(connection, self._room())
+            orphans = _orphans.exist(connection)
             homeless = _places.has_homeless(connection)
             position = self._statements.position(connection)
+            self._see_free(connection, room)
         self._membership.watched()
         self.moved = position.version != self.version or position.asked != self.asked
         self._site.session.check(self.moved)
         # If the answer of the last transaction was lost, it may have had its effect.
         if dead or orphans or homeless or self._arriving:
-            self.behind = self._take_over(dead)
+            self._bury(dead)
 
-    def begins(self) -> bool:
-        """Return whether this process has room for tasks of others now, for the first time."""
-        return not self._had_room and self._host.room() > 0
+    def _see_free(self, connection: Connection, room: Mapping[Kind, int]) -> None:
+        """Find out for which places there are free tasks, and when the next one is due."""
+        self._due_at = _claims.next_due(connection)
+        self._waiting = (self._waiting - room.keys()) | _claims.waiting(connection, room.keys())
 
-    def _room(self) -> int:
-        room = self._host.room()
-        self._had_room = self._had_room or room > 0
-        return room
+    @property
+    def behind(self) -> bool:
+        """Whether free tasks may wait for which this process has places."""
+        waiting: Collection[Kind] = self._waiting
+        if self._due_at is not None and self._due_at <= self._host.clock.time():
+            waiting = KINDS
+        return bool(waiting) and not self._host.room().keys().isdisjoint(waiting)
 
     def go_on(self) -> None:
-        """Take over some more of what dead processes have left."""
-        self.behind = self._take_over([])
+        """Claim the free tasks for which this process has places."""
+        room = self._host.room()
+        with self._database.reading() as connection:
+            self._see_free(connection, room)
+        # Most often another process was first, and nothing need be written.
+        if self.behind:
+            self._claim(room)
 
-    def _take_over(self, dead: Sequence[tuple[str, int]]) -> bool:
-        """Bury the *dead*, and take over what is left of them; return whether there may be more."""
-        membership, room = self._membership, self._room()
+    def _claim(self, room: Mapping[Kind, int]) -> None:
+        own, now = self._membership.process_id, self._host.clock.time()
+        with self._site.turn() as (connection, version, _):
+            _orphans.put_back(connection, self._arriving, own)
+            _claims.wake(connection, now, version)
+            claimed, more = _claims.claim(connection, room, own, version)
+            _places.inherit(connection, version)
+            records = self._mirror.read(self._statements.in_order(connection, claimed))
+            self._due_at = _claims.next_due(connection)
+            # Before the commit, from which on the rows are this process's.
+            self._arriving = list(claimed)
+        self._waiting = (self._waiting - room.keys()) | more
+        for record in records:
+            self._mirror.forget(record.task_id)
+            record.restart = Restart.of(*claimed[record.task_id])
+            record.restart.written.append(own)
+        if records:
+            left = sum(not record.restart.offered for record in records if record.restart)
+            if left:
+                _LOGGER.info("taking over %d tasks of processes that have ended", left)
+            self._host.take_over(records)
+        self._arriving = ()
+        if records:
+            # Whoever follows them finds them in this process from now on.
+            self._tell([record.task_id for record in records])
+
+    def _bury(self, dead: Sequence[tuple[str, int]]) -> None:
+        """Bury the *dead*, and settle what becomes of their tasks."""
+        membership, was_arriving = self._membership, bool(self._arriving)
         with self._site.turn() as (connection, version, _):
             membership.bury(connection, dead)
             _orphans.put_back(connection, self._arriving, membership.process_id)
-            found = _orphans.find(connection, room)
-            taken = _orphans.take_over(
-                connection, found, membership.process_id, version, self._host.clock.time(), room
+            settled = _orphans.settle(
+                connection, membership.process_id, version, self._host.clock.time()
             )
             _places.inherit(connection, version)
-            remote = self._mirror.read(self._statements.in_order(connection, taken.remote))
-            waiting = self._mirror.read(self._statements.in_order(connection, taken.waiting))
-            ended = self._statements.of_ids(connection, taken.ended)
-            # Before the commit, from which on the rows are this process's.
-            self._arriving = [*taken.remote, *taken.waiting]
-        for record in (*remote, *waiting):
+            remote = self._mirror.read(self._statements.in_order(connection, settled.remote))
+            ended = self._statements.of_ids(connection, settled.ended)
+            # Before the commit, as above.
+            self._arriving = settled.remote
+        for record in remote:
             self._mirror.forget(record.task_id)
         if remote:
             self._host.adopt(remote)
-        for record in waiting:
-            record.restart = Restart.of(*taken.waiting[record.task_id])
-            record.restart.written.append(membership.process_id)
-        if waiting:
-            _LOGGER.info("taking over %d tasks of processes that have ended", len(waiting))
-            self._host.take_over(waiting)
         self._arriving = ()
+        if settled.freed or was_arriving:
+            self._waiting = set(KINDS)
         self._tell_of_ended(self._mirror.read(ended))
-        if remote or waiting:
-            # Whoever follows them finds them in this process from now on.
-            self._tell([record.task_id for record in (*remote, *waiting)])
-        return taken.more
+        if remote:
+            self._tell([record.task_id for record in remote])
 
     def _tell_of_ended(self, records: Sequence[TaskRecord]) -> None:
         """Count and name the tasks of dead processes that this one has ended."""

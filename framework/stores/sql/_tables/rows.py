@@ -7,7 +7,7 @@ clock. They are converted by the difference between the two clocks at that momen
 from __future__ import annotations
 
 import json
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from framework._records.ids import TaskId
 from framework._records.jsonsafe import safe_str
@@ -15,6 +15,7 @@ from framework._records.pages import wall_end
 from framework._records.records import Label, Restart, TaskRecord, label_of
 from framework._records.statuses import TaskStatus
 from framework._tasks import registry
+from framework._tasks.options import NORMAL, PRIORITIES
 from framework._tasks.wire import (
     decode_error,
     decode_result,
@@ -58,8 +59,8 @@ class TaskRow(NamedTuple):
 COLUMNS: Final = TaskRow._fields[:-2]
 """The facts of a record, in this order."""
 
-WRITTEN: Final = (*COLUMNS, "call", "restart")
-"""What is written of a task. The last two are not read with the rest: they are rarely needed."""
+WRITTEN: Final = (*COLUMNS, "call", "restart", "level", "due_at")
+"""What is written of a task. The last ones are not read with the rest: they are rarely needed."""
 
 _SCALARS: Final = (type(None), bool, int, float)
 _PENDING: Final = TaskStatus.PENDING
@@ -95,6 +96,11 @@ class Written(NamedTuple):
     def is_free(self) -> bool:
         """Whether this row sets the task free for any process."""
         return self.restart is not None and self.restart.state == "free"
+
+    def as_read(self, version: int) -> TaskRow:
+        """Return what is read of it, if it was written with *version* as a free task's."""
+        facts: list[Any] = json.loads(self.text)
+        return TaskRow(*facts[: len(COLUMNS)])._replace(version=version, process="")
 
     @property
     def has_chosen_id(self) -> bool:
@@ -156,6 +162,8 @@ def row_of(record: TaskRecord, call: str | None = None, starts: bool = False) ->
         record.owner,
         call,
         None if restart is None or not may_restart else restart.facts(),
+        NORMAL if restart is None else PRIORITIES.index(restart.priority),
+        None if restart is None else restart.due,
     )
     return Written(json.dumps(row), ended_at, record.task_id, restart, starts)
 

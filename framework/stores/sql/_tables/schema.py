@@ -168,6 +168,28 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         "ALTER TABLE asyncframe_processes ADD COLUMN answered BIGINT",
     ),
     ("ALTER TABLE asyncframe_processes ADD COLUMN presence TEXT",),
+    (
+        # What waited before the upgrade has the normal priority, and whoever takes it knows when
+        # it is due.
+        "ALTER TABLE asyncframe_tasks ADD COLUMN level INTEGER NOT NULL DEFAULT 1",
+        "ALTER TABLE asyncframe_tasks ADD COLUMN due_at DOUBLE PRECISION",
+        # With the process, though it is the same in all: SQLite prefers an index that begins with
+        # what is asked for.
+        """
+        CREATE INDEX asyncframe_tasks_free ON asyncframe_tasks (process, level, created_at, task_id)
+        WHERE process = '' AND ended_at IS NULL AND due_at IS NULL
+        """,
+        """
+        CREATE INDEX asyncframe_tasks_asleep ON asyncframe_tasks (process, due_at)
+        WHERE process = '' AND ended_at IS NULL AND due_at IS NOT NULL
+        """,
+        """
+        CREATE INDEX asyncframe_tasks_unwanted ON asyncframe_tasks (process, task_id)
+        WHERE process = '' AND ended_at IS NULL
+        AND (cancel_requested = 1 OR call IS NULL OR restart IS NULL)
+        """,
+        "ALTER TABLE asyncframe_processes ADD COLUMN places INTEGER",
+    ),
 )
 """The steps from each version of the schema to the next; the first creates it."""
 
@@ -194,7 +216,9 @@ TASKS: Final = _table("asyncframe_tasks")
 
 ``call`` has the arguments while somebody may need them again; see `protocols.CallStore`.
 ``restart`` has the rest that another process needs to run the task if its own ends now; it is null
-if none may run it.
+if none may run it. ``level`` is its priority, 0 for high, and ``due_at`` the wall second before
+which it must not start; null if there is none, or a free task was woken since. ``process`` is empty
+while a task is free; see `_shared.claims`.
 """
 
 PROCESSES: Final = _table("asyncframe_processes")
@@ -202,7 +226,8 @@ PROCESSES: Final = _table("asyncframe_processes")
 
 ``answered`` is the number of the latest inquiry that it has answered, see `_shared.inquiries`;
 null while it has no tasks. ``presence`` is the run of the server in which it holds its lock, see
-`_shared.membership`; null while it has none.
+`_shared.membership`; null while it has none. ``places`` is how many tasks of each kind it runs at a
+time.
 """
 
 META: Final = _table("asyncframe_meta")

@@ -297,10 +297,18 @@ def _put_of(dialect: Dialect, *, release: bool = False) -> Any:  # Any: of the d
     return dialect.upsert(TASKS, [*WRITTEN, *_OWN], rows, partial(_changed, release=release))
 
 
+_KEPT: Final = frozenset(
+    {
+        *("task_id", "name", "description", "remote", "created_at", "process", "owner"),
+        *("level", "due_at"),
+    }
+)
+"""The columns that stay as they are first written."""
+
+
 def _changed(new: Any, *, release: bool) -> tuple[dict[str, Any], sa.ColumnElement[bool]]:
     """Return what a row changes in one that is there, and whether; see `dialect.Change`."""
-    kept = {"task_id", "name", "description", "remote", "created_at", "process", "owner"}
-    changed = {name: new[name] for name in (*WRITTEN, *_OWN) if name not in kept}
+    changed = {name: new[name] for name in (*WRITTEN, *_OWN) if name not in _KEPT}
     # Another process may have set it since this one looked.
     changed["cancel_requested"] = sa.case(
         (TASKS.c.cancel_requested == 1, 1), else_=new.cancel_requested
@@ -315,6 +323,9 @@ def _changed(new: Any, *, release: bool) -> tuple[dict[str, Any], sa.ColumnEleme
     may_write = TASKS.c.process == bindparam("owner")
     if release:
         changed["process"] = new.process
+        # A submission that failed: its task may be free by now.
+        withdrawn = sa.and_(TASKS.c.process == "", new.ended_at.is_not(None))
+        may_write = sa.or_(may_write, withdrawn)
     else:
         may_write = sa.or_(may_write, TASKS.c.remote == 1)
     let_go = sa.and_(

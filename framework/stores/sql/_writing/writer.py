@@ -270,7 +270,7 @@ class Writer:
         if pulse.is_due() or monotonic() >= self._watched + self._pace.beat:
             self.follower.watch(pulse.beating())
             self._watched = monotonic()
-        elif self.follower.behind or self.follower.begins():
+        if self.follower.behind:
             self.follower.go_on()
         if self._is_to_look():
             self.follower.look()

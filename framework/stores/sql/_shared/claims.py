@@ -1,0 +1,166 @@
+"""Claims: the tasks that no process has, and which of them a process takes.
+
+A task is free while its row names no process. Its process has given it away, or has ended. It is
+asleep if it is not due yet, and whoever looks when it is wakes it.
+
+The rule: of the functions that a process takes, the tasks of the highest priority first, and of
+these the oldest; as many as the process has places for.
+
+Guarantees: each free task gets one owner, since every process takes its turn before it looks.
+Relies on: calls within transactions of the store's own thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from itertools import accumulate
+from typing import Final, TypeAlias
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+from sqlalchemy.engine import Connection
+
+from framework._records.records import OFFERED, Kind
+from framework._tasks import registry
+from framework.stores.sql._tables.schema import TASKS
+from framework.stores.sql._tables.statements import parts
+
+MOST: Final = 200
+"""How many tasks a process takes in one transaction at most."""
+
+MOST_TEXT: Final = 8_000_000
+"""How many characters their arguments have together at most, unless a single one has more."""
+
+Call: TypeAlias = tuple[str, str]
+"""The arguments of a task, and what else is needed to run it; see `Restart.of`."""
+
+# Literals, since databases choose the indexes of the few free tasks only for these.
+IS_FREE: Final = sa.and_(TASKS.c.process == sa.literal_column("''"), TASKS.c.ended_at.is_(None))
+_IS_UNWANTED: Final = sa.and_(
+    IS_FREE,
+    sa.or_(
+        TASKS.c.cancel_requested == sa.literal_column("1"),
+        TASKS.c.call.is_(None),
+        TASKS.c.restart.is_(None),
+    ),
+)
+
+_MAY_START: Final = sa.and_(
+    IS_FREE,
+    TASKS.c.due_at.is_(None),
+    TASKS.c.call.is_not(None),
+    TASKS.c.restart.is_not(None),
+    TASKS.c.cancel_requested == 0,
+    TASKS.c.name.in_(bindparam("names", expanding=True)),
+)
+_IS_ASLEEP: Final = sa.and_(IS_FREE, TASKS.c.due_at.is_not(None))
+UNWANTED: Final = (
+    sa.select(TASKS.c.task_id, TASKS.c.name, TASKS.c.cancel_requested)
+    .where(_IS_UNWANTED)
+    .order_by(TASKS.c.task_id)
+)
+"""Those that are to be cancelled, or can never run."""
+# In the order of their index, by which databases find it.
+_ORDER: Final = (TASKS.c.level, TASKS.c.created_at, TASKS.c.task_id)
+_WAITS: Final = sa.select(TASKS.c.task_id).where(_MAY_START).order_by(*_ORDER).limit(1)
+_FIRST: Final = (
+    sa.select(TASKS.c.task_id, sa.func.length(TASKS.c.call))
+    .where(_MAY_START)
+    .order_by(*_ORDER)
+    .limit(bindparam("most"))
+)
+_NEXT_DUE: Final = sa.select(sa.func.min(TASKS.c.due_at)).where(_IS_ASLEEP)
+_DUE: Final = sa.select(TASKS.c.task_id).where(_IS_ASLEEP, TASKS.c.due_at <= bindparam("now"))
+_WAKE: Final = (
+    sa.update(TASKS)
+    .where(TASKS.c.task_id.in_(_DUE))
+    .values(due_at=None, reason=OFFERED, version=bindparam("at_version"))
+)
+
+
+def next_due(connection: Connection) -> float | None:
+    """Return the wall second at which the next sleeping task is due; None if none sleeps."""
+    due: float | None = connection.execute(_NEXT_DUE).scalar_one()
+    return due
+
+
+def wake(connection: Connection, now: float, version: int) -> None:
+    """Wake the free tasks that are due at wall second *now*."""
+    connection.execute(_WAKE, {"now": now, "at_version": version})
+
+
+def waiting(connection: Connection, kinds: Collection[Kind]) -> set[Kind]:
+    """Return the kinds, of some, of which free tasks wait whose functions this process knows."""
+    names = names_by_kind()
+    return {
+        kind
+        for kind in kinds
+        if names[kind] and connection.execute(_WAITS, {"names": names[kind]}).first() is not None
+    }
+
+
+def claim(
+    connection: Connection, room: Mapping[Kind, int], process: str, version: int
+) -> tuple[dict[str, Call], set[Kind]]:
+    """Give free tasks to *process*, whose turn to write it is.
+
+    Args:
+        connection: A transaction that writes.
+        room: How many tasks of each kind the process has places for.
+        process: Its id.
+        version: Its version.
+
+    Returns:
+        The tasks that it has now, and the kinds of which there may be more.
+    """
+    names, claimed, more = names_by_kind(), dict[str, Call](), set[Kind]()
+    for kind, places in room.items():
+        most = min(places, MOST)
+        if most > 0 and names[kind]:
+            first, is_all = pick(connection, names[kind], most)
+            claimed |= _give(connection, first, process, version)
+            if not is_all:
+                more.add(kind)
+    return claimed, more
+
+
+def pick(connection: Connection, names: Collection[str], most: int) -> tuple[list[str], bool]:
+    """Return the free tasks of some functions that come first, and whether there are no more.
+
+    Args:
+        connection: A transaction.
+        names: The functions.
+        most: How many at most, 1 or more. There are fewer if their arguments are long, but one.
+    """
+    first = connection.execute(_FIRST, {"names": list(names), "most": most}).all()
+    sizes = accumulate(size for _, size in first)
+    picked = [
+        task_id
+        for (task_id, size), total in zip(first, sizes, strict=True)
+        if total <= MOST_TEXT or total == size
+    ]
+    return picked, len(picked) == len(first) < most
+
+
+def names_by_kind() -> dict[Kind, list[str]]:
+    """Return the names of the functions that this process knows, by where they run."""
+    found: dict[Kind, list[str]] = {"thread": [], "loop": []}
+    for name in registry.names():
+        spec = registry.find_spec(name)
+        if spec is not None:
+            found[spec.kind].append(name)
+    return found
+
+
+def _give(
+    connection: Connection, task_ids: Collection[str], process: str, version: int
+) -> dict[str, Call]:
+    given: dict[str, Call] = dict.fromkeys(task_ids, ("", ""))
+    for some in parts(task_ids):
+        own = TASKS.c.task_id.in_(some)
+        connection.execute(sa.update(TASKS).where(own).values(process=process, version=version))
+        rows = connection.execute(
+            sa.select(TASKS.c.task_id, TASKS.c.call, TASKS.c.restart).where(own)
+        )
+        given |= {task_id: (call, restart) for task_id, call, restart in rows}
+    return given

@@ -1,0 +1,226 @@
+"""Claims: which of the tasks that no process has a process takes, and when."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from framework import background_task
+from framework._records.records import OFFERED, Label, Restart, TaskRecord
+from framework.stores.sql._shared import claims
+from framework.stores.sql._tables.schema import TASKS
+from tests.processes.siblings import PENDING, START, Peer, peers
+
+
+@background_task(on_restart="requeue", name="tests.claimed")
+def claimed(number: int) -> int:
+    """Stand for the function of a task; it is never called here."""
+    return number
+
+
+@background_task(on_restart="requeue", name="tests.claimed_too")
+async def claimed_too(number: int) -> int:
+    """Stand for the same on the loop."""
+    return number
+
+
+def offer(peer: Peer, number: int = 1, *, name: str = "tests.claimed", **facts: Any) -> TaskRecord:
+    """Let a process without places submit a task that others may run."""
+    restart = Restart(f"[[{number}],{{}}]", **facts)
+    task = peer.accept(label=Label(name, ""), restart=restart)
+    free = peer.host.snapshot(task)
+    free.restart, free.reason = restart.free_copy(), OFFERED
+    free.restart.offered = True
+    restart.state = "left"
+    peer.backlog.release(free)
+    return task
+
+
+def ids(records: list[TaskRecord]) -> list[str]:
+    """Return their ids."""
+    return [str(record.task_id) for record in records]
+
+
+def drawn_row(rng: random.Random, number: int) -> dict[str, Any]:
+    """Return a row, often of a task that is free and may start."""
+
+    def often(usual: Any, *others: Any) -> Any:
+        return usual if rng.random() < 0.85 else rng.choice(others)
+
+    ended = often(None, START)
+    return {
+        "task_id": f"{rng.randrange(1_000)}-{number}",
+        "name": rng.choice(["tests.a", "tests.b", "tests.c"]),
+        "description": "",
+        "status": "pending" if ended is None else "cancelled",
+        "process": often("", "somebody"),
+        "remote": 0,
+        "created_at": START + rng.randrange(5),
+        "ended_at": ended,
+        "attempts": 0,
+        "progress_message": "",
+        "reason": "",
+        "cancel_requested": often(0, 1),
+        "still_running": 0,
+        "version": 1,
+        "call": often("x" * rng.randrange(2, 25), None),
+        "restart": often("{}", None),
+        "level": rng.randrange(3),
+        "due_at": often(None, START + 9),
+    }
+
+
+def may_start(row: dict[str, Any], names: set[str]) -> bool:
+    """Say by hand whether a task is free, and may start."""
+    kept = row["call"] is not None and row["restart"] is not None
+    waits = row["ended_at"] is None and row["due_at"] is None and not row["cancel_requested"]
+    return kept and waits and row["process"] == "" and row["name"] in names
+
+
+def test_the_rule(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever there is, the first by priority, age and id are taken, up to a length."""
+    monkeypatch.setattr(claims, "MOST_TEXT", 60)
+    rng, sizes = random.Random(5), set[int]()
+    with peers(sql_url, 1) as (peer,):
+        for _ in range(80):
+            rows = [drawn_row(rng, number) for number in range(rng.randrange(1, 25))]
+            names = set(rng.sample(["tests.a", "tests.b", "tests.c"], rng.randrange(1, 4)))
+            most = rng.randrange(1, 6)
+            with peer.database.writing() as connection:
+                connection.execute(sa.delete(TASKS))
+                connection.execute(sa.insert(TASKS), rows)
+                picked, is_all = claims.pick(connection, names, most)
+            able = [row for row in rows if may_start(row, names)]
+            able.sort(key=lambda row: (row["level"], row["created_at"], row["task_id"]))
+            expected, length = list[str](), 0
+            for row in able[:most]:
+                length += len(row["call"])
+                if length <= 60 or not expected:
+                    expected.append(row["task_id"])
+            assert picked == expected
+            assert is_all == (len(expected) == len(able) < most)
+            sizes.add(len(picked))
+    assert sizes == {0, 1, 2, 3, 4, 5}
+
+
+def test_only_as_many_as_there_are_places_for(sql_url: str) -> None:
+    """A process takes what it has places for, of each kind, and the next one when one has ended."""
+    with peers(sql_url) as (web, worker):
+        tasks = []
+        for number in range(4):
+            tasks.append(offer(web, number, priority="low" if number == 1 else "normal"))
+            web.clock.pass_time(1.0)
+        offer(web, 9, name="tests.claimed_too")
+        web.writer.batches.write()
+        worker.host.rooms = 2
+        worker.writer.follower.look()
+        assert worker.writer.attempt()
+        assert ids(worker.host.taken_over) == ids([tasks[0], tasks[2]])
+        version = worker.writer.follower.version
+        for _ in range(3):
+            worker.tick()
+        assert worker.writer.follower.version == version, "it has no place, so it writes nothing"
+        worker.host.rooms = 2
+        assert worker.writer._until_due() == 0.0, "it does not wait for its next look"
+        worker.writer.attempt()
+        assert ids(worker.host.taken_over[2:]) == ids([tasks[3], tasks[1]])
+        (first, *_) = worker.host.taken_over
+        assert first.restart is not None
+        assert (first.status, first.restart.call) == (PENDING, "[[0],{}]")
+
+
+def test_of_two_the_first_one_takes_it(sql_url: str) -> None:
+    """A free task is taken by one process, and the other one writes nothing."""
+    with peers(sql_url, 3) as (web, one, two):
+        task = offer(web)
+        web.writer.batches.write()
+        for worker in (one, two):
+            worker.host.rooms = 1
+            worker.writer.follower.look()
+        one.writer.follower.go_on()
+        with two.database.reading() as connection:
+            before = two.writer.statements.position(connection)
+        two.writer.follower.go_on()
+        with two.database.reading() as connection:
+            assert two.writer.statements.position(connection) == before
+
+        assert (ids(one.host.taken_over), two.host.taken_over) == (ids([task]), [])
+        assert not two.writer.follower.behind
+
+
+def test_one_that_is_not_due_sleeps(sql_url: str) -> None:
+    """A task is taken when it is due, by age as if it had waited; until then it needs no place."""
+    with peers(sql_url) as (web, worker):
+        late = offer(web, due=START + 60)
+        web.clock.pass_time(1.0)
+        soon = offer(web)
+        web.writer.batches.write()
+        worker.host.rooms = 1
+        worker.tick()
+        assert ids(worker.host.taken_over) == ids([soon])
+        worker.host.rooms = 1
+        worker.tick()
+        version = worker.writer.follower.version
+        after = offer(web)
+        web.writer.batches.write()
+        worker.clock.pass_time(60.0)
+        assert worker.writer._until_due() == 0.0, "it knows when the next one is due"
+        assert worker.writer.follower.version == version
+        worker.tick()
+        assert ids(worker.host.taken_over) == ids([soon, late])
+        worker.host.rooms = 1
+        worker.tick()
+        assert ids(worker.host.taken_over[2:]) == ids([after])
+
+
+def test_a_submission_that_failed_is_withdrawn(sql_url: str) -> None:
+    """A free task ends if its submission has failed, unless another process has it by then."""
+    with peers(sql_url) as (web, worker):
+        tasks = []
+        for _ in range(3):
+            tasks.append(offer(web))
+            web.clock.pass_time(1.0)
+        web.writer.batches.write()
+        worker.host.rooms = 1
+        worker.tick()
+        web.backlog.release(withdrawn(web, tasks[0]))
+        web.backlog.release(withdrawn(web, tasks[1]))
+        tasks.append(offer(web))
+        web.backlog.release(withdrawn(web, tasks[3]))
+        web.writer.batches.write()
+
+        rows = [worker.row(task) for task in tasks]
+        found = [(row.status, row.process) for row in rows]
+        ended, waits = ("cancelled", ""), ("pending", "")
+        assert found == [("pending", worker.process_id), ended, waits, ended]
+
+
+def withdrawn(peer: Peer, task: TaskRecord) -> TaskRecord:
+    """Return what is written of a task whose submission has failed."""
+    found = peer.host.snapshot(task)
+    assert task.restart is not None
+    found.restart, found.ended = task.restart.free_copy(), peer.clock.now
+    found.status = type(PENDING)("cancelled")
+    return found
+
+
+def test_free_tasks_are_found_by_an_index(sqlite_url: str) -> None:
+    """To take a few of many free tasks, or to look for unwanted ones, only their index is read."""
+    with peers(sqlite_url, 1) as (peer,), peer.database.reading() as connection:
+        queries = {
+            "free": claims._FIRST.limit(5).params(names=["a"]),
+            "free ": claims._WAITS.params(names=["a"]),
+            "asleep": claims._NEXT_DUE,
+            "unwanted": claims.UNWANTED,
+        }
+        for index, query in queries.items():
+            text = str(query.compile(connection, compile_kwargs=INLINE))
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}").all()
+            assert len(plan) == 1, plan
+            assert f"INDEX asyncframe_tasks_{index}" in plan[0].detail
+
+
+INLINE = {"literal_binds": True, "render_postcompile": True}
