@@ -18,6 +18,7 @@ __all__ = [
     "DuplicateTaskError",
     "FrameworkError",
     "FrameworkNotStartedError",
+    "NoWorkersError",
     "QueueFullError",
     "RateLimitExceededError",
     "RemoteTaskError",
@@ -319,6 +320,25 @@ class ScheduleBusyError(FrameworkError, RuntimeError):
         return (
             f"schedule {self.name!r} is running, and its runs do not overlap: wait for the run, "
             "or cancel it"
+        )
+
+
+class NoWorkersError(FrameworkError, RuntimeError):
+    """Raised when a process without workers submits a task that no other process may run.
+
+    Attributes:
+        name: Name of the function.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} cannot run in this process, which has max_workers=0 and only submits, "
+            "nor in another one: declare it with @background_task(on_restart='requeue'), so that "
+            "a worker may run it, or give this process workers"
         )
 
 

@@ -35,6 +35,7 @@ from framework._threads.clock import SystemClock
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.watch.loop_watch import LoopWatch
 from framework.protocols import Clock, TaskEngine, TaskStore, Telemetry
+from framework.protocols._features import features_of
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -98,8 +99,9 @@ def setup_async_framework(
     Args:
         app: The app; None to use the framework without one, or if you pass the result as an
             app's lifespan.
-        max_workers: How many threads run at once, 1 or more; None for the default of
-            `concurrent.futures.ThreadPoolExecutor`.
+        max_workers: How many threads run at once; None for the default of
+            `concurrent.futures.ThreadPoolExecutor`. 0 for a process that only submits, to the
+            others that share its *store*: only tasks with ``on_restart="requeue"``.
         graceful_shutdown_timeout: How many seconds tasks get to finish at shutdown, 0 or
             more.
         task_timeout: Time limit in seconds for tasks without their own; None for the
@@ -126,8 +128,9 @@ def setup_async_framework(
 
     Raises:
         TypeError: If a parameter has the wrong type.
-        ValueError: If a number is out of range, or both *executor* and *max_workers* are
-            given; on entering, if the engine's settings would lose tasks or run them twice.
+        ValueError: If a number is out of range, both *executor* and *max_workers* are given, or
+            *max_workers* is 0 with an *engine*, or without a *store* that processes share; on
+            entering, if the engine's settings would lose tasks or run them twice.
         StoreUnavailableError: On entering, if a shared store cannot be reached.
     """
     settings = Settings.checked(
@@ -169,7 +172,21 @@ def _checked_parts(
         )
     checks.methods("store", store, ("put", "get", "list", "remove"))
     checks.methods("engine", engine, ("start", "withdraw", "abandon", "run_inline"))
+    if max_workers == 0:
+        _check_offering(store, engine)
     return Parts(clock=clock, pool=executor, store=store, engine=engine)
+
+
+def _check_offering(store: Any, engine: Any) -> None:  # Any: of `_checked_parts`
+    if engine is not None:
+        raise ValueError(
+            "max_workers must not be 0 with an engine, whose workers run the tasks: leave it out"
+        )
+    if features_of(store).requeue is None:
+        raise ValueError(
+            "max_workers=0 needs a store that other processes share, from which they take the "
+            f"tasks, such as store=SQLStore(url), not store={checks.show(store)}"
+        )
 
 
 class FrameworkLifespan(AbstractAsyncContextManager[None]):
@@ -281,7 +298,7 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
                 await self._stop()
                 raise
         # Only now: a task may need what the app's handlers have set up.
-        framework.core.takes_over = True
+        framework.core.takes_over = framework.core.has_workers
         clock = framework.core.clock
         slow = self._settings.slow_loop
         if slow and shared is None and isinstance(clock, SystemClock):

@@ -24,6 +24,7 @@ from framework._manager.submitting.guard import Guard
 from framework._manager.submitting.held import Delayed, Limited
 from framework._manager.submitting.ids import ChosenIds, Keys
 from framework._manager.submitting.intake import Intake
+from framework._manager.submitting.offered import Offered
 from framework._manager.submitting.owner import Owners
 from framework._manager.submitting.partner import Joined, Partner
 from framework._manager.submitting.remote import Remote
@@ -107,7 +108,8 @@ class Core:
         others: Looks for tasks of other processes, if there can be any.
         scene: What is needed to say why a task waits.
         keys, guard, owners, requeued, durable: The partners of submissions that others use.
-        takes_over: Whether the app has started, so that tasks of ended processes may run.
+        has_workers: Whether tasks run in this process, or where *remote* runs them.
+        takes_over: Whether the app has started, so that tasks that no process has may run.
         manager: The public face of this core; set by `frameworks.Framework`.
         hubs: What `framework.http` keeps for each event loop on which tasks are streamed.
     """
@@ -166,12 +168,15 @@ class Core:
         requeuing = None if self.remote is not None else features.requeue
         self.requeued = Requeued(self.runner, self.places, requeuing)
         remote = None if self.remote is None else Remote(joined, self.remote, abilities.keeping)
-        self.durable = Durable(joined, self.runner, remote, self.others)
+        offered = Offered(joined, self.requeued) if settings.max_workers == 0 else None
+        self.durable = Durable(joined, self.runner, self.requeued, remote, self.others)
         # In the order in which they are asked; see `partner`.
         partners: list[Partner | None] = [
             self.owners,
             ChosenIds(self.ledger),
             Unique(self.places, self.runner, self.others),
+            # Before what only holds tasks until they run.
+            offered,
             Delayed(self.places.delays, self.runner),
             Limited(self.places, self.runner),
             self.requeued,
@@ -193,6 +198,7 @@ class Core:
         book = features.schedules or abilities.schedules
         self.schedules = Schedules(self.intake, self.rng, book, self.others)
         self.clean_up = CleanUp(self.ledger, retention, settings)
+        self.has_workers = offered is None
         self.apply(settings)
         self.scene = LiveScene(self.ledger, self.engine)
         self.results = Results(self.runner, pool._crew, self.others)
@@ -249,13 +255,17 @@ class Core:
         self.clean_up.settings = settings
         limit = self.pool.task_timeout if settings.task_timeout is None else settings.task_timeout
         self.intake.default_limit = None if limit == math.inf else limit
-        if settings.max_workers is not None:
+        if settings.max_workers:
             self.pool._crew.max_workers = settings.max_workers
 
     def start(self) -> None:
-        """Start the periodic clean-up and the schedules; may be called twice."""
+        """Start the periodic clean-up and the schedules; may be called twice.
+
+        Without workers there are no schedules: those processes run them that have some.
+        """
         self.clean_up.start()
-        self.schedules.start()
+        if self.has_workers:
+            self.schedules.start()
 
     def begin_wind_down(self) -> list[Sleeper]:
         """Accept and schedule no more tasks.

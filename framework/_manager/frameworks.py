@@ -46,7 +46,7 @@ class Framework:
             clock = self._own_clock = SystemClock()
         self._own_pool = parts.pool is None
         self.pool = parts.pool or ThreadPoolExecutorEnhanced(
-            settings.max_workers, POOL_NAME, clock=clock
+            settings.max_workers or None, POOL_NAME, clock=clock
         )
         self.core = Core(parts, settings, self.pool, clock)
         self.core.manager = self.manager = TaskManager(self.core)

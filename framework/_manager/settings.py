@@ -40,7 +40,7 @@ class Settings:
 
         workers = given["max_workers"]
         if workers is not None:
-            workers = checks.integer("max_workers", workers, at_least=1)
+            workers = checks.integer("max_workers", workers, at_least=0)
         most = checks.integer("max_finished_tasks", given["max_finished_tasks"], at_least=0)
         return cls(
             max_workers=workers,

@@ -396,3 +396,11 @@ def _range(above: float | None, at_least: float | None, at_most: float) -> str:
 def show(value: object) -> str:
     """Return *value* as text for a message, whatever its ``repr`` does."""
     return safe_repr(value, _LONGEST_SHOWN)
+
+
+def id_in_use(task_id: str) -> ValueError:
+    """Return the error for a chosen id that is in use."""
+    return ValueError(
+        f"task_id must be one that no task has, not {task_id[:80]!r}: choose another, or "
+        "leave it out for a random one"
+    )

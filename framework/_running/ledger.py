@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Final, Literal, TypeAlias
 
-from framework._records.checks import show
+from framework._records.checks import id_in_use, show
 from framework._records.records import TaskRecord
 from framework._records.statuses import (
     COMPLETED,
@@ -465,14 +465,6 @@ _KEPT: Final = 1_000
 
 _NO_WAITERS: dict[Any, None] = {}
 """Returned by `Ledger.end` for a task without waiters; never changed."""
-
-
-def id_in_use(task_id: str) -> ValueError:
-    """Return the error for a chosen id that is in use."""
-    return ValueError(
-        f"task_id must be one that no task has, not {task_id[:80]!r}: choose another, or "
-        "leave it out for a random one"
-    )
 
 
 # -- what can run again

@@ -78,16 +78,18 @@ class Results:
             task = _require_found(task, await self._others.until_final(task, timeout))
         return raise_or_return(task)
 
-    async def ended(self, task: LiveTask) -> None:
-        """Suspend until *task* is final.
+    async def ended(self, task: LiveTask) -> TaskRecord:
+        """Suspend until *task* is final, and return its record.
 
         Raises:
             FrameworkNotStartedError: If the framework stops following it before.
         """
         await self.until_final(task, None)
         _require_final(task)
-        if task.was_given_away:
-            raise FrameworkNotStartedError("stopping")
+        if not task.was_given_away:
+            return task
+        task_id, _ = self.elsewhere(task, None)
+        return _require_found(task_id, await self._others.until_final(task_id, None))
 
     def wait(self, task: TaskRecord | str, timeout: float | None) -> Any:
         """Block until a task is final, like `get`; see `TaskManager.wait_result`."""

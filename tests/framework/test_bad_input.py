@@ -82,7 +82,7 @@ def test_setup() -> None:
     """`setup_async_framework` refuses a bad number at the call and not on entering."""
     refuse(
         partial(setup_async_framework, None),
-        cases("max_workers", WHOLE_1, 0, -1, 1.5, NAN, True, "4", [4]),
+        cases("max_workers", WHOLE_0, -1, 1.5, NAN, True, "4", [4]),
         cases("graceful_shutdown_timeout", DELAY, -1, -math.inf, NAN, True, "30", None),
         cases("task_timeout", LIMIT, 0, -1, NAN, True, "30"),
         cases("queue_size", WHOLE_1, 0, -1, 1.5, math.inf, True, "10", None),

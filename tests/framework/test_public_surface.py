@@ -71,6 +71,7 @@ ERRORS: list[tuple[type[exceptions.FrameworkError], dict[str, Any]]] = [
     (exceptions.DeadlockError, {"chain": ("one", "two", "one")}),
     (exceptions.RunAgainError, {"task_id": "1", "name": "call", "reason": "it is running"}),
     (exceptions.RemoteTaskError, {"type_name": "shop.SoldOutError", "text": "none is left"}),
+    (exceptions.NoWorkersError, {"name": "shop.send"}),
     (exceptions.StoreUnavailableError, {"reason": "the disk is full"}),
     (exceptions.BrokerUnavailableError, {"reason": "connection refused"}),
 ]

@@ -412,7 +412,7 @@ def test_a_store_that_cannot_be_used_lets_go_of_its_file(tmp_path: Path) -> None
     store = SQLStore(f"sqlite:///{file}")
     with pytest.raises(
         StoreUnavailableError,
-        match=r"^the tables of this database have version 8, but this release supports 7: ",
+        match=r"^the tables of this database have version 9, but this release supports 8: ",
     ):
         store.open(Host(TestClock()))
     assert str(file) not in [one.path for one in psutil.Process().open_files()]

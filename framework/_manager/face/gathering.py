@@ -21,6 +21,7 @@ from collections.abc import (
 from typing import Any, Generic, TypeVar
 
 from framework._records import checks
+from framework._records.records import TaskRecord
 from framework._records.statuses import COMPLETED
 from framework._running.outcomes import raise_or_return
 from framework._tasks.live import LiveTask, current_record
@@ -73,9 +74,9 @@ class MapItem(Generic[I, T]):
 
     __slots__ = ("_record", "item", "number", "task")
 
-    # Any: a live task, which is not public
+    # Any: a record, which is not public
     def __init__(self, item: I, number: int, record: Any) -> None:
-        self._record: LiveTask = record
+        self._record: TaskRecord = record
         self.item: I = item
         self.number: int = number
         self.task: Task = Task(record)
@@ -115,14 +116,14 @@ class TaskMap(Generic[I, T]):
         until_final: Any,
     ) -> None:
         self._submit: Callable[[I], Awaitable[LiveTask]] = submit
-        self._until_final: Callable[[LiveTask], Awaitable[None]] = until_final
+        self._until_final: Callable[[LiveTask], Awaitable[TaskRecord]] = until_final
         self._items = _one_by_one(items)
         # The waits that are over, and whether there is one, or the last item has come.
-        self._over: list[asyncio.Future[None]] = []
+        self._over: list[asyncio.Future[TaskRecord]] = []
         self._changed, self._room = asyncio.Event(), asyncio.Event()
         self._max_running = max_running
         self._next: tuple[int, I] | None = None
-        self._waits: dict[asyncio.Future[None], tuple[int, I, LiveTask]] = {}
+        self._waits: dict[asyncio.Future[TaskRecord], tuple[int, I]] = {}
         self._begun = False
         self.total: int | None = len(items) if isinstance(items, Sized) else None
         self.submitted: int = 0
@@ -186,10 +187,9 @@ class TaskMap(Generic[I, T]):
             # What it was taking an item from ends before this does.
             await asyncio.wait({feeder})
 
-    def _end(self, wait: asyncio.Future[None]) -> MapItem[I, T]:
-        number, item, task = self._waits.pop(wait)
-        wait.result()
-        return MapItem(item, number, task)
+    def _end(self, wait: asyncio.Future[TaskRecord]) -> MapItem[I, T]:
+        number, item = self._waits.pop(wait)
+        return MapItem(item, number, wait.result())
 
     async def _feed(self) -> Exception | None:
         """Submit tasks for all items, as many at a time as may run; return why one was refused."""
@@ -210,14 +210,14 @@ class TaskMap(Generic[I, T]):
                 self._next = None
                 self.submitted += 1
                 wait = asyncio.ensure_future(self._until_final(task))
-                self._waits[wait] = number, item, task
+                self._waits[wait] = number, item
                 wait.add_done_callback(self._note)
                 if len(self._waits) < self._max_running:
                     continue
             self._room.clear()
             await self._room.wait()
 
-    def _note(self, wait: asyncio.Future[None]) -> None:
+    def _note(self, wait: asyncio.Future[TaskRecord]) -> None:
         self._over.append(wait)
         self._changed.set()
 

@@ -13,8 +13,8 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar, Unpack, overload
 from framework._manager.core import Core
 from framework._manager.submitting.partner import Awaited
 from framework._records import checks
+from framework._records.checks import id_in_use
 from framework._records.ids import TaskId
-from framework._running.ledger import id_in_use
 from framework._tasks.decorated import BackgroundCall
 from framework._tasks.functions import is_wrapper, layer_of, require_callable
 from framework._tasks.live import LiveTask

@@ -8,12 +8,13 @@ from __future__ import annotations
 from framework._manager.others.other_processes import OtherProcesses
 from framework._manager.submitting.partner import Joined, Partner
 from framework._manager.submitting.remote import Remote
-from framework._records.statuses import FAILED
+from framework._manager.submitting.requeued import Requeued
+from framework._records.statuses import CANCELLED, FAILED
 from framework._running.runner import NOT_STARTED, Runner
 from framework._tasks.live import LiveTask
 from framework._tasks.places import Existing
 from framework._threads.waiters import Reply, Steps
-from framework.exceptions import StoreUnavailableError
+from framework.exceptions import StoreUnavailableError, TaskCancelledError
 from framework.protocols import KeepingEngine, SharedStore
 
 
@@ -23,6 +24,7 @@ class Durable(Partner):
     Args:
         joined: The partners of all submissions.
         runner: Ends a task whose record cannot be written; has the ledger with the store.
+        requeued: The same, for a task that was given away.
         remote: Lets the engine note tasks before they are started; None without one.
         others: Finds tasks of other processes.
 
@@ -31,9 +33,15 @@ class Durable(Partner):
     """
 
     def __init__(
-        self, joined: Joined, runner: Runner, remote: Remote | None, others: OtherProcesses
+        self,
+        joined: Joined,
+        runner: Runner,
+        requeued: Requeued,
+        remote: Remote | None,
+        others: OtherProcesses,
     ) -> None:
         self._runner = runner
+        self._requeued = requeued
         self._others = others
         self._remote = remote
         self._parts: list[SharedStore | KeepingEngine] = []
@@ -67,17 +75,30 @@ class Durable(Partner):
         except GeneratorExit:
             # The caller was cancelled, so nobody will ever know the id.
             if own:
-                self._runner.cancel_pending(task, "its submission was cancelled")
+                self._cancel(task)
             raise
         error = reply.answer
         if error is not None:
             if own:
                 # The caller gets it, right here.
                 task.read = True
-                self._runner.refuse(task, error)
+                self._refuse(task, error)
             raise error
         if own:
             task.secured = True
+
+    def _cancel(self, task: LiveTask) -> None:
+        if task.was_given_away:
+            error = TaskCancelledError(task.task_id, task.name)
+            self._requeued.take_back(task, CANCELLED, error)
+        else:
+            self._runner.cancel_pending(task, "its submission was cancelled")
+
+    def _refuse(self, task: LiveTask, error: BaseException) -> None:
+        if task.was_given_away:
+            self._requeued.take_back(task, FAILED, error)
+        else:
+            self._runner.refuse(task, error)
 
     def _require_stored(self, task_id: str) -> Steps[None]:
         """Wait until everybody can find the task of another process that is used instead.

@@ -21,9 +21,10 @@ from typing import Any, ClassVar, Final
 
 from framework._manager.others.other_processes import OtherProcesses
 from framework._manager.submitting.partner import Awaited, Joined, Partner
+from framework._records.checks import id_in_use
 from framework._records.ids import TaskId
 from framework._records.records import TaskRecord
-from framework._running.ledger import Ledger, id_in_use
+from framework._running.ledger import Ledger
 from framework._running.runner import Runner
 from framework._running.waits.places import Places
 from framework._tasks.live import LiveTask

@@ -23,14 +23,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar, Final, cast
 
 from framework._manager.submitting.partner import Partner
 from framework._records.records import Kind, Restart, TaskRecord
-from framework._records.statuses import FINAL, PENDING
+from framework._records.statuses import FINAL, PENDING, TaskStatus
 from framework._running.endings import Ends
-from framework._running.runner import Runner
+from framework._running.runner import NOT_STARTED, Runner
 from framework._tasks.live import LiveTask, copy_record
 from framework._tasks.wire import codec_of
 from framework._threads.waiters import ThreadWaiter, wake_all
@@ -156,7 +157,25 @@ class Requeued(Partner):
             record.restart = restart.free_copy()
             self._store.release(record)
 
-    def let_go(self, task: LiveTask, reason: str) -> bool:
+    def take_back(self, task: LiveTask, status: TaskStatus, error: BaseException) -> None:
+        """End a task that was let go, and that nobody may run: its submission has failed.
+
+        It runs all the same if that was stored, and another process has taken it since.
+
+        Args:
+            task: The task.
+            status: How it ends, CANCELLED or FAILED.
+            error: Why.
+        """
+        restart, store = task.restart, self._store
+        assert restart is not None
+        assert store is not None
+        ended = _free_copy(task, restart, NOT_STARTED, False)
+        ended.status, ended.ended = status, self._ledger.clock.monotonic()
+        ended.error, ended.read = error, True
+        store.release(ended)
+
+    def let_go(self, task: LiveTask, reason: str, *, offered: bool = False) -> bool:
         """Give a task to the other processes, unless it has started and must not do so again.
 
         Nothing of it is stored or counted here any more. Its waiters are woken; they find it in
@@ -164,7 +183,8 @@ class Requeued(Partner):
 
         Args:
             task: The task.
-            reason: Why it waits, for people.
+            reason: Why it waits, for people, unless it waits for something else already.
+            offered: Whether it was just submitted for them.
 
         Returns:
             Whether it was given away.
@@ -176,7 +196,7 @@ class Requeued(Partner):
             waits = task.status is PENDING
             if not waits and (task.status in FINAL or not restart.idempotent):
                 return False
-            free = _free_copy(task, restart, reason)
+            free = _free_copy(task, restart, reason, offered)
             restart.state = "left"
             waiters = ledger.give_away(task)
         store.release(free)
@@ -196,12 +216,14 @@ class Requeued(Partner):
         return True
 
 
-def _free_copy(task: LiveTask, restart: Restart, reason: str) -> TaskRecord:
+def _free_copy(task: LiveTask, restart: Restart, reason: str, offered: bool) -> TaskRecord:
     """Return the record that the store keeps of a task that is given away."""
     free = copy_record(task)
-    free.status, free.started, free.reason = PENDING, None, reason
+    free.status, free.started = PENDING, None
+    if task.timer is None and not (offered and task.reason):
+        free.reason = reason
     free.progress, free.progress_message = None, ""
-    free.restart = restart.free_copy()
+    free.restart = replace(restart.free_copy(), offered=offered)
     return free
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Final, TypeAlias
 
+from framework._records.checks import id_in_use
 from framework._records.records import TaskRecord
 from framework._records.statuses import TaskStatus
 from framework._threads.clock import SystemClock
@@ -112,7 +113,8 @@ class Backlog:
 
         Raises:
             StoreUnavailableError: If it is new and too many records wait already.
-            ValueError: If it is new and not every database can store its id.
+            ValueError: If it is new and not every database can store its id, or if one with its
+                id was given away a moment ago.
         """
         task_id = record.task_id
         with self._lock:
@@ -125,6 +127,8 @@ class Backlog:
                             "task_id must not contain NUL, which databases cannot store, not "
                             f"{task_id!r}"
                         )
+                    if self.free(task_id) is not None:
+                        raise id_in_use(task_id)
                     # What was set aside is not looked at: it is little, and this is done often.
                     if len(self._dirty) + len(self._taken) >= self._capacity:
                         raise StoreUnavailableError(
@@ -193,6 +197,12 @@ class Backlog:
             return True
         record = self._dirty.get(task_id) or self._taken.get(task_id)
         return record is not None and record.restart is not None and not record.status.is_final
+
+    def free(self, task_id: str) -> TaskRecord | None:
+        """Return the copy that waits to be written and sets a task free; None if none does."""
+        record = self._dirty.get(task_id) or self._taken.get(task_id)
+        restart = None if record is None else record.restart
+        return record if restart is not None and restart.state == "free" else None
 
     def wake(self) -> None:
         """Wake the writer, and let it gather no more records: somebody waits."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -302,12 +303,24 @@ class SQLStore:
             return self._history.counts(query, FIELDS[field])
 
     def has(self, task_id: str) -> bool:
-        """Return whether a finished task has this id; see `protocols.LargeStore`."""
+        """Return whether a task that is not live here has this id; see `protocols.LargeStore`."""
+        if self._backlog.free(task_id) is not None or self._mirror.has_other(task_id):
+            return True
         return not self._mirror.is_whole and bool(self.fetch([task_id]))
+
+    def _write_first(self, task_ids: Collection[str]) -> None:
+        """Wait until tasks that this process has given away are written, or cannot be."""
+        free = filter(None, map(self._backlog.free, task_ids))
+        for record in list(free):
+            answered = threading.Event()
+            self._backlog.secure(record, partial(_set, answered))
+            # It is answered in time, whatever the database does.
+            answered.wait()
 
     def fetch(self, task_ids: Collection[str]) -> Sequence[TaskRecord]:
         """Return the records of some ids from the database; see `protocols.SharedStore`."""
         wanted = [task_id for task_id in task_ids if can_be_kept(task_id)]
+        self._write_first(wanted)
         with self._answering(), self._database.reading() as connection:
             return self._writer.follower.read(connection, wanted)
 
@@ -360,6 +373,7 @@ class SQLStore:
         """Ask the process of a live task to cancel it; see `protocols.SharedStore`."""
         if not can_be_kept(task_id):
             return False
+        self._write_first([task_id])
         with self._answering(), self._database.writing() as connection:
             version, _, _ = self._writer.statements.advance(connection, "")
             return self._writer.statements.request_cancel(connection, task_id, version)
@@ -420,3 +434,7 @@ class SQLStore:
             raise StoreUnavailableError(
                 f"{self!r} did not answer: {why(error)}; try again later"
             ) from error
+
+
+def _set(answered: threading.Event, _: BaseException | None) -> None:
+    answered.set()

@@ -221,6 +221,10 @@ class Mirror:
             others = list(self._others.values())
         return [one for one in others if status is None or one.status is status]
 
+    def has_other(self, task_id: str) -> bool:
+        """Return whether a live task of another process, or of none, has this id."""
+        return task_id in self._others
+
     def unread(self) -> list[TaskRecord]:
         """Return the failures of this process that nobody has read, and that were not logged."""
         with self._keeping:

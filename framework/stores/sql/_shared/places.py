@@ -35,6 +35,7 @@ from framework._tasks.places import (
 from framework.stores.sql._shared.requests import Requests
 from framework.stores.sql._shared.site import Site
 from framework.stores.sql._tables.schema import PLACES, PROCESSES, TASKS
+from framework.stores.sql._tables.statements import parts
 
 Told: TypeAlias = Callable[[PlaceAnswer], object]
 Asked: TypeAlias = "tuple[PlaceRequest, Told] | str"
@@ -240,6 +241,11 @@ class SharedLines:
         for task_id, by in replaced:
             self._cancel(task_id, f"it was replaced by task {by}")
 
+    def forget(self, task_ids: Collection[str]) -> None:
+        """Forget tasks that this process has given away: nobody here waits for their places."""
+        for task_id in task_ids:
+            self._inside.pop(task_id, None)
+
     def look(self, version: int) -> None:
         """Tell those that have been granted a place by other processes, up to *version*.
 
@@ -384,6 +390,14 @@ class _Step:
         self._connection.execute(_UNWANTED, {"at_version": self._version})
         found = self._connection.execute(_REPLACED, {"own": self._process})
         self.replaced += [(one, other) for one, other in found if other == by]
+
+
+def set_free(connection: Connection, version: int, task_ids: Collection[str], process: str) -> None:
+    """Let the places of *process* that belong to free tasks belong to nobody, as the tasks do."""
+    for some in parts(task_ids):
+        own = sa.and_(PLACES.c.task_id.in_(some), PLACES.c.process == process)
+        connection.execute(sa.update(PLACES).where(own).values(process=""))
+    connection.execute(_UNWANTED, {"at_version": version})
 
 
 def is_held_on(connection: Connection, process: str) -> bool:

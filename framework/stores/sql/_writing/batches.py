@@ -26,6 +26,7 @@ from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._reading.follower import IN_TIME, Follower
 from framework.stores.sql._reading.mirror import Mirror
+from framework.stores.sql._shared import places as _places
 from framework.stores.sql._shared.places import SharedLines
 from framework.stores.sql._shared.site import Site
 from framework.stores.sql._tables.database import FAULTS, why
@@ -291,6 +292,11 @@ class Batches:
         if beats:
             self.pulse.given()
         self._follower.wrote(version)
+        freed = [row for row in rows if row.is_free]
+        if freed:
+            self._lines.forget([row.task_id for row in freed])
+            # Written here, but of nobody: they are read as if others had written them.
+            self._mirror.add([row.as_read(version) for row in freed])
         if ended:
             # In memory they ended otherwise: the others had given this process up before that.
             self._mirror.read(ended)
@@ -331,6 +337,7 @@ class Batches:
                 self._tell_of_strangers(connection, own)
             if free:
                 self._site.statements.put(connection, free, process, version, release=True)
+                _places.set_free(connection, version, [row.task_id for row in free], process)
         except FAULTS as error:
             if self._database.is_data_fault(error):
                 for restart in new:
