@@ -289,8 +289,10 @@ def test_a_task_that_a_dead_process_has_delayed(run: Any, written: Written, tmp_
     file = copied(written, tmp_path)
     set_running(file, written.ids[0])
     with closing(sqlite3.connect(file)) as connection, connection:
-        process = "INSERT INTO asyncframe_processes VALUES ('dead', 'here', 1, 0, 0, NULL)"
-        connection.execute(process)
+        columns = "process_id, host, pid, started_at, beat"
+        connection.execute(
+            f"INSERT INTO asyncframe_processes ({columns}) VALUES ('dead', 'here', 1, 0, 0)"
+        )
         values = ("pending", "dead", delayed(SystemClock().time() + 10_000.0), written.ids[0])
         change = "UPDATE asyncframe_tasks SET status = ?, process = ?, reason = ? WHERE task_id = ?"
         connection.execute(change, values)
