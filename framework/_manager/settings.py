@@ -22,6 +22,8 @@ class Settings:
     result_ttl: float = 86_400.0
     max_finished_tasks: int = 100_000
     cleanup_interval: float = 60.0
+    # Of a worker alone, see `hosting.role`.
+    only: frozenset[str] | None = None
     # Of one app alone: apps that share a framework may differ in these.
     graceful_shutdown_timeout: float = field(default=30.0, compare=False)
     slow_loop: float = field(default=1.0, compare=False)

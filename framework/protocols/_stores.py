@@ -98,6 +98,10 @@ class StoreHost(Protocol):
         """
         ...
 
+    def functions(self) -> Mapping[Kind, Collection[str]]:
+        """Return the names of the functions whose free tasks this process takes, by their kind."""
+        ...
+
     def take_over(self, records: Sequence[TaskRecord]) -> None:
         """Run free tasks here, after the store has given them to this process.
 

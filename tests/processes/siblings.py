@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from framework._records.ids import TaskId, random_id
 from framework._records.records import Kind, Label, TaskRecord
 from framework._records.statuses import TaskStatus
+from framework._tasks import registry
 from framework._tasks.live import copy_record
 from framework._threads.clock import SystemClock
 from framework.protocols import Clock
@@ -88,6 +89,15 @@ class Host:
     def room(self) -> dict[Kind, int]:
         """Return what the test has set, for threads."""
         return {"thread": self.rooms} if self.rooms > 0 else {}
+
+    def functions(self) -> dict[Kind, list[str]]:
+        """Return all functions, by where they run."""
+        found: dict[Kind, list[str]] = {"thread": [], "loop": []}
+        for name in registry.names():
+            spec = registry.find_spec(name)
+            if spec is not None:
+                found[spec.kind].append(name)
+        return found
 
     def take_over(self, records: Sequence[TaskRecord]) -> None:
         """Note what is to run here, for which there is less room then."""

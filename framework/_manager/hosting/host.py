@@ -128,6 +128,15 @@ class RemoteHost:
                 free[task.spec.kind] -= 1
         return {kind: min(left, most) for kind, left in free.items() if min(left, most) > 0}
 
+    def functions(self) -> dict[Kind, list[str]]:
+        """Return which functions' free tasks this process takes; see `protocols.StoreHost`."""
+        only, found = self._core.only, {kind: list[str]() for kind in KINDS}
+        for name in registry.names():
+            spec = registry.find_spec(name)
+            if spec is not None and (only is None or name in only):
+                found[spec.kind].append(name)
+        return found
+
     def take_over(self, records: Sequence[TaskRecord]) -> None:
         """Run free tasks here; see `protocols.StoreHost`."""
         for record in records:

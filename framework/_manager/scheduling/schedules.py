@@ -16,7 +16,7 @@ import random
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from types import FrameType
@@ -56,6 +56,7 @@ class Schedules:
         rng: Source of the jitter.
         book: Where runs are claimed if processes share them; None if they do not.
         others: Its thread asks a shared book.
+        only: The names of those that it runs; None for all.
     """
 
     def __init__(
@@ -64,8 +65,10 @@ class Schedules:
         rng: random.Random,
         book: ScheduleBook | None,
         others: OtherProcesses,
+        only: Collection[str] | None = None,
     ) -> None:
         self.book = book
+        self._only = only
         self._intake = intake
         self._clock = intake.ledger.clock
         self._rng = rng
@@ -120,7 +123,9 @@ class Schedules:
             return list(self._own)
 
     def add(self, schedule: Schedule) -> None:
-        """Start a schedule."""
+        """Start a schedule, unless this process is to run others only."""
+        if self._only is not None and schedule.spec.name not in self._only:
+            return
         shared = None if schedule.options["each_process"] else self.book
         with self._lock:
             if not self._running or schedule in self._timetables:

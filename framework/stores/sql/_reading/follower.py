@@ -219,7 +219,8 @@ class Follower:
     def _see_free(self, connection: Connection, room: Mapping[Kind, int]) -> None:
         """Find out for which places there are free tasks, and when the next one is due."""
         self._due_at = _claims.next_due(connection)
-        self._waiting = (self._waiting - room.keys()) | _claims.waiting(connection, room.keys())
+        found = _claims.waiting(connection, self._host.functions(), room.keys())
+        self._waiting = (self._waiting - room.keys()) | found
 
     @property
     def behind(self) -> bool:
@@ -243,7 +244,7 @@ class Follower:
         with self._site.turn() as (connection, version, _):
             _orphans.put_back(connection, self._arriving, own)
             _claims.wake(connection, now, version)
-            claimed, more = _claims.claim(connection, room, own, version)
+            claimed, more = _claims.claim(connection, self._host.functions(), room, own, version)
             _places.inherit(connection, version)
             records = self._mirror.read(self._statements.in_order(connection, claimed))
             self._due_at = _claims.next_due(connection)

@@ -21,7 +21,6 @@ from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
 from framework._records.records import OFFERED, Kind
-from framework._tasks import registry
 from framework.stores.sql._tables.schema import TASKS
 from framework.stores.sql._tables.statements import parts
 
@@ -30,6 +29,9 @@ MOST: Final = 200
 
 MOST_TEXT: Final = 8_000_000
 """How many characters their arguments have together at most, unless a single one has more."""
+
+Names: TypeAlias = Mapping[Kind, Collection[str]]
+"""The names of functions, by where they run."""
 
 Call: TypeAlias = tuple[str, str]
 """The arguments of a task, and what else is needed to run it; see `Restart.of`."""
@@ -89,23 +91,24 @@ def wake(connection: Connection, now: float, version: int) -> None:
     connection.execute(_WAKE, {"now": now, "at_version": version})
 
 
-def waiting(connection: Connection, kinds: Collection[Kind]) -> set[Kind]:
-    """Return the kinds, of some, of which free tasks wait whose functions this process knows."""
-    names = names_by_kind()
-    return {
-        kind
-        for kind in kinds
-        if names[kind] and connection.execute(_WAITS, {"names": names[kind]}).first() is not None
-    }
+def waiting(connection: Connection, names: Names, kinds: Collection[Kind]) -> set[Kind]:
+    """Return the kinds, of some, of which free tasks of some functions wait."""
+
+    def waits(known: Collection[str]) -> bool:
+        found = connection.execute(_WAITS, {"names": list(known)}) if known else None
+        return found is not None and found.first() is not None
+
+    return {kind for kind in kinds if waits(names[kind])}
 
 
 def claim(
-    connection: Connection, room: Mapping[Kind, int], process: str, version: int
+    connection: Connection, names: Names, room: Mapping[Kind, int], process: str, version: int
 ) -> tuple[dict[str, Call], set[Kind]]:
     """Give free tasks to *process*, whose turn to write it is.
 
     Args:
         connection: A transaction that writes.
+        names: The functions whose tasks the process takes.
         room: How many tasks of each kind the process has places for.
         process: Its id.
         version: Its version.
@@ -113,7 +116,7 @@ def claim(
     Returns:
         The tasks that it has now, and the kinds of which there may be more.
     """
-    names, claimed, more = names_by_kind(), dict[str, Call](), set[Kind]()
+    claimed, more = dict[str, Call](), set[Kind]()
     for kind, places in room.items():
         most = min(places, MOST)
         if most > 0 and names[kind]:
@@ -140,16 +143,6 @@ def pick(connection: Connection, names: Collection[str], most: int) -> tuple[lis
         if total <= MOST_TEXT or total == size
     ]
     return picked, len(picked) == len(first) < most
-
-
-def names_by_kind() -> dict[Kind, list[str]]:
-    """Return the names of the functions that this process knows, by where they run."""
-    found: dict[Kind, list[str]] = {"thread": [], "loop": []}
-    for name in registry.names():
-        spec = registry.find_spec(name)
-        if spec is not None:
-            found[spec.kind].append(name)
-    return found
 
 
 def _give(
