@@ -35,16 +35,25 @@ def find_app(name: str) -> App:
     Raises:
         CommandError: If there is no such module or app.
     """
+    load_app(name)
+    return App(name, _made(_is_store), _made(_is_engine))
+
+
+def load_app(name: str) -> Any:  # Any: whatever the module has there
+    """Import ``module:app`` and return it; the current folder is searched first.
+
+    Raises:
+        CommandError: If there is no such module or app.
+    """
     module_name, colon, attribute = name.partition(":")
     if not colon or not module_name or not attribute:
-        raise CommandError(f"--app must be like module:app, as for uvicorn, not {name!r}", USAGE)
+        raise CommandError(f"an app must be like module:app, as for uvicorn, not {name!r}", USAGE)
     try:
-        imported(name)
+        return imported(name)
     except NotImportedError as error:
         raise CommandError(f"{error}{_shadow()}", USAGE) from None
     except LookupError as error:
         raise CommandError(str(error), USAGE) from None
-    return App(name, _made(_is_store), _made(_is_engine))
 
 
 def _made(is_wanted: Callable[[type], bool]) -> list[Any]:

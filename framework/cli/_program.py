@@ -12,7 +12,7 @@ from typing import Final
 from framework import __version__
 from framework._records import checks
 from framework._records.statuses import TaskStatus
-from framework.cli import _schedules, _tasks
+from framework.cli import _schedules, _tasks, _worker
 from framework.cli._mistakes import FOUND, GOOD, USAGE, CommandError
 from framework.cli._screen import Screen
 from framework.cli._sources import APP, STORE, Source, opened
@@ -84,6 +84,8 @@ def _run(chosen: argparse.Namespace, screen: Screen) -> int:
             screen.write(f"doctor: {error}")
             return USAGE
         return doctor.main([chosen.app])
+    if chosen.command == "worker":
+        return _worker.worker(screen, chosen)
     run: Command = chosen.run
     with opened(chosen) as source:
         return run(source, screen, chosen)
@@ -121,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     scheduling = add("schedules", _schedules.schedules, "list, pause, resume and run schedules")
     scheduling.add_argument("action", nargs="?", choices=_schedules.ACTIONS, default="list")
     scheduling.add_argument("name", nargs="?", help="the schedule to pause, resume or run")
+    _add_worker(commands.add_parser("worker", help=_WORKS, description=f"{_WORKS}."))
     examining = commands.add_parser("doctor", help="check a Celery configuration")
     examining.add_argument("app", metavar="module:celery_app")
     commands.add_parser("version", help="print the version")
@@ -160,6 +163,31 @@ def _add_tasks(add: Callable[[str, Command, str], argparse.ArgumentParser]) -> N
         metavar="SECONDS",
         help="how long to wait for their end (default: 3)",
     )
+
+
+_WORKS: Final = "run an app without its server, and take the tasks that wait"
+
+
+def _add_worker(working: argparse.ArgumentParser) -> None:
+    working.add_argument("app", nargs="?", metavar="module:app", help="an app, as uvicorn takes it")
+    working.add_argument(
+        "--max-workers",
+        type=_places,
+        metavar="N",
+        help="how many threads run at once, and as many async tasks (default: as the app says)",
+    )
+    working.add_argument(
+        "--only",
+        action="append",
+        metavar="NAME",
+        help="take only tasks of this function; may be given more than once",
+    )
+
+
+def _places(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text!r}")
+    return int(text)
 
 
 def _seconds(text: str) -> float:

@@ -1,0 +1,76 @@
+"""The lifespan of an ASGI app, run without its server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, TypeAlias
+
+from framework.cli._mistakes import CommandError
+
+Message: TypeAlias = MutableMapping[str, Any]  # Any: as ASGI says
+ASGIApp: TypeAlias = Callable[
+    [Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]],
+    Awaitable[None],
+]
+
+
+class Lifespan:
+    """Starts and stops an app as a server does.
+
+    Args:
+        app: The app.
+        name: What to call it in messages.
+    """
+
+    def __init__(self, app: ASGIApp, name: str) -> None:
+        self._app = app
+        self._name = name
+        self._told = asyncio.Queue[Message]()
+        self._asked = asyncio.Queue[Message]()
+        self._task: asyncio.Future[None] | None = None
+
+    async def _run(self) -> None:
+        scope: Message = {
+            "type": "lifespan",
+            "asgi": {"version": "3.0", "spec_version": "2.0"},
+            "state": {},
+        }
+        await self._app(scope, self._asked.get, self._told.put)
+
+    async def start(self) -> None:
+        """Let the app start.
+
+        Raises:
+            CommandError: If it does not.
+        """
+        self._task = asyncio.ensure_future(self._run())
+        await self._ask("startup")
+
+    async def stop(self) -> None:
+        """Let the app stop, which has started.
+
+        Raises:
+            CommandError: If it fails.
+        """
+        await self._ask("shutdown")
+        assert self._task is not None
+        await asyncio.wait([self._task])
+
+    async def _ask(self, what: str) -> None:
+        """Ask the app to start or to stop, and wait until it has."""
+        assert self._task is not None
+        await self._asked.put({"type": f"lifespan.{what}"})
+        answer = asyncio.ensure_future(self._told.get())
+        both: list[asyncio.Future[Any]] = [answer, self._task]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            answer.cancel()
+            error = self._task.exception()
+            why = "it has no lifespan" if error is None else f"{type(error).__name__}: {error}"
+            raise CommandError(f"{self._name} did not answer to its {what}: {why}")
+        message = answer.result()
+        if message["type"] != f"lifespan.{what}.complete":
+            await asyncio.wait([self._task])
+            said = str(message.get("message", "")).strip()
+            raise CommandError(f"the {what} of {self._name} has failed: {said}")

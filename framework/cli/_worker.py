@@ -1,0 +1,147 @@
+"""The command that works: it runs an app without its server, and takes the tasks that wait."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from framework._manager.frameworks import STATE, Framework
+from framework._manager.hosting.role import ROLE, WorkerRole
+from framework._records.checks import nearest
+from framework._records.statuses import TaskStatus
+from framework._tasks import registry
+from framework.cli._apps import load_app
+from framework.cli._lifespan import Lifespan
+from framework.cli._mistakes import GOOD, USAGE, CommandError
+from framework.cli._screen import Screen
+from framework.cli._sources import APP
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+def worker(screen: Screen, arguments: Namespace) -> int:
+    """Run an app without its server until a signal comes, and drain it.
+
+    Raises:
+        CommandError: If there is no such app, or it has no tasks that a worker can take.
+    """
+    name = arguments.app or os.environ.get(APP)
+    if not name:
+        raise CommandError(
+            f"which app? Name it as for uvicorn, asyncframe worker module:app, or set {APP}", USAGE
+        )
+    app = load_app(name)
+    if not callable(app):
+        raise CommandError(f"{name} is no app, but {type(app).__name__}", USAGE)
+    role = WorkerRole(arguments.max_workers, _checked(arguments.only))
+    asyncio.run(_work(Lifespan(app, name), name, role, screen))
+    return GOOD
+
+
+def _checked(only: list[str] | None) -> frozenset[str] | None:
+    """Return the names of functions, which the app must have."""
+    if only is None:
+        return None
+    known = registry.names()
+    for name in only:
+        if name not in known:
+            raise CommandError(
+                f"the app has no function {name!r}{nearest(name, known)}; it has "
+                f"{', '.join(sorted(known)) or 'none'}",
+                USAGE,
+            )
+    return frozenset(only)
+
+
+async def _work(lifespan: Lifespan, name: str, role: WorkerRole, screen: Screen) -> None:
+    ROLE.set(role)
+    stop = asyncio.Event()
+    with _signals(stop):
+        await lifespan.start()
+        try:
+            frameworks = _frameworks(name)
+            _say(screen, f"{name} is ready: {'; '.join(_places(one) for one in frameworks)}")
+            await stop.wait()
+            running = sum(one.core.ledger.running for one in frameworks)
+            _say(screen, f"{name} is stopping, {running} tasks are running")
+        finally:
+            await lifespan.stop()
+    _say(screen, f"{name} has stopped: {_ended(frameworks)}")
+
+
+def _frameworks(name: str) -> list[Framework]:
+    """Return the frameworks of the app, which has started.
+
+    Raises:
+        CommandError: If there is none whose tasks a worker could take.
+    """
+    running = STATE.running
+    if not running:
+        raise CommandError(
+            f"{name} has started, but runs no framework: add it to the app, "
+            "FastAPI(lifespan=setup_async_framework(store=SQLStore(url)))"
+        )
+    able = [one for one in running if one.core.requeued.is_possible]
+    if not able:
+        engine = running[0].core.remote
+        raise CommandError(
+            f"{name} leaves its tasks to {type(engine).__name__}: start the workers of that"
+            if engine is not None
+            else f"{name} has no store that other processes share, so there is nothing to take: "
+            "setup_async_framework(app, store=SQLStore(url))"
+        )
+    return able
+
+
+def _places(framework: Framework) -> str:
+    """Say what a framework takes, and from where."""
+    core = framework.core
+    known = registry.names() if core.only is None else sorted(core.only)
+    most, count = core.pool._crew.max_workers, len(known)
+    what = ", ".join(known) if core.only is not None else f"{count} functions"
+    return (
+        f"process {os.getpid()} takes tasks of {what} from {core.ledger.store!r}, "
+        f"up to {most} on threads and {most} on the loop"
+    )
+
+
+def _ended(frameworks: list[Framework]) -> str:
+    """Say how the tasks of this process have ended."""
+    ledgers = [one.core.ledger for one in frameworks]
+    counts = {
+        status: sum(ledger.ended[status] for ledger in ledgers)
+        for status in TaskStatus
+        if status.is_final
+    }
+    told = [f"{count} {status}" for status, count in counts.items() if count]
+    return ", ".join(told) or "it had no task"
+
+
+def _say(screen: Screen, text: str) -> None:
+    screen.write(f"asyncframe worker: {text}")
+    # At once, also into a pipe: whoever started it waits for that.
+    sys.stdout.flush()
+
+
+@contextmanager
+def _signals(stop: asyncio.Event) -> Iterator[None]:
+    """Set *stop* at the first signal to end; the second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+
+    def told(*_: object) -> None:
+        for one in _SIGNALS:
+            signal.signal(one, signal.SIG_DFL)
+        loop.call_soon_threadsafe(stop.set)
+
+    before = {one: signal.signal(one, told) for one in _SIGNALS}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)

@@ -1,0 +1,216 @@
+"""``asyncframe worker``: processes that take what a web process submits, killed or drained."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from framework.cli import main
+from tests.patience import PATIENCE
+from tests.serving import ROOT, Server, serving
+
+APP = "tests.processes.apps.shared_work:app"
+READY = "is ready: process "
+
+
+@contextmanager
+def worker(environment: Mapping[str, str], *options: str) -> Iterator[Server]:
+    """Run a worker, which is ready; it is killed afterwards if it still runs."""
+    made = Server(
+        subprocess.Popen(
+            [sys.executable, "-m", "framework", "worker", APP, *options],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    )
+    try:
+        made.wait_for(READY)
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def environment(sql_url: str, tmp_path: Path) -> dict[str, str]:
+    """What the processes of the app find in their environment."""
+    return {"TASKS_URL": sql_url, "RUNS": str(tmp_path / "runs")}
+
+
+class Web:
+    """The web process of the app.
+
+    Args:
+        server: Serves it.
+        runs: Where each run is noted.
+    """
+
+    def __init__(self, server: Server, runs: str) -> None:
+        self._url = server.url
+        self._runs = Path(runs)
+
+    def post(self, path: str, body: object = None) -> object:
+        """Send a request."""
+        answer = httpx.post(f"{self._url}{path}", json=body, timeout=PATIENCE)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def get(self, path: str) -> object:
+        """Send a request."""
+        return httpx.get(f"{self._url}{path}", timeout=PATIENCE).json()
+
+    def runs(self, word: str = "begin") -> list[tuple[str, str]]:
+        """Return the process and the task of each run."""
+        lines = self._runs.read_text("utf-8").splitlines() if self._runs.exists() else []
+        found = [line.split() for line in lines]
+        return [(pid, task_id) for told, pid, task_id in found if told == word]
+
+
+@contextmanager
+def web(environment: Mapping[str, str]) -> Iterator[Web]:
+    """Serve the app."""
+    with serving(APP, env=environment) as server:
+        yield Web(server, environment["RUNS"])
+
+
+@pytest.mark.extended("processes")
+def test_two_workers_share_the_work(environment: dict[str, str]) -> None:
+    """Two workers run all that a web process submits, each task once, and it keeps nothing."""
+    with (
+        web(environment) as app,
+        worker(environment, "--max-workers", "2") as one,
+        worker(environment, "--max-workers", "2") as two,
+    ):
+        task_ids = app.post("/many/60")
+        assert isinstance(task_ids, list)
+        results = app.post("/results", task_ids)
+        assert results == [f"open {number}" for number in range(60) for _ in range(2)]
+        assert app.get("/left") == 0
+        runs = app.runs()
+        assert Counter(task_id for _, task_id in runs) == Counter(task_ids)
+        share = Counter(pid for pid, _ in runs)
+        assert set(share) == {str(one.process.pid), str(two.process.pid)}
+        assert min(share.values()) > 10
+        for process in (one, two):
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE) == 0
+            said = process.wait_for("has stopped")
+            assert re.search(r"app has stopped: \d+ completed$", said)
+
+
+@pytest.mark.extended("processes")
+def test_a_worker_is_killed(environment: dict[str, str]) -> None:
+    """What a killed worker had not started runs in the other one, once; none is lost."""
+    with (
+        web(environment) as app,
+        worker(environment, "--max-workers", "3") as one,
+        worker(environment, "--max-workers", "3") as two,
+    ):
+        task_ids = app.post("/many/100")
+        assert isinstance(task_ids, list)
+        one.process.kill()
+        ended = Counter[str]()
+        for task_id in task_ids:
+            with suppress(AssertionError):
+                app.post("/results", [task_id])
+                ended["completed"] += 1
+        begun, done = app.runs(), app.runs("end")
+        assert max(Counter(task_id for _, task_id in begun).values()) == 1
+        assert len(task_ids) - ended["completed"] <= 6, "only what it was running"
+        assert ended["completed"] <= len({task_id for _, task_id in done}) <= len(task_ids)
+        assert str(two.process.pid) in {pid for pid, _ in begun}
+
+
+@pytest.mark.extended("processes")
+def test_a_worker_is_drained(environment: dict[str, str]) -> None:
+    """At SIGTERM a worker ends what it runs, and takes nothing more; the rest waits for another."""
+    with web(environment) as app:
+        with worker(environment, "--max-workers", "1") as one:
+            first = app.post("/long/1.5")
+            one.wait_for("it has begun")
+            one.send_signal(signal.SIGTERM)
+            one.wait_for("is stopping, 1 tasks are running")
+            second = app.post("/long/0")
+            assert one.wait(PATIENCE) == 0
+            assert one.wait_for("has stopped").endswith("has stopped: 1 completed")
+            assert [task_id for _, task_id in app.runs("end")] == [first]
+        with worker(environment):
+            assert app.post("/results", [first, second]) == ["done", "done"]
+            assert [task_id for _, task_id in app.runs()] == [first, second]
+
+
+@pytest.mark.extended("processes")
+def test_the_second_signal(environment: dict[str, str]) -> None:
+    """A second signal ends a worker at once, whatever it runs; another one runs it again."""
+    with web(environment) as app:
+        with worker(environment, "--max-workers", "1") as one:
+            first = app.post("/long/1.5")
+            one.wait_for("it has begun")
+            one.send_signal(signal.SIGINT)
+            one.wait_for("is stopping")
+            one.send_signal(signal.SIGTERM)
+            assert one.wait(PATIENCE) == -signal.SIGTERM
+        with worker(environment, "--only", "work.long"):
+            assert app.post("/results", [first]) == ["done"]
+            assert [task_id for _, task_id in app.runs()] == [first, first]
+
+
+@pytest.mark.extended("processes")
+def test_only_some_functions(environment: dict[str, str]) -> None:
+    """A worker that is to run some functions leaves the others alone."""
+    with web(environment) as app, worker(environment, "--only", "work.loop") as some:
+        task_ids = app.post("/many/3")
+        assert isinstance(task_ids, list)
+        assert app.post("/results", task_ids[1::2]) == [f"open {number}" for number in range(3)]
+        assert {task_id for _, task_id in app.runs()} == set(task_ids[1::2])
+        with worker(environment) as rest:
+            assert app.post("/results", task_ids[::2]) == [f"open {number}" for number in range(3)]
+            assert dict(app.runs())[str(rest.process.pid)] in task_ids[::2]
+        assert "work.loop from SQLStore(" in some.wait_for(READY)
+
+
+WRONG = {
+    "": "which app? Name it as for uvicorn, asyncframe worker module:app, or set ASYNCFRAME_APP",
+    "shop": "an app must be like module:app, as for uvicorn, not 'shop'",
+    "tests.processes.apps.shared_work:nothing": "'tests.processes.apps.shared_work' has no "
+    "'nothing'",
+    "tests.processes.apps.shared_work:NEVER": "tests.processes.apps.shared_work:NEVER is no app, "
+    "but Event",
+    "tests.processes.apps.shared_work:bare": "tests.processes.apps.shared_work:bare has started, "
+    "but runs no framework: add it to the app, "
+    "FastAPI(lifespan=setup_async_framework(store=SQLStore(url)))",
+    "tests.processes.apps.shared_work:memory": "tests.processes.apps.shared_work:memory has no "
+    "store that other processes share, so there is nothing to take: "
+    "setup_async_framework(app, store=SQLStore(url))",
+    f"{APP} --only work.lop": "the app has no function 'work.lop'; did you mean 'work.loop'?; it "
+    "has ",
+    "tests.processes.apps.shared_work:note": "tests.processes.apps.shared_work:note did not "
+    "answer to its startup: TypeError: note() takes 1 positional argument but 3 were given",
+}
+
+
+@pytest.mark.parametrize("given", WRONG)
+def test_what_cannot_work(
+    sqlite_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    given: str,
+) -> None:
+    """A worker that could never take a task says why, and what to do."""
+    monkeypatch.setenv("TASKS_URL", sqlite_url)
+    monkeypatch.delenv("ASYNCFRAME_APP", raising=False)
+    assert main(["worker", *given.split()]) in (1, 2)
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"asyncframe: {WRONG[given]}")
