@@ -12,7 +12,7 @@ from typing import Final
 from framework import __version__
 from framework._records import checks
 from framework._records.statuses import TaskStatus
-from framework.cli import _schedules, _tasks, _worker
+from framework.cli import _schedules, _tasks, _worker, _workers
 from framework.cli._mistakes import FOUND, GOOD, USAGE, CommandError
 from framework.cli._screen import Screen
 from framework.cli._sources import APP, STORE, Source, opened
@@ -123,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     scheduling = add("schedules", _schedules.schedules, "list, pause, resume and run schedules")
     scheduling.add_argument("action", nargs="?", choices=_schedules.ACTIONS, default="list")
     scheduling.add_argument("name", nargs="?", help="the schedule to pause, resume or run")
+    add("workers", _workers.workers, "list the processes, and what each of them has to do")
     _add_worker(commands.add_parser("worker", help=_WORKS, description=f"{_WORKS}."))
     examining = commands.add_parser("doctor", help="check a Celery configuration")
     examining.add_argument("app", metavar="module:celery_app")

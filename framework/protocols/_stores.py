@@ -58,6 +58,7 @@ class StoreHost(Protocol):
     """The framework, as its `SharedStore` sees it; call every method from any thread."""
 
     clock: Clock
+    places: int
 
     def snapshot(self, record: TaskRecord) -> TaskRecord:
         """Return a consistent copy of a live record."""

@@ -63,6 +63,7 @@ class Host:
         self.ended: list[str] = []
         self.call: str | None = None
         self.rooms = 0
+        self.places = 4
         self.taken_over: list[TaskRecord] = []
 
     def snapshot(self, record: TaskRecord) -> TaskRecord:

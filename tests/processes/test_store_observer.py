@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,7 +21,7 @@ from framework._records.records import Label, TaskRecord
 from framework._tasks.live import current_record
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql import SQLStore
-from framework.stores.sql._reading.observer import Observer, Process
+from framework.stores.sql._reading.observer import Busy, Observer, Process
 from framework.stores.sql._tables.schema import META, PROCESSES, STEPS, TASKS
 from tests.patience import PATIENCE
 from tests.processes.refusals import refusal
@@ -86,6 +88,23 @@ def test_one_task(peer: Peer, observer: Observer) -> None:
     assert sight.record.created_at == pytest.approx(task.created_at)
     assert isinstance(sight.process, Process)
     assert observer.look("nobody") is None
+
+
+def test_what_each_process_has_to_do(peer: Peer, observer: Observer) -> None:
+    """The processes are listed with their places, and with how many of their tasks run and wait."""
+    peer.start(peer.accept())
+    for _ in range(2):
+        peer.accept()
+    peer.end(peer.accept())
+    free_one = peer.accept()
+    peer.writer.batches.write()
+    with peer.database.writing() as connection:
+        of_it = TASKS.c.task_id == free_one.task_id
+        connection.execute(sa.update(TASKS).where(of_it).values(process=""))
+    (one,), free = observer.processes()
+
+    assert one == Busy(Process(socket.gethostname(), os.getpid()), START, 4, 1, 2)
+    assert free == 1
 
 
 def test_the_beginning_of_an_id(peer: Peer, observer: Observer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -101,6 +102,17 @@ def test_two_workers_share_the_work(environment: dict[str, str]) -> None:
         assert app.get("/left") == 0
         runs = app.runs()
         assert Counter(task_id for _, task_id in runs) == Counter(task_ids)
+        lines = subprocess.run(
+            [sys.executable, "-m", "framework", "workers", "--store", environment["TASKS_URL"]],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()
+        listed = {facts["pid"]: facts for facts in map(json.loads, lines)}
+        pids = {one.process.pid, two.process.pid}
+        assert {pid: listed[pid]["places"] for pid in pids} == dict.fromkeys(pids, 2)
+        assert [facts["places"] for pid, facts in listed.items() if pid not in pids] == [0]
         share = Counter(pid for pid, _ in runs)
         assert set(share) == {str(one.process.pid), str(two.process.pid)}
         assert min(share.values()) > 10

@@ -53,6 +53,7 @@ class RemoteHost:
         self._ledger = core.ledger
         self._endings = core.endings
         self.clock = core.clock
+        self.places = core.pool._crew.max_workers if core.has_workers else 0
         self.shared = core.ledger.shared is not None
 
     # -- for a shared store

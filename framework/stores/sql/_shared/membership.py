@@ -78,8 +78,14 @@ class Membership:
         # The same as the latest look has found it, whose transaction may yet fail.
         self._found: dict[str, tuple[int, int]] = {}
 
-    def enter(self, connection: Connection, now: float) -> None:
-        """Enter with a new id; *now* is in wall seconds, for people to read.
+    def enter(self, connection: Connection, now: float, places: int | None = None) -> None:
+        """Enter with a new id.
+
+        Args:
+            connection: A transaction that writes.
+            now: In wall seconds, for people to read.
+            places: How many tasks of each kind this process runs at a time, for people as well;
+                None if that is not known.
 
         Raises:
             StoreUnavailableError: If a newer release has upgraded the tables.
@@ -95,6 +101,7 @@ class Membership:
                 pid=os.getpid(),
                 started_at=now,
                 beat=0,
+                places=places,
             )
         )
         # In this order: whoever upgrades them sees the row, or this one sees the upgrade.

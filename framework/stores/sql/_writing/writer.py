@@ -12,6 +12,8 @@ import math
 import threading
 from collections.abc import Collection
 
+from sqlalchemy.engine import Connection
+
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._reading.follower import BREATH, Follower
 from framework.stores.sql._reading.mirror import Mirror
@@ -87,7 +89,7 @@ class Writer:
             SQLAlchemyError: If the database fails.
         """
         with self._database.writing() as connection:
-            self.membership.enter(connection, self._site.host.clock.time())
+            self._enter(connection)
         self.batches.pulse.given()
         self.follower.load(self.pages, self.batches.pulse.beat)
         with self._database.writing() as connection:
@@ -95,6 +97,10 @@ class Writer:
             if self.statements.has_ended(connection, self.follower.removed):
                 # A process has died, or ended, before all of these were deleted.
                 self.batches.removal.ask(self.follower.removed)
+
+    def _enter(self, connection: Connection) -> None:
+        host = self._site.host
+        self.membership.enter(connection, host.clock.time(), host.places)
 
     def start(self) -> None:
         """Start the thread, and the session."""
@@ -294,7 +300,7 @@ class Writer:
             self._site.host.interrupt("the process stood still, and the others gave it up")
         try:
             with self._database.writing() as connection:
-                self.membership.enter(connection, self._site.host.clock.time())
+                self._enter(connection)
                 self.inquiries.enter(connection)
         except (*FAULTS, StoreUnavailableError) as error:
             return error
