@@ -233,3 +233,33 @@ def test_statements_of_several_lines(tmp_path: Path) -> None:
 def test_a_line_without_its_file() -> None:
     """Code that came from no file has no text, and breaks nothing."""
     assert statement_at("<string>", 3) == (3, "")
+
+
+ENDS_A_THREAD = """
+import threading
+import pytest
+
+@pytest.mark.interleave
+@pytest.mark.filterwarnings("error")
+def test_full(asyncframe):
+    free = ["seat"]
+
+    def take():
+        if free:
+            free.pop()
+
+    threads = [threading.Thread(target=take) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+"""
+
+
+@pytest.mark.extended("time")
+def test_the_error_of_a_thread_is_told(pytester: pytest.Pytester) -> None:
+    """If a thread has ended with an error, the story says which one and where."""
+    pytester.makepyfile(test_it=ENDS_A_THREAD)
+    result = pytester.runpytest_inprocess("-p", "no:hypothesispytest", *LOOPS)
+    told = "  it fails at `free.pop()` (test_it.py:11): IndexError: pop from empty list"
+    assert told in result.outlines
