@@ -29,8 +29,9 @@ class SequencedExecutor(ControlledExecutor):
     def __init__(
         self, sequencer: Sequencer, max_workers: int | None = None, **options: Any
     ) -> None:
-        control = _SequencerControl(sequencer)
         workers = _standard_workers() if max_workers is None else max_workers
+        # With one thread, a call comes after the one before.
+        control = _SequencerControl(sequencer, in_order=workers == 1)
         super().__init__(control, workers, **options)
         self._sequencer = sequencer
         # Neither refers to the pool, which shuts down when nobody refers to it any more.
@@ -136,8 +137,9 @@ class _SequencerControl:
 
     emptying: Callable[[], bool]
 
-    def __init__(self, sequencer: Sequencer) -> None:
+    def __init__(self, sequencer: Sequencer, *, in_order: bool) -> None:
         self._sequencer = sequencer
+        self._in_order = in_order
         self._orders: dict[Queued, int] = {}
         self._numbers = itertools.count(1)
 
@@ -151,12 +153,18 @@ class _SequencerControl:
 
     def begin(self, queued: Queued) -> None:
         """Make the pool's thread an actor."""
-        self._sequencer.enter(self._sequencer.arrival_of(queued), order=self._orders.pop(queued, 0))
+        sequencer = self._sequencer
+        sequencer.enter(sequencer.arrival_of(queued), order=self._orders.pop(queued, 0))
+        sequencer.listeners.acquired(queued)
+        if self._in_order:
+            sequencer.listeners.acquired(self)
 
     def end(self, queued: Queued) -> None:
         """End the actor of the pool's thread."""
         actor = self._sequencer.here
         assert actor is not None
+        if self._in_order:
+            self._sequencer.listeners.released(self)
         self._sequencer.leave(actor)
 
     def withdrawn(self, queued: Queued) -> None:

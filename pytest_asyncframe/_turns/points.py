@@ -23,13 +23,13 @@ from typing import TypeAlias
 from framework.testing import Queued
 from pytest_asyncframe._turns.actors import Actor, Arrival, State, Timer, nothing
 from pytest_asyncframe._turns.choices import FAULT, Chooser, Pending
-from pytest_asyncframe._turns.turns import Turns
+from pytest_asyncframe._turns.hearing import HeardTurns
 
 Candidate: TypeAlias = Actor | Queued | Timer
 """What may come next: a ready actor, a queued task or call, or a timer that is due."""
 
 
-class Points(Turns):
+class Points(HeardTurns):
     """The actors of one test, and what may come next.
 
     Args:
@@ -82,6 +82,7 @@ class Points(Turns):
         """
         actor = self.here
         roster = self._roster
+        self.listeners.released(queued)
         with self._lock:
             roster.beats += 1
             self._on_next_step(actor)
@@ -135,9 +136,11 @@ class Points(Turns):
         return self._admitted.pop(queued, None)
 
     def _admit(self, queued: Queued) -> None:
+        self.listeners.acts_for(queued)
         try:
             queued.admit()
         finally:
+            self.listeners.acts_for(None)
             self._admitter = None
             if queued.kind == "loop":
                 self._release_turn()

@@ -23,6 +23,7 @@ from typing import TypeAlias
 
 from pytest_asyncframe._turns.actors import LAST, Actor, Arrival, Timer, nothing
 from pytest_asyncframe._turns.choices import Chooser
+from pytest_asyncframe._turns.hearing import ENDED
 from pytest_asyncframe._turns.points import Points
 
 _MOST_MOVES = 1_000_000
@@ -148,7 +149,7 @@ class Sequencer(Points):
         if threads is not None and fn is not None:
             arrival = self._roster.announce(timer.identity, with_turn=True)
             timer.cancel()
-            return lambda: threads.call(arrival, lambda: self._call(fn))
+            return lambda: threads.call(arrival, lambda: self._call_for(timer, fn))
         timer.cancel()
         self._roster.running += 1
         if actor is not None:
@@ -166,6 +167,10 @@ class Sequencer(Points):
             self._call(fn)
         finally:
             self._release_turn()
+
+    def _call_for(self, timer: Timer, fn: Callable[[], object]) -> None:
+        self.listeners.acquired(timer)
+        self._call(fn)
 
     def _call(self, fn: Callable[[], object]) -> None:
         ident = _thread.get_ident()
@@ -252,6 +257,7 @@ class Sequencer(Points):
         with self._lock:
             timer = self._timers.push(max(when, self.now), fn, None, LAST if last else order)
             timer.background = background
+        self.listeners.released(timer)
         # Without the lock: whoever runs dispatches when it stops.
         if not self._roster.running:
             self.dispatch()
@@ -371,6 +377,7 @@ class Sequencer(Points):
             self._watchers.append((actor, listening))
         self.dispatch()
         self._await_turn(actor)
+        self.listeners.acquired(ENDED)
 
     def advance(self, actor: Actor, target: int) -> None:
         """Move time to *target*; at each timer, wait until all others are idle again."""

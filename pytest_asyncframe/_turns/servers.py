@@ -44,12 +44,15 @@ class Server:
         """Make the calling thread an actor; *arrival* announces it there."""
         _here.server = self
         self._work = sequencer, sequencer.enter(arrival)
+        # All its work is done on one thread, though each time it is another actor.
+        sequencer.listeners.acquired(self)
 
     def end(self) -> None:
         """Let the calling thread be an actor no more; does nothing if it is none."""
         work, self._work = self._work, None
         if work is not None:
             sequencer, actor = work
+            sequencer.listeners.released(self)
             sequencer.leave(actor)
 
     def give_up(self) -> None:

@@ -170,9 +170,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         with self.clock.sequencer.working() as actor:
             self._parking.actor = actor
             actor.loop = self
+            # It may have been run before by another thread, or was told of something to do.
+            self._sequencer.listeners.acquired(self._parking)
             try:
                 super().run_forever()
             finally:
+                self._sequencer.listeners.released(self._parking)
                 self._parking.actor = actor.loop = None
 
     def run_until_complete(self, future: Any) -> Any:
@@ -356,6 +359,8 @@ class _ParkingSelector(selectors.BaseSelector):
 
     def signal(self) -> None:
         """Wake the loop, or keep it from parking. Any thread."""
+        if self.actor is None:
+            self._sequencer.listeners.released(self)
         self._sequencer.wake(self.actor, self._set_signalled)
 
     def _set_signalled(self) -> None:

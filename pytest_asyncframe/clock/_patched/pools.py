@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from framework.testing import ControlledExecutor
 from pytest_asyncframe._turns.actors import Actor, Arrival
+from pytest_asyncframe._turns.hearing import ENDED
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock._patched.call_names import name_of_call, named
 
@@ -72,6 +73,7 @@ class Pools:
         counted = self._pools.get(pool)
         if not wait or counted is None or pool in self._shared or counted.works_here:
             real(pool, wait, **options)
+            self._sequencer.listeners.acquired(ENDED)
             return
         real(pool, wait=False, **options)
         if counted.wait_until_idle(timeout):
@@ -80,6 +82,7 @@ class Pools:
                 real(pool, wait=True)
         else:
             real(pool, wait=True, timeout=0)
+        self._sequencer.listeners.acquired(ENDED)
 
     # -- pools of processes
 
@@ -162,6 +165,8 @@ class _CountedPool:
     def __init__(self, sequencer: Sequencer, threads: int) -> None:
         self.sequencer = sequencer
         self._free = threads
+        # With one thread, a call comes after the one before.
+        self.in_order = threads == 1
         self._lock = threading.Lock()
         self._waiting: dict[_CountedCall, None] = {}
         self._idle = threading.Condition()
@@ -195,6 +200,7 @@ class _CountedPool:
     ) -> Future[Any]:
         """Submit a call, counted from now until the callbacks of its future have run."""
         call = _CountedCall(self, name_of_call(fn, args, kwargs))
+        self.sequencer.listeners.released(call)
         with self._idle:
             self._unfinished.add(call)
         with self._lock:
@@ -269,9 +275,14 @@ class _CountedCall:
         self.thread = threading.get_ident()
         sequencer = self._pool.sequencer
         self._actor = sequencer.enter(self._pool.begin(self))
+        sequencer.listeners.acquired(self)
+        if self._pool.in_order:
+            sequencer.listeners.acquired(self._pool)
         try:
             return fn(*args, **kwargs)
         finally:
+            if self._pool.in_order:
+                sequencer.listeners.released(self._pool)
             self._end_half()
 
     def follow(self, future: Future[Any]) -> None:

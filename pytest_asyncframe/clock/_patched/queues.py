@@ -92,6 +92,8 @@ class ModelQueue(queue.SimpleQueue, metaclass=_Kind):  # type: ignore[type-arg] 
         name = name_in(item)
         self._names.append(name)
         put = functools.partial(super().put, item)
+        if sequencer is not None:
+            sequencer.listeners.released(self)
         self._free.serve(sequencer, lambda: name, put)
         if sequencer is not None:
             sequencer.has_freed()
@@ -122,6 +124,8 @@ class ModelQueue(queue.SimpleQueue, metaclass=_Kind):  # type: ignore[type-arg] 
         item = super().get(block, timeout)
         if self._names:
             self._names.popleft()
+        if _current.sequencer is not None:
+            _current.sequencer.listeners.acquired(self)
         return item
 
     def _take_when_there(self, sequencer: Sequencer, actor: Actor, timeout: float | None) -> Any:

@@ -193,6 +193,7 @@ def _tell_end(
                 raise
         finally:
             del thread.run
+            sequencer.listeners.released(thread)
             end.came.set()
             sequencer.outside.remove_thread(thread)
             if actor is not None:
@@ -209,7 +210,9 @@ def join_on(present: Present, real: Join) -> Join:
 
     @functools.wraps(real)
     def join(self: threading.Thread, timeout: float | None = None) -> None:
-        _join(present.clock.sequencer, real, self, timeout)
+        sequencer = present.clock.sequencer
+        _join(sequencer, real, self, timeout)
+        sequencer.listeners.acquired(self)
 
     return join
 
