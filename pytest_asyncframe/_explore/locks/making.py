@@ -3,7 +3,8 @@
 The locks of `threading` and `queue` objects are modelled too, where such code makes the
 object. Those of the machinery that a run stands on stay real: it never lets others run while
 it holds one. Modelled, but without points, are the locks of logging handlers, which are held
-while the user's code formats what is logged.
+while the user's code formats what is logged. Where somebody hears what orders the actors, so are
+those of the futures of `concurrent.futures`.
 
 Relies on: the first frame outside of `threading` and `queue`, to tell who makes a lock.
 """
@@ -16,12 +17,13 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
 from pytest_asyncframe._explore.locks import databases, model
-from pytest_asyncframe._explore.locks.origins import OF_A_HANDLER, Origin, made_by
+from pytest_asyncframe._explore.locks.origins import OF_A_FUTURE, OF_A_HANDLER, Origin, made_by
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock._patched import queues
 
@@ -41,6 +43,7 @@ _MACHINERY = frozenset(
 
 _THREAD_INIT = threading.Thread.__init__.__code__
 _CREATE_LOCK = logging.Handler.createLock.__code__
+_FUTURE_INIT = Future.__init__.__code__
 
 
 def is_machinery(module: object) -> bool:
@@ -60,6 +63,8 @@ def _origin_of(kind: str, caller: FrameType) -> Origin | None:
         return None
     if maker.f_code is _CREATE_LOCK:
         return OF_A_HANDLER
+    if maker.f_code is _FUTURE_INIT and model.current.hears:
+        return OF_A_FUTURE
     return None if is_machinery(maker.f_globals.get("__name__")) else made_by(kind, maker)
 
 

@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 from pytest_asyncframe._explore.locks.origins import Origin
 from pytest_asyncframe._locations import where_is
 from pytest_asyncframe._turns.actors import Actor, TestEndedError
+from pytest_asyncframe._turns.hearing import Listeners
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock._clock import nanoseconds
 
@@ -52,6 +53,11 @@ class _Current:
 
     control: Control | None = None
     makes: bool = False
+
+    @property
+    def hears(self) -> bool:
+        """Whether somebody hears in the present run what orders its actors."""
+        return self.control is not None and bool(self.control.listeners)
 
 
 current = _Current()
@@ -105,16 +111,26 @@ class Modelled:
             if not self.real.acquire(blocking, timeout):
                 return False
             self.holder = _thread.get_ident()
-            return True
-        if not control.take(self, actor, _waiting_time(blocking, timeout)):
+        elif control.take(self, actor, _waiting_time(blocking, timeout)):
+            self.holder = actor
+        else:
             return False
-        self.holder = actor
+        self._tell_acquired()
         return True
 
     def release(self) -> None:
         """Release the lock; see `threading.Lock.release`."""
         if self._release_once() and current.control is not None:
             current.control.released(self)
+
+    def _tell_acquired(self) -> None:
+        if current.control is not None:
+            current.control.listeners.acquired(self)
+
+    def _tell_released(self) -> None:
+        # Before it is free, or the next holder would not know.
+        if current.control is not None:
+            current.control.listeners.released(self)
 
     @abstractmethod
     def _release_once(self) -> bool:
@@ -176,6 +192,7 @@ class ModelLock(Modelled):
     def _release_once(self) -> bool:
         # Before it is free, or it might overwrite the next holder.
         self.holder = None
+        self._tell_released()
         self.real.release()
         return True
 
@@ -195,6 +212,7 @@ class ModelLock(Modelled):
         holder = self._await_free()
         self.real.acquire()
         self.holder = holder
+        self._tell_acquired()
 
 
 class ModelRLock(Modelled):
@@ -227,6 +245,7 @@ class ModelRLock(Modelled):
         if not real._is_owned():
             real.release()  # raises an error
         self.holder = None
+        self._tell_released()
         real.release()
         if not real._is_owned():
             return True
@@ -244,12 +263,14 @@ class ModelRLock(Modelled):
     def _release_save(self) -> object:
         if self.real._is_owned():
             self.holder = None
+            self._tell_released()
         return self.real._release_save()
 
     def _acquire_restore(self, state: object) -> None:
         holder = self._await_free()
         self.real._acquire_restore(state)
         self.holder = holder
+        self._tell_acquired()
 
 
 def _waiting_time(blocking: object, timeout: float) -> float:
@@ -273,6 +294,7 @@ class Control:
     Attributes:
         points: See above.
         sequencer: See above.
+        listeners: Who hears of locks that are taken and released.
     """
 
     # Why there are points on both sides: before it is taken, others may take it first, which
@@ -283,6 +305,7 @@ class Control:
         self, sequencer: Sequencer, note: Callable[[str], object], *, points: bool
     ) -> None:
         self.sequencer: Sequencer = sequencer
+        self.listeners: Listeners = sequencer.listeners
         self._note = note
         self.points: bool = points
         self._waits: dict[Actor, LockWait] = {}

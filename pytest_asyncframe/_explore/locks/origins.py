@@ -56,6 +56,9 @@ OF_A_HANDLER = Origin("the lock of a logging handler", lambda: "", has_points=Fa
 """Held while the user's code formats a record, so that a task may pause with it."""
 
 
+OF_A_FUTURE = Origin("the lock of a future", lambda: "", has_points=False)
+
+
 def made_by(kind: str, frame: FrameType) -> Origin:
     """Return the origin of a lock that *frame* makes.
 

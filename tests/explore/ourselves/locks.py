@@ -24,6 +24,7 @@ from framework.telemetry import _series
 from pytest_asyncframe._explore.locks.model import Modelled, ModelLock, ModelRLock, current
 from pytest_asyncframe._explore.locks.origins import Origin, found_in, made_by
 from pytest_asyncframe._turns.actors import Actor
+from pytest_asyncframe._turns.hearing import Listeners
 from tests.explore.ourselves.turns import Turns
 
 Make = Callable[[], Any]
@@ -45,6 +46,7 @@ class Control:
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
+        self.listeners = Listeners()
 
     def actor(self) -> Actor | None:
         """Return the actor of the calling thread."""
