@@ -117,7 +117,7 @@ def _steps_of(code: CodeType) -> list[tuple[int, int | None, str]]:
 
 def _set(target: ast.expr, frame: FrameType) -> str:
     try:
-        text = shown(_value(target, frame))
+        text = shown(value_of(target, frame))
     except LookupError:
         return ""
     # An object that shows only its type and address tells nothing.
@@ -126,7 +126,7 @@ def _set(target: ast.expr, frame: FrameType) -> str:
 
 def _changed(owner: ast.expr, method: str, frame: FrameType) -> str:
     try:
-        value = _value(owner, frame)
+        value = value_of(owner, frame)
     except LookupError:
         return ""
     if type(value) not in _CONTAINERS or method in _READS:
@@ -182,7 +182,7 @@ class _Reader(ast.NodeVisitor):
     def use(self, owner: ast.expr, name: str = "") -> None:
         """Note an object of which a method is called, or which a `with` statement enters."""
         try:
-            value = _value(owner, self._frame)
+            value = value_of(owner, self._frame)
         except LookupError:
             self.visit(owner)
             return
@@ -205,7 +205,7 @@ class _Reader(ast.NodeVisitor):
             changes |= {("any", element)} if writes else set()
         text = ""
         try:
-            value = _value(node, self._frame)
+            value = value_of(node, self._frame)
         except LookupError:
             pass
         else:
@@ -226,7 +226,7 @@ class _Reader(ast.NodeVisitor):
         if not isinstance(node, ast.Subscript):
             return None
         try:
-            owner = _value(node.value, self._frame)
+            owner = value_of(node.value, self._frame)
         except LookupError:
             return None
         return id(owner) if type(owner) in _CONTAINERS else None
@@ -244,13 +244,13 @@ def _keys_of(node: ast.expr, frame: FrameType) -> Iterator[Hashable]:
                 elif name not in code.co_varnames:
                     yield id(frame.f_globals), name
             case ast.Attribute(value=owner, attr=name):
-                found = _value(owner, frame)
+                found = value_of(owner, frame)
                 is_module = issubclass(type(found), ModuleType)
                 yield id(vars(found) if is_module else found), name
             case ast.Subscript(value=owner, slice=key):
-                found = _value(owner, frame)
+                found = value_of(owner, frame)
                 if type(found) in _CONTAINERS:
-                    yield id(found), repr(_key(_value(key, frame)))
+                    yield id(found), repr(_key(value_of(key, frame)))
     except LookupError:
         return
 
@@ -297,7 +297,7 @@ def _text(value: Any, depth: int) -> str:  # Any: a user's value
     return f"{begin}{', '.join(texts)}{end}"
 
 
-def _value(node: ast.expr, frame: FrameType) -> Any:  # Any: a user's value
+def value_of(node: ast.expr, frame: FrameType) -> Any:  # Any: a user's value
     """Return the value of an expression, without calling a user's code.
 
     Raises:
@@ -309,11 +309,11 @@ def _value(node: ast.expr, frame: FrameType) -> Any:  # Any: a user's value
         case ast.Name(id=name):
             return frame.f_locals[name] if name in frame.f_locals else frame.f_globals[name]
         case ast.Attribute(value=owner, attr=name):
-            return _attribute(_value(owner, frame), name)
+            return _attribute(value_of(owner, frame), name)
         case ast.Subscript(value=owner, slice=key):
-            found = _value(owner, frame)
+            found = value_of(owner, frame)
             if type(found) in (list, dict):
-                return found[_key(_value(key, frame))]
+                return found[_key(value_of(key, frame))]
     raise LookupError(ast.unparse(node))
 
 
