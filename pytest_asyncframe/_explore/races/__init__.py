@@ -1,0 +1,1 @@
+"""Races without the unlucky order: accesses that nothing orders, found in one run."""
