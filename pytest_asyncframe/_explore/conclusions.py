@@ -133,17 +133,22 @@ class Wrong:
         item: The test.
         text: What.
         strategy: Makes the choices of the last run.
+        lines: The section; none for no section.
     """
 
     item: pytest.Item
     text: str
     strategy: Strategy = field(default_factory=Default)
+    lines: Sequence[str] = ()
 
     def reported(self, report: pytest.TestReport) -> pytest.TestReport:
         """Return a report that says so for the call."""
         if report.when != "call":
             return report
-        return failed(self.item, "call", self.text)
+        found = failed(self.item, "call", self.text)
+        if self.lines:
+            _tell(found, self.lines)
+        return found
 
 
 @dataclass(eq=False)

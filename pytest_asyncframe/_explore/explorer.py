@@ -27,6 +27,11 @@ from pytest_asyncframe._explore.policies.by_name import make_policy
 from pytest_asyncframe._explore.policies.haste import Trial
 from pytest_asyncframe._explore.policies.minimise import minimise
 from pytest_asyncframe._explore.policies.paused import MOST_SECONDS, Paused, PausedPolicy
+from pytest_asyncframe._explore.policies.search import counted
+from pytest_asyncframe._explore.races.pairs import Race, races_in
+from pytest_asyncframe._explore.races.told import hint, without
+from pytest_asyncframe._explore.races.told import told as told_races
+from pytest_asyncframe._explore.races.watching import Watch
 from pytest_asyncframe._explore.run import Ended, Repeated, Run, hushed, same_failure
 from pytest_asyncframe._explore.schedule import (
     Default,
@@ -54,6 +59,14 @@ from pytest_asyncframe._turns.choices import FAULT
 
 _MOST_SECONDS = 10.0
 """Real seconds for making a failing schedule small."""
+
+RACES_NEED_LINES = (
+    "races=True has to follow lines, which another tool does already: run the test without "
+    "coverage, on Python 3.12 or later, or without races=True"
+)
+
+NO_RACE = "Nothing is read or written by two threads such that another order could make it wrong."
+NOT_LOOKED = "It is not known whether there are races, since it is only partially controlled."
 
 _EVERY = 5.0
 """Real seconds between two lines that say how far a long exploration is."""
@@ -112,6 +125,7 @@ class Explorer:
     def __post_init__(self) -> None:
         self._item = self._repeated.item
         self._progress = Progress(self._item)
+        self._root = self._item.config.rootpath
         self._scope = followed_of(self._item, with_own=True)
         # Of the test, whatever they were for.
         self._runs = 0
@@ -125,7 +139,7 @@ class Explorer:
         if ended.failure is not None or ended.was_skipped:
             return
         if line is None:
-            self._end(self._search())
+            self._end(self._races() or self._search())
         else:
             self._end(conclusions.Replayed(self._item, replay.Following(line)))
 
@@ -140,8 +154,10 @@ class Explorer:
         self._collector.before_run()
         return run
 
-    def _quietly(self, strategy: Strategy, what: str) -> Ended:
-        ended = self._repeated.quietly(self._run(strategy))
+    def _quietly(self, strategy: Strategy, what: str, watch: Watch | None = None) -> Ended:
+        run = self._run(strategy)
+        run.watch = watch
+        ended = self._repeated.quietly(run)
         self._progress.ran(what)
         return ended
 
@@ -167,6 +183,34 @@ class Explorer:
         if isinstance(conclusion, conclusions.Replayed):
             conclusion.met = lambda: run.uncontrolled
         self._repeated.openly(run)
+
+    # -- races of the default schedule
+
+    def _races(self) -> conclusions.Conclusion | None:
+        """Look for races in one more run, if the marker asks for it; return what was found."""
+        if not self._plan.races:
+            return None
+        scope, at = followed_of(self._item), self._deepening
+        with levels.telling(scope, at.level, at.lines) as lines:
+            if lines is None:
+                return conclusions.Wrong(self._item, RACES_NEED_LINES)
+            run = self._run(Default(), lines=lines)
+            run.watch = watch = Watch(scope.file_of)
+            found = without(self._races_of(self._repeated.quietly(run), watch), self._plan.benign)
+        if not found:
+            return None
+        text = f"{counted(len(found), 'race')} that may be benign, found in the default schedule"
+        return conclusions.Wrong(self._item, text, lines=told_races(found, self._root))
+
+    def _races_of(self, ended: Ended, watch: Watch) -> list[Race]:
+        """Return the races of a run; none if it failed, or something may have ordered it unseen."""
+        return [] if ended.failure or ended.uncontrolled else races_in(watch.places)
+
+    @property
+    def _hints(self) -> bool:
+        """Whether a pass says that there may be races."""
+        is_asked = not self._plan.races and self._item.config.get_verbosity() > 0
+        return is_asked and self._deepening.level == "line"
 
     # -- searching
 
@@ -212,8 +256,12 @@ class Explorer:
             searched.runs += 1
             at.runs += 1
             words = f"{searched.runs} of at most {plan.seeds} schedules, none fails"
-            ended = self._quietly(strategy, words)
+            is_first = at.runs == 1
+            watch = Watch(followed_of(self._item).file_of) if is_first and self._hints else None
+            ended = self._quietly(strategy, words, watch)
             at.policy.ended(ended.steps)
+            if watch is not None:
+                searched.hint = hint(without(self._races_of(ended, watch), plan.benign))
             searched.faults = searched.faults or any(step.kind == FAULT for step in ended.steps)
             searched.uncontrolled.update(dict.fromkeys(ended.uncontrolled))
             if isinstance(strategy, Trial):
@@ -224,7 +272,7 @@ class Explorer:
             difference = self._difference(ended) if is_checked else ""
             if difference:
                 return conclusions.Wrong(self._item, difference)
-            if at.runs == 1:
+            if is_first:
                 if ended.steps == searched.default:
                     # The level has no point more than the one before.
                     return None
@@ -278,12 +326,14 @@ class Explorer:
             # Whatever the policy has run, what it did not control may have had other orders.
             proof = f"{none_fails(searched.all_of(runs))}, {PARTIALLY}"
         else:
-            proof = searched.proof
-        lines = [self._settings(plan.level), times(runs)]
+            proof = f"{searched.proof}; {searched.hint}" if searched.hint else searched.proof
+        lines = [self._settings(plan.level), times(runs, races=plan.races)]
         if self._deepening.refused is not None:
             refused, reason = self._deepening.refused
             proof += f"; level {refused} was not tried"
             lines.append(f"level {refused} was not tried: {reason}")
+        if plan.races:
+            lines.append(NOT_LOOKED if searched.uncontrolled else NO_RACE)
         if plan.faults and not searched.faults:
             proof = f"no fault was possible: {proof}"
             lines.append(NO_FAULT)
@@ -373,7 +423,7 @@ class Explorer:
             again = self._repeated.quietly(run).failure
         entries = [] if run.witness is None else run.witness.entries
         shown = again or ended.failure
-        failure = None if shown is None else failure_of(shown, self._item.config.rootpath)
+        failure = None if shown is None else failure_of(shown, self._root)
         page = picture(entries, self._item.nodeid, found, failure)
         story = [f"  {text}" for text in told(entries, failure)]
         if again is None:

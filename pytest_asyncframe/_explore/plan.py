@@ -18,7 +18,7 @@ _EXPLORED = ("auto", "seeded")
 """The modes in which one thread runs at a time and tasks start by themselves."""
 
 _KEYWORDS = ("seeds", "policy", "level")
-_MARKERS_ONLY = ("faults",)
+_MARKERS_ONLY = ("faults", "races", "benign")
 
 _BENCHMARKS = frozenset({"benchmark", "task_benchmark"})
 
@@ -37,6 +37,8 @@ class Plan:
         limit: Real seconds that the test may take in all by pytest-timeout; None for no limit.
         twice: Whether each schedule is run twice, to see whether the runs are the same.
         faults: Whether faults are choices too.
+        races: Whether accesses fail the test that nothing orders.
+        benign: The names of those that do not.
         line: The one schedule that is run instead of those of the policy; None for none.
     """
 
@@ -48,6 +50,8 @@ class Plan:
     limit: float | None = None
     twice: bool = False
     faults: bool = False
+    races: bool = False
+    benign: Collection[str] = ()
     line: ReplayLine | None = None
 
     @property
@@ -189,6 +193,11 @@ def _check(keyword: str, value: Any, given: str) -> None:  # Any: whatever a use
     if keyword == "seeds":
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise pytest.UsageError(f"{given}: seeds must be a whole number from 1 on")
+    elif keyword == "benign":
+        if not isinstance(value, (list, tuple, set)) or not all(type(one) is str for one in value):
+            raise pytest.UsageError(
+                f"{given}: benign must be a list of names, as the report of a race has them"
+            )
     elif keyword in _MARKERS_ONLY:
         if not isinstance(value, bool):
             raise pytest.UsageError(f"{given}: {keyword} must be True or False")

@@ -28,6 +28,7 @@ from pytest_asyncframe._explore.points.follower import Followed, Follower, follo
 from pytest_asyncframe._explore.points.levels import Level
 from pytest_asyncframe._explore.points.packages import explored_packages
 from pytest_asyncframe._explore.policies.paused import Paused
+from pytest_asyncframe._explore.races.watching import Watch
 from pytest_asyncframe._explore.schedule import Course, Step, Strategy
 from pytest_asyncframe._explore.telling.witness import Witness
 from pytest_asyncframe._toolkit.items import RUN, is_from, is_strict_pass
@@ -58,6 +59,7 @@ class Run:
         witness: Keeps what happens, for a story; None if it is not told.
         calls: What watches the calls that others may notice; None if nothing does.
         faults: Whether faults are choices too.
+        watch: Keeps what the lines read and write that *lines* follows; None if nothing does.
     """
 
     start: datetime = world.START
@@ -84,6 +86,7 @@ class Run:
         self.until: int | None = None
         self.calls: Calls | None = None
         self.faults: bool = False
+        self.watch: Watch | None = None
         self._level: Level = level
         self._lines = lines
         self._outside: Outside | None = None
@@ -106,7 +109,9 @@ class Run:
         self._outside = clock.sequencer.outside
         clock.sequencer.pause = self._pause
         told = self._lines, self.witness, self.calls
-        points = levels.installed(explored, self._level, *told, faults=self.faults)
+        points = levels.installed(
+            explored, self._level, *told, faults=self.faults, watch=self.watch
+        )
         with world.same(self.seed), world.ordered(clock), points:
             yield
 

@@ -45,6 +45,7 @@ class Searched:
         deepest: The latest level that had schedules of its own; None before one has run.
         uncontrolled: What the runs have met that no chooser controls, in order, each once.
         faults: Whether a fault was possible.
+        hint: What a run of lines shows of races, in a few words; "" for nothing.
     """
 
     runs: int = 0
@@ -55,6 +56,7 @@ class Searched:
     deepest: AtLevel | None = None
     uncontrolled: dict[str, None] = field(default_factory=dict)
     faults: bool = False
+    hint: str = ""
 
     @property
     def proof(self) -> str:
@@ -84,9 +86,16 @@ def partially(uncontrolled: Collection[str]) -> list[str]:
     ]
 
 
-def times(runs: int) -> str:
-    """Return the line of a report that says how often the test has run, all in all."""
-    return (
-        f"The test ran {counted(runs, 'time')}: once before these, to fill caches, and once "
-        "after them, for this report."
+def times(runs: int, *, races: bool = False) -> str:
+    """Return the line of a report that says how often the test has run, all in all.
+
+    Args:
+        runs: How often.
+        races: Whether one of these was to look for races.
+    """
+    before = (
+        "twice before these, to fill caches and to look for races"
+        if races
+        else ("once before these, to fill caches")
     )
+    return f"The test ran {counted(runs, 'time')}: {before}, and once after them, for this report."

@@ -64,8 +64,9 @@ MARKERS = {
     "asyncframe": "(mode=, seed=, start=, leaks=, lost_failures=, blocked_loop=, app_rules=, "
     "pollers=): configure asyncframe's fixtures for a test: how tasks run, when virtual time "
     "starts, and what fails the test",
-    "interleave": "(seeds=200, policy='delays', level='auto', faults=False): run a test "
-    "that uses asyncframe under many schedules of its threads and event loops, to find races",
+    "interleave": "(seeds=200, policy='delays', level='auto', faults=False, races=False, "
+    "benign=[]): run a test that uses asyncframe under many schedules of its threads and event "
+    "loops, to find races",
     "task_modes": "(*modes, transports=()): run a test that uses asyncframe in several modes, and "
     "over several transports, and report which ones disagree",
 }

@@ -17,10 +17,12 @@ from pytest_asyncframe._explore.points import awaits, messages
 from pytest_asyncframe._explore.points.calls import Calls
 from pytest_asyncframe._explore.points.faults import FaultChoices
 from pytest_asyncframe._explore.points.follower import Followed, Follower, followed_of
+from pytest_asyncframe._explore.races.watching import Watch
 from pytest_asyncframe._explore.schedule import Point
 from pytest_asyncframe._explore.telling.witness import Witness
 from pytest_asyncframe._toolkit.toolkit import Toolkit
 from pytest_asyncframe._turns.actors import nothing
+from pytest_asyncframe._turns.hearing import ENDED
 from pytest_asyncframe._turns.sequencer import Sequencer
 
 Level: TypeAlias = Literal["tasks", "awaits", "framework", "locks", "line", "opcode"]
@@ -99,6 +101,7 @@ def installed(
     calls: Calls | None = None,
     *,
     faults: bool = False,
+    watch: Watch | None = None,
 ) -> Iterator[None]:
     """Make the points of *level* inside the block.
 
@@ -109,6 +112,7 @@ def installed(
         witness: Keeps what happens; None if nobody asks for it.
         calls: Watches calls, for the levels from ``framework`` on; None if nothing does.
         faults: Whether faults are choices too.
+        watch: Keeps what the lines read and write; None if nobody asks for it.
     """
     at_least = LEVELS.index(level)
     with ExitStack() as stack:
@@ -131,6 +135,8 @@ def installed(
             explored.search_faults(FaultChoices(clock.sequencer, known, pauses=pauses))
         # Elsewhere the lines are followed for the story alone.
         point: Point = clock.sequencer.point if level in _LINES else nothing
+        if watch is not None:
+            point = stack.enter_context(watch.watching(clock.sequencer, point))
         if level in _LINES and lines is not None and not lines.sharing.is_known:
             point = stack.enter_context(lines.sharing.learning(clock.sequencer, point))
         if witness is not None:
@@ -187,13 +193,17 @@ def _with_point(sequencer: Sequencer, real: Callable[..., Any]) -> Callable[...,
         @functools.wraps(real)
         async def async_inner(*args: Any, **kwargs: Any) -> Any:
             sequencer.point("framework", what)
-            return await real(*args, **kwargs)
+            result = await real(*args, **kwargs)
+            sequencer.listeners.acquired(ENDED)
+            return result
 
         return async_inner
 
     @functools.wraps(real)
     def sync_inner(*args: Any, **kwargs: Any) -> Any:
         sequencer.point("framework", what)
-        return real(*args, **kwargs)
+        result = real(*args, **kwargs)
+        sequencer.listeners.acquired(ENDED)
+        return result
 
     return sync_inner
