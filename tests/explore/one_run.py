@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,8 @@ from pytest_asyncframe._explore.points import levels
 from pytest_asyncframe._explore.points.calls import Calls
 from pytest_asyncframe._explore.points.follower import Followed, Follower
 from pytest_asyncframe._explore.points.levels import Level
-from pytest_asyncframe._explore.schedule import Course, Step, Strategy
+from pytest_asyncframe._explore.races.watching import Done, Place, Watch
+from pytest_asyncframe._explore.schedule import Course, Default, Step, Strategy
 from pytest_asyncframe._explore.telling.entries import Entry
 from pytest_asyncframe._explore.telling.witness import Witness
 from pytest_asyncframe._toolkit.options import Settings
@@ -92,8 +93,10 @@ class _Run:
         lines: Follower | None,
         witness: Witness | None = None,
         calls: Calls | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.chooser = chooser
+        self._watch = watch
         self._witness = witness
         self._level = level
         self._lines = lines
@@ -106,7 +109,8 @@ class _Run:
 
     def installed(self, explored: Toolkit) -> AbstractContextManager[object]:
         """Install the points of the level."""
-        return levels.installed(explored, self._level, self._lines, self._witness, self._calls)
+        watched = self._lines, self._witness, self._calls
+        return levels.installed(explored, self._level, *watched, watch=self._watch)
 
 
 def one_run(
@@ -150,6 +154,23 @@ def told_run(
         follower = stack.enter_context(levels.telling(scope, level, lines))
         _run(body, _Run(witness, level, follower, witness))
     return witness.entries
+
+
+def watched_run(
+    body: Callable[[Probe], object], root: Path, packages: Sequence[Path] = ()
+) -> Mapping[Place, Sequence[Done]]:
+    """Run *body* with a probe of its own; return who has read and written what.
+
+    Args:
+        body: What a test would do.
+        root: The folder whose code is followed.
+        packages: Folders and files elsewhere that are followed too.
+    """
+    scope = Followed(root, [body.__code__], packages)
+    watch, lines = Watch(scope.file_of), Follower("line", scope)
+    with lines.claimed():
+        _run(body, _Run(Course(Default()), "framework", lines, watch=watch))
+    return watch.places
 
 
 def _run(body: Callable[[Probe], object], run: _Run) -> None:
