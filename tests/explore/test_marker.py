@@ -31,10 +31,12 @@ def error_of(pytester: pytest.Pytester, source: str) -> str:
 
 WRONG = {
     "interleave(50)": (
-        "@pytest.mark.interleave takes keywords only, not (50,): seeds, policy, level, faults"
+        "@pytest.mark.interleave takes keywords only, not (50,): seeds, policy, level, faults, "
+        "races, benign"
     ),
     "interleave(seed=1)": (
-        "@pytest.mark.interleave has no keyword 'seed'; it takes seeds, policy, level, faults"
+        "@pytest.mark.interleave has no keyword 'seed'; it takes seeds, policy, level, faults, "
+        "races, benign"
     ),
     "interleave(seeds=0)": (
         "@pytest.mark.interleave(seeds=0): seeds must be a whole number from 1 on"
