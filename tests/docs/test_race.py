@@ -12,7 +12,7 @@ pytestmark = pytest.mark.extended("processes")
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 EXAMPLE = DOCS / "examples" / "race"
 
-FAILS, PASSES, PROVES = (
+FAILS, PASSES, PROVES, RACES = (
     block.splitlines()
     for block in re.findall(
         r"^```text\n(.*?)\n```$",
@@ -64,3 +64,10 @@ def test_the_cured_app_is_proved(pytester: pytest.Pytester) -> None:
     """Every order with up to two interruptions passes, as many as the page says."""
     marker = '@pytest.mark.interleave(policy="exhaustive:2", seeds=1000)\n'
     assert PROVES[0] in outcome(pytester, "cured.py", "-v", marker=marker)
+
+
+def test_the_race_is_found_in_one_run(pytester: pytest.Pytester) -> None:
+    """What the page shows of the shop is what races=True finds."""
+    lines = outcome(pytester, "shop.py", marker="@pytest.mark.interleave(races=True)\n")
+    begin = lines.index(RACES[0])
+    assert lines[begin : begin + len(RACES)] == RACES
