@@ -160,12 +160,19 @@ class _End:
         came: Set on the thread when its work is done.
         pooled: Whether it belongs to a pool, so that all its work is on the clock.
         serves: Whether it is a `Server`, which is no actor at times, and yet goes on.
+        arrival: Its announcement, which is open until it is an actor; None for no actor.
     """
 
-    def __init__(self, *, pooled: bool, serves: bool) -> None:
+    def __init__(self, arrival: Arrival | None, *, pooled: bool, serves: bool) -> None:
         self.came = threading.Event()
+        self.arrival = arrival
         self.pooled = pooled
         self.serves = serves
+
+    @property
+    def is_to_come(self) -> bool:
+        """Whether it is that of an actor, which may not have begun yet."""
+        return self.arrival is not None and not self.came.is_set()
 
 
 def _tell_end(
@@ -177,7 +184,7 @@ def _tell_end(
     pooled: bool,
 ) -> None:
     run = thread.run
-    end = _End(pooled=pooled, serves=server is not None)
+    end = _End(arrival, pooled=pooled, serves=server is not None)
     setattr(thread, _ENDED, end)
 
     def run_and_tell() -> None:
@@ -224,13 +231,13 @@ def _join(
     if (
         end is None
         or ident is None
-        or not (end.pooled or ident in sequencer.known)
+        or not (end.pooled or end.is_to_come or ident in sequencer.known)
         or actor is None
         or thread is threading.current_thread()
     ):
         real(thread, timeout)
         return
-    if ident not in sequencer.actors and not end.serves:
+    if ident not in sequencer.actors and not (end.serves or end.is_to_come):
         # It is about to end, in real time. Others run only after that: whether it has ended
         # by now is chance.
         with sequencer.real():
