@@ -33,7 +33,8 @@ from framework._manager.submitting.tested import AppRules
 from framework._records import exports
 from framework._records.statuses import TRAITS
 from framework._running.outcomes import WorkerCrashError
-from framework._running.results import BEFORE_WAITS
+from framework._running.results import BEFORE_WAITS, Results
+from framework._running.waits import policies
 from framework._running.waits.retry import RetryPolicy
 from framework._tasks import registry
 from framework._tasks.functions import (
@@ -83,7 +84,9 @@ __all__ = [
     "is_idempotent",
     "is_idle",
     "is_in_place",
+    "is_policy_wait",
     "is_pool_thread",
+    "is_result_wait",
     "lasting_schedules",
     "layer_of",
     "override_framework",
@@ -96,6 +99,7 @@ __all__ = [
     "retried_errors",
     "set_up_apps",
     "signature_of",
+    "time_limits",
     "was_cut_short",
     "worker_bound",
 ]
@@ -310,6 +314,24 @@ def is_pool_thread(thread: threading.Thread) -> bool:
 def is_idle(code: CodeType) -> bool:
     """Return whether a thread of a pool that is executing *code* is idle."""
     return code is IDLE
+
+
+def is_result_wait(code: CodeType) -> bool:
+    """Return whether a coroutine that is executing *code* waits for a task to end."""
+    return code is Results.until_final.__code__
+
+
+def is_policy_wait(code: CodeType) -> bool:
+    """Return whether *code* is that of a retry or a throttle, which may sleep."""
+    return code.co_filename == policies.__file__
+
+
+def time_limits(manager: TaskManager) -> list[tuple[TaskRecord, float]]:
+    """Return the running tasks that have a time limit, and the seconds at which it is over.
+
+    These are those of ``manager.clock.monotonic()``. Any thread.
+    """
+    return [*core_of(manager).endings.limits.left()]
 
 
 def signature_of(fn: Callable[..., Any]) -> inspect.Signature | None:

@@ -99,6 +99,10 @@ class Limits:
             task.limit_key = task.limit_left
             self._deadlines.add(task, task.limit_left, self._monotonic())
 
+    def left(self) -> list[tuple[LiveTask, float]]:
+        """Return the tasks whose limits go on, and the monotonic seconds at which they expire."""
+        return self._deadlines.left()
+
     def close(self) -> None:
         """Expire no more tasks."""
         self._deadlines.close()

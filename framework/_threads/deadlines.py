@@ -72,6 +72,11 @@ class Deadlines(Generic[T]):
                 queue.timer.background = True
             return deadline
 
+    def left(self) -> list[tuple[T, float]]:
+        """Return the entries that have neither expired nor been removed, with their deadlines."""
+        with self._lock:
+            return [found for queue in self._queues.values() for found in queue.entries.items()]
+
     def close(self) -> None:
         """Remove all entries and cancel all timers."""
         # All under the lock: a timer that fires meanwhile must find no entries, since it
