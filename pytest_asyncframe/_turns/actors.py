@@ -10,6 +10,7 @@ import asyncio
 import enum
 import heapq
 import itertools
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -259,6 +260,12 @@ class Timers:
     def pop(self) -> Timer:
         """Remove and return the timer of `first`, which must have been read before."""
         return heapq.heappop(self._heap)[3]
+
+    @property
+    def first_last(self) -> float:
+        """The nanosecond of the earliest timer that fires last at its moment; else infinity."""
+        found = (when for when, order, _, timer in self._heap if order == LAST and timer.live)
+        return min(found, default=math.inf)
 
     @property
     def foreground(self) -> bool:

@@ -82,6 +82,8 @@ class Sequencer(Points):
         self._watchers: list[tuple[Actor, bool]] = []
         self._stalled_at = -1
         self._silence = False
+        # The nanosecond to which `advance` moves time just now.
+        self._target: int | None = None
 
     # -- dispatching
 
@@ -359,6 +361,17 @@ class Sequencer(Points):
         if self.on_move is not None:
             self.on_move()
 
+    @property
+    def horizon(self) -> float:
+        """The nanosecond up to which the test lets time pass; infinity for no limit."""
+        with self._lock:
+            bounds = [self._timers.first_last]
+            if self._target is not None:
+                bounds.append(self._target)
+            elif not self.moves:
+                bounds.append(self.now if self.allowed is None else self.allowed)
+            return min(bounds)
+
     def timers(self) -> list[Timer]:
         """Return the timers that have not fired, the earliest first."""
         with self._lock:
@@ -383,10 +396,14 @@ class Sequencer(Points):
         """Move time to *target*; at each timer, wait until all others are idle again."""
         # On a loop's own thread its sockets cannot be read meanwhile, so nothing can happen.
         listening = actor.loop is None
-        self.settle(actor, listening=listening)
-        while (step := self._step_to(target)) is not None:
-            step()
+        before, self._target = self._target, target
+        try:
             self.settle(actor, listening=listening)
+            while (step := self._step_to(target)) is not None:
+                step()
+                self.settle(actor, listening=listening)
+        finally:
+            self._target = before
         with self._lock:
             moved = target > self.now
             self._pass_to(target)
