@@ -43,6 +43,8 @@ class Points(HeardTurns):
             of its loop; None for no call. It may block for a moment.
         before_point: Called without the lock on an actor that has reached a point, with the
             kind of point and what it is about to do; None for no call.
+        on_moment: Called without the lock on an actor that has reached a point, before others may
+            come; None for no call. It may let time pass.
     """
 
     def __init__(self, *, one_at_a_time: bool, starts: bool, chooser: Chooser | None) -> None:
@@ -51,6 +53,7 @@ class Points(HeardTurns):
         self.room: Callable[[], int] = lambda: 0
         self.pause: Callable[[], object] | None = None
         self.before_point: Callable[[str, str], object] | None = None
+        self.on_moment: Callable[[Actor], object] | None = None
         # Identifiers of the threads inside `undivided`; each adds and removes only itself.
         self._undivided: set[int] = set()
         self._chooser = chooser
@@ -63,7 +66,7 @@ class Points(HeardTurns):
     def end(self) -> None:
         """Stop calling functions of the test."""
         super().end()
-        self.pause = self.before_point = None
+        self.pause = self.before_point = self.on_moment = None
 
     @abstractmethod
     def _firing(self, timer: Timer) -> Callable[[], object]:
@@ -209,6 +212,8 @@ class Points(HeardTurns):
             self.pause()
         if self.before_point is not None:
             self.before_point(kind, what)
+        if self.on_moment is not None:
+            self.on_moment(actor)
         with self._lock:
             if returned:
                 self._on_next_step(actor)
@@ -304,7 +309,7 @@ class Points(HeardTurns):
         with self._lock:
             self._on_next_step(actor)
             was_seen, actor.was_seen = actor.was_seen, False
-            if self._is_alone:
+            if self._is_alone and self.on_moment is None:
                 return
         if was_seen or ran_users_code():
             self.point("await", "")

@@ -54,7 +54,8 @@ class VirtualClock:
         test: The asyncio task that runs the test; None for a test that is no coroutine.
         make_ready: Makes the queue of what a new event loop runs next.
         on_new_loop: Called with each new event loop.
-        on_timer: Called with each timer that is set in a loop, and the frame that sets it.
+        on_timer: Called with each timer that is set in a loop or by the framework, and the frame
+            that sets it.
         on_block: Entered with the name of a function while it blocks the thread of a loop.
     """
 
@@ -74,7 +75,7 @@ class VirtualClock:
         Without the references a test is freed at once, and by no garbage collection.
         """
         self.on_sleep: Callable[[float], object] | None = None
-        self.on_timer: Callable[[asyncio.TimerHandle, FrameType], object] | None = None
+        self.on_timer: Callable[[asyncio.TimerHandle | Timer, FrameType], object] | None = None
         self.on_block: Callable[[str], AbstractContextManager[object]] = nullcontext
         self.on_read: Callable[[str, FrameType], object] = nothing
         self.label: Label = lambda _: ("", "")
@@ -121,7 +122,10 @@ class VirtualClock:
     def call_at(self, when: float, fn: Callable[[], object], *, background: bool = False) -> Timer:
         """Call *fn* at second *when*, or as soon as nobody runs if that has passed."""
         timer = self.sequencer.call_at(nanoseconds(when), fn, background=background)
-        timer.location = users_location(sys._getframe(1))
+        caller = sys._getframe(1)
+        timer.location = users_location(caller)
+        if self.on_timer is not None:
+            self.on_timer(timer, caller)
         return timer
 
     def wait(self, condition: threading.Condition, timeout: float | None = None) -> bool:

@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeAlias, TypeVarTuple, Unpack
 from weakref import WeakKeyDictionary
 
 from pytest_asyncframe._locations import users_location
-from pytest_asyncframe._turns.actors import Actor, Arrival
+from pytest_asyncframe._turns.actors import Actor, Arrival, Timer
 from pytest_asyncframe._turns.sequencer import Sequencer
 
 _Ts = TypeVarTuple("_Ts")
@@ -45,7 +45,7 @@ class LoopClock(Protocol):
 
     sequencer: Sequencer
     on_sleep: Callable[[float], object] | None
-    on_timer: Callable[[asyncio.TimerHandle, FrameType], object] | None
+    on_timer: Callable[[asyncio.TimerHandle | Timer, FrameType], object] | None
     test: asyncio.Task[Any] | None
     make_ready: Callable[[], deque[Any]]
 
