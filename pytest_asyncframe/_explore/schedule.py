@@ -124,6 +124,12 @@ def early(timeout: str, moment: int) -> str:
     return f"{timeout}, moment {moment}"
 
 
+def early_step(pending: Pending, moment: int) -> Step:
+    """Return the step at which time passes: others come before who is held back, as at a point."""
+    options = (pending.held or "go on", early(pending.identity, moment))
+    return Step(EARLY, "", options, preempts=False, chosen=1)
+
+
 _MOMENT = re.compile(r", moment [0-9]+$")
 
 
@@ -198,8 +204,11 @@ class Deviating:
     ) -> int | None:
         """Return the index of the timeout of a deviation; see `Hasty`."""
         wanted = self._option_at(number)
-        found = (n for n, one in enumerate(pending) if early(one.identity, moment) == wanted)
-        return next(found, None)
+        for index, one in enumerate(pending):
+            if early(one.identity, moment) == wanted:
+                self._rule.took(early_step(one, moment), 1)
+                return index
+        return None
 
 
 def deviations_of(steps: Sequence[Step]) -> dict[int, str]:
@@ -215,6 +224,7 @@ class Course:
 
     Attributes:
         steps: The steps so far.
+        offered: How many timeouts could have come early so far, each at each moment.
         takes_time: See `Chooser`.
     """
 
@@ -222,6 +232,7 @@ class Course:
         self._choose = strategy.choose
         self._hasty = strategy if isinstance(strategy, Hasty) and strategy.takes_time else None
         self._moments = 0
+        self.offered: int = 0
         self.steps: list[Step] = []
         self.takes_time: bool = self._hasty is not None
 
@@ -238,10 +249,10 @@ class Course:
             return None
         moment = self._moments
         self._moments += 1
+        self.offered += len(pending)
         chosen = self._hasty.pass_time(len(self.steps), moment, pending, served)
         if chosen is not None:
-            options = ("go on", early(pending[chosen].identity, moment))
-            self.steps.append(Step(EARLY, "", options, preempts=False, chosen=1))
+            self.steps.append(early_step(pending[chosen], moment))
         return chosen
 
 

@@ -18,11 +18,13 @@ class Pending(NamedTuple):
             choices.
         where: Where in the app's code the last of them waits, as ``app.py:12``.
         ahead: How many steps come before them if time passes now.
+        held: The identity of the actor that is held back until they have fired; "" for none.
     """
 
     names: tuple[str, ...]
     where: str
     ahead: int
+    held: str = ""
 
     @property
     def identity(self) -> str:
@@ -57,11 +59,12 @@ class Chooser(Protocol):
     def pass_time(self, pending: Sequence[Pending], served: Sequence[str]) -> int | None:
         """Return the index of the timeout until which time passes now; None for none.
 
-        Called before each step of a loop once there was a timeout, without a lock.
+        Called before each step of a loop and at each point once there was a timeout, without a
+        lock.
 
         Args:
             pending: The timeouts of what waits, the earliest first.
-            served: The names of those whose wait the step before has ended.
+            served: The names of those whose wait has ended since the last call, in time.
         """
         ...
 

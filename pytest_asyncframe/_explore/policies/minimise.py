@@ -226,12 +226,17 @@ def switches_of(steps: Sequence[Step]) -> list[Switch]:
     positions = _Positions()
     found: list[tuple[Position, list[str]]] = []
     passed: dict[str, list[str]] = {}
+    held = ""
     for step in steps:
         if step.kind == EARLY:
+            # To hold it back is a part of the early timeout.
+            held = step.options[0]
+            passed[held] = []
             continue
         first = step.options[0]
         chosen = step.options[step.chosen]
-        again = passed.get(first) if not step.preempts else None
+        again = passed.get(first) if not step.preempts or first == held else None
+        held = ""
         if again is None:
             position = positions.reached(step)
         if step.chosen and again is not None:
