@@ -273,10 +273,11 @@ class Explorer:
             if difference:
                 return conclusions.Wrong(self._item, difference)
             if is_first:
-                if ended.steps == searched.default:
+                default = (ended.steps, ended.offered)
+                if default == searched.default:
                     # The level has no point more than the one before.
                     return None
-                searched.default, searched.deepest = ended.steps, at
+                searched.default, searched.deepest = default, at
         self._claim(searched, at)
         return None
 

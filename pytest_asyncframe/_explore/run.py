@@ -72,7 +72,7 @@ class Run:
         lines: Follower | None = None,
         scope: Followed | None = None,
     ) -> None:
-        course = Course(strategy)
+        self._course = course = Course(strategy)
         self._pause = strategy.pause if isinstance(strategy, Paused) else None
         self.steps: list[Step] = course.steps
         self.witness: Witness | None = (
@@ -96,6 +96,11 @@ class Run:
         if self.until is None and is_failure(report):
             self.until = len(self.steps)
         return self.dress(report)
+
+    @property
+    def offered(self) -> int:
+        """How many timeouts could have come early so far; see `Course`."""
+        return self._course.offered
 
     @property
     def uncontrolled(self) -> list[str]:
@@ -128,6 +133,7 @@ class Ended:
         steps: Its choices.
         failing: Its choices until a phase had failed; all if none has.
         uncontrolled: See `Run.uncontrolled`.
+        offered: See `Run.offered`.
     """
 
     def __init__(self, run: Run, reports: list[pytest.TestReport]) -> None:
@@ -135,6 +141,7 @@ class Ended:
         self.steps: list[Step] = run.steps
         self.failing: list[Step] = run.steps[: run.until]
         self.uncontrolled: list[str] = run.uncontrolled
+        self.offered: int = run.offered
 
     @property
     def failure(self) -> pytest.TestReport | None:

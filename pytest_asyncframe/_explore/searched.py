@@ -41,7 +41,8 @@ class Searched:
         paused: How many of them had drawn delays.
         levels: Those that were begun, in order.
         claims: Which schedules they were, for each level that had any of its own.
-        default: The steps of the default schedule at the latest level; None before it has run.
+        default: The steps of the default schedule at the latest level, and how many timeouts could
+            have come early in it; None before it has run.
         deepest: The latest level that had schedules of its own; None before one has run.
         uncontrolled: What the runs have met that no chooser controls, in order, each once.
         faults: Whether a fault was possible.
@@ -52,7 +53,7 @@ class Searched:
     paused: int = 0
     levels: list[Level] = field(default_factory=list)
     claims: dict[Level, str] = field(default_factory=dict)
-    default: Sequence[Step] | None = None
+    default: tuple[Sequence[Step], int] | None = None
     deepest: AtLevel | None = None
     uncontrolled: dict[str, None] = field(default_factory=dict)
     faults: bool = False

@@ -20,12 +20,13 @@ import asyncio
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import CodeType, CoroutineType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from pytest_asyncframe._explore.points.early import EarlyTimeouts
+from framework import TaskManager
+from pytest_asyncframe._explore.early.moments import EarlyTimeouts
 from pytest_asyncframe._locations import inwards, is_users
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock import VirtualClock
@@ -42,24 +43,27 @@ _OURS = "asyncframe "
 
 
 @contextmanager
-def installed(clock: VirtualClock, own: Collection[CodeType] = ()) -> Iterator[Identities]:
+def installed(
+    clock: VirtualClock, manager: TaskManager, own: Collection[CodeType] = ()
+) -> Iterator[Identities]:
     """Let the chooser order the steps of loops that are created inside the block.
 
     Args:
         clock: The test's clock.
+        manager: The manager of its tasks.
         own: The code of the test and its fixtures, which others do not notice.
     """
     names = Identities(clock.sequencer)
     timeouts = None
-    if clock.sequencer.takes_time:
-        timeouts = EarlyTimeouts(clock, own, names.known, _woken_by)
-        clock.on_timer = timeouts.note
-    clock.make_ready = lambda: _Ready(names, own, timeouts)
-    try:
-        yield names
-    finally:
-        clock.make_ready = deque
-        clock.on_timer = None
+    with ExitStack() as stack:
+        if clock.sequencer.takes_time:
+            timeouts = EarlyTimeouts(clock, manager, own, names.known, _woken_by)
+            stack.enter_context(timeouts.installed())
+        clock.make_ready = lambda: _Ready(names, own, timeouts)
+        try:
+            yield names
+        finally:
+            clock.make_ready = deque
 
 
 class Identities:

@@ -123,7 +123,9 @@ def installed(
         stack.enter_context(controlled(clock.sequencer, note, points=points))
         names = None
         if at_least >= LEVELS.index("awaits"):
-            names = stack.enter_context(awaits.installed(clock, explored.blocked.own))
+            names = stack.enter_context(
+                awaits.installed(clock, explored.manager, explored.blocked.own)
+            )
             stack.enter_context(messages.installed())
         if at_least >= LEVELS.index("framework"):
             stack.enter_context(_framework_calls(clock.sequencer, explored.manager))

@@ -62,6 +62,7 @@ class DelaysPolicy:
         self._turn = 0
         self._haste = Haste()
         self._was_hasty = False
+        self._latest: Sequence[Step] = ()
 
     def next(self) -> Strategy | None:
         """Return the strategy of the next run; see `Policy`."""
@@ -69,7 +70,8 @@ class DelaysPolicy:
         if self._begun == 1:
             self._search.next()
             return self._haste.noting
-        self._haste.ended()
+        if self._was_hasty:
+            self._haste.ended(self._latest)
         hasty = None if self._was_hasty and self._search.level else self._hasty()
         strategy = hasty or self._in_order()
         if strategy is None:
@@ -102,6 +104,7 @@ class DelaysPolicy:
         """Find the schedules that differ from the latest run behind its last deviation."""
         if self._begun == 1:
             self._haste.begin()
+        self._latest = steps
         if not self._was_hasty:
             self._lengths.note(steps)
             self._search.ended(steps)

@@ -4,6 +4,9 @@ That somebody times out who would not on a fast machine is no race by itself: a 
 that nobody does. So each timeout is tried first at a moment that shows just that: while what waits
 has not been served. If the test fails there, it does not expect this timeout, and it is left out.
 Then come the moments at which the next step serves what waits, and then all others.
+
+At a point somebody is held back while time passes: until nobody else can go on, or until somebody
+comes to a point, such as the one whose wait has ended, or only until the timer has fired.
 """
 
 from __future__ import annotations
@@ -21,6 +24,9 @@ from pytest_asyncframe._turns.choices import Pending
 Timeouts: TypeAlias = tuple[frozenset[str], str]
 """The names of those that come early together, and where the last of them waits."""
 
+Plan: TypeAlias = dict[int, str]
+"""What a schedule does instead of the default, by the number of the step."""
+
 
 @dataclass(slots=True)
 class Offer:
@@ -30,15 +36,45 @@ class Offer:
         number: The number of the next step there.
         identity: What the choice is called.
         names: Of the timeouts.
+        held: Who is held back meanwhile; "" for nobody.
         until: The moment at which they fire.
-        is_last: Whether what waits for one of them is served before that.
+        at_once: Whether they fire before anybody makes a step.
+        is_last: Whether what waits for one of them is served by the next steps.
     """
 
     number: int
     identity: str
     names: frozenset[str]
+    held: str
     until: int
+    at_once: bool
     is_last: bool = False
+
+    @property
+    def shows(self) -> bool:
+        """Whether the wait ends by the timeout alone, and has not been served."""
+        return self.at_once or not self.is_last
+
+    @property
+    def plan(self) -> Plan:
+        """The schedule in which it is taken."""
+        return {self.number: self.identity}
+
+    def plans_to_go_on(self, steps: Sequence[Step]) -> list[Plan]:
+        """Return schedules in which who was held back goes on sooner.
+
+        Args:
+            steps: Those of the run in which the offer was taken.
+        """
+        behind = [*enumerate(steps)][self.number + 2 :]
+        chances = [
+            (number, step.preempts)
+            for number, step in behind
+            if self.held in step.options and step.options[step.chosen] != self.held
+        ]
+        at_a_point = [number for number, preempts in chances if preempts]
+        found = dict.fromkeys([*at_a_point[:1], *(number for number, _ in chances[:1])])
+        return [{**self.plan, number: self.held} for number in found]
 
 
 class Noting:
@@ -67,7 +103,9 @@ class Noting:
             offer.is_last = offer.is_last or not offer.names.isdisjoint(served)
         for one in pending:
             identity, names = early(one.identity, moment), frozenset(one.names)
-            offer = Offer(number, identity, names, moment + one.ahead)
+            # What the next steps serve is known at the next moment.
+            until = moment + max(one.ahead, 1)
+            offer = Offer(number, identity, names, one.held, until, at_once=not one.ahead)
             self._latest.append(offer)
             self.offers[names, one.where].append(offer)
 
@@ -96,16 +134,21 @@ class Haste:
         self._untried: deque[Timeouts] = deque()
         self._trial: tuple[Trial, Timeouts] | None = None
         self._allowed: list[Timeouts] = []
-        self._current: deque[Offer] = deque()
-        self._later: list[list[Offer]] = []
+        # Schedules, and the offer that is taken in one for the first time.
+        self._current: deque[tuple[Plan, Offer | None]] = deque()
+        self._later: list[list[tuple[Plan, Offer | None]]] = []
+        self._taken: Offer | None = None
 
     def begin(self) -> None:
         """Find the schedules, when the default one has run."""
+        places: dict[str, list[Timeouts]] = defaultdict(list)
         for timeouts, offers in self.noting.offers.items():
-            if all(one.is_last for one in offers):
-                self._left_out = True
+            if any(one.shows for one in offers):
+                places[timeouts[1]].append(timeouts)
             else:
-                self._untried.append(timeouts)
+                self._left_out = True
+        # At different places first: one may wait a hundred times, in a loop.
+        self._untried.extend(in_turn([coarse_to_fine(found) for found in places.values()]))
 
     @property
     def words(self) -> str:
@@ -124,32 +167,40 @@ class Haste:
             self._later = []
         if self._current:
             self._ran += 1
-            offer = self._current.popleft()
-            return Deviating({offer.number: offer.identity}, Holds())
+            plan, self._taken = self._current.popleft()
+            return Deviating(plan, Holds())
         if not self._untried:
             return None
         timeouts = self._untried.popleft()
-        first = next(one for one in self.noting.offers[timeouts] if not one.is_last)
-        trial = Trial({first.number: first.identity}, Holds())
+        self._taken = next(one for one in self.noting.offers[timeouts] if one.shows)
+        trial = Trial(self._taken.plan, Holds())
         self._trial = (trial, timeouts)
         return trial
 
-    def ended(self) -> None:
-        """Called when a run has ended: a trial shows whether the others are to run."""
-        if self._trial is None:
-            return
-        (trial, timeouts), self._trial = self._trial, None
-        if trial.failed and not self._is_allowed(timeouts):
-            self._left_out = True
-            return
+    def ended(self, steps: Sequence[Step]) -> None:
+        """Find further schedules when one of these has run, with these steps."""
+        taken, self._taken = self._taken, None
+        further = taken.plans_to_go_on(steps) if taken is not None and taken.held else []
+        if self._trial is not None:
+            (trial, timeouts), self._trial = self._trial, None
+            if trial.failed and not self._is_allowed(timeouts):
+                self._left_out = True
+                return
+            self._allow(timeouts, None if trial.failed else taken)
+        if further:
+            self._later.append([(plan, None) for plan in further])
+
+    def _allow(self, timeouts: Timeouts, tried: Offer | None) -> None:
+        """Let timeouts come at all moments but the one that was tried, if the test has passed."""
         offers = self.noting.offers[timeouts]
-        first = next(one for one in offers if not one.is_last)
-        if not trial.failed:
+        if tried is not None:
             self._allowed.append(timeouts)
             self._ran += 1
-            offers = [one for one in offers if one is not first]
-        self._current.extend(coarse_to_fine([one for one in offers if one.is_last]))
-        self._later.append(coarse_to_fine([one for one in offers if not one.is_last]))
+            offers = [one for one in offers if one is not tried]
+        last = coarse_to_fine([one for one in offers if one.is_last])
+        others = coarse_to_fine([one for one in offers if not one.is_last])
+        self._current.extend((one.plan, one) for one in last)
+        self._later.append([(one.plan, one) for one in others])
 
     def _is_allowed(self, timeouts: Timeouts) -> bool:
         """Whether the test has passed when these and others came early, at the same place."""
