@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from framework import background_task
+from framework import background_task, current_task
+from pytest_asyncframe._explore.early.moments import EarlyTimeouts
 from pytest_asyncframe._explore.points import awaits
-from pytest_asyncframe._explore.points.early import EarlyTimeouts
 from pytest_asyncframe._explore.points.levels import Level
 from pytest_asyncframe._explore.policies.by_name import make_policy
 from pytest_asyncframe._explore.policies.haste import Trial
@@ -175,9 +175,51 @@ def timers_of_a_loop(probe: Probe) -> bool:
     return handed_over(1)
 
 
-def early_timeouts(probe: Probe) -> bool:
+def early_timeouts_of_coroutines(probe: Probe) -> bool:
     """A waiter that has been served times out long before its time."""
     return handed_over(30)
+
+
+def early_timeouts_of_threads(probe: Probe) -> bool:
+    """A thread that waits gives up where another one has seen that it still waits."""
+    there, gone, given = threading.Event(), list[bool](), list[bool]()
+
+    @background_task
+    def take() -> None:
+        if not there.wait(timeout=30):
+            gone.append(True)
+
+    @background_task
+    def give() -> None:
+        pause()
+        if not gone:
+            pause()
+            given.append(True)
+            there.set()
+
+    take()
+    give()
+    probe.run_until_idle()
+    return bool(gone and given)
+
+
+def early_limits(probe: Probe) -> bool:
+    """The time limit of a task passes between two of its steps."""
+    done, ended = list[int](), threading.Event()
+
+    @background_task(timeout=30)
+    def work() -> None:
+        try:
+            for step in range(2):
+                pause()
+                current_task().check_cancelled()  # type: ignore[union-attr]
+                done.append(step)
+        finally:
+            ended.set()
+
+    work()
+    ended.wait()
+    return len(done) == 1
 
 
 def other_timers(probe: Probe) -> bool:
@@ -253,9 +295,19 @@ def without_timers_of_a_loop(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(awaits, "_is_timer", lambda *_: False)
 
 
-def without_early_timeouts(patch: pytest.MonkeyPatch) -> None:
-    """Let time stand still while anything can run."""
+def without_early_timeouts_of_coroutines(patch: pytest.MonkeyPatch) -> None:
+    """Let time stand still while a loop can make a step."""
     patch.setattr(EarlyTimeouts, "before_step", nothing)
+
+
+def without_early_timeouts_of_threads(patch: pytest.MonkeyPatch) -> None:
+    """Let no time pass until a thread gives up."""
+    patch.setattr(EarlyTimeouts, "_find_waits", nothing)
+
+
+def without_early_limits(patch: pytest.MonkeyPatch) -> None:
+    """Let no time pass until the limit of a task."""
+    patch.setattr(EarlyTimeouts, "_find_limits", nothing)
 
 
 def without_other_timers(patch: pytest.MonkeyPatch) -> None:
@@ -288,7 +340,12 @@ MODEL: dict[str, tuple[Race, Callable[[pytest.MonkeyPatch], None]]] = {
     "Threads between two steps of a loop": (threads, without_threads),
     "Timers of a loop that are due at one moment": (timers_of_a_loop, without_timers_of_a_loop),
     "Other timers that are due at one moment": (other_timers, without_other_timers),
-    "Early timeouts": (early_timeouts, without_early_timeouts),
+    "Early timeouts of coroutines": (
+        early_timeouts_of_coroutines,
+        without_early_timeouts_of_coroutines,
+    ),
+    "Early timeouts of threads": (early_timeouts_of_threads, without_early_timeouts_of_threads),
+    "Early time limits of tasks": (early_limits, without_early_limits),
     "Who gets a lock": (locks, without_locks),
 }
 """The lines of the page, a race that only this choice finds, and what takes the choice away."""
