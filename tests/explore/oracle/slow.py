@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from tests.explore.oracle.interpreter import World, enumerated
+from functools import partial
+
+from tests.explore.oracle.interpreter import Callback, Coroutine, World, enumerated
 from tests.explore.oracle.programs import END, Note, Program
+from tests.explore.oracle.threads import Thread
 
 
 class SlowWorld(World):
@@ -36,6 +39,38 @@ class SlowWorld(World):
                 fn()
 
 
+class SlowThreads(World):
+    """The same of a program that has threads alone: time may pass where one could go on."""
+
+    is_slow = False
+
+    def _options(self) -> list[Coroutine | Callback | Thread | int]:
+        self.timers = {number: timer for number, timer in self.timers.items() if number > 0}
+        times = sorted({when for when, _ in self.timers.values()})
+        # Timers fire in the order of their times.
+        found = [
+            one
+            for one in super()._options()
+            if not isinstance(one, int) or self.timers[one][0] == times[0]
+        ]
+        if not self.is_slow and found:
+            for when in (when for when in times if when > self.now):
+                # That time passes is a timer too, and comes only if it is chosen.
+                self.timers[-when] = (END, partial(self._pass_to, when))
+                found.append(-when)
+        return found
+
+    def _pass_to(self, when: int) -> None:
+        self.is_slow, self.now = True, when
+
+
 def outcomes(program: Program, most: int) -> set[tuple[Note, ...]] | None:
     """Return all that a program may do; None if that takes more than so many runs."""
     return enumerated(lambda choices: SlowWorld(program, choices), most)
+
+
+def outcomes_of_threads(
+    program: Program, most: int, points: frozenset[str]
+) -> set[tuple[Note, ...]] | None:
+    """Return all that a program of threads may do; see `outcomes` and `World`."""
+    return enumerated(lambda choices: SlowThreads(program, choices, points), most)
