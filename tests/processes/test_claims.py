@@ -123,7 +123,9 @@ def test_only_as_many_as_there_are_places_for(sql_url: str) -> None:
         for _ in range(3):
             worker.tick()
         assert worker.writer.follower.version == version, "it has no place, so it writes nothing"
+        assert not worker.writer._is_waited_for()
         worker.host.rooms = 2
+        assert worker.writer._is_waited_for(), "the end that made room is written at once"
         assert worker.writer._until_due() == 0.0, "it does not wait for its next look"
         worker.writer.attempt()
         assert ids(worker.host.taken_over[2:]) == ids([tasks[3], tasks[1]])

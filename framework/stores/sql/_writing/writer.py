@@ -151,7 +151,13 @@ class Writer:
         self._crowd = self._backlog.waiters + len(self.lines.requests)
 
     def _is_waited_for(self) -> bool:
-        return bool(self._backlog.waiters or self.lines.requests or self.windows.requests)
+        # What has ended makes room: free tasks wait for that, and are claimed after it is written.
+        return bool(
+            self._backlog.waiters
+            or self.lines.requests
+            or self.windows.requests
+            or self.follower.behind
+        )
 
     def _until_due(self) -> float:
         """Return the seconds until the next look or beat, or until there is more to take over."""
