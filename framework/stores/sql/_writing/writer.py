@@ -133,10 +133,12 @@ class Writer:
 
     def _run(self) -> None:
         while not self._closing.is_set():
-            waits = self._backlog.sleep(self._until_due())
+            self._backlog.sleep(self._until_due())
             if self._closing.is_set():
                 break
-            if waits and len(self._backlog) < BATCH:
+            # Whoever is woken by others' commits has nothing to gather, and reads at once.
+            has_more = self._backlog.waits or self._is_waited_for()
+            if has_more and len(self._backlog) < BATCH:
                 self._gather()
             self.attempt()
         self._finish()
