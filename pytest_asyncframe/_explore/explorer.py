@@ -388,7 +388,11 @@ class Explorer:
         plan = self._plan
         least, words = self._minimised(ended, failure)
         line = replay.line_of(
-            least.failing, node_id=self._item.nodeid, level=self._deepening.level, seed=plan.seed
+            least.failing,
+            node_id=self._item.nodeid,
+            level=self._deepening.level,
+            seed=plan.seed,
+            edges=True,
         )
         lines = [*lines, words, *self._story(least, lines[0])]
         if least.uncontrolled:

@@ -65,6 +65,8 @@ class ReplayLine(NamedTuple):
         seed: The base seed of the test's runs.
         python: The version of Python that it needs, such as "3.13"; "" for any.
         deviations: The steps at which the schedule says what comes next, in their order.
+        edges: Whether the starts and the ends of tasks are points; they are in a line that does
+            not say so.
     """
 
     node: int
@@ -72,9 +74,12 @@ class ReplayLine(NamedTuple):
     seed: int
     python: str
     deviations: tuple[Deviation, ...]
+    edges: bool = True
 
 
-def line_of(steps: Sequence[Step], *, node_id: str, level: str, seed: int) -> ReplayLine:
+def line_of(
+    steps: Sequence[Step], *, node_id: str, level: str, seed: int, edges: bool
+) -> ReplayLine:
     """Return the line for a run that took *steps*."""
     total, holds = 0, Holds()
     deviations = []
@@ -86,7 +91,7 @@ def line_of(steps: Sequence[Step], *, node_id: str, level: str, seed: int) -> Re
     # What a library of Python calls may differ as well.
     bound = level in _OF_ONE_PYTHON or any(step.kind == CALL for step in steps)
     python = _this_python() if bound else ""
-    return ReplayLine(node_sum(node_id), level, seed, python, tuple(deviations))
+    return ReplayLine(node_sum(node_id), level, seed, python, tuple(deviations), edges)
 
 
 def node_sum(node_id: str) -> int:
@@ -113,7 +118,8 @@ def _this_python() -> str:
 
 def encode(line: ReplayLine) -> str:
     """Return *line* as text without spaces."""
-    packed = zlib.compress(json.dumps(line, separators=(",", ":")).encode(), 9)
+    row = line[:-1] if line.edges else line
+    packed = zlib.compress(json.dumps(row, separators=(",", ":")).encode(), 9)
     summed = zlib.crc32(packed).to_bytes(_CHECKSUM, "big") + packed
     return PREFIX + base64.urlsafe_b64encode(summed).decode().rstrip("=")
 
@@ -168,12 +174,13 @@ def _unpacked(text: str) -> ReplayLine:
     unpacked = unpacker.decompress(packed, _LONGEST)
     if not unpacker.eof:
         raise ValueError("too long")
-    node, level, seed, python, rows = json.loads(unpacked)
+    node, level, seed, python, rows, *more = json.loads(unpacked)
+    (edges,) = more or [True]
     deviations = tuple(
         Deviation(number, kind, tuple(options), chosen, before)
         for number, kind, options, chosen, before in rows
     )
-    return ReplayLine(node, level, seed, python, deviations)
+    return ReplayLine(node, level, seed, python, deviations, edges)
 
 
 # -- following one

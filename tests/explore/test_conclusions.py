@@ -11,7 +11,7 @@ from pytest_asyncframe._explore.schedule import Step
 
 STEP = Step("framework", "submit()", ("a#1", "a#2"), True, 1)
 
-LINE = line_of([STEP], node_id="test_it", level="framework", seed=1)
+LINE = line_of([STEP], node_id="test_it", level="framework", seed=1, edges=True)
 
 AWAY = "step 0, expected framework a#1, a#2, found the end of the run"
 

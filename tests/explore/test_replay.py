@@ -65,17 +65,17 @@ def follow(line: replay.ReplayLine, *found: Step) -> tuple[list[int], str]:
 # ------------------------------------------------------------------ as text
 
 
-@given(st.lists(steps, max_size=20), st.integers(0, 2**63), names)
-def test_a_line_comes_back(found: list[Step], seed: int, node_id: str) -> None:
+@given(st.lists(steps, max_size=20), st.integers(0, 2**63), names, st.booleans())
+def test_a_line_comes_back(found: list[Step], seed: int, node_id: str, edges: bool) -> None:
     """Decoding returns what was encoded, and following it repeats the choices."""
-    line = line_of(found, node_id=node_id, level="locks", seed=seed)
+    line = line_of(found, node_id=node_id, level="locks", seed=seed, edges=edges)
     assert decode(encode(line)) == line
     assert follow(line, *found) == ([one.chosen for one in found], "")
 
 
 def test_a_line_survives_a_narrow_terminal() -> None:
     """Line breaks, spaces and quotes that came in between do no harm."""
-    line = line_of([BEFORE, TAKEN], node_id="test_it", level="locks", seed=1)
+    line = line_of([BEFORE, TAKEN], node_id="test_it", level="locks", seed=1, edges=True)
     text = encode(line)
     assert decode(f" '{text[:30]}\n  {text[30:60]}\r\n{text[60:]}' ") == line
     assert decode(f"replay: pytest test_it.py --asyncframe-replay={text}\n") == line
@@ -84,7 +84,7 @@ def test_a_line_survives_a_narrow_terminal() -> None:
 @given(st.integers(0, 200), st.characters())
 def test_a_changed_character_is_noticed(place: int, character: str) -> None:
     """A line with one other character is damaged, whichever it is."""
-    text = encode(line_of([BEFORE, TAKEN], node_id="test_it", level="locks", seed=1))
+    text = encode(line_of([BEFORE, TAKEN], node_id="test_it", level="locks", seed=1, edges=True))
     place = len("AF2:") + place % (len(text) - len("AF2:"))
     changed = f"{text[:place]}{character}{text[place + 1 :]}"
     if "".join(changed.split()).strip("'\"`.,;") == text:
@@ -98,7 +98,10 @@ def test_a_changed_character_is_noticed(place: int, character: str) -> None:
 @pytest.mark.extended("time")
 def test_another_alphabet_is_noticed() -> None:
     """The characters for which base64 knows other ones as well are no others in a line."""
-    texts = [encode(line_of([TAKEN], node_id="", level="locks", seed=seed)) for seed in range(20)]
+    texts = [
+        encode(line_of([TAKEN], node_id="", level="locks", seed=seed, edges=True))
+        for seed in range(20)
+    ]
     for known, other in (("-", "+"), ("_", "/")):
         [text, *_] = [one for one in texts if known in one]
         with pytest.raises(ReplayLineError, match=r"^'AF2:.* is damaged"):
@@ -132,7 +135,7 @@ def test_lines_of_another_python_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     with monkeypatch.context() as patch:
         patch.setattr(sys, "version_info", (4, 2))
         patch.setattr(replay, "_this_python", lambda: "4.2")
-        text = encode(line_of([TAKEN], node_id="test_it", level="opcode", seed=1))
+        text = encode(line_of([TAKEN], node_id="test_it", level="opcode", seed=1, edges=True))
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     with pytest.raises(ReplayLineError) as caught:
         decode(text)
@@ -140,6 +143,15 @@ def test_lines_of_another_python_are_refused(monkeypatch: pytest.MonkeyPatch) ->
         f"'{text[:20]}...' was made by Python 4.2, and its level 'opcode' has other steps in "
         f"Python {here}: replay it there"
     )
+
+
+def test_a_line_that_does_not_say_which_points_there_are() -> None:
+    """A line of before, without that, is one of a run in which starts and ends were points."""
+    line = line_of([BEFORE, TAKEN], node_id="test_it", level="locks", seed=1, edges=True)
+    packed = zlib.compress(json.dumps(line[:-1]).encode())
+    summed = zlib.crc32(packed).to_bytes(4, "big") + packed
+
+    assert decode("AF2:" + base64.urlsafe_b64encode(summed).decode()) == line
 
 
 def test_a_line_is_no_bomb() -> None:
@@ -154,7 +166,9 @@ def test_a_line_is_no_bomb() -> None:
 
 def test_the_text_is_short() -> None:
     """A race with one switch fits into two lines of a terminal."""
-    text = encode(line_of([BEFORE] * 300 + [TAKEN], node_id="test_it", level="locks", seed=2**62))
+    text = encode(
+        line_of([BEFORE] * 300 + [TAKEN], node_id="test_it", level="locks", seed=2**62, edges=True)
+    )
     assert len(text) < 130
     packed = base64.urlsafe_b64decode(text.removeprefix("AF2:") + "==")[4:]
     assert json.loads(zlib.decompress(packed))[1] == "locks"
@@ -165,7 +179,7 @@ def test_the_text_is_short() -> None:
 
 def test_other_options_are_noticed() -> None:
     """A run that offers others at a step is told, and takes the default from then on."""
-    line = line_of([BEFORE, TAKEN, TAKEN], node_id="test_it", level="locks", seed=1)
+    line = line_of([BEFORE, TAKEN, TAKEN], node_id="test_it", level="locks", seed=1, edges=True)
     other = TAKEN._replace(options=("a#1", "b#1", "test"))
     assert follow(line, BEFORE, other, TAKEN) == (
         [0, 0, 0],
@@ -175,7 +189,7 @@ def test_other_options_are_noticed() -> None:
 
 def test_other_steps_before_are_noticed() -> None:
     """A run whose earlier steps differ is told, though the step itself is the same."""
-    line = line_of([BEFORE, TAKEN], node_id="test_it", level="locks", seed=1)
+    line = line_of([BEFORE, TAKEN], node_id="test_it", level="locks", seed=1, edges=True)
     assert follow(line, BEFORE._replace(what="x"), TAKEN) == (
         [0, 0],
         "the steps before step 1 are others than in the line",
@@ -184,7 +198,7 @@ def test_other_steps_before_are_noticed() -> None:
 
 def test_missing_steps_are_noticed() -> None:
     """A run that ends too early is told."""
-    line = line_of([BEFORE, TAKEN], node_id="test_it", level="locks", seed=1)
+    line = line_of([BEFORE, TAKEN], node_id="test_it", level="locks", seed=1, edges=True)
     assert follow(line, BEFORE) == (
         [0],
         "step 1, expected framework a#1, a#2, test, found the end of the run",

@@ -164,7 +164,7 @@ class Explorer:
         )
 
     def _line(self, steps: Sequence[Step]) -> ReplayLine:
-        return line_of(steps, node_id=self.name, level=self._level, seed=0)
+        return line_of(steps, node_id=self.name, level=self._level, seed=0, edges=True)
 
     def _failing_steps(self, strategy: Strategy) -> Sequence[Step] | None:
         outcome = self._run(strategy)
