@@ -47,6 +47,7 @@ from framework._tasks.functions import (
 )
 from framework._tasks.injection import signature_of_task
 from framework._tasks.live import Home, live
+from framework._tasks.options import NORMAL
 from framework._threads import user_threads
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.pool_threads import PoolThread
@@ -84,6 +85,7 @@ __all__ = [
     "is_idempotent",
     "is_idle",
     "is_in_place",
+    "is_plain",
     "is_policy_wait",
     "is_pool_thread",
     "is_result_wait",
@@ -265,6 +267,17 @@ def retried_errors(record: TaskRecord) -> tuple[type[BaseException], ...]:
 def is_idempotent(record: TaskRecord) -> bool:
     """Return whether a task runs again if its process dies while it runs."""
     return live(record).spec.options["idempotent"]
+
+
+def is_plain(record: TaskRecord) -> bool:
+    """Return whether nothing but its function runs for a task, and as soon as there is a thread.
+
+    So it has no hook, delay or priority, is not requeued, and waits for no place.
+    """
+    task = live(record)
+    spec = task.spec
+    waits = spec.delay or spec.needs_place or spec.level != NORMAL
+    return not (waits or spec.requeue or task.hooks)
 
 
 def worker_bound(pool: ThreadPoolExecutorEnhanced) -> int:

@@ -22,15 +22,20 @@ class PoolCalls:
 
     Args:
         pool: Its ``submit`` is replaced by one that records its caller.
+
+    Attributes:
+        were_made: Whether there was one, ended or not.
     """
 
     def __init__(self, pool: ThreadPoolExecutorEnhanced) -> None:
         self._known: weakref.WeakKeyDictionary[Future[Any], _Submitted] = (
             weakref.WeakKeyDictionary()
         )
+        self.were_made: bool = False
         known, real = self._known, pool.submit
 
         def submit(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            self.were_made = True
             call = real(fn, *args, **kwargs)
             frame = users_frame(sys._getframe(1))
             # Formatted only if the call is left behind, since benchmarks submit many.

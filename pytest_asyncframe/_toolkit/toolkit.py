@@ -311,6 +311,11 @@ class Toolkit:
         """The thread pool of the manager, which is made now if nothing has used it."""
         return self.manager.pool
 
+    @property
+    def has_called_pool(self) -> bool:
+        """Whether something was submitted to the pool of the manager itself."""
+        return self._calls is not None and self._calls.were_made
+
     def finish_running_work(self) -> None:
         """Let running work finish; start nothing new and do not move time."""
         if self.sequencer is None:

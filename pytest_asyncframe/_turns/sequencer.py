@@ -53,6 +53,7 @@ class Sequencer(Points):
         moved: How often time has moved by itself; whoever sees progress sets it to 0.
         most_moves: Limit of `moved`, from 1 on.
         takes_threads: Whether threads that the test or its app starts are actors too.
+        has_looped: Whether an event loop has run on a thread of an actor.
         firing: Identifiers of the threads that are running a timer's callback.
     """
 
@@ -76,6 +77,7 @@ class Sequencer(Points):
         self.most_moves: int = _MOST_MOVES
         self.firing: set[int] = set()
         self.takes_threads: bool = False
+        self.has_looped: bool = False
         # Only a chooser needs them, and they refer back.
         self._timer_threads = None if chooser is None else TimerThreads(self)
         # Actors that wait until nobody else runs, and whether also for what is outside.

@@ -170,6 +170,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         with self.clock.sequencer.working() as actor:
             self._parking.actor = actor
             actor.loop = self
+            self._sequencer.has_looped = True
             # It may have been run before by another thread, or was told of something to do.
             self._sequencer.listeners.acquired(self._parking)
             try:
