@@ -23,10 +23,12 @@ class Deepening:
         item: The test.
         planned: The levels, one or more.
         stack: Undoes in the end what they need.
+        edges: Whether the starts and the ends of tasks are points from the beginning.
 
     Attributes:
         level: The level of the runs.
         lines: What follows the user's code in them, if the level has points there.
+        edges: Whether the starts and the ends of tasks are points in the runs; see `edges`.
         refused: A level that was planned and cannot be had, and why; None if all can so far.
 
     Raises:
@@ -36,8 +38,11 @@ class Deepening:
     level: Level
     lines: Follower | None
 
-    def __init__(self, item: pytest.Item, planned: Sequence[Level], stack: ExitStack) -> None:
+    def __init__(
+        self, item: pytest.Item, planned: Sequence[Level], stack: ExitStack, *, edges: bool
+    ) -> None:
         self._item = item
+        self.edges: bool = edges
         self._left = list(planned)
         self._stack = stack
         self._lines: dict[Level, Follower | None] = {}

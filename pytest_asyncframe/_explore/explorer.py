@@ -98,7 +98,8 @@ def protocol(
     with ExitStack() as stack:
         try:
             plan = plan_for(item, settings_for(item, settings), asked)
-            deepening = Deepening(item, plan.levels, stack)
+            edges = plan.line is not None and plan.line.edges
+            deepening = Deepening(item, plan.levels, stack, edges=edges)
             repeated = Repeated(item, next_item)
             stack.enter_context(repeated.calls.claimed())
         except pytest.UsageError as error:
@@ -139,6 +140,7 @@ class Explorer:
         if ended.failure is not None or ended.was_skipped:
             return
         if line is None:
+            self._deepening.edges = bool(ended.noticed)
             self._end(self._races() or self._search())
         else:
             self._end(conclusions.Replayed(self._item, replay.Following(line)))
@@ -148,7 +150,8 @@ class Explorer:
     ) -> Run:
         self._runs += 1
         at = self._deepening
-        run = Run(strategy, at.level, self._plan.seed, lines or at.lines, scope)
+        followed = lines or at.lines
+        run = Run(strategy, at.level, self._plan.seed, followed, scope, edges=at.edges)
         run.end = self._collector.at_end
         run.faults = self._plan.faults
         self._collector.before_run()
@@ -231,7 +234,7 @@ class Explorer:
         """Search at one level; return what was found, None for nothing."""
         plan, level = self._plan, self._deepening.level
         most = self._deepening.share_of(plan.seeds - searched.runs)
-        searched.levels.append(level)
+        searched.begin(level)
         at = AtLevel(level, make_policy(plan.policy, plan.seed, most))
         return self._search_at(at, searched, most)
 
@@ -272,6 +275,8 @@ class Explorer:
             difference = self._difference(ended) if is_checked else ""
             if difference:
                 return conclusions.Wrong(self._item, difference)
+            if ended.noticed:
+                return self._search_again(searched)
             if is_first:
                 default = (ended.steps, ended.offered)
                 if default == searched.default:
@@ -280,6 +285,13 @@ class Explorer:
                 searched.default, searched.deepest = default, at
         self._claim(searched, at)
         return None
+
+    def _search_again(self, searched: Searched) -> conclusions.Conclusion | None:
+        """Search a level with more points, from its beginning; what has run is not claimed."""
+        self._deepening.edges = True
+        searched.default = None
+        is_over = self._stops or searched.runs >= self._plan.seeds
+        return None if is_over or searched.uncontrolled else self._search_level(searched)
 
     def _search_paused(self, searched: Searched) -> conclusions.Conclusion | None:
         """Use the runs that are left to meet what no chooser controls at other moments."""
@@ -392,7 +404,7 @@ class Explorer:
             node_id=self._item.nodeid,
             level=self._deepening.level,
             seed=plan.seed,
-            edges=True,
+            edges=self._deepening.edges,
         )
         lines = [*lines, words, *self._story(least, lines[0])]
         if least.uncontrolled:

@@ -21,6 +21,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from pytest_asyncframe._explore import world
+from pytest_asyncframe._explore.edges import Edges
 from pytest_asyncframe._explore.locks.found import FoundLocks, kept_by
 from pytest_asyncframe._explore.points import levels
 from pytest_asyncframe._explore.points.calls import Calls
@@ -50,6 +51,7 @@ class Run:
         seed: Seed of its random numbers.
         lines: What follows the user's code; None if nothing does.
         scope: The code whose lines are kept for a story; None for no story.
+        edges: Whether the starts and the ends of tasks are points.
 
     Attributes:
         steps: Its choices so far.
@@ -60,6 +62,7 @@ class Run:
         calls: What watches the calls that others may notice; None if nothing does.
         faults: Whether faults are choices too.
         watch: Keeps what the lines read and write that *lines* follows; None if nothing does.
+        edges: The points at the start and the end of tasks.
     """
 
     start: datetime = world.START
@@ -71,6 +74,8 @@ class Run:
         seed: int,
         lines: Follower | None = None,
         scope: Followed | None = None,
+        *,
+        edges: bool,
     ) -> None:
         self._course = course = Course(strategy)
         self._pause = strategy.pause if isinstance(strategy, Paused) else None
@@ -87,6 +92,7 @@ class Run:
         self.calls: Calls | None = None
         self.faults: bool = False
         self.watch: Watch | None = None
+        self.edges: Edges = Edges(are_points=edges)
         self._level: Level = level
         self._lines = lines
         self._outside: Outside | None = None
@@ -115,7 +121,12 @@ class Run:
         clock.sequencer.pause = self._pause
         told = self._lines, self.witness, self.calls
         points = levels.installed(
-            explored, self._level, *told, faults=self.faults, watch=self.watch
+            explored,
+            self._level,
+            *told,
+            edges=self.edges,
+            faults=self.faults,
+            watch=self.watch,
         )
         with world.same(self.seed), world.ordered(clock), points:
             yield
@@ -134,6 +145,7 @@ class Ended:
         failing: Its choices until a phase had failed; all if none has.
         uncontrolled: See `Run.uncontrolled`.
         offered: See `Run.offered`.
+        noticed: See `Edges.noticed`.
     """
 
     def __init__(self, run: Run, reports: list[pytest.TestReport]) -> None:
@@ -142,6 +154,7 @@ class Ended:
         self.failing: list[Step] = run.steps[: run.until]
         self.uncontrolled: list[str] = run.uncontrolled
         self.offered: int = run.offered
+        self.noticed: str = run.edges.noticed
 
     @property
     def failure(self) -> pytest.TestReport | None:

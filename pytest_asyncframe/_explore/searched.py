@@ -59,10 +59,15 @@ class Searched:
     faults: bool = False
     hint: str = ""
 
+    def begin(self, level: Level) -> None:
+        """Take note that a level is begun, which it may be once more."""
+        if level not in self.levels:
+            self.levels.append(level)
+
     @property
     def proof(self) -> str:
         """What the runs prove, in a few words."""
-        return none_fails(", then ".join(self.claims.values()))
+        return none_fails(", then ".join(self.claims.values()) or self.all_of(self.runs))
 
     def all_of(self, runs: int) -> str:
         """Return what to call all runs of the test, if no more is known of them."""

@@ -44,7 +44,7 @@ class Points(HeardTurns):
         before_point: Called without the lock on an actor that has reached a point, with the
             kind of point and what it is about to do; None for no call.
         on_moment: Called without the lock on an actor that has reached a point, before others may
-            come; None for no call. It may let time pass.
+            come; None for no call. It may let time pass, and returns whether it has.
     """
 
     def __init__(self, *, one_at_a_time: bool, starts: bool, chooser: Chooser | None) -> None:
@@ -53,7 +53,7 @@ class Points(HeardTurns):
         self.room: Callable[[], int] = lambda: 0
         self.pause: Callable[[], object] | None = None
         self.before_point: Callable[[str, str], object] | None = None
-        self.on_moment: Callable[[Actor], object] | None = None
+        self.on_moment: Callable[[Actor], bool] | None = None
         # Identifiers of the threads inside `undivided`; each adds and removes only itself.
         self._undivided: set[int] = set()
         self._chooser = chooser
@@ -193,7 +193,7 @@ class Points(HeardTurns):
 
     # -- points
 
-    def point(self, kind: str, what: str, *, returned: bool = True) -> None:
+    def point(self, kind: str, what: str, *, returned: bool = True, if_late: bool = False) -> None:
         """Let others run here, if the chooser says so; the calling actor goes on later.
 
         Does nothing without a chooser, and on a thread that is no actor.
@@ -202,18 +202,18 @@ class Points(HeardTurns):
             kind: See `Chooser.choose`.
             what: What the calling actor is about to do.
             returned: Whether every call of it that has submitted a task has returned.
+            if_late: Whether to let others run only if time has passed here.
         """
         actor = self.here
         if actor is None or self._chooser is None or not self.one_at_a_time:
             return
         if actor.ident in self._undivided:
             return
-        if self.pause is not None:
-            self.pause()
-        if self.before_point is not None:
-            self.before_point(kind, what)
-        if self.on_moment is not None:
-            self.on_moment(actor)
+        if not if_late:
+            self._before(kind, what)
+        has_passed = self.on_moment is not None and self.on_moment(actor)
+        if if_late and not has_passed:
+            return
         with self._lock:
             if returned:
                 self._on_next_step(actor)
@@ -226,6 +226,12 @@ class Points(HeardTurns):
         step()
         self.dispatch()
         self._await_turn(actor)
+
+    def _before(self, kind: str, what: str) -> None:
+        if self.pause is not None:
+            self.pause()
+        if self.before_point is not None:
+            self.before_point(kind, what)
 
     @property
     def _is_alone(self) -> bool:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pytest_asyncframe._explore.edges import Edges
 from pytest_asyncframe._explore.points import levels
 from pytest_asyncframe._explore.points.calls import Calls
 from pytest_asyncframe._explore.points.follower import Followed, Follower
@@ -94,6 +95,7 @@ class _Run:
         witness: Witness | None = None,
         calls: Calls | None = None,
         watch: Watch | None = None,
+        edges: Edges | None = None,
     ) -> None:
         self.chooser = chooser
         self._watch = watch
@@ -101,6 +103,7 @@ class _Run:
         self._level = level
         self._lines = lines
         self._calls = calls
+        self._edges = edges or Edges(are_points=True)
         self._numbers = itertools.count(1)
 
     def new_id(self) -> str:
@@ -110,7 +113,9 @@ class _Run:
     def installed(self, explored: Toolkit) -> AbstractContextManager[object]:
         """Install the points of the level."""
         watched = self._lines, self._witness, self._calls
-        return levels.installed(explored, self._level, *watched, watch=self._watch)
+        return levels.installed(
+            explored, self._level, *watched, edges=self._edges, watch=self._watch
+        )
 
 
 def one_run(
@@ -119,6 +124,7 @@ def one_run(
     level: Level = "framework",
     lines: Follower | None = None,
     calls: Calls | None = None,
+    edges: Edges | None = None,
 ) -> Sequence[Step]:
     """Run *body* with a probe of its own; return the steps that were taken.
 
@@ -128,9 +134,10 @@ def one_run(
         level: Where the points are.
         lines: What follows the user's code, for the levels of lines and bytecodes.
         calls: What watches calls; None if nothing does.
+        edges: The points at the start and the end of tasks; None if they are points.
     """
     course = Course(strategy)
-    _run(body, _Run(course, level, lines, calls=calls))
+    _run(body, _Run(course, level, lines, calls=calls, edges=edges))
     return course.steps
 
 

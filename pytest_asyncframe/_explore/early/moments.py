@@ -114,11 +114,11 @@ class EarlyTimeouts:
             assert isinstance(timeout, CoroutineTimeout)
             loop.let_pass(timeout.handle)
 
-    def at_point(self, actor: Actor) -> None:
-        """Let time pass if the chooser says so; see `Points.on_moment`."""
+    def at_point(self, actor: Actor) -> bool:
+        """Let time pass if the chooser says so, and return whether; see `Points.on_moment`."""
         served = self._look()
         if not self._has_begun:
-            return
+            return False
         sequencer = self._clock.sequencer
         pending = self._pending(
             lambda one: one.loop is None or one.loop is not actor.loop, held=actor.identity
@@ -126,6 +126,7 @@ class EarlyTimeouts:
         chosen = sequencer.pass_time([one for one, _ in pending], served)
         if chosen is not None:
             sequencer.let_pass(self._due(pending[chosen][1]))
+        return chosen is not None
 
     # -- what there is
 

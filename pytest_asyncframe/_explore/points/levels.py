@@ -12,6 +12,7 @@ import pytest
 
 from framework import Task, TaskManager
 from framework.protocols import TaskEvent
+from pytest_asyncframe._explore.edges import Edges
 from pytest_asyncframe._explore.locks.making import controlled
 from pytest_asyncframe._explore.points import awaits, messages
 from pytest_asyncframe._explore.points.calls import Calls
@@ -100,6 +101,7 @@ def installed(
     witness: Witness | None = None,
     calls: Calls | None = None,
     *,
+    edges: Edges,
     faults: bool = False,
     watch: Watch | None = None,
 ) -> Iterator[None]:
@@ -111,6 +113,7 @@ def installed(
         lines: What `claimed` or `telling` has given.
         witness: Keeps what happens; None if nobody asks for it.
         calls: Watches calls, for the levels from ``framework`` on; None if nothing does.
+        edges: The points at the start and the end of tasks, from there on too.
         faults: Whether faults are choices too.
         watch: Keeps what the lines read and write; None if nobody asks for it.
     """
@@ -128,7 +131,8 @@ def installed(
             )
             stack.enter_context(messages.installed())
         if at_least >= LEVELS.index("framework"):
-            stack.enter_context(_framework_calls(clock.sequencer, explored.manager))
+            stack.enter_context(edges.watching(explored))
+            stack.enter_context(_framework_calls(clock.sequencer, explored.manager, edges))
         else:
             calls = None
         if faults:
@@ -161,20 +165,24 @@ def installed(
             stack.enter_context(on_profiler)
             watched.append(calls.begin_thread)
         clock.sequencer.on_enter = lambda: [begin() for begin in watched]
+        # What is installed here is no look of the user.
+        edges.begin()
         yield
 
 
 @contextmanager
-def _framework_calls(sequencer: Sequencer, manager: TaskManager) -> Iterator[None]:
-    """Make the calls and the events of *manager* points inside the block.
+def _framework_calls(sequencer: Sequencer, manager: TaskManager, edges: Edges) -> Iterator[None]:
+    """Make calls and events of *manager* points inside the block, and *edges* if they are any.
 
     Events are published without a lock of the framework.
     """
 
     def on_event(event: TaskEvent) -> None:
-        # The call that has caused it has not returned.
-        if event.kind != "progress":  # the call that reports it is a point already
-            sequencer.point("framework", event.kind, returned=False)
+        # The call that reports progress is a point already.
+        if event.kind != "progress":
+            # The call that has caused it has not returned. A timeout may come early at any rate.
+            if_late = not edges.is_point(event)
+            sequencer.point("framework", event.kind, returned=False, if_late=if_late)
 
     with pytest.MonkeyPatch.context() as patch:
         for owner, names in _CALLS:
