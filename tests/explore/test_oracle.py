@@ -82,12 +82,12 @@ def test_programs_do_all_that_they_may(name: str) -> None:
 
 
 @pytest.mark.extended("time")
-def test_more_schedules_than_orders() -> None:
-    """The page's example has 14 orders in 42 schedules: starts and ends of tasks are points too."""
+def test_as_many_schedules_as_orders() -> None:
+    """The page's example has 14 orders, and as many schedules."""
     task = (THREAD, ("report",), ("report",))
     found, proof = on_asyncio.outcomes((task, task), "framework", "exhaustive:2")
     assert len(found) == 14
-    assert proof.startswith("all 42 schedules with up to 2 preemptions")
+    assert proof.startswith("all 14 schedules with up to 2 preemptions")
 
 
 @pytest.mark.soak

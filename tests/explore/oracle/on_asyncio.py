@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TypeAlias
 
 from framework import TaskId, get_task_manager
+from pytest_asyncframe._explore.edges import Edges
 from pytest_asyncframe._explore.points.levels import Level
 from pytest_asyncframe._explore.policies.by_name import make_policy
 from pytest_asyncframe._explore.schedule import Step, Strategy
@@ -170,15 +171,31 @@ class Counting:
         return self._strategy.choose(number, step)
 
 
+Found: TypeAlias = tuple[set[tuple[Note, ...]], str]
+"""All that a program has done, and what the policy says of it."""
+
+
 def outcomes(
     program: Program, level: Level = "awaits", policy: str = "exhaustive", most: int = 10**6
-) -> tuple[set[tuple[Note, ...]], str]:
-    """Explore a program wholly; return all that it has done, and what the policy says of it."""
+) -> Found:
+    """Explore a program wholly, with more points if something could notice them."""
+    return (
+        outcomes_with(program, level, policy, most, edges=False)
+        or outcomes_with(program, level, policy, most, edges=True)
+        or (set(), "")
+    )
+
+
+def outcomes_with(
+    program: Program, level: Level, policy: str, most: int = 10**6, *, edges: bool
+) -> Found | None:
+    """Explore a program wholly; None if something could notice that edges are no points."""
     made, found = make_policy(policy, 0), set[tuple[Note, ...]]()
     runs = 0
     while runs < most and (strategy := made.next()) is not None:
         runs += 1
         counting, choices = Counting(strategy), list[int]()
+        points = Edges(are_points=edges)
 
         def ended(notes: tuple[Note, ...]) -> None:
             found.add(notes)
@@ -190,7 +207,9 @@ def outcomes(
             else:
                 asyncio.run(run(program, ended))
 
-        steps = one_run(body, counting, level)
+        steps = one_run(body, counting, level, edges=points)
+        if points.noticed:
+            return None
         # What ends the rest is not explored.
         made.ended(steps[: choices[0]])
     return found, made.claim(runs)
