@@ -183,6 +183,18 @@ def _add_worker(working: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="take only tasks of this function; may be given more than once",
     )
+    working.add_argument(
+        "--health-port",
+        type=_port,
+        metavar="PORT",
+        help="answer probes at /health/live and /health/ready on this port",
+    )
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65_535:
+        raise argparse.ArgumentTypeError(f"must be a port from 1 to 65535, not {text!r}")
+    return int(text)
 
 
 def _places(text: str) -> int:

@@ -17,6 +17,7 @@ from framework._records.checks import nearest
 from framework._records.statuses import TaskStatus
 from framework._tasks import registry
 from framework.cli._apps import load_app
+from framework.cli._health import answering
 from framework.cli._lifespan import Lifespan
 from framework.cli._mistakes import GOOD, USAGE, CommandError
 from framework.cli._screen import Screen
@@ -40,7 +41,7 @@ def worker(screen: Screen, arguments: Namespace) -> int:
     if not callable(app):
         raise CommandError(f"{name} is no app, but {type(app).__name__}", USAGE)
     role = WorkerRole(arguments.max_workers, _checked(arguments.only))
-    asyncio.run(_work(Lifespan(app, name), name, role, screen))
+    asyncio.run(_work(Lifespan(app, name), name, role, arguments.health_port, screen))
     return GOOD
 
 
@@ -59,20 +60,46 @@ def _checked(only: list[str] | None) -> frozenset[str] | None:
     return frozenset(only)
 
 
-async def _work(lifespan: Lifespan, name: str, role: WorkerRole, screen: Screen) -> None:
+async def _work(
+    lifespan: Lifespan, name: str, role: WorkerRole, port: int | None, screen: Screen
+) -> None:
     ROLE.set(role)
-    stop = asyncio.Event()
+    stop, frameworks = asyncio.Event(), list[Framework]()
+
+    def why_not() -> str:
+        if not frameworks:
+            return "starting"
+        return "stopping" if stop.is_set() else _fault(frameworks)
+
     with _signals(stop):
-        await lifespan.start()
-        try:
-            frameworks = _frameworks(name)
-            _say(screen, f"{name} is ready: {'; '.join(_places(one) for one in frameworks)}")
-            await stop.wait()
-            running = sum(one.core.ledger.running for one in frameworks)
-            _say(screen, f"{name} is stopping, {running} tasks are running")
-        finally:
-            await lifespan.stop()
+        async with answering(port, why_not):
+            await _run(lifespan, name, stop, frameworks, screen)
     _say(screen, f"{name} has stopped: {_ended(frameworks)}")
+
+
+async def _run(
+    lifespan: Lifespan,
+    name: str,
+    stop: asyncio.Event,
+    frameworks: list[Framework],
+    screen: Screen,
+) -> None:
+    """Run the app until it is to stop; its frameworks are put into the list."""
+    await lifespan.start()
+    try:
+        frameworks += _frameworks(name)
+        _say(screen, f"{name} is ready: {'; '.join(_places(one) for one in frameworks)}")
+        await stop.wait()
+        running = sum(one.core.ledger.running for one in frameworks)
+        _say(screen, f"{name} is stopping, {running} tasks are running")
+    finally:
+        await lifespan.stop()
+
+
+def _fault(frameworks: list[Framework]) -> str:
+    """Return which store of the app fails; "" if none does."""
+    failing = [part for one in frameworks for part, why in one.core.faults().items() if why]
+    return f"the {failing[0]} fails" if failing else ""
 
 
 def _frameworks(name: str) -> list[Framework]:

@@ -6,11 +6,12 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -192,6 +193,32 @@ def test_only_some_functions(environment: dict[str, str]) -> None:
             assert app.post("/results", task_ids[::2]) == [f"open {number}" for number in range(3)]
             assert dict(app.runs())[str(rest.process.pid)] in task_ids[::2]
         assert "work.loop from SQLStore(" in some.wait_for(READY)
+
+
+@pytest.mark.extended("processes")
+def test_health(environment: dict[str, str]) -> None:
+    """A worker answers probes: it is ready while it takes tasks, and not while it stops."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+
+    def probe(path: str, method: str = "GET") -> tuple[int, str]:
+        found = httpx.request(method, f"http://127.0.0.1:{port}{path}", timeout=PATIENCE)
+        return found.status_code, found.text
+
+    options = "--max-workers", "1", "--health-port", str(port)
+    with web(environment) as app, worker(environment, *options) as one:
+        paths = "/health/live", "/health/ready", "/tasks"
+        assert [probe(path) for path in paths] == [(200, "ok"), (200, "ok"), (404, "not found")]
+        assert probe("/health/ready", "HEAD") == (200, "")
+        assert probe("/health/live", "POST") == (404, "not found")
+        app.post("/long/1.5")
+        one.wait_for("it has begun")
+        one.send_signal(signal.SIGTERM)
+        one.wait_for("is stopping")
+        assert [probe(path) for path in paths[:2]] == [(200, "ok"), (503, "stopping")]
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as silent:
+            assert one.wait(PATIENCE) == 0
+            assert silent.recv(10) == b""
 
 
 WRONG = {
