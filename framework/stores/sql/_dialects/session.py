@@ -7,7 +7,8 @@ Guarantees: `Session.presence` is what it says only while the lock is held. What
 it did not hear is read by whoever looks after `Session.hears` has become true.
 Relies on: a server that gives the session to nobody else. A pooler that does is found out when the
 session begins, and by `Session.check` later: then it neither holds nor hears.
-Lock order: `_lock` is innermost, and held for a few assignments.
+Lock order: there is no lock. Its own thread alone assigns what it holds, as one tuple, and the
+store's thread alone assigns whose it is to be.
 """
 
 from __future__ import annotations
@@ -89,7 +90,6 @@ class Session:
         self._faults = faults
         self._clock = clock
         self._told = told
-        self._lock = threading.Lock()
         self._process_id = ""
         # The process and the server of the lock that is held.
         self._held: tuple[str, str] | None = None
@@ -121,17 +121,14 @@ class Session:
 
     def belong(self, process_id: str) -> None:
         """Hold the lock of another process from now on: this one has a new id."""
-        with self._lock:
-            self._process_id = process_id
+        self._process_id = process_id
         self._wake()
 
     @property
     def presence(self) -> str | None:
         """With which run of the server this process holds its lock; None if it does not."""
-        with self._lock:
-            if self._held is None or self._held[0] != self._process_id:
-                return None
-            return self._held[1]
+        held = self._held
+        return held[1] if held is not None and held[0] == self._process_id else None
 
     @property
     def hears(self) -> bool:
@@ -193,8 +190,7 @@ class Session:
             except self._faults:
                 pass
             finally:
-                with self._lock:
-                    self._held, self._hears = None, False
+                self._held, self._hears = None, False
             if not self._closing:
                 self._wait(None, pause)
                 pause = min(2 * pause, _PAUSE_MAX)
@@ -222,8 +218,7 @@ class Session:
         if self._held is not None and self._held[0] == wanted:
             return False
         found = kept.hold(key_of(wanted))
-        with self._lock:
-            self._held = (wanted, kept.server) if found else None
+        self._held = (wanted, kept.server) if found else None
         return not found
 
     def _tell(self) -> None:
