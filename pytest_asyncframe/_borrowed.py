@@ -25,6 +25,7 @@ _LOCK = ("_is_owned", "_release_save", "_acquire_restore")
 def _needed() -> Iterator[tuple[str, object, tuple[str, ...]]]:
     """Yield what virtual time needs: how messages call an object, it, and its private names."""
     yield "asyncio.futures", asyncio.futures, ("_set_result_unless_cancelled",)
+    yield "asyncio.Lock", asyncio.Lock(), ("_get_loop",)
     loop = asyncio.SelectorEventLoop()
     try:
         yield (

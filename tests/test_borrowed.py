@@ -29,7 +29,7 @@ ELSEWHERE = {
     *("_threads_queues", "_shutdown", "_global_shutdown_lock"),
     *("_report_sections", "_setupstate", "_hookexec", "_initrequest"),
     # Only there after a check with hasattr, or where an error may say that it is missing.
-    *("_PoolCache", "_fixtureinfo", "_thread_name_prefix"),
+    *("_PoolCache", "_fixtureinfo", "_thread_name_prefix", "_on_completed_fut"),
 }
 
 

@@ -236,20 +236,25 @@ def _only_counts(handle: Any) -> bool:
     ended = handle._args[0] if handle._args else None
     if not isinstance(ended, asyncio.Task) or ended.cancelled() or ended.exception() is not None:
         return False
-    callback = handle._callback
+    try:
+        others = _counted(handle._callback)
+    except (KeyError, AttributeError):
+        # Of another release, with other names; then it is one more choice.
+        return False
+    return others is not None and (not others or not all(other.done() for other in others))
+
+
+def _counted(callback: Any) -> Any:
+    """Return the tasks of which a callback counts those that have ended; None if it does more."""
     match getattr(callback, "__qualname__", ""):
         case "gather.<locals>._done_callback":
-            others = _variables(callback)["children"]
+            return _variables(callback)["children"]
         case "TaskGroup._on_task_done":
-            others = _waited_for(callback.__self__)
+            return _waited_for(callback.__self__)
         case "TaskGroup._spawn.<locals>.task_done":
             inside = _variables(callback)
-            if inside["task_status_future"] is not None:
-                return False
-            others = _waited_for(inside["self"])
-        case _:
-            return False
-    return not others or not all(other.done() for other in others)
+            return None if inside["task_status_future"] is not None else _waited_for(inside["self"])
+    return None
 
 
 def _waited_for(group: Any) -> Any:
