@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.explore.sessions import run
@@ -156,3 +158,51 @@ def test_others_may_run_while_a_part_is_sent_to_a_client_of_ones_own(
 
     racy.assert_outcomes(failed=3, passed=1)
     correct.assert_outcomes(passed=4)
+
+
+REQUESTS = """
+import asyncio
+import httpx
+import pytest
+from fastapi import FastAPI, Request
+
+app = FastAPI()
+
+@app.api_route("/", methods=["GET", "POST"])
+async def echo(request: Request):
+    body = (await request.body()).decode()
+    await asyncio.sleep(0)
+    return body
+
+async def two_parts():
+    yield b"1"
+    yield b"2"
+
+@pytest.mark.interleave(level="awaits", policy="exhaustive", seeds=7)
+@pytest.mark.parametrize(
+    "request_", [{"method": "GET"}, {"json": 12}, {"content": two_parts}, {"content": b""}]
+)
+async def test_twice(asyncframe, request_):
+    transport = httpx.ASGITransport(app=app)
+
+    async def ask(client):
+        made = {name: one() if callable(one) else one for name, one in request_.items()}
+        answer = await client.request(**{"method": "POST", "url": "/", **made})
+        return answer.json()
+
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        answers = await asyncio.gather(ask(client), ask(client))
+    expected = "12" if request_.get("json") or callable(request_.get("content")) else ""
+    assert answers == [expected, expected]
+"""
+
+
+@pytest.mark.extended("time")
+def test_the_end_of_a_whole_request_is_no_step(pytester: pytest.Pytester) -> None:
+    """Two requests without a body, or with a whole one, have 6 orders; two streams have more."""
+    result = run(pytester, REQUESTS, "-v")
+
+    result.assert_outcomes(passed=4)
+    found = re.findall(r"PASSED \(all (\d+) schedules (?!with)", result.stdout.str())
+    assert found == ["6", "6", "6"]
+    result.stdout.fnmatch_lines("*[[]request_2[]] PASSED (*, and 6 others, none fails) *")

@@ -4,6 +4,9 @@ A real server waits there while the other side is slow. In one process nobody is
 that sends a part of its response would always go on at once. A message without a next one is no
 step: what comes after it has no order with others that they could notice.
 
+Nor is the end of a request body that has come whole: a server has it together with the last part,
+and httpx sends an empty message for it.
+
 That goes for all clients of httpx and Starlette, also those that a test or a fixture has made: the
 transports that call the app do so.
 
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -59,14 +63,15 @@ def in_steps(app: Any) -> Any:
     """Return *app*, any ASGI app, so that others may run before each part of its streams."""
 
     async def app_in_steps(scope: Any, receive: Any, send: Any) -> None:
-        is_followed = False
+        is_followed, missing = False, _length(scope)
 
         async def receive_later() -> Any:
-            nonlocal is_followed
+            nonlocal is_followed, missing
             if is_followed:
                 await cancel_shielded_checkpoint()
             message = await receive()
-            is_followed = _is_part(message)
+            missing -= len(message.get("body", b""))
+            is_followed = _is_part(message) and missing > 0
             return message
 
         async def send_later(message: Any) -> None:
@@ -77,6 +82,15 @@ def in_steps(app: Any) -> Any:
         await app(scope, receive_later, send_later)
 
     return app_in_steps
+
+
+def _length(scope: Any) -> float:
+    """Return how many bytes the body of a request has; infinity if its end alone shows that."""
+    headers = dict(scope.get("headers", ()))
+    length = headers.get(b"content-length", b"")
+    if length.isdigit():
+        return int(length)
+    return math.inf if length or b"transfer-encoding" in headers else 0
 
 
 def _is_part(message: Any) -> bool:
