@@ -45,6 +45,8 @@ class Points(HeardTurns):
             kind of point and what it is about to do; None for no call.
         on_moment: Called without the lock on an actor that has reached a point, before others may
             come; None for no call. It may let time pass, and returns whether it has.
+        on_start: Called without the lock on an actor that has started a thread, or a call on one,
+            with what it has called; None for no call.
     """
 
     def __init__(self, *, one_at_a_time: bool, starts: bool, chooser: Chooser | None) -> None:
@@ -54,6 +56,7 @@ class Points(HeardTurns):
         self.pause: Callable[[], object] | None = None
         self.before_point: Callable[[str, str], object] | None = None
         self.on_moment: Callable[[Actor], bool] | None = None
+        self.on_start: Callable[[str], object] | None = None
         # Identifiers of the threads inside `undivided`; each adds and removes only itself.
         self._undivided: set[int] = set()
         self._chooser = chooser
@@ -66,7 +69,7 @@ class Points(HeardTurns):
     def end(self) -> None:
         """Stop calling functions of the test."""
         super().end()
-        self.pause = self.before_point = self.on_moment = None
+        self.pause = self.before_point = self.on_moment = self.on_start = None
 
     @abstractmethod
     def _firing(self, timer: Timer) -> Callable[[], object]:
@@ -232,6 +235,11 @@ class Points(HeardTurns):
             self.pause()
         if self.before_point is not None:
             self.before_point(kind, what)
+
+    def has_started(self, what: str) -> None:
+        """Called after the calling thread has started another one, or a call on one."""
+        if self.on_start is not None:
+            self.on_start(what)
 
     @property
     def _is_alone(self) -> bool:

@@ -6,6 +6,8 @@ import _thread
 import asyncio
 import signal
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -13,6 +15,8 @@ from fastapi import FastAPI
 
 from framework import background_task, current_task, get_task_manager
 from framework.testing import Queued
+from pytest_asyncframe._explore.points.levels import Level
+from pytest_asyncframe._explore.policies.by_name import make_policy
 from pytest_asyncframe._explore.schedule import Default
 from pytest_asyncframe._turns.choices import RandomChooser
 from pytest_asyncframe._turns.sequencer import Sequencer
@@ -499,7 +503,90 @@ def test_threads_of_the_test() -> None:
             thread.join()
         met.extend(probe.clock.sequencer.outside.met)
 
-    one_run(body, Wanted("work#1", "work#2"))
+    # The test goes on after it has started each of them.
+    one_run(body, Wanted("test", "test", "work#1", "work#2"))
 
     assert "".join(log) == "abBA"
     assert met == []
+
+
+Work = Callable[[], object]
+
+
+def in_a_thread(work: Work, look: Work) -> None:
+    """Start a thread, and look."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    look()
+    thread.join()
+
+
+def in_a_pool(work: Work, look: Work) -> None:
+    """Submit a call to a pool of one's own, and look."""
+    with ThreadPoolExecutor() as pool:
+        pool.submit(work)
+        look()
+
+
+def in_an_executor(work: Work, look: Work) -> None:
+    """Submit a call to the pool of a loop, and look."""
+
+    async def main() -> None:
+        future = asyncio.get_running_loop().run_in_executor(None, work)
+        look()
+        await future
+
+    asyncio.run(main())
+
+
+def in_to_thread(work: Work, look: Work) -> None:
+    """Start a coroutine that runs a call on a thread, and look."""
+
+    async def main() -> None:
+        task = asyncio.create_task(asyncio.to_thread(work))
+        await asyncio.sleep(0)  # noqa: TID251  # of no time
+        look()
+        await task
+
+    asyncio.run(main())
+
+
+def in_a_thread_under_a_lock(work: Work, look: Work) -> None:
+    """Start a thread that needs a lock, and look while it is held."""
+    lock = threading.Lock()
+
+    def locked() -> None:
+        with lock:
+            work()
+
+    thread = threading.Thread(target=locked)
+    with lock:
+        thread.start()
+        look()
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    ("start", "level", "expected"),
+    [
+        *((start, "framework", {0, 1}) for start in (in_a_thread, in_a_pool, in_an_executor)),
+        (in_to_thread, "framework", {0, 1}),
+        (in_a_thread_under_a_lock, "framework", {0}),
+        (in_a_thread, "awaits", {0}),
+    ],
+)
+def test_a_thread_may_be_faster_than_who_starts_it(
+    start: Callable[[Work, Work], None], level: Level, expected: set[int]
+) -> None:
+    """From level "framework" on a thread may run before its starter goes on, and may not."""
+    seen = set[int]()
+
+    def body(probe: Probe) -> None:
+        log = list[int]()
+        start(lambda: log.append(1), lambda: seen.add(len(log)))
+
+    policy = make_policy("exhaustive", 0)
+    while (strategy := policy.next()) is not None:
+        policy.ended(one_run(body, strategy, level))
+
+    assert seen == expected

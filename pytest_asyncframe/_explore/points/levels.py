@@ -172,10 +172,13 @@ def installed(
 
 @contextmanager
 def _framework_calls(sequencer: Sequencer, manager: TaskManager, edges: Edges) -> Iterator[None]:
-    """Make calls and events of *manager* points inside the block, and *edges* if they are any.
+    """Make calls and events of *manager* and starts of threads points, and *edges* if they are any.
 
     Events are published without a lock of the framework.
     """
+
+    def on_start(what: str) -> None:
+        sequencer.point("framework", f"what follows {what}")
 
     def on_event(event: TaskEvent) -> None:
         # The call that reports progress is a point already.
@@ -189,9 +192,11 @@ def _framework_calls(sequencer: Sequencer, manager: TaskManager, edges: Edges) -
             for name in names:
                 patch.setattr(owner, name, _with_point(sequencer, getattr(owner, name)))
         unsubscribe = manager.subscribe(on_event)
+        sequencer.on_start = on_start
         try:
             yield
         finally:
+            sequencer.on_start = None
             unsubscribe()
 
 

@@ -215,6 +215,7 @@ class _CountedPool:
             self.finish(call)
             raise
         call.follow(future)
+        self.sequencer.has_started("submit()")
         return future
 
     def begin(self, call: _CountedCall) -> Arrival | None:

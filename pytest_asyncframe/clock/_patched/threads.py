@@ -63,11 +63,10 @@ def start_on(present: Present, real: Start) -> Start:
         if threading.get_ident() not in sequencer.actors or hasattr(self, _ENDED):
             real(self)
             return
-        counted = (
-            is_caller(self)
-            or _is_users_timer(self, sys._getframe(1))
-            or (sequencer.takes_threads and sequencer.here is not None and _runs_users_code(self))
+        users = _is_users_timer(self, sys._getframe(1)) or (
+            sequencer.takes_threads and sequencer.here is not None and _runs_users_code(self)
         )
+        counted = users or is_caller(self)
         pooled = sequencer.here is None or _works_on_the_clock(self)
         server = None
         if sequencer.takes_threads and not (counted or pooled) and _may_serve(self):
@@ -84,6 +83,8 @@ def start_on(present: Present, real: Start) -> Start:
             sequencer.outside.remove_thread(self)
             sequencer.give_up(arrival)
             raise
+        if users:
+            sequencer.has_started("Thread.start()")
 
     return start
 
