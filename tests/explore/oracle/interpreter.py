@@ -306,21 +306,28 @@ class Coroutine:
     def _do_result(self, here: tuple[int, ...], other: int) -> Body:
         if "calls" in self.world.points:
             yield point
-        yield from self._end_of(self.world.threads[other])
+        thread = self.world.threads[other]
+        if not thread.is_done:
+            yield from self._end_of(thread)
 
     def _do_to_thread(self, here: tuple[int, ...], operations: Sequence[Operation]) -> Body:
         world = self.world
         thread = Thread(world, world.shared, here, operations)
         world.extra.append(thread)
+        if "calls" in world.points:
+            yield point
         yield from self._end_of(thread)
 
     def _end_of(self, thread: Thread) -> Body:
-        if thread.is_done:
-            return
         promise = Promise()
-        thread.on_end.append(
-            lambda: self.world.ready.append(Callback(lambda: promise.settle("done")))
-        )
+
+        def tell() -> None:
+            self.world.ready.append(Callback(lambda: promise.settle("done")))
+
+        if thread.is_done:
+            tell()
+        else:
+            thread.on_end.append(tell)
         yield promise
 
     def _do_shield(self, here: tuple[int, ...], operations: Sequence[Operation]) -> Body:
