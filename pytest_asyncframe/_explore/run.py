@@ -11,6 +11,7 @@ import os
 import pdb  # noqa: T100  # replaced, not used
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from datetime import datetime
@@ -268,7 +269,10 @@ class Repeated(SeveralRuns):
     def _prepared(self, run: Run) -> Iterator[None]:
         """Make this the present run inside the block, with models of locks."""
         run.calls = self.calls
-        with self.prepared(RUN, run), self._locks.modelled():
+        with self.prepared(RUN, run), self._locks.modelled(), warnings.catch_warnings():
+            # pytest only warns of an error that has ended a thread. Filters of users come first.
+            category = pytest.PytestUnhandledThreadExceptionWarning
+            warnings.filterwarnings("error", category=category, append=True)
             yield
 
 

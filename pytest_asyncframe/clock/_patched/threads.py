@@ -1,7 +1,7 @@
 """Threads that a test starts: starting, joining, and those that are left running.
 
-Relies on: a thread's `run` being looked up when it starts; the frames of threads, to tell
-which ones are idle.
+Relies on: a thread's `run` being looked up when it starts, and its `_invoke_excepthook`;
+the frames of threads, to tell which ones are idle.
 """
 
 from __future__ import annotations
@@ -196,9 +196,14 @@ def _tell_end(
             actor = sequencer.enter(arrival)
         try:
             run()
-        except TestEndedError:
+        except (TestEndedError, SystemExit):  # these end a thread as it should
             if arrival is None:
                 raise
+        except BaseException:
+            if actor is None:
+                raise
+            # In its turn: whether the test has ended by then would be chance after it.
+            thread._invoke_excepthook(thread)
         finally:
             del thread.run
             sequencer.listeners.released(thread)
