@@ -48,6 +48,7 @@ def _needed() -> Iterator[tuple[str, object, tuple[str, ...]]]:
     pool = concurrent.futures.ThreadPoolExecutor(1)
     yield "concurrent.futures.ThreadPoolExecutor", pool, ("_max_workers",)
     yield "threading", threading, ("_time", "_active")
+    yield "threading.Thread", threading.current_thread(), ("_invoke_excepthook",)
     yield "threading.Condition", threading.Condition(), ("_waiters", *_LOCK)
     yield "threading.RLock", threading.RLock(), (*_LOCK, "_at_fork_reinit")
     yield "queue", queue, ("time",)

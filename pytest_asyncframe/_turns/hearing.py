@@ -102,10 +102,10 @@ class HeardTurns(Turns):
                 one.acquired(arrival)
         return actor
 
-    def _remove(self, actor: Actor) -> None:
+    def _take_off(self, actor: Actor) -> None:
         for one in self.listeners:
             one.left(actor)
-        super()._remove(actor)
+        super()._take_off(actor)
 
     def notify(self, waiter: Waiter, actor: Actor) -> None:
         """Wake an actor that waits for a condition; see `Turns.notify`."""

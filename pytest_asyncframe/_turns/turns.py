@@ -191,7 +191,7 @@ class Turns(ABC):
         with self._lock:
             self._on_next_step(actor)
             if not actor.depth:
-                self._remove(actor)
+                self._take_off(actor)
         self.dispatch()
 
     def leave_after_wake(self, actor: Actor) -> None:
@@ -207,7 +207,7 @@ class Turns(ABC):
             self._on_next_step(actor)
             self._owing[actor.ident] = actor
 
-    def _remove(self, actor: Actor) -> None:
+    def _take_off(self, actor: Actor) -> None:
         del self.actors[actor.ident]
         self._roster.stops(actor.ident)
 
@@ -288,7 +288,7 @@ class Turns(ABC):
             owing = self._owing.pop(ident, None)
             if owing is not None:
                 # It never woke its loop, which may be closed.
-                self._remove(owing)
+                self._take_off(owing)
             self._roster.has_ended(ident)
         self.dispatch()
 
@@ -388,7 +388,7 @@ class Turns(ABC):
             self._has_woken_others()
             owing = self._owing.pop(_thread.get_ident(), None) if self._owing else None
             if owing is not None:
-                self._remove(owing)
+                self._take_off(owing)
         if owing is not None:
             self.dispatch()
 

@@ -339,9 +339,9 @@ def pytest_collection_modifyitems(items):
     ("name", "tests", "number"),
     [
         ("correct", "", 33),
-        ("threads", "cured", 14),
+        ("threads", "cured", 17),
         ("apps", "cured", 23),
-        ("coroutines", "cured", 12),
+        ("coroutines", "cured", 15),
     ],
 )
 def test_no_false_alarm(pytester: pytest.Pytester, name: str, tests: str, number: int) -> None:

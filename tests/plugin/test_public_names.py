@@ -32,7 +32,7 @@ def nodes(package: ModuleType) -> list[Node]:
 
 SHARED = {
     *("_condition", "_replace", "_scheduled", "_task", "_time", "_timer", "_waiters", "_client"),
-    *("_loop", "_run"),
+    *("_loop", "_run", "_tasks"),
 }
 """Private names of the standard library and of other packages that the plugin uses."""
 

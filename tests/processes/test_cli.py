@@ -549,7 +549,7 @@ REFUSED = {
     "on_celery:app": (1, IN_REDIS),
     "broken:app": (2, f"'broken' cannot be imported: {NO_MODULE}"),
     "memory:nothing": (2, "'memory' has no 'nothing'"),
-    "memory": (2, "--app must be like module:app, as for uvicorn, not 'memory'"),
+    "memory": (2, "an app must be like module:app, as for uvicorn, not 'memory'"),
     "two:app": (2, f"two:app has several stores, {TWO}: choose one with --store"),
 }
 
