@@ -34,7 +34,7 @@ def reserve(buyer):
 async def buy(buyer: str):
     return {"task_id": reserve(buyer)}
 
-@pytest.mark.interleave
+@pytest.mark.interleave(policy="mixed", level="framework")
 def test_sale(asyncframe):
     stock["left"] = 1
     sold.clear()
