@@ -7,7 +7,6 @@ import inspect
 import itertools
 import random
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -19,12 +18,10 @@ import pytest
 from fastapi import FastAPI
 
 from framework import ThreadPoolExecutorEnhanced, background_task, setup_async_framework
-from pytest_asyncframe._explore.schedule import Default
 from pytest_asyncframe._turns.actors import Actor
 from pytest_asyncframe._turns.choices import RandomChooser
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.probe import Probe
-from tests.explore.one_run import one_run
 from tests.patience import PATIENCE
 
 CALLS = "abcde"
@@ -293,37 +290,34 @@ def test_a_task_of_a_def_endpoint_in_a_sync_test(asyncframe: Probe) -> None:
         assert asyncframe.run_until_complete(response).result == 42
 
 
-def test_a_thread_is_joined_before_it_has_come() -> None:
+def test_a_thread_is_joined_before_it_has_come(
+    asyncframe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who joins a thread that has started, and is no actor yet, waits for it on the clock."""
-    # 1. The test starts a thread, and `start` returns since the thread has begun.
+    # 1. The test starts a timer, and `start` returns since its thread has begun.
     # 2. The thread is stopped before it is an actor.
     # 3. The test joins it, and must not wait in real time: the thread would get no turn.
+    sequencer = asyncframe.clock.sequencer
+    enter, joining = sequencer.enter, sequencer.joining
     is_joined = threading.Event()
-    thread = threading.Thread(target=lambda: time.sleep(1))  # noqa: TID251  # of virtual time
-    seconds, met = list[float](), list[object]()
+    # Of all threads that a test starts, only a timer is an actor in this mode.
+    timer = threading.Timer(1, int)
 
-    def body(probe: Probe) -> None:
-        sequencer = probe.clock.sequencer
-        enter, joining = sequencer.enter, sequencer.joining
+    def come(*args: Any, **options: Any) -> Any:
+        if threading.current_thread() is timer:
+            assert is_joined.wait(PATIENCE)
+        return enter(*args, **options)
 
-        def come(*args: Any, **options: Any) -> Any:
-            if threading.current_thread() is thread:
-                assert is_joined.wait(PATIENCE)
-            return enter(*args, **options)
+    @contextmanager
+    def join(ident: int, actor: Actor) -> Iterator[None]:
+        with joining(ident, actor):
+            is_joined.set()
+            yield
 
-        @contextmanager
-        def join(ident: int, actor: Actor) -> Iterator[None]:
-            with joining(ident, actor):
-                is_joined.set()
-                yield
+    monkeypatch.setattr(sequencer, "enter", come)
+    monkeypatch.setattr(sequencer, "joining", join)
+    timer.start()
+    timer.join()
 
-        sequencer.enter = come  # type: ignore[method-assign]  # for this test
-        sequencer.joining = join  # type: ignore[method-assign]  # the same
-        thread.start()
-        thread.join()
-        seconds.append(probe.clock.monotonic())
-        met.extend(sequencer.outside.met)
-
-    one_run(body, Default())
-    assert seconds == [1.0]
-    assert met == []
+    assert asyncframe.clock.monotonic() == 1
+    assert sequencer.outside.met == {}
