@@ -13,7 +13,7 @@ import enum
 import threading
 from collections.abc import Collection, Iterable, Mapping
 
-from pytest_asyncframe._turns.activity import BEGINNING, GONE, Glance, glance
+from pytest_asyncframe._turns.activity import BEGINNING, GONE, Glance, glance, place
 
 FILE_SILENCE = 0.5
 """Real seconds without data after which time moves on although a loop watches a file."""
@@ -65,6 +65,8 @@ class Outside:
         self._threads: set[threading.Thread] = set()
         # What each one did when it last mattered.
         self._before: dict[threading.Thread, Glance] = {}
+        # Where each one was before, which says something even where the system does not.
+        self._places: dict[threading.Thread, object] = {}
         self._lock = threading.Lock()
 
     def count_files(self, more: int) -> None:
@@ -92,6 +94,12 @@ class Outside:
         for thread in threads:
             if not hasattr(thread, _POLLS):
                 self._before[thread] = glance(thread.native_id)
+                self._places[thread] = place(thread)
+
+    def is_back(self, thread: threading.Thread) -> bool:
+        """Whether a thread from before is where it was then, for systems without `/proc`."""
+        there = self._places.get(thread)
+        return there is not None and glance(thread.native_id) is GONE and there == place(thread)
 
     def may_act(self, actors: Collection[int]) -> bool:
         """Whether anything may yet happen, given the identifiers of all that were actors."""

@@ -88,11 +88,14 @@ def _strangers(
 ) -> Iterator[threading.Thread]:
     """Yield the threads that may wake somebody unseen by the clock.
 
-    Those from before the test are among them once they have run.
+    Those from before the test are among them once they have run; without `/proc`, while they are
+    not where they were before it.
     """
     certain = activity.unseen_threads_rest(native_before)
     for thread in busy(before - sequencer.outside.stirred):
         if thread.ident in sequencer.actors or thread is threading.current_thread():
+            continue
+        if sequencer.outside.is_back(thread):
             continue
         native_id = thread.native_id
         if certain and native_id is not None and activity.waits_for_a_thread(native_id):

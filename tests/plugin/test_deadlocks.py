@@ -6,9 +6,10 @@ import asyncio
 import os
 import re
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import anyio.to_thread
@@ -129,6 +130,54 @@ async def test_beside_an_idle_thread_of_anyio(asyncframe: Probe) -> None:
     ):
         await asyncio.Event().wait()
     assert asyncframe.clock.monotonic() == 0
+
+
+@pytest.fixture(scope="module")
+def old_thread() -> Iterator[SimpleQueue[Callable[[], object] | None]]:
+    """The queue of a thread from before the test, which runs what is put into it."""
+    work = SimpleQueue[Callable[[], object] | None]()
+
+    def serve() -> None:
+        while (call := work.get()) is not None:
+            call()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield work
+    work.put(None)
+    thread.join()
+
+
+@pytest.mark.usefixtures("without_proc")
+async def test_beside_a_thread_from_before(
+    asyncframe: Probe,
+    old_thread: SimpleQueue[Callable[[], object] | None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A thread from before keeps the error away while it works for the test, and no longer."""
+    loop, sequencer = asyncio.get_running_loop(), asyncframe.clock.sequencer
+    told, answer = sequencer.on_stall, SimpleQueue[None]()
+
+    def on_stall() -> BaseException | None:
+        error = told()
+        if error is None:
+            answer.put(None)
+        return error
+
+    def work() -> None:
+        answer.get()
+        loop.call_soon_threadsafe(result.set_result, 7)
+
+    # The thread works until it was decided whether this is a deadlock.
+    monkeypatch.setattr(sequencer, "on_stall", on_stall)
+    result = loop.create_future()
+    old_thread.put(work)
+    assert await result == 7
+
+    with pytest.raises(
+        VirtualDeadlockError, match=r"^nothing can continue at 0 s of virtual time:\n"
+    ):
+        await asyncio.Event().wait()
 
 
 @pytest.mark.parametrize("marker", ["", "@pytest.mark.asyncio", "@pytest.mark.anyio"])
