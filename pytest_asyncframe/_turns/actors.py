@@ -209,6 +209,9 @@ class Timer:
 LAST = sys.maxsize
 """The order of a timer that fires after all others of its moment."""
 
+PATIENT = LAST - 1
+"""The order of a timer that fires once nobody else can go on at its moment; it is no choice."""
+
 
 class Timers:
     """Timers in the order of their times; equal ones by *order*, then as they were set.
@@ -247,14 +250,14 @@ class Timers:
         return bool(self._heap) and self._heap[0][0] <= now
 
     def due(self, now: int) -> list[Timer]:
-        """Return the timers that may fire first at nanosecond *now*, but those that fire last.
+        """Return the timers that may fire first at nanosecond *now*, but none that lets others.
 
         These are all of the earliest moment that has come.
         """
         first = self.first
         if first is None or first > now:
             return []
-        found = sorted(one for one in self._heap if one[0] <= first and one[1] != LAST)
+        found = sorted(one for one in self._heap if one[0] <= first and one[1] < PATIENT)
         return [timer for _, _, _, timer in found if timer.live]
 
     def pop(self) -> Timer:

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TypeAlias
 
-from pytest_asyncframe._turns.actors import LAST, Actor, Arrival, Timer, nothing
+from pytest_asyncframe._turns.actors import LAST, PATIENT, Actor, Arrival, Timer, nothing
 from pytest_asyncframe._turns.choices import Chooser
 from pytest_asyncframe._turns.hearing import ENDED
 from pytest_asyncframe._turns.points import Points
@@ -393,6 +393,18 @@ class Sequencer(Points):
         self.dispatch()
         self._await_turn(actor)
         self.listeners.acquired(ENDED)
+
+    def let_others(self, actor: Actor, free: Callable[[], bool], wants: str) -> None:
+        """Block the calling thread until it is free, or nobody else can go on at this moment.
+
+        Args:
+            actor: The calling thread's.
+            free: See `block`.
+            wants: Its text says what it waits for, in messages.
+        """
+        with self._lock:
+            actor.timer = self._timers.push(self.now, None, actor, PATIENT)
+        self.block(actor, free, None, wants)
 
     def advance(self, actor: Actor, target: int) -> None:
         """Move time to *target*; at each timer, wait until all others are idle again."""

@@ -158,9 +158,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         sequencer = self._sequencer
         actor = sequencer.here
         if self.owed and actor is not None:
-            # Until now: only as long as anybody can go on.
-            until, wants = sequencer.now, "for the threads that owe its loop a result"
-            sequencer.block(actor, lambda: not self.owed, until, wants)
+            wants = "for the threads that owe its loop a result"
+            sequencer.let_others(actor, lambda: not self.owed, wants)
 
     def run_forever(self) -> None:
         """Run the loop on the calling thread, which is an actor meanwhile."""
