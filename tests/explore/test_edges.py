@@ -61,19 +61,19 @@ def reporting(times: Iterable[int]) -> Body:
     return body
 
 
-@pytest.mark.parametrize("times", [(0, 0), (1, 1), (2, 2), (1, 3)])
 @pytest.mark.parametrize("most", [0, 1, 2, None])
-def test_as_many_schedules_as_orders(times: tuple[int, int], most: int | None) -> None:
+def test_as_many_schedules_as_orders(most: int | None) -> None:
     """Two tasks have one schedule for each order of what they do, with as few preemptions."""
     policy = "exhaustive" if most is None else f"exhaustive:{most}"
-    scripts = [["step"] * (1 + one) for one in times]
+    for times in [(0, 0), (1, 1), (2, 2), (1, 3)]:
+        scripts = [["step"] * (1 + one) for one in times]
 
-    logs, noticed = explored(reporting(times), policy, edges=False)
+        logs, noticed = explored(reporting(times), policy, edges=False)
 
-    assert noticed == ""
-    assert sorted(logs) == sorted(
-        order for order, preempts in schedules(scripts) if most is None or preempts <= most
-    )
+        assert noticed == ""
+        assert sorted(logs) == sorted(
+            order for order, preempts in schedules(scripts) if most is None or preempts <= most
+        )
 
 
 # ------------------------------------------------------------------ what notices them
@@ -160,15 +160,17 @@ LOUD: dict[str, tuple[Callable[[Probe], object], str]] = {
 """What may notice whether a start or an end is a point, and what is said of it."""
 
 
-@pytest.mark.parametrize("name", LOUD)
-def test_what_may_notice_a_point(name: str) -> None:
-    """Whoever looks at what a start or an end changes is noticed in the default schedule."""
-    body, expected = LOUD[name]
+def noticed_in(body: Callable[[Probe], object]) -> str:
+    """Return what is noticed in the default schedule of a test, without the path to it."""
     edges = Edges(are_points=False)
-
     one_run(body, Default(), edges=edges)
+    return edges.noticed.rpartition(".")[2]
 
-    assert edges.noticed.rpartition(".")[2] == expected
+
+def test_what_may_notice_a_point() -> None:
+    """Whoever looks at what a start or an end changes is noticed in the default schedule."""
+    found = {name: noticed_in(body) for name, (body, _) in LOUD.items()}
+    assert found == {name: expected for name, (_, expected) in LOUD.items()}
 
 
 QUIETLY: dict[str, Callable[[Probe], object]] = {
@@ -182,14 +184,10 @@ QUIETLY: dict[str, Callable[[Probe], object]] = {
 """What a test may do after its tasks, and notice nothing."""
 
 
-@pytest.mark.parametrize("name", QUIETLY)
-def test_what_cannot_notice_a_point(name: str) -> None:
+def test_what_cannot_notice_a_point() -> None:
     """Once all tasks have ended, their states may be looked at, and ends may be waited for."""
-    edges = Edges(are_points=False)
-
-    one_run(after(QUIETLY[name]), Default(), edges=edges)
-
-    assert edges.noticed == ""
+    found = {name: noticed_in(after(act)) for name, act in QUIETLY.items()}
+    assert found == dict.fromkeys(QUIETLY, "")
 
 
 def test_all_that_is_public_is_known() -> None:
@@ -244,14 +242,14 @@ def handed(probe: Probe, log: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("body", [observed, handed, reporting((2, 1))])
-@pytest.mark.parametrize("policy", ["exhaustive:0", "exhaustive:1", "exhaustive:2"])
-def test_equal_outcomes(body: Body, policy: str) -> None:
+def test_equal_outcomes(body: Body) -> None:
     """All that may happen is the same as with points at each start and end."""
-    every, _ = explored(body, policy, edges=True)
-    some, noticed = explored(body, policy, edges=False)
+    for policy in ("exhaustive:0", "exhaustive:1", "exhaustive:2"):
+        every, _ = explored(body, policy, edges=True)
+        some, noticed = explored(body, policy, edges=False)
 
-    assert {*map(str, every)} == {*map(str, some)} or noticed
-    assert (noticed == "") == (body not in (observed, handed))
+        assert {*map(str, every)} == {*map(str, some)} or noticed
+        assert (noticed == "") == (body not in (observed, handed))
 
 
 # ------------------------------------------------------------------ in a session
