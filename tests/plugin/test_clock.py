@@ -445,7 +445,7 @@ def test_polling_real_time(pytester: pytest.Pytester, name: str) -> None:
 
         @pytest.fixture(autouse=True)
         def soon(asyncframe):
-            asyncframe._toolkit.reads.many = 100
+            asyncframe._toolkit.reads.many = 10
     """)
     pytester.makepyfile(f"""
         import time
@@ -459,8 +459,8 @@ def test_polling_real_time(pytester: pytest.Pytester, name: str) -> None:
             wait(lambda now: now > until)
 
         def test_reads(asyncframe):
-            times = iter(range(99))
-            wait(lambda now: next(times) == 98)
+            times = iter(range(9))
+            wait(lambda now: next(times) == 8)
             for _ in range(200):
                 time.{name}()
     """)
@@ -470,7 +470,7 @@ def test_polling_real_time(pytester: pytest.Pytester, name: str) -> None:
     result.stdout.fnmatch_lines(
         [
             (
-                f"*AsyncframeWarning: real time: time.{name}() was read at 100 moments of virtual "
+                f"*AsyncframeWarning: real time: time.{name}() was read at 10 moments of virtual "
                 "time, at */test_polling_real_time.py:4 in wait: it shows real time, *"
             ),
         ]
