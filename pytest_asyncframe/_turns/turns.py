@@ -502,7 +502,8 @@ class Watchdog:
                 be another one by now.
         """
         is_parked = actor.state is State.PARKED
-        listens = is_parked and self._listen(actor, waited)
+        # Also one that waits until it is free: it may be alone, and its time must come.
+        listens = (is_parked or actor.free is not None) and self._listen(actor, waited)
         if self.debugged:
             return
 

@@ -267,6 +267,27 @@ def test_who_is_blocked_gives_up_in_time() -> None:
     one_run(body, Default())
 
 
+def test_who_is_blocked_gives_up_beside_a_thread_outside() -> None:
+    """An actor that waits until it is free sees that nothing happens outside, as others do."""
+    ended = threading.Event()
+    thread = threading.Thread(target=ended.wait)
+    thread.start()
+
+    def body(probe: Probe) -> None:
+        sequencer = probe.clock.sequencer
+        actor = sequencer.here
+        assert actor is not None
+        sequencer.outside.add_thread(thread)
+        assert not sequencer.block(actor, lambda: False, 3_000_000_000, "to be free")
+        assert probe.clock.monotonic() == 3
+
+    try:
+        one_run(body, Default())
+    finally:
+        ended.set()
+        thread.join()
+
+
 def test_who_gives_up_gets_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """An actor that gives up while nobody runs goes on at once, and not when it looks around."""
 
