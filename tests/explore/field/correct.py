@@ -90,12 +90,14 @@ def test_lock(asyncframe: Probe, kind: Any) -> None:
     """Tasks take turns by a lock."""
     box, lock = Box(), kind()
     all_done(asyncframe, *[guarded(lock, box)] * 3)
+    assert box.value == 3
 
 
 def test_semaphore(asyncframe: Probe) -> None:
     """A semaphore of one is a lock."""
     box, one = Box(), threading.Semaphore(1)
     all_done(asyncframe, *[guarded(one, box)] * 3)
+    assert box.value == 3
 
 
 def test_nested_rlock(asyncframe: Probe) -> None:
@@ -181,7 +183,7 @@ def test_queue(asyncframe: Probe, kind: str) -> None:
     def take() -> None:
         box = second.get()
         box.use()
-        box.use()
+        assert box.use() == 4
 
     all_done(asyncframe, take, hand_on, make)
 
@@ -232,6 +234,7 @@ def test_threads_in_turn(asyncframe: Probe) -> None:
             box.use()
 
     all_done(asyncframe, run)
+    assert box.value == 12
 
 
 def test_thread_of_ones_own_class(asyncframe: Probe) -> None:
@@ -343,6 +346,7 @@ def test_timer(asyncframe: Probe) -> None:
         box.use()
 
     all_done(asyncframe, run)
+    assert box.value == 3
 
 
 def test_thread_locals(asyncframe: Probe) -> None:
@@ -357,8 +361,10 @@ def test_thread_locals(asyncframe: Probe) -> None:
         current.set(current.get() + 1)
         by_thread[threading.get_ident()] = 0
         by_thread[threading.get_ident()] += 1
+        assert mine.value == 2
 
     all_done(asyncframe, run, run, run)
+    assert set(by_thread.values()) == {1}
 
 
 def test_made_once(asyncframe: Probe) -> None:
@@ -391,6 +397,7 @@ def test_atomic_calls(asyncframe: Probe) -> None:
         known.pop("a", None)
 
     all_done(asyncframe, run, run, run)
+    assert seen == {1}
 
 
 def test_stop_flag(asyncframe: Probe) -> None:
@@ -428,6 +435,7 @@ def test_logging(asyncframe: Probe) -> None:
     logger.addHandler(kept)
     all_done(asyncframe, *[lambda: logger.warning("sold")] * 3)
     logger.removeHandler(kept)
+    assert (kept.count, kept.last) == (3, "sold")
 
 
 async def test_loop_and_threads(asyncframe: Probe) -> None:
@@ -523,7 +531,7 @@ def test_asyncio_run_in_a_task(asyncframe: Probe) -> None:
 
         box.use()
         asyncio.run(on_a_loop())
-        box.use()
+        assert box.use() == 5
 
     all_done(asyncframe, run, run)
 
