@@ -124,9 +124,11 @@ class Sequencer(Points):
         if self.moved >= self.most_moves:
             self.moved = 0
             return self._report_to_first(self.on_runaway)
-        timer = self._next_timer(None)
+        # Asked once: what is outside may end in between, and a deadlock would be told.
+        held = self._held
+        timer = self._next_timer(None, held=held)
         if timer is None:
-            if self._held or not self.actors or self._stalled_at == self._roster.beats:
+            if held or not self.actors or self._stalled_at == self._roster.beats:
                 return None
             if self.first is None or not self.first.is_stopped:
                 # Nobody can raise it, for example while a pool shuts down after the test.
@@ -267,17 +269,18 @@ class Sequencer(Points):
             self.dispatch()
         return timer
 
-    def _next_timer(self, limit: int | None) -> Timer | None:
+    def _next_timer(self, limit: int | None, *, held: bool) -> Timer | None:
         """Remove and return the next timer; None if time may not move that far.
 
         Args:
             limit: Nanosecond up to which time may move; None for as far as it moves by itself.
+            held: Whether time must not move by itself; see `_held`.
         """
         when = self._timers.first
         if when is None:
             return None
         moves = when > self.now or self._timers.first_is_last
-        if moves and not self._may_move_to(when, limit):
+        if moves and not self._may_move_to(when, limit, held=held):
             return None
         self._silence = False
         if self._chooser is not None:
@@ -289,10 +292,10 @@ class Sequencer(Points):
                 return chosen
         return self._timers.pop()
 
-    def _may_move_to(self, when: int, limit: int | None) -> bool:
+    def _may_move_to(self, when: int, limit: int | None, *, held: bool) -> bool:
         if limit is not None:
             return when <= limit
-        if self._held:
+        if held:
             return False
         if self.allowed is not None and when <= self.allowed:
             return True
@@ -427,7 +430,7 @@ class Sequencer(Points):
     def _step_to(self, target: int) -> Callable[[], object] | None:
         """Move time to the next timer up to *target*; return what fires it, or None."""
         with self._lock:
-            timer = self._next_timer(target)
+            timer = self._next_timer(target, held=False)
             if timer is None:
                 return None
             self._pass_to(timer.when)

@@ -370,6 +370,21 @@ def test_a_deadlock_after_work_side_by_side(asyncframe: Probe) -> None:
             threading.Event().wait()
 
 
+def test_no_deadlock_when_a_thread_ends_just_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time moves on, and no deadlock is told, if what was outside ends while that is decided."""
+    told: list[str] = []
+    sequencer = Sequencer(moves=True)
+    clock = VirtualClock(sequencer)
+    sequencer.first = sequencer.enter()
+    monkeypatch.setattr(sequencer, "on_stall", lambda: told.append("a deadlock"))
+    looks = iter([True])
+    monkeypatch.setattr(sequencer.outside, "may_act", lambda _: next(looks, False))
+    clock.sleep(3)
+    sequencer.leave(sequencer.first)
+
+    assert (clock.monotonic(), told) == (3, [])
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="what a thread waits for is seen on Linux only")
 def test_a_deadlock_beside_a_thread_that_waits_for_work(asyncframe: Probe) -> None:
     """A thread of the test's own that waits for work without a timeout does not hide a deadlock."""
