@@ -463,7 +463,7 @@ class Watchdog:
     Attributes:
         patience: Real seconds after which a parked actor checks for progress, above 0.
         debugged: Whether a debugger holds an actor up, which then counts as running.
-        on_quiet: Called on a parked actor when nothing has happened for `patience`. May
+        on_quiet: Called on a stopped actor when nothing has happened for `patience`. May
             return an error, which that actor raises.
         on_overtake: Called on an actor that runs beside others because these block outside
             the clock, with those others.
@@ -503,7 +503,8 @@ class Watchdog:
         """
         is_parked = actor.state is State.PARKED
         # Also one that waits until it is free: it may be alone, and its time must come.
-        listens = (is_parked or actor.free is not None) and self._listen(actor, waited)
+        is_stopped = actor.is_stopped
+        listens = is_stopped and self._listen(actor, waited)
         if self.debugged:
             return
 
@@ -516,7 +517,7 @@ class Watchdog:
             others = self._turns.overtake(actor, have_blocked)
         if others is not None:
             self.on_overtake(others)
-        if others is not None or listens or not is_parked:
+        if others is not None or listens or not is_stopped:
             return
         error = self.on_quiet(actor)
         if error is not None:

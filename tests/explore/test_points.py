@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from pytest_asyncframe._explore.policies.by_name import make_policy
 from pytest_asyncframe._explore.schedule import Default
 from pytest_asyncframe._turns.choices import RandomChooser
 from pytest_asyncframe._turns.sequencer import Sequencer
+from pytest_asyncframe.clock import StuckError
 from pytest_asyncframe.probe import Probe
 from tests.explore.one_run import At, Nth, Wanted, one_run
 from tests.patience import PATIENCE
@@ -286,6 +288,31 @@ def test_who_is_blocked_gives_up_beside_a_thread_outside() -> None:
     finally:
         ended.set()
         thread.join()
+
+
+def test_who_is_blocked_for_ever_is_told() -> None:
+    """A test that waits for what nobody frees is told stuck beside a thread that reads a pipe."""
+    reading, writing = os.pipe()
+    thread = threading.Thread(target=os.read, args=(reading, 1))
+    thread.start()
+
+    def body(probe: Probe) -> None:
+        sequencer = probe.clock.sequencer
+        sequencer.watchdog.patience = 0.2
+        sequencer.outside.stirred.add(thread)
+        actor = sequencer.here
+        assert actor is not None
+        # It may yet read something, and wake somebody: no deadlock is sure.
+        sequencer.block(actor, lambda: False, None, "to be free")
+
+    try:
+        with pytest.raises(StuckError, match=r"^nothing has happened for 0\.2 s of real time"):
+            one_run(body, Default())
+    finally:
+        os.write(writing, b"x")
+        thread.join()
+        os.close(reading)
+        os.close(writing)
 
 
 def test_who_gives_up_gets_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
