@@ -60,8 +60,8 @@ class Points(HeardTurns):
         # Identifiers of the threads inside `undivided`; each adds and removes only itself.
         self._undivided: set[int] = set()
         self._chooser = chooser
-        # The actor that stands at a point until all announced threads are there, and its point.
-        self._at_point: tuple[Actor, str, str] | None = None
+        # The actor that stands at a point until all announced threads are there.
+        self._at_point: Actor | None = None
         # The thread that is starting a queued call just now.
         self._admitter: int | None = None
         self._admitted: dict[Queued, Arrival] = {}
@@ -224,11 +224,19 @@ class Points(HeardTurns):
             if self._is_alone:
                 return
             step = self._hand_over(actor, kind, what)
-        if step is None:
-            return
-        step()
-        self.dispatch()
-        self._await_turn(actor)
+        while step is not None:
+            step()
+            self.dispatch()
+            self._await_turn(actor)
+            step = self._choose_again(actor, kind, what) if step is _until_all_came else None
+
+    def _choose_again(self, actor: Actor, kind: str, what: str) -> Callable[[], object] | None:
+        """Decide who runs on, as `_hand_over`, after *actor* has waited for threads to come."""
+        with self._lock:
+            if self._at_point is actor:
+                # It went on beside those that came, since they block outside the clock.
+                self._at_point = None
+            return self._hand_over(actor, kind, what)
 
     def _before(self, kind: str, what: str) -> None:
         if self.pause is not None:
@@ -284,9 +292,9 @@ class Points(HeardTurns):
         if roster.coming or self._admitter is not None:
             # Nobody may run until they are there, since they are options too, and until the
             # call is started: a thread may come to its first point before that.
-            self._at_point = (actor, kind, what)
+            self._at_point = actor
             self._stop_at_point(actor)
-            return nothing
+            return _until_all_came
         others = self._others(self._startable(), but=actor)
         chosen = self._choose(kind, what, [actor, *others], preempts=True)
         if chosen is actor:
@@ -302,7 +310,7 @@ class Points(HeardTurns):
 
     def _forget_wait(self, actor: Actor) -> None:
         super()._forget_wait(actor)
-        if self._at_point is not None and self._at_point[0] is actor:
+        if self._at_point is actor:
             self._at_point = None
 
     def between_steps(self, ran_users_code: Callable[[], bool]) -> None:
@@ -379,9 +387,8 @@ class Points(HeardTurns):
         """Return what comes next at this moment; None if there is nothing."""
         at_point, self._at_point = self._at_point, None
         if at_point is not None:
-            actor, kind, what = at_point
-            others = self._others(startable, but=actor)
-            return self._choose(kind, what, [actor, *others], preempts=True)
+            # It chooses itself, as at any point: choosers ask which thread calls them.
+            return at_point
         if not (startable or self._roster.ready):
             return None
         candidates = self._others(startable)
@@ -410,3 +417,7 @@ class Points(HeardTurns):
             for one in candidates
         ]
         return candidates[self._chooser.choose(kind, what, options, preempts)]
+
+
+def _until_all_came() -> None:
+    """Wait at a point until all announced threads are there, and choose then."""

@@ -18,7 +18,7 @@ from framework import background_task, current_task, get_task_manager
 from framework.testing import Queued
 from pytest_asyncframe._explore.points.levels import Level
 from pytest_asyncframe._explore.policies.by_name import make_policy
-from pytest_asyncframe._explore.schedule import Default
+from pytest_asyncframe._explore.schedule import Default, Step
 from pytest_asyncframe._turns.choices import RandomChooser
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock import StuckError
@@ -330,9 +330,18 @@ def test_who_gives_up_gets_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_point_waits_for_who_was_announced() -> None:
-    """A thread that was announced is an option at the next point, however late it comes."""
+    """A thread that was announced is an option at the next point, however late it comes.
+
+    The choice is made on the thread that stands at the point, as everywhere.
+    """
     log: list[str] = []
     held = threading.Lock()
+    chosen_on: list[int] = []
+
+    class Noted(Wanted):
+        def choose(self, number: int, step: Step) -> int:
+            chosen_on.append(_thread.get_ident())
+            return super().choose(number, step)
 
     def body(probe: Probe) -> None:
         sequencer = probe.clock.sequencer
@@ -351,15 +360,17 @@ def test_a_point_waits_for_who_was_announced() -> None:
 
         def stop(actor: Any) -> None:
             enter(actor)
-            held.release()
+            if held.locked():
+                held.release()
 
         sequencer._stop_at_point = stop  # type: ignore[method-assign]
         sequencer.point("line", "here")
         log.append("test")
 
-    one_run(body, Wanted("late#1"))
+    one_run(body, Noted("late#1"))
 
     assert log == ["late", "test"]
+    assert chosen_on[0] == _thread.get_ident()
 
 
 def test_threads_between_steps_of_a_loop() -> None:
