@@ -44,12 +44,10 @@ class Sequencer(Points):
         chooser: Decides what comes next, with *one_at_a_time* only; None for what is first.
 
     Attributes:
-        allowed: Nanosecond up to which time moves by itself though `moves` is false; None
-            for not at all.
+        allowed: Nanosecond up to which time moves though `moves` is false; None for not at all.
         on_move: Called after time has moved, on any thread.
         on_stall: Called at a deadlock; may return an error for `first`.
-        on_runaway: Called when `moved` has reached `most_moves`; may return an error for
-            `first`.
+        on_runaway: Called when `moved` reaches `most_moves`; may return an error for `first`.
         moved: How often time has moved by itself; whoever sees progress sets it to 0.
         most_moves: Limit of `moved`, from 1 on.
         takes_threads: Whether threads that the test or its app starts are actors too.
