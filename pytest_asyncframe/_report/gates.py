@@ -14,14 +14,12 @@ from framework.testing import was_cut_short
 from pytest_asyncframe._locations import users_part
 from pytest_asyncframe._seen.entries import Injected
 from pytest_asyncframe._seen.matchers import described, unread_failures
+from pytest_asyncframe._toolkit.last_work import GRACE, finish_running_work
 from pytest_asyncframe._toolkit.options import Severity
 from pytest_asyncframe._toolkit.toolkit import Toolkit
 
 Findings: TypeAlias = Sequence[tuple[Severity, list[str]]]
 """Texts, each list of them with how to report it."""
-
-_GRACE = 0.2
-"""Real seconds that a thread has to end after the test."""
 
 
 class AsyncframeWarning(UserWarning):
@@ -43,7 +41,7 @@ def findings(toolkit: Toolkit) -> Findings:
 
 def leaks(toolkit: Toolkit) -> list[str]:
     """Return what the test has left behind, each with a line or more."""
-    toolkit.finish_running_work()
+    finish_running_work(toolkit)
     if toolkit.searches_faults and toolkit.recorder.running_again:
         # The test does not know of the second run, and waits for the first one alone.
         return []
@@ -56,12 +54,12 @@ def leaks(toolkit: Toolkit) -> list[str]:
             found.append(f"leaked task: {described(record)}")
         elif was_cut_short(record):
             found.append(f"task cut short by the app's shutdown: {described(record)}")
-    found += [f"leaked call of the pool: {line}" for line in toolkit.unfinished_calls()]
+    found += [f"leaked call of the pool: {line}" for line in toolkit.unfinished_calls(GRACE)]
     clients = [client for client in toolkit.clients if client.running]
     found += [f"leaked client: {client} is still open" for client in clients]
     if not clients:
         # An open client has threads, which would only repeat the finding.
-        found += [f"leaked thread: {line}" for line in toolkit.threads.left(_GRACE)]
+        found += [f"leaked thread: {line}" for line in toolkit.threads.left(GRACE)]
     if toolkit.clock is not None:
         found += [f"leaked timer: {line}" for line in toolkit.clock.left()]
     return found + [f"never awaited: {line}" for line in toolkit.not_awaited]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import datetime
@@ -44,7 +43,7 @@ from pytest_asyncframe._toolkit.polling import Polling
 from pytest_asyncframe._turns.actors import TestEndedError
 from pytest_asyncframe._turns.choices import Chooser, RandomChooser
 from pytest_asyncframe._turns.sequencer import Sequencer
-from pytest_asyncframe.clock import StuckError, VirtualClock, _stalls
+from pytest_asyncframe.clock import VirtualClock, _stalls
 from pytest_asyncframe.clock._blocked import BlockedLoops, RealTimeReads
 from pytest_asyncframe.clock._patched import patches
 from pytest_asyncframe.clock._patched.runners import AnyioRunner
@@ -54,9 +53,6 @@ from pytest_asyncframe.faults import FaultPlan
 from pytest_asyncframe.histories import History
 
 _POOL_NAME = "asyncframe-"
-
-_GRACE = 0.2
-"""Real seconds that running work has to finish when the test ends."""
 
 
 class Exploration(Protocol):
@@ -316,31 +312,6 @@ class Toolkit:
         """Whether something was submitted to the pool of the manager itself."""
         return self._calls is not None and self._calls.were_made
 
-    def finish_running_work(self) -> None:
-        """Let running work finish; start nothing new and do not move time."""
-        if self.sequencer is None:
-            unfinished = self.recorder.unfinished
-            ended = threading.Semaphore(0)
-            with ExitStack() as watches:
-                for one in unfinished:
-                    watches.enter_context(self.recorder.watching(one.record, ended.release))
-                # Until none ends any more. What remains is a finding.
-                while unfinished and ended.acquire(timeout=_GRACE):
-                    unfinished.pop()
-            return
-        sequencer, first = self.sequencer, self.sequencer.first
-        watchdog = sequencer.watchdog
-        kept = sequencer.starts, watchdog.patience
-        sequencer.starts = sequencer.starts and not sequencer.hold
-        watchdog.patience = min(watchdog.patience, _GRACE)
-        assert first is not None
-        try:
-            sequencer.settle(first)
-        except StuckError:  # a task blocks, which is a finding
-            pass
-        finally:
-            sequencer.starts, watchdog.patience = kept
-
     def broken_rules(self) -> list[str]:
         """Return which rules the framework has broken; each would be a bug of asyncframe."""
         if self._manager is None:
@@ -356,10 +327,10 @@ class Toolkit:
     def _note_stop(self) -> None:
         self._stopped = len(self.recorder.moments)
 
-    def unfinished_calls(self) -> list[str]:
-        """Return the calls of the pool that have not ended after `finish_running_work`."""
+    def unfinished_calls(self, grace: float) -> list[str]:
+        """Return the calls of the pool that do not end within *grace* real seconds, or at all."""
         calls = self._calls
-        return [] if calls is None else calls.left(_GRACE if self.sequencer is None else 0.0)
+        return [] if calls is None else calls.left(grace if self.sequencer is None else 0.0)
 
     def _end(self) -> None:
         """End the threads of the test, with an error if they wait on its clock."""

@@ -24,6 +24,7 @@ from fastapi.responses import StreamingResponse
 
 from framework import background_task, retry_task, setup_async_framework, throttled_task
 from framework.protocols import TaskEvent
+from pytest_asyncframe._toolkit.last_work import finish_running_work
 from pytest_asyncframe._toolkit.options import Mode, Settings
 from pytest_asyncframe._toolkit.toolkit import Toolkit
 from pytest_asyncframe.probe import Probe
@@ -97,7 +98,7 @@ def history_of(program: Program, mode: Mode, seed: int = 0) -> tuple[str, ...]:
     try:
         run = Run(Probe(toolkit))
         run.follow(program)
-        toolkit.finish_running_work()
+        finish_running_work(toolkit)
         return tuple(run.history)
     finally:
         toolkit.close()

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from pytest_asyncframe._toolkit import toolkit
+from pytest_asyncframe._toolkit import last_work
 from tests.patience import PATIENCE
 from tests.plugin.endings import PASSED, Ending
 
@@ -30,7 +30,7 @@ def test_a_task_that_is_just_ending_in_real_time(
     ending: Ending, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where time is real, a task that ends while the test is looked at is not a leak."""
-    monkeypatch.setattr(toolkit, "_GRACE", PATIENCE)
+    monkeypatch.setattr(last_work, "GRACE", PATIENCE)
     told = ending("""
     import threading
 
