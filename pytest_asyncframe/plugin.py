@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -30,7 +31,7 @@ FIXTURES = frozenset(
 
 _SETTINGS = pytest.StashKey[options.Settings]()
 _TOOLKIT = pytest.StashKey["Toolkit"]()
-_ERROR = pytest.StashKey[Exception]()
+_ERROR = pytest.StashKey[BaseException]()
 _FAILED = pytest.StashKey[bool]()
 _BENCHMARKS = pytest.StashKey[list["Row"]]()
 _TIMELINE = pytest.StashKey["Timeline"]()
@@ -124,7 +125,8 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
             del item.stash[_ERROR]
         try:
             _open_toolkit(item, asked)
-        except Exception as error:  # raised here, it would skip the setup of other plugins
+        except (Exception, pytest.skip.Exception) as error:
+            # Raised here, it would skip the setup of other plugins.
             # The fixtures raise it.
             item.stash[_ERROR] = error
     yield
@@ -136,7 +138,7 @@ def _open_toolkit(item: pytest.Item, asked: frozenset[str]) -> None:
     from pytest_asyncframe._modes.marker import in_variant  # only if it is used
 
     settings = in_variant(item, options.settings_for(item, item.config.stash[_SETTINGS]))
-    options.check_fixtures(item, settings.mode, asked)
+    options.check_fixtures(item, settings.mode, asked, settings.backend)
 
     try:
         from pytest_asyncframe._borrowed import require_known  # only if it is used
@@ -147,6 +149,9 @@ def _open_toolkit(item: pytest.Item, asked: frozenset[str]) -> None:
         options.check_framework()
         raise
 
+    from pytest_asyncframe._backends.opening import require  # as above
+
+    require(settings.backend)
     toolkit = Toolkit(
         settings, asked, item.stash.get(items.RUN, None), partial(items.code_of, item)
     )
@@ -354,7 +359,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show which explored tests prove less, and the second table of the task benchmarks."""
+    """Show which tests prove less, or did not run everywhere, and a table of the benchmarks."""
     passed: list[Any] = terminalreporter.stats.get("passed", [])
     if any(str(getattr(one, items.PROOF, "")).endswith(items.PARTIALLY) for one in passed):
         from pytest_asyncframe._explore import conclusions  # only if it is used
@@ -362,6 +367,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section(items.PARTIALLY)
         for line in conclusions.partial_passes(passed):
             terminalreporter.write_line(line)
+    reports = [one for some in terminalreporter.stats.values() for one in some]
+    left_out = Counter(tuple(one) for it in reports for one in getattr(it, items.LEFT_OUT, ()))
+    if left_out:
+        terminalreporter.section("back ends left out")
+        for (backend, why), count in left_out.items():
+            tests = "1 test" if count == 1 else f"{count} tests"
+            terminalreporter.write_line(f"{tests} not run on {backend}: {why}")
     rows = terminalreporter.config.stash.get(_BENCHMARKS, None)
     if rows:
         from pytest_asyncframe.benchmark import table  # only if it is used

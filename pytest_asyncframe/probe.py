@@ -53,6 +53,11 @@ class Probe:
         return self._toolkit.mode
 
     @property
+    def backend(self) -> str:
+        """What keeps the tasks and runs them: ``memory``, or what the marker's ``on`` lists."""
+        return self._toolkit.settings.backend
+
+    @property
     def clock(self) -> VirtualClock:
         """The virtual clock of the test.
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, cast
 
 import pytest
 
+from pytest_asyncframe._backends.names import BACKENDS, Backend
 from pytest_asyncframe._toolkit import options
 from pytest_asyncframe._toolkit.items import closeness
 from pytest_asyncframe._toolkit.options import Mode, Settings, Transport
@@ -26,11 +28,13 @@ class Variant:
         mode: How tasks run; None for as the test says.
         seed: The seed, in the mode ``seeded``; None for the test's.
         transport: How clients reach the app; None for the way that their block says.
+        backend: What keeps the tasks and runs them; None for memory, where no other is listed.
     """
 
     mode: Mode | None = None
     seed: int | None = None
     transport: Transport | None = None
+    backend: Backend | None = None
 
     @property
     def mode_text(self) -> str:
@@ -38,9 +42,15 @@ class Variant:
         seed = "" if self.seed is None else f"={self.seed}"
         return f"{self.mode or ''}{seed}"
 
+    @property
+    def is_real(self) -> bool:
+        """Whether it has a back end that is not memory, and so real time."""
+        return self.backend not in (None, "memory")
+
     def __str__(self) -> str:
+        on = f"on {self.backend}" if self.backend else ""
         over = f"over {self.transport}" if self.transport else ""
-        return f"{self.mode_text} {over}".strip()
+        return " ".join(filter(None, (self.mode_text, on, over)))
 
 
 VARIANT = pytest.StashKey[Variant]()
@@ -54,10 +64,11 @@ def in_variant(item: pytest.Item, settings: Settings) -> Settings:
         return settings
     return replace(
         settings,
-        mode=variant.mode or settings.mode,
+        mode="threads" if variant.is_real else variant.mode or settings.mode,
         seed=settings.seed if variant.seed is None else variant.seed,
         seed_is_option=settings.seed_is_option and variant.seed is None,
         transport=variant.transport,
+        backend=variant.backend or settings.backend,
         # The same test runs where tasks start by themselves, so it has no drain() of its own.
         drains=True,
     )
@@ -93,38 +104,54 @@ def variants_for(item: pytest.Item, settings: Settings, asked: Collection[str]) 
     marker = item.get_closest_marker("task_modes")
     assert marker is not None
     for keyword in marker.kwargs:
-        if keyword != "transports":
+        if keyword not in ("transports", "on"):
             raise pytest.UsageError(
-                f"{_MARKER} has no keyword {keyword!r}; it takes modes and transports"
+                f"{_MARKER} has no keyword {keyword!r}; it takes modes, transports and on"
             )
     modes = _modes(marker.args, _MARKER, settings.seed)
     transports = _transports(marker.kwargs.get("transports", ()), _MARKER)
-    if not (modes or transports):
-        raise pytest.UsageError(f"{_MARKER} names no mode and no transport: it takes {_ALLOWED}")
+    backends = _backends(marker.kwargs.get("on", ()), _MARKER)
+    if not (modes or transports or backends):
+        raise pytest.UsageError(
+            f"{_MARKER} names no mode, no transport and no back end: it takes {_ALLOWED}"
+        )
+    if modes and backends and "memory" not in backends:
+        raise pytest.UsageError(
+            f"{_MARKER} names a mode, and in 'on' no memory, which alone has modes: add 'memory' "
+            "to 'on', or remove the mode"
+        )
     _check_test(item, asked)
     chosen = from_options(item.config, settings.seed)
-    variants = _combined(chosen[0] or modes, chosen[1] or transports)
+    variants = _combined(chosen[0] or modes, chosen[1] or transports, chosen[2] or backends)
     for variant in variants:
         _check_transport(item, variant.transport)
-        options.check_fixtures(item, variant.mode or settings.mode, asked)
+        mode, backend = variant.mode or settings.mode, variant.backend or "memory"
+        options.check_fixtures(item, mode, asked, backend)
     return variants
 
 
-def from_options(config: pytest.Config, seed: int) -> tuple[list[Variant], list[Transport]]:
-    """Return the modes and the transports of the command line, which replace those of markers.
+def from_options(
+    config: pytest.Config, seed: int
+) -> tuple[list[Variant], list[Transport], list[Backend]]:
+    """Return what the command line names, which replaces what markers name.
 
     Args:
         config: The configuration.
         seed: The first seed of several.
 
+    Returns:
+        Modes, transports and back ends; an empty list for what it does not name.
+
     Raises:
         pytest.UsageError: If a value is not allowed.
     """
-    modes = config.getoption("asyncframe_modes")
-    transports = config.getoption("asyncframe_transports")
+    modes, transports, backends = (
+        config.getoption(f"asyncframe_{name}") for name in ("modes", "transports", "on")
+    )
     return (
         _modes(_split(modes), f"--asyncframe-modes={modes}", seed),
         _transports(_split(transports), f"--asyncframe-transports={transports}"),
+        _backends(_split(backends), f"--asyncframe-on={backends}"),
     )
 
 
@@ -167,29 +194,48 @@ def _mode(text: Any, given: str, seed: int) -> Iterator[Variant]:
 
 
 def _transports(values: Any, given: str) -> list[Transport]:
+    return _words(values, given, ("transports", "transport"), options.TRANSPORTS)
+
+
+def _backends(values: Any, given: str) -> list[Backend]:
+    return _words(values, given, ("on", "back end"), BACKENDS)
+
+
+def _words(
+    values: Any, given: str, names: tuple[str, str], allowed: Sequence[str]
+) -> list[Any]:  # Any: some of those that are allowed
+    """Return the values of the keyword that is the first of *names*; each is the second."""
+    keyword, what = names
     several = [values] if isinstance(values, str) else values
     if not isinstance(several, (tuple, list)):
-        raise pytest.UsageError(f"{given}: transports must be a tuple, not {values!r}")
+        raise pytest.UsageError(f"{given}: {keyword} must be a tuple, not {values!r}")
     for value in several:
-        if value not in options.TRANSPORTS:
+        if value not in allowed:
             raise pytest.UsageError(
-                f"{given}: there is no transport {value!r}; there are "
-                f"{', '.join(options.TRANSPORTS)}"
+                f"{given}: there is no {what} {value!r}; there are {', '.join(allowed)}"
             )
         if several.count(value) > 1:
-            raise pytest.UsageError(f"{given} names the transport {value} twice")
+            raise pytest.UsageError(f"{given} names the {what} {value} twice")
     return list(several)
 
 
-def _combined(modes: Sequence[Variant], transports: Sequence[Transport]) -> list[Variant]:
-    """Return each mode over each transport; all seeds come to the same over a live server."""
+def _combined(
+    modes: Sequence[Variant], transports: Sequence[Transport], backends: Sequence[Backend]
+) -> list[Variant]:
+    """Return each mode over each transport, and each back end but memory over each once.
+
+    All seeds come to the same over a live server.
+    """
     found: dict[Variant, None] = {}
     seeds = [one for one in modes if one.mode == "seeded"]
-    for transport in transports or (None,):
+    for transport, backend in product(transports or (None,), backends or (None,)):
         for one in modes or (Variant(),):
-            if transport == "live" and one.mode == "seeded" and one is not seeds[0]:
+            variant = Variant(one.mode, one.seed, transport, backend)
+            if variant.is_real:
+                variant = Variant(transport=transport, backend=backend)
+            elif transport == "live" and one.mode == "seeded" and one is not seeds[0]:
                 continue
-            found[Variant(one.mode, one.seed, transport)] = None
+            found[variant] = None
     return list(found)
 
 

@@ -20,7 +20,7 @@ from _pytest.runner import runtestprotocol
 
 from pytest_asyncframe._locations import is_users_file
 from pytest_asyncframe._modes.marker import VARIANT, Variant, applies, variants_for
-from pytest_asyncframe._toolkit.items import PROOF, REFUSED, is_strict_pass
+from pytest_asyncframe._toolkit.items import LEFT_OUT, PROOF, REFUSED, is_strict_pass
 from pytest_asyncframe._toolkit.options import Settings, settings_for
 from pytest_asyncframe._toolkit.repeating import (
     SeveralRuns,
@@ -94,6 +94,8 @@ def _reported(results: list[Result], item: pytest.Item) -> list[pytest.TestRepor
             report.duration = sum(one.duration for one in reports if one.when == "call")
             if report.passed and not hasattr(report, "wasxfail"):
                 setattr(report, PROOF, text)
+        if report.when == "teardown":
+            setattr(report, LEFT_OUT, left_out(results))
         if report.when != "setup":
             report.user_properties.append((SECTION, text))
     return chosen.reports
@@ -167,18 +169,21 @@ def sentence(results: Sequence[Result]) -> str:
 
 def _in_which(variants: Iterable[Variant], results: Sequence[Result]) -> str:
     """Return the names of the variants for which something holds."""
-    by_transport: dict[str | None, list[Variant]] = {}
+    by_place: dict[tuple[str, ...], list[Variant]] = {}
     for one in variants:
-        by_transport.setdefault(one.transport, []).append(one)
+        by_place.setdefault(_place(one), []).append(one)
     texts = []
-    for transport, those in by_transport.items():
-        seeds = sum(
-            it.variant.transport == transport and it.variant.seed is not None for it in results
-        )
+    for place, those in by_place.items():
+        seeds = sum(_place(it.variant) == place and it.variant.seed is not None for it in results)
         names = _names(those, seeds)
-        over = [f"over {transport}"] if transport else []
-        texts.append(" ".join([f"in {_joined(names)}", *over] if names else over))
+        texts.append(" ".join([f"in {_joined(names)}", *place] if names else place))
     return _joined(texts)
+
+
+def _place(variant: Variant) -> tuple[str, ...]:
+    """Return what a variant runs on, and over which transport."""
+    on = [f"on {variant.backend}"] if variant.backend else []
+    return (*on, *([f"over {variant.transport}"] if variant.transport else []))
 
 
 def _names(variants: Iterable[Variant], seeds: int) -> list[str]:
@@ -196,6 +201,17 @@ def _names(variants: Iterable[Variant], seeds: int) -> list[str]:
 
 def _joined(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def left_out(results: Sequence[Result]) -> list[list[str]]:
+    """Return the back ends on which the test was skipped, each with the reason."""
+    skipped = [one for one in results if one.outcome == "is skipped" and one.variant.is_real]
+    return [[str(one.variant.backend), _reason(one)] for one in skipped]
+
+
+def _reason(result: Result) -> str:
+    found = [one.longrepr for one in result.reports if one.skipped]
+    return str(found[0][-1] if isinstance(found[0], tuple) else found[0]).removeprefix("Skipped: ")
 
 
 # -- failures
@@ -258,4 +274,6 @@ def _command(variant: Variant, item: pytest.Item) -> str:
         words.append(f"--asyncframe-modes={variant.mode_text}")
     if variant.transport is not None:
         words.append(f"--asyncframe-transports={variant.transport}")
+    if variant.backend is not None:
+        words.append(f"--asyncframe-on={variant.backend}")
     return shlex.join(words)

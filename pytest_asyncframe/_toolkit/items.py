@@ -26,6 +26,9 @@ REFUSED = pytest.StashKey[str]()
 PROOF = "asyncframe_proof"
 """The attribute of a report that says what a pass proves. xdist sends it to its controller."""
 
+LEFT_OUT = "asyncframe_left_out"
+"""The attribute of a report that lists the back ends on which a test did not run, and why."""
+
 PARTIALLY = "partially controlled"
 """How a proof ends that holds but for what no exploration controls."""
 

@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeAlias
 
 import pytest
 
+from pytest_asyncframe._backends.names import Backend
+
 Mode: TypeAlias = Literal["manual", "auto", "virtual", "seeded", "threads"]
 Transport: TypeAlias = Literal["asgi", "testclient", "live"]
 Severity: TypeAlias = Literal["error", "warn", "off"]
@@ -51,6 +53,7 @@ _COMMANDS = {
     "replay=LINE": "run one test under the schedule of the replay line that a failure printed",
     "modes=MODES": "run tests marked with task_modes in these modes instead, separated by commas",
     "transports=TRANSPORTS": "run tests marked with task_modes over these transports instead",
+    "on=BACKENDS": "run tests marked with task_modes on these back ends instead",
 }
 """Options of the command line, and what they say."""
 
@@ -67,8 +70,8 @@ MARKERS = {
     "interleave": "(seeds=200, policy='delays', level='auto', faults=False, races=False, "
     "benign=[]): run a test that uses asyncframe under many schedules of its threads and event "
     "loops, to find races",
-    "task_modes": "(*modes, transports=()): run a test that uses asyncframe in several modes, and "
-    "over several transports, and report which ones disagree",
+    "task_modes": "(*modes, transports=(), on=()): run a test that uses asyncframe in several "
+    "modes, over several transports and on several back ends, and report which ones disagree",
 }
 """What the markers take, and what they say."""
 
@@ -96,6 +99,7 @@ class Settings:
         app_rules: Whether the rules of the app's own engine and store apply.
         pollers: Functions, or their names, whose tasks run until the app stops.
         transport: How clients must reach the app; None for the way that their block says.
+        backend: What keeps the tasks and runs them.
         drains: Whether a wait of the probe runs what is queued in the mode ``manual``.
     """
 
@@ -110,6 +114,7 @@ class Settings:
     app_rules: Switch = "on"
     pollers: tuple[Callable[..., Any] | str, ...] = ()
     transport: Transport | None = None
+    backend: Backend = "memory"
     drains: bool = False
 
 
@@ -153,8 +158,8 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def sets_modes(config: pytest.Config) -> bool:
-    """Whether the command line says in which modes, or over which transports, tests run."""
-    return _are_given(config, "modes", "transports")
+    """Whether the command line says in which modes, over and on what tests run."""
+    return _are_given(config, "modes", "transports", "on")
 
 
 def sets_exploration(config: pytest.Config) -> bool:
@@ -219,8 +224,10 @@ def settings_for(item: pytest.Item, base: Settings) -> Settings:
     return found
 
 
-def check_fixtures(item: pytest.Item, mode: Mode, asked: Collection[str]) -> None:
-    """Check that the fixtures of a test fit its mode.
+def check_fixtures(
+    item: pytest.Item, mode: Mode, asked: Collection[str], backend: Backend = "memory"
+) -> None:
+    """Check that the fixtures of a test fit its mode, and what it runs on.
 
     Raises:
         pytest.UsageError: If they do not.
@@ -232,6 +239,13 @@ def check_fixtures(item: pytest.Item, mode: Mode, asked: Collection[str]) -> Non
                 f"{_listed(sorted(asked))}: request asyncframe, or remove the mode"
             )
         return
+    if backend != "memory":
+        for name, why in _OF_MEMORY.items():
+            if name in asked:
+                raise pytest.UsageError(
+                    f"{item.name} requests {name}, but {why} on {backend}: remove {name}, or leave "
+                    f"{backend} out of 'on'"
+                )
     for name, modes, why in (
         ("task_executor", ("virtual", "threads"), "tasks start by themselves"),
         ("task_clock", ("threads",), "time is real"),
@@ -242,6 +256,14 @@ def check_fixtures(item: pytest.Item, mode: Mode, asked: Collection[str]) -> Non
                 f"{item.name} requests {name}, but {why} in its mode {mode!r}: use one of the "
                 f"modes {_listed(fitting)}, or remove {name}"
             )
+
+
+_OF_MEMORY = {
+    "task_executor": "tasks start by themselves",
+    "task_clock": "time is real",
+    "task_faults": "nothing is injected",
+}
+"""Fixtures that work only on the back end ``memory``, and why."""
 
 
 def check_framework() -> None:

@@ -28,6 +28,8 @@ from framework.testing import (
     set_up_apps,
     worker_bound,
 )
+from pytest_asyncframe._backends.names import require_memory
+from pytest_asyncframe._backends.opening import opened
 from pytest_asyncframe._faults.injector import Injector
 from pytest_asyncframe._faults.searched import Choices
 from pytest_asyncframe._seen import rules
@@ -243,15 +245,19 @@ class Toolkit:
         if isinstance(pool, SequencedExecutor):
             engine = ControlledEngine(pool, hold=self.mode != "virtual")
             rng = random.Random(self.settings.seed if run is None else run.seed)
-        with override_framework(
-            clock=self.clock,
-            engine=engine,
-            pool=pool,
-            interceptor=self.recorder,
-            new_id=None if run is None else run.new_id,
-            rng=rng,
-            app_rules=self.settings.app_rules == "on",
-        ) as manager:
+        with (
+            opened(self.settings.backend) as store,
+            override_framework(
+                clock=self.clock,
+                engine=engine,
+                pool=pool,
+                store=store,
+                interceptor=self.recorder,
+                new_id=None if run is None else run.new_id,
+                rng=rng,
+                app_rules=self.settings.app_rules == "on",
+            ) as manager,
+        ):
             self._manager, self._calls = manager, PoolCalls(pool)
             manager.subscribe(self._on_event)
             yield manager
@@ -368,6 +374,7 @@ class Toolkit:
             RuntimeError: If time is real.
         """
         if self.clock is None:
+            require_memory(self.settings.backend, name, "time is real")
             raise RuntimeError(f"{name}: time is real in the mode {self.mode!r}")
         return self.clock
 
@@ -387,6 +394,7 @@ class Toolkit:
         Raises:
             RuntimeError: If tasks start by themselves.
         """
+        require_memory(self.settings.backend, name, "tasks start by themselves")
         if self.mode in ("virtual", "threads"):
             raise RuntimeError(
                 f"{name}: tasks start by themselves in the mode {self.mode!r}; use the mode "
@@ -425,7 +433,12 @@ class Toolkit:
 
     @functools.cached_property
     def faults(self) -> FaultPlan:
-        """The fault plan, which takes part in the tasks once somebody has asked for it."""
+        """The fault plan, which takes part in the tasks once somebody has asked for it.
+
+        Raises:
+            RuntimeError: If the test runs on what users deploy.
+        """
+        require_memory(self.settings.backend, "asyncframe.faults", "nothing is injected")
         recorder = self.recorder
         return FaultPlan(
             recorder,

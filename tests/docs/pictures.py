@@ -24,7 +24,12 @@ from tests.docs.tracing import PACKAGES, room_of
 PAGE = ROOT / "docs" / "explanation" / "built.md"
 FOLDER = PAGE.with_suffix("")
 
-FACES = ("framework/__init__.py", "framework/testing.py", "framework/protocols")
+FACES = (
+    "framework/__init__.py",
+    "framework/testing.py",
+    "framework/stores",
+    "framework/protocols",
+)
 """What the plugin imports of the framework; below its own layers in the picture."""
 
 COLUMN = 18

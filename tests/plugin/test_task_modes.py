@@ -9,6 +9,7 @@ from textwrap import dedent
 import pytest
 
 from tests.plugin.endings import LOOPS, PASSED, PLAIN, Ending
+from tests.plugin.sections import lines_of
 
 SHOP = """
     import asyncio, threading
@@ -49,14 +50,6 @@ def runs(pytester: pytest.Pytester) -> Runs:
         return pytester.runpytest(*PLAIN, *LOOPS, *options)
 
     return run
-
-
-def lines_of(result: pytest.RunResult, title: str) -> list[str]:
-    """Return the lines of a section of the report."""
-    lines = result.outlines
-    begins = next(i for i, line in enumerate(lines) if re.fullmatch(rf"-+ {title} -+", line))
-    ends = (i for i in range(begins + 1, len(lines)) if re.match(r"-{5}|={5}|_{5}", lines[i]))
-    return lines[begins + 1 : next(ends)]
 
 
 # -- results
@@ -488,7 +481,7 @@ MODES_ALLOWED = (
 
 
 WRONG = {
-    "": f" names no mode and no transport: it takes {MODES_ALLOWED}",
+    "": f" names no mode, no transport and no back end: it takes {MODES_ALLOWED}",
     "'bogus'": f": there is no mode 'bogus'; it takes {MODES_ALLOWED}",
     "'seeded:x'": f": there is no mode 'seeded:x'; it takes {MODES_ALLOWED}",
     "'threads:3'": f": there is no mode 'threads:3'; it takes {MODES_ALLOWED}",
@@ -496,7 +489,7 @@ WRONG = {
     "'seeded:0'": f": 'seeded:0' {SEEDS_ALLOWED}",
     "'auto', 'auto'": " names auto twice",
     "'seeded=1', 'seeded:3'": " names seeded=1 twice",
-    "'auto', mode=1": " has no keyword 'mode'; it takes modes and transports",
+    "'auto', mode=1": " has no keyword 'mode'; it takes modes, transports and on",
     "transports=7": ": transports must be a tuple, not 7",
     "transports='wire'": ": there is no transport 'wire'; there are asgi, testclient, live",
     "transports=('live', 'live')": " names the transport live twice",

@@ -1,0 +1,1 @@
+"""What tests run on besides memory: real stores, as users deploy them."""
