@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -63,12 +64,27 @@ def imported(name: str) -> Any:  # Any: whatever the module has there
         sys.path.insert(0, here)
     try:
         found: Any = importlib.import_module(module)
-    except Exception as error:  # whatever the user's module does
-        last = "".join(traceback.format_exception_only(error)).strip()
-        raise NotImportedError(f"{module!r} cannot be imported: {last}") from None
+    except (Exception, SystemExit) as error:  # whatever the user's module does
+        raise NotImportedError(f"{module!r} cannot be imported: {told(error)}") from None
     for part in attribute.split("."):
         try:
             found = getattr(found, part)
         except AttributeError:
             raise LookupError(f"{module!r} has no {attribute!r}") from None
     return found
+
+
+def told(error: BaseException) -> str:
+    """Return what a user's code has raised, with the last line of that code, if there is one."""
+    said = "".join(traceback.format_exception_only(error)).strip()
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [one for one in frames if not one.filename.startswith(_NOT_OWN)]
+    return f"{said} ({own[-1].filename}, line {own[-1].lineno})" if own else said
+
+
+_NOT_OWN = (
+    "<frozen ",
+    str(Path(__file__).parents[1]),
+    *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
+)
+"""Beginnings of the names of files that the user has not written."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from framework._records.exports import NotImportedError, imported
+from framework._records.exports import NotImportedError, imported, told
+from framework.cli._lifespan import ASGIApp
 from framework.cli._mistakes import USAGE, CommandError
 from framework.protocols import RemoteEngine
 
@@ -42,18 +44,113 @@ def find_app(name: str) -> App:
 def load_app(name: str) -> Any:  # Any: whatever the module has there
     """Import ``module:app`` and return it; the current folder is searched first.
 
+    ``module`` alone is ``module:app``.
+
     Raises:
         CommandError: If there is no such module or app.
     """
-    module_name, colon, attribute = name.partition(":")
-    if not colon or not module_name or not attribute:
-        raise CommandError(f"an app must be like module:app, as for uvicorn, not {name!r}", USAGE)
+    module, colon, attribute = name.partition(":")
+    if not module or (colon and not attribute) or _is_file(module):
+        raise CommandError(f"{_AS_FOR_UVICORN}, not {name!r}{_as_module(module)}", USAGE)
     try:
-        return imported(name)
+        return imported(f"{module}:{attribute or 'app'}")
     except NotImportedError as error:
         raise CommandError(f"{error}{_shadow()}", USAGE) from None
     except LookupError as error:
-        raise CommandError(str(error), USAGE) from None
+        raise CommandError(f"{error}{_instead(module, attribute)}", USAGE) from None
+
+
+def serving_app(name: str, *, by_factory: bool) -> ASGIApp:
+    """Import an app, or call the function that returns it, as a server does.
+
+    Args:
+        name: The app or the function, as ``module:app`` or ``module:make_app``.
+        by_factory: Whether it is the function.
+
+    Raises:
+        CommandError: If there is none.
+    """
+    found = load_app(name)
+    if not callable(found):
+        raise CommandError(f"{name} is no app, but {type(found).__name__}", USAGE)
+    if not by_factory:
+        if _takes(found) and not _takes(found, *_OF_ASGI):
+            raise CommandError(
+                f"{name} takes no arguments, so it is no app: if it returns one, add --factory",
+                USAGE,
+            )
+        app: ASGIApp = found
+        return app
+    if not _takes(found):
+        raise CommandError(
+            f"{name} cannot be called without arguments, as --factory says: name a function that "
+            "needs none and returns the app; leave --factory out if it is the app itself",
+            USAGE,
+        )
+    return _called(found, name)
+
+
+def _called(factory: Callable[[], Any], name: str) -> ASGIApp:
+    try:
+        app = factory()
+    except (Exception, SystemExit) as error:  # whatever the user's function does
+        raise CommandError(f"{name}() has failed: {told(error)}", USAGE) from None
+    if inspect.iscoroutine(app):
+        app.close()
+        raise CommandError(f"{name} is async, but --factory needs a plain function", USAGE)
+    if not callable(app):
+        raise CommandError(f"{name}() has returned {app!r:.100}, which is no app", USAGE)
+    made: ASGIApp = app
+    return made
+
+
+_AS_FOR_UVICORN: Final = "an app must be like module:app, as for uvicorn"
+_OF_ASGI: Final = ("scope", "receive", "send")
+
+
+def _takes(call: Any, *arguments: str) -> bool:
+    """Return whether something can be called with some arguments, as far as one can tell."""
+    try:
+        inspect.signature(call).bind(*arguments)
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature
+        return True
+    return True
+
+
+def _is_file(module: str) -> bool:
+    return "/" in module or module.endswith(".py")
+
+
+def _as_module(module: str) -> str:
+    """Return the end of a message about a file that was given for a module, or ""."""
+    if not _is_file(module):
+        return ""
+    parts = Path(module).with_suffix("").parts
+    return f"; did you mean {'.'.join(part for part in parts if part.isidentifier())!r}?"
+
+
+def _instead(module: str, given: str) -> str:
+    """Return the end of a message that says what a module has in place of the app."""
+    if given.endswith("()"):
+        return f"; leave out the brackets and add --factory: {module}:{given[:-2]} --factory"
+    has = vars(sys.modules[module])
+    starlette = getattr(sys.modules.get("starlette.applications"), "Starlette", ())
+    apps = [f"{module}:{name}" for name, value in has.items() if isinstance(value, starlette)]
+    if apps:
+        return f"; it has {', '.join(apps)}"
+    makers = [
+        f"{module}:{name}"
+        for name, value in has.items()
+        if inspect.isfunction(value)
+        and value.__module__ == module
+        and "app" in name
+        and _takes(value)
+    ]
+    if makers:
+        return f"; {', '.join(makers)} may return one: a worker takes that with --factory"
+    return ", nor another app"
 
 
 def _made(is_wanted: Callable[[type], bool]) -> list[Any]:

@@ -71,6 +71,7 @@ class Lifespan:
             raise CommandError(f"{self._name} did not answer to its {what}: {why}")
         message = answer.result()
         if message["type"] != f"lifespan.{what}.complete":
-            await asyncio.wait([self._task])
+            # The message tells of what it raises.
+            await asyncio.gather(self._task, return_exceptions=True)
             said = str(message.get("message", "")).strip()
             raise CommandError(f"the {what} of {self._name} has failed: {said}")

@@ -104,8 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
     def add(name: str, run: Command, text: str) -> argparse.ArgumentParser:
-        about = f"{text[0].upper()}{text[1:]}."
-        made = commands.add_parser(name, help=text, description=about, allow_abbrev=False)
+        made = commands.add_parser(name, help=text, description=_sentence(text), allow_abbrev=False)
         made.set_defaults(run=run)
         where = made.add_argument_group("where the tasks are")
         where.add_argument("--store", metavar="URL", help="such as sqlite:///tasks.db")
@@ -124,7 +123,11 @@ def _parser() -> argparse.ArgumentParser:
     scheduling.add_argument("action", nargs="?", choices=_schedules.ACTIONS, default="list")
     scheduling.add_argument("name", nargs="?", help="the schedule to pause, resume or run")
     add("workers", _workers.workers, "list the processes, and what each of them has to do")
-    _add_worker(commands.add_parser("worker", help=_WORKS, description=f"{_WORKS}."))
+    _add_worker(
+        commands.add_parser(
+            "worker", help=_WORKS, description=_sentence(_WORKS), allow_abbrev=False
+        )
+    )
     examining = commands.add_parser("doctor", help="check a Celery configuration")
     examining.add_argument("app", metavar="module:celery_app")
     commands.add_parser("version", help="print the version")
@@ -172,6 +175,9 @@ _WORKS: Final = "run an app without its server, and take the tasks that wait"
 def _add_worker(working: argparse.ArgumentParser) -> None:
     working.add_argument("app", nargs="?", metavar="module:app", help="an app, as uvicorn takes it")
     working.add_argument(
+        "--factory", action="store_true", help="the name is that of a function that returns the app"
+    )
+    working.add_argument(
         "--max-workers",
         type=_places,
         metavar="N",
@@ -189,6 +195,10 @@ def _add_worker(working: argparse.ArgumentParser) -> None:
         metavar="PORT",
         help="answer probes at /health/live and /health/ready on this port",
     )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _port(text: str) -> int:

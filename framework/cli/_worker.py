@@ -16,7 +16,7 @@ from framework._manager.hosting.role import ROLE, WorkerRole
 from framework._records.checks import nearest
 from framework._records.statuses import TaskStatus
 from framework._tasks import registry
-from framework.cli._apps import load_app
+from framework.cli._apps import serving_app
 from framework.cli._health import answering
 from framework.cli._lifespan import Lifespan
 from framework.cli._mistakes import GOOD, USAGE, CommandError
@@ -37,11 +37,7 @@ def worker(screen: Screen, arguments: Namespace) -> int:
         raise CommandError(
             f"which app? Name it as for uvicorn, asyncframe worker module:app, or set {APP}", USAGE
         )
-    app = load_app(name)
-    if not callable(app):
-        raise CommandError(f"{name} is no app, but {type(app).__name__}", USAGE)
-    role = WorkerRole(arguments.max_workers, _checked(arguments.only))
-    asyncio.run(_work(Lifespan(app, name), name, role, arguments.health_port, screen))
+    asyncio.run(_work(name, arguments, screen))
     return GOOD
 
 
@@ -60,10 +56,10 @@ def _checked(only: list[str] | None) -> frozenset[str] | None:
     return frozenset(only)
 
 
-async def _work(
-    lifespan: Lifespan, name: str, role: WorkerRole, port: int | None, screen: Screen
-) -> None:
-    ROLE.set(role)
+async def _work(name: str, arguments: Namespace, screen: Screen) -> None:
+    # While the loop runs, as uvicorn imports it: an app may want the loop when it is made.
+    lifespan = Lifespan(serving_app(name, by_factory=arguments.factory), name)
+    ROLE.set(WorkerRole(arguments.max_workers, _checked(arguments.only)))
     stop, frameworks = asyncio.Event(), list[Framework]()
 
     def why_not() -> str:
@@ -72,7 +68,7 @@ async def _work(
         return "stopping" if stop.is_set() else _fault(frameworks)
 
     with _signals(stop):
-        async with answering(port, why_not):
+        async with answering(arguments.health_port, why_not):
             await _run(lifespan, name, stop, frameworks, screen)
     _say(screen, f"{name} has stopped: {_ended(frameworks)}")
 
@@ -91,7 +87,8 @@ async def _run(
         _say(screen, f"{name} is ready: {'; '.join(_places(one) for one in frameworks)}")
         await stop.wait()
         running = sum(one.core.ledger.running for one in frameworks)
-        _say(screen, f"{name} is stopping, {running} tasks are running")
+        what = "1 task is" if running == 1 else f"{running} tasks are"
+        _say(screen, f"{name} is stopping, {what} running")
     finally:
         await lifespan.stop()
 
@@ -131,7 +128,7 @@ def _places(framework: Framework) -> str:
     core = framework.core
     known = registry.names() if core.only is None else sorted(core.only)
     most, count = core.pool._crew.max_workers, len(known)
-    what = ", ".join(known) if core.only is not None else f"{count} functions"
+    what = ", ".join(known) if core.only is not None else f"{count} function{'s' * (count != 1)}"
     return (
         f"process {os.getpid()} takes tasks of {what} from {core.ledger.store!r}, "
         f"up to {most} on threads and {most} on the loop"

@@ -547,9 +547,9 @@ Give it a store as well, setup_async_framework(app, engine=engine, store=SQLStor
 REFUSED = {
     "memory:app": (1, IN_MEMORY),
     "on_celery:app": (1, IN_REDIS),
-    "broken:app": (2, f"'broken' cannot be imported: {NO_MODULE}"),
-    "memory:nothing": (2, "'memory' has no 'nothing'"),
-    "memory": (2, "an app must be like module:app, as for uvicorn, not 'memory'"),
+    "broken:app": (2, f"'broken' cannot be imported: {NO_MODULE} ({{apps}}/broken.py, line 1)"),
+    "memory:nothing": (2, "'memory' has no 'nothing', nor another app"),
+    "memory:": (2, "an app must be like module:app, as for uvicorn, not 'memory:'"),
     "two:app": (2, f"two:app has several stores, {TWO}: choose one with --store"),
 }
 
@@ -560,7 +560,8 @@ def test_apps_without_one_store(apps: Path) -> None:
     said = in_folder(apps, *REFUSED)
 
     assert {app: (one.status, one.out, one.err) for app, one in said.items()} == {
-        app: (status, "", f"asyncframe: {message}\n") for app, (status, message) in REFUSED.items()
+        app: (status, "", f"asyncframe: {message.replace('{apps}', str(apps))}\n")
+        for app, (status, message) in REFUSED.items()
     }
 
 

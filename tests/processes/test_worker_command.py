@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -22,15 +23,16 @@ from tests.patience import PATIENCE
 from tests.serving import ROOT, Server, serving
 
 APP = "tests.processes.apps.shared_work:app"
+MADE = "tests.processes.apps.made"
 READY = "is ready: process "
 
 
 @contextmanager
-def worker(environment: Mapping[str, str], *options: str) -> Iterator[Server]:
+def worker(environment: Mapping[str, str], *options: str, app: str = APP) -> Iterator[Server]:
     """Run a worker, which is ready; it is killed afterwards if it still runs."""
     made = Server(
         subprocess.Popen(
-            [sys.executable, "-m", "framework", "worker", APP, *options],
+            [sys.executable, "-m", "framework", "worker", app, *options],
             cwd=ROOT,
             env={**os.environ, **environment},
             stdin=subprocess.PIPE,
@@ -125,6 +127,16 @@ def test_two_workers_share_the_work(environment: dict[str, str]) -> None:
 
 
 @pytest.mark.extended("processes")
+def test_an_app_that_a_function_returns(environment: dict[str, str]) -> None:
+    """A worker runs an app that a function returns, or that a module has as ``app``."""
+    made = worker(environment, "--factory", "--only", "work.loop", app=f"{MADE}:make_app")
+    with web(environment) as app, made, worker(environment, app=APP.removesuffix(":app")) as whole:
+        task_ids = app.post("/many/4")
+        assert app.post("/results", task_ids) == [f"open {at}" for at in range(4) for _ in range(2)]
+        assert str(whole.process.pid) in {pid for pid, _ in app.runs()}
+
+
+@pytest.mark.extended("processes")
 def test_a_worker_is_killed(environment: dict[str, str]) -> None:
     """What a killed worker had not started runs in the other one, once; none is lost."""
     with (
@@ -155,7 +167,7 @@ def test_a_worker_is_drained(environment: dict[str, str]) -> None:
             first = app.post("/long/1.5")
             one.wait_for("it has begun")
             one.send_signal(signal.SIGTERM)
-            one.wait_for("is stopping, 1 tasks are running")
+            one.wait_for("is stopping, 1 task is running")
             second = app.post("/long/0")
             assert one.wait(PATIENCE) == 0
             assert one.wait_for("has stopped").endswith("has stopped: 1 completed")
@@ -223,7 +235,8 @@ def test_health(environment: dict[str, str]) -> None:
 
 WRONG = {
     "": "which app? Name it as for uvicorn, asyncframe worker module:app, or set ASYNCFRAME_APP",
-    "shop": "an app must be like module:app, as for uvicorn, not 'shop'",
+    "shop": "'shop' cannot be imported: ModuleNotFoundError: No module named 'shop'",
+    "shop:": "an app must be like module:app, as for uvicorn, not 'shop:'",
     "tests.processes.apps.shared_work:nothing": "'tests.processes.apps.shared_work' has no "
     "'nothing'",
     "tests.processes.apps.shared_work:NEVER": "tests.processes.apps.shared_work:NEVER is no app, "
@@ -253,3 +266,62 @@ def test_what_cannot_work(
     monkeypatch.delenv("ASYNCFRAME_APP", raising=False)
     assert main(["worker", *given.split()]) in (1, 2)
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"asyncframe: {WRONG[given]}")
+
+
+UNSET = ROOT / "tests/processes/apps/unset.py"
+HABITS = {
+    f"{MADE}:make_app": f"{MADE}:make_app takes no arguments, so it is no app: if it returns one, "
+    "add --factory",
+    "tests.processes.apps.unmade": "'tests.processes.apps.unmade' has no 'app'; "
+    "tests.processes.apps.unmade:make_app may return one: a worker takes that with --factory",
+    MADE: f"{MADE!r} has no 'app'; it has {MADE}:closed",
+    f"{MADE}:make_app()": f"{MADE!r} has no 'make_app()'; leave out the brackets and add "
+    f"--factory: {MADE}:make_app --factory",
+    "tests/processes/apps/made.py:app": "an app must be like module:app, as for uvicorn, not "
+    "'tests/processes/apps/made.py:app'; did you mean 'tests.processes.apps.made'?",
+    "tests.processes.apps.unset": "'tests.processes.apps.unset' cannot be imported: "
+    f"KeyError: 'NOWHERE' ({UNSET}, line 5)",
+    "tests.processes.apps:app": "'tests.processes.apps' has no 'app', nor another app",
+    "tests.processes.apps.shared_work:ap": "'tests.processes.apps.shared_work' has no 'ap'; it has "
+    "tests.processes.apps.shared_work:app, tests.processes.apps.shared_work:memory, "
+    "tests.processes.apps.shared_work:bare",
+    f"{APP} --factory": f"{APP} cannot be called without arguments, as --factory says: name a "
+    "function that needs none and returns the app; leave --factory out if it is the app itself",
+    f"{MADE}:wants --factory": f"{MADE}:wants cannot be called without arguments, as --factory "
+    "says: name a function that needs none and returns the app; leave --factory out if it is the "
+    "app itself",
+    f"{MADE}:fails --factory": f"{MADE}:fails() has failed: KeyError: 'NOWHERE' "
+    f"({UNSET.with_name('made.py')}, line 39)",
+    f"{MADE}:later --factory": f"{MADE}:later is async, but --factory needs a plain function",
+    f"{MADE}:nothing --factory": f"{MADE}:nothing() has returned None, which is no app",
+}
+
+
+def test_apps_that_are_named_otherwise(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An app that is named as other programs want it is found, or what there is instead is said."""
+    monkeypatch.setenv("TASKS_URL", sqlite_url)
+    monkeypatch.delenv("NOWHERE", raising=False)
+
+    def said(given: str) -> tuple[int, str]:
+        return main(["worker", *given.split()]), capsys.readouterr().err
+
+    found = {given: said(given) for given in HABITS}
+    assert found == {given: (2, f"asyncframe: {text}\n") for given, text in HABITS.items()}
+
+
+def test_a_startup_that_fails(
+    sqlite_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An app that cannot start is told of once, with what it has raised."""
+    monkeypatch.setenv("TASKS_URL", sqlite_url)
+    assert main(["worker", f"{MADE}:closed"]) == 1
+    gc.collect()
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith(f"asyncframe: the startup of {MADE}:closed has failed: Traceback")
+    assert said[-1] == "RuntimeError: the database does not answer"
+    assert caplog.records == []

@@ -1,0 +1,5 @@
+"""An app that cannot be imported."""
+
+import os
+
+KEY = os.environ["NOWHERE"]
