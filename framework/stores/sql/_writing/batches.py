@@ -75,23 +75,34 @@ class Pulse:
     def beating(self) -> Iterator[Connection]:
         """Open a transaction to read in, and give a sign of life if it is time for one.
 
-        With a server that is one transaction. Whoever writes into a file keeps all others out, so
-        there it reads in a second one.
+        That is one transaction. Whoever writes into a file keeps all others out, so there it writes
+        last, and in a second one if others have written meanwhile.
 
         Raises:
             GivenUpError: If the others consider this process dead.
             SQLAlchemyError: If the database fails.
         """
         database = self._site.database
-        if database.dialect.is_local:
-            self.beat()
         due = self.is_due()
-        with database.writing() if due else database.reading() as connection:
-            if due:
-                self._site.membership.beat(connection)
+        is_first = due and not database.dialect.is_local
+        with database.writing() if is_first else database.reading() as connection:
+            if is_first:
+                self._give(connection)
             yield connection
-        if due:
+            done = is_first or (due and self._give_last(connection))
+        if done:
             self.given()
+        self.beat()
+
+    def _give_last(self, connection: Connection) -> bool:
+        """Beat in a transaction that was made to read; return whether that can be."""
+        try:
+            self._give(connection)
+        except FAULTS as error:
+            if not self._site.database.is_busy(error):
+                raise
+            return False
+        return True
 
     def beat(self) -> None:
         """Give a sign of life, if it is time.
@@ -102,8 +113,11 @@ class Pulse:
         """
         if self.is_due():
             with self._site.database.writing() as connection:
-                self._site.membership.beat(connection)
+                self._give(connection)
             self.given()
+
+    def _give(self, connection: Connection) -> None:
+        self._site.membership.beat(connection)
 
 
 class Deleted(NamedTuple):
