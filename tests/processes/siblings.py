@@ -139,7 +139,7 @@ class Peer:
         self.backlog = Backlog(self.clock, capacity)
         self.mirror = Mirror(self.clock, self.backlog)
         site = site_of(self.database, self.backlog, self.host, self.clock, pace or Pace())
-        self.session = site.session
+        self.link = site.link
         self.writer = Writer(site, self.mirror, keep_arguments)
         self.writer.enter()
         self.history = History(site, self.mirror, self.writer.follower, self.writer.pages)
@@ -209,7 +209,7 @@ class Peer:
 
     def close(self) -> None:
         """Let go of the database, as a crash would."""
-        self.session.close()
+        self.link.close()
         self.clock.close()
         self.database.close()
 

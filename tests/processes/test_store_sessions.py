@@ -28,10 +28,20 @@ WHERE locktype = 'advisory' AND datname = current_database()
 """
 
 
+READ = (0, 0)
+"""Up to where a process has read, which does not matter to one that hears."""
+
+
+def session_of(peer: Peer) -> Session:
+    """Return the session of a process on PostgreSQL."""
+    assert isinstance(peer.link, Session)
+    return peer.link
+
+
 def begin(peer: Peer) -> None:
     """Let a process have its session, and say so in its row."""
     peer.backlog._wake.clear()
-    peer.session.start(peer.process_id)
+    peer.link.start(peer.process_id)
     assert peer.backlog._wake.wait(PATIENCE)
     peer.tick()
 
@@ -49,7 +59,7 @@ def test_a_free_lock_counts_three_times(postgres_url: str) -> None:
     with peers(postgres_url, 3) as (killed, hung, alive):
         begin(killed)
         begin(hung)
-        killed.session.close()
+        killed.link.close()
         everybody = {one.process_id for one in (killed, hung, alive)}
         assert look(alive, 2) == everybody
         assert look(alive) == everybody - {killed.process_id}
@@ -61,7 +71,7 @@ def test_without_its_lock_a_process_that_beats_lives(postgres_url: str) -> None:
     """A process that has lost its session is not given up while it beats."""
     with peers(postgres_url) as (one, two):
         begin(one)
-        one.session.close()
+        one.link.close()
         for _ in range(MISSED):
             one.tick()
             assert len(look(two)) == 2
@@ -77,7 +87,7 @@ def test_ended_here(postgres_url: str, monkeypatch: pytest.MonkeyPatch, held: bo
     with peers(postgres_url) as (one, two):
         begin(one)
         if not held:
-            one.session.close()
+            one.link.close()
 
         assert look(two) == ({one.process_id, two.process_id} if held else {two.process_id})
 
@@ -87,7 +97,7 @@ def test_all_locks_are_free_after_a_restart(postgres_server: PostgresServer, how
     """When the server goes on without any session, no free lock shortens a verdict."""
     with postgres_server.database() as name, peers(postgres_server.url(name)) as (one, two):
         begin(one)
-        one.session.close()
+        one.link.close()
         assert len(look(two, 2)) == 2
         if how == "restarted":
             postgres_server.stop()
@@ -124,10 +134,10 @@ def test_a_lost_session_is_made_anew(postgres_url: str) -> None:
             connection.exec_driver_sql(f"SELECT pg_terminate_backend({first[0]})")
         assert peer.backlog._wake.wait(PATIENCE)
 
-        assert peer.session.has_news, "what was committed meanwhile is read"
+        assert session_of(peer).has_news, "what was committed meanwhile is read"
         assert len(sessions(peer)) == 1
         assert sessions(peer) != first
-        assert peer.session.presence is not None
+        assert peer.link.presence is not None
 
 
 def sessions(peer: Peer) -> list[int]:
@@ -140,12 +150,13 @@ def test_no_session_behind_a_pooler(postgres_url: str, monkeypatch: pytest.Monke
     """Where each transaction may have another session, none is kept and the counters decide."""
     monkeypatch.setattr(psycopg.ConnectionInfo, "backend_pid", 0)
     with peers(postgres_url) as (one, two):
-        one.session.start(one.process_id)
-        thread = one.session._thread
+        one.link.start(one.process_id)
+        session = session_of(one)
+        thread = session._thread
         assert thread is not None
         thread.join(PATIENCE)
 
-        assert (thread.is_alive(), one.session.presence, one.session.hears) == (False, None, False)
+        assert (thread.is_alive(), session.presence, session.hears) == (False, None, False)
         assert len(look(two, MISSED)) == 2
         assert len(look(two)) == 1
 
@@ -232,23 +243,23 @@ def fake() -> Iterator[tuple[Session, FakeSession, TestClock, threading.Event]]:
 def test_a_session_that_hears_nothing() -> None:
     """A session that has not heard of a commit within a beat is not believed for a minute."""
     with fake() as (session, _, clock, _):
-        session.check(found=True)
-        session.check(found=False)
+        session.check(True, READ)
+        session.check(False, READ)
         believed = [session.hears]
         clock.pass_time(DEAF)
         believed.append(session.hears)
-        session.check(found=False)
-        session.check(found=False)
+        session.check(False, READ)
+        session.check(False, READ)
         assert [*believed, session.hears] == [False, True, True], "there was nothing to hear"
 
 
 def test_a_session_that_hears_late() -> None:
     """A session that hears of a commit a moment after it was found is believed."""
     with fake() as (session, made, _, told):
-        session.check(found=True)
+        session.check(True, READ)
         made.says.send(b"another")
         assert told.wait(PATIENCE)
-        session.check(found=False)
+        session.check(False, READ)
 
         assert session.hears
 
@@ -270,7 +281,7 @@ def test_own_commits_are_no_news() -> None:
             made.says.send(b"own")
             assert made.heard.get(timeout=PATIENCE) == {"own"}
         assert not told.is_set(), "the first one is dealt with by now"
-        session.check(found=True)
-        session.check(found=False)
+        session.check(True, READ)
+        session.check(False, READ)
 
         assert session.hears

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
 
 from framework._threads.clock import SystemClock
-from framework.stores.sql._dialects.session import Kept
+from framework.stores.sql._dialects.link import Linked
 
 Row: TypeAlias = Sequence[Any]  # Any: the columns of a query
 
@@ -91,21 +91,20 @@ class Dialect(ABC):
         """Return what SQLAlchemy's engine is made with."""
 
     @abstractmethod
-    def attach(self, engine: Engine, durable: bool) -> None:
+    def attach(self, engine: Engine, durable: bool) -> Linked:
         """Prepare each connection of *engine*, and begin its transactions.
 
         Args:
             engine: It has made no connection yet.
             durable: Whether a commit waits for the disk.
+
+        Returns:
+            What makes a link between its processes, once there was a transaction.
         """
 
     def readers(self, engine: Engine) -> Engine:
         """Return the engine for transactions that read, and see one moment."""
         return engine
-
-    def session(self, engine: Engine) -> Callable[[], Kept] | None:
-        """Return what begins a session that a process keeps; None where there is none to keep."""
-        return None
 
     def holders(self, connection: Connection) -> tuple[str, Collection[int]]:
         """Return which run of the server this is, and the locks that sessions hold now."""
@@ -163,9 +162,15 @@ class Dialect(ABC):
     def microsecond(self, connection: Connection, clock: SystemClock) -> int:
         """Return the microsecond by the clock that all processes share."""
 
-    def tell(self, process: Any) -> sa.ColumnElement[Any]:
-        """Return what tells the sessions of others, at the commit, that *process* has written."""
-        return sa.null()
+    @abstractmethod
+    def tell(self, process: Any, version: Any, asked: Any) -> sa.ColumnElement[Any]:
+        """Return what tells the links of others that *process* has written.
+
+        Args:
+            process: Its id; "" for none.
+            version: The latest version, its own one included.
+            asked: The number of the latest inquiry.
+        """
 
     @abstractmethod
     def whole(self, number: Any) -> sa.ColumnElement[Any]:

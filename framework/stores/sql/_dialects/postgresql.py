@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any, ClassVar, Final
 
@@ -10,11 +10,13 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from framework._records.pages import variants
 from framework._threads.clock import SystemClock
 from framework.stores.sql._dialects.dialect import Dialect
-from framework.stores.sql._dialects.session import Kept, PooledError
+from framework.stores.sql._dialects.link import Linked
+from framework.stores.sql._dialects.session import PooledError, Session
 
 _RECORDS_STATES: Final = ("22", "23", "54")
 """SQLSTATE classes that blame the data: invalid, in conflict, or too large."""
@@ -95,18 +97,16 @@ class PostgreSQL(Dialect):
             "pool_pre_ping": True,
         }
 
-    def attach(self, engine: Engine, durable: bool) -> None:
+    def attach(self, engine: Engine, durable: bool) -> Linked:
         """Make the settings of each session."""
         event.listen(engine, "connect", _on_connect)
         event.listen(engine, "begin", _begin)
+        faults = (SQLAlchemyError, OSError, engine.dialect.loaded_dbapi.Error)
+        return partial(Session, partial(_Session, engine), faults)
 
     def readers(self, engine: Engine) -> Engine:
         """Return one whose transactions see one moment."""
         return engine.execution_options(isolation_level="REPEATABLE READ")
-
-    def session(self, engine: Engine) -> Callable[[], Kept] | None:
-        """Return what begins one."""
-        return partial(_Session, engine)
 
     def holders(self, connection: Connection) -> tuple[str, Collection[int]]:
         """Return the run, and the advisory locks of this database."""
@@ -146,8 +146,8 @@ class PostgreSQL(Dialect):
         """Return that of the server."""
         return int(connection.execute(_NOW).scalar_one())
 
-    def tell(self, process: Any) -> sa.ColumnElement[Any]:
-        """Notify them."""
+    def tell(self, process: Any, version: Any, asked: Any) -> sa.ColumnElement[Any]:
+        """Notify them at the commit."""
         return sa.func.pg_notify(_CHANNEL, process)
 
     def whole(self, number: Any) -> sa.ColumnElement[Any]:

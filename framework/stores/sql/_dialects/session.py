@@ -22,6 +22,7 @@ from contextlib import closing, suppress
 from typing import Final, Protocol
 
 from framework._threads.clock import SystemClock
+from framework.stores.sql._dialects.link import Read, Told
 
 _PAUSE: Final = 1.0
 """Seconds until the next attempt to have a session; doubled after each one that fails."""
@@ -69,11 +70,10 @@ def key_of(process_id: str) -> int:
 
 
 class Session:
-    """Keeps one session on a thread of its own; makes another one when it is lost.
+    """Keeps one session on a thread of its own; makes another one when it is lost; see `link.Link`.
 
     Args:
-        open_one: Begins one; None where there is nothing to keep. It raises `PooledError`, or an
-            error of the database.
+        open_one: Begins one. It raises `PooledError`, or an error of the database.
         faults: The errors of a database.
         clock: Real time.
         told: Called when others have committed, or may have.
@@ -81,10 +81,10 @@ class Session:
 
     def __init__(
         self,
-        open_one: Callable[[], Kept] | None,
+        open_one: Callable[[], Kept],
         faults: tuple[type[Exception], ...],
         clock: SystemClock,
-        told: Callable[[], object],
+        told: Told,
     ) -> None:
         self._open_one = open_one
         self._faults = faults
@@ -112,12 +112,9 @@ class Session:
     def start(self, process_id: str) -> None:
         """Begin, for a process."""
         self.belong(process_id)
-        if self._open_one is not None:
-            self._woken, self._wakes = socket.socketpair()
-            self._thread = threading.Thread(
-                target=self._run, name="asyncframe-session", daemon=True
-            )
-            self._thread.start()
+        self._woken, self._wakes = socket.socketpair()
+        self._thread = threading.Thread(target=self._run, name="asyncframe-session", daemon=True)
+        self._thread.start()
 
     def belong(self, process_id: str) -> None:
         """Hold the lock of another process from now on: this one has a new id."""
@@ -140,13 +137,17 @@ class Session:
         """Whether others have committed since the last look, as far as it hears."""
         return self._news.is_set()
 
+    def may_have_news(self, read: Read) -> bool:
+        """Return whether it has heard something, or does not hear."""
+        return self.has_news or not self.hears
+
     def looks(self) -> None:
         """Note that what is committed is read now."""
         self._heard_before = self._heard
         self._news.clear()
         self._looked.set()
 
-    def check(self, found: bool) -> None:
+    def check(self, found: bool, read: Read) -> None:
         """Note whether there was something new to find; once for each beat, before a look.
 
         It may be heard of a moment later, but not a whole beat later.
@@ -178,7 +179,6 @@ class Session:
     # -- its own thread
 
     def _run(self) -> None:
-        assert self._open_one is not None
         pause = _PAUSE
         while not self._closing:
             try:

@@ -26,6 +26,7 @@ from sqlalchemy.sql.operators import custom_op
 from framework._records.pages import variants
 from framework._threads.clock import SystemClock
 from framework.stores.sql._dialects import dialect
+from framework.stores.sql._dialects.board import Board, BoardLink
 from framework.stores.sql._dialects.dialect import (
     STAMPS,
     TICKS,
@@ -34,6 +35,7 @@ from framework.stores.sql._dialects.dialect import (
     Dialect,
     Row,
 )
+from framework.stores.sql._dialects.link import Link, Linked, Told
 
 _RECORDS_CODES: Final = (18, 19, 20)
 """The errors that blame the data: TOOBIG, CONSTRAINT and MISMATCH."""
@@ -80,9 +82,9 @@ class SQLite(Dialect):
         """Return the patience with locks."""
         return {"connect_args": {"timeout": dialect.LOCK_PATIENCE}}
 
-    def attach(self, engine: Engine, durable: bool) -> None:
+    def attach(self, engine: Engine, durable: bool) -> Linked:
         """Watch over the file."""
-        _File(engine, durable)
+        return _File(engine, durable).link
 
     # -- errors
 
@@ -118,6 +120,10 @@ class SQLite(Dialect):
     def microsecond(self, connection: Connection, clock: SystemClock) -> int:
         """Return that of the machine."""
         return int(clock.time() * 1_000_000)
+
+    def tell(self, process: Any, version: Any, asked: Any) -> sa.ColumnElement[Any]:
+        """Say it on the board."""
+        return sa.func.asyncframe_say(version, asked)
 
     def whole(self, number: Any) -> sa.ColumnElement[Any]:
         """Cut the fraction off, as SQLite does by itself."""
@@ -184,6 +190,7 @@ class _File:
         self._clock = SystemClock()
         # Its path, and which one it was when it was opened.
         self._file: tuple[str, tuple[int, int] | None] | None = None
+        self._board: Board | None = None
         event.listen(engine, "connect", self._on_connect)
         # A connection to a file that is gone would make a new one, without tables.
         event.listen(engine, "do_connect", self._require_file)
@@ -201,6 +208,14 @@ class _File:
         if self._file is None:
             file = connection.execute("PRAGMA database_list").fetchone()[2]
             self._file = file, _identity(file)
+            self._board = Board(file)
+        assert self._board is not None
+        connection.create_function("asyncframe_say", 2, self._board.say)
+
+    def link(self, clock: SystemClock, told: Told) -> Link:
+        """Return what a process learns from the board."""
+        assert self._board is not None, "there was no transaction yet"
+        return BoardLink(self._board, clock)
 
     def _begin(self, connection: Connection) -> None:
         self._require_file()

@@ -21,6 +21,7 @@ from sqlalchemy.engine import Connection
 from framework._records.records import KINDS, Kind, Restart, TaskRecord
 from framework._records.statuses import TaskStatus
 from framework._tasks import registry
+from framework.stores.sql._dialects.link import Read
 from framework.stores.sql._reading.mirror import Mirror, Older
 from framework.stores.sql._reading.pages import Pages
 from framework.stores.sql._shared import claims as _claims
@@ -88,6 +89,11 @@ class Follower:
         # a comparison of numbers and the assignment.
         self._lock = threading.Lock()
 
+    @property
+    def read_to(self) -> Read:
+        """Up to where it has read."""
+        return self.version, self.asked
+
     def tell(self, told: Callable[[Collection[str] | None], object]) -> Callable[[], None]:
         """Call *told* from now on, until what is returned is called; any thread."""
         self.told = told
@@ -120,7 +126,7 @@ class Follower:
     def look(self) -> None:
         """Read what other processes have written since the last call."""
         self.moved = False
-        self._site.session.looks()
+        self._site.link.looks()
         with self._database.reading() as connection:
             version, removed, asked = self._statements.position(connection)
             if version < self.version:
@@ -209,9 +215,10 @@ class Follower:
             homeless = _places.has_homeless(connection)
             position = self._statements.position(connection)
             self._see_free(connection, room)
+            self.moved = (position.version, position.asked) != self.read_to
+            # Before a beat at the end of this transaction, which says anew how far it is.
+            self._site.link.check(self.moved, self.read_to)
         self._membership.watched()
-        self.moved = position.version != self.version or position.asked != self.asked
-        self._site.session.check(self.moved)
         # If the answer of the last transaction was lost, it may have had its effect.
         if dead or orphans or homeless or self._arriving:
             self._bury(dead)

@@ -50,7 +50,9 @@ class InquiryRows:
 
     def __init__(self, site: Site) -> None:
         self._database = site.database
-        self._asked = sa.select(META.c.asked, site.database.dialect.tell(""))
+        self._asked = sa.select(
+            META.c.asked, site.database.dialect.tell("", META.c.version, META.c.asked)
+        )
         self._membership = site.membership
         self._backlog = site.backlog
         self._answered = 0

@@ -33,7 +33,8 @@ from sqlalchemy.engine import Connection
 
 from framework._threads.watch import processes
 from framework.stores.sql._dialects.dialect import Dialect
-from framework.stores.sql._dialects.session import Session, key_of
+from framework.stores.sql._dialects.link import Link
+from framework.stores.sql._dialects.session import key_of
 from framework.stores.sql._tables.schema import PROCESSES, STEPS, newer_tables, version_of
 
 _LOGGER = logging.getLogger("asyncframe")
@@ -62,16 +63,16 @@ class Membership:
 
     Args:
         dialect: The kind of database.
-        session: Holds this process's lock; None to look at tables of an older release only.
+        link: Holds this process's lock; None to look at tables of an older release only.
 
     Attributes:
         process_id: The id of this process since it last entered; "" before.
         identities: All ids that it has had.
     """
 
-    def __init__(self, dialect: Dialect, session: Session | None = None) -> None:
+    def __init__(self, dialect: Dialect, link: Link | None = None) -> None:
         self._dialect = dialect
-        self._session = session
+        self._link = link
         self.process_id = ""
         self.identities: list[str] = []
         self._seen: dict[str, tuple[int, int]] = {}
@@ -92,8 +93,8 @@ class Membership:
         """
         self.process_id = processes.process_id()
         self.identities.append(self.process_id)
-        if self._session is not None:
-            self._session.belong(self.process_id)
+        if self._link is not None:
+            self._link.belong(self.process_id)
         connection.execute(
             sa.insert(PROCESSES).values(
                 process_id=self.process_id,
@@ -120,7 +121,7 @@ class Membership:
         Raises:
             GivenUpError: If another process has given it up.
         """
-        held = None if self._session is None else self._session.presence
+        held = None if self._link is None else self._link.presence
         done = connection.execute(_BEAT, {"own": self.process_id, "held": held})
         if done.rowcount == 0:
             raise GivenUpError
@@ -131,7 +132,7 @@ class Membership:
         Returns:
             The dead ones, each with its counter.
         """
-        rows = connection.execute(_ALL if self._session is None else _ALL_PRESENT).all()
+        rows = connection.execute(_ALL if self._link is None else _ALL_PRESENT).all()
         seen = {row.process_id: (row.beat, 0) for row in rows if row.process_id != self.process_id}
         # One that has given a sign of life since the last call need not be looked for.
         still = [
@@ -159,7 +160,7 @@ class Membership:
 
     def _freed(self, connection: Connection, rows: Sequence[Any]) -> set[str]:
         """Return which of some processes hold their locks no more, in one run of the server."""
-        present = [row for row in rows if self._session is not None and row.presence is not None]
+        present = [row for row in rows if self._link is not None and row.presence is not None]
         if not present:
             return set()
         run, held = self._dialect.holders(connection)

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from framework._threads.clock import SystemClock
 from framework.protocols import StoreHost
 from framework.stores.sql._backlog import Backlog
-from framework.stores.sql._dialects.session import Session
+from framework.stores.sql._dialects.link import Link
 from framework.stores.sql._shared.membership import GivenUpError, Membership
 from framework.stores.sql._tables.database import Database
 from framework.stores.sql._tables.statements import Statements
@@ -50,7 +50,7 @@ class Site:
     Attributes:
         database: The database that several processes share.
         statements: Its SQL.
-        session: What this process keeps with the server.
+        link: What it has with the others beside its transactions.
         membership: This process among the others.
         backlog: The records of this process that wait to be written, and its live tasks.
         host: The framework.
@@ -60,7 +60,7 @@ class Site:
 
     database: Database
     statements: Statements
-    session: Session
+    link: Link
     membership: Membership
     backlog: Backlog
     host: StoreHost
@@ -89,7 +89,7 @@ def site_of(
     database: Database, backlog: Backlog, host: StoreHost, clock: SystemClock, pace: Pace
 ) -> Site:
     """Return what the parts of a store work with, for a process that enters anew."""
-    session = database.session(clock, backlog.wake)
-    membership = Membership(database.dialect, session)
+    link = database.link(clock, backlog.wake)
+    membership = Membership(database.dialect, link)
     statements = Statements(database.dialect)
-    return Site(database, statements, session, membership, backlog, host, clock, pace)
+    return Site(database, statements, link, membership, backlog, host, clock, pace)

@@ -7,7 +7,7 @@ Relies on: calls on threads that may block, in the process that opened it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
@@ -18,7 +18,7 @@ from sqlalchemy.exc import DataError, SQLAlchemyError, StatementError
 from framework._threads.clock import SystemClock
 from framework.stores.sql._dialects import dialect as _dialect
 from framework.stores.sql._dialects.chosen import dialect_of
-from framework.stores.sql._dialects.session import Session
+from framework.stores.sql._dialects.link import Link, Told
 
 FAULTS: Final = (SQLAlchemyError, OSError)
 """The exceptions of a database that is full, locked, broken or gone."""
@@ -52,7 +52,7 @@ class Database:
             )
         except ModuleNotFoundError as error:
             raise ImportError(self.dialect.needs) from error
-        self.dialect.attach(self._engine, durable)
+        self._linked = self.dialect.attach(self._engine, durable)
         self._readers = self.dialect.readers(self._engine)
         self._writers = self._engine.execution_options(**{_dialect.WRITES: True})
 
@@ -90,10 +90,12 @@ class Database:
                 connection.invalidate(error)
             raise
 
-    def session(self, clock: SystemClock, told: Callable[[], object]) -> Session:
-        """Return what keeps a session, and calls *told* when others have committed."""
-        faults = (*FAULTS, self._engine.dialect.loaded_dbapi.Error)
-        return Session(self.dialect.session(self._engine), faults, clock, told)
+    def link(self, clock: SystemClock, told: Told) -> Link:
+        """Return this process's link, which calls *told* when it hears that others have committed.
+
+        There must have been a transaction before.
+        """
+        return self._linked(clock, told)
 
     def close(self) -> None:
         """Close every connection; one that is in use, once it is not."""

@@ -103,7 +103,8 @@ class Statements:
 
     def __init__(self, dialect: Dialect) -> None:
         self.dialect = dialect
-        told = dialect.tell(bindparam("process"))
+        told = dialect.tell(bindparam("process"), META.c.version, META.c.asked)
+        self._tell = sa.select(dialect.tell("", META.c.version, META.c.asked))
         self._turn = sa.select(META.c.version, META.c.removed_before, _PRESENT, told)
         self._put = _put_of(dialect)
         self._release = _put_of(dialect, release=True)
@@ -130,6 +131,10 @@ class Statements:
         connection.execute(_ADVANCE)
         version, removed, present, _ = connection.execute(self._turn, {"process": process}).one()
         return int(version), float(removed), present > 0
+
+    def tell(self, connection: Connection) -> None:
+        """Tell the others anew how far the database is."""
+        connection.execute(self._tell)
 
     def put(
         self,

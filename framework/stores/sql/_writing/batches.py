@@ -118,6 +118,9 @@ class Pulse:
 
     def _give(self, connection: Connection) -> None:
         self._site.membership.beat(connection)
+        if self._site.database.dialect.is_local:
+            # If a transaction was rolled back, it was told of all the same.
+            self._site.statements.tell(connection)
 
 
 class Deleted(NamedTuple):

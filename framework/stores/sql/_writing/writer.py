@@ -103,8 +103,8 @@ class Writer:
         self.membership.enter(connection, host.clock.time(), host.places)
 
     def start(self) -> None:
-        """Start the thread, and the session."""
-        self._site.session.start(self.membership.process_id)
+        """Start the thread, and the link."""
+        self._site.link.start(self.membership.process_id)
         self._thread = threading.Thread(target=self._run, name="asyncframe-store", daemon=True)
         self._thread.start()
 
@@ -126,7 +126,7 @@ class Writer:
             return True
         # A little longer than the thread has, so that a commit at the last moment counts.
         thread.join(min(patience + 0.05, threading.TIMEOUT_MAX))
-        self._site.session.close()
+        self._site.link.close()
         return not thread.is_alive() and not len(self._backlog)
 
     # -- the thread
@@ -166,7 +166,7 @@ class Writer:
         if self.follower.behind or self.inquiries.waits:
             return 0.0
         due_at = min(self._followed + self._between_looks(), self.batches.pulse.due_at)
-        if self._site.session.has_news:
+        if self._may_have_news:
             due_at = min(due_at, self._looked + self._between_looks())
         return max(0.0, due_at - self._clock.monotonic())
 
@@ -174,8 +174,11 @@ class Writer:
         """Return whether it is time to read what others have written, if they may have."""
         if self._clock.monotonic() < self._looked + self._between_looks():
             return False
-        session = self._site.session
-        return not session.hears or session.has_news or self.follower.moved
+        return self._may_have_news or self.follower.moved
+
+    @property
+    def _may_have_news(self) -> bool:
+        return self._site.link.may_have_news(self.follower.read_to)
 
     def _between_looks(self) -> float:
         look, watch = self._pace.look, self._pace.watch
