@@ -13,7 +13,7 @@ from typing import TypeAlias
 import psutil
 
 from tests.processes.servers import PostgresServer
-from tests.programs import places
+from tests.programs import everywhere
 
 Place: TypeAlias = tuple[str, Sequence[int]]
 """The URL of an empty database, and the processes of its server."""
@@ -48,7 +48,7 @@ def databases(kind: str) -> Iterator[Iterator[Place]]:
 
 def is_installed(kind: str) -> bool:
     """Whether a kind of database can be used here."""
-    return kind == "sqlite" or shutil.which("postgres", path=places("postgres")) is not None
+    return kind == "sqlite" or shutil.which("postgres", path=everywhere("postgres")) is not None
 
 
 def spent(processes: Iterable[int]) -> float:

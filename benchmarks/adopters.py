@@ -28,7 +28,7 @@ from benchmarks._servers import databases
 from benchmarks.adopters_load import CONNECTIONS, Running, Sizes, figures
 from benchmarks.ways import _task
 from tests.processes.servers import RedisServer
-from tests.programs import places
+from tests.programs import everywhere
 
 NO_TASK = "no task"
 CREATE_TASK = "asyncio.create_task"
@@ -98,7 +98,7 @@ class Case:
         if missing:
             return f"{', '.join(missing)} is not installed"
         program = {"redis": "redis-server", "postgresql": "postgres"}.get(self.server, "setpriv")
-        if shutil.which(program, path=places(program)) is None:
+        if shutil.which(program, path=everywhere(program)) is None:
             return f"{program} is not installed"
         return ""
 

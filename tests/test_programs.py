@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import WHEELS, program
+from pytest_asyncframe._backends.programs import WHEELS
+from tests.programs import program
 from tests.serving import ROOT
 
 

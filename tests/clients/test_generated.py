@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests import children
-from tests.programs import TOOLS, places, program
+from tests.programs import TOOLS, everywhere, program
 from tests.serving import ROOT, serving
 
 pytestmark = pytest.mark.extended("processes")
@@ -40,7 +40,7 @@ COMPILER = {
 
 def run(folder: Path, name: str, *arguments: str) -> str:
     """Run a program in a folder, and return what it printed; it must succeed."""
-    env = {"PATH": places(name)}
+    env = {"PATH": everywhere(name)}
     return children.run(program(name), *arguments, cwd=folder, env=env).stdout
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.children import run
 from tests.patience import PATIENCE
-from tests.programs import places, program
+from tests.programs import everywhere, program
 from tests.serving import serving
 
 # Whether a text is the `next` of a page, no schema can say.
@@ -32,7 +32,7 @@ def tried(app: str, folder: Path, examples: int, *options: str, patience: float 
         # A wait may take a minute.
         command += ["--request-timeout", "65"]
         command += ["--exclude-checks", UNMEANT, "-n", str(examples), *options]
-        env = {"PATH": places("st"), "NO_COLOR": "1"}
+        env = {"PATH": everywhere("st"), "NO_COLOR": "1"}
         done = run(*command, cwd=folder, env=env, patience=patience)
     found = re.search(r"([\d,]+) generated", done.stdout)
     assert found is not None, done.stdout
