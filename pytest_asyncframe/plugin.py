@@ -144,16 +144,19 @@ def _open_toolkit(item: pytest.Item, asked: frozenset[str]) -> None:
         from pytest_asyncframe._borrowed import require_known  # only if it is used
 
         require_known()
+        from pytest_asyncframe._backends.back_end import BackEnd  # as above
         from pytest_asyncframe._toolkit.toolkit import Toolkit  # as above
     except ImportError:
         options.check_framework()
         raise
 
-    from pytest_asyncframe._backends.opening import require  # as above
+    back_end = BackEnd()
+    if settings.backend != "memory":
+        from pytest_asyncframe._backends import chosen  # only if it is used
 
-    require(settings.backend)
+        back_end = chosen.back_end(settings.backend, item.config)
     toolkit = Toolkit(
-        settings, asked, item.stash.get(items.RUN, None), partial(items.code_of, item)
+        settings, asked, item.stash.get(items.RUN, None), partial(items.code_of, item), back_end
     )
     if toolkit.is_virtual:
         options.check_surroundings(item)

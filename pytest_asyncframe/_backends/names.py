@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-Backend: TypeAlias = Literal["memory", "sqlite"]
+Backend: TypeAlias = Literal["memory", "sqlite", "postgresql"]
 """What keeps the tasks of a test, and what runs them."""
 
-BACKENDS = ("memory", "sqlite")
+BACKENDS = ("memory", "sqlite", "postgresql")
 
 
 def require_memory(backend: Backend, name: str, why: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -213,25 +214,35 @@ DROP SCHEMA public CASCADE; CREATE SCHEMA public; GRANT USAGE ON SCHEMA public T
 """Leaves in a database of PostgreSQL what is in a new one."""
 
 
+def postgres_at(port: int) -> str:
+    """Return the address of a `PostgresServer`, as SQLAlchemy reads it."""
+    return f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
+
+
 class Databases:
     """Empty databases of a PostgreSQL, one after the other.
 
     Args:
-        port: Where the server listens.
+        server: The address of a database there, of a user who may make others.
         prefix: What the names of these databases begin with, and of no others.
-
-    Attributes:
-        port: Where the server listens.
     """
 
-    def __init__(self, port: int, prefix: str = "test") -> None:
-        self.port = port
+    def __init__(self, server: str, prefix: str = "test") -> None:
+        self._server = server
         self._names = map(f"{prefix}_{{}}".format, count(1))
         self._empty: list[str] = []
 
     def url(self, database: str) -> str:
         """Return a database's address as SQLAlchemy reads it."""
-        return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{database}"
+        from sqlalchemy import make_url  # only with a PostgreSQL
+
+        found = make_url(self._server).set(drivername="postgresql+psycopg", database=database)
+        return found.render_as_string(hide_password=False)
+
+    def close(self) -> None:
+        """Drop the databases that are kept for the next."""
+        while self._empty:
+            self._do(None, f"DROP DATABASE IF EXISTS {self._empty.pop()} WITH (FORCE)")
 
     @contextmanager
     def database(self) -> Iterator[str]:
@@ -244,23 +255,28 @@ class Databases:
             name = self._empty.pop()
         else:
             name = next(self._names)
-            self._do("postgres", f"CREATE DATABASE {name} TEMPLATE template0")
+            self._do(None, f"CREATE DATABASE {name} TEMPLATE template0")
         try:
             yield name
         finally:
             if self._do(name, OTHERS):
-                self._do("postgres", f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+                self._do(None, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
             else:
                 self._do(name, EMPTY)
                 self._empty.append(name)
 
-    def _do(self, database: str, statement: str) -> list[tuple[Any, ...]]:
-        address = f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+    def _do(self, database: str | None, statement: str) -> list[tuple[Any, ...]]:
+        """Execute a statement in a database; None is the one that the server was given with."""
         import psycopg  # only with a PostgreSQL
 
-        with psycopg.connect(address, autocommit=True) as connection:
+        address = self._server if database is None else self.url(database)
+        with psycopg.connect(_of_psycopg(address), autocommit=True) as connection:
             cursor = connection.execute(statement.encode())
             return [] if cursor.description is None else cursor.fetchall()
+
+
+def _of_psycopg(url: str) -> str:
+    return re.sub(r"^\w+(\+\w+)?://", "postgresql://", url)
 
 
 class PostgresServer(Server, Databases):
@@ -280,7 +296,7 @@ class PostgresServer(Server, Databases):
         self.owner = "nobody" if os.geteuid() == 0 else None
         Server.__init__(self)
         self._postgres = found if self.owner is None else copy_of_wheel(found, self.folder)
-        Databases.__init__(self, self.port)
+        Databases.__init__(self, postgres_at(self.port))
         self._data = str(self.folder / "data")
         self._connections = connections
 

@@ -234,7 +234,7 @@ def failures(results: Sequence[Result], item: pytest.Item) -> list[str]:
 def other_failures(results: Sequence[Result]) -> list[tuple[str, str]]:
     """Return titles and texts of the failures that differ from the one that is shown."""
     return [
-        (f"failure in {same[0].variant}", same[0].failure.longreprtext)
+        (f"failure {_in_which([same[0].variant], results)}", same[0].failure.longreprtext)
         for same in _different(results)[1:_SHOWN]
         if same[0].failure is not None
     ]

@@ -42,6 +42,8 @@ _TEXTS = {
     "policy": "which schedules they run under, if their marker does not say",
     "level": "at which places other threads and tasks may run in them, if their marker does not "
     "say",
+    "postgresql_url": "a database of PostgreSQL whose user may make others, for tests on "
+    "'postgresql'; empty for a server that the run starts. $ASYNCFRAME_POSTGRESQL_URL goes first",
 }
 """Further ini keys, which are empty by default, and what they say."""
 

@@ -28,8 +28,8 @@ from framework.testing import (
     set_up_apps,
     worker_bound,
 )
+from pytest_asyncframe._backends.back_end import BackEnd
 from pytest_asyncframe._backends.names import require_memory
-from pytest_asyncframe._backends.opening import opened
 from pytest_asyncframe._faults.injector import Injector
 from pytest_asyncframe._faults.searched import Choices
 from pytest_asyncframe._seen import rules
@@ -111,6 +111,7 @@ class Toolkit:
         fixtures: Names of the fixtures that it requests.
         exploration: The run, if the test is run under many schedules; else None.
         find_own: Returns the code of the test function and its fixtures.
+        back_end: What keeps its tasks and runs them; None for memory.
 
     Attributes:
         clock: The virtual clock; None where time is real.
@@ -136,8 +137,10 @@ class Toolkit:
         fixtures: Collection[str],
         exploration: Exploration | None = None,
         find_own: Callable[[], Collection[CodeType]] = tuple,
+        back_end: BackEnd | None = None,
     ) -> None:
         self.settings = settings
+        self.back_end: BackEnd = back_end or BackEnd()
         self._exploration = exploration
         self.mode: str = settings.mode if "asyncframe" in fixtures else _mode(fixtures)
         self.expectations: list[Expectation] = []
@@ -246,12 +249,12 @@ class Toolkit:
             engine = ControlledEngine(pool, hold=self.mode != "virtual")
             rng = random.Random(self.settings.seed if run is None else run.seed)
         with (
-            opened(self.settings.backend) as store,
+            self.back_end.opened() as parts,
             override_framework(
                 clock=self.clock,
                 engine=engine,
                 pool=pool,
-                store=store,
+                store=parts.store,
                 interceptor=self.recorder,
                 new_id=None if run is None else run.new_id,
                 rng=rng,
@@ -374,7 +377,7 @@ class Toolkit:
             RuntimeError: If time is real.
         """
         if self.clock is None:
-            require_memory(self.settings.backend, name, "time is real")
+            require_memory(self.back_end.name, name, "time is real")
             raise RuntimeError(f"{name}: time is real in the mode {self.mode!r}")
         return self.clock
 
@@ -394,7 +397,7 @@ class Toolkit:
         Raises:
             RuntimeError: If tasks start by themselves.
         """
-        require_memory(self.settings.backend, name, "tasks start by themselves")
+        require_memory(self.back_end.name, name, "tasks start by themselves")
         if self.mode in ("virtual", "threads"):
             raise RuntimeError(
                 f"{name}: tasks start by themselves in the mode {self.mode!r}; use the mode "
@@ -438,7 +441,7 @@ class Toolkit:
         Raises:
             RuntimeError: If the test runs on what users deploy.
         """
-        require_memory(self.settings.backend, "asyncframe.faults", "nothing is injected")
+        require_memory(self.back_end.name, "asyncframe.faults", "nothing is injected")
         recorder = self.recorder
         return FaultPlan(
             recorder,

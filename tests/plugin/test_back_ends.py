@@ -7,6 +7,9 @@ from textwrap import dedent
 
 import pytest
 
+# Each run of pytest inside this one forgets what it has imported, and a second import of SQLAlchemy
+# does not work.
+import framework.stores.sql  # noqa: F401
 from tests.plugin.endings import LOOPS, PLAIN, Ending
 from tests.plugin.sections import lines_of
 
@@ -97,7 +100,7 @@ def test_back_ends_that_disagree(runs: Runs) -> None:
 
 def test_a_back_end_that_is_missing(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the machine lacks something a test does not run, and the summary says why."""
-    monkeypatch.setattr("pytest_asyncframe._backends.opening.find_spec", lambda _: None)
+    monkeypatch.setattr("pytest_asyncframe._backends.back_end.find_spec", lambda _: None)
     result = runs(
         """
         @pytest.mark.task_modes(on=("memory", "sqlite"))
@@ -117,14 +120,14 @@ def test_a_back_end_that_is_missing(runs: Runs, monkeypatch: pytest.MonkeyPatch)
         [
             "*test_it?1? PASSED (passes on memory; is skipped on sqlite)*",
             "* back ends left out *",
-            "3 tests not run on sqlite: sqlalchemy is not installed: install the extra 'sql'",
+            "3 tests not run on sqlite: sqlalchemy is not installed: install the extra 'sql'*",
         ]
     )
 
 
 WRONG = {
     "on=7": ": on must be a tuple, not 7",
-    "on='oracle'": ": there is no back end 'oracle'; there are memory, sqlite",
+    "on='oracle'": ": there is no back end 'oracle'; there are memory, sqlite, postgresql",
     "on=('memory', 'memory')": " names the back end memory twice",
     "'auto', on='sqlite'": " names a mode, and in 'on' no memory, which alone has modes: add "
     "'memory' to 'on', or remove the mode",

@@ -612,16 +612,17 @@ def test_the_package_is_typed() -> None:
 
 @pytest.mark.extended("processes")
 def test_what_every_run_of_pytest_pays_for() -> None:
-    """Loading the plugin loads three modules beside it, and no other that pytest has not loaded."""
+    """Loading the plugin loads five modules beside it, and no other that pytest has not loaded."""
     code = (
         "import sys, pytest, _pytest.config; before = set(sys.modules); "
         "import pytest_asyncframe.plugin; print(*sorted(set(sys.modules) - before))"
     )
     loaded = python("-c", code).stdout.split()
+    names = [f"_backends{part}" for part in ("", ".names")]
     toolkit = [f"_toolkit{part}" for part in ("", ".items", ".options")]
     assert loaded == [
         "pytest_asyncframe",
-        *(f"pytest_asyncframe.{name}" for name in (*toolkit, "plugin")),
+        *(f"pytest_asyncframe.{name}" for name in (*names, *toolkit, "plugin")),
     ]
 
 

@@ -21,6 +21,7 @@ from tests.processes.servers import (
     PostgresServer,
     RabbitServer,
     RedisServer,
+    postgres_at,
 )
 from tests.processes.sharing import RedisDatabase, port_of
 from tests.processes.workers import CeleryWorker
@@ -100,7 +101,7 @@ def rabbit_server(shared_rabbit: RabbitServer) -> Iterator[RabbitServer]:
 @pytest.fixture(scope="session")
 def shared_postgres(run_servers: Callable[[str], int], process_number: int) -> Databases:
     """The databases of this process; what tests ask for is `postgres_url`."""
-    return Databases(run_servers("postgres"), f"test_{process_number}")
+    return Databases(postgres_at(run_servers("postgres")), f"test_{process_number}")
 
 
 @pytest.fixture

@@ -14,11 +14,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pytest_asyncframe._backends.servers import Databases, PostgresServer, RedisServer, Server
+from pytest_asyncframe._backends.servers import (
+    Databases,
+    PostgresServer,
+    RedisServer,
+    Server,
+    postgres_at,
+)
 from tests.patience import PATIENCE
 from tests.programs import program
 
-__all__ = ["Databases", "PostgresServer", "RedisServer", "Server"]
+__all__ = ["Databases", "PostgresServer", "RedisServer", "Server", "postgres_at"]
 
 
 class RabbitServer(Server):
@@ -154,8 +160,8 @@ class StandbyServer(PostgresServer):
                 shutil.chown(path, self.owner, pwd.getpwnam(self.owner).pw_gid)
         self._primary.start()
         super().start()
-        self._primary._do("postgres", "ALTER SYSTEM SET synchronous_standby_names = '*'")
-        self._primary._do("postgres", "SELECT pg_reload_conf()")
+        self._primary._do(None, "ALTER SYSTEM SET synchronous_standby_names = '*'")
+        self._primary._do(None, "SELECT pg_reload_conf()")
 
     def promote(self) -> None:
         """Take over, and return when it can be written."""

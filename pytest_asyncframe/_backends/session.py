@@ -1,0 +1,62 @@
+"""The servers of one run of pytest: the user's, or its own, started when a test needs them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from functools import cached_property
+
+import pytest
+
+from pytest_asyncframe._backends.servers import Databases, PostgresServer
+
+
+class Servers:
+    """The servers of one run.
+
+    Args:
+        config: The configuration, with whose end the servers end.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    @cached_property
+    def postgresql(self) -> Databases:
+        """A PostgreSQL; the test is skipped if the machine has none."""
+        url = self._given("postgresql_url")
+        if url:
+            databases = Databases(url, f"asyncframe_test_{secrets.token_hex(4)}")
+            self._check("postgresql_url", databases)
+            self._config.add_cleanup(databases.close)
+            return databases
+        server = PostgresServer()
+        self._config.add_cleanup(server.close)
+        server.start()
+        return server
+
+    def _given(self, name: str) -> str:
+        """Return the address of a user's own server; "" if there is none."""
+        return os.environ.get(f"ASYNCFRAME_{name.upper()}") or self._config.getini(
+            f"asyncframe_{name}"
+        )
+
+    def _check(self, name: str, databases: Databases) -> None:
+        try:
+            with databases.database():
+                pass
+        except Exception as error:  # whatever the driver raises
+            text = (
+                f"asyncframe_{name}: no database can be made there: {str(error).strip()}; it must "
+                "be the address of a database whose user may make others, such as "
+                "postgresql://postgres@localhost/postgres"
+            )
+            raise pytest.UsageError(text) from error
+
+
+_SERVERS = pytest.StashKey[Servers]()
+
+
+def servers_of(config: pytest.Config) -> Servers:
+    """Return the servers of a run."""
+    return config.stash.setdefault(_SERVERS, Servers(config))
