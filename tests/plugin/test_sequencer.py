@@ -385,6 +385,25 @@ def test_no_deadlock_when_a_thread_ends_just_then(monkeypatch: pytest.MonkeyPatc
     assert (clock.monotonic(), told) == (3, [])
 
 
+@pytest.fixture
+def only_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Python list a thread of a C library that has ended, as it does before 3.12."""
+    ended = threading._DummyThread.__new__(threading._DummyThread)
+    threading.Thread.__init__(ended, name="ended", daemon=True)
+    identifiers: Any = vars(ended)
+    identifiers |= {"_ident": 1, "_native_id": 0}  # no thread has these
+    monkeypatch.setitem(threading._active, 1, ended)  # type: ignore[attr-defined]
+
+
+def test_a_deadlock_beside_a_thread_that_is_only_listed(
+    only_listed: None, asyncframe: Probe
+) -> None:
+    """A thread that has ended, and that Python still lists, does not hide a deadlock."""
+    asyncframe.clock.sequencer.watchdog.patience = 60
+    with pytest.raises(VirtualDeadlockError, match=r"^nothing can continue at 0 s of virtual time"):
+        threading.Event().wait()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="what a thread waits for is seen on Linux only")
 def test_a_deadlock_beside_a_thread_that_waits_for_work(asyncframe: Probe) -> None:
     """A thread of the test's own that waits for work without a timeout does not hide a deadlock."""

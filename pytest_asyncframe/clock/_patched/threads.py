@@ -18,6 +18,7 @@ from typing import Any
 
 from framework.testing import is_caller, is_idle, is_pool_thread
 from pytest_asyncframe._locations import called_at, is_installed, is_users, location_of, outwards
+from pytest_asyncframe._turns.activity import GONE, glance
 from pytest_asyncframe._turns.actors import Arrival, TestEndedError
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe._turns.servers import Server
@@ -272,9 +273,17 @@ def busy(before: set[threading.Thread]) -> Iterator[threading.Thread]:
     frames = sys._current_frames()
     for thread in found:
         frame = frames.get(thread.ident or 0)
-        # A thread without a frame is just starting.
-        if frame is None or not _idle(frame):
+        # A thread without a frame is just starting, or runs code of a C library.
+        if not (_has_ended(thread) if frame is None else _idle(frame)):
             yield thread
+
+
+def _has_ended(thread: threading.Thread) -> bool:
+    """Whether a thread without a frame, that Python has not started, is only listed any more.
+
+    Until Python 3.12 it is listed until another thread gets its identifier.
+    """
+    return isinstance(thread, threading._DummyThread) and glance(thread.native_id) is GONE
 
 
 def lasting(threads: Collection[threading.Thread]) -> Iterator[threading.Thread]:
