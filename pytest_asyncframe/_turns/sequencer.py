@@ -81,18 +81,22 @@ class Sequencer(Points):
         # Actors that wait until nobody else runs, and whether also for what is outside.
         self._watchers: list[tuple[Actor, bool]] = []
         self._stalled_at = -1
-        self._silence = False
         # The nanosecond to which `advance` moves time just now.
         self._target: int | None = None
 
     # -- dispatching
 
-    def dispatch(self) -> None:
-        """Wake the next actor, start the next queued call, or move time to the next timer."""
-        while (step := self._next_step()) is not None:
-            step()
+    def dispatch(self, *, in_silence: bool = False) -> None:
+        """Wake the next actor, start the next queued call, or move time to the next timer.
 
-    def _next_step(self) -> Callable[[], object] | None:
+        Args:
+            in_silence: Whether nothing happens outside. What begins now may change that.
+        """
+        while (step := self._next_step(in_silence)) is not None:
+            step()
+            in_silence = False
+
+    def _next_step(self, in_silence: bool) -> Callable[[], object] | None:
         """Decide what comes next; return what is to be called without the lock, or None."""
         # The order of these tests is the order of priority.
         with self._lock:
@@ -111,22 +115,25 @@ class Sequencer(Points):
                 return None
             if self._watchers:
                 watcher, listening = self._watchers[-1]
-                if not (listening and self._held):
+                if not (listening and self._is_held(in_silence)):
                     self._watchers.pop()
                     self._roster.wake(watcher, in_turn=self.one_at_a_time)
                 return None
-            return self._next_moment()
+            return self._next_moment(in_silence)
 
-    def _next_moment(self) -> Callable[[], object] | None:
+    def _next_moment(self, in_silence: bool) -> Callable[[], object] | None:
         """Move time to the next timer, or report that there is none."""
         if self.moved >= self.most_moves:
             self.moved = 0
             return self._report_to_first(self.on_runaway)
         # Asked once: what is outside may end in between, and a deadlock would be told.
-        held = self._held
+        held = self._is_held(in_silence)
         timer = self._next_timer(None, held=held)
         if timer is None:
-            if held or not self.actors or self._stalled_at == self._roster.beats:
+            if held or not self.actors:
+                return None
+            if self._stalled_at == self._roster.beats and not in_silence:
+                # Unless a thread that could have woken an actor then is idle by now.
                 return None
             if self.first is None or not self.first.is_stopped:
                 # Nobody can raise it, for example while a pool shuts down after the test.
@@ -272,7 +279,7 @@ class Sequencer(Points):
 
         Args:
             limit: Nanosecond up to which time may move; None for as far as it moves by itself.
-            held: Whether time must not move by itself; see `_held`.
+            held: Whether time must not move by itself; see `_is_held`.
         """
         when = self._timers.first
         if when is None:
@@ -280,7 +287,6 @@ class Sequencer(Points):
         moves = when > self.now or self._timers.first_is_last
         if moves and not self._may_move_to(when, limit, held=held):
             return None
-        self._silence = False
         if self._chooser is not None:
             timers = self._timers.due(when)
             if timers:
@@ -299,24 +305,15 @@ class Sequencer(Points):
             return True
         return self.moves and self._timers.foreground
 
-    @property
-    def _held(self) -> bool:
+    def _is_held(self, in_silence: bool) -> bool:
         """Whether something may yet happen outside the clock."""
-        return not self._silence and self.outside.may_act(self.known)
+        return not in_silence and self.outside.may_act(self.known)
 
     def is_due(self, when: int) -> bool:
         """Whether a timer is due at nanosecond *when* or before."""
         with self._lock:
             first = self._timers.first
             return first is not None and first <= when
-
-    def dispatch_in_silence(self) -> None:
-        """Decide what comes next, given that nothing happens outside; see `Watchdog`."""
-        self._silence = True
-        # A thread that could have woken an actor then may be idle by now.
-        self._stalled_at = -1
-        self.dispatch()
-        self._silence = False
 
     def jump(self, actor: Actor, until: int, signalled: Callable[[], bool]) -> bool:
         """Move time to *until* without parking, if that comes to the same.

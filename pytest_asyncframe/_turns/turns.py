@@ -100,8 +100,12 @@ class Turns(ABC):
         self.watchdog.end()
 
     @abstractmethod
-    def dispatch(self) -> None:
-        """Wake the next actor if nobody runs; called after every change."""
+    def dispatch(self, *, in_silence: bool = False) -> None:
+        """Wake the next actor if nobody runs; called after every change.
+
+        Args:
+            in_silence: Whether nothing happens outside; see `Watchdog`.
+        """
 
     # -- actors
 
@@ -445,10 +449,6 @@ class Turns(ABC):
     def start_beside(self, have_blocked: Callable[[list[Actor]], bool]) -> list[Actor] | None:
         """Start a queued call beside the running actors; see `Watchdog`."""
 
-    @abstractmethod
-    def dispatch_in_silence(self) -> None:
-        """Decide what comes next, given that nothing happens outside."""
-
 
 class Watchdog:
     """What an actor that waits in real time checks: whether others block, and what is outside.
@@ -548,7 +548,7 @@ class Watchdog:
             if verdict is Verdict.RESTLESS:
                 self.on_give_up(outside.give_up(before, now))
             outside.let_rest(now)
-            turns.dispatch_in_silence()
+            turns.dispatch(in_silence=True)
         if silent < self.patience:
             return True
         actor.heard = (turns.beats, 0.0, now)
