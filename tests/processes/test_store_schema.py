@@ -193,6 +193,7 @@ def test_a_step_that_has_landed_does_not_change() -> None:
         "76763c1e41a9",
         "387ff8bc446c",
         "0e4758ef0b58",
+        "cbbb5f7d1055",
     ]
 
 
@@ -256,7 +257,7 @@ def test_newer_tables_are_refused(database: Database) -> None:
 
     with pytest.raises(
         StoreUnavailableError,
-        match=r"^the tables of this database have version 9, but this release supports 8: use "
+        match=r"^the tables of this database have version 10, but this release supports 9: use "
         r"the release that created them, or a newer one$",
     ):
         prepare(database)

@@ -28,6 +28,7 @@ from framework.stores.sql._shared import claims as _claims
 from framework.stores.sql._shared import orphans as _orphans
 from framework.stores.sql._shared import places as _places
 from framework.stores.sql._shared.site import Site
+from framework.stores.sql._shared.submissions import Submissions
 from framework.stores.sql._tables.rows import TaskRow, Written
 from framework.stores.sql._tables.statements import CHUNK, in_steps
 
@@ -64,6 +65,7 @@ class Follower:
         asked: The number of the latest inquiry to all processes at the last look.
         moved: Whether there was something to look at when the others were watched last.
         told: Called with the ids of tasks of other processes that have changed; None for nobody.
+        submissions: The tasks that apps submit in transactions of their own.
     """
 
     def __init__(self, site: Site, mirror: Mirror) -> None:
@@ -74,6 +76,7 @@ class Follower:
         self._mirror = mirror
         self._host = site.host
         self._clock = site.clock
+        self.submissions = Submissions(site.statements, site.backlog.wake)
         self.told: Callable[[Collection[str] | None], object] | None = None
         self.version = 0
         self.removed = 0.0
@@ -132,6 +135,7 @@ class Follower:
             if version < self.version:
                 self._go_back(version)
             found, reached = self._since(connection, version)
+            self.submissions.see(connection)
         self._take_in(found)
         self.version, self.asked = reached, asked
         if self.forget(removed):
@@ -215,6 +219,7 @@ class Follower:
             homeless = _places.has_homeless(connection)
             position = self._statements.position(connection)
             self._see_free(connection, room)
+            self.submissions.see(connection)
             self.moved = (position.version, position.asked) != self.read_to
             # Before a beat at the end of this transaction, which says anew how far it is.
             self._site.link.check(self.moved, self.read_to)
@@ -231,17 +236,22 @@ class Follower:
 
     @property
     def behind(self) -> bool:
-        """Whether free tasks may wait for which this process has places."""
+        """Whether submissions wait, or free tasks may for which this process has places."""
+        if self.submissions.hinted or self.submissions.waits:
+            return True
         waiting: Collection[Kind] = self._waiting
         if self._due_at is not None and self._due_at <= self._host.clock.time():
             waiting = KINDS
         return bool(waiting) and not self._host.room().keys().isdisjoint(waiting)
 
     def go_on(self) -> None:
-        """Claim the free tasks for which this process has places."""
+        """Set submissions free, and claim the free tasks for which this process has places."""
         room = self._host.room()
+        # First: what is committed after the look is hinted at after it, too.
+        self.submissions.hinted = False
         with self._database.reading() as connection:
             self._see_free(connection, room)
+            self.submissions.see(connection)
         # Most often another process was first, and nothing need be written.
         if self.behind:
             self._claim(room)
@@ -251,12 +261,15 @@ class Follower:
         with self._site.turn() as (connection, version, _):
             _orphans.put_back(connection, self._arriving, own)
             _claims.wake(connection, now, version)
+            moved = self.submissions.move(connection, version)
             claimed, more = _claims.claim(connection, self._host.functions(), room, own, version)
             _places.inherit(connection, version)
             records = self._mirror.read(self._statements.in_order(connection, claimed))
             self._due_at = _claims.next_due(connection)
             # Before the commit, from which on the rows are this process's.
             self._arriving = list(claimed)
+        if moved:
+            self._waiting = set(KINDS)
         self._waiting = (self._waiting - room.keys()) | more
         for record in records:
             self._mirror.forget(record.task_id)
@@ -331,7 +344,9 @@ class Follower:
             elif row.process != self._membership.process_id:
                 # The others have given this process up, and the task will be taken over.
                 rows.append(row)
-        return ended + self._mirror.read_only(counted) + self._mirror.read(rows)
+        found = ended + self._mirror.read_only(counted) + self._mirror.read(rows)
+        missing = set(task_ids).difference(record.task_id for record in found)
+        return found + self._mirror.read(self.submissions.rows(connection, missing))
 
     def ended_before(
         self, connection: Connection, rows: Iterable[Written], version: int

@@ -190,6 +190,14 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         """,
         "ALTER TABLE asyncframe_processes ADD COLUMN places INTEGER",
     ),
+    (
+        """
+        CREATE TABLE asyncframe_submissions (
+            task_id TEXT PRIMARY KEY,
+            written TEXT NOT NULL
+        )
+        """,
+    ),
 )
 """The steps from each version of the schema to the next; the first creates it."""
 
@@ -247,6 +255,12 @@ PLACES: Final = _table("asyncframe_places")
 
 WINDOWS: Final = _table("asyncframe_windows")
 """One row for each call in a window that is shared, in microseconds since the epoch."""
+
+SUBMISSIONS: Final = _table("asyncframe_submissions")
+"""One row for each task that an app has submitted in a transaction of its own, until it is moved.
+
+``written`` is its row in JSON, see `Written`; all else is said by `_shared.submissions`.
+"""
 
 
 def prepare(
