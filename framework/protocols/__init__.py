@@ -54,6 +54,7 @@ from framework.protocols._features import (
     SharedDirectory,
     SharedPlaces,
     SharedWindows,
+    TransactionalStore,
     WindowAnswer,
     WindowRequest,
 )
@@ -105,6 +106,7 @@ __all__ = [
     "TaskWaiter",
     "Telemetry",
     "TimerHandle",
+    "TransactionalStore",
     "WindowAnswer",
     "WindowRequest",
     "decode_call",

@@ -134,6 +134,27 @@ class RequeueStore(Protocol):
 
 
 @runtime_checkable
+class TransactionalStore(Protocol):
+    """An optional method of a `RequeueStore` that takes tasks in transactions of the app."""
+
+    def submit_in(self, session: Any, record: TaskRecord) -> None:  # Any: of another library
+        """Store a task in the transaction of a session; may block as the session does.
+
+        If the transaction is committed, the task is free for any process, as one that was released.
+        If it is rolled back, or never ends, there is no task.
+
+        Args:
+            session: What the user gave as ``session``.
+            record: A PENDING record with a `Restart`, which belongs to no manager.
+
+        Raises:
+            TypeError: If it is no session that can be used here.
+            ValueError: If the session is not on the database of this store.
+        """
+        ...
+
+
+@runtime_checkable
 class LargeStore(Protocol):
     """Optional methods of a `SharedStore` that does not hold all its tasks in memory.
 
@@ -444,6 +465,7 @@ class Features:
         groups: It counts by a field in one look; then `counts` is the same object.
         calls: It keeps the arguments of tasks.
         requeue: Other processes can run the tasks of an ended one.
+        transactional: It takes tasks in transactions of the app.
         large: It does not hold all its tasks in memory.
         schedules: It decides which process runs a schedule.
         places: It keeps the lines of unique tasks and of ``max_running`` for all processes.
@@ -463,6 +485,7 @@ class Features:
     groups: GroupingStore | None = None
     calls: CallStore | None = None
     requeue: RequeueStore | None = None
+    transactional: TransactionalStore | None = None
     large: LargeStore | None = None
     schedules: ScheduleBook | None = None
     places: SharedPlaces | None = None

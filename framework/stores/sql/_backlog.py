@@ -11,6 +11,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import islice
 from typing import Final, TypeAlias
 
@@ -204,6 +205,14 @@ class Backlog:
         restart = None if record is None else record.restart
         return record if restart is not None and restart.state == "free" else None
 
+    def let_write(self, task_ids: Iterable[str]) -> None:
+        """Wait until the tasks among some that are set free are written, or cannot be."""
+        for record in list(filter(None, map(self.free, task_ids))):
+            answered = threading.Event()
+            self.secure(record, partial(_set, answered))
+            # It is answered in time, whatever the database does.
+            answered.wait()
+
     def wake(self) -> None:
         """Wake the writer, and let it gather no more records: somebody waits."""
         self._wake.set()
@@ -376,6 +385,10 @@ class Backlog:
 def _was_given_away(record: TaskRecord) -> bool:
     """Return whether another process may run the task, so that this one must not write it."""
     return record.restart is not None and record.restart.state == "left"
+
+
+def _set(answered: threading.Event, _: BaseException | None) -> None:
+    answered.set()
 
 
 def _ignore(_: bool) -> None:

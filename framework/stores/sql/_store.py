@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -29,6 +28,7 @@ from framework.stores.sql._reading.history import History
 from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._shared.opening import open_in_time
 from framework.stores.sql._shared.site import Pace, site_of
+from framework.stores.sql._shared.transactions import AppTransactions
 from framework.stores.sql._tables.database import FAULTS, Database, why
 from framework.stores.sql._tables.rows import can_be_kept
 from framework.stores.sql._writing.writer import Writer
@@ -82,6 +82,7 @@ class SQLStore:
         self.keep_arguments: int = checks.amount("keep_arguments", keep_arguments)
         # Here already, for an error where it is made; it connects when it is opened.
         self._database = Database(self._url, self.durable)
+        self._transactions = AppTransactions(self._database, self)
         self._pace = Pace()
         self._open = False
         self._begin(None)
@@ -90,9 +91,9 @@ class SQLStore:
         return f"SQLStore({self._url.render_as_string(hide_password=True)!r})"
 
     def _begin(self, host: StoreHost | None) -> None:
-        self._clock = SystemClock()
-        self._backlog = Backlog(self._clock)
-        self._mirror = Mirror(self._clock if host is None else host.clock, self._backlog)
+        self._clock = clock = SystemClock()
+        self._backlog = Backlog(clock)
+        self._mirror = Mirror(clock if host is None else host.clock, self._backlog)
 
     @property
     def features(self) -> Features:
@@ -112,6 +113,7 @@ class SQLStore:
             asking=self,
             news=self,
             fallible=self,
+            transactional=self,
         )
 
     # -- beginning and ending
@@ -150,6 +152,7 @@ class SQLStore:
         site = site_of(self._database, self._backlog, host, self._clock, self._pace)
         writer = Writer(site, self._mirror, self.keep_arguments)
         writer.enter()
+        self._transactions.open(site.membership, writer.follower.submissions)
         self._history = History(site, self._mirror, writer.follower, writer.pages)
         writer.start()
         self._writer = writer
@@ -205,6 +208,10 @@ class SQLStore:
     def release(self, record: TaskRecord) -> None:
         """Leave a task to the other processes; see `protocols.RequeueStore`."""
         self._backlog.release(record)
+
+    def submit_in(self, session: object, record: TaskRecord) -> None:
+        """Store a task in a transaction of the app; see `protocols.TransactionalStore`."""
+        self._transactions.submit_in(session, record)
 
     def settle(self, record: TaskRecord, result: Any) -> Any:  # whatever the task returned
         """Return a result as every process reads it: via JSON, by the return annotation.
@@ -308,19 +315,10 @@ class SQLStore:
             return True
         return not self._mirror.is_whole and bool(self.fetch([task_id]))
 
-    def _write_first(self, task_ids: Collection[str]) -> None:
-        """Wait until tasks that this process has given away are written, or cannot be."""
-        free = filter(None, map(self._backlog.free, task_ids))
-        for record in list(free):
-            answered = threading.Event()
-            self._backlog.secure(record, partial(_set, answered))
-            # It is answered in time, whatever the database does.
-            answered.wait()
-
     def fetch(self, task_ids: Collection[str]) -> Sequence[TaskRecord]:
         """Return the records of some ids from the database; see `protocols.SharedStore`."""
         wanted = [task_id for task_id in task_ids if can_be_kept(task_id)]
-        self._write_first(wanted)
+        self._backlog.let_write(wanted)
         with self._answering(), self._database.reading() as connection:
             return self._writer.follower.read(connection, wanted)
 
@@ -373,9 +371,10 @@ class SQLStore:
         """Ask the process of a live task to cancel it; see `protocols.SharedStore`."""
         if not can_be_kept(task_id):
             return False
-        self._write_first([task_id])
+        self._backlog.let_write([task_id])
         with self._answering(), self._database.writing() as connection:
             version, _, _ = self._writer.statements.advance(connection, "")
+            self._writer.follower.submissions.move(connection, version, task_id)
             return self._writer.statements.request_cancel(connection, task_id, version)
 
     def watch(self, told: Callable[[Collection[str] | None], object], /) -> Callable[[], object]:
@@ -434,7 +433,3 @@ class SQLStore:
             raise StoreUnavailableError(
                 f"{self!r} did not answer: {why(error)}; try again later"
             ) from error
-
-
-def _set(answered: threading.Event, _: BaseException | None) -> None:
-    answered.set()

@@ -120,6 +120,10 @@ class Dialect(ABC):
     def is_busy(self, cause: object) -> bool:
         """Return whether a driver's error is about a lock that another process has."""
 
+    @abstractmethod
+    def lacks_table(self, cause: object) -> bool:
+        """Return whether an error, of any driver, is about a table that is not there."""
+
     # -- SQL
 
     def answer(self, query: sa.Select[Any]) -> Answer:

@@ -24,6 +24,9 @@ _RECORDS_STATES: Final = ("22", "23", "54")
 _LOCKED_STATE: Final = "55P03"
 """The SQLSTATE of a lock that was not to be had in time."""
 
+_NO_TABLE_STATE: Final = "42P01"
+"""The SQLSTATE of a table that is not there."""
+
 # Of a server that is gone without a word, the network itself tells only after minutes.
 _CONNECTION: Final = {
     "connect_timeout": 3,
@@ -123,6 +126,11 @@ class PostgreSQL(Dialect):
     def is_busy(self, cause: object) -> bool:
         """Look at the SQLSTATE."""
         return getattr(cause, "sqlstate", None) == _LOCKED_STATE
+
+    def lacks_table(self, cause: object) -> bool:
+        """Look at the SQLSTATE, by each of the names that drivers give it."""
+        states = [getattr(cause, name, None) for name in ("sqlstate", "pgcode")]
+        return _NO_TABLE_STATE in states
 
     # -- SQL
 

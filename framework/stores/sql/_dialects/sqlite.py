@@ -99,6 +99,10 @@ class SQLite(Dialect):
         code = getattr(cause, "sqlite_errorcode", None) or 0
         return code & 0xFF in _LOCKED_CODES
 
+    def lacks_table(self, cause: object) -> bool:
+        """Look at the message, since the code is that of any error."""
+        return "no such table" in str(cause)
+
     # -- SQL
 
     def answer(self, query: sa.Select[Any]) -> _Text:

@@ -1,0 +1,119 @@
+"""Transactions of the app, in which it submits tasks; see `submissions`.
+
+Guarantees: what is inserted is inserted by the connection of the app's transaction itself, so that
+the database decides whether it stays. A session in which nothing can be inserted soundly is
+refused.
+Relies on: calls where the app uses its session, which is most often no thread-safe object.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Final, NoReturn
+
+from sqlalchemy import event, select
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from framework._records.records import Restart, TaskRecord
+from framework.stores.sql._shared import submissions as _submissions
+from framework.stores.sql._shared.membership import Membership
+from framework.stores.sql._shared.submissions import Submissions
+from framework.stores.sql._tables.database import Database
+from framework.stores.sql._tables.rows import row_of
+
+_HINTED: Final = "asyncframe_hinted"
+"""Where a session notes which stores hear of its commits."""
+
+
+class AppTransactions:
+    """Inserts tasks in transactions of the app.
+
+    Args:
+        database: The database of the store.
+        store: The store, for messages.
+    """
+
+    def __init__(self, database: Database, store: object) -> None:
+        self._database = database
+        self._store = store
+        self._open: tuple[Membership, Submissions] | None = None
+
+    def open(self, membership: Membership, submissions: Submissions) -> None:
+        """Begin, for a process among the others."""
+        self._open = membership, submissions
+
+    def submit_in(self, session: object, record: TaskRecord) -> None:
+        """Insert a task in a transaction of the app; see `protocols.TransactionalStore`."""
+        session, connection = resolved(session)
+        if self._open is None:
+            raise ValueError(f"session: {self._store!r} is not open")
+        membership, submissions = self._open
+        self._require_fit(connection)
+        restart: Restart | None = record.restart
+        assert restart is not None
+        row = row_of(record, restart.call)
+        try:
+            inserted = _submissions.insert(connection, row, membership.identities)
+        except SQLAlchemyError as error:
+            if self._database.dialect.lacks_table(getattr(error, "orig", None)):
+                self._refuse(error)
+            raise
+        if not inserted:
+            self._refuse(None)
+        if not self._hears(session, submissions) and not self._database.dialect.is_local:
+            # It reaches all processes, at the commit.
+            connection.execute(select(self._database.dialect.tell("", 0, 0)))
+
+    def _require_fit(self, connection: Connection) -> None:
+        name = self._database.dialect.name
+        if connection.dialect.name != name:
+            raise ValueError(
+                f"session is on {connection.dialect.name}, but the tasks are in {self._store!r}: "
+                "one transaction cannot span two databases"
+            )
+        if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+            raise ValueError(
+                "session has the isolation level AUTOCOMMIT, so it has no transaction that the "
+                "task could wait for; submit without session"
+            )
+
+    def _refuse(self, cause: BaseException | None) -> NoReturn:
+        raise ValueError(
+            f"session is not on the database of {self._store!r}: its transaction does not find "
+            "this process among those of the store; one transaction cannot span two databases"
+        ) from cause
+
+    def _hears(self, session: Any, submissions: Submissions) -> bool:
+        """Let the store's thread hear when a session has committed; False if nothing tells."""
+        if isinstance(session, Connection) or not isinstance(session.get_bind(), Engine):
+            return False
+        heard = session.info.setdefault(_HINTED, [])
+        if submissions not in heard:
+            heard.append(submissions)
+            event.listen(session, "after_commit", lambda _: submissions.hint())
+        return True
+
+
+def resolved(session: Any) -> tuple[Any, Connection]:  # Any: as the user gives it
+    """Return a session and the connection of its transaction, which is begun if there is none.
+
+    Raises:
+        TypeError: If it is no session, or one that can only be awaited.
+    """
+    if isinstance(session, Connection):
+        return session, session
+    orm: Any = sys.modules.get("sqlalchemy.orm")
+    if orm is not None and isinstance(session, orm.scoped_session):
+        session = session()
+    if orm is not None and isinstance(session, orm.Session):
+        return session, session.connection()
+    kind = type(session).__qualname__
+    if hasattr(session, "run_sync"):
+        raise TypeError(
+            f"session: a call that returns at once cannot wait for {kind}; use "
+            "await manager.submit(function, args, session=session)"
+        )
+    raise TypeError(
+        f"session must be a Session, AsyncSession or Connection of SQLAlchemy, not of type {kind}"
+    )
