@@ -47,7 +47,7 @@ class TaskSpec:
         hooks: The hooks for its end; None if there are none.
         task_id: The id that the user chose, or None.
         level: The place of its priority in `options.PRIORITIES`.
-        requeue: Whether another process may run it if its own one ends.
+        requeue: Whether another process may run it, if its own one ends or it has none.
         needs_place: Whether it is unique, or may only run in limited numbers; see `places`.
         special: The names of the options that need more than the ledger and the engine, of those
             that are set. Most tasks have none of them, so the submission reads only this.
@@ -102,7 +102,7 @@ class TaskSpec:
         self.hooks = None if complete is None and error is LOG else _hooks(complete, error)
         self.task_id = options["task_id"]
         self.level = PRIORITIES.index(options["priority"])
-        self.requeue = options["on_restart"] == "requeue"
+        self.requeue = options["on_restart"] == "requeue" or options["session"] is not None
         # A submission of a plain function makes a spec, most often without any option.
         self.needs_place = options is not COPY.defaults and _needs_place(name, options)
         special = []
@@ -115,7 +115,7 @@ class TaskSpec:
         if self.level != NORMAL:
             special.append("priority")
         if self.requeue:
-            special.append("on_restart")
+            special.append("on_restart" if options["session"] is None else "session")
         if self.needs_place:
             special += [one for one in ("unique", "max_running") if options[one]]
         if options["owner"]:
@@ -132,22 +132,40 @@ class TaskSpec:
         return PRIORITIES[self.level]
 
     def require_kept(self) -> None:
-        """Refuse to requeue a task whose arguments are not kept.
+        """Refuse a task that other processes may run, and whose arguments are not kept.
 
         Raises:
             ValueError: If the options ask for both.
         """
         if self.requeue and not self.options["keep_arguments"]:
+            why = "on_restart='requeue'" if self.options["session"] is None else "session"
             raise ValueError(
-                "keep_arguments must be True with on_restart='requeue', not False: another process "
-                "cannot run the task without its arguments"
+                f"keep_arguments must be True with {why}, not False: another process cannot run "
+                "the task without its arguments"
             )
+
+    def changed_from(self, known: TaskSpec) -> dict[str, Any]:  # Any: options in JSON
+        """Return the options that differ from those of *known*, and that JSON can express.
+
+        Without those that belong to a single task, or are parts of its record.
+        """
+        own: dict[str, Any] = dict(known.options)
+        return {
+            name: value
+            for name, value in self.options.items()
+            if name not in _OF_ONE_TASK
+            and isinstance(value, (str, int, float))
+            and value != own.get(name)
+        }
 
     def replace(self, changed: Mapping[str, object]) -> TaskSpec:
         """Return a copy with *changed* options, which must be checked already."""
         options = merged(self.options, changed)
         name = self.name if options["name"] is None else options["name"]
         return TaskSpec(self.fn, name, self.kind, self.check, options)
+
+
+_OF_ONE_TASK: Final = frozenset({"task_id", "delay", "name", "description"})
 
 
 def _hooks(complete: Hook | None, error: Hook | str | None) -> Hooks | None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from functools import partial
 from types import FrameType
-from typing import Any
 
 from framework._manager.core import Core
 from framework._manager.face.submitting import Call
@@ -23,7 +22,6 @@ from framework._tasks import registry
 from framework._tasks.live import LiveTask
 from framework._tasks.options import COPY
 from framework._tasks.places import Existing
-from framework._tasks.specs import TaskSpec
 from framework._tasks.wire import call_options, decode_call, encode_call
 from framework.exceptions import RunAgainError, TaskNotFoundError
 from framework.protocols import CallStore
@@ -161,23 +159,10 @@ def call_text(record: TaskRecord, most: int) -> str | None:
     if known is None:
         return json.dumps(f"{record.name} is not a decorated function that others can find")
     try:
-        text = encode_call(spec.fn, args, kwargs, _changed(spec, known))
+        text = encode_call(spec.fn, args, kwargs, spec.changed_from(known))
     except Exception as error:  # converting them may call the user's code
         return json.dumps(safe_str(error))
     size = len(text)  # it is ASCII
     if size > most:
         return json.dumps(f"they take {size:,} bytes of JSON, and at most {most:,} are kept")
     return text
-
-
-def _changed(spec: TaskSpec, known: TaskSpec) -> dict[str, Any]:
-    """Return the options that differ from those of the decorator, and that JSON can express."""
-    own: dict[str, Any] = dict(known.options)
-    return {
-        name: value
-        for name, value in spec.options.items()
-        if name not in _OF_ONE_TASK
-        and name not in ("name", "description")
-        and isinstance(value, (str, int, float))
-        and value != own.get(name)
-    }
