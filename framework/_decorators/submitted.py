@@ -135,7 +135,13 @@ def _task(layer: str, fn: Callable[..., Any], given: TaskOptions) -> Any:
         for option in ("unique", "key"):
             check_key(option, changed.get(option), spec.fn)
         spec = spec.replace(changed)
-        if spec.requeue:
+        if spec.options["session"] is not None and inner is awaitable_inner:
+            raise ValueError(
+                "session is not for an async_task that is awaited: it starts only after the "
+                "transaction has committed; use await manager.submit(function, args, "
+                "session=session)"
+            )
+        if spec.options["on_restart"] == "requeue":
             check_requeued(spec, awaited=inner is awaitable_inner)
         made = dressing.put_on(
             inner(spec, arity),

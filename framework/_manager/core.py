@@ -30,6 +30,7 @@ from framework._manager.submitting.partner import Joined, Partner
 from framework._manager.submitting.remote import Remote
 from framework._manager.submitting.requeued import Requeued
 from framework._manager.submitting.tested import AppRules, Intercepted
+from framework._manager.submitting.transacted import Transacted
 from framework._manager.submitting.unique import Unique
 from framework._records.ids import random_id
 from framework._records.statuses import EVENT_OF, FAILURES
@@ -175,6 +176,7 @@ class Core:
         partners: list[Partner | None] = [
             self.owners,
             ChosenIds(self.ledger),
+            Transacted(self.ledger, is_remote=self.remote is not None),
             Unique(self.places, self.runner, self.others),
             # Before what only holds tasks until they run.
             offered,

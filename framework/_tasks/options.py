@@ -96,6 +96,17 @@ def _on_error(name: str, value: object) -> object:
     )
 
 
+def _session(name: str, value: object) -> object:
+    # Its library is not imported for that; the store knows the rest. All have this, of what people
+    # may give instead.
+    if not hasattr(value, "commit"):
+        raise TypeError(
+            f"{name} must be a Session, AsyncSession or Connection of SQLAlchemy, not "
+            f"{checks.show(value)}"
+        )
+    return value
+
+
 def _unique(name: str, value: object) -> object:
     if callable(value):
         return checks.function(name, value, of="the call's arguments")
@@ -232,6 +243,12 @@ class OnceOptions(TypedDict, total=False):
         "Whom the task belongs to, 1 to 255 printable characters; None for the owner of the "
         "task that submits it, or else of the request.",
         checks.owner,
+    ]
+    session: Annotated[
+        object | None,
+        "A Session, AsyncSession or Connection of SQLAlchemy on the database of the store: the "
+        "task is there if its transaction commits, and starts after that. None to submit at once.",
+        checks.optional(_session),
     ]
     on_complete: Annotated[
         Callable[[Task], object] | None,

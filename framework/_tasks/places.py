@@ -209,9 +209,12 @@ class Existing:
 
     Attributes:
         task_id: Its id.
+        is_pledged: Whether it is the submission's own, and nobody can see it before the caller has
+            committed a transaction.
     """
 
     task_id: TaskId[Any]
+    is_pledged: bool = False
 
 
 class PlaceState(Enum):

@@ -46,6 +46,12 @@ async def accept(
         The task, or the one of another process that a unique one is to use.
     """
     spec = call[0]
+    session: Any = spec.options["session"]
+    if session is not None and hasattr(session, "run_sync"):
+        # It can only be awaited: this calls back with what it is made of, and awaits for it.
+        return await session.run_sync(  # type: ignore[no-any-return]
+            lambda inner: core.intake.submit(spec.replace({"session": inner}), *call[1:], frame)
+        )
     if spec.task_id is not None and await core.others.find(spec.task_id, patient=False):
         raise id_in_use(spec.task_id)
     if spec.needs_place or core.durable.is_needed:
@@ -210,6 +216,11 @@ class Submitting:
         core, frame = self._core, sys._getframe(1)
         awaited: Awaited = "submitted" if wait else False
         call = checked("submit", func, args, kwargs, options)
+        if wait and call[0].options["session"] is not None:
+            raise ValueError(
+                "wait must be False with session, not True: the task starts only after the "
+                "transaction has committed, which the caller could not do while it waits"
+            )
         if core.others.exist:
             task = await accept(core, call, frame, awaited)
         else:

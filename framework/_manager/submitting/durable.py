@@ -66,7 +66,8 @@ class Durable(Partner):
                 it is told as well, and in another process whoever got its id for it.
         """
         if not isinstance(task, LiveTask):
-            yield from self._require_stored(task.task_id)
+            if not task.is_pledged:
+                yield from self._require_stored(task.task_id)
             return
         reply = Reply[BaseException | None](self._runner.ledger.clock, self._runner.boxes)
         self._ask(task, reply)
