@@ -150,11 +150,17 @@ def pytest_unconfigure() -> None:
     """End the process although a failed test has left a pool's thread blocked.
 
     A process of xdist waits until the others have run their tests, too: that is no part of its end.
+    What it has covered is not lost with it.
     """
 
     def end() -> None:
         threading.main_thread().join()
         faulthandler.dump_traceback_later(PATIENCE, exit=True)
+        threading.Event().wait(PATIENCE / 2)  # steady: no test waits for it
+        measured = sys.modules.get("coverage")
+        current = None if measured is None else measured.Coverage.current()
+        if current is not None:
+            current.save()
 
     threading.Thread(target=end, daemon=True).start()
 
