@@ -44,7 +44,7 @@ from framework._running.runner import Runner
 from framework._running.waits.places import Places
 from framework._running.waits.policies import Policies, WatchedPolicies
 from framework._running.waits.shared_windows import SharedPolicies
-from framework._tasks.live import Sleeper
+from framework._tasks.live import LiveTask, Sleeper
 from framework._threads.clock import SystemClock
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.waiters import Mailboxes
@@ -176,7 +176,7 @@ class Core:
         partners: list[Partner | None] = [
             self.owners,
             ChosenIds(self.ledger),
-            Transacted(self.ledger, is_remote=self.remote is not None),
+            Transacted(self.ledger, rules, self._accept, is_remote=self.remote is not None),
             Unique(self.places, self.runner, self.others),
             # Before what only holds tasks until they run.
             offered,
@@ -222,6 +222,10 @@ class Core:
         if windows is None or not isinstance(self.clock, SystemClock):
             return own_type(self.clock, self.rng, self.endings)
         return SharedPolicies(self.endings, self.rng, windows, self.boxes)
+
+    def _accept(self, task: LiveTask) -> None:
+        """Submit a task that a partner of submissions has kept back."""
+        self.intake.accept(task)
 
     # -- tasks of other processes
 

@@ -135,7 +135,7 @@ class RequeueStore(Protocol):
 
 @runtime_checkable
 class TransactionalStore(Protocol):
-    """An optional method of a `RequeueStore` that takes tasks in transactions of the app."""
+    """Optional methods of a `RequeueStore` that takes tasks in transactions of the app."""
 
     def submit_in(self, session: Any, record: TaskRecord) -> None:  # Any: of another library
         """Store a task in the transaction of a session; may block as the session does.
@@ -150,6 +150,22 @@ class TransactionalStore(Protocol):
         Raises:
             TypeError: If it is no session that can be used here.
             ValueError: If the session is not on the database of this store.
+        """
+        ...
+
+    def follow(self, session: Any, committed: Callable[[], object]) -> None:  # Any: as above
+        """Call *committed* once the transaction of a session is committed, and not otherwise.
+
+        Nothing is stored. It is for tests, where memory takes the place of this store, which need
+        not be open, and the session may be on any database.
+
+        Args:
+            session: As above.
+            committed: Called where the session is used, after the commit. It is not called if the
+                transaction is rolled back, or the savepoint in which it is now.
+
+        Raises:
+            TypeError: If it is no session of which that is known.
         """
         ...
 

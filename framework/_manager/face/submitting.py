@@ -216,12 +216,13 @@ class Submitting:
         core, frame = self._core, sys._getframe(1)
         awaited: Awaited = "submitted" if wait else False
         call = checked("submit", func, args, kwargs, options)
-        if wait and call[0].options["session"] is not None:
+        in_transaction = call[0].options["session"] is not None
+        if wait and in_transaction:
             raise ValueError(
                 "wait must be False with session, not True: the task starts only after the "
                 "transaction has committed, which the caller could not do while it waits"
             )
-        if core.others.exist:
+        if core.others.exist or in_transaction:
             task = await accept(core, call, frame, awaited)
         else:
             task = core.intake.submit(*call, frame, awaited)

@@ -43,6 +43,10 @@ class AppRules(Partner):
         if features.shared is not None:
             self._stores[home] = features
 
+    def has_workers(self, home: Home) -> bool:
+        """Return whether the tasks of an app would run on the workers of its engine."""
+        return home in self._engines
+
     def store_of(self, home: Home) -> Features | None:
         """Return what the store of the app of *home* can do; None if it would not be shared."""
         return self._stores.get(home)

@@ -6,9 +6,12 @@ that any process may take. So it starts as those of `requeued` do: after a commi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar, Final, NoReturn
 
 from framework._manager.submitting.partner import Partner
+from framework._manager.submitting.tested import AppRules
 from framework._records.ids import TaskId
 from framework._records.reasons import delayed
 from framework._records.records import OFFERED, Restart
@@ -37,13 +40,24 @@ class Transacted(Partner):
     Args:
         ledger: Says whether the framework takes tasks, and has the store.
         is_remote: Whether tasks run on the workers of an engine.
+        rules: Those of the apps, in a test that replaces their stores; otherwise None.
+        accept: Submits a task of a test whose transaction has committed.
     """
 
     options: ClassVar[tuple[str, ...]] = ("session",)
 
-    def __init__(self, ledger: Ledger, *, is_remote: bool) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        rules: AppRules | None,
+        accept: Callable[[LiveTask], object],
+        *,
+        is_remote: bool,
+    ) -> None:
         self._ledger = ledger
         self._is_remote = is_remote
+        self._rules = rules
+        self._accept = accept
 
     def enter(self, task: LiveTask, patient: bool) -> Existing:
         """Store a task in its caller's transaction, and return what stands for it here.
@@ -60,10 +74,16 @@ class Transacted(Partner):
         codec = codec_of(spec.fn)
         args, kwargs = task.args or (), task.kwargs or {}
         codec.require_same(args, kwargs)
+        call = codec.encode(args, kwargs, spec.changed_from(known))
+        session = spec.options["session"]
+        if self._rules is not None:
+            task.spec = spec.replace({"session": None})
+            store.follow(session, partial(self._submit, task))
+            return Existing(TaskId(task.task_id), is_pledged=True)
         due = task.created_at + spec.delay if spec.delay else None
         # Fresh: whoever takes it over gives it its options, and publishes that it was submitted.
         task.restart = Restart(
-            codec.encode(args, kwargs, spec.changed_from(known)),
+            call,
             due=due,
             limit=task.limit,
             priority=spec.priority,
@@ -72,16 +92,24 @@ class Transacted(Partner):
             offered=True,
         )
         task.reason = OFFERED if due is None else delayed(due)
-        store.submit_in(spec.options["session"], task)
+        store.submit_in(session, task)
         return Existing(TaskId(task.task_id), is_pledged=True)
 
     def _store(self, task: LiveTask) -> TransactionalStore:
-        if self._is_remote:
+        rules, features = self._rules, self._ledger.features
+        if self._is_remote or (rules is not None and rules.has_workers(task.home)):
             _refuse(task.spec, _ON_WORKERS)
-        store = self._ledger.features.transactional
+        if rules is not None:
+            features = rules.store_of(task.home) or features
+        store = features.transactional
         if store is None:
             _refuse(task.spec, _NO_STORE)
         return store
+
+    def _submit(self, task: LiveTask) -> None:
+        """Submit a task of a test, whose wait for a start begins now."""
+        task.queued = self._ledger.clock.monotonic()
+        self._accept(task)
 
 
 def _known(spec: TaskSpec) -> TaskSpec:

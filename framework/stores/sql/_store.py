@@ -26,6 +26,7 @@ from framework.stores.sql._backlog import Backlog, Permitted, Told
 from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._reading.history import History
 from framework.stores.sql._reading.mirror import Mirror
+from framework.stores.sql._shared import followed as _followed
 from framework.stores.sql._shared.opening import open_in_time
 from framework.stores.sql._shared.site import Pace, site_of
 from framework.stores.sql._shared.transactions import AppTransactions
@@ -91,9 +92,9 @@ class SQLStore:
         return f"SQLStore({self._url.render_as_string(hide_password=True)!r})"
 
     def _begin(self, host: StoreHost | None) -> None:
-        self._clock = clock = SystemClock()
-        self._backlog = Backlog(clock)
-        self._mirror = Mirror(clock if host is None else host.clock, self._backlog)
+        self._clock = SystemClock()
+        self._backlog = Backlog(self._clock)
+        self._mirror = Mirror(self._clock if host is None else host.clock, self._backlog)
 
     @property
     def features(self) -> Features:
@@ -133,10 +134,8 @@ class SQLStore:
                 "SQLStore; they may have the same url"
             )
         file = self._database.dialect.file_of(self._url)
-        if file is not None and not file.parent.is_dir():
-            raise StoreUnavailableError(
-                f"{self!r} cannot be used: there is no folder {file.parent}"
-            )
+        if file is not None and not (folder := file.parent).is_dir():
+            raise StoreUnavailableError(f"{self!r} cannot be used: there is no folder {folder}")
         self._begin(host)
         try:
             open_in_time(self._database, self._clock, self._pace, partial(self._enter, host))
@@ -212,6 +211,10 @@ class SQLStore:
     def submit_in(self, session: object, record: TaskRecord) -> None:
         """Store a task in a transaction of the app; see `protocols.TransactionalStore`."""
         self._transactions.submit_in(session, record)
+
+    def follow(self, session: object, committed: Callable[[], object]) -> None:
+        """Call *committed* once a session has committed; see `protocols.TransactionalStore`."""
+        _followed.follow(session, committed)
 
     def settle(self, record: TaskRecord, result: Any) -> Any:  # whatever the task returned
         """Return a result as every process reads it: via JSON, by the return annotation.
