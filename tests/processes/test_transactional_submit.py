@@ -28,6 +28,7 @@ from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._shared.site import Pace
 from framework.stores.sql._shared.transactions import AppTransactions
 from framework.stores.sql._tables.schema import SUBMISSIONS
+from tests.children import ROOT, python
 from tests.patience import PATIENCE
 from tests.processes.siblings import Peer, new_record, peers
 
@@ -351,6 +352,39 @@ async def test_a_held_transaction_lets_others_go_on(postgres_url: str) -> None:
             assert await manager.get_result(held, PATIENCE) is False
 
 
+KILLED = """
+import asyncio, os, signal, sys
+from sqlalchemy.orm import Session
+from tests.processes.test_transactional_submit import ORDERS, look, orders, process
+
+async def main(url, when):
+    async with process(url, max_workers=0) as manager:
+        with orders(url) as engine, Session(engine) as session:
+            session.execute(ORDERS.insert().values(number=1))
+            print(await manager.submit(look, (1,), session=session), flush=True)
+            if when == "after":
+                session.commit()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.extended("processes")
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_its_process_is_killed(sql_url: str, when: str) -> None:
+    """A process killed after the commit has left its task to others; before it, nothing."""
+    async with process(sql_url) as manager:
+        with orders(sql_url):
+            done = python("-c", KILLED, sql_url, when, status=-9, cwd=ROOT)
+            task_id = done.stdout.strip()
+            if when == "after":
+                assert await manager.get_result(task_id, PATIENCE) is True
+            else:
+                assert await manager.get_task(task_id) is None
+                assert manager.get_stats()["submitted"] == 0
+
+
 # -- what is refused
 
 
@@ -420,6 +454,16 @@ async def test_what_is_refused(sqlite_url: str, case: str) -> None:
                 await call(manager, session)
             session.commit()
         assert manager.get_stats()["submitted"] == 0
+
+
+@pytest.mark.extended("servers")
+async def test_an_engine_that_commits_by_itself(postgres_url: str) -> None:
+    """A session of an engine with AUTOCOMMIT is refused: it has no transaction."""
+    async with process(postgres_url) as manager:
+        engine = sa.create_engine(checked_url(postgres_url), isolation_level="AUTOCOMMIT")
+        with Session(engine) as session, pytest.raises(ValueError, match=r"^session has the iso"):
+            await manager.submit(look, (1,), session=session)
+        engine.dispose()
 
 
 async def test_no_session(sqlite_url: str) -> None:

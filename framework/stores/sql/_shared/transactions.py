@@ -72,7 +72,7 @@ class AppTransactions:
                 f"session is on {connection.dialect.name}, but the tasks are in {self._store!r}: "
                 "one transaction cannot span two databases"
             )
-        if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+        if _commits_by_itself(connection):
             raise ValueError(
                 "session has the isolation level AUTOCOMMIT, so it has no transaction that the "
                 "task could wait for; submit without session"
@@ -93,6 +93,18 @@ class AppTransactions:
             heard.append(submissions)
             event.listen(session, "after_commit", lambda _: submissions.hint())
         return True
+
+
+def _commits_by_itself(connection: Connection) -> bool:
+    """Return whether each statement is a transaction of its own, as far as that can be known."""
+    if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+        return True
+    # Of an engine that was made so; older releases of SQLAlchemy do not tell. With SQLite, those
+    # who begin each transaction by a statement of their own look the same.
+    detect = getattr(connection.dialect, "detect_autocommit_setting", None)
+    if detect is None or connection.dialect.name == "sqlite":
+        return False
+    return bool(detect(connection.connection.dbapi_connection))
 
 
 def resolved(session: Any) -> tuple[Any, Connection]:  # Any: as the user gives it
