@@ -149,15 +149,22 @@ class Events:
 
     def flush_submitted(self, task: LiveTask) -> None:
         """Publish that a task was submitted, in the context of the caller; as `flush` does."""
+        restart = None if task.rest is None else task.restart
+        # Where it was submitted in a transaction, they were told already.
+        if restart is None or not restart.carried:
+            carried = self.carried_by(task)
+            context = task.context
+            if self.tracers and context is not None:
+                context.run(CARRIED.set, carried)
+            if restart is not None:
+                restart.carried = carried
+        self.flush(task)
+
+    def carried_by(self, task: LiveTask) -> dict[str, str]:
+        """Tell the tracers that a task is submitted here, and return what travels with it."""
         carried: dict[str, str] = {}
         self._tell(lambda tracer: carried.update(tracer.submitted(task) or {}))
-        context = task.context
-        if self.tracers and context is not None:
-            context.run(CARRIED.set, carried)
-        restart = None if task.rest is None else task.restart
-        if restart is not None:
-            restart.carried = carried
-        self.flush(task)
+        return carried
 
     def flush_started(self, task: LiveTask) -> None:
         """Publish that a task starts here, and let the tracers prepare its context.

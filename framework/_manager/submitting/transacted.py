@@ -90,6 +90,7 @@ class Transacted(Partner):
             idempotent=spec.options["idempotent"],
             fresh=True,
             offered=True,
+            carried=self._ledger.carried_by(task),
         )
         task.reason = OFFERED if due is None else delayed(due)
         store.submit_in(session, task)
