@@ -248,10 +248,11 @@ class Follower:
         """Set submissions free, and claim the free tasks for which this process has places."""
         room = self._host.room()
         # First: what is committed after the look is hinted at after it, too.
-        self.submissions.hinted = False
+        hinted, self.submissions.hinted = self.submissions.hinted, False
         with self._database.reading() as connection:
             self._see_free(connection, room)
-            self.submissions.see(connection)
+            if hinted:
+                self.submissions.see(connection)
         # Most often another process was first, and nothing need be written.
         if self.behind:
             self._claim(room)
@@ -261,7 +262,7 @@ class Follower:
         with self._site.turn() as (connection, version, _):
             _orphans.put_back(connection, self._arriving, own)
             _claims.wake(connection, now, version)
-            moved = self.submissions.move(connection, version)
+            moved = self.submissions.waits and self.submissions.move(connection, version)
             claimed, more = _claims.claim(connection, self._host.functions(), room, own, version)
             _places.inherit(connection, version)
             records = self._mirror.read(self._statements.in_order(connection, claimed))
