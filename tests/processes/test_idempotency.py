@@ -12,6 +12,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
+from sqlalchemy.orm import Session
 
 from framework import background_task, get_task_manager, setup_async_framework
 from framework.exceptions import StoreUnavailableError
@@ -20,6 +21,7 @@ from framework.stores.sql import SQLStore
 from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._tables.schema import TASKS
 from tests.framework.bodies import Held
+from tests.patience import PATIENCE
 from tests.processes import celery_tasks
 from tests.processes.celery_app import make
 
@@ -203,3 +205,25 @@ async def test_a_store_that_does_not_answer(sql_url: str, monkeypatch: pytest.Mo
         response = await post(client, "k1")
     assert response.status_code == 503
     assert calls.count == 0
+
+
+async def test_in_a_transaction_of_the_request(sql_url: str) -> None:
+    """A key holds the id of a task that its request brings, unless it was rolled back."""
+    engine, fails = sa.create_engine(checked_url(sql_url)), [True, False]
+
+    def submit(title: str) -> Any:
+        with Session(engine) as session, session.begin():
+            task_id = make_report.options(session=session)(title)
+            if fails.pop(0):
+                raise ValueError("sold out")
+        return task_id
+
+    async with clients(lambda: {"store": SQLStore(sql_url)}, submit) as made:
+        with pytest.raises(ValueError, match=r"^sold out$"):
+            await post(made[0], "a")
+        first, again = await post(made[0], "a"), await post(made[1], "a")
+        assert (first.status_code, again.status_code, fails) == (202, 202, [])
+        task_id = first.json()["task_id"]
+        assert again.json()["task_id"] == task_id
+        assert await get_task_manager().get_result(task_id, PATIENCE) == "Q3"
+    engine.dispose()

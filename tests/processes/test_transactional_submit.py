@@ -328,6 +328,7 @@ def test_the_hint_comes_while_it_looks(sql_url: str, monkeypatch: pytest.MonkeyP
                     session.commit()
 
         monkeypatch.setattr(follower.submissions, "see", see)
+        follower.submissions.hint()
         follower.go_on()
         assert looked == [False]
         assert follower.behind

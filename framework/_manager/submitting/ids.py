@@ -106,6 +106,12 @@ class HeldId:
 _current: Final = ContextVar[HeldId | None]("asyncframe_held_id", default=None)
 
 
+def is_held(task_id: str) -> bool:
+    """Return whether an id is held here, so that no other request submits a task with it."""
+    held = _current.get()
+    return held is not None and held.task_id == task_id
+
+
 class Keys:
     """Gives submissions the ids that are held for them.
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import ClassVar, Final, NoReturn
 
+from framework._manager.submitting.ids import is_held
 from framework._manager.submitting.partner import Partner
 from framework._manager.submitting.tested import AppRules
 from framework._records.ids import TaskId
@@ -134,7 +135,9 @@ def _known(spec: TaskSpec) -> TaskSpec:
         )
     given = spec.options
     for option, why in _EXCLUDED.items():
-        if given[option]:  # type: ignore[literal-required]  # its keys are options
+        value = given[option]  # type: ignore[literal-required]  # its keys are options
+        # By an idempotency key, whose next request finds the task if this one has committed.
+        if value and not (option == "task_id" and is_held(value)):
             _refuse(spec, f"it cannot have the option {option!r}: {why}")
     spec.require_kept()
     return known
