@@ -24,7 +24,7 @@ from framework._app.requests import Requests
 from framework._manager.core import Parts
 from framework._manager.drain import drain
 from framework._manager.frameworks import Framework, override
-from framework._manager.hosting.role import ROLE
+from framework._manager.hosting.role import in_role
 from framework._manager.hosting.taking_over import warn_of_lost_tasks
 from framework._manager.servers import worker_count
 from framework._manager.settings import Settings
@@ -267,9 +267,7 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
         shared = override()
         if shared is not None:
             shared.adopt(self._settings)
-        role = ROLE.get()
-        settings = self._settings if role is None else role.applied(self._settings)
-        framework = Framework(self._parts, settings) if shared is None else shared
+        framework = shared or Framework(*in_role(self._parts, self._settings))
         self._framework = framework
         await self._connect(framework, alone=shared is None)
         if shared is None and not framework.core.others.exist:

@@ -178,6 +178,9 @@ def _add_worker(working: argparse.ArgumentParser) -> None:
         "--factory", action="store_true", help="the name is that of a function that returns the app"
     )
     working.add_argument(
+        "--store", metavar="URL", help="take the tasks of this store, and not of the app's own"
+    )
+    working.add_argument(
         "--max-workers",
         type=_places,
         metavar="N",

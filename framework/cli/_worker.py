@@ -22,6 +22,7 @@ from framework.cli._lifespan import Lifespan
 from framework.cli._mistakes import GOOD, USAGE, CommandError
 from framework.cli._screen import Screen
 from framework.cli._sources import APP
+from framework.protocols import TaskStore
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -39,6 +40,22 @@ def worker(screen: Screen, arguments: Namespace) -> int:
         )
     asyncio.run(_work(name, arguments, screen))
     return GOOD
+
+
+def _store(url: str | None) -> TaskStore | None:
+    """Return the store that is named; None if none is.
+
+    Raises:
+        CommandError: If there can be no such store.
+    """
+    if url is None:
+        return None
+    try:
+        from framework.stores.sql import SQLStore
+
+        return SQLStore(url, durable=True)
+    except (ImportError, TypeError, ValueError) as error:
+        raise CommandError(str(error).replace("url must", "--store must"), USAGE) from None
 
 
 def _checked(only: list[str] | None) -> frozenset[str] | None:
@@ -59,7 +76,7 @@ def _checked(only: list[str] | None) -> frozenset[str] | None:
 async def _work(name: str, arguments: Namespace, screen: Screen) -> None:
     # While the loop runs, as uvicorn imports it: an app may want the loop when it is made.
     lifespan = Lifespan(serving_app(name, by_factory=arguments.factory), name)
-    ROLE.set(WorkerRole(arguments.max_workers, _checked(arguments.only)))
+    ROLE.set(WorkerRole(arguments.max_workers, _checked(arguments.only), _store(arguments.store)))
     stop, frameworks = asyncio.Event(), list[Framework]()
 
     def why_not() -> str:

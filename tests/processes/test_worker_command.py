@@ -249,6 +249,7 @@ WRONG = {
     "setup_async_framework(app, store=SQLStore(url))",
     f"{APP} --only work.lop": "the app has no function 'work.lop'; did you mean 'work.loop'?; it "
     "has ",
+    f"{APP} --store tasks.db": "--store must be like 'sqlite:///tasks.db'",
     "tests.processes.apps.shared_work:note": "tests.processes.apps.shared_work:note did not "
     "answer to its startup: TypeError: note() takes 1 positional argument but 3 were given",
 }
