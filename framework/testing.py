@@ -46,7 +46,7 @@ from framework._tasks.functions import (
     without_partials,
 )
 from framework._tasks.injection import signature_of_task
-from framework._tasks.live import Home, live
+from framework._tasks.live import Home, adopt_state, copy_record, live
 from framework._tasks.options import NORMAL
 from framework._threads import user_threads
 from framework._threads.pool import ThreadPoolExecutorEnhanced
@@ -80,6 +80,7 @@ __all__ = [
     "call_of",
     "deliver_again",
     "driver_of",
+    "follow",
     "function_name",
     "is_caller",
     "is_idempotent",
@@ -91,6 +92,7 @@ __all__ = [
     "is_result_wait",
     "lasting_schedules",
     "layer_of",
+    "mirror",
     "override_framework",
     "override_when_used",
     "own_frameworks",
@@ -390,6 +392,35 @@ def set_up_apps(manager: TaskManager) -> list[Any]:
     return [home.app for home in tuple(core_of(manager).intake.homes) if home.app is not None]
 
 
+def mirror(record: TaskRecord) -> TaskRecord:
+    """Return a copy of a record, for `follow`: the framework's own ends with the submission."""
+    return copy_record(record)
+
+
+def follow(
+    manager: TaskManager, record: TaskRecord, told: Callable[[], object]
+) -> Callable[[], object]:
+    """Keep the record of a task that another process runs as it is in the store.
+
+    Args:
+        manager: The manager under which it was submitted.
+        record: A `mirror`. Apart from where it was submitted, it gets the state that the store
+            has.
+        told: Called on another thread after each change. Several changes in a short time may
+            be one.
+
+    Returns:
+        A function that ends it; harmless to call twice.
+    """
+
+    def learn(found: TaskRecord | None) -> None:
+        if found is not None:
+            adopt_state(record, found)
+            told()
+
+    return core_of(manager).others.follow(record.task_id, learn)
+
+
 def _is_throttled(fn: Any) -> bool:
     while True:
         fn = without_partials(fn)
@@ -412,6 +443,7 @@ def override_framework(
     loop: asyncio.AbstractEventLoop | None = None,
     nested: bool = False,
     app_rules: bool = False,
+    offers: bool = False,
 ) -> Iterator[TaskManager]:
     """Make one framework current in the whole process, for a test.
 
@@ -437,6 +469,8 @@ def override_framework(
             although both are replaced: what they would refuse is refused, and arguments
             and results are converted as they would be; see `protocols.TaskRules` and
             `protocols.SharedStore.settle`.
+        offers: Whether it has no workers, and leaves its tasks to other processes that share
+            *store*, as an app with ``max_workers=0`` does; see `follow`.
 
     Yields:
         The manager.
@@ -456,7 +490,7 @@ def override_framework(
         new_id=new_id,
         rng=rng,
     )
-    framework = Framework(parts, Settings())
+    framework = Framework(parts, Settings(max_workers=0 if offers else None))
     # Also outside of requests, since a test may call there what a request calls in production.
     framework.core.guard.refuse_where(lambda: True)
     if loop is not None:

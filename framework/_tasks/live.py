@@ -295,3 +295,17 @@ def copy_record(record: TaskRecord) -> TaskRecord:
     if copy.rest is not None:
         copy.rest = copy.rest.copy()
     return copy
+
+
+_OWN: Final = ("code", "instruction", "label", "task_id")
+"""What a process knows better of a task that it has submitted than the store does."""
+
+
+def adopt_state(record: TaskRecord, found: TaskRecord) -> None:
+    """Give a record the state of another one of the same task."""
+    for name in TaskRecord.__slots__:
+        if name not in (*_OWN, "status"):
+            setattr(record, name, getattr(found, name))
+    record.rest = None if found.rest is None else found.rest.copy()
+    # Last: whoever finds it final reads the rest.
+    record.status = found.status
