@@ -16,7 +16,7 @@ from pytest_asyncframe._locations import called_at, users_location
 from pytest_asyncframe._seen import matchers
 from pytest_asyncframe._seen.names import Names, task_id_of
 from pytest_asyncframe._toolkit.clients import BASE_URL, Client, LiveServer
-from pytest_asyncframe._toolkit.toolkit import Pace, Toolkit
+from pytest_asyncframe._toolkit.toolkit import Toolkit
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.clock._lazy import LazyCoroutine
 from pytest_asyncframe.executor import DeterministicExecutor
@@ -164,7 +164,8 @@ class Probe:
     async def _completed(self, ref: Any, *, check: bool) -> Task:
         self._toolkit.require_loop("completed()")
         record = self._record(ref)
-        await _until(self._toolkit.pace, self._end_of(record))
+        await _until(self._toolkit, self._end_of(record))
+        self._require_end(record.status.is_final)
         if check:
             await self.manager.get_result(record.task_id)
         return _read(record)
@@ -172,7 +173,8 @@ class Probe:
     def run_until_complete(self, ref: Any, *, check: bool = True) -> Task:
         """Wait like `completed`, in a test that is not a coroutine."""
         record = self._record(ref)
-        _block_until(self._toolkit.pace, self._end_of(record))
+        _block_until(self._toolkit, self._end_of(record))
+        self._require_end(record.status.is_final)
         if check:
             self.manager.wait_result(record.task_id)
         return _read(record)
@@ -199,12 +201,19 @@ class Probe:
     async def _settled(self) -> None:
         self._toolkit.require_loop("settled()")
         while self._recorder.unsettled:
-            await _until(self._toolkit.pace, self._recorder.settling)
+            await _until(self._toolkit, self._recorder.settling)
+            self._require_end(not self._recorder.unsettled)
 
     def run_until_idle(self) -> None:
         """Wait like `settled`, in a test that is not a coroutine."""
         while self._recorder.unsettled:
-            _block_until(self._toolkit.pace, self._recorder.settling)
+            _block_until(self._toolkit, self._recorder.settling)
+            self._require_end(not self._recorder.unsettled)
+
+    def _require_end(self, has_ended: bool) -> None:
+        failure = self._toolkit.back_end.failure
+        if failure and not has_ended:
+            raise RuntimeError(f"tasks of this test will not end: {failure}")
 
     def _end_of(self, record: TaskRecord) -> Watching:
         return partial(self._recorder.watching, record, both=self._toolkit.searches_faults)
@@ -430,8 +439,8 @@ def _read(record: TaskRecord) -> Task:
     return Task(record)
 
 
-async def _until(pace: Pace, watching: Watching) -> None:
-    """Wait in a coroutine until *watching* says so."""
+async def _until(toolkit: Toolkit, watching: Watching) -> None:
+    """Wait in a coroutine until *watching* says so, or the tasks cannot end any more."""
     # Not with the manager, since settled() must not mark failures as read.
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
@@ -440,15 +449,17 @@ async def _until(pace: Pace, watching: Watching) -> None:
         with suppress(RuntimeError):  # the loop may be closed by now
             loop.call_soon_threadsafe(ended.set)
 
-    with watching(tell), pace.waiting():
-        await ended.wait()
+    with watching(tell), toolkit.pace.waiting():
+        if not toolkit.back_end.failure:
+            await ended.wait()
 
 
-def _block_until(pace: Pace, watching: Watching) -> None:
-    """Wait on a thread until *watching* says so."""
+def _block_until(toolkit: Toolkit, watching: Watching) -> None:
+    """Wait on a thread until *watching* says so, or the tasks cannot end any more."""
     ended = threading.Event()
-    with watching(ended.set), pace.waiting():
-        ended.wait()
+    with watching(ended.set), toolkit.pace.waiting():
+        if not toolkit.back_end.failure:
+            ended.wait()
 
 
 def _require_count(name: str, value: object, *, least: int = 0) -> None:

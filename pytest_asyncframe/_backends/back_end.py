@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -10,7 +10,8 @@ from typing import ClassVar
 
 import pytest
 
-from framework.protocols import TaskStore
+from framework import TaskManager
+from framework.protocols import TaskRecord, TaskStore
 from pytest_asyncframe._backends.names import Backend
 
 
@@ -20,9 +21,11 @@ class Parts:
 
     Attributes:
         store: Where its tasks are kept; None for memory.
+        offers: Whether it leaves them to other processes; see `override_framework`.
     """
 
     store: TaskStore | None = None
+    offers: bool = False
 
 
 class BackEnd:
@@ -30,11 +33,34 @@ class BackEnd:
 
     name: ClassVar[Backend] = "memory"
     """What it is called in the marker."""
+    on_failure: Callable[[], object] = staticmethod(lambda: None)
+    """Called on another thread when `failure` is set."""
+
+    @property
+    def failure(self) -> str:
+        """Why tasks will not end any more; "" while they may."""
+        return ""
 
     @contextmanager
     def opened(self) -> Iterator[Parts]:
         """Bring its parts, which are new, empty and nobody else's; called once."""
         yield Parts()
+
+    def admit(self, manager: TaskManager, record: TaskRecord) -> TaskRecord:
+        """Return the record to keep of a task that is about to be accepted.
+
+        What it raises refuses the task.
+        """
+        return record
+
+    def follow(self, manager: TaskManager, record: TaskRecord, told: Callable[[], object]) -> None:
+        """Keep the record of an accepted task up to date, if that runs in another process.
+
+        Args:
+            manager: The manager of the test.
+            record: What `admit` has returned.
+            told: Called after each change, on any thread.
+        """
 
 
 def require_modules(extra: str, *names: str) -> None:

@@ -11,10 +11,12 @@ from pytest_asyncframe._backends.back_end import BackEnd
 from pytest_asyncframe._backends.names import Backend
 from pytest_asyncframe._backends.session import Servers, servers_of
 from pytest_asyncframe._backends.stores import OnPostgreSQL, OnSQLite
+from pytest_asyncframe._backends.workers import OnWorkers
 
 _KINDS: Final[dict[Backend, Callable[[Servers], BackEnd]]] = {
     "sqlite": OnSQLite,
     "postgresql": OnPostgreSQL,
+    "workers": OnWorkers,
 }
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-Backend: TypeAlias = Literal["memory", "sqlite", "postgresql"]
+Backend: TypeAlias = Literal["memory", "sqlite", "postgresql", "workers"]
 """What keeps the tasks of a test, and what runs them."""
 
-BACKENDS = ("memory", "sqlite", "postgresql")
+BACKENDS = ("memory", "sqlite", "postgresql", "workers")
 
 
 def require_memory(backend: Backend, name: str, why: str) -> None:

@@ -21,6 +21,11 @@ class Servers:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
 
+    @property
+    def app(self) -> str:
+        """The app that worker processes import, ``module:app``; "" for that of the test."""
+        return str(self._config.getini("asyncframe_app"))
+
     @cached_property
     def postgresql(self) -> Databases:
         """A PostgreSQL; the test is skipped if the machine has none."""

@@ -74,6 +74,9 @@ class Recorder(Interceptor):
         pollers: Functions, or their names, whose tasks run until the app stops.
         injector: Injects faults; None if the test plans none.
         delivered_again: The tasks that were delivered twice, in the order of their starts.
+        admit: Returns the record to keep of a task that is about to be accepted, or raises; None
+            for its own.
+        accepted: Called with a task that was accepted; None for nothing.
     """
 
     injector: Injector | None = None
@@ -87,6 +90,8 @@ class Recorder(Interceptor):
         self.begun: float = 0.0
         self.snapshots: list[entries.Snapshot] = []
         self.delivered_again: dict[TaskRecord, None] = {}
+        self.admit: Callable[[TaskRecord], TaskRecord] | None = None
+        self.accepted: Callable[[TaskRecord], object] | None = None
         self._monotonic = monotonic
         self._clock: _VirtualClock | None = None
         self._offered: dict[str, Submission] = {}
@@ -111,8 +116,10 @@ class Recorder(Interceptor):
 
     def before_accept(self, record: TaskRecord) -> None:
         """Record a task that is about to be accepted."""
+        call = call_of(record)
         # It becomes a submission with its event, since it may yet be refused.
-        one = self._offered[record.task_id] = Submission(record, call_of(record))
+        one = Submission(record if self.admit is None else self.admit(record), call)
+        self._offered[record.task_id] = one
         if self.injector is not None:
             self.injector.before_accept(one)
 
@@ -171,6 +178,8 @@ class Recorder(Interceptor):
         if one is not None:
             self._latest[one.record.task_id] = one
             self.submissions.append(one)
+            if self.accepted is not None:
+                self.accepted(one.record)
 
     @contextmanager
     def watching(
@@ -217,6 +226,13 @@ class Recorder(Interceptor):
         finally:
             with self._lock:
                 self._settling.remove(call)
+
+    def wake_all(self) -> None:
+        """Call what waits for any task, though none has ended."""
+        with self._lock:
+            calls = [call for some in self._watchers.values() for call in some] + self._settling
+        for call in calls:
+            call()
 
     def _is_running_again(self, record: TaskRecord) -> bool:
         """Whether a task that was delivered twice has ended, but not both runs of it."""

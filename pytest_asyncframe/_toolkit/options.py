@@ -42,6 +42,8 @@ _TEXTS = {
     "policy": "which schedules they run under, if their marker does not say",
     "level": "at which places other threads and tasks may run in them, if their marker does not "
     "say",
+    "app": "the app that worker processes import for tests on 'workers', such as shop.main:app; "
+    "empty for that of the test",
     "postgresql_url": "a database of PostgreSQL whose user may make others, for tests on "
     "'postgresql'; empty for a server that the run starts. $ASYNCFRAME_POSTGRESQL_URL goes first",
 }

@@ -29,6 +29,7 @@ from framework.testing import (
     worker_bound,
 )
 from pytest_asyncframe._backends.back_end import BackEnd
+from pytest_asyncframe._backends.elsewhere import Elsewhere
 from pytest_asyncframe._backends.names import require_memory
 from pytest_asyncframe._faults.injector import Injector
 from pytest_asyncframe._faults.searched import Choices
@@ -151,6 +152,7 @@ class Toolkit:
         self.cut_short: bool = False
         self._anyio: AnyioRunner | None = None
         self._manager: TaskManager | None = None
+        self._elsewhere: Elsewhere | None = None
         self._calls: PoolCalls | None = None
         self._make_framework: Callable[[], object] = lambda: None
         self._most_workers = 0
@@ -259,10 +261,13 @@ class Toolkit:
                 new_id=None if run is None else run.new_id,
                 rng=rng,
                 app_rules=self.settings.app_rules == "on",
+                offers=parts.offers,
             ) as manager,
         ):
             self._manager, self._calls = manager, PoolCalls(pool)
             manager.subscribe(self._on_event)
+            if parts.offers:
+                self._elsewhere = Elsewhere(self.back_end, manager, self.recorder)
             yield manager
 
     def _make_sequencer(self, moves: bool) -> Sequencer:
@@ -295,6 +300,8 @@ class Toolkit:
         return kind(self.sequencer, thread_name_prefix=_POOL_NAME, clock=self.clock)
 
     def _on_event(self, event: TaskEvent) -> None:
+        if self._elsewhere is not None and self._elsewhere.tells(event):
+            return
         if self.sequencer is not None:
             self.sequencer.moved = 0
         if event.kind == "started":
