@@ -9,6 +9,7 @@ Relies on: calls where the app uses its session, which is most often no thread-s
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Any, Final, NoReturn
 
 from sqlalchemy import event, select
@@ -23,7 +24,7 @@ from framework.stores.sql._tables.database import Database
 from framework.stores.sql._tables.rows import row_of
 
 _HINTED: Final = "asyncframe_hinted"
-"""Where a session notes which stores hear of its commits."""
+"""Where a session notes who waits for its commit."""
 
 
 class AppTransactions:
@@ -88,11 +89,18 @@ class AppTransactions:
         """Let the store's thread hear when a session has committed; False if nothing tells."""
         if isinstance(session, Connection) or not isinstance(session.get_bind(), Engine):
             return False
-        heard = session.info.setdefault(_HINTED, [])
-        if submissions not in heard:
-            heard.append(submissions)
-            event.listen(session, "after_commit", lambda _: submissions.hint())
+        waiting = session.info.get(_HINTED)
+        if waiting is None:
+            waiting = session.info[_HINTED] = set()
+            event.listen(session, "after_commit", partial(_hint, waiting))
+        waiting.add(submissions)
         return True
+
+
+def _hint(waiting: set[Submissions], session: Any) -> None:
+    """Let all that wait for a session look; a savepoint that is released says the same."""
+    while waiting and session.get_nested_transaction() is None:
+        waiting.pop().hint()
 
 
 def _commits_by_itself(connection: Connection) -> bool:
