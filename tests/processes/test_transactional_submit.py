@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -33,6 +37,13 @@ from tests.patience import PATIENCE
 from tests.processes.siblings import Peer, new_record, peers
 
 ORDERS = sa.Table("orders", sa.MetaData(), sa.Column("number", sa.Integer, primary_key=True))
+BODIES = sa.Table(
+    "bodies",
+    ORDERS.metadata,
+    sa.Column("task_id", sa.String, primary_key=True),
+    sa.Column("number", sa.Integer),
+    sa.Column("ran", sa.Integer),
+)
 DATABASE: list[Engine] = []
 
 
@@ -42,6 +53,15 @@ def look(number: int) -> bool:
     with DATABASE[0].connect() as connection:
         query = sa.select(ORDERS).where(ORDERS.c.number == number)
         return connection.execute(query).first() is not None
+
+
+@background_task(name="tests.transacted_body")
+def body(number: int) -> None:
+    """Count in the row of a number that it has run."""
+    with DATABASE[0].begin() as connection:
+        mine = BODIES.c.number == number
+        done = connection.execute(sa.update(BODIES).where(mine).values(ran=BODIES.c.ran + 1))
+        assert done.rowcount == 1
 
 
 @background_task(name="tests.transacted_loop", max_running=1)
@@ -384,6 +404,61 @@ async def test_its_process_is_killed(sql_url: str, when: str) -> None:
             else:
                 assert await manager.get_task(task_id) is None
                 assert manager.get_stats()["submitted"] == 0
+
+
+STORM = """
+import asyncio, random, sys
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+from tests.processes.test_transactional_submit import BODIES, body, process
+
+async def main(url, life):
+    draw = random.Random(int(life)).random
+    engine = sa.create_engine(url)
+    async with process(url, max_workers=0) as manager:
+        for number in range(1_000 * int(life), 1_000 * int(life) + 999):
+            with Session(engine) as session:
+                task_id = await manager.submit(body, (number,), session=session)
+                session.execute(BODIES.insert().values(task_id=task_id, number=number, ran=0))
+                if draw() < 0.2:
+                    with session.begin_nested() as point:
+                        body.options(session=session)(-1)
+                        point.rollback()
+                print(number, flush=True)
+                session.rollback() if draw() < 0.3 else session.commit()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def storm(url: str, life: int, most: int) -> None:
+    """Run a process that submits in transactions, until it has made some; then kill it."""
+    command = [sys.executable, "-P", "-c", STORM, url, str(life)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        for _ in range(most):
+            assert child.stdout.readline()
+        child.kill()
+
+
+@pytest.mark.extended("processes")
+async def test_many_transactions_of_processes_that_are_killed(sql_url: str) -> None:
+    """Whatever is committed before a kill, a task has run once for each row that is there."""
+    rng = random.Random(7)
+    async with process(sql_url) as manager, process(sql_url):
+        with orders(sql_url) as engine:
+            for life in range(1, 5):
+                await asyncio.to_thread(storm, sql_url, life, rng.randrange(20, 60))
+            with engine.connect() as connection:
+                task_ids = connection.execute(sa.select(BODIES.c.task_id)).scalars().all()
+            for task_id in task_ids:
+                assert await manager.get_result(task_id, PATIENCE) is None
+            with engine.connect() as connection:
+                assert set(connection.execute(sa.select(BODIES.c.ran)).scalars()) == {1}
+            assert len(task_ids) > 40
+            assert manager.get_stats()["submitted"] == len(task_ids)
+            with engine.connect() as connection:
+                assert connection.execute(sa.select(SUBMISSIONS)).all() == []
 
 
 # -- what is refused
