@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from celery import Celery
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from framework import background_task, setup_async_framework
+from framework.engines.celery import CeleryEngine
 from framework.stores.sql import SQLStore
 from pytest_asyncframe.probe import Probe
 
@@ -135,6 +137,11 @@ async def test_what_a_deployed_app_refuses(asyncframe: Probe, url: str) -> None:
                 look.options(session=session, unique=True)(1)
             with pytest.raises(TypeError, match=r"^session: in a test with memory in the place"):
                 look.options(session=session.connection())(1)
+    engine = CeleryEngine(Celery("shop", broker="redis://127.0.0.1"), default_limit=60)
+    lifespan = setup_async_framework(engine=engine, store=SQLStore(url))
+    async with asyncframe.client(FastAPI(lifespan=lifespan)):
+        with pytest.raises(ValueError, match=r"^tests.*with session: the engine hands tasks to a "):
+            look.options(session=Session(ENGINES[0]))(1)
     async with asyncframe.client(FastAPI(lifespan=setup_async_framework)):
         with pytest.raises(ValueError, match=r"^tests.*cannot be submitted with session: this app"):
             look.options(session=Session(ENGINES[0]))(1)
