@@ -291,10 +291,67 @@ def test_sign_of_life_at_the_last_moment(sql_url: str) -> None:
         slow.tick()
         with other.database.writing() as connection:
             other.writer.membership.bury(connection, dead)
-            assert not _orphans.exist(connection)
+            assert not _orphans.exist(connection, other.database.dialect)
 
         assert other.row(task).status == "pending"
         assert slow.process_id in living(other)
+
+
+def test_several_processes_without_a_row(sql_url: str) -> None:
+    """The tasks of all processes that have no row end, whatever others there are between them."""
+    with peers(sql_url, 5) as made:
+        tasks = {one.process_id: one.accept(owner="ann") for one in made}
+        for one in made:
+            one.writer.batches.write()
+        *others, alive = sorted(made, key=lambda one: one.process_id)
+        gone = others[:2] + others[3:]
+        with alive.database.writing() as connection:
+            for one in gone:
+                one.writer.membership.leave(connection)
+        alive.tick()
+
+        ended = {one for one, task in tasks.items() if alive.row(task).status == "interrupted"}
+        assert ended == {one.process_id for one in gone}
+
+
+def test_a_look_costs_the_same_however_many_tasks_wait(sqlite_url: str) -> None:
+    """To look for the tasks of the dead, SQLite takes no step for each task that waits."""
+    with peers(sqlite_url, 1) as (one,):
+        steps: list[int] = []
+        for number in (0, 5_000):
+            with one.database.writing() as connection:
+                rows = [
+                    {
+                        "task_id": str(at),
+                        "name": "tests.waits",
+                        "description": "",
+                        "status": "pending",
+                        "process": "",
+                        "remote": 0,
+                        "cancel_requested": 0,
+                        "still_running": 0,
+                        "created_at": START,
+                        "attempts": 0,
+                        "progress_message": "",
+                        "reason": "",
+                        "version": 1,
+                        "call": "[[],{}]",
+                        "restart": "{}",
+                    }
+                    for at in range(number)
+                ]
+                if rows:
+                    connection.execute(sa.insert(TASKS), rows)
+            taken: list[int] = []
+            with one.database.reading() as connection:
+                driver = connection.connection.driver_connection
+                assert driver is not None
+                driver.set_progress_handler(lambda: taken.append(1), 10)  # noqa: B023
+                assert not _orphans.exist(connection, one.database.dialect)
+                driver.set_progress_handler(None, 0)
+            steps.append(len(taken))
+
+        assert steps[1] < steps[0] + 10
 
 
 def test_backup_that_was_put_back(sql_url: str, caplog: pytest.LogCaptureFixture) -> None:

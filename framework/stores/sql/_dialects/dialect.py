@@ -188,6 +188,10 @@ class Dialect(ABC):
         """Return a column in a form by which no index is chosen."""
         return column
 
+    def by_index(self, table: sa.Table, index: str) -> str:
+        """Return how a statement in words names a table of which it is to use an index."""
+        return table.name
+
     def by_code_points(self, column: Any) -> Any:
         """Return a text whose order is that of Python, whatever the language of the database."""
         return column

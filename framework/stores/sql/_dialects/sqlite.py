@@ -141,6 +141,10 @@ class SQLite(Dialect):
         """Return it with a plus in front, since SQLite chooses an index by rules."""
         return sa.UnaryExpression(column, operator=custom_op("+"), type_=column.type)
 
+    def by_index(self, table: sa.Table, index: str) -> str:
+        """Name the index, since SQLite does not look at the data to choose one."""
+        return f"{table.name} INDEXED BY {index}"
+
     def has(self, text: Any, search: Any, is_ascii: bool) -> sa.ColumnElement[bool]:
         """Compare by LIKE or GLOB, which ignore the case of ASCII letters or of none."""
         if is_ascii:

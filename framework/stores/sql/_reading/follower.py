@@ -215,7 +215,7 @@ class Follower:
         room = self._host.room()
         with opened or self._database.reading() as connection:
             dead = self._membership.watch(connection)
-            orphans = _orphans.exist(connection)
+            orphans = _orphans.exist(connection, self._database.dialect)
             homeless = _places.has_homeless(connection)
             position = self._statements.position(connection)
             self._see_free(connection, room)
@@ -292,9 +292,8 @@ class Follower:
         with self._site.turn() as (connection, version, _):
             membership.bury(connection, dead)
             _orphans.put_back(connection, self._arriving, membership.process_id)
-            settled = _orphans.settle(
-                connection, membership.process_id, version, self._host.clock.time()
-            )
+            own, now = membership.process_id, self._host.clock.time()
+            settled = _orphans.settle(connection, self._database.dialect, own, version, now)
             _places.inherit(connection, version)
             remote = self._mirror.read(self._statements.in_order(connection, settled.remote))
             ended = self._statements.of_ids(connection, settled.ended)

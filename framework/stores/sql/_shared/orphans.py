@@ -19,18 +19,25 @@ from framework._records.records import WAITS
 from framework._records.statuses import TaskStatus
 from framework._tasks.wire import encode_error
 from framework.exceptions import TaskCancelledError
+from framework.stores.sql._dialects.dialect import Dialect
 from framework.stores.sql._shared.claims import UNWANTED
-from framework.stores.sql._tables.schema import PROCESSES, TASKS
+from framework.stores.sql._tables.schema import TASKS
 from framework.stores.sql._tables.statements import parts
 
 REASON: Final = "its process ended or hung before the task could end"
 CANCELLED: Final = "it was cancelled before another process took it over"
 
-_ORPHANED: Final = sa.and_(
-    TASKS.c.ended_at.is_(None),
-    TASKS.c.process != "",
-    TASKS.c.process.not_in(sa.select(PROCESSES.c.process_id)),
+# From one process to the next, past all of its tasks: there may be a million that are free.
+_LOST: Final = """
+WITH RECURSIVE owners (its_id) AS (
+    SELECT min(process) FROM {live} WHERE ended_at IS NULL AND process > ''
+    UNION ALL
+    SELECT (SELECT min(process) FROM {live} WHERE ended_at IS NULL AND process > owners.its_id)
+    FROM owners WHERE its_id IS NOT NULL
 )
+SELECT its_id FROM owners
+WHERE its_id IS NOT NULL AND its_id NOT IN (SELECT process_id FROM asyncframe_processes)
+"""
 _REMOTE: Final = TASKS.c.remote == 1
 _MAY_RUN: Final = sa.and_(
     TASKS.c.remote == 0, TASKS.c.restart.is_not(None), TASKS.c.call.is_not(None)
@@ -51,24 +58,53 @@ class Settled(NamedTuple):
     ended: Collection[str]
 
 
-def exist(connection: Connection) -> bool:
+def exist(connection: Connection, dialect: Dialect) -> bool:
     """Return whether there are any, or free tasks that are to be ended."""
-    queries = UNWANTED, sa.select(TASKS.c.task_id).where(_ORPHANED)
-    return any(connection.execute(query.limit(1)).first() is not None for query in queries)
+    unwanted = connection.execute(UNWANTED.limit(1)).first()
+    return unwanted is not None or bool(_lost(connection, dialect))
 
 
-def settle(connection: Connection, process: str, version: int, now: float) -> Settled:
+def _lost(connection: Connection, dialect: Dialect) -> list[str]:
+    """Return the processes that have live tasks, and no row."""
+    live = dialect.by_index(TASKS, "asyncframe_tasks_live")
+    return list(connection.exec_driver_sql(_LOST.format(live=live)).scalars())
+
+
+def settle(
+    connection: Connection, dialect: Dialect, process: str, version: int, now: float
+) -> Settled:
     """End orphans, set them free, or give them to *process*, whose turn to write it is.
 
     Args:
         connection: A transaction that writes.
+        dialect: The kind of database.
         process: The id of this process.
         version: Its version.
         now: The wall second.
     """
-    freed = connection.execute(
+    # One process after the other: databases use the index of live tasks only for one.
+    orphaned = [
+        sa.and_(TASKS.c.ended_at.is_(None), TASKS.c.process == lost)
+        for lost in _lost(connection, dialect)
+    ]
+    freed, remote = 0, list[str]()
+    for one in orphaned:
+        freed += _free(connection, one, version, now)
+        remote += _adopt(connection, one, process, version)
+    ended = _end_unwanted(connection, version, now)
+    for one in orphaned:
+        ended += connection.execute(sa.select(TASKS.c.task_id).where(one)).scalars()
+        _end(connection, one, TaskStatus.INTERRUPTED, version, now, REASON)
+    return Settled(remote, freed > 0, ended)
+
+
+def _free(
+    connection: Connection, orphaned: sa.ColumnElement[bool], version: int, now: float
+) -> int:
+    """Set those free that may run again, and return how many."""
+    return connection.execute(
         sa.update(TASKS)
-        .where(_ORPHANED, _MAY_RUN)
+        .where(orphaned, _MAY_RUN)
         .values(
             process="",
             status=TaskStatus.PENDING.value,
@@ -77,11 +113,6 @@ def settle(connection: Connection, process: str, version: int, now: float) -> Se
             version=version,
         )
     ).rowcount
-    remote = _adopt(connection, process, version)
-    ended = _end_unwanted(connection, version, now)
-    ended += connection.execute(sa.select(TASKS.c.task_id).where(_ORPHANED)).scalars()
-    _end(connection, _ORPHANED, TaskStatus.INTERRUPTED, version, now, REASON)
-    return Settled(remote, freed > 0, ended)
 
 
 def put_back(connection: Connection, task_ids: Collection[str], process: str) -> None:
@@ -106,9 +137,11 @@ def _end_unwanted(connection: Connection, version: int, now: float) -> list[str]
     return [task_id for task_id, _, _ in rows]
 
 
-def _adopt(connection: Connection, process: str, version: int) -> list[str]:
-    """Give tasks that run on workers to *process*."""
-    remote = sa.and_(_ORPHANED, _REMOTE)
+def _adopt(
+    connection: Connection, orphaned: sa.ColumnElement[bool], process: str, version: int
+) -> list[str]:
+    """Give those that run on workers to *process*."""
+    remote = sa.and_(orphaned, _REMOTE)
     task_ids = list(connection.execute(sa.select(TASKS.c.task_id).where(remote)).scalars())
     if task_ids:
         connection.execute(sa.update(TASKS).where(remote).values(process=process, version=version))
