@@ -46,6 +46,14 @@ def begin(peer: Peer) -> None:
     peer.tick()
 
 
+def end_session(peer: Peer) -> None:
+    """End the session of a process, and wait until the server has freed its lock."""
+    before = len(sessions(peer))
+    peer.link.close()
+    while len(sessions(peer)) >= before:
+        continue
+
+
 def look(peer: Peer, often: int = 1) -> set[str]:
     """Beat and look at the others, and return who has a row then."""
     for _ in range(often):
@@ -59,7 +67,7 @@ def test_a_free_lock_counts_three_times(postgres_url: str) -> None:
     with peers(postgres_url, 3) as (killed, hung, alive):
         begin(killed)
         begin(hung)
-        killed.link.close()
+        end_session(killed)
         everybody = {one.process_id for one in (killed, hung, alive)}
         assert look(alive, 2) == everybody
         assert look(alive) == everybody - {killed.process_id}
@@ -71,7 +79,7 @@ def test_without_its_lock_a_process_that_beats_lives(postgres_url: str) -> None:
     """A process that has lost its session is not given up while it beats."""
     with peers(postgres_url) as (one, two):
         begin(one)
-        one.link.close()
+        end_session(one)
         for _ in range(MISSED):
             one.tick()
             assert len(look(two)) == 2
@@ -87,7 +95,7 @@ def test_ended_here(postgres_url: str, monkeypatch: pytest.MonkeyPatch, held: bo
     with peers(postgres_url) as (one, two):
         begin(one)
         if not held:
-            one.link.close()
+            end_session(one)
 
         assert look(two) == ({one.process_id, two.process_id} if held else {two.process_id})
 
