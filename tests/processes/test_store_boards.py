@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from framework.stores.sql._dialects.board import DEAF, ENDING, Board, BoardLink
+from framework.stores.sql._shared.site import Pace
 from framework.stores.sql._tables.schema import META, PROCESSES
+from tests.patience import PATIENCE
 from tests.processes.siblings import Peer, TestClock, peers
 
 
@@ -172,3 +175,21 @@ def test_a_beat_while_others_write(sqlite_url: str) -> None:
 
         assert beats() == before + 1
         assert not one.writer.batches.pulse.is_due()
+
+
+def test_the_thread_wakes_for_what_others_write(sqlite_url: str) -> None:
+    """The thread of a process that has nothing to do reads what others write, untold."""
+    pace = Pace(look=PATIENCE, watch=PATIENCE, beat=PATIENCE, glance=0.001)
+    with peers(sqlite_url, pace=pace) as (reader, busy):
+        end_one(busy)
+        idle(reader, 1)
+        found = threading.Event()
+        reader.writer.follower.tell(lambda _: found.set())
+        # Its last look was long ago by its clock, which stands still.
+        reader.writer._looked = -PATIENCE
+        reader.writer.start()
+        try:
+            end_one(busy)
+            assert found.wait(PATIENCE / 2)
+        finally:
+            assert reader.writer.close(PATIENCE)

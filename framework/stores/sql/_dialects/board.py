@@ -102,6 +102,7 @@ class BoardLink:
     """
 
     presence = None
+    tells = False
 
     def __init__(self, board: Board, clock: SystemClock) -> None:
         self._board = board

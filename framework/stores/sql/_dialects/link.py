@@ -18,7 +18,12 @@ class Link(Protocol):
 
     It never has the last word: once a second somebody looks at what is committed, and says by
     `check` whether that could be known. Only the store's thread calls.
+
+    Attributes:
+        tells: Whether it tells that others have committed; otherwise it has to be asked.
     """
+
+    tells: bool
 
     def start(self, process_id: str) -> None:
         """Begin, for a process."""

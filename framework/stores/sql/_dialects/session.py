@@ -79,6 +79,8 @@ class Session:
         told: Called when others have committed, or may have.
     """
 
+    tells = True
+
     def __init__(
         self,
         open_one: Callable[[], Kept],

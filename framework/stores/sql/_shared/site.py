@@ -26,6 +26,7 @@ class Pace:
             until a record is safe.
         hurry: The same while callers wait, and come in bursts.
         look: Between two reads of what others have written.
+        glance: Between two looks at a link that does not tell of that, which cost next to nothing.
         watch: The same while somebody waits for a change of another process's task.
         beat: Between two increments of this process's counter.
         pause_min: After the first fault; doubled after each further one.
@@ -36,6 +37,7 @@ class Pace:
     gather: float = 0.02
     hurry: float = 0.001
     look: float = 0.1
+    glance: float = 0.03
     watch: float = 0.05
     beat: float = 1.0
     pause_min: float = 0.05

@@ -133,7 +133,7 @@ class Writer:
 
     def _run(self) -> None:
         while not self._closing.is_set():
-            self._backlog.sleep(self._until_due())
+            self._sleep()
             if self._closing.is_set():
                 break
             # Whoever is woken by others' commits has nothing to gather, and reads at once.
@@ -142,6 +142,14 @@ class Writer:
                 self._gather()
             self.attempt()
         self._finish()
+
+    def _sleep(self) -> None:
+        """Wait until something is due, or until there is something to write or to read."""
+        until = self._clock.monotonic() + self._until_due()
+        longest = math.inf if self._site.link.tells else self._pace.glance
+        while not self._backlog.sleep(min(longest, max(0.0, until - self._clock.monotonic()))):
+            if self._clock.monotonic() >= until or self._is_to_look():
+                return
 
     def _gather(self) -> None:
         """Wait a moment, since records come in bursts: that makes one transaction of many."""
