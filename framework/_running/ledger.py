@@ -142,17 +142,20 @@ class Ledger(Events):
         if self.shared is not None:
             self._share_new(self.shared, task)
 
-    def require_room(self) -> None:
-        """Check that `add` would take a PENDING task now.
+    def require_room(self, many: int = 1) -> None:
+        """Check that `add` would take some PENDING tasks now.
+
+        Args:
+            many: How many.
 
         Raises:
             FrameworkNotStartedError: If the manager accepts no more tasks.
-            QueueFullError: If `queue_size` tasks are PENDING.
+            QueueFullError: If more than `queue_size` tasks would be PENDING.
         """
         with self.lock:
             if self.state != "running":
                 raise FrameworkNotStartedError(self.state)
-            if self.pending >= self.queue_size:
+            if self.pending + many > self.queue_size:
                 raise self.queue_full()
 
     def queue_full(self) -> QueueFullError:

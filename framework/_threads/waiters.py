@@ -18,7 +18,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from framework._tasks.live import Waiter
@@ -336,6 +336,41 @@ def block(steps: Steps[T]) -> T:
         return result
     finally:
         steps.close()
+
+
+async def suspend_all(many: Sequence[Steps[T]]) -> list[T]:
+    """Take several *steps* to their ends on this loop, and return what each returns.
+
+    Each begins before any is waited for. Then those that come later may depend on earlier ones.
+
+    Raises:
+        Exception: The first error of any of them, after the others have ended.
+    """
+    results: dict[int, T] = {}
+    errors: list[Exception] = []
+    waits = deque[tuple[int, Callable[[], Any]]]()
+
+    def go_on(number: int) -> None:
+        try:
+            waits.append((number, next(many[number])))
+        except StopIteration as stop:
+            results[number] = stop.value
+        except Exception as error:  # the others must not be left where they are
+            errors.append(error)
+
+    try:
+        for number in range(len(many)):
+            go_on(number)
+        while waits:
+            number, wait = waits.popleft()
+            await wait()
+            go_on(number)
+    finally:
+        for steps in many:
+            steps.close()
+    if errors:
+        raise errors[0]
+    return [results[number] for number in range(len(many))]
 
 
 async def suspend(steps: Steps[T]) -> T:

@@ -41,7 +41,7 @@ class Intake:
     """Makes tasks of one manager from checked calls.
 
     There are three ways in: `submit`, `submit_patiently` and `start_in_place`. `offer` and
-    `accept` are the halves of the first one.
+    `accept` are the halves of the first one; see `together` for several calls.
 
     Args:
         runner: Hands tasks to the engine; has the ledger, which counts them.
@@ -127,9 +127,9 @@ class Intake:
         task = self._new_task(spec, args, kwargs, frame)
         if spec.special or self._always:
             moments = self._moments[spec.special]
-            if not moments.only_make:
-                return self._submit_slowly(task, moments)
             moments.make(task)
+            if not moments.only_make:
+                return self.submit_made(task)
         self.ledger.add(task)
         if task.outbox is not None:
             self.ledger.flush_submitted(task)
@@ -143,12 +143,12 @@ class Intake:
             self.runner.refuse(task, error)
         return task
 
-    def _submit_slowly(self, task: LiveTask, moments: Moments) -> LiveTask | Existing:
-        """Submit a new task in which partners take part."""
+    def submit_made(self, task: LiveTask) -> LiveTask | Existing:
+        """Submit a task that is made, and in which partners may take part."""
+        moments = self._moments[task.spec.special]
         # Not `get_running_loop`, which raises an error outside a loop.
         if moments.may_wait and asyncio._get_running_loop() is None:
-            return block(self._steps(task, moments))
-        moments.make(task)
+            return block(self.steps_of_made(task))
         if moments.entering:
             other = self._enter(task, moments, False, self._add, [])
             if other is not None:
@@ -186,7 +186,18 @@ class Intake:
         task = self._new_task(spec, args, kwargs, frame)
         if repeated is not None:
             task.run_again_of, task.owner = str(repeated.task_id), repeated.owner
-        return await suspend(self._steps(task, self._moments[spec.special]))
+        self._moments[spec.special].make(task)
+        return await suspend(self.steps_of_made(task))
+
+    def made(
+        self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
+    ) -> LiveTask:
+        """Make a task of a checked call, which `submit_made` or `steps_of_made` submits."""
+        for check in self._checks:
+            spec = check(spec, args, kwargs, False)
+        task = self._new_task(spec, args, kwargs, frame)
+        self._moments[spec.special].make(task)
+        return task
 
     def start_in_place(
         self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
@@ -282,9 +293,9 @@ class Intake:
         ]
         return Moments(partners, self._launch, special)
 
-    def _steps(self, task: LiveTask, moments: Moments) -> Steps[LiveTask | Existing]:
-        """Submit a new task patiently; return it, or another one to use instead."""
-        moments.make(task)
+    def steps_of_made(self, task: LiveTask) -> Steps[LiveTask | Existing]:
+        """Submit a task that is made patiently; return it, or another one to use instead."""
+        moments = self._moments[task.spec.special]
         asked: list[Partner] = []
         other = self._enter(task, moments, True, self._add, asked)
         while isinstance(other, Reply):
