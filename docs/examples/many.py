@@ -50,6 +50,18 @@ def price(item: str) -> int:
     return len(item)
 
 
+@app.post("/notices", status_code=202)
+async def notices(customers: list[str]) -> list[TaskId[str]]:
+    """Tell all customers, or none if the queue has not room for all."""
+    return await get_task_manager().submit_many(greet, customers)
+
+
+@background_task
+def greet(customer: str) -> str:
+    """Tell one customer."""
+    return f"hello {customer}"
+
+
 @app.get("/prices")
 async def prices(item: list[str]) -> dict[str, int]:
     """Look up several prices side by side."""
@@ -108,6 +120,14 @@ def test_an_awaited_map_gives_all_results() -> None:
     with TestClient(app) as client:
         answer = client.post("/all-thumbnails", json=["a.png", "b.png"])
         assert answer.json() == ["a-small.png", "b-small.png"]
+
+
+def test_all_customers_are_told() -> None:
+    """The ids stand where the customers stood."""
+    with TestClient(app) as client:
+        ids = client.post("/notices", json=["ann", "bob"]).json()
+        manager = app.state.task_manager
+        assert [manager.wait_result(one, timeout=60) for one in ids] == ["hello ann", "hello bob"]
 
 
 def test_prices_come_in_order() -> None:

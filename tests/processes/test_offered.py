@@ -235,6 +235,19 @@ async def test_durable(sqlite_url: str) -> None:
         assert [task_id in web.get_active_tasks(), web.get_stats()["pending"]] == [True, 2]
 
 
+async def test_many_at_once(sql_url: str) -> None:
+    """Hundreds that are submitted together take a few transactions, and others run each once."""
+    many = 300
+    async with process(sql_url, 0, durable=True) as web, process(sql_url, 4):
+        begun: list[object] = []
+        sa.event.listen(store_of(web)._database._engine, "begin", begun.append)
+        ids = await web.submit_many(offered, range(many))
+        assert len(begun) < 40, "one each would be 300"
+
+        assert await web.gather(ids) == list(range(many))
+    assert sorted(RAN) == list(range(many))
+
+
 async def test_a_submission_that_is_not_stored(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

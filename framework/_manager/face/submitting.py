@@ -54,9 +54,14 @@ async def accept(
         )
     if spec.task_id is not None and await core.others.find(spec.task_id, patient=False):
         raise id_in_use(spec.task_id)
-    if spec.needs_place or core.durable.is_needed:
+    if must_wait(core, spec):
         return await core.intake.submit_patiently(*call, frame, awaited)
     return core.intake.submit(*call, frame, awaited)
+
+
+def must_wait(core: Core, spec: TaskSpec) -> bool:
+    """Return whether a submission has to wait for a shared store or engine."""
+    return core.others.exist and (spec.needs_place or core.durable.is_needed)
 
 
 def checked(

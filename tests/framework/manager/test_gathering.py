@@ -342,3 +342,42 @@ def test_map_refuses_bad_arguments_at_the_call(asyncframe: Probe) -> None:
     for arguments, options, error in MAP_REFUSALS:
         with pytest.raises((TypeError, ValueError), match=f"^{re.escape(error)}$"):
             asyncframe.manager.map(*arguments, **options)
+
+
+# -- submit_many
+
+
+@background_task(on_restart="requeue", name="tests.gathering_kept")
+async def kept(number: int) -> int:
+    """Return a number that other processes can be given."""
+    return number
+
+
+async def test_submit_many_returns_ids_in_the_order_of_the_items(asyncframe: Probe) -> None:
+    """Each item gets a task, whose id stands where the item stood; options apply to all."""
+    async with setup_async_framework():
+        manager = get_task_manager()
+        ids = await manager.submit_many(asleep, (one for one in (3.0, 1.0, 2.0)), timeout=2.5)
+
+        assert await manager.gather(ids[1:]) == [1.0, 2.0]
+        with pytest.raises(TaskTimeoutError, match=r"^"):
+            await manager.get_result(ids[0])
+        assert await manager.submit_many(asleep, []) == []
+
+
+@pytest.mark.asyncframe(lost_failures="off")
+async def test_submit_many_submits_all_or_none(asyncframe: Probe) -> None:
+    """If an item does not fit, or the queue has not room for all, none is submitted."""
+    async with setup_async_framework(queue_size=3):
+        manager = get_task_manager()
+        with pytest.raises(QueueFullError, match=r"^the task queue is full"):
+            await manager.submit_many(asleep, [1.0] * 4)
+        with pytest.raises(TypeError, match=r"^"):
+            await manager.submit_many(kept, [1, 2, object()])  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"^items must be iterable, not 5"):
+            await manager.submit_many(asleep, 5)  # type: ignore[call-overload]
+        with pytest.raises(TypeError, match=r"^submit_many\(\) got an unexpected keyword"):
+            await manager.submit_many(asleep, [1.0], wait=True)  # type: ignore[call-overload]
+        assert manager.get_stats()["submitted"] == 0
+
+        assert await manager.gather(await manager.submit_many(kept, [1, 2, 3])) == [1, 2, 3]
