@@ -18,7 +18,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from framework._tasks.live import Waiter
@@ -338,39 +338,41 @@ def block(steps: Steps[T]) -> T:
         steps.close()
 
 
-async def suspend_all(many: Sequence[Steps[T]]) -> list[T]:
-    """Take several *steps* to their ends on this loop, and return what each returns.
+async def suspend_all(many: Iterable[Steps[T]]) -> list[T | Exception]:
+    """Take several *steps* to their ends on this loop, and return what each returns or raises.
 
-    Each begins before any is waited for. Then those that come later may depend on earlier ones.
-
-    Raises:
-        Exception: The first error of any of them, after the others have ended.
+    Each begins before any is waited for, up to one that raises an error at once, or cannot be made:
+    that is the last one. Those that come later may depend on earlier ones.
     """
-    results: dict[int, T] = {}
-    errors: list[Exception] = []
+    begun: list[Steps[T]] = []
+    outcomes: dict[int, T | Exception] = {}
     waits = deque[tuple[int, Callable[[], Any]]]()
 
     def go_on(number: int) -> None:
         try:
-            waits.append((number, next(many[number])))
+            waits.append((number, next(begun[number])))
         except StopIteration as stop:
-            results[number] = stop.value
+            outcomes[number] = stop.value
         except Exception as error:  # the others must not be left where they are
-            errors.append(error)
+            outcomes[number] = error
 
     try:
-        for number in range(len(many)):
-            go_on(number)
+        try:
+            for steps in many:
+                begun.append(steps)
+                go_on(len(begun) - 1)
+                if isinstance(outcomes.get(len(begun) - 1), Exception):
+                    break
+        except Exception as error:  # of whoever makes them
+            outcomes[len(begun)] = error
         while waits:
             number, wait = waits.popleft()
             await wait()
             go_on(number)
     finally:
-        for steps in many:
+        for steps in begun:
             steps.close()
-    if errors:
-        raise errors[0]
-    return [results[number] for number in range(len(many))]
+    return [outcomes[number] for number in sorted(outcomes)]
 
 
 async def suspend(steps: Steps[T]) -> T:

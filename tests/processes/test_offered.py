@@ -248,6 +248,21 @@ async def test_many_at_once(sql_url: str) -> None:
     assert sorted(RAN) == list(range(many))
 
 
+async def test_a_map_writes_together(sqlite_url: str) -> None:
+    """The tasks that a map submits at the same time are written in a few transactions."""
+    many = 60
+    async with process(sqlite_url, 0, durable=True) as web, process(sqlite_url, 4):
+        made: list[str] = []
+        sa.event.listen(
+            store_of(web)._database._engine,
+            "before_cursor_execute",
+            lambda _, __, statement, *___: made.append(statement),
+        )
+        assert await web.map(offered, range(many), max_running=many) == list(range(many))
+        written = [one for one in made if one.startswith("INSERT INTO asyncframe_tasks")]
+        assert 1 <= len(written) <= 5, "one each would be 60"
+
+
 async def test_a_submission_that_is_not_stored(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,14 +115,19 @@ class TaskMap(Generic[I, T]):
         submit: Any,
         until_final: Any,
     ) -> None:
-        self._submit: Callable[[I], Awaitable[LiveTask]] = submit
+        self._submit: Callable[[list[I]], Awaitable[list[LiveTask | Exception]]] = submit
         self._until_final: Callable[[LiveTask], Awaitable[TaskRecord]] = until_final
         self._items = _one_by_one(items)
+        # Of the others the next one may take long to come.
+        self._are_there = isinstance(items, Iterable)
         # The waits that are over, and whether there is one, or the last item has come.
         self._over: list[asyncio.Future[TaskRecord]] = []
         self._changed, self._room = asyncio.Event(), asyncio.Event()
         self._max_running = max_running
-        self._next: tuple[int, I] | None = None
+        # Those that were taken, and are not submitted yet.
+        self._next: list[tuple[int, I]] = []
+        # Why there are no more items.
+        self._broken: Exception | None = None
         self._waits: dict[asyncio.Future[TaskRecord], tuple[int, I]] = {}
         self._begun = False
         self.total: int | None = len(items) if isinstance(items, Sized) else None
@@ -195,27 +200,52 @@ class TaskMap(Generic[I, T]):
         """Submit tasks for all items, as many at a time as may run; return why one was refused."""
         while True:
             try:
-                if self._next is None:
-                    self._next = await anext(self._items, None)
-                if self._next is None:
+                await self._take()
+                if not self._next:
                     self.total = self.submitted
                     return None
-                number, item = self._next
-                task = await self._submit(item)
+                outcomes = await self._submit([item for _, item in self._next])
             except Exception as error:
-                # One of our own makes room when it ends; without any, nobody would try again.
-                if not (isinstance(error, QueueFullError) and self._waits):
-                    return error
-            else:
-                self._next = None
-                self.submitted += 1
-                wait = asyncio.ensure_future(self._until_final(task))
-                self._waits[wait] = number, item
-                wait.add_done_callback(self._note)
-                if len(self._waits) < self._max_running:
-                    continue
+                return error
+            refused = None
+            for task in outcomes:
+                if isinstance(task, Exception):
+                    refused = refused or task
+                else:
+                    self._follow(task)
+            # One of our own makes room when it ends; without any, nobody would try again.
+            if refused is not None and not (isinstance(refused, QueueFullError) and self._waits):
+                return refused
+            if refused is None and len(self._waits) < self._max_running:
+                continue
             self._room.clear()
             await self._room.wait()
+
+    async def _take(self) -> None:
+        """Take as many items as may run, if they are there; else the next one."""
+        room = self._max_running - len(self._waits) if self._are_there else 1
+        while len(self._next) < room:
+            try:
+                if self._broken is not None:
+                    raise self._broken
+                taken = await anext(self._items, None)
+            except Exception as error:
+                # Those that came before it are submitted first.
+                self._broken = error
+                if not self._next:
+                    raise
+                return
+            if taken is None:
+                return
+            self._next.append(taken)
+
+    def _follow(self, task: LiveTask) -> None:
+        """Wait for the task of the first item that was taken."""
+        number, item = self._next.pop(0)
+        self.submitted += 1
+        wait = asyncio.ensure_future(self._until_final(task))
+        self._waits[wait] = number, item
+        wait.add_done_callback(self._note)
 
     def _note(self, wait: asyncio.Future[TaskRecord]) -> None:
         self._over.append(wait)

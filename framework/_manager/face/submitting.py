@@ -78,7 +78,7 @@ def checked(
     """
     if options:
         options = SUBMIT.checked(caller, options, _HINTS[caller])
-    spec, bound = _spec(func, options)
+    spec, bound = spec_of(func, options)
     positional, named = require_arguments(args, kwargs)
     if bound:
         positional = (*bound, *positional)
@@ -91,7 +91,7 @@ _ARGUMENTS: Final = "; arguments of the function go in args=(...) or kwargs={...
 _HINTS: Final = {"submit": f", wait{_ARGUMENTS}", "submit_nowait": _ARGUMENTS}
 
 
-def _spec(func: Callable[..., Any], options: SubmitOptions) -> tuple[TaskSpec, tuple[Any, ...]]:
+def spec_of(func: Callable[..., Any], options: SubmitOptions) -> tuple[TaskSpec, tuple[Any, ...]]:
     """Return the spec of *func*, and its instance as an argument if it is a bound method."""
     if layer_of(func) in ("background_task", "async_task") and not is_wrapper(func):
         # Its own spec: with a new one, its call would submit a second task.

@@ -1,8 +1,8 @@
-"""Several calls that are submitted together: all or none, with one wait for all of them."""
+"""Several calls that are submitted together, with one wait for all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from types import FrameType
 from typing import Any, TypeAlias
 
@@ -10,15 +10,17 @@ from framework._manager.submitting.intake import Intake
 from framework._tasks.live import LiveTask
 from framework._tasks.places import Existing
 from framework._tasks.specs import TaskSpec
-from framework._threads.waiters import suspend_all
+from framework._threads.waiters import Steps, suspend_all
 
-Calls: TypeAlias = Sequence[tuple[TaskSpec, tuple[Any, ...], dict[str, Any]]]
-"""What to run, with arguments that are already checked."""
+Calls: TypeAlias = Iterable[tuple[TaskSpec, tuple[Any, ...], dict[str, Any]]]
+"""What to run, with arguments that are checked; taking the next one may raise an error."""
+
+Submitted: TypeAlias = LiveTask | Existing
 
 
 async def submit_all(
     intake: Intake, calls: Calls, frame: FrameType, *, patient: bool
-) -> list[LiveTask | Existing]:
+) -> list[Submitted]:
     """Submit several calls, and return what has become of each.
 
     Args:
@@ -34,6 +36,33 @@ async def submit_all(
     """
     made = [intake.made(*call, frame) for call in calls]
     intake.ledger.require_room(len(made))
+    outcomes = await suspend_all(_steps(intake, task, patient) for task in made)
+    submitted = [one for one in outcomes if not isinstance(one, Exception)]
+    for one in outcomes:
+        if isinstance(one, Exception):
+            raise one
+    return submitted
+
+
+async def submit_each(
+    intake: Intake, calls: Calls, frame: FrameType, *, patient: bool
+) -> list[Submitted | Exception]:
+    """Submit several calls one after the other, up to one that is refused at once.
+
+    Args:
+        intake: Takes them.
+        calls: What to run.
+        frame: The frame of the caller.
+        patient: As above.
+
+    Returns:
+        What has become of each, or why it was refused.
+    """
+    made = (intake.made(*call, frame) for call in calls)
+    return await suspend_all(_steps(intake, task, patient) for task in made)
+
+
+def _steps(intake: Intake, task: LiveTask, patient: bool) -> Steps[Submitted]:
     if patient:
-        return await suspend_all([intake.steps_of_made(task) for task in made])
-    return [intake.submit_made(task) for task in made]
+        return (yield from intake.steps_of_made(task))
+    return intake.submit_made(task)

@@ -11,8 +11,8 @@ from typing import Any, Literal, NamedTuple, TypeVar, Unpack, cast, overload
 
 from framework._manager.face.gathering import TaskMap, gather
 from framework._manager.face.looking import snapshot_of, until_ended
-from framework._manager.face.submitting import Submitting, accept, checked, must_wait
-from framework._manager.face.together import submit_all
+from framework._manager.face.submitting import Submitting, checked, must_wait, spec_of
+from framework._manager.face.together import submit_all, submit_each
 from framework._records import checks
 from framework._records.ids import TaskId
 from framework._tasks.decorated import BackgroundCall
@@ -288,13 +288,14 @@ class Waiting(Submitting):
         # The frame goes on, and the line of this call with it.
         site = cast(FrameType, CallSite(frame.f_code, frame.f_lasti))
 
-        async def submit(item: Any) -> LiveTask:
-            call = checked("submit", func, (item,), None, given)
-            task = await accept(core, call, site)
-            if isinstance(task, Existing):
+        async def submit(some: list[Any]) -> list[LiveTask | Exception]:
+            calls = (checked("submit", func, (item,), None, given) for item in some)
+            patient = must_wait(core, spec_of(func, given)[0])
+            return [
                 # A task of another process is not followed here.
-                raise DuplicateTaskError(name_of(func), task.task_id)
-            return task
+                DuplicateTaskError(name_of(func), one.task_id) if isinstance(one, Existing) else one
+                for one in await submit_each(core.intake, calls, site, patient=patient)
+            ]
 
         return TaskMap(items, most, submit, core.results.ended)
 

@@ -344,6 +344,22 @@ def test_map_refuses_bad_arguments_at_the_call(asyncframe: Probe) -> None:
             asyncframe.manager.map(*arguments, **options)
 
 
+async def test_map_submits_what_came_before_an_error_of_its_items(asyncframe: Probe) -> None:
+    """An error of the items is raised after those that came before it have ended."""
+
+    def items() -> Iterator[float]:
+        yield 1.0
+        yield 2.0
+        raise LookupError("no more")
+
+    async with setup_async_framework():
+        run = get_task_manager().map(asleep, items(), max_running=5)
+        with pytest.raises(LookupError, match=r"^no more$"):
+            await run
+
+        assert (run.submitted, run.ended, run.failed) == (2, 2, 0)
+
+
 # -- submit_many
 
 
