@@ -259,7 +259,8 @@ WINDOWS: Final = _table("asyncframe_windows")
 SUBMISSIONS: Final = _table("asyncframe_submissions")
 """One row for each task that an app has submitted in a transaction of its own, until it is moved.
 
-``written`` is its row in JSON, see `Written`; all else is said by `_shared.submissions`.
+``written`` is its row in JSON, in the order of `WRITTEN`: a step that changes that order has to
+change the rows that are here. All else is said by `_shared.submissions`.
 """
 
 
