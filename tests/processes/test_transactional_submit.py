@@ -170,6 +170,31 @@ async def test_savepoints(sql_url: str) -> None:
             assert await manager.get_task(dropped) is None
 
 
+async def test_savepoints_of_an_engine_that_begins(sqlite_url: str) -> None:
+    """With the cure for SQLite's driver, a savepoint that comes first is rolled back as well."""
+    async with process(sqlite_url) as manager:
+        with orders(sqlite_url) as engine:
+
+            @sa.event.listens_for(engine, "connect")
+            def keep_the_driver_from_it(connection: Any, _: object) -> None:
+                connection.isolation_level = None
+
+            @sa.event.listens_for(engine, "begin")
+            def begin(connection: Connection) -> None:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+            engine.dispose()
+            with Session(engine) as session:
+                with session.begin_nested():
+                    dropped = look.options(session=session)(1)
+                session.rollback()
+                with session.begin_nested():
+                    kept = look.options(session=session)(2)
+                session.commit()
+            assert await manager.get_result(kept, PATIENCE) is False
+            assert await manager.get_task(dropped) is None
+
+
 @pytest.mark.parametrize("how", ["connection", "bound session", "scoped session", "submit_nowait"])
 async def test_ways_to_have_a_session(sql_url: str, how: str) -> None:
     """What SQLAlchemy has for a transaction can be given, whoever commits it."""
