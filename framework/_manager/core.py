@@ -110,6 +110,7 @@ class Core:
         scene: What is needed to say why a task waits.
         keys, guard, owners, requeued, durable: The partners of submissions that others use.
         only: The names of the functions whose tasks and schedules it runs; None for all.
+        role: What kind of process it runs in; see `protocols.StoreHost`.
         has_workers: Whether tasks run in this process, or where *remote* runs them.
         takes_over: Whether the app has started, so that tasks that no process has may run.
         manager: The public face of this core; set by `frameworks.Framework`.
@@ -199,7 +200,7 @@ class Core:
             in_place=parts.in_place or self.remote is None,
         )
         book = features.schedules or abilities.schedules
-        self.only = settings.only
+        self.only, self.role = settings.only, settings.role
         self.schedules = Schedules(self.intake, self.rng, book, self.others, self.only)
         self.clean_up = CleanUp(self.ledger, retention, settings)
         self.has_workers = offered is None

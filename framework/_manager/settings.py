@@ -24,6 +24,7 @@ class Settings:
     cleanup_interval: float = 60.0
     # Of a worker alone, see `hosting.role`.
     only: frozenset[str] | None = None
+    role: str = "app"
     # Of one app alone: apps that share a framework may differ in these.
     graceful_shutdown_timeout: float = field(default=30.0, compare=False)
     slow_loop: float = field(default=1.0, compare=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -12,28 +11,37 @@ from framework.cli._facts import moment
 from framework.cli._mistakes import GOOD
 from framework.cli._screen import Screen
 from framework.cli._sources import Source
-from framework.stores.sql._reading.observer import Busy
+from framework.protocols import ProcessInfo
 
-_HEAD: Final = ("HOST", "PID", "STARTED", "PLACES", "RUNNING", "WAITING")
+_HEAD: Final = ("HOST", "PID", "KIND", "STARTED", "PLACES", "RUNNING", "WAITING", "TASKS")
 
 
 def workers(source: Source, screen: Screen, _: Namespace) -> int:
     """Print the processes that share the tasks, those that only submit as well."""
-    found, free = source.observer.processes()
-    screen.objects([_facts_of(one) for one in found], _HEAD, _row, "no processes")
-    screen.say(f"{free} tasks wait for a process that has a place for them")
+    found, waiting = source.observer.processes()
+    facts = [_facts_of(one, waiting.get(one.process_id, 0)) for one in found]
+    screen.objects(facts, _HEAD, _row, "no processes")
+    screen.say(f"{waiting.get('', 0)} tasks wait for a process that has a place for them")
     return GOOD
 
 
-def _facts_of(one: Busy) -> dict[str, Any]:  # Any: JSON
+def _facts_of(one: ProcessInfo, waiting: int) -> dict[str, Any]:  # Any: JSON
     """Return a process as JSON."""
     return {
-        **asdict(one.process),
-        "started_at": datetime.fromtimestamp(one.since, UTC).isoformat(),
+        "host": one.host,
+        "pid": one.pid,
+        "kind": one.kind,
+        "started_at": _time(one.started_at),
         "places": one.places,
-        "running": one.running,
-        "waiting": one.waiting,
+        "running": sum(one.running.values()),
+        "running_since": None if one.running_since is None else _time(one.running_since),
+        "waiting": waiting,
+        "tasks": dict(one.running),
     }
+
+
+def _time(second: float) -> str:
+    return datetime.fromtimestamp(second, UTC).isoformat()
 
 
 def _row(facts: dict[str, Any]) -> tuple[str, ...]:
@@ -41,8 +49,13 @@ def _row(facts: dict[str, Any]) -> tuple[str, ...]:
     return (
         escaped(facts["host"]),
         str(facts["pid"]),
+        facts["kind"],
         moment(facts["started_at"]),
         "" if places is None else str(places),
         str(facts["running"]),
         str(facts["waiting"]),
+        ", ".join(
+            escaped(name) if many == 1 else f"{many} {escaped(name)}"
+            for name, many in facts["tasks"].items()
+        ),
     )

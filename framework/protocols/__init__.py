@@ -59,6 +59,7 @@ from framework.protocols._features import (
     WindowRequest,
 )
 from framework.protocols._observers import EventSink, Interceptor, TaskTracer, Telemetry
+from framework.protocols._processes import ProcessBook, ProcessInfo
 from framework.protocols._stores import SharedStore, StoreHost, TaskStore
 
 __all__ = [
@@ -83,6 +84,8 @@ __all__ = [
     "PagedStore",
     "PlaceAnswer",
     "PlaceRequest",
+    "ProcessBook",
+    "ProcessInfo",
     "RemoteEngine",
     "RequeueStore",
     "Restart",

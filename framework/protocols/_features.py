@@ -14,6 +14,7 @@ from framework._records.records import TaskRecord
 from framework._records.schedules import RunClaim, ScheduleState
 from framework._tasks.places import PlaceAnswer, PlaceRequest
 from framework.protocols._engines import KeepingEngine, LoggingWorkers, TaskRules
+from framework.protocols._processes import ProcessBook
 from framework.protocols._stores import SharedStore
 
 
@@ -483,6 +484,7 @@ class Features:
         requeue: Other processes can run the tasks of an ended one.
         transactional: It takes tasks in transactions of the app.
         large: It does not hold all its tasks in memory.
+        processes: It knows which processes share it; of stores only.
         schedules: It decides which process runs a schedule.
         places: It keeps the lines of unique tasks and of ``max_running`` for all processes.
         windows: It keeps the windows of throttles for all processes.
@@ -503,6 +505,7 @@ class Features:
     requeue: RequeueStore | None = None
     transactional: TransactionalStore | None = None
     large: LargeStore | None = None
+    processes: ProcessBook | None = None
     schedules: ScheduleBook | None = None
     places: SharedPlaces | None = None
     windows: SharedWindows | None = None

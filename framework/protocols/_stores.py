@@ -55,10 +55,17 @@ class TaskStore(Protocol):
 
 
 class StoreHost(Protocol):
-    """The framework, as its `SharedStore` sees it; call every method from any thread."""
+    """The framework, as its `SharedStore` sees it; call every method from any thread.
+
+    Attributes:
+        clock: Its clock.
+        places: How many tasks of each kind it runs at a time; 0 if it only submits.
+        role: ``"worker"`` for `asyncframe worker`, otherwise ``"app"``.
+    """
 
     clock: Clock
     places: int
+    role: str
 
     def snapshot(self, record: TaskRecord) -> TaskRecord:
         """Return a consistent copy of a live record."""

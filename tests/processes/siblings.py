@@ -64,6 +64,7 @@ class Host:
         self.call: str | None = None
         self.rooms = 0
         self.places = 4
+        self.role = "app"
         self.taken_over: list[TaskRecord] = []
 
     def snapshot(self, record: TaskRecord) -> TaskRecord:

@@ -70,9 +70,9 @@ def test_a_new_release_waits_for_the_old_one(
         clock.pass_time(12.0)
         with pytest.raises(
             StoreUnavailableError,
-            match=r"^the tables of this database have version 8, and processes of the release that "
-            rf"made them are still running: {re.escape(me)}; this "
-            r"release needs version 9: stop them, then start this process again$",
+            match=rf"^the tables of this database have version {len(STEPS)}, and processes of the "
+            rf"release that made them are still running: {re.escape(me)}; this "
+            rf"release needs version {len(NEWER)}: stop them, then start this process again$",
         ):
             newer.let_upgrade()
         task = old.accept()
@@ -101,8 +101,8 @@ def test_an_old_process_that_stood_still(
         assert old.row(task) is None
         assert len(old.host.interrupted) == 1
         assert old.backlog.fault == (
-            "the tables of this database have version 9, but this release supports 8: use the "
-            "release that created them, or a newer one"
+            f"the tables of this database have version {len(NEWER)}, but this release supports "
+            f"{len(STEPS)}: use the release that created them, or a newer one"
         )
         with old.database.reading() as connection:
             assert connection.execute(sa.select(PROCESSES)).all() == []

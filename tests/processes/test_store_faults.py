@@ -412,7 +412,8 @@ def test_a_store_that_cannot_be_used_lets_go_of_its_file(tmp_path: Path) -> None
     store = SQLStore(f"sqlite:///{file}")
     with pytest.raises(
         StoreUnavailableError,
-        match=r"^the tables of this database have version 9, but this release supports 8: ",
+        match=rf"^the tables of this database have version {len(STEPS) + 1}, but this release "
+        rf"supports {len(STEPS)}: ",
     ):
         store.open(Host(TestClock()))
     assert str(file) not in [one.path for one in psutil.Process().open_files()]

@@ -21,7 +21,8 @@ from framework._records.records import Label, TaskRecord
 from framework._tasks.live import current_record
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql import SQLStore
-from framework.stores.sql._reading.observer import Busy, Observer, Process
+from framework.stores.sql._reading.observer import Observer, Process
+from framework.stores.sql._reading.roster import Roster
 from framework.stores.sql._tables.schema import META, PROCESSES, STEPS, TASKS
 from tests.patience import PATIENCE
 from tests.processes.refusals import refusal
@@ -92,7 +93,8 @@ def test_one_task(peer: Peer, observer: Observer) -> None:
 
 def test_what_each_process_has_to_do(peer: Peer, observer: Observer) -> None:
     """The processes are listed with their places, and with how many of their tasks run and wait."""
-    peer.start(peer.accept())
+    running = peer.accept()
+    peer.start(running)
     for _ in range(2):
         peer.accept()
     peer.end(peer.accept())
@@ -101,10 +103,30 @@ def test_what_each_process_has_to_do(peer: Peer, observer: Observer) -> None:
     with peer.database.writing() as connection:
         of_it = TASKS.c.task_id == free_one.task_id
         connection.execute(sa.update(TASKS).where(of_it).values(process=""))
-    (one,), free = observer.processes()
+    (one,), waiting = observer.processes()
 
-    assert one == Busy(Process(socket.gethostname(), os.getpid()), START, 4, 1, 2)
-    assert free == 1
+    assert (one.host, one.pid, one.started_at) == (socket.gethostname(), os.getpid(), START)
+    assert (one.kind, one.places, one.silent) == ("app", 4, 0.0)
+    assert one.running == {running.name: 1}
+    assert one.running_since == pytest.approx(START)
+    assert waiting == {one.process_id: 2, "": 1}
+
+
+def test_how_long_a_process_is_silent(peer: Peer) -> None:
+    """A process is silent from the first look at a sign of life that is not followed by another."""
+    roster = Roster(peer.database)
+
+    def silent(now: float) -> float:
+        (one,) = roster.processes(now)
+        return one.silent
+
+    def beat() -> None:
+        with peer.database.writing() as connection:
+            peer.writer.membership.beat(connection)
+
+    assert [silent(10.0), silent(12.5)] == [0.0, 2.5]
+    beat()
+    assert [silent(15.0), silent(16.0)] == [0.0, 1.0]
 
 
 def test_the_beginning_of_an_id(peer: Peer, observer: Observer) -> None:

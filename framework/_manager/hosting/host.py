@@ -54,6 +54,7 @@ class RemoteHost:
         self._endings = core.endings
         self.clock = core.clock
         self.places = core.pool._crew.max_workers if core.has_workers else 0
+        self.role = core.role
         self.shared = core.ledger.shared is not None
 
     # -- for a shared store

@@ -29,7 +29,7 @@ class WorkerRole:
     def applied(self, settings: Settings) -> Settings:
         """Return the settings of an app, as this process uses them."""
         workers = self.max_workers or settings.max_workers or None
-        return replace(settings, max_workers=workers, only=self.only)
+        return replace(settings, max_workers=workers, only=self.only, role="worker")
 
     def equipped(self, parts: Parts) -> Parts:
         """Return the parts of an app, as this process uses them."""

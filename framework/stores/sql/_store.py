@@ -26,6 +26,7 @@ from framework.stores.sql._backlog import Backlog, Permitted, Told
 from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._reading.history import History
 from framework.stores.sql._reading.mirror import Mirror
+from framework.stores.sql._reading.roster import Roster
 from framework.stores.sql._shared import followed as _followed
 from framework.stores.sql._shared.opening import open_in_time
 from framework.stores.sql._shared.site import Pace, site_of
@@ -107,6 +108,7 @@ class SQLStore:
             calls=self,
             requeue=self,
             large=self,
+            processes=Roster(self._database),
             schedules=self,
             places=self,
             windows=self,

@@ -21,8 +21,10 @@ from framework._records.records import Restart, TaskRecord
 from framework._records.schedules import ScheduleState
 from framework._records.statuses import FINAL, TaskStatus
 from framework.exceptions import StoreUnavailableError
+from framework.protocols import ProcessInfo
 from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._reading.pages import Pages, may_have_rows
+from framework.stores.sql._reading.roster import Roster, waiting
 from framework.stores.sql._shared import schedules as _schedules
 from framework.stores.sql._tables.database import FAULTS, Database, why
 from framework.stores.sql._tables.rows import TaskRow, can_be_kept, readable, record_of
@@ -47,25 +49,6 @@ class Process:
 
     host: str
     pid: int
-
-
-@dataclass(frozen=True, slots=True)
-class Busy:
-    """What a process has to do.
-
-    Attributes:
-        process: The process.
-        since: The wall second at which it has started.
-        places: How many tasks of each kind it runs at a time; None if it has not said so.
-        running: How many of its tasks run.
-        waiting: How many of them wait.
-    """
-
-    process: Process
-    since: float
-    places: int | None
-    running: int
-    waiting: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,27 +167,19 @@ class Observer:
             query = sa.select(PROCESSES.c.process_id).limit(1)
             return connection.execute(query).first() is not None
 
-    def processes(self) -> tuple[list[Busy], int]:
-        """Return the processes of the app, the oldest first, and how many tasks are free.
+    def processes(self) -> tuple[list[ProcessInfo], dict[str, int]]:
+        """Return the processes of the app, the oldest first, and what waits in each.
+
+        Returns:
+            The processes, and by the id of each how many tasks wait there; "" has those that wait
+            for any process.
 
         Raises:
             StoreUnavailableError: If the database fails.
         """
         with self._reading() as connection:
-            found = connection.execute(_PROCESSES).all()
-            counts = {(row.process, row.status): row.many for row in connection.execute(_COUNTS)}
-        running, waiting = TaskStatus.RUNNING.value, TaskStatus.PENDING.value
-        busy = [
-            Busy(
-                Process(row.host, row.pid),
-                row.started_at,
-                row.places,
-                counts.get((row.process_id, running), 0),
-                counts.get((row.process_id, waiting), 0),
-            )
-            for row in found
-        ]
-        return busy, counts.get(("", waiting), 0)
+            # It has looked at no time before, so any moment will do.
+            return Roster(self._database).read(connection, 0.0), waiting(connection)
 
     def look(self, task_id: str) -> Sight | None:
         """Return a task; None if it is unknown.
@@ -363,14 +338,6 @@ class Observer:
             self._submit(connection, task_id, version, now, _NO_ARGUMENTS, **texts)
             return task_id
 
-
-_PROCESSES: Final = sa.select(PROCESSES).order_by(PROCESSES.c.started_at, PROCESSES.c.process_id)
-
-_COUNTS: Final = (
-    sa.select(TASKS.c.process, TASKS.c.status, sa.func.count().label("many"))
-    .where(TASKS.c.ended_at.is_(None), TASKS.c.remote == 0)
-    .group_by(TASKS.c.process, TASKS.c.status)
-)
 
 _NO_ARGUMENTS: Final = "[[], {}]"
 """The call of a function without arguments; see `wire.encode_call`."""

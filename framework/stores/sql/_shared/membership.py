@@ -79,7 +79,13 @@ class Membership:
         # The same as the latest look has found it, whose transaction may yet fail.
         self._found: dict[str, tuple[int, int]] = {}
 
-    def enter(self, connection: Connection, now: float, places: int | None = None) -> None:
+    def enter(
+        self,
+        connection: Connection,
+        now: float,
+        places: int | None = None,
+        role: str | None = None,
+    ) -> None:
         """Enter with a new id.
 
         Args:
@@ -87,6 +93,7 @@ class Membership:
             now: In wall seconds, for people to read.
             places: How many tasks of each kind this process runs at a time, for people as well;
                 None if that is not known.
+            role: What it is, for people as well; None if that is not known.
 
         Raises:
             StoreUnavailableError: If a newer release has upgraded the tables.
@@ -103,6 +110,7 @@ class Membership:
                 started_at=now,
                 beat=0,
                 places=places,
+                role=role,
             )
         )
         # In this order: whoever upgrades them sees the row, or this one sees the upgrade.

@@ -198,6 +198,7 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         )
         """,
     ),
+    ("ALTER TABLE asyncframe_processes ADD COLUMN role TEXT",),
 )
 """The steps from each version of the schema to the next; the first creates it."""
 
@@ -235,7 +236,7 @@ PROCESSES: Final = _table("asyncframe_processes")
 ``answered`` is the number of the latest inquiry that it has answered, see `_shared.inquiries`;
 null while it has no tasks. ``presence`` is the run of the server in which it holds its lock, see
 `_shared.membership`; null while it has none. ``places`` is how many tasks of each kind it runs at a
-time.
+time, and ``role`` what it is, see `protocols.StoreHost`; both are for people.
 """
 
 META: Final = _table("asyncframe_meta")

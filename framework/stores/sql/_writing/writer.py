@@ -100,7 +100,7 @@ class Writer:
 
     def _enter(self, connection: Connection) -> None:
         host = self._site.host
-        self.membership.enter(connection, host.clock.time(), host.places)
+        self.membership.enter(connection, host.clock.time(), host.places, host.role)
 
     def start(self) -> None:
         """Start the thread, and the link."""

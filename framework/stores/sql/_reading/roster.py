@@ -1,0 +1,100 @@
+"""The roster: the processes that share the database, and what each of them does.
+
+The page and the command line show it. A process gives its signs of life by a counter, see
+`_shared.membership`, so how long one has been silent is known only to those who look twice.
+
+Lock order: there is no lock. `_seen` is read once and replaced as a whole; of two who look at the
+same time, the earlier look may win, and a silence then counts from the next one.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from framework._records.statuses import TaskStatus
+from framework.exceptions import StoreUnavailableError
+from framework.protocols import ProcessInfo
+from framework.stores.sql._tables.database import FAULTS, Database, why
+from framework.stores.sql._tables.schema import PROCESSES, TASKS
+
+
+class Roster:
+    """Reads the processes of one database, on any thread; see `protocols.ProcessBook`.
+
+    Args:
+        database: Which.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        # By process its counter, and when that was first seen.
+        self._seen: dict[str, tuple[int, float]] = {}
+
+    def processes(self, now: float) -> list[ProcessInfo]:
+        """Return the processes, the oldest first; see `protocols.ProcessBook`."""
+        try:
+            with self._database.reading() as connection:
+                return self.read(connection, now)
+        except FAULTS as error:
+            raise StoreUnavailableError(
+                f"the processes that share the store cannot be read: {why(error)}"
+            ) from error
+
+    def read(self, connection: Connection, now: float) -> list[ProcessInfo]:
+        """Return the same, in a transaction that is open."""
+        rows = connection.execute(_PROCESSES).all()
+        running = {
+            row.process_id: connection.execute(_RUNNING, {"process": row.process_id}).all()
+            for row in rows
+        }
+        before, seen = self._seen, dict[str, tuple[int, float]]()
+        for row in rows:
+            beat, at = before.get(row.process_id, (-1, now))
+            seen[row.process_id] = (row.beat, at if beat == row.beat else now)
+        self._seen = seen
+        return [
+            ProcessInfo(
+                process_id=row.process_id,
+                host=row.host,
+                pid=row.pid,
+                role=row.role,
+                started_at=row.started_at,
+                places=row.places,
+                running={one.name: one.many for one in running[row.process_id]},
+                running_since=min((one.since for one in running[row.process_id]), default=None),
+                silent=max(0.0, now - seen[row.process_id][1]),
+            )
+            for row in rows
+        ]
+
+
+def waiting(connection: Connection) -> dict[str, int]:
+    """Return how many tasks wait in each process, by its id; "" has those that are free."""
+    return {row.process: row.many for row in connection.execute(_WAITING)}
+
+
+_PROCESSES: Final = sa.select(PROCESSES).order_by(PROCESSES.c.started_at, PROCESSES.c.process_id)
+
+_LIVE: Final = (TASKS.c.ended_at.is_(None), TASKS.c.remote == 0)
+
+_RUNNING: Final = (
+    sa.select(
+        TASKS.c.name,
+        sa.func.count().label("many"),
+        sa.func.min(TASKS.c.started_at).label("since"),
+    )
+    # Of one process: asked for those of some, SQLite reads all that are free, perhaps a million.
+    .where(*_LIVE, TASKS.c.process == sa.bindparam("process"))
+    .where(TASKS.c.status == TaskStatus.RUNNING.value)
+    .group_by(TASKS.c.name)
+    .order_by(sa.func.count().desc(), TASKS.c.name)
+)
+
+_WAITING: Final = (
+    sa.select(TASKS.c.process, sa.func.count().label("many"))
+    .where(*_LIVE, TASKS.c.status == TaskStatus.PENDING.value)
+    .group_by(TASKS.c.process)
+)
