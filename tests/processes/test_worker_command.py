@@ -11,83 +11,29 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
+from framework import setup_async_framework
 from framework.cli import main
+from framework.http import task_router
+from framework.stores.sql import SQLStore
 from tests.patience import PATIENCE
-from tests.serving import ROOT, Server, serving
+from tests.processes.working import APP, READY, web, worker
+from tests.serving import ROOT
 
-APP = "tests.processes.apps.shared_work:app"
 MADE = "tests.processes.apps.made"
-READY = "is ready: process "
-
-
-@contextmanager
-def worker(environment: Mapping[str, str], *options: str, app: str = APP) -> Iterator[Server]:
-    """Run a worker, which is ready; it is killed afterwards if it still runs."""
-    made = Server(
-        subprocess.Popen(
-            [sys.executable, "-m", "framework", "worker", app, *options],
-            cwd=ROOT,
-            env={**os.environ, **environment},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-    )
-    try:
-        made.wait_for(READY)
-        yield made
-    finally:
-        made.close()
 
 
 @pytest.fixture
 def environment(sql_url: str, tmp_path: Path) -> dict[str, str]:
     """What the processes of the app find in their environment."""
     return {"TASKS_URL": sql_url, "RUNS": str(tmp_path / "runs")}
-
-
-class Web:
-    """The web process of the app.
-
-    Args:
-        server: Serves it.
-        runs: Where each run is noted.
-    """
-
-    def __init__(self, server: Server, runs: str) -> None:
-        self._url = server.url
-        self._runs = Path(runs)
-
-    def post(self, path: str, body: object = None) -> object:
-        """Send a request."""
-        answer = httpx.post(f"{self._url}{path}", json=body, timeout=PATIENCE)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    def get(self, path: str) -> object:
-        """Send a request."""
-        return httpx.get(f"{self._url}{path}", timeout=PATIENCE).json()
-
-    def runs(self, word: str = "begin") -> list[tuple[str, str]]:
-        """Return the process and the task of each run."""
-        lines = self._runs.read_text("utf-8").splitlines() if self._runs.exists() else []
-        found = [line.split() for line in lines]
-        return [(pid, task_id) for told, pid, task_id in found if told == word]
-
-
-@contextmanager
-def web(environment: Mapping[str, str]) -> Iterator[Web]:
-    """Serve the app."""
-    with serving(APP, env=environment) as server:
-        yield Web(server, environment["RUNS"])
 
 
 @pytest.mark.extended("processes")
@@ -115,6 +61,9 @@ def test_two_workers_share_the_work(environment: dict[str, str]) -> None:
         listed = {facts["pid"]: facts for facts in map(json.loads, lines)}
         pids = {one.process.pid, two.process.pid}
         assert {pid: listed[pid]["places"] for pid in pids} == dict.fromkeys(pids, 2)
+        assert {pid: facts["kind"] for pid, facts in listed.items()} == {
+            pid: "worker" if pid in pids else "submits" for pid in listed
+        }
         assert [facts["places"] for pid, facts in listed.items() if pid not in pids] == [0]
         share = Counter(pid for pid, _ in runs)
         assert set(share) == {str(one.process.pid), str(two.process.pid)}
@@ -205,6 +154,20 @@ def test_only_some_functions(environment: dict[str, str]) -> None:
             assert app.post("/results", task_ids[::2]) == [f"open {number}" for number in range(3)]
             assert dict(app.runs())[str(rest.process.pid)] in task_ids[::2]
         assert "work.loop from SQLStore(" in some.wait_for(READY)
+
+
+def test_who_sees_the_processes(sqlite_url: str) -> None:
+    """Whoever sees all tasks sees the processes of the store, and an owner sees none."""
+    app = FastAPI(lifespan=setup_async_framework(max_workers=3, store=SQLStore(sqlite_url)))
+    app.include_router(task_router(owner=lambda request: request.headers.get("x-user")))
+    app.include_router(task_router(prefix="/all"))
+    with TestClient(app) as client:
+        own = client.get("/tasks/dashboard/facts", headers={"X-User": "ann"}).json()
+        (one,) = client.get("/all/dashboard/facts").json()["processes"]
+    assert "processes" not in own
+    assert (one["host"], one["pid"]) == (socket.gethostname(), os.getpid())
+    assert (one["kind"], one["places"], one["busy"], one["names"]) == ("app", 3, 0, [])
+    assert (one["since"], one["seen"]) == (None, None)
 
 
 @pytest.mark.extended("processes")

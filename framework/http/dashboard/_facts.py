@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
+from framework._manager.core import Core
 from framework._manager.face.listing import TaskPage
 from framework._manager.face.manager import TaskManager
 from framework._manager.frameworks import get_task_manager
@@ -102,6 +104,7 @@ async def _shared(access: Access) -> dict[str, Any]:
         # Of calls that are counted for all processes, only the tasks that wait for them tell.
         live = await access.tasks(None, status=_LIVE, limit=_LATEST)
     return {
+        **await _processes(core),
         "process": _process(manager),
         "schedules": await _schedules(manager),
         "throttles": _throttles(core.policies, live.tasks),
@@ -128,6 +131,57 @@ def _process(manager: TaskManager) -> dict[str, Any]:
         if call["abandoned"]
     ]
     return {"pid": os.getpid(), **{key: pool[key] for key in shown}, "lingering": lingering}
+
+
+_SILENT: Final = 3.0
+"""How many seconds of silence the page tells; a process gives a sign of life each second."""
+
+_NAMED: Final = 3
+"""How many functions are named that a process runs."""
+
+
+async def _processes(core: Core) -> dict[str, Any]:
+    """Return the processes that share the store; nothing if there is none that is shared."""
+    book = core.ledger.features.processes
+    if book is None:
+        return {}
+    found = await core.others.call(partial(book.processes, core.clock.monotonic()))
+    now = core.clock.time()
+    shown = [
+        {
+            "id": one.process_id,
+            "host": jsonable(cut(one.host, _LONGEST)),
+            "pid": one.pid,
+            "kind": one.kind,
+            "places": one.places,
+            "busy": _fullest(one.running),
+            "names": _named(one.running),
+            "since": _tenth(one.running_since),
+            "started": _tenth(one.started_at),
+            "seen": None if one.silent < _SILENT else round(now - one.silent),
+        }
+        for one in found
+    ]
+    return {"processes": shown}
+
+
+def _fullest(running: Mapping[str, int]) -> int:
+    """Return how many tasks run on threads, or on the loop if these are more.
+
+    A process has as many places for the ones as for the others.
+    """
+    kinds = Counter[str]()
+    for name, many in running.items():
+        spec = registry.find_spec(name)
+        kinds["thread" if spec is None else spec.kind] += many
+    return max(kinds.values(), default=0)
+
+
+def _named(running: Mapping[str, int]) -> list[Any]:
+    """Return the names of what runs, with their numbers, and how many there are besides."""
+    words = [name if many == 1 else f"{many} {name}" for name, many in running.items()]
+    rest = len(words) - _NAMED
+    return [jsonable(cut(one, _LONGEST)) for one in words[:_NAMED]] + [f"{rest} more"] * (rest > 0)
 
 
 async def _schedules(manager: TaskManager) -> list[dict[str, Any]]:

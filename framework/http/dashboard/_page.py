@@ -25,7 +25,8 @@ def page() -> tuple[bytes, dict[str, str]]:
     Its file is read once. The header ``ETag`` changes whenever the page does.
     """
     text = _FILE.read_text(encoding="utf-8").replace(
-        "const STATUSES = {};", f"const STATUSES = {json.dumps(_statuses(), indent=1)};"
+        "const STATUSES = {};",
+        f"const STATUSES = {json.dumps(_statuses(), separators=(',', ':'))};",
     )
     hashes = {tag: _hash_of(tag, text) for tag in ("script", "style")}
     body = text.encode()

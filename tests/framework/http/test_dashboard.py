@@ -169,6 +169,7 @@ async def test_who_sees_all(roll_up: Any, asyncframe: Probe) -> None:
     assert throttle["next"] is not None
     assert "roll_up" in [schedule["name"].rpartition(".")[2] for schedule in facts["schedules"]]
     assert facts["process"]["abandoned"] == 0
+    assert "processes" not in facts
     asyncframe.expect_failure(send, Exception)
 
 

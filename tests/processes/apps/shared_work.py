@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from framework import background_task, current_task, get_task_manager, setup_async_framework
+from framework.http import task_router
 from framework.stores.sql import SQLStore
 from framework.stores.sql._shared.site import Pace
 from tests.patience import PATIENCE
@@ -35,6 +36,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 app = FastAPI(lifespan=lifespan)
+app.include_router(task_router())
 memory = FastAPI(lifespan=setup_async_framework(max_workers=1))
 bare = FastAPI()
 
