@@ -200,6 +200,8 @@ _RANKS = {verdict: rank for rank, verdict in enumerate(Verdict)}
 
 
 def _judged(before: Glance, now: Glance) -> Verdict:
+    if now is GONE:
+        return Verdict.QUIET
     if before is BEGINNING or now is BEGINNING or now.on_disk:
         return Verdict.BUSY
     ran = now.ran - before.ran

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from pytest_asyncframe._turns.activity import BEGINNING, Glance
+from pytest_asyncframe._turns.activity import BEGINNING, GONE, Glance
 from pytest_asyncframe._turns.outside import FILE_SILENCE, THREAD_PAUSE, Outside, Verdict
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.probe import Probe
@@ -23,6 +23,8 @@ LOOKS = [
     (IDLE, IDLE._replace(on_disk=True), Verdict.BUSY),
     (BEGINNING, IDLE, Verdict.BUSY),
     (IDLE, BEGINNING, Verdict.BUSY),
+    (BEGINNING, GONE, Verdict.QUIET),
+    (IDLE, GONE, Verdict.QUIET),
 ]
 """Two looks at a thread, and what they show."""
 
