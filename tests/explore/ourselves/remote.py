@@ -334,7 +334,7 @@ def remove_or_write(run: Run) -> None:
     mirror: Any = SimpleNamespace(expect_again=bool)
     made: Any = None
     # Nobody starts the writer, so it keeps no session with a server.
-    database: Any = SimpleNamespace(writing=nullcontext, dialect=SQLite(), session=lambda *_: None)
+    database: Any = SimpleNamespace(writing=nullcontext, dialect=SQLite(), link=lambda *_: None)
     writer: Any = Writer(site_of(database, Backlog(run.clock), made, run.clock, Pace()), mirror)
     batches: Any = writer.batches
     statements: Any = SimpleNamespace(remove=remove, advance=lambda *_: (1, 0.0, True))
