@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from framework import Task, TaskManager, TaskNotFoundError
 from framework.protocols import TaskRecord
+from pytest_asyncframe._backends.names import require_here
 from pytest_asyncframe._locations import called_at, users_location
 from pytest_asyncframe._seen import matchers
 from pytest_asyncframe._seen.names import Names, task_id_of
@@ -165,7 +166,7 @@ class Probe:
         self._toolkit.require_loop("completed()")
         record = self._record(ref)
         await _until(self._toolkit, self._end_of(record))
-        self._require_end(record.status.is_final)
+        self._toolkit.back_end.require_end(record.status.is_final)
         if check:
             await self.manager.get_result(record.task_id)
         return _read(record)
@@ -174,7 +175,7 @@ class Probe:
         """Wait like `completed`, in a test that is not a coroutine."""
         record = self._record(ref)
         _block_until(self._toolkit, self._end_of(record))
-        self._require_end(record.status.is_final)
+        self._toolkit.back_end.require_end(record.status.is_final)
         if check:
             self.manager.wait_result(record.task_id)
         return _read(record)
@@ -202,18 +203,13 @@ class Probe:
         self._toolkit.require_loop("settled()")
         while self._recorder.unsettled:
             await _until(self._toolkit, self._recorder.settling)
-            self._require_end(not self._recorder.unsettled)
+            self._toolkit.back_end.require_end(not self._recorder.unsettled)
 
     def run_until_idle(self) -> None:
         """Wait like `settled`, in a test that is not a coroutine."""
         while self._recorder.unsettled:
             _block_until(self._toolkit, self._recorder.settling)
-            self._require_end(not self._recorder.unsettled)
-
-    def _require_end(self, has_ended: bool) -> None:
-        failure = self._toolkit.back_end.failure
-        if failure and not has_ended:
-            raise RuntimeError(f"tasks of this test will not end: {failure}")
+            self._toolkit.back_end.require_end(not self._recorder.unsettled)
 
     def _end_of(self, record: TaskRecord) -> Watching:
         return partial(self._recorder.watching, record, both=self._toolkit.searches_faults)
@@ -320,6 +316,7 @@ class Probe:
     def delays(self, fn: Callable[..., Any] | str) -> list[float]:
         """Return the delays of retries and throttled calls of *fn*, in order, in seconds."""
         __tracebackhide__ = True
+        require_here(self._toolkit.back_end.name, "asyncframe.delays()")
         target = self._names.target(fn)
         ids = {one.record.task_id for one in self._recorder.of(target)}
         return [
@@ -341,6 +338,7 @@ class Probe:
             fn: A decorated function, or its name.
         """
         __tracebackhide__ = True
+        require_here(self._toolkit.back_end.name, "asyncframe.rate()")
         target, starts = self._names.target(fn), tuple(self._recorder.starts)
         return matchers.Rate(tuple(sorted(one.at for one in starts if one.is_of(target))))
 

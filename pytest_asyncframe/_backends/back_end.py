@@ -11,7 +11,7 @@ from typing import ClassVar
 import pytest
 
 from framework import TaskManager
-from framework.protocols import TaskRecord, TaskStore
+from framework.protocols import TaskEngine, TaskRecord, TaskStore
 from pytest_asyncframe._backends.names import Backend
 
 
@@ -21,11 +21,18 @@ class Parts:
 
     Attributes:
         store: Where its tasks are kept; None for memory.
+        engine: What runs them; None for the process of the test.
         offers: Whether it leaves them to other processes; see `override_framework`.
     """
 
     store: TaskStore | None = None
+    engine: TaskEngine | None = None
     offers: bool = False
+
+    @property
+    def are_elsewhere(self) -> bool:
+        """Whether its tasks run in other processes."""
+        return self.offers or self.engine is not None
 
 
 class BackEnd:
@@ -40,6 +47,16 @@ class BackEnd:
     def failure(self) -> str:
         """Why tasks will not end any more; "" while they may."""
         return ""
+
+    def require_end(self, has_ended: bool) -> None:
+        """Check after a wait that what it was for has ended.
+
+        Raises:
+            RuntimeError: If it never will.
+        """
+        failure = self.failure
+        if failure and not has_ended:
+            raise RuntimeError(f"tasks of this test will not end: {failure}")
 
     @contextmanager
     def opened(self) -> Iterator[Parts]:

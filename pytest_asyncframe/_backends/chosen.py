@@ -8,6 +8,7 @@ from typing import Final
 import pytest
 
 from pytest_asyncframe._backends.back_end import BackEnd
+from pytest_asyncframe._backends.celery import OnCelery
 from pytest_asyncframe._backends.names import Backend
 from pytest_asyncframe._backends.session import Servers, servers_of
 from pytest_asyncframe._backends.stores import OnPostgreSQL, OnSQLite
@@ -17,6 +18,7 @@ _KINDS: Final[dict[Backend, Callable[[Servers], BackEnd]]] = {
     "sqlite": OnSQLite,
     "postgresql": OnPostgreSQL,
     "workers": OnWorkers,
+    "celery": OnCelery,
 }
 
 

@@ -42,10 +42,12 @@ _TEXTS = {
     "policy": "which schedules they run under, if their marker does not say",
     "level": "at which places other threads and tasks may run in them, if their marker does not "
     "say",
-    "app": "the app that worker processes import for tests on 'workers', such as shop.main:app; "
-    "empty for that of the test",
+    "app": "the app that worker processes import for tests on 'workers' and 'celery', such as "
+    "shop.main:app; empty for that of the test",
     "postgresql_url": "a database of PostgreSQL whose user may make others, for tests on "
     "'postgresql'; empty for a server that the run starts. $ASYNCFRAME_POSTGRESQL_URL goes first",
+    "redis_url": "a Redis for tests on 'celery'; empty for a server that the run starts. "
+    "$ASYNCFRAME_REDIS_URL goes first",
 }
 """Further ini keys, which are empty by default, and what they say."""
 

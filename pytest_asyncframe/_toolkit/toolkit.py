@@ -254,7 +254,7 @@ class Toolkit:
             self.back_end.opened() as parts,
             override_framework(
                 clock=self.clock,
-                engine=engine,
+                engine=engine or parts.engine,
                 pool=pool,
                 store=parts.store,
                 interceptor=self.recorder,
@@ -266,7 +266,7 @@ class Toolkit:
         ):
             self._manager, self._calls = manager, PoolCalls(pool)
             manager.subscribe(self._on_event)
-            if parts.offers:
+            if parts.are_elsewhere:
                 self._elsewhere = Elsewhere(self.back_end, manager, self.recorder)
             yield manager
 

@@ -27,6 +27,7 @@ FOLDER = PAGE.with_suffix("")
 FACES = (
     "framework/__init__.py",
     "framework/testing.py",
+    "framework/engines",
     "framework/stores",
     "framework/protocols",
 )

@@ -127,7 +127,8 @@ def test_a_back_end_that_is_missing(runs: Runs, monkeypatch: pytest.MonkeyPatch)
 
 WRONG = {
     "on=7": ": on must be a tuple, not 7",
-    "on='oracle'": ": there is no back end 'oracle'; there are memory, sqlite, postgresql, workers",
+    "on='oracle'": ": there is no back end 'oracle'; there are memory, sqlite, postgresql, "
+    "workers, celery",
     "on=('memory', 'memory')": " names the back end memory twice",
     "'auto', on='sqlite'": " names a mode, and in 'on' no memory, which alone has modes: add "
     "'memory' to 'on', or remove the mode",

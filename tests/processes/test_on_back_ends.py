@@ -7,6 +7,7 @@ from textwrap import dedent
 import psutil
 import psycopg
 import pytest
+import redis
 
 # Each run of pytest inside this one forgets what it has imported, and not all works once more.
 import framework.stores.sql  # noqa: F401
@@ -165,14 +166,14 @@ TOLD = {
     ),
     "test_local": (
         "on workers: RuntimeError: local cannot run on workers: it "
-        "is defined inside test_local(), and a worker process could not import it; *"
+        "is defined inside test_local(), and another process could not import it; *"
     ),
     "test_no_app": (
-        "on workers: RuntimeError: this test has set up no app, so that no worker process could "
+        "on workers: RuntimeError: this test has set up no app, so that no other process could "
         f"import it: {NEEDED}, *"
     ),
     "test_an_app_of_a_fixture": (
-        "on workers: RuntimeError: no module has the test's app, so that no worker process could "
+        "on workers: RuntimeError: no module has the test's app, so that no other process could "
         f"import it: {NEEDED}, *"
     ),
 }
@@ -271,7 +272,9 @@ def test_on_workers(runs, pytester: pytest.Pytester) -> None:
         result.stdout.fnmatch_lines_random(f"fails {message}")
         assert f"::{name} --asyncframe-on=" in result.stdout.str() or name == "test_lost"
     children = psutil.Process().children(recursive=True)
-    assert [one for one in children if "pytest_asyncframe._backends.working" in one.cmdline()] == []
+    assert [
+        one for one in children if "pytest_asyncframe._backends.processes.working" in one.cmdline()
+    ] == []
 
 
 @pytest.mark.extended("processes")
@@ -302,3 +305,65 @@ def test_an_app_in_the_test_itself(runs, pytester: pytest.Pytester) -> None:
         runs(f"--import-mode={mode}", source=source).assert_outcomes(passed=1)
     named = source.replace("client(app)", "client(FastAPI(lifespan=setup_async_framework))")
     runs("-o", "asyncframe_app=work:app", source=named).assert_outcomes(passed=1)
+
+
+ON_CELERY = """
+    import os
+    import pytest
+    from work import app, die, fail, stay, where
+
+    pytestmark = pytest.mark.task_modes("auto", on=("memory", "celery"))
+    workers = set()
+
+    @pytest.mark.parametrize("number", [1, 2])
+    async def test_where(asyncframe, number):
+        async with asyncframe.client(app) as client:
+            response = await client.post("/7")
+            await asyncframe.settled()
+            task = await asyncframe.completed(response)
+        assert (task.result == os.getpid()) is (asyncframe.backend == "memory")
+        asyncframe.assert_submitted(where, 7, times=1)
+        asyncframe.assert_transitions(response, "pending>running>completed")
+
+    def test_failures(asyncframe):
+        asyncframe.expect_failure(fail, LookupError, times=2)
+        with asyncframe.client(app):
+            with pytest.raises(LookupError, match="one"):
+                asyncframe.run_until_complete(fail("one"))
+            fail("two")
+            asyncframe.run_until_idle()
+
+    def test_stay(asyncframe):
+        with asyncframe.client(app):
+            asyncframe.run_until_complete(stay())
+
+    @pytest.mark.task_modes(on="celery")
+    def test_die(asyncframe):
+        with asyncframe.client(app):
+            task = asyncframe.run_until_complete(die(), check=False)
+        assert task.status == "interrupted"
+
+    @pytest.mark.task_modes(on="celery")
+    def test_rate(asyncframe):
+        asyncframe.rate(where)
+"""
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_on_celery(runs, pytester, monkeypatch, redis_url: str, given: bool) -> None:
+    """Tasks run on a Celery worker, over a Redis that a user names or one that the run starts."""
+    monkeypatch.delenv("ASYNCFRAME_REDIS_URL", raising=False)
+    if given:
+        monkeypatch.setenv("ASYNCFRAME_REDIS_URL", redis_url)
+    pytester.makepyfile(work=dedent(WORK))
+    result = runs(source=ON_CELERY)
+
+    result.assert_outcomes(passed=5, failed=1)
+    told = (
+        "E*RuntimeError: asyncframe.rate(): what happens inside of tasks is not seen on celery, *"
+    )
+    result.stdout.fnmatch_lines(told)
+    with redis.Redis.from_url(redis_url) as client:
+        assert any(b"asyncframe_test_" in key for key in client.scan_iter()) is given
+    children = psutil.Process().children(recursive=True)
+    assert [one for one in children if "celery_side" in " ".join(one.cmdline())] == []

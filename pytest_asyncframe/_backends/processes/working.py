@@ -1,6 +1,6 @@
 """What a worker process of a test runs: ``asyncframe worker``, which ends with the test.
 
-``python -m pytest_asyncframe._backends.working module:app FILE URL`` prints, in JSON, the names of
+``python -m pytest_asyncframe._backends.processes.working module:app FILE URL`` prints, in JSON, the names of
 the functions that the app knows, before it becomes ``asyncframe worker``.
 """
 
@@ -49,7 +49,9 @@ def import_module(name: str, file: str) -> None:
 
 def _end_with_the_test() -> None:
     """End this process when nobody holds the other end of its input any more."""
-    sys.stdin.buffer.read()
+    # Not by `sys.stdin`, whose lock a forked child would wait for.
+    while os.read(0, 1):
+        pass
     os.kill(os.getpid(), signal.SIGKILL)
 
 

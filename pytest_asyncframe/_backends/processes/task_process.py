@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -25,18 +26,16 @@ class TaskProcess:
         what: What it is, for messages.
         command: The program's module and its arguments, for ``python -m``.
         environment: Further variables of its environment.
-        on_end: Called on another thread when it has ended though nobody has ended it.
     """
 
     def __init__(
         self,
         what: str,
         command: Sequence[str],
-        environment: Mapping[str, str],
-        on_end: Callable[[], object],
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._what = what
-        self._on_end = on_end
+        self._watchers: list[Callable[[], object]] = []
         self._lines: deque[str] = deque(maxlen=1000)
         self._changed = threading.Condition()
         self._over = self._closing = False
@@ -44,7 +43,7 @@ class TaskProcess:
         path = os.pathsep.join([str(Path.cwd()), *filter(None, sys.path)])
         self._process = subprocess.Popen(
             [sys.executable, "-m", *command],
-            env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **environment},
+            env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **(environment or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -70,6 +69,17 @@ class TaskProcess:
         if not lines:
             raise RuntimeError(self.failure or f"{self._what} does not start:\n{self._text()}")
         return lines[0].removeprefix(beginning)
+
+    @contextmanager
+    def watched(self, call: Callable[[], object]) -> Iterator[None]:
+        """Call *call* on another thread if it ends though nobody has ended it, inside the block."""
+        with self._changed:
+            self._watchers.append(call)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._watchers.remove(call)
 
     @property
     def failure(self) -> str:
@@ -106,6 +116,6 @@ class TaskProcess:
         with self._changed:
             self._over = True
             self._changed.notify_all()
-            closing = self._closing
-        if not closing:
-            self._on_end()
+            calls = [] if self._closing else list(self._watchers)
+        for call in calls:
+            call()
