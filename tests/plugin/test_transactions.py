@@ -89,19 +89,6 @@ async def test_savepoints(asyncframe: Probe, url: str) -> None:
             asyncframe.assert_submitted(look, number)
 
 
-async def test_a_commit_that_fails(asyncframe: Probe, url: str) -> None:
-    """A transaction that the database refuses to commit leaves no task."""
-    async with asyncframe.client(app_on(url)):
-        with Session(ENGINES[0]) as session:
-            session.execute(ORDERS.insert().values(number=1))
-            look.options(session=session)(1)
-            with pytest.raises(sa.exc.IntegrityError, match=r"^.*UNIQUE"):
-                session.execute(ORDERS.insert().values(number=1))
-            session.rollback()
-        await asyncframe.settled()
-        assert asyncframe.submitted(look) == []
-
-
 async def test_a_session_that_is_awaited(asyncframe: Probe, url: str) -> None:
     """A task starts after the commit of an AsyncSession, as after that of a Session."""
     engine = create_async_engine(url.replace("sqlite:", "sqlite+aiosqlite:"))

@@ -207,6 +207,7 @@ async def test_a_store_that_does_not_answer(sql_url: str, monkeypatch: pytest.Mo
     assert calls.count == 0
 
 
+@pytest.mark.extended("time")
 async def test_in_a_transaction_of_the_request(sql_url: str) -> None:
     """A key holds the id of a task that its request brings, unless it was rolled back."""
     engine, fails = sa.create_engine(checked_url(sql_url)), [True, False]

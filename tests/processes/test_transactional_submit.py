@@ -46,6 +46,8 @@ BODIES = sa.Table(
 )
 DATABASE: list[Engine] = []
 
+LATER = pytest.param(True, marks=pytest.mark.extended("time"))
+
 
 @background_task(name="tests.transacted")
 def look(number: int) -> bool:
@@ -131,7 +133,7 @@ def taken(peer: Peer) -> list[str]:
 # -- the whole
 
 
-@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("durable", [False, LATER])
 async def test_there_if_it_commits(sql_url: str, durable: bool) -> None:
     """A task starts after the commit and finds its row; a rollback leaves no task."""
     async with process(sql_url, durable=durable) as manager:
@@ -170,6 +172,7 @@ async def test_savepoints(sql_url: str) -> None:
             assert await manager.get_task(dropped) is None
 
 
+@pytest.mark.extended("time")
 async def test_savepoints_of_an_engine_that_begins(sqlite_url: str) -> None:
     """With the cure for SQLite's driver, a savepoint that comes first is rolled back as well."""
     async with process(sqlite_url) as manager:
@@ -195,6 +198,7 @@ async def test_savepoints_of_an_engine_that_begins(sqlite_url: str) -> None:
             assert await manager.get_task(dropped) is None
 
 
+@pytest.mark.extended("time")
 @pytest.mark.parametrize("how", ["connection", "bound session", "scoped session", "submit_nowait"])
 async def test_ways_to_have_a_session(sql_url: str, how: str) -> None:
     """What SQLAlchemy has for a transaction can be given, whoever commits it."""
@@ -215,6 +219,7 @@ async def test_ways_to_have_a_session(sql_url: str, how: str) -> None:
             assert await manager.get_result(task_id, PATIENCE) is True
 
 
+@pytest.mark.extended("time")
 async def test_sessions_that_are_awaited(sql_url: str) -> None:
     """An AsyncSession and an AsyncConnection do what their sync counterparts do."""
     async with process(sql_url, durable=True) as manager:
@@ -236,6 +241,7 @@ async def test_sessions_that_are_awaited(sql_url: str) -> None:
         await engine.dispose()
 
 
+@pytest.mark.extended("time")
 async def test_a_process_without_workers(sql_url: str) -> None:
     """A process that only submits leaves the task to a worker, whatever its function says."""
     async with process(sql_url, max_workers=0) as web, process(sql_url) as worker:
@@ -248,6 +254,7 @@ async def test_a_process_without_workers(sql_url: str) -> None:
         assert worker.get_stats()["submitted"] == 1
 
 
+@pytest.mark.extended("time")
 async def test_options_travel(sql_url: str) -> None:
     """A delayed, limited task keeps its options, and is found and cancelled before it starts."""
     async with process(sql_url) as manager:
@@ -344,6 +351,7 @@ def test_the_answer_to_moving_it_is_lost(sql_url: str, monkeypatch: pytest.Monke
         assert taken(peer) == [record.task_id]
 
 
+@pytest.mark.extended("time")
 def test_found_in_every_state(sql_url: str) -> None:
     """A process finds a task from the commit on, before and after it is moved, and not before."""
     with app_of(sql_url) as ((own, other), engine):
@@ -358,6 +366,7 @@ def test_found_in_every_state(sql_url: str) -> None:
         assert other.writer_reads([record.task_id]) == {record.task_id: "pending"}
 
 
+@pytest.mark.extended("time")
 def test_the_hint_comes_while_it_looks(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit after the look, and before the look is over, is looked for once more."""
     with app_of(sql_url, 1) as ((peer,), engine):
@@ -489,6 +498,7 @@ async def test_many_transactions_of_processes_that_are_killed(sql_url: str) -> N
 # -- what is refused
 
 
+@pytest.mark.extended("time")
 async def test_another_database(sql_url: str, tmp_path: Path) -> None:
     """A session on another database is refused, with the tables of a store there and without."""
     async with process(sql_url) as manager:
@@ -545,15 +555,15 @@ REFUSALS: dict[str, tuple[Callable[[TaskManager, Any], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSALS)
-async def test_what_is_refused(sqlite_url: str, case: str) -> None:
+async def test_what_is_refused(sqlite_url: str) -> None:
     """What no transaction could keep true is refused at the call, and leaves nothing behind."""
-    call, message = REFUSALS[case]
     async with process(sqlite_url) as manager:
-        with orders(sqlite_url) as engine, Session(engine) as session:
-            with pytest.raises(ValueError, match=f"^{message}"):
-                await call(manager, session)
-            session.commit()
+        with orders(sqlite_url) as engine:
+            for call, message in REFUSALS.values():
+                with Session(engine) as session:
+                    with pytest.raises(ValueError, match=f"^{message}"):
+                        await call(manager, session)
+                    session.commit()
         assert manager.get_stats()["submitted"] == 0
 
 
@@ -567,6 +577,7 @@ async def test_an_engine_that_commits_by_itself(postgres_url: str) -> None:
         engine.dispose()
 
 
+@pytest.mark.extended("time")
 async def test_no_session(sqlite_url: str) -> None:
     """What is no session is refused by its type, and memory as a store by what it cannot do."""
     async with process(sqlite_url) as manager:
