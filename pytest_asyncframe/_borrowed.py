@@ -47,7 +47,7 @@ def _needed() -> Iterator[tuple[str, object, tuple[str, ...]]]:
     yield "concurrent.futures.Future", future, ("_condition", "_invoke_callbacks")
     pool = concurrent.futures.ThreadPoolExecutor(1)
     yield "concurrent.futures.ThreadPoolExecutor", pool, ("_max_workers",)
-    yield "threading", threading, ("_time", "_active")
+    yield "threading", threading, ("_time", "_active", "_DummyThread")
     yield "threading.Thread", threading.current_thread(), ("_invoke_excepthook",)
     yield "threading.Condition", threading.Condition(), ("_waiters", *_LOCK)
     yield "threading.RLock", threading.RLock(), (*_LOCK, "_at_fork_reinit")
