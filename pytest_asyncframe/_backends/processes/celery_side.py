@@ -1,7 +1,7 @@
 """What a Celery worker of a test runs: an engine, and the functions of the test's app.
 
-``celery -A pytest_asyncframe._backends.processes.celery_side:celery_app worker``, with what `environment`
-returns, prints the names of the functions as `working` does.
+``celery -A MODULE:celery_app worker``, MODULE being this one, prints the names of the functions as
+`working` does; `environment` returns what it is told.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a worker process of a test runs: ``asyncframe worker``, which ends with the test.
 
-``python -m pytest_asyncframe._backends.processes.working module:app FILE URL`` prints, in JSON, the names of
-the functions that the app knows, before it becomes ``asyncframe worker``.
+``python -m MODULE module:app FILE URL``, MODULE being this one, prints in JSON the names of the
+functions that the app knows, before it becomes ``asyncframe worker``.
 """
 
 from __future__ import annotations
