@@ -75,7 +75,8 @@ class Results:
                 return raise_or_return(task)
             task, timeout = self.elsewhere(task, until)
         if isinstance(task, str):
-            task = _require_found(task, await self._others.until_final(task, timeout))
+            with self._crew.standing_in(self._own(current_pool_thread(), timeout)):
+                task = _require_found(task, await self._others.until_final(task, timeout))
         return raise_or_return(task)
 
     async def ended(self, task: LiveTask) -> TaskRecord:
@@ -89,7 +90,8 @@ class Results:
         if not task.was_given_away:
             return task
         task_id, _ = self.elsewhere(task, None)
-        return _require_found(task_id, await self._others.until_final(task_id, None))
+        with self._crew.standing_in(self._own(current_pool_thread(), None)):
+            return _require_found(task_id, await self._others.until_final(task_id, None))
 
     def wait(self, task: TaskRecord | str, timeout: float | None) -> Any:
         """Block until a task is final, like `get`; see `TaskManager.wait_result`."""
@@ -101,7 +103,8 @@ class Results:
                 return raise_or_return(task)
             task, timeout = self.elsewhere(task, until)
         if isinstance(task, str):
-            task = _require_found(task, self._others.block_until_final(task, timeout))
+            with self._crew.standing_in(self._own(current_pool_thread(), timeout)):
+                task = _require_found(task, self._others.block_until_final(task, timeout))
         return raise_or_return(task)
 
     def elsewhere(self, task: LiveTask, until: float | None) -> tuple[str, float | None]:

@@ -24,6 +24,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import thread as _stdlib
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from framework._records.statuses import TaskStatus
@@ -105,6 +106,17 @@ class Crew:
     def queued(self) -> int:
         """How many items wait."""
         return len(self.queue.waiting)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no thread is free for one more item, nor may be started."""
+        return not (self.queue.parked or self.queue.coming or self._room())
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether all threads wait for items, so that a spare one would run what is queued."""
+        blocked = self.spares.blocked
+        return blocked > 0 and len(self.threads) - self.abandoned - blocked <= 0
 
     def put(self, item: Item) -> None:
         """Queue *item* and wake or start a thread for it.
@@ -196,6 +208,25 @@ class Crew:
         """End the wait of *thread* for *item*, which began with `step_aside`."""
         with self.lock:
             self.spares.step_back(thread, item)
+
+    @contextmanager
+    def standing_in(self, thread: PoolThread | None) -> Iterator[None]:
+        """Let other threads run while *thread* waits for what none of them will run.
+
+        Args:
+            thread: The calling thread, if it is one of this crew; None to do nothing.
+        """
+        if thread is None:
+            yield
+            return
+        with self.lock:
+            self.spares.step_aside(thread)
+            self._start_spare()
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.spares.step_back(thread, None)
 
     def want(self, item: Item) -> bool:
         """Let a spare thread run *item*, if it is queued, for a thread that stepped aside.

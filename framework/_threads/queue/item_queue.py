@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from framework._threads.pool_threads import PoolThread
@@ -61,6 +61,10 @@ class ItemQueue:
     def place_of(self, item: Any, more: Sequence[Any]) -> tuple[int, int] | None:
         """Return the position of *item*, and how many wait; see `levels.place_of`."""
         return place_of(self.items, self.waiting.__contains__, item, more)
+
+    def in_line(self) -> Iterator[Any]:
+        """Yield what waits in the order in which it starts, those of higher levels first."""
+        return filter(self.waiting.__contains__, self.items.copy())
 
     def use_levels(self) -> None:
         """Start items by their level from now on; before that, they are in a plain deque."""

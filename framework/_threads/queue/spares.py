@@ -46,8 +46,8 @@ class Spares:
             self.most_blocked = max(self.most_blocked, self.blocked)
             thread.waits += 1
 
-    def step_back(self, thread: PoolThread, item: Item) -> None:
-        """End the wait of *thread* for *item*."""
+    def step_back(self, thread: PoolThread, item: Item | None) -> None:
+        """End the wait of *thread* for *item*; None for what no thread here runs."""
         self.inline.discard(item)
         if thread.waits:
             thread.waits -= 1
