@@ -27,7 +27,7 @@ WAITS: Final = "its process ended; it waits for a process that knows its functio
 """The reason of a task that no process has, since its own one has ended."""
 
 OFFERED: Final = "it waits for a worker: a process that knows its function and has a place for it"
-"""The reason of a task that a process without workers has submitted."""
+"""The reason of a task that a process has given away which has no place for it."""
 
 _FACTS = ("due", "limit", "priority", "idempotent", "carried", "fresh", "offered", "starts")
 
@@ -45,7 +45,7 @@ class Restart:
         carried: What tracers carry from its submission to its start; see `protocols.TaskTracer`.
         fresh: Whether it was submitted from outside the app: its options are those of its
             function, which the process that takes it over finds out.
-        offered: Whether it was submitted by a process without workers, and none has taken it yet.
+        offered: Whether its process gave it away for want of a place, and none has taken it yet.
         starts: In how many processes it has started that did not give it away in order.
         state: Whose it is. ``own``: this process's. ``left``: another process may run it, so
             this one neither starts nor stores it any more. ``free``: the copy that a store writes

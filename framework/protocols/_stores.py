@@ -110,6 +110,20 @@ class StoreHost(Protocol):
         """Return the names of the functions whose free tasks this process takes, by their kind."""
         ...
 
+    def in_line(self, most: int) -> Sequence[TaskRecord]:
+        """Return what waits here for a thread, and another process may run, the first ones first.
+
+        Args:
+            most: How many at most.
+
+        Returns:
+            Nothing while there is a free thread.
+        """
+        ...
+
+    def give_away(self, records: Sequence[TaskRecord]) -> None:
+        """Release tasks that wait here, unless they have started or ended meanwhile."""
+
     def take_over(self, records: Sequence[TaskRecord]) -> None:
         """Run free tasks here, after the store has given them to this process.
 

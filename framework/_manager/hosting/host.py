@@ -11,13 +11,14 @@ import logging
 from collections.abc import Sequence
 from contextvars import copy_context
 from functools import partial
+from itertools import islice
 from typing import Any, Final
 
 from framework._manager.core import Core
 from framework._manager.face.again import call_text
-from framework._manager.hosting.taking_over import take_over
+from framework._manager.hosting.taking_over import may_leave, take_over
 from framework._records.ids import TaskId
-from framework._records.records import KINDS, Kind, TaskRecord
+from framework._records.records import KINDS, OFFERED, Kind, TaskRecord
 from framework._records.statuses import (
     EVENT_OF,
     FINAL,
@@ -128,6 +129,9 @@ class RemoteHost:
         for task in ledger.unfinished():
             if task.status is not PENDING or not core.places.keeps(task):
                 free[task.spec.kind] -= 1
+        # What they wait for may itself wait for a place, in every process.
+        if core.pool._crew.is_stuck:
+            free["thread"] = max(1, free["thread"])
         return {kind: min(left, most) for kind, left in free.items() if min(left, most) > 0}
 
     def functions(self) -> dict[Kind, list[str]]:
@@ -138,6 +142,22 @@ class RemoteHost:
             if spec is not None and (only is None or name in only):
                 found[spec.kind].append(name)
         return found
+
+    def in_line(self, most: int) -> list[TaskRecord]:
+        """Return what waits here for a thread, and may leave; see `protocols.StoreHost`."""
+        crew = self._core.pool._crew
+        if self._ledger.state != "running" or not (crew.queued and crew.is_full):
+            return []
+        line = crew.queue.in_line()
+        able = (one for one in line if isinstance(one, LiveTask) and may_leave(one))
+        return list(islice(able, most))
+
+    def give_away(self, records: Sequence[TaskRecord]) -> None:
+        """Release tasks that wait here; see `protocols.StoreHost`."""
+        for record in records:
+            task = self._ledger.find_live(str(record.task_id))
+            if task is not None and task.status is PENDING:
+                self._core.requeued.let_go(task, OFFERED, offered=True)
 
     def take_over(self, records: Sequence[TaskRecord]) -> None:
         """Run free tasks here; see `protocols.StoreHost`."""

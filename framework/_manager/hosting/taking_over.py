@@ -25,6 +25,12 @@ _LOGGER = logging.getLogger("asyncframe")
 
 REASON: Final = "its process ended, and another one has taken it over"
 
+_CARRIED: Final = frozenset(
+    {"name", "description", "timeout", "delay", "priority", "idempotent", "on_restart"}
+    | {"task_id", "owner", "check_arguments"}
+)
+"""The options of a submission that go with its task."""
+
 MOST_STARTS: Final = 5
 """In how many processes a task starts that end before it, as if it had killed them."""
 
@@ -92,6 +98,21 @@ def take_over(core: Core, record: TaskRecord) -> bool:
         core.endings.end(task, INTERRUPTED, error=stopped, reason=ENOUGH, only_from=PENDING)
         core.runner.release_clock(task)
     return True
+
+
+def may_leave(task: LiveTask) -> bool:
+    """Return whether another process that lives would run a task as this one does.
+
+    It may not if it was submitted with options that only this process knows.
+    """
+    spec, known = task.spec, registry.find_spec(task.name)
+    if task.restart is None or known is None or known.fn is not spec.fn:
+        return False
+    return spec.options is known.options or not any(
+        value != known.options.get(name)
+        for name, value in spec.options.items()
+        if name not in _CARRIED
+    )
 
 
 def _spec_of(core: Core, record: TaskRecord, restart: Restart) -> TaskSpec | None:

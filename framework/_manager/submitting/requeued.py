@@ -184,7 +184,7 @@ class Requeued(Partner):
         Args:
             task: The task.
             reason: Why it waits, for people, unless it waits for something else already.
-            offered: Whether it was just submitted for them.
+            offered: Whether that is because this process has no place for it.
 
         Returns:
             Whether it was given away.
