@@ -66,6 +66,8 @@ class Host:
         self.places = 4
         self.role = "app"
         self.taken_over: list[TaskRecord] = []
+        self.line: list[TaskRecord] = []
+        self.given_away: list[TaskRecord] = []
 
     def snapshot(self, record: TaskRecord) -> TaskRecord:
         """Return a copy."""
@@ -91,6 +93,14 @@ class Host:
     def room(self) -> dict[Kind, int]:
         """Return what the test has set, for threads."""
         return {"thread": self.rooms} if self.rooms > 0 else {}
+
+    def in_line(self, most: int) -> list[TaskRecord]:
+        """Return what the test has set."""
+        return self.line[:most]
+
+    def give_away(self, records: Sequence[TaskRecord]) -> None:
+        """Note what is to be released."""
+        self.given_away += records
 
     def functions(self) -> dict[Kind, list[str]]:
         """Return all functions, by where they run."""

@@ -196,6 +196,7 @@ def test_a_step_that_has_landed_does_not_change() -> None:
         "0e4758ef0b58",
         "cbbb5f7d1055",
         "f8ac2eed7a3d",
+        "7aa2f8f77856",
     ]
 
 

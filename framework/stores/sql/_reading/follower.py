@@ -27,6 +27,7 @@ from framework.stores.sql._reading.pages import Pages
 from framework.stores.sql._shared import claims as _claims
 from framework.stores.sql._shared import orphans as _orphans
 from framework.stores.sql._shared import places as _places
+from framework.stores.sql._shared.sharing import Sharing
 from framework.stores.sql._shared.site import Site
 from framework.stores.sql._shared.submissions import Submissions
 from framework.stores.sql._tables.rows import TaskRow, Written
@@ -58,6 +59,7 @@ class Follower:
     Args:
         site: What it works with.
         mirror: Receives what is read.
+        sharing: Says what this process has places for.
 
     Attributes:
         version: The version up to which all changes were read.
@@ -68,12 +70,13 @@ class Follower:
         submissions: The tasks that apps submit in transactions of their own.
     """
 
-    def __init__(self, site: Site, mirror: Mirror) -> None:
+    def __init__(self, site: Site, mirror: Mirror, sharing: Sharing) -> None:
         self._site = site
         self._database = site.database
         self._statements = site.statements
         self._membership = site.membership
         self._mirror = mirror
+        self._sharing = sharing
         self._host = site.host
         self._clock = site.clock
         self.submissions = Submissions(site.statements, site.backlog.wake)
@@ -212,13 +215,12 @@ class Follower:
         Args:
             opened: A transaction to read in; None for one of its own.
         """
-        room = self._host.room()
         with opened or self._database.reading() as connection:
             dead = self._membership.watch(connection)
             orphans = _orphans.exist(connection, self._database.dialect)
             homeless = _places.has_homeless(connection)
             position = self._statements.position(connection)
-            self._see_free(connection, room)
+            self._see_free(connection, KINDS)
             self.submissions.see(connection)
             self.moved = (position.version, position.asked) != self.read_to
             # Before a beat at the end of this transaction, which says anew how far it is.
@@ -228,11 +230,11 @@ class Follower:
         if dead or orphans or homeless or self._arriving:
             self._bury(dead)
 
-    def _see_free(self, connection: Connection, room: Mapping[Kind, int]) -> None:
-        """Find out for which places there are free tasks, and when the next one is due."""
+    def _see_free(self, connection: Connection, kinds: Collection[Kind]) -> None:
+        """Find out of which kinds there are free tasks, and when the next one is due."""
         self._due_at = _claims.next_due(connection)
-        found = _claims.waiting(connection, self._host.functions(), room.keys())
-        self._waiting = (self._waiting - room.keys()) | found
+        found = _claims.waiting(connection, self._host.functions(), kinds)
+        self._waiting = self._waiting.difference(kinds) | found
 
     @property
     def behind(self) -> bool:
@@ -250,20 +252,27 @@ class Follower:
         # First: what is committed after the look is hinted at after it, too.
         hinted, self.submissions.hinted = self.submissions.hinted, False
         with self._database.reading() as connection:
-            self._see_free(connection, room)
+            self._see_free(connection, room.keys())
             if hinted:
                 self.submissions.see(connection)
         # Most often another process was first, and nothing need be written.
         if self.behind:
             self._claim(room)
 
-    def _claim(self, room: Mapping[Kind, int]) -> None:
+    def share(self) -> None:
+        """Let others have what waits here for a thread, or claim what should start before it."""
+        take = self._sharing.go_on("thread" in self._waiting)
+        if take:
+            self._sharing.took(self._claim({"thread": take}))
+
+    def _claim(self, room: Mapping[Kind, int]) -> list[str]:
         own, now = self._membership.process_id, self._host.clock.time()
         with self._site.turn() as (connection, version, _):
             _orphans.put_back(connection, self._arriving, own)
             _claims.wake(connection, now, version)
             moved = self.submissions.waits and self.submissions.move(connection, version)
             claimed, more = _claims.claim(connection, self._host.functions(), room, own, version)
+            self._sharing.tell(connection, len(claimed))
             _places.inherit(connection, version)
             records = self._mirror.read(self._statements.in_order(connection, claimed))
             self._due_at = _claims.next_due(connection)
@@ -285,6 +294,7 @@ class Follower:
         if records:
             # Whoever follows them finds them in this process from now on.
             self._tell([record.task_id for record in records])
+        return list(claimed)
 
     def _bury(self, dead: Sequence[tuple[str, int]]) -> None:
         """Bury the *dead*, and settle what becomes of their tasks."""

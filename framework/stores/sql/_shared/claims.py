@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from itertools import accumulate
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
@@ -32,6 +32,25 @@ MOST_TEXT: Final = 8_000_000
 
 Names: TypeAlias = Mapping[Kind, Collection[str]]
 """The names of functions, by where they run."""
+
+
+class Waiting(NamedTuple):
+    """What decides when it is a task's turn, besides its id.
+
+    Attributes:
+        name: Its function.
+        level: Its priority, 0 for high.
+        created_at: When it was submitted, in wall seconds.
+    """
+
+    name: str
+    level: int
+    created_at: float
+
+    def is_before(self, other: Waiting) -> bool:
+        """Return whether it is this one's turn first, whoever waits where."""
+        return (self.level, self.created_at) < (other.level, other.created_at)
+
 
 Call: TypeAlias = tuple[str, str]
 """The arguments of a task, and what else is needed to run it; see `Restart.of`."""
@@ -71,6 +90,12 @@ _FIRST: Final = (
     .order_by(*_ORDER)
     .limit(bindparam("most"))
 )
+_LINE: Final = (
+    sa.select(TASKS.c.name, TASKS.c.level, TASKS.c.created_at)
+    .where(_MAY_START)
+    .order_by(*_ORDER)
+    .limit(bindparam("most"))
+)
 _NEXT_DUE: Final = sa.select(sa.func.min(TASKS.c.due_at)).where(_IS_ASLEEP)
 _DUE: Final = sa.select(TASKS.c.task_id).where(_IS_ASLEEP, TASKS.c.due_at <= bindparam("now"))
 _WAKE: Final = (
@@ -99,6 +124,12 @@ def waiting(connection: Connection, names: Names, kinds: Collection[Kind]) -> se
         return found is not None and found.first() is not None
 
     return {kind for kind in kinds if waits(names[kind])}
+
+
+def in_line(connection: Connection, names: Collection[str], most: int) -> list[Waiting]:
+    """Return the first free tasks of some functions, *most* at most."""
+    found = connection.execute(_LINE, {"names": list(names), "most": most}) if names else ()
+    return [Waiting(*row) for row in found]
 
 
 def claim(

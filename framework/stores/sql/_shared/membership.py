@@ -159,6 +159,11 @@ class Membership:
         self._found = seen
         return [(one, beat) for one, (beat, missed) in seen.items() if missed >= MISSED]
 
+    @property
+    def has_others(self) -> bool:
+        """Whether other processes had rows when this one looked last."""
+        return bool(self._seen)
+
     def _last(self, process_id: str) -> tuple[int, int]:
         return self._seen.get(process_id, (-1, 0))
 

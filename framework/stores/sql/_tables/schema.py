@@ -199,6 +199,10 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         """,
     ),
     ("ALTER TABLE asyncframe_processes ADD COLUMN role TEXT",),
+    (
+        "ALTER TABLE asyncframe_processes ADD COLUMN room INTEGER",
+        "ALTER TABLE asyncframe_processes ADD COLUMN takes TEXT",
+    ),
 )
 """The steps from each version of the schema to the next; the first creates it."""
 
@@ -236,7 +240,9 @@ PROCESSES: Final = _table("asyncframe_processes")
 ``answered`` is the number of the latest inquiry that it has answered, see `_shared.inquiries`;
 null while it has no tasks. ``presence`` is the run of the server in which it holds its lock, see
 `_shared.membership`; null while it has none. ``places`` is how many tasks of each kind it runs at a
-time, and ``role`` what it is, see `protocols.StoreHost`; both are for people.
+time, ``room`` for how many more it has threads, and ``takes`` has the names of the functions that
+it runs there; see `_shared.sharing`. ``role`` is what it is, see `protocols.StoreHost`; it is for
+people.
 """
 
 META: Final = _table("asyncframe_meta")

@@ -28,6 +28,7 @@ from framework.stores.sql._reading.follower import IN_TIME, Follower
 from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._shared import places as _places
 from framework.stores.sql._shared.places import SharedLines
+from framework.stores.sql._shared.sharing import Sharing
 from framework.stores.sql._shared.site import Site
 from framework.stores.sql._tables.database import FAULTS, why
 from framework.stores.sql._tables.rows import NOT_WHOLE, TaskRow, Written
@@ -54,13 +55,15 @@ class Pulse:
 
     Args:
         site: What it works with.
+        sharing: Says with each beat what this process has places for.
 
     Attributes:
         due_at: The monotonic second at which the next beat is due.
     """
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, sharing: Sharing) -> None:
         self._site = site
+        self._sharing = sharing
         self.due_at = site.pace.beat
 
     def is_due(self) -> bool:
@@ -87,7 +90,7 @@ class Pulse:
         is_first = due and not database.dialect.is_local
         with database.writing() if is_first else database.reading() as connection:
             if is_first:
-                self._give(connection)
+                self.give_in(connection)
             yield connection
             done = is_first or (due and self._give_last(connection))
         if done:
@@ -97,7 +100,7 @@ class Pulse:
     def _give_last(self, connection: Connection) -> bool:
         """Beat in a transaction that was made to read; return whether that can be."""
         try:
-            self._give(connection)
+            self.give_in(connection)
         except FAULTS as error:
             if not self._site.database.is_busy(error):
                 raise
@@ -113,11 +116,17 @@ class Pulse:
         """
         if self.is_due():
             with self._site.database.writing() as connection:
-                self._give(connection)
+                self.give_in(connection)
             self.given()
 
-    def _give(self, connection: Connection) -> None:
+    def give_in(self, connection: Connection) -> None:
+        """Give a sign of life in a transaction; it counts when that is committed.
+
+        Raises:
+            GivenUpError: If the others consider this process dead.
+        """
         self._site.membership.beat(connection)
+        self._sharing.introduce(connection)
         if self._site.database.dialect.is_local:
             # If a transaction was rolled back, it was told of all the same.
             self._site.statements.tell(connection)
@@ -208,6 +217,7 @@ class Batches:
         mirror: The tasks of all processes in memory.
         follower: Reads what the others write.
         lines: Where a task leaves once its end is written.
+        sharing: Says what this process has places for.
         keep_arguments: Longest call to keep, in bytes; 0 for none.
         rest: Waits for some seconds, or until the store closes.
 
@@ -223,6 +233,7 @@ class Batches:
         mirror: Mirror,
         follower: Follower,
         lines: SharedLines,
+        sharing: Sharing,
         keep_arguments: int,
         rest: Callable[[float], object],
     ) -> None:
@@ -233,9 +244,10 @@ class Batches:
         self._clock = site.clock
         self._follower = follower
         self._lines = lines
+        self._sharing = sharing
         self.drafts = Drafts(site, keep_arguments)
         self.removal = Removal(site.statements, site.clock)
-        self.pulse = Pulse(site)
+        self.pulse = Pulse(site, sharing)
         self._rest = rest
         # Maximum size of the next batch; halved after a fault, to find the record at fault.
         self._most = BATCH
@@ -296,8 +308,9 @@ class Batches:
             self._reached = True
             beats = self.pulse.is_due()
             if beats:
-                self._site.membership.beat(connection)
+                self.pulse.give_in(connection)
             started, ended = self._put(connection, rows, version)
+            self._sharing.tell(connection)
             tell = self._lines.let_leave(connection, version, {row.task_id for row in rows})
             latest = removed if bound is None else max(removed, bound)
             # A clean-up may have removed tasks that ended before it and are written only now.

@@ -22,6 +22,7 @@ from framework.stores.sql._shared.inquiries import InquiryRows
 from framework.stores.sql._shared.membership import GivenUpError
 from framework.stores.sql._shared.places import SharedLines, inherit, is_held_on
 from framework.stores.sql._shared.schedules import ScheduleRows
+from framework.stores.sql._shared.sharing import Sharing
 from framework.stores.sql._shared.site import Site
 from framework.stores.sql._shared.windows import WindowRows
 from framework.stores.sql._tables.database import FAULTS, why
@@ -59,13 +60,20 @@ class Writer:
         self._clock = site.clock
         self._pace = site.pace
         self.pages = Pages(site.statements)
-        self.follower = Follower(site, mirror)
+        sharing = Sharing(site)
+        self.follower = Follower(site, mirror, sharing)
         self.lines = SharedLines(site, self.follower.cancel)
         self.windows = WindowRows(site)
         self.inquiries = InquiryRows(site)
         self._closing = threading.Event()
         self.batches = Batches(
-            site, mirror, self.follower, self.lines, keep_arguments, self._closing.wait
+            site,
+            mirror,
+            self.follower,
+            self.lines,
+            sharing,
+            keep_arguments,
+            self._closing.wait,
         )
         self.schedules = ScheduleRows(site, self.batches.drafts.call_of)
         self._failing_since: float | None = None
@@ -222,6 +230,8 @@ class Writer:
             # Also after a fault: a process that cannot write tasks can perhaps still beat.
             if following and not self._closing.is_set():
                 self.follow()
+                if fault is None:
+                    self.follower.share()
             self._move()
             if fault is None:
                 self.batches.try_aside()

@@ -1,0 +1,201 @@
+"""Sharing: what waits at a process without a free thread goes to one that has one.
+
+Each process says in its row for how many more tasks it has threads, and of which functions. One
+whose threads are all taken looks there, and sets as many of its waiting tasks free as the others
+have threads for, the first ones first. They are claimed as all free tasks are; see `claims`.
+
+The invariants:
+
+1. Nobody takes a task from a process that lives. It sets the task free itself, which its ledger
+   decides once: against a start, an end and a cancellation. From then on the task is the store's.
+2. What a process says of its threads is a hint. If it is wrong, tasks are free for which nobody has
+   a thread. A process with a backlog of its own takes them in their turn, a few at a time: so none
+   of them is forgotten while all processes are busy.
+
+Relies on: calls on the store's own thread.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+from sqlalchemy.engine import Connection
+
+from framework._records.records import TaskRecord
+from framework._records.statuses import TaskStatus
+from framework._tasks.options import PRIORITIES
+from framework.stores.sql._shared import claims as _claims
+from framework.stores.sql._shared.claims import Waiting
+from framework.stores.sql._shared.site import Site
+from framework.stores.sql._tables.schema import PROCESSES
+
+MOST: Final = 200
+"""How many tasks a process sets free at once at most."""
+
+_IS_OWN: Final = PROCESSES.c.process_id == bindparam("own")
+_TELL: Final = sa.update(PROCESSES).where(_IS_OWN).values(room=bindparam("said"))
+_INTRODUCE: Final = _TELL.values(takes=bindparam("known"))
+_OTHERS: Final = (
+    sa.select(PROCESSES.c.room, PROCESSES.c.takes)
+    .where(~_IS_OWN, PROCESSES.c.room > 0, PROCESSES.c.takes.is_not(None))
+    .order_by(PROCESSES.c.process_id)
+)
+
+
+class Room(NamedTuple):
+    """What another process has said.
+
+    Attributes:
+        places: For how many more tasks it has threads.
+        names: Of which functions.
+    """
+
+    places: int
+    names: Collection[str]
+
+
+class Shares(NamedTuple):
+    """What a process without a free thread does about tasks that wait.
+
+    Attributes:
+        give: Which of its own it sets free, by their positions.
+        take: How many free ones it claims.
+    """
+
+    give: Sequence[int]
+    take: int
+
+
+def share(
+    free: Sequence[Waiting], own: Sequence[Waiting], rooms: Sequence[Room], names: Collection[str]
+) -> Shares:
+    """Return what a process without a free thread does; the rule of sharing.
+
+    The free tasks come first to the others' threads, and then this process's own, in their order.
+    Of free tasks that find none it takes those whose turn is before all of its own.
+
+    Args:
+        free: The first free tasks.
+        own: What waits here for a thread, one or more.
+        rooms: What the other processes have said.
+        names: The functions whose tasks this process takes.
+    """
+    found = _find_places([one.name for one in (*free, *own)], rooms)
+    left = [one for one, is_able in zip(free, found, strict=False) if not is_able]
+    give = [at for at, is_able in enumerate(found[len(free) :]) if is_able]
+    take = sum(one.name in names and one.is_before(own[0]) for one in left)
+    return Shares(give, take)
+
+
+def _find_places(names: Iterable[str], rooms: Sequence[Room]) -> list[bool]:
+    """Return for which of some tasks there are threads, if each gets one in their order."""
+    left, found = [room.places for room in rooms], list[bool]()
+    for name in names:
+        able = (at for at, room in enumerate(rooms) if left[at] > 0 and name in room.names)
+        at = next(able, None)
+        found.append(at is not None)
+        if at is not None:
+            left[at] -= 1
+    return found
+
+
+class Sharing:
+    """Says for how many tasks this process has threads, and sets free what waits for one.
+
+    Args:
+        site: What it works with.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self._database = site.database
+        self._membership = site.membership
+        self._backlog = site.backlog
+        self._host = site.host
+        # What this process has said last, if that was committed.
+        self._told = -1
+        # What was set free last: until it is written, the others seem to have threads for more.
+        self._given: Sequence[str] = ()
+        # What was claimed last beside own tasks: until it has started, no more is.
+        self._taken: Sequence[str] = ()
+
+    # -- what this process says
+
+    def introduce(self, connection: Connection) -> None:
+        """Say which functions this process takes, and for how many tasks it has threads.
+
+        Part of each beat, so that it comes right by itself after a transaction that failed.
+        """
+        self._told = self._places()
+        names = json.dumps(sorted(self._host.functions()["thread"]))
+        self._execute(connection, _INTRODUCE, known=names)
+
+    def tell(self, connection: Connection, claimed: int = 0) -> None:
+        """Say for how many more tasks there are threads, if that has changed and others care.
+
+        Args:
+            connection: A transaction that writes.
+            claimed: How many tasks are claimed in it that the framework does not know yet.
+        """
+        if not self._membership.has_others:
+            return
+        places = max(0, self._places() - claimed)
+        if places != self._told:
+            self._told = places
+            self._execute(connection, _TELL)
+
+    def _execute(self, connection: Connection, query: sa.Update, **values: str) -> None:
+        own = self._membership.process_id
+        connection.execute(query, {"own": own, "said": self._told, **values})
+
+    def _places(self) -> int:
+        # In this order, since the first is known at once when many wait.
+        return 0 if self._host.in_line(1) else self._host.room().get("thread", 0)
+
+    # -- what it does for others
+
+    def go_on(self, sees_free: bool) -> int:
+        """Set free what waits here for a thread, as far as others have threads for it.
+
+        Args:
+            sees_free: Whether there may be free tasks that this process would take.
+
+        Returns:
+            How many of these it is to claim although its threads are taken.
+        """
+        if not (sees_free or self._membership.has_others):
+            return 0
+        if any(map(self._backlog.comes, self._given)):
+            return 0
+        line = self._host.in_line(MOST)
+        if not line:
+            return 0
+        names = frozenset(self._host.functions()["thread"])
+        with self._database.reading() as connection:
+            rows = connection.execute(_OTHERS, {"own": self._membership.process_id}).all()
+            rooms = [Room(places, frozenset(json.loads(known))) for places, known in rows]
+            most = sum(room.places for room in rooms) + self._host.places
+            known = names.union(*(room.names for room in rooms))
+            free = _claims.in_line(connection, known, most)
+        give, take = share(free, [_waiting(record) for record in line], rooms, names)
+        given = [line[at] for at in give]
+        self._given = [str(record.task_id) for record in given]
+        self._host.give_away(given)
+        return 0 if any(map(self._waits, self._taken)) else min(take, self._host.places)
+
+    def took(self, task_ids: Sequence[str]) -> None:
+        """Note what was claimed because of the latest answer."""
+        self._taken = task_ids
+
+    def _waits(self, task_id: str) -> bool:
+        record = self._backlog.live.get(task_id)
+        return record is not None and record.status is TaskStatus.PENDING
+
+
+def _waiting(record: TaskRecord) -> Waiting:
+    restart = record.restart
+    priority = "normal" if restart is None else restart.priority
+    return Waiting(record.name, PRIORITIES.index(priority), record.created_at)
