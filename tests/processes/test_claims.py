@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from framework import background_task
 from framework._records.records import OFFERED, Label, Restart, TaskRecord
-from framework.stores.sql._shared import claims
+from framework.stores.sql._shared.free import claims
 from framework.stores.sql._tables.schema import TASKS
 from tests.processes.siblings import PENDING, START, Peer, peers
 

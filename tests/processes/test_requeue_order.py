@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from framework import background_task
 from framework._records.ids import random_id
 from framework._records.records import WAITS, Label, Restart, TaskRecord
-from framework.stores.sql._shared import claims as _claims
-from framework.stores.sql._shared import orphans as _orphans
+from framework.stores.sql._shared.free import claims as _claims
+from framework.stores.sql._shared.free import orphans as _orphans
 from framework.stores.sql._shared.membership import MISSED
 from framework.stores.sql._tables.schema import TASKS
 from tests.processes.siblings import FAILED, PENDING, Peer, peers

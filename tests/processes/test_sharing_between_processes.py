@@ -22,8 +22,8 @@ from framework import (
 )
 from framework._records.records import CancelOutcome, Label, Restart, TaskRecord
 from framework.stores.sql import SQLStore
-from framework.stores.sql._shared.claims import Waiting
-from framework.stores.sql._shared.sharing import Room, share
+from framework.stores.sql._shared.free.claims import Waiting
+from framework.stores.sql._shared.free.sharing import Room, share
 from framework.stores.sql._shared.site import Pace
 from framework.stores.sql._tables.schema import PROCESSES
 from tests.patience import PATIENCE

@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from framework.stores.sql._reading.mirror import HELD
-from framework.stores.sql._shared import orphans as _orphans
+from framework.stores.sql._shared.free import orphans as _orphans
 from framework.stores.sql._shared.membership import MISSED, GivenUpError
 from framework.stores.sql._shared.site import Pace
 from framework.stores.sql._tables.schema import PROCESSES, TASKS

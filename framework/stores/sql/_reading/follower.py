@@ -24,10 +24,10 @@ from framework._tasks import registry
 from framework.stores.sql._dialects.link import Read
 from framework.stores.sql._reading.mirror import Mirror, Older
 from framework.stores.sql._reading.pages import Pages
-from framework.stores.sql._shared import claims as _claims
-from framework.stores.sql._shared import orphans as _orphans
 from framework.stores.sql._shared import places as _places
-from framework.stores.sql._shared.sharing import Sharing
+from framework.stores.sql._shared.free import claims as _claims
+from framework.stores.sql._shared.free import orphans as _orphans
+from framework.stores.sql._shared.free.sharing import Sharing
 from framework.stores.sql._shared.site import Site
 from framework.stores.sql._shared.submissions import Submissions
 from framework.stores.sql._tables.rows import TaskRow, Written

@@ -29,7 +29,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
-from framework.stores.sql._shared.claims import MOST, MOST_TEXT
+from framework.stores.sql._shared.free.claims import MOST, MOST_TEXT
 from framework.stores.sql._tables.rows import TaskRow, Written
 from framework.stores.sql._tables.schema import PROCESSES, SUBMISSIONS
 from framework.stores.sql._tables.statements import Statements, parts

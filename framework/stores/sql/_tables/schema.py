@@ -231,7 +231,7 @@ TASKS: Final = _table("asyncframe_tasks")
 ``restart`` has the rest that another process needs to run the task if its own ends now; it is null
 if none may run it. ``level`` is its priority, 0 for high, and ``due_at`` the wall second before
 which it must not start; null if there is none, or a free task was woken since. ``process`` is empty
-while a task is free; see `_shared.claims`.
+while a task is free; see `_shared.free.claims`.
 """
 
 PROCESSES: Final = _table("asyncframe_processes")
@@ -239,10 +239,10 @@ PROCESSES: Final = _table("asyncframe_processes")
 
 ``answered`` is the number of the latest inquiry that it has answered, see `_shared.inquiries`;
 null while it has no tasks. ``presence`` is the run of the server in which it holds its lock, see
-`_shared.membership`; null while it has none. ``places`` is how many tasks of each kind it runs at a
-time, ``room`` for how many more it has threads, and ``takes`` has the names of the functions that
-it runs there; see `_shared.sharing`. ``role`` is what it is, see `protocols.StoreHost`; it is for
-people.
+`_shared.membership`; null while it has none. ``room`` is for how many more tasks it has threads,
+and ``takes`` has the names of the functions that it runs there; see `_shared.free.sharing`.
+``places`` is how many tasks of each kind it runs at a time, and ``role`` what it is, see
+`protocols.StoreHost`; both are for people.
 """
 
 META: Final = _table("asyncframe_meta")

@@ -27,8 +27,8 @@ from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._reading.follower import IN_TIME, Follower
 from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._shared import places as _places
+from framework.stores.sql._shared.free.sharing import Sharing
 from framework.stores.sql._shared.places import SharedLines
-from framework.stores.sql._shared.sharing import Sharing
 from framework.stores.sql._shared.site import Site
 from framework.stores.sql._tables.database import FAULTS, why
 from framework.stores.sql._tables.rows import NOT_WHOLE, TaskRow, Written

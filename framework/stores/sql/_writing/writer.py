@@ -18,11 +18,11 @@ from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._reading.follower import BREATH, Follower
 from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._reading.pages import Pages
+from framework.stores.sql._shared.free.sharing import Sharing
 from framework.stores.sql._shared.inquiries import InquiryRows
 from framework.stores.sql._shared.membership import GivenUpError
 from framework.stores.sql._shared.places import SharedLines, inherit, is_held_on
 from framework.stores.sql._shared.schedules import ScheduleRows
-from framework.stores.sql._shared.sharing import Sharing
 from framework.stores.sql._shared.site import Site
 from framework.stores.sql._shared.windows import WindowRows
 from framework.stores.sql._tables.database import FAULTS, why

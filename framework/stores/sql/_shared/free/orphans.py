@@ -20,7 +20,7 @@ from framework._records.statuses import TaskStatus
 from framework._tasks.wire import encode_error
 from framework.exceptions import TaskCancelledError
 from framework.stores.sql._dialects.dialect import Dialect
-from framework.stores.sql._shared.claims import UNWANTED
+from framework.stores.sql._shared.free.claims import UNWANTED
 from framework.stores.sql._tables.schema import TASKS
 from framework.stores.sql._tables.statements import parts
 

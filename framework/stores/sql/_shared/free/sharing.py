@@ -28,8 +28,8 @@ from sqlalchemy.engine import Connection
 from framework._records.records import TaskRecord
 from framework._records.statuses import TaskStatus
 from framework._tasks.options import PRIORITIES
-from framework.stores.sql._shared import claims as _claims
-from framework.stores.sql._shared.claims import Waiting
+from framework.stores.sql._shared.free import claims as _claims
+from framework.stores.sql._shared.free.claims import Waiting
 from framework.stores.sql._shared.site import Site
 from framework.stores.sql._tables.schema import PROCESSES
 
