@@ -260,6 +260,7 @@ def forget_or_read(run: Run) -> None:
 def forget_twice(run: Run) -> None:
     """Two threads forget up to different moments: the later one stays."""
     made: Any = SimpleNamespace(**dict.fromkeys(Site.__slots__))
+    made.backlog = Backlog(run.clock)
     follower = Follower(made, made, made)
     run.together(lambda: follower.forget(1.0), lambda: follower.forget(2.0))
     assert follower.removed == 2.0
