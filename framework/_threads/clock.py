@@ -62,8 +62,8 @@ class SystemClock:
         self._sequence = itertools.count()
         self._live = 0
         self._thread: threading.Thread | None = None
-        # The same, and still so when it has no timer left and is about to end.
-        self._latest: threading.Thread | None = None
+        # Those that may not have ended: one without a timer left ends beside the next one.
+        self._threads: list[threading.Thread] = []
 
     async def asleep(self, seconds: float) -> None:
         """Suspend the calling coroutine for *seconds*, 0 or more."""
@@ -95,16 +95,17 @@ class SystemClock:
         return timer
 
     def close(self) -> None:
-        """Cancel all timers and join the timer thread, unless it is the calling one."""
+        """Cancel all timers and join the timer threads, unless one is the calling one."""
         with self._changed:
             for _, _, timer in self._heap:
                 timer.fn = None
             self._heap.clear()
             self._live = 0
-            thread = self._latest
+            threads = self._threads
             self._changed.notify()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join()
 
     def forget_thread(self) -> None:
         """Reset the clock in a forked child, where its timer thread does not exist."""
@@ -112,7 +113,8 @@ class SystemClock:
         self._changed = threading.Condition(threading.Lock())
         self._heap.clear()
         self._live = 0
-        self._thread = self._latest = None
+        self._thread = None
+        self._threads = []
 
     def _start_thread(self) -> None:
         thread = threading.Thread(target=self._run, name="asyncframe-timers", daemon=True)
@@ -125,7 +127,8 @@ class SystemClock:
             self._heap.pop()
             self._live -= 1
             raise
-        self._latest = thread
+        # A new list: `close` may be joining those of the old one.
+        self._threads = [*(one for one in self._threads if one.is_alive()), thread]
 
     def _cancel(self, timer: Timer) -> None:
         with self._changed:

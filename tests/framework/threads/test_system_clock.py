@@ -103,6 +103,35 @@ async def test_a_coroutine_sleeps_on_it(system_clock: SystemClock) -> None:
     assert system_clock.time() > 1_700_000_000.0
 
 
+def test_close_waits_for_a_thread_that_is_about_to_end() -> None:
+    """Closing joins the thread of earlier timers too, which may end late."""
+    about_to_end, may_end = threading.Event(), threading.Event()
+    ran: list[threading.Thread] = []
+
+    class Late(SystemClock):
+        def _run(self) -> None:
+            super()._run()
+            ran.append(threading.current_thread())
+            if len(ran) == 1:
+                about_to_end.set()
+                may_end.wait(PATIENCE)
+
+    late = Late()
+    late.call_at(-FAR, lambda: None)
+    assert about_to_end.wait(PATIENCE)
+    late.call_at(-FAR, lambda: None)
+    join = ran[0].join
+
+    def joined(timeout: float | None = None) -> None:
+        may_end.set()
+        join(timeout)
+
+    ran[0].join = joined  # type: ignore[method-assign]
+    late.close()
+    assert may_end.is_set()
+    assert not ran[0].is_alive()
+
+
 def test_joining_gives_up_on_those_that_do_not_end() -> None:
     """Threads alive after the time are returned, and the others are not."""
     never = threading.Event()
