@@ -78,7 +78,7 @@ def applies(item: pytest.Item, asked: Collection[str]) -> bool:
     """Return whether a test is to be run in the variants of its marker.
 
     The marker of a class or module does not apply to tests without the fixture, or with a mode
-    of their own.
+    of their own. Only its back ends do to those with ``task_manager`` alone.
 
     Args:
         item: The test.
@@ -86,7 +86,15 @@ def applies(item: pytest.Item, asked: Collection[str]) -> bool:
     """
     here = closeness(item, "task_modes")
     is_own = here == len(item.listchain())
-    return here >= closeness(item, "asyncframe", "mode") and (is_own or "asyncframe" in asked)
+    asks = "asyncframe" in asked or _only_backends(item, asked)
+    return here >= closeness(item, "asyncframe", "mode") and (is_own or asks)
+
+
+def _only_backends(item: pytest.Item, asked: Collection[str]) -> bool:
+    """Whether a test runs on several back ends, but has no mode and no transport of its own."""
+    marker = item.get_closest_marker("task_modes")
+    has_manager = "task_manager" in asked and "asyncframe" not in asked
+    return marker is not None and "on" in marker.kwargs and has_manager
 
 
 def variants_for(item: pytest.Item, settings: Settings, asked: Collection[str]) -> list[Variant]:
@@ -122,7 +130,10 @@ def variants_for(item: pytest.Item, settings: Settings, asked: Collection[str]) 
         )
     _check_test(item, asked)
     chosen = from_options(item.config, settings.seed)
-    variants = _combined(chosen[0] or modes, chosen[1] or transports, chosen[2] or backends)
+    if _only_backends(item, asked):
+        variants = _combined((), (), chosen[2] or backends)
+    else:
+        variants = _combined(chosen[0] or modes, chosen[1] or transports, chosen[2] or backends)
     for variant in variants:
         _check_transport(item, variant.transport)
         mode, backend = variant.mode or settings.mode, variant.backend or "memory"
@@ -241,7 +252,7 @@ def _combined(
 
 def _check_test(item: pytest.Item, asked: Collection[str]) -> None:
     """Check that the marker fits the other markers and the fixtures of the test."""
-    if "asyncframe" not in asked:
+    if "asyncframe" not in asked and not _only_backends(item, asked):
         raise pytest.UsageError(
             f"{item.name} has the marker task_modes, which needs the fixture asyncframe: request "
             "it, or remove the marker"

@@ -238,13 +238,6 @@ def check_fixtures(
     Raises:
         pytest.UsageError: If they do not.
     """
-    if "asyncframe" not in asked:
-        if any("mode" in marker.kwargs for marker in item.iter_markers("asyncframe")):
-            raise pytest.UsageError(
-                f"{item.name} has a mode, which needs the fixture asyncframe, but requests only "
-                f"{_listed(sorted(asked))}: request asyncframe, or remove the mode"
-            )
-        return
     if backend != "memory":
         for name, why in _OF_MEMORY.items():
             if name in asked:
@@ -252,6 +245,13 @@ def check_fixtures(
                     f"{item.name} requests {name}, but {why} on {backend}: remove {name}, or leave "
                     f"{backend} out of 'on'"
                 )
+    if "asyncframe" not in asked:
+        if any("mode" in marker.kwargs for marker in item.iter_markers("asyncframe")):
+            raise pytest.UsageError(
+                f"{item.name} has a mode, which needs the fixture asyncframe, but requests only "
+                f"{_listed(sorted(asked))}: request asyncframe, or remove the mode"
+            )
+        return
     for name, modes, why in (
         ("task_executor", ("virtual", "threads"), "tasks start by themselves"),
         ("task_clock", ("threads",), "time is real"),

@@ -181,3 +181,31 @@ def test_what_is_refused_in_the_body(ending: Ending, name: str) -> None:
         f"RuntimeError: asyncframe.{name}: {OF_MEMORY[f'task_{name}']} on sqlite; leave sqlite out "
         "of 'on', or use it only if asyncframe.backend == 'memory'"
     ) in told
+
+
+def test_the_manager_alone(runs: Runs) -> None:
+    """A test with task_manager and a client of its own runs on each back end, without modes."""
+    result = runs(
+        """
+        from fastapi.testclient import TestClient
+
+        pytestmark = pytest.mark.task_modes("virtual", on=("memory", "sqlite"))
+
+        def test_it(task_manager):
+            with TestClient(app) as client:
+                task_id = client.post("/counts/7").json()["task_id"]
+                assert list(task_manager.wait_result(task_id).values()) == ["counted"]
+
+        def test_clock(task_manager, task_clock):
+            raise AssertionError("it must not run")
+        """,
+        "-v",
+    )
+
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines_random(
+        [
+            "*::test_it PASSED (passes on memory and on sqlite)*",
+            "test_clock requests task_clock, but time is real on sqlite: *",
+        ]
+    )
