@@ -125,7 +125,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
             del item.stash[_ERROR]
         try:
             _open_toolkit(item, asked)
-        except (Exception, pytest.skip.Exception) as error:
+        except (Exception, pytest.skip.Exception, pytest.fail.Exception) as error:
             # Raised here, it would skip the setup of other plugins.
             # The fixtures raise it.
             item.stash[_ERROR] = error

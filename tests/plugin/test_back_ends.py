@@ -209,3 +209,16 @@ def test_the_manager_alone(runs: Runs) -> None:
             "test_clock requests task_clock, but time is real on sqlite: *",
         ]
     )
+
+
+def test_a_back_end_that_fails(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failure while a back end is made is the only error of the test, whoever raises it."""
+    monkeypatch.setattr("pytest_asyncframe._backends.back_end.find_spec", pytest.fail)
+    result = runs("""
+        @pytest.mark.task_modes(on=("memory", "sqlite"))
+        def test_it(asyncframe, caplog):
+            pass
+        """)
+
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines("fails on sqlite: Failed: sqlalchemy, at *")
