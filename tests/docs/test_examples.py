@@ -17,11 +17,14 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from tests.ci.scripts import load
+from tests.plugin.endings import LOOPS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 EXAMPLES = sorted((DOCS / "examples").glob("*.py"))
 PLUGIN_EXAMPLES = sorted((DOCS / "examples" / "plugin").glob("*.py"))
 """These are collected by pytest itself."""
+APPS = sorted((DOCS / "examples" / "apps").glob("*.py"))
+"""These have schedules, which other tests of the process would run as well."""
 SHOWN = re.compile(r"^<!-- \[\[\[cog (.*) \]\]\] -->\n([^\0]*?)^<!-- \[\[\[end", re.MULTILINE)
 """A call that writes a block into a page, and that block."""
 
@@ -63,11 +66,21 @@ def test_example(path: Path) -> None:
         del test
 
 
+@pytest.mark.extended("processes")
+@pytest.mark.parametrize("path", APPS, ids=lambda path: path.stem)
+def test_app(pytester: pytest.Pytester, path: Path) -> None:
+    """The tests of a whole app pass in a process of their own."""
+    pytester.makepyfile(**{path.stem: path.read_text("utf-8")})
+    options = ("-p", "no:cacheprovider", *LOOPS)
+    counts = pytester.runpytest_subprocess(*options).parseoutcomes()
+    assert counts == {"passed": path.read_text("utf-8").count("def test_")}
+
+
 def test_every_example_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     """Some page shows each file, and all pages show what the files have (or: make pages)."""
     pages = {str(page): page.read_text("utf-8") for page in DOCS.rglob("*.md")}
     blocks = [(name, *block) for name, text in pages.items() for block in SHOWN.findall(text)]
-    files = [path.relative_to(DOCS).as_posix() for path in [*EXAMPLES, *PLUGIN_EXAMPLES]]
+    files = [path.relative_to(DOCS).as_posix() for path in [*EXAMPLES, *PLUGIN_EXAMPLES, *APPS]]
     calls = "\n".join(call for _, call, _ in blocks)
     names = vars(load("shown"))
     old = []
@@ -95,7 +108,7 @@ def test_examples_import_nothing_private() -> None:
     """An example imports public names of public modules."""
     private = {
         path.relative_to(DOCS).as_posix(): sorted(found)
-        for path in [*EXAMPLES, *PLUGIN_EXAMPLES]
+        for path in [*EXAMPLES, *PLUGIN_EXAMPLES, *APPS]
         if (found := {name for name in imports_of(path) if "._" in name})
     }
 
