@@ -17,11 +17,18 @@ pytestmark = pytest.mark.extended("processes")
 
 
 def test_what_stores_say(tmp_path: Path) -> None:
-    """A built-in store names exactly the protocols that it has the methods of."""
-    for store in (MemoryStore(), SQLStore(f"sqlite:///{tmp_path}/tasks.db")):
+    """A built-in store names exactly the protocols that it, or a part of it, has the methods of."""
+    for store, parts in (
+        (MemoryStore(), set[str]()),
+        (SQLStore(f"sqlite:///{tmp_path}/tasks.db"), {"processes"}),
+    ):
         stated = store.features
-        said = {field.name for field in fields(stated) if getattr(stated, field.name) is not None}
-        assert said == {name for name, kind in _KINDS.items() if isinstance(store, kind)}
+        said = {field.name: getattr(stated, field.name) for field in fields(stated)}
+        own = {name for name, kind in _KINDS.items() if isinstance(store, kind)}
+        assert {name for name, part in said.items() if part is store} == own
+        others = {name for name, part in said.items() if part not in (store, None)}
+        assert others == parts
+        assert all(isinstance(said[name], _KINDS[name]) for name in others)
         assert features_of(store) == stated
 
 

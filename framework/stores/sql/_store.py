@@ -85,6 +85,7 @@ class SQLStore:
         # Here already, for an error where it is made; it connects when it is opened.
         self._database = Database(self._url, self.durable)
         self._transactions = AppTransactions(self._database, self)
+        self._roster = Roster(self._database)
         self._pace = Pace()
         self._open = False
         self._begin(None)
@@ -108,7 +109,7 @@ class SQLStore:
             calls=self,
             requeue=self,
             large=self,
-            processes=Roster(self._database),
+            processes=self._roster,
             schedules=self,
             places=self,
             windows=self,
@@ -272,10 +273,8 @@ class SQLStore:
         Also ``store_errors``, the number of failed attempts to use the database, and
         ``store_backlog``, the number of records that wait to be written.
         """
-        figures = self._mirror.figures()
-        figures["store_errors"] = self._backlog.errors if self._open else 0
-        figures["store_backlog"] = len(self._backlog)
-        return figures
+        errors, backlog = self._backlog.errors if self._open else 0, len(self._backlog)
+        return self._mirror.figures() | {"store_errors": errors, "store_backlog": backlog}
 
     def fault(self) -> str:
         """Return the latest error of the failing database; "" while it works."""
