@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests import rooms
+from tests import rooms, tiers
 
 PLAIN = ("-p", "tests.tiers", "-p", "no:asyncio", "-p", "no:benchmark", "-p", "no:randomly")
 STARTS = """
@@ -15,6 +15,7 @@ STARTS = """
 """
 
 
+@pytest.mark.skipif(not tiers.WATCHES, reason="starts are heard from Python 3.12 on")
 @pytest.mark.extended("processes")  # or it would be refused twice
 def test_a_process_is_refused(pytester: pytest.Pytester) -> None:
     """A test that starts a process fails and says how to mark it, on a thread of its own too."""

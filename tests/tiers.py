@@ -74,13 +74,22 @@ def back_ends(names: Iterable[str]) -> list[Any]:  # pytest does not export the 
     return made
 
 
+WATCHES = sys.version_info >= (3, 12)
+"""Whether processes that tests start are heard.
+
+Before 3.12 `sys.settrace` fails on a thread while another one is in it, and a hook in Python makes
+that last: so under coverage a thread that had started now and then ended before its first line.
+"""
+
+
 class Guard:
     """Refuses processes that a test starts although nothing says that it needs them."""
 
     def __init__(self) -> None:
         self._refused: list[str] = []
         self._watching = False
-        sys.addaudithook(self._hear)
+        if WATCHES:
+            sys.addaudithook(self._hear)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
