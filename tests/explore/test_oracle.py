@@ -40,7 +40,7 @@ KINDS = {
     "threads": Kind(programs.threads, "awaits", None, 60, 90, 4_000, (32,)),
     "preempted": Kind(programs.threads, "framework", 1, 50, 20, 1_000),
     "locks": Kind(programs.threads, "locks", None, 40, 10, 400),
-    "mixed": Kind(programs.mixed, None, None, 60, 40, 4_000, (238,)),
+    "mixed": Kind(programs.mixed, None, None, 60, 40, 4_000, (238, 4320)),
 }
 
 POINTS: dict[Level, frozenset[str]] = {

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -110,23 +111,36 @@ class Identities:
 
 
 class Passing:
-    """The callbacks that have run since the latest step.
+    """The callbacks that have run since the latest step, and what they have scheduled.
 
-    None of them passes the steps before it once more: one that schedules itself again would do so
-    for ever.
+    What one of them schedules passes no step if it is like one that has run: a callback that
+    schedules itself again would pass them for ever. What threads hand over is never of that kind.
     """
 
     def __init__(self) -> None:
         self._ran = list[tuple[Callable[..., object], Any]]()
+        # Those that are scheduled and pass no step, by `id`.
+        self._again = set[int]()
+        self._thread = threading.get_ident()
+
+    def scheduled(self, handle: Any) -> None:
+        """Take note of a handle that is scheduled now."""
+        if not self._ran or threading.get_ident() != self._thread:
+            return
+        if (handle._callback, handle._args) in self._ran:
+            self._again.add(id(handle))
 
     def may(self, handle: Any) -> bool:
         """Return whether a callback may run before the steps that are ready already."""
-        return (handle._callback, handle._args) not in self._ran
+        return id(handle) not in self._again
 
     def took(self, handle: Any, *, is_step: bool) -> None:
         """Take note of what runs next."""
+        self._thread = threading.get_ident()
+        self._again.discard(id(handle))
         if is_step:
             self._ran.clear()
+            self._again.clear()
         else:
             self._ran.append((handle._callback, handle._args))
 
@@ -145,6 +159,11 @@ class _Ready(deque[Any]):  # Any: asyncio's handles, whose private attributes ar
         # The identities of due timers, by `id`: such a handle may equal another one.
         self._timers: dict[int, str] = {}
         self._passing = Passing()
+
+    def append(self, handle: Any) -> None:
+        """Schedule a handle; any thread."""
+        self._passing.scheduled(handle)
+        super().append(handle)
 
     def popleft(self) -> Any:
         """Let threads run first, if the chooser says so; then return what is next."""
