@@ -191,6 +191,7 @@ def test_queue(asyncframe: Probe, kind: str) -> None:
 def test_deque(asyncframe: Probe) -> None:
     """A deque is a queue for one consumer."""
     jobs: deque[Box] = deque()
+    done: list[int] = []
 
     def produce() -> None:
         for _ in range(3):
@@ -202,9 +203,10 @@ def test_deque(asyncframe: Probe) -> None:
         while jobs:
             box = jobs.popleft()
             box.use()
-            box.use()
+            done.append(box.use())
 
     all_done(asyncframe, produce, consume)
+    assert done == [3] * (3 - len(jobs))
 
 
 def test_results_by_append(asyncframe: Probe) -> None:
@@ -416,6 +418,7 @@ def test_stop_flag(asyncframe: Probe) -> None:
             time.sleep(1)
 
     all_done(asyncframe, work, stop)
+    assert flag.stopped
 
 
 def test_logging(asyncframe: Probe) -> None:
@@ -469,6 +472,7 @@ async def test_loop_and_threads(asyncframe: Probe) -> None:
         box.use()
 
     await run()
+    assert box.value == len(box.items) == 10
 
 
 async def test_anyio(asyncframe: Probe) -> None:
