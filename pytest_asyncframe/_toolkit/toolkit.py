@@ -43,7 +43,6 @@ from pytest_asyncframe._toolkit import pristine
 from pytest_asyncframe._toolkit.clients import Client, LiveServer
 from pytest_asyncframe._toolkit.options import Settings
 from pytest_asyncframe._toolkit.polling import Polling
-from pytest_asyncframe._turns.actors import TestEndedError
 from pytest_asyncframe._turns.choices import Chooser, RandomChooser
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock import VirtualClock, _stalls
@@ -353,9 +352,7 @@ class Toolkit:
         sequencer = self.sequencer
         if sequencer is not None:
             sequencer.moves = sequencer.starts = False
-            for actor in list(sequencer.actors.values()):
-                if actor is not sequencer.first:
-                    sequencer.fail(actor, TestEndedError("the test has ended"))
+            sequencer.end_waits()
         if self._manager is not None:
             self._manager.pool.shutdown(cancel_futures=True, timeout=1.0)
         if sequencer is not None:

@@ -20,9 +20,16 @@ from pytest_asyncframe._turns.activity import Glance
 
 
 class TestEndedError(BaseException):
-    """Raised in threads that still wait on the clock when their test ends."""
+    """Raised in threads that wait on the clock of a test that has ended."""
 
     __test__ = False  # or pytest collects it as a class of tests
+
+    def __init__(self) -> None:
+        super().__init__("the test has ended")
+
+
+_MOST_REFUSALS = 100
+"""Waits in a row that an actor may leave behind after its test, as in nested blocks."""
 
 
 class State(enum.Enum):
@@ -63,6 +70,7 @@ class Actor:
         has_work: Returns whether callbacks on its own thread gave its loop something to do
             while it was parked.
         error: Raised when it runs again; None for nothing.
+        refusals: How many of its waits were refused.
         looked: What it saw at its last check while it was ready, and how many checks in a
             row had seen the same before.
         heard: What it saw at its last check while it was parked: `Turns.beats`, the seconds
@@ -92,6 +100,7 @@ class Actor:
         self.timer: Timer | None = None
         self.has_work: Callable[[], bool] = _never
         self.error: BaseException | None = None
+        self.refusals: int = 0
         self.looked: tuple[object, int] = (None, 0)
         self.heard: tuple[int, float, Mapping[Thread, Glance]] = (-1, 0.0, {})
         self._gate = _thread.allocate_lock()
@@ -123,6 +132,17 @@ class Actor:
         error, self.error = self.error, None
         if error is not None:
             raise error
+
+    def refuse_wait(self) -> None:
+        """Raise `TestEndedError` in place of a wait; called on the thread itself.
+
+        Does nothing for one that catches it again and again: it waits for ever, since it would
+        take a processor from the tests that follow.
+        """
+        self.refusals += 1
+        if self.refusals <= _MOST_REFUSALS:
+            self.drop_timer()
+            raise TestEndedError
 
     def use_gate(self) -> None:
         """Let `kick` end `wait_for_kick`, and not the `select` of a loop."""

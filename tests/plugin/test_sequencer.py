@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from pytest_asyncframe._turns.activity import BEGINNING, GONE, activity, glance
-from pytest_asyncframe._turns.actors import Timer
+from pytest_asyncframe._turns.actors import TestEndedError, Timer
 from pytest_asyncframe._turns.roster import Roster
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe._turns.turns import POLL_INTERVAL
@@ -476,6 +476,38 @@ def test_timers_that_a_test_leaves(pytester: pytest.Pytester) -> None:
 
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["leaked thread: Thread-*, started at *in test_left*"])
+
+
+@pytest.mark.parametrize(("waits", "refused"), [(1, 1), (3, 3), (1_000, 100)])
+def test_a_thread_that_is_ready_when_its_test_ends(waits: int, refused: int) -> None:
+    """Its next wait ends it, but one that catches each error waits in the end."""
+    sequencer = Sequencer(moves=True, one_at_a_time=True)
+    clock = VirtualClock(sequencer)
+    told: list[str] = []
+    ended = threading.Event()
+
+    def body() -> None:
+        with sequencer.working(arrival):
+            for _ in range(waits):
+                try:
+                    clock.sleep(1)
+                except TestEndedError as error:
+                    told.append(str(error))
+        ended.set()
+
+    first = sequencer.first = sequencer.enter()
+    arrival = sequencer.expect("work")
+    thread = threading.Thread(target=body)
+    thread.start()
+    # It may have come by now or not: its turn is after the end of the test's own in any case.
+    sequencer.end_waits()
+    clock.sleep(2)
+    assert told == ["the test has ended"] * refused
+    sequencer.leave(first)
+
+    assert ended.wait(PATIENCE)
+    thread.join(PATIENCE)
+    assert clock.monotonic() == max(2, waits - refused)
 
 
 def test_limits_of_pytest_are_in_real_time(pytester: pytest.Pytester) -> None:
