@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 
 import httpx
 import pytest
@@ -83,11 +85,33 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[httpx.Response]:
     return said
 
 
-async def test_a_page(asyncframe: Probe, answers: list[httpx.Response]) -> None:
-    """A page is measured, and the route shows its length."""
-    answers += [httpx.Response(200, text="hello")]
+class Page(BaseHTTPRequestHandler):
+    """A page of five letters."""
+
+    def do_GET(self) -> None:
+        """Answer with it."""
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"hello")
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    """Serve the page, which a worker process reads too; give its address."""
+    server = HTTPServer(("127.0.0.1", 0), Page)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.task_modes("auto", on=("memory", "sqlite", "workers"))
+async def test_a_page(url: str, asyncframe: Probe) -> None:
+    """A page is measured, and the route shows its length; also in `asyncframe worker`."""
     async with asyncframe.client(app) as client:
-        task_id = (await client.post("/pages", params={"url": "https://a.example/"})).json()
+        task_id = (await client.post("/pages", params={"url": url})).json()
         await asyncframe.completed(task_id)
         shown = (await client.get(f"/pages/{task_id}")).json()
         assert (await client.get("/pages/unknown")).status_code == 404

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
+import pytest
 from fastapi import FastAPI
 
 from framework import (
@@ -17,8 +19,10 @@ from framework import (
 from framework.stores.sql import SQLStore
 from pytest_asyncframe.probe import Probe
 
-told: list[str] = []
-disk: dict[str, bytes] = {}
+
+def disk() -> Path:
+    """Return the folder that all processes share."""
+    return Path(os.environ.get("SHOP_DISK", "disk"))
 
 
 def make_app() -> FastAPI:
@@ -35,9 +39,7 @@ def make_app() -> FastAPI:
 async def make_thumbnail(file: str) -> str:
     """Make a thumbnail, and tell of it; what was ``chain(make_thumbnail.s(f), tell.s())``."""
     small = f"small-{file}"
-    if file not in disk:
-        raise FileNotFoundError(file)
-    disk[small] = disk[file][:10]
+    (disk() / small).write_bytes((disk() / file).read_bytes()[:10])
     await get_task_manager().submit(tell, (small,))
     return small
 
@@ -45,13 +47,15 @@ async def make_thumbnail(file: str) -> str:
 @background_task(on_restart="requeue")
 def tell(file: str) -> None:
     """Tell that a file is there."""
-    told.append(file)
+    with (disk() / "told.txt").open("a") as lines:
+        lines.write(f"{file}\n")
 
 
 @scheduled_task(at="04:00")
 def remove_old() -> None:
     """Remove old files; what was an entry of ``beat_schedule``."""
-    disk.clear()
+    for file in disk().glob("small-*"):
+        file.unlink()
 
 
 WORDS = {"pending": "PENDING", "running": "STARTED", "completed": "SUCCESS", "cancelled": "REVOKED"}
@@ -71,11 +75,21 @@ async def show(task_id: str) -> dict[str, Any]:
     return {"task_id": task_id, "task_status": status, "task_result": task.result}
 
 
-async def test_a_thumbnail(asyncframe: Probe) -> None:
+app = make_app()
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let the app use an empty folder; a worker process starts after that, and uses it too."""
+    monkeypatch.setenv("SHOP_DISK", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.task_modes("auto", on=("memory", "sqlite", "workers"))
+async def test_a_thumbnail(files: Path, asyncframe: Probe) -> None:
     """The clients' requests get the answers that they know, and the next task has run too."""
-    told.clear()
-    disk["cat.png"] = b"a picture of a cat"
-    async with asyncframe.client(make_app()) as client:
+    (files / "cat.png").write_bytes(b"a picture of a cat")
+    async with asyncframe.client(app) as client:
         started = await client.post("/thumbnails", params={"file": "cat.png"})
         task_id = started.json()["task_id"]
         await asyncframe.settled()
@@ -85,12 +99,13 @@ async def test_a_thumbnail(asyncframe: Probe) -> None:
     expected = {"task_id": task_id, "task_status": "SUCCESS", "task_result": "small-cat.png"}
     assert shown == expected
     assert unknown["task_status"] == "PENDING"
-    assert told == ["small-cat.png"]
+    assert (files / "small-cat.png").read_bytes() == b"a picture "
+    assert (files / "told.txt").read_text() == "small-cat.png\n"
 
 
-async def test_a_file_that_never_comes(asyncframe: Probe) -> None:
+async def test_a_file_that_never_comes(files: Path, asyncframe: Probe) -> None:
     """It is tried six times in 62 seconds, for which no test waits, and ends as FAILURE."""
-    async with asyncframe.client(make_app()) as client:
+    async with asyncframe.client(app) as client:
         task_id = (await client.post("/thumbnails", params={"file": "no.png"})).json()["task_id"]
         task = await asyncframe.completed(task_id, check=False)
         shown = (await client.get(f"/thumbnails/{task_id}")).json()

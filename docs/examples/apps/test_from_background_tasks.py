@@ -4,7 +4,7 @@ import pytest
 from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
 
-from framework import background_task, retry_task, setup_async_framework
+from framework import TaskManager, background_task, retry_task, setup_async_framework
 
 app = FastAPI(lifespan=setup_async_framework)
 mails: list[str] = []
@@ -40,7 +40,10 @@ async def register(address: str) -> dict[str, str]:
     return {"message": "we have sent you a mail"}
 
 
-def test_registering() -> None:
+pytestmark = pytest.mark.task_modes("auto", on=("memory", "sqlite"))
+
+
+def test_registering(task_manager: TaskManager) -> None:
     """The answer is the same; when the app has stopped, all that it has started has run."""
     mails.clear()
     log.clear()
@@ -51,18 +54,17 @@ def test_registering() -> None:
     assert sorted(log) == ["ann@a.org has registered", "came by spring"]
 
 
-def test_a_mail_that_fails() -> None:
+def test_a_mail_that_fails(task_manager: TaskManager) -> None:
     """A mail is tried three times, its task says why it failed, and the line is written."""
     log.clear()
     with TestClient(app) as client:
         assert client.post("/users/bob@b.invalid").status_code == 200
-        manager = app.state.task_manager
         (task_id,) = (
             task_id
-            for task_id, task in manager.get_all_tasks().items()
+            for task_id, task in task_manager.get_all_tasks().items()
             if task["name"].endswith("send_mail")
         )
         with pytest.raises(ConnectionError):
-            manager.wait_result(task_id, timeout=60)
-        assert manager.get_all_tasks()[task_id]["attempts"] == 3
+            task_manager.wait_result(task_id, timeout=60)
+        assert task_manager.get_all_tasks()[task_id]["attempts"] == 3
     assert log == ["bob@b.invalid has registered"]

@@ -2,11 +2,13 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from fastapi import FastAPI, HTTPException
 from fastapi.testclient import TestClient
 
 from framework import (
     TaskId,
+    TaskManager,
     background_task,
     get_task_manager,
     scheduled_task,
@@ -62,25 +64,28 @@ async def pause(name: str) -> None:
         raise HTTPException(404, "no such job") from None
 
 
-def test_jobs() -> None:
+pytestmark = pytest.mark.task_modes("auto", on=("memory", "sqlite"))
+
+
+def test_jobs(task_manager: TaskManager) -> None:
     """Both jobs are due, and one of them is paused."""
     with TestClient(app) as client:
         due = client.get("/jobs").json()
         assert {"stock", "nightly"} <= due.keys()
         assert datetime.fromisoformat(due["stock"]) > datetime.now(UTC)
         assert client.post("/jobs/stock/pause").status_code == 200
-        paused = {one.name: one.paused for one in app.state.task_manager.schedules.snapshot()}
+        paused = {one.name: one.paused for one in task_manager.schedules.snapshot()}
         assert (paused["stock"], paused["nightly"]) == (True, False)
         assert client.post("/jobs/nothing/pause").status_code == 404
 
 
-def test_reminders() -> None:
+def test_reminders(task_manager: TaskManager) -> None:
     """A reminder comes at its time, and one that is removed does not."""
     reminded.clear()
     with TestClient(app) as client:
         now, tomorrow = datetime.now(UTC), datetime.now(UTC) + timedelta(days=1)
         first = client.post("/reminders/ann", params={"at": now.isoformat()}).json()
-        app.state.task_manager.wait_result(first, timeout=60)
+        task_manager.wait_result(first, timeout=60)
         second = client.post("/reminders/bob", params={"at": tomorrow.isoformat()}).json()
         assert client.delete(f"/reminders/{second}").json() is True
     assert reminded == ["ann"]
