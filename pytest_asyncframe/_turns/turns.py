@@ -38,15 +38,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from pytest_asyncframe._turns.activity import activity
-from pytest_asyncframe._turns.actors import (
-    Actor,
-    Arrival,
-    State,
-    TestEndedError,
-    Timers,
-    Waiter,
-    nothing,
-)
+from pytest_asyncframe._turns.actors import Actor, Arrival, State, Timers, Waiter, nothing
 from pytest_asyncframe._turns.lock import InnermostLock
 from pytest_asyncframe._turns.outside import Outside, Verdict
 from pytest_asyncframe._turns.roster import Roster
@@ -81,7 +73,6 @@ class Turns(ABC):
         self.on_enter: Callable[[], object] = nothing
         self.outside: Outside = Outside()
         self.watchdog: Watchdog = Watchdog(self, self.outside)
-        self._has_waits = True
         self.forget()
         self._timers = Timers()
 
@@ -366,8 +357,6 @@ class Turns(ABC):
 
     def _stop(self, actor: Actor, until: int | None, wants: object) -> None:
         """Count the calling thread as running no more; it is woken at *until* at the latest."""
-        if not self._has_waits and actor is not self.first:
-            actor.refuse_wait()
         self._roster.beats += 1
         self._on_next_step(actor)
         actor.wants = wants
@@ -421,19 +410,6 @@ class Turns(ABC):
         """Wake a parked actor, which then raises *error*."""
         with self._lock:
             self._throw(actor, error)
-        self.dispatch()
-
-    def end_waits(self) -> None:
-        """Raise `TestEndedError` in every actor that waits, or is about to from now on.
-
-        All but `first`, which ends the test. Who is ready now would otherwise wait for ever,
-        at its next wait, for what nobody does any more.
-        """
-        with self._lock:
-            self._has_waits = False
-            for actor in self.actors.values():
-                if actor is not self.first:
-                    self._throw(actor, TestEndedError())
         self.dispatch()
 
     def _throw(self, actor: Actor, error: BaseException) -> None:
