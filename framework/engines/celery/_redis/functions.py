@@ -37,6 +37,12 @@ local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1000000
 local function stamp(seconds) return string.format('%.6f', seconds) end
 local function get(field) return redis.call('HGET', task, field) or '' end
+-- Returns several fields, '' for each that is not there.
+local function read(...)
+  local found = redis.call('HMGET', task, ...)
+  for at = 1, #found do found[at] = found[at] or '' end
+  return unpack(found)
+end
 local function tell(one, kind, ...)
   redis.call('XADD', stream, 'MAXLEN', '~', $REPORTS_KEPT, '*',
     'n', redis.call('INCR', counter), 'k', kind, 'i', one, ...)
@@ -156,9 +162,10 @@ local function release()
   redis.call('ZADD', live, now, id)
 end
 local function finish(status, result, error, reason, ttl)
+  local keeper, copies, attempts, fn = read('keeper', 'copies', 'attempts', 'fn')
   redis.call('HSET', task, 'status', status, 'ended', stamp(now), 'result', result,
     'error', error, 'reason', reason)
-  if get('keeper') ~= '' then redis.call('ZREM', tasks_of(get('keeper')), id) end
+  if keeper ~= '' then redis.call('ZREM', tasks_of(keeper), id) end
   redis.call('HDEL', task, 'holder', 'until', 'next', 'unsent', 'missing',
     'keeper', 'due', 'places')
   redis.call('EXPIRE', task, ttl)
@@ -170,10 +177,10 @@ local function finish(status, result, error, reason, ttl)
   end
   redis.call('HDEL', messages, id)
   -- A second message may come when the hash is gone.
-  if get('copies') ~= '' then redis.call('SET', over, '1', 'EX', $KEPT_LIVE) end
+  if copies ~= '' then redis.call('SET', over, '1', 'EX', $KEPT_LIVE) end
   local big = #result > $INLINE_RESULT
   tell(id, 'ended', 's', status, 'at', stamp(now), 'r', big and '' or result, 'e', error,
-    'w', reason, 'a', get('attempts'), 'b', big and '1' or '0', 'f', get('fn'))
+    'w', reason, 'a', attempts, 'b', big and '1' or '0', 'f', fn)
   leave()
 end
 -- Adds the task, whose message and facts (field, value, ...) are in ARGV from a place on.

@@ -129,13 +129,14 @@ Until it was sent and has no keeper any more, it is returned again after a while
 START: Final = script("""
 -- ARGV: id, holder, lease, sequence, holder known to be dead, most losses, ttl of a live
 -- hash, ttl of a final one, whether it only waited ('1'), then field, value, ...
-local status = get('status')
+local status, last, holder, cancel, attempts, started =
+  read('status', 'seq', 'holder', 'cancel', 'attempts', 'started')
 if is_final(status) then return {'over', status, 0} end
 if status == '' then
   if redis.call('EXISTS', over) == 1 then return {'over', '', 0} end
   redis.call('HSET', task, 'status', 'pending', 'attempts', '0', unpack(ARGV, 10))
 end
-local seq, known = tonumber(ARGV[4]), tonumber(get('seq') ~= '' and get('seq') or '0')
+local seq, known = tonumber(ARGV[4]), tonumber(last) or 0
 if seq < known then
   local again = get('next')
   if again ~= '' and seq == known - 1 then
@@ -144,28 +145,27 @@ if seq < known then
   end
   return {'stale', '', 0}
 end
-local holder = get('holder')
 if holder ~= '' and holder ~= ARGV[2] then
-  local left = tonumber(get('until') ~= '' and get('until') or '0') - now
+  local left = (tonumber(get('until')) or 0) - now
   if left > 0 and holder ~= ARGV[5] then return {'busy', holder, stamp(left)} end
   if redis.call('HINCRBY', task, 'lost', 1) >= tonumber(ARGV[6]) then
     finish('interrupted', '', '', 'the worker that ran it died, ' .. ARGV[6] .. ' times', ARGV[8])
     return {'over', 'interrupted', 0}
   end
 end
-if get('cancel') == '1' then
+if cancel == '1' then
   finish('cancelled', '', '', 'it was cancelled', ARGV[8])
   return {'over', 'cancelled', 0}
 end
-if ARGV[9] ~= '1' then redis.call('HINCRBY', task, 'attempts', 1) end
-redis.call('HSETNX', task, 'started', stamp(now))
+attempts = tostring((tonumber(attempts) or 0) + (ARGV[9] == '1' and 0 or 1))
 redis.call('HSET', task, 'status', 'running', 'holder', ARGV[2],
-  'until', stamp(now + tonumber(ARGV[3])), 'seq', ARGV[4], 'reason', '')
+  'until', stamp(now + tonumber(ARGV[3])), 'seq', ARGV[4], 'reason', '',
+  'attempts', attempts, 'started', started == '' and stamp(now) or started)
 redis.call('HDEL', task, 'next', 'unsent', 'keeper', 'missing')
 redis.call('EXPIRE', task, ARGV[7])
 redis.call('ZADD', live, now, id)
-tell(id, 'started', 'at', stamp(now), 'a', get('attempts'))
-return {'run', get('attempts'), 0}
+tell(id, 'started', 'at', stamp(now), 'a', attempts)
+return {'run', attempts, 0}
 """)
 """Take a task's lease; see `State.start` for the verdicts."""
 
@@ -206,9 +206,10 @@ return 1
 END: Final = script("""
 -- ARGV: id, holder ('' for whoever has it), sequence, status, result, error, reason, ttl,
 -- share, message
-if is_final(get('status')) then return 0 end
-if ARGV[2] ~= '' and get('holder') ~= ARGV[2] then return 0 end
-if ARGV[2] == '' and get('seq') ~= ARGV[3] then return 0 end
+local status, holder, last = read('status', 'holder', 'seq')
+if is_final(status) then return 0 end
+if ARGV[2] ~= '' and holder ~= ARGV[2] then return 0 end
+if ARGV[2] == '' and last ~= ARGV[3] then return 0 end
 if ARGV[9] ~= '' then redis.call('HSET', task, 'share', ARGV[9], 'message', ARGV[10]) end
 finish(ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8])
 return 1
