@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Final, Self
 
 from framework._tasks import registry
@@ -84,11 +84,9 @@ class Message:
         Later fields are left out if they say nothing: a worker of an earlier release, which does
         not know them, refuses them.
         """
-        whole = asdict(self)
-        for name, nothing in _LATER.items():
-            if whole[name] == nothing:
-                del whole[name]
-        return whole
+        # Not `asdict`, which copies each value on its own.
+        found = ((name, getattr(self, name)) for name in _TYPES)
+        return {name: value for name, value in found if _LATER.get(name, _NEVER) != value}
 
     def timeout_error(self) -> TaskTimeoutError:
         """Return the error of the task if it reaches its limit."""
@@ -124,6 +122,8 @@ _LATER: Final[dict[str, Any]] = {
     "owner": "",
 }
 """Fields that messages of earlier releases lack, and what they are then."""
+
+_NEVER: Final = object()
 
 _LONGEST_ID = 512
 _NAMED: dict[str, tuple[type, ...]] = {
