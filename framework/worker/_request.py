@@ -15,7 +15,7 @@ from celery.worker.strategy import default
 from framework._records.statuses import PENDING, RUNNING, TIMEOUT
 from framework._tasks import wire
 from framework._threads.clock import SystemClock
-from framework._threads.watch.processes import holder_of, is_dead
+from framework._threads.watch.processes import holder_of, lives
 from framework.engines.celery._messages import Message
 from framework.engines.celery._tasks import keep_end
 from framework.worker._outcomes import RevokedError, UnsaidError, insist
@@ -37,14 +37,22 @@ _LOOK: Final = 0.1
 class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
     """A delivery in the worker's main process."""
 
-    _holder = ""
+    _pid = 0
     _accepted = 0.0
     _ended = False
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         """Remember which process has the delivery, and since which monotonic second."""
-        self._holder, self._accepted = holder_of(pid), time_accepted
+        self._pid, self._accepted = pid, time_accepted
         super().on_accepted(pid, time_accepted)
+
+    def _holder(self) -> str:
+        """Return the holder of the process that has the delivery; "" if that has died.
+
+        Only asked past a limit, since reading it takes as long as much of what else a delivery
+        costs here. If another process has the number by then, it has no lease on this task.
+        """
+        return holder_of(self._pid) if self._pid and lives(self._pid) else ""
 
     def on_failure(self, exc_info: Any, **kwargs: Any) -> None:
         """Report failures that the pool process could not report itself."""
@@ -81,7 +89,7 @@ class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
         """
         clock = SystemClock()
         late = clock.monotonic() - self._accepted >= limit + _LATE
-        if not late or not self._holder or is_dead(self._holder):
+        if not late or not self._holder():
             return False
         end = clock.monotonic() + _HEARD
         while clock.monotonic() < end:
@@ -105,11 +113,11 @@ class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
             message = Message.from_json(self.args[0])
             state = self.task.asyncframe_engine.state
             told = message.timeout_error()
-            if self._holder and not is_dead(self._holder):
+            if holder := self._holder():
                 state.end(
                     message.task_id,
                     TIMEOUT,
-                    holder=self._holder,
+                    holder=holder,
                     error=wire.encode_error(told),
                     reason="it was killed past its limit",
                 )
