@@ -333,6 +333,10 @@ class Ledger(Events):
         # One atomic operation for each home: other threads remove entries at any moment.
         return [task for one in homes for task in list(one.live.values())]
 
+    def live_count(self) -> int:
+        """Return how many tasks `unstored` has."""
+        return sum(len(home.live) for home in self.homes)
+
     def unfinished(self, home: Home | None = None) -> list[LiveTask]:
         """Return the tasks of this process that are not final, of *home* or of all homes."""
         return [task for task in self.unstored(home) if task.status not in FINAL]

@@ -252,6 +252,10 @@ class EngineHost(Protocol):
         """Return the tasks that have not ended, as far as this process follows them."""
         ...
 
+    def live_count(self) -> int:
+        """Return about how many tasks have not ended, without looking at each."""
+        ...
+
     def waiting(self, task_id: str, reason: str) -> None:
         """Report why a task is still waiting; "" if it only waits for its turn."""
 

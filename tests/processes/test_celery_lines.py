@@ -93,6 +93,10 @@ class Host:
         """Return no task."""
         return []
 
+    def live_count(self) -> int:
+        """Return 0."""
+        return 0
+
 
 @pytest.fixture
 def state(redis_url: str) -> Iterator[State]:

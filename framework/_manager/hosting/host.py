@@ -234,6 +234,10 @@ class RemoteHost:
         """Return the remote tasks that are not final, as far as this process tracks them."""
         return [task for task in self._ledger.unfinished() if task.remote]
 
+    def live_count(self) -> int:
+        """Return about how many tasks of this process have not ended."""
+        return self._ledger.live_count()
+
     def waiting(self, task_id: str, reason: str) -> None:
         """Set why a task waits; "" if it only waits for its turn."""
         task = self._find(task_id)

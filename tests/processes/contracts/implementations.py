@@ -558,6 +558,10 @@ class NoTasks:
         """Return no task."""
         return []
 
+    def live_count(self) -> int:
+        """Return 0."""
+        return 0
+
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *_, **__: None
 

@@ -26,6 +26,12 @@ _LOGGER = logging.getLogger("asyncframe")
 
 _BLOCK: Final = 1.0
 
+_FEW: Final = 8
+"""How many tasks may be live here so that each of their reports is read at once."""
+
+_PAUSE: Final = 0.005
+"""Seconds between two reads otherwise, so that one of them has many reports."""
+
 _ENDED: Final = {
     "status": "s",
     "ended": "at",
@@ -113,7 +119,7 @@ class Reports:
             self.fault = ""
             _LOGGER.info("the reports of workers can be read again")
         self._gap = self._take(self._state.read(self._after, _BLOCK))
-        return 0.0
+        return 0.0 if 0 < self._host.live_count() <= _FEW else _PAUSE
 
     def _away(self, error: Exception) -> None:
         """Note that Redis is unavailable; *error* is whatever its client has raised."""
