@@ -143,7 +143,7 @@ def _deliver(engine: CeleryEngine, outpost: Outpost, message: Message, free: boo
         pause = min(max(verdict.left, 0.0) + _AWAY, _settings.HOLD)
         _send(engine, replace(message, due=outpost.clock.time() + pause))
     elif verdict.kind == "again":
-        state.repeated(message.task_id)
+        state.repeated([message.task_id])
         _send_next(engine, Message.from_json(json.loads(verdict.message)))
     elif verdict.kind == "over":
         return _over(state, message, verdict.message)

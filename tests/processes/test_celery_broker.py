@@ -398,7 +398,7 @@ def moves_with_an_end(during: str) -> list[str]:
             move(one.move)
         return {one.task_id: one for one in queued if one.move == "publish"}
 
-    sender: Any = SimpleNamespace(send=lambda _: move("send"), close=bool)
+    sender: Any = SimpleNamespace(at_once=lambda: 1, send_all=lambda _: move("send"), close=bool)
     host: Any = Reasons()
     nothing: Any = bool
     publisher = Publisher(sender, note, nothing, nothing, host, size=10, timeout=60.0)

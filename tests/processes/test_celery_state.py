@@ -278,11 +278,11 @@ def test_message_that_may_come_twice(state: State, late: bool) -> None:
     """A message that may be at the broker twice runs once, when its task is forgotten too."""
     state.publish([message()], "app|1|1")
     if not late:
-        state.repeated("t")
+        state.repeated(["t"])
     state.start(message(), "me|1|1")
     state.end("t", "completed", holder="me|1|1", result="3")
     if late:
-        state.repeated("t")
+        state.repeated(["t"])
     state.forget(["t"])
     assert state.start(message(), "me|1|1").kind == "over"
     assert state.fetch(["t"]) == {}
@@ -290,7 +290,7 @@ def test_message_that_may_come_twice(state: State, late: bool) -> None:
 
 def test_nothing_is_noted_of_an_unknown_task(state: State) -> None:
     """A task that Redis does not know is not made known by a second message."""
-    state.repeated("t")
+    state.repeated(["t"])
     assert state.fetch(["t"]) == {}
 
 

@@ -55,6 +55,15 @@ class Broker:
         self._busy = False
         self.sent.append(message.task_id)
 
+    def at_once(self) -> int:
+        """Return how many messages a round trip takes."""
+        return 2
+
+    def send_all(self, messages: Sequence[Message]) -> None:
+        """Send messages."""
+        for one in messages:
+            self.send(one)
+
     def close(self) -> None:
         """Close the connection."""
         assert not self._busy
@@ -260,7 +269,9 @@ def read_reports_twice(run: Run) -> None:
         return str(len(stream)), len(stream)
 
     state: Any = SimpleNamespace(latest=latest, read=read, poke=lambda: None)
-    host: Any = SimpleNamespace(started=lambda task_id, *_: told.append(task_id), live=list)
+    host: Any = SimpleNamespace(
+        started=lambda task_id, *_: told.append(task_id), live=list, live_count=lambda: 1
+    )
     reports = Reports(state, host, lambda *_: None, lambda: None)
 
     def report(task_id: str) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -88,7 +88,7 @@ class Publisher:
         note: Writes to Redis what is queued, and returns the messages that are to be sent by id;
             blocks.
         published: Marks the messages of some ids as sent there; blocks.
-        repeated: Marks the message of an id as possibly sent twice; blocks.
+        repeated: Marks the messages of some ids as possibly sent twice; blocks.
         host: Receives the reports about tasks.
         size: How many tasks may be queued.
         timeout: Seconds for which a task waits for an unavailable broker.
@@ -102,7 +102,7 @@ class Publisher:
         sender: Sender,
         note: Callable[[list[Queued]], Mapping[str, Message]],
         published: Callable[[list[str]], None],
-        repeated: Callable[[str], None],
+        repeated: Callable[[Collection[str]], None],
         host: EngineHost,
         size: int,
         timeout: float,
@@ -123,9 +123,9 @@ class Publisher:
         # How many tasks have left them, for the next one that finds them full.
         self._gone = 0
         self._outflow = Outflow(self._clock.monotonic)
-        self._sending = ""
-        # Whose message the broker may have, although it gave an error.
-        self._unsure = ""
+        self._sending: frozenset[str] = frozenset()
+        # Whose messages the broker may have, although it gave an error.
+        self._unsure: set[str] = set()
         # Whose messages were sent, which Redis does not know yet.
         self._sent: list[str] = []
         self.fault: str = ""
@@ -198,7 +198,7 @@ class Publisher:
         """Let a task that is queued end CANCELLED in Redis; False if it is being sent now."""
         with self._lock:
             # While the broker is unavailable, "being sent" may last for minutes.
-            if task_id == self._sending and not self.fault:
+            if task_id in self._sending and not self.fault:
                 return False
             found = self._fresh.get(task_id) or self._noted.get(task_id)
             if found is not None:
@@ -287,21 +287,27 @@ class Publisher:
         """
         with self._lock:
             some = list(islice(self._noted.values(), _FEW))
-        for one in some:
-            if one.task.status.is_final:  # another process has cancelled it
-                self._drop(one)
-                continue
-            # In one step with the look, so that `withdraw` comes either before or too late.
-            with self._lock:
-                is_there = self._noted.get(one.task_id) is one
-                self._sending = one.task_id if is_there else ""
-            if is_there:
-                self._send(one)
-        self._sending = ""
+        for batch in self._batches(some):
+            self._send(batch)
         if self._sent:
             with suppress(Exception):  # Redis is unavailable; at worst they are sent once more
                 self._published(self._sent)
             self._sent = []
+
+    def _batches(self, some: Sequence[Queued]) -> Iterator[list[Queued]]:
+        """Yield what is to be sent together, of that which is still there when its turn comes."""
+        step = self._sender.at_once() if some else 1
+        for begin in range(0, len(some), step):
+            batch = some[begin : begin + step]
+            for one in batch:
+                if one.task.status.is_final:  # another process has cancelled it
+                    self._drop(one)
+            # In one step with the look, so that `withdraw` comes either before or too late.
+            with self._lock:
+                there = [one for one in batch if self._noted.get(one.task_id) is one]
+                self._sending = frozenset(one.task_id for one in there)
+            yield there
+            self._sending = frozenset()
 
     def _drop(self, one: Queued) -> None:
         """Remove a task that was sent, unless it has ended meanwhile, which Redis is told next."""
@@ -310,15 +316,25 @@ class Publisher:
                 del self._noted[one.task_id]
                 self._gone += 1
 
-    def _send(self, one: Queued) -> None:
-        assert one.message is not None
-        if one.task_id == self._unsure:
-            # Redis must remember the end for longer, since there may be two messages.
-            self._repeated(one.task_id)
-        self._unsure = one.task_id
-        self._sender.send(one.message)
-        self._unsure = ""
+    def _send(self, batch: Sequence[Queued]) -> None:
+        """Send the messages of some tasks.
+
+        Raises:
+            Exception: What the broker or Redis raises while it is unavailable.
+        """
+        ids = {one.task_id for one in batch}
+        # Those that failed come first again, and all in one batch: none is left behind.
+        if again := self._unsure & ids:
+            # Redis must remember their ends for longer, since there may be two messages of each.
+            self._repeated(again)
+        self._unsure = ids
+        self._sender.send_all([one.message for one in batch if one.message is not None])
+        self._unsure = set()
         self._mended()
+        for one in batch:
+            self._was_sent(one)
+
+    def _was_sent(self, one: Queued) -> None:
         if not one.task.status.is_final:
             self._sent.append(one.task_id)
             one.task.engine_note = None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+from kombu.exceptions import BatchPublishError
 
 from framework.engines.celery._messages import Message
 from framework.engines.celery._settings import levels
@@ -14,6 +16,9 @@ _LOGGER = logging.getLogger("asyncframe")
 
 _ANSWER: Final = 5.0
 """Seconds to wait for an answer of the broker."""
+
+_BATCH: Final = 50
+"""How many messages to send in one round trip, if the transport can."""
 
 _GRACE: Final = 0.5
 """Seconds from a task's limit until Celery kills it; its process has reported it by then."""
@@ -39,6 +44,24 @@ class Sender:
     _noted: set[str] = field(default_factory=set, init=False)
     _connection: Any = field(default=None, init=False)
     _producer: Any = field(default=None, init=False)
+
+    def at_once(self) -> int:
+        """Return how many messages `send_all` sends in one round trip, from 1 on; may connect."""
+        return _BATCH if self._open().supports_batch_publish else 1
+
+    def send_all(self, messages: Sequence[Message]) -> None:
+        """Send messages; blocks. With an error, each of them may have been sent or not.
+
+        Raises:
+            Exception: Any error of the transport; the next call connects again.
+        """
+        try:
+            with self._open().batch():
+                for one in messages:
+                    self.send(one)
+        except BatchPublishError as error:
+            self.close()
+            raise error.__cause__ or error from None
 
     def send(self, message: Message, countdown: float = 0.0) -> None:
         """Send a message to the broker; blocks.

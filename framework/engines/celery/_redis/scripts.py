@@ -38,11 +38,11 @@ Returns ``send`` if its message is to be sent, ``sent`` if it was, or the task h
 """
 
 SENT: Final = script("""
--- ARGV: id, keeper
-redis.call('HDEL', task, 'unsent', 'keeper')
-return redis.call('ZREM', tasks_of(ARGV[2]), id)
+-- ARGV: '', keeper, ids
+for at = 3, #ARGV do redis.call('HDEL', prefix .. 'task:' .. ARGV[at], 'unsent', 'keeper') end
+return redis.call('ZREM', tasks_of(ARGV[2]), unpack(ARGV, 3))
 """)
-"""Mark the message of a task as sent."""
+"""Mark the messages of some tasks as sent."""
 
 KEEP_TASK: Final = script("""
 -- ARGV: id, keeper, its time to live in ms, seconds until it is due, its places as JSON, why it

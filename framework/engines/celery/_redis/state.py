@@ -231,11 +231,12 @@ class State:
 
     def published(self, keeper: str, task_ids: Collection[str]) -> None:
         """Mark the first messages of tasks of a keeper as sent, in one round trip."""
-        self.change_all(scripts.SENT, [(task_id, keeper) for task_id in task_ids])
+        if task_ids:
+            self.change(scripts.SENT, "", keeper, *task_ids)
 
-    def repeated(self, task_id: str) -> None:
-        """Mark a task's message as possibly sent twice, so that the second finds the end."""
-        self.change(scripts.REPEATED, task_id)
+    def repeated(self, task_ids: Collection[str]) -> None:
+        """Mark messages of tasks as possibly sent twice, so that the second finds the end."""
+        self.change_all(scripts.REPEATED, [(task_id,) for task_id in task_ids])
 
     def now(self) -> float:
         """Return the wall clock of Redis, in seconds since the epoch."""
