@@ -10,7 +10,8 @@ from typing import Any, Final
 from kombu.exceptions import BatchPublishError
 
 from framework.engines.celery._messages import Message
-from framework.engines.celery._settings import levels
+from framework.engines.celery._publishing.confirms import Confirms
+from framework.engines.celery._settings import is_rabbitmq, levels
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -44,10 +45,12 @@ class Sender:
     _noted: set[str] = field(default_factory=set, init=False)
     _connection: Any = field(default=None, init=False)
     _producer: Any = field(default=None, init=False)
+    _confirms: Confirms | None = field(default=None, init=False)
 
     def at_once(self) -> int:
-        """Return how many messages `send_all` sends in one round trip, from 1 on; may connect."""
-        return _BATCH if self._open().supports_batch_publish else 1
+        """Return how many messages `send_all` sends in one round trip, from 1 on."""
+        together = is_rabbitmq(self.app) or self._open().supports_batch_publish
+        return _BATCH if together else 1
 
     def send_all(self, messages: Sequence[Message]) -> None:
         """Send messages; blocks. With an error, each of them may have been sent or not.
@@ -58,10 +61,15 @@ class Sender:
         try:
             with self._open().batch():
                 for one in messages:
-                    self.send(one)
-        except BatchPublishError as error:
+                    self._put(one, 0.0)
+            if self._confirms is not None:
+                self._confirms.wait()
+        except BaseException as error:
             self.close()
-            raise error.__cause__ or error from None
+            # It only says that a batch has failed.
+            if isinstance(error, BatchPublishError) and error.__cause__ is not None:
+                raise error.__cause__ from None
+            raise
 
     def send(self, message: Message, countdown: float = 0.0) -> None:
         """Send a message to the broker; blocks.
@@ -73,32 +81,39 @@ class Sender:
         Raises:
             Exception: Any error of the transport; the next call connects again.
         """
-        limit, args = message.left, (message.as_json(),)
         try:
-            options = route(self.app, self.task, self.queue, self.own, message.fn, args)
-            name = queue_of(options)
-            if name not in self._noted:
-                self.note(name)
-                self._noted.add(name)
-            self.task.apply_async(
-                args=args,
-                **options,
-                task_id=message.task_id,
-                # The name in logs and monitors.
-                shadow=message.fn,
-                producer=self._open(),
-                retry=False,
-                countdown=countdown or None,
-                **self._priority(message.level),
-                confirm_timeout=_ANSWER,
-                time_limit=None if limit is None else max(limit, 0.0) + _GRACE,
-                ignore_result=True,
-                argsrepr="",
-                kwargsrepr="",
-            )
+            self._put(message, countdown)
+            if self._confirms is not None:
+                self._confirms.wait()
         except BaseException:
             self.close()
             raise
+
+    def _put(self, message: Message, countdown: float) -> None:
+        limit, args = message.left, (message.as_json(),)
+        options = route(self.app, self.task, self.queue, self.own, message.fn, args)
+        name = queue_of(options)
+        if name not in self._noted:
+            self.note(name)
+            self._noted.add(name)
+        producer = self._open()
+        if self._confirms is not None:
+            self._confirms.expect()
+        self.task.apply_async(
+            args=args,
+            **options,
+            task_id=message.task_id,
+            # The name in logs and monitors.
+            shadow=message.fn,
+            producer=producer,
+            retry=False,
+            countdown=countdown or None,
+            **self._priority(message.level),
+            time_limit=None if limit is None else max(limit, 0.0) + _GRACE,
+            ignore_result=True,
+            argsrepr="",
+            kwargsrepr="",
+        )
 
     def _priority(self, level: int | None) -> dict[str, int]:
         if level is None or not (steps := levels(self.app)):
@@ -108,12 +123,16 @@ class Sender:
     def _open(self) -> Any:
         if self._producer is None:
             self._connection = connection_to(self.app)
+            if is_rabbitmq(self.app):
+                channel = self._connection.default_channel
+                self._confirms = Confirms(self._connection, channel, _ANSWER)
             self._producer = self.app.amqp.Producer(self._connection)
         return self._producer
 
     def close(self) -> None:
         """Release the connection; harmless to call twice."""
-        connection, self._connection, self._producer = self._connection, None, None
+        connection = self._connection
+        self._connection = self._producer = self._confirms = None
         if connection is not None:
             try:
                 connection.release()
@@ -134,6 +153,8 @@ def connection_to(app: Any) -> Any:
             "retry_on_timeout": False,
             "read_timeout": _ANSWER,
             "write_timeout": _ANSWER,
+            # Whoever publishes waits for many confirmations at once; see `Confirms`.
+            "confirm_publish": False,
         },
     )
 
