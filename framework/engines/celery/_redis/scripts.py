@@ -128,13 +128,13 @@ Until it was sent and has no keeper any more, it is returned again after a while
 
 START: Final = script("""
 -- ARGV: id, holder, lease, sequence, holder known to be dead, most losses, ttl of a live
--- hash, ttl of a final one, whether it only waited ('1'), then field, value, ...
+-- hash, ttl of a final one, whether it only waited ('1'), its worker or '', then field, value, ...
 local status, last, holder, cancel, attempts, started =
   read('status', 'seq', 'holder', 'cancel', 'attempts', 'started')
 if is_final(status) then return {'over', status, 0} end
 if status == '' then
   if redis.call('EXISTS', over) == 1 then return {'over', '', 0} end
-  redis.call('HSET', task, 'status', 'pending', 'attempts', '0', unpack(ARGV, 10))
+  redis.call('HSET', task, 'status', 'pending', 'attempts', '0', unpack(ARGV, 11))
 end
 local seq, known = tonumber(ARGV[4]), tonumber(last) or 0
 if seq < known then
@@ -161,6 +161,8 @@ attempts = tostring((tonumber(attempts) or 0) + (ARGV[9] == '1' and 0 or 1))
 redis.call('HSET', task, 'status', 'running', 'holder', ARGV[2],
   'until', stamp(now + tonumber(ARGV[3])), 'seq', ARGV[4], 'reason', '',
   'attempts', attempts, 'started', started == '' and stamp(now) or started)
+-- With its holder: a worker of an earlier release says nothing about itself.
+if ARGV[10] ~= '' then redis.call('HSET', task, 'worker', ARGV[2] .. ' ' .. ARGV[10]) end
 redis.call('HDEL', task, 'next', 'unsent', 'keeper', 'missing')
 redis.call('EXPIRE', task, ARGV[7])
 redis.call('ZADD', live, now, id)
@@ -196,7 +198,8 @@ if get('cancel') == '1' then return -1 end
 redis.call('HINCRBY', task, 'seq', 1)
 redis.call('HSET', task, 'next', '1', 'reason', ARGV[7])
 redis.call('HDEL', task, 'holder', 'until')
-redis.call('ZADD', live, now, id)
+-- Its message is held back for so long, and is missed by nobody before.
+redis.call('ZADD', live, now + math.max(tonumber(ARGV[5]), 0), id)
 redis.call('HSET', messages, id, ARGV[3])
 tell(id, 'again', 'o', ARGV[4], 'd', ARGV[5], 'e', ARGV[6], 'w', ARGV[7], 'a', get('attempts'))
 return 1
@@ -241,16 +244,42 @@ return 'asked'
 """)
 """Cancel, and return why it is CANCELLED; ``asked`` if its worker is informed, "" if it is over."""
 
+UNRUN: Final = script("""
+-- ARGV: '', seconds without a move, first place, most ids, whether those without a holder as
+-- well ('1')
+local ids = redis.call('ZRANGEBYSCORE', live, '-inf', now - ARGV[2], 'LIMIT', ARGV[3], ARGV[4])
+local found = {#ids}
+for _, one in ipairs(ids) do
+  local facts = redis.call('HMGET', prefix .. 'task:' .. one, 'holder', 'until', 'keeper', 'worker')
+  local holder, worker = facts[1] or '', facts[4] or ''
+  local waits = ARGV[5] == '1' and not facts[3]
+  if (holder == '' and waits) or (holder ~= '' and (tonumber(facts[2]) or 0) <= now) then
+    local start = holder .. ' '
+    local is_its = holder ~= '' and string.sub(worker, 1, #start) == start
+    found[#found + 1] = one
+    found[#found + 1] = holder
+    found[#found + 1] = is_its and string.sub(worker, #start + 1) or ''
+  end
+end
+return found
+""")
+"""Return how many tasks were looked at, and of those that no process runs the id, holder, worker.
+
+Whoever is kept until it is sent is looked after by its keeper, or by who inherits it.
+"""
+
 RECOVER: Final = script("""
 -- ARGV: id, seconds from the first sight of a lost message to the second, ttl of a final
--- hash, shortest and longest pause until it is looked for again
+-- hash, shortest and longest pause until it is looked for again, whether it must have a certain
+-- holder ('1'), which
 local status = get('status')
 if status == '' or is_final(status) then
   redis.call('ZREM', live, id)
   redis.call('HDEL', messages, id)
   return ''
 end
-if get('holder') ~= '' and tonumber(get('until')) > now then
+local holder = get('holder')
+if (holder ~= '' and tonumber(get('until')) > now) or (ARGV[6] == '1' and holder ~= ARGV[7]) then
   redis.call('HDEL', task, 'missing')
   return ''
 end

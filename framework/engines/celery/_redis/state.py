@@ -41,6 +41,9 @@ MAX_LOST: Final = 10
 
 _HEARD_KEPT: Final = 10
 
+_PART: Final = 500
+"""How many tasks to look at in one step: Redis does nothing else meanwhile."""
+
 _TIMEOUT: Final = 5.0
 """Timeout of connections and answers; Redis answers in a fraction of a millisecond."""
 
@@ -243,16 +246,18 @@ class State:
         seconds, micros = self.client.time()
         return float(seconds) + float(micros) / 1e6
 
-    def start(self, message: Message, holder: str, dead: str = "") -> Verdict:
+    def start(self, message: Message, holder: str, dead: str = "", worker: str = "") -> Verdict:
         """Take the lease of a delivered task.
 
         Args:
             message: What was delivered.
             holder: This process; see `processes.holder_here`.
             dead: A holder that is known to be dead.
+            worker: The worker that it belongs to, if that shows a sign; see `unheld`.
         """
         ttls, waited = (KEPT_LIVE, self._ttl), int(message.waited)
-        given = [holder, LEASE, message.seq, dead, MAX_LOST, *ttls, waited, *_facts(message)]
+        given = [holder, LEASE, message.seq, dead, MAX_LOST, *ttls, waited, worker]
+        given += _facts(message)
         kind, text, left = self.change(scripts.START, message.task_id, *given)
         if kind == "run":
             return Verdict(kind, attempts=int(text))
@@ -383,7 +388,38 @@ class State:
         found: list[str] = self.client.zrangebyscore(self._live, "-inf", self.now() - age)
         return found
 
-    def recover(self, task_id: str, wait: float, pauses: tuple[float, float]) -> str:
+    def unrun(self, age: float, *, waiting: bool) -> Iterator[tuple[str, str, str]]:
+        """Yield tasks whose latest change is older than *age* seconds and that no process runs.
+
+        Args:
+            age: Seconds.
+            waiting: Whether to yield those without a holder that were sent, too.
+
+        Yields:
+            Their ids, the holders whose leases have run out, and the workers of these, oldest
+            first; "" for none.
+        """
+        first = 0
+        while True:
+            many, *found = self.change(scripts.UNRUN, "", repr(age), first, _PART, int(waiting))
+            yield from zip(found[::3], found[1::3], found[2::3], strict=True)
+            if many < _PART:
+                return
+            # Those that move meanwhile leave the list or go to its end: the next search finds
+            # whom this one has passed over.
+            first += many
+
+    def show_sign(self, worker: str) -> None:
+        """Note that a worker shows a sign; see `unheld`."""
+        self.client.set(f"{self.prefix}sign:{worker}", "1", ex=KEPT_LIVE)
+
+    def has_sign(self, worker: str) -> bool:
+        """Return whether a worker shows a sign, or has done so in the last days."""
+        return bool(worker and self.client.exists(f"{self.prefix}sign:{worker}"))
+
+    def recover(
+        self, task_id: str, wait: float, pauses: tuple[float, float], holder: str | None = None
+    ) -> str:
         """Return the message of a task, as JSON, if the broker has lost it.
 
         Args:
@@ -391,11 +427,13 @@ class State:
             wait: Seconds for which its message must have been missing.
             pauses: Seconds until it is searched for again, after the first copy and at most;
                 they double with each copy.
+            holder: Who had its lease when that was found out, "" for nobody; None if any may.
 
         Returns:
             "" if a process runs it, it is final, or its message has not been missing that long.
         """
-        given = [repr(wait), self._ttl, *map(repr, pauses)]
+        whose = ["0", ""] if holder is None else ["1", holder]
+        given = [repr(wait), self._ttl, *map(repr, pauses), *whose]
         text: str = self.change(scripts.RECOVER, task_id, *given)
         return text
 
