@@ -47,6 +47,8 @@ class Process:
         self.sending = threading.Lock()
         self.sender: Any = None
         self.holder = ""
+        # The worker that it belongs to, if that shows a sign; set before the pool is started.
+        self.worker = ""
         self.pid = self.watched = 0
         self._claimed: set[str] = set()
 
@@ -134,10 +136,12 @@ def _deliver(engine: CeleryEngine, outpost: Outpost, message: Message, free: boo
     if message.left is not None and message.left <= 0:
         told, reason = message.timeout_error(), "it ran past its time limit"
         return _end(engine, message, told, reason, TIMEOUT, seq=message.seq)
-    holder = PROCESS.holder
-    verdict = state.start(message, holder) if free else Verdict("busy", holder=holder)
+    holder, worker = PROCESS.holder, PROCESS.worker
+    verdict = Verdict("busy", holder=holder)
+    if free:
+        verdict = state.start(message, holder, worker=worker)
     if verdict.kind == "busy" and is_dead(verdict.holder):
-        verdict = state.start(message, holder, dead=verdict.holder)
+        verdict = state.start(message, holder, dead=verdict.holder, worker=worker)
     if verdict.kind == "busy":
         # Not dropped: if the other process dies, this is the only message.
         pause = min(max(verdict.left, 0.0) + _AWAY, _settings.HOLD)

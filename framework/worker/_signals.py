@@ -8,12 +8,14 @@ from typing import Any, Final
 from celery import concurrency, current_app
 
 from framework._records.statuses import CANCELLED
+from framework._threads.watch.processes import holder_here
 from framework.engines.celery import CeleryEngine, _settings
 from framework.engines.celery._messages import Message
 from framework.engines.celery._publishing.recovery import Recovery
 from framework.engines.celery._publishing.sender import declared
 from framework.engines.celery._redis.entries import Entry
 from framework.worker._deliveries import PROCESS
+from framework.worker._sign import Sign
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -43,6 +45,9 @@ def worker_init(engine: CeleryEngine, worker: Any) -> None:  # Any: Celery has n
                 "prefork, or create the engine with allow_soft_limits=True"
             )
         engine.tasks.register_all()
+        if _settings.is_rabbitmq(engine.app):
+            PROCESS.worker = holder_here()
+            engine.app.steps["consumer"].add(Sign)
         # A wrong URL is reported here; Redis itself may start later.
         _ = engine.state
     except ValueError as error:
@@ -74,7 +79,8 @@ def worker_ready(engine: CeleryEngine, consumer: Any) -> None:  # Any: Celery ha
         "taken": sorted(engine.app.amqp.queues.consume_from),
     }
     entry = Entry(engine.state, "workers", engine.functions.signatures, facts)
-    recovery = Recovery(engine.app, engine.state, engine.sender)
+    sign = PROCESS.worker if Sign.is_shown else ""
+    recovery = Recovery(engine.app, engine.state, engine.sender, sign)
     _OPEN[id(engine)] = recovery, entry
     # At least once before anybody can know that it is ready.
     entry.tell()

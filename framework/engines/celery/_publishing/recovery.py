@@ -31,8 +31,9 @@ from framework._threads.watch.processes import holder_here
 from framework.engines.celery._messages import Message, MessageError
 from framework.engines.celery._publishing.held import held
 from framework.engines.celery._publishing.sender import Sender
+from framework.engines.celery._publishing.unheld import unheld
 from framework.engines.celery._redis.state import State
-from framework.engines.celery._settings import is_redis
+from framework.engines.celery._settings import is_rabbitmq, is_redis
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -60,15 +61,19 @@ class Recovery:
     """Searches for lost messages, and for tasks that apps have left, on a thread of its own.
 
     Args:
-        app: The Celery app; only a Redis broker is searched.
+        app: The Celery app; only brokers that are a Redis or a RabbitMQ are searched.
         state: Redis.
         sender: Makes a sender with a connection of its own.
+        sign: The worker that this is, if it shows a sign; see `unheld`.
     """
 
-    def __init__(self, app: Any, state: State, sender: Callable[[], Sender]) -> None:
+    def __init__(
+        self, app: Any, state: State, sender: Callable[[], Sender], sign: str = ""
+    ) -> None:
         self._app = app
         self._state = state
         self._make = sender
+        self._sign = sign
         # Tasks that this release cannot read, and that were told of.
         self._unread: set[str] = set()
         self._clock = SystemClock()
@@ -90,6 +95,8 @@ class Recovery:
         if now >= self._search_at:
             # Before the search: if that fails, what apps have left has the next turn.
             self._search_at = now + EVERY
+            if self._sign:
+                self._state.show_sign(self._sign)
             self.look()
         self.inherit()
         return _LOOK_EVERY
@@ -106,8 +113,8 @@ class Recovery:
         try:
             # It connects only when it sends something.
             with closing(self._make()) as sender:
-                for task_id in missing(self._app, self._state):
-                    text = self._state.recover(task_id, EVERY / 2, _PAUSES)
+                for task_id, holder in missing(self._app, self._state):
+                    text = self._state.recover(task_id, EVERY / 2, _PAUSES, holder)
                     if self._courier.is_stopped:
                         return
                     if text:
@@ -148,14 +155,18 @@ def _failed(error: Exception) -> None:
     _LOGGER.debug("could not look for tasks to publish: %s", safe_str(error))
 
 
-def missing(app: Any, state: State) -> Iterator[str]:
+def missing(app: Any, state: State) -> Iterator[tuple[str, str | None]]:
     """Yield live tasks without a message at the broker, oldest first.
 
-    Tasks that were published or started a moment ago are left out.
+    Each comes with the holder that is known to be dead, "" for none; or with None, if that does not
+    matter. Tasks that were published or started a moment ago are left out.
 
     Raises:
         Exception: What Redis or the broker raises while it is unavailable.
     """
+    if is_rabbitmq(app):
+        yield from unheld(app, state, EVERY)
+        return
     waiting = state.overdue(EVERY) if is_redis(app) else []
     if not waiting:
         return
@@ -164,7 +175,7 @@ def missing(app: Any, state: State) -> Iterator[str]:
         return
     with held(app) as broker:
         there = broker.ids(queues)
-    yield from (task_id for task_id in waiting if task_id not in there)
+    yield from ((task_id, None) for task_id in waiting if task_id not in there)
 
 
 def stuck(app: Any, state: State) -> list[str]:
@@ -173,6 +184,6 @@ def stuck(app: Any, state: State) -> list[str]:
     Raises:
         Exception: What Redis or the broker raises while it is unavailable.
     """
-    lost, now = list(missing(app, state)), state.now()
+    lost, now = [one for one, _ in missing(app, state)], state.now()
     found = state.fetch(lost)
     return [one for one in lost if one in found and float(found[one].get("until") or 0.0) < now]
