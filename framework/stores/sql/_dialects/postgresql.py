@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any, ClassVar, Final
@@ -10,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InvalidatePoolError, SQLAlchemyError
 
 from framework._records.pages import variants
 from framework._threads.clock import SystemClock
@@ -52,6 +53,11 @@ _SETTINGS: Final = {
 }
 
 _POOLED: Final = "asyncframe_pooled"
+_USED: Final = "asyncframe_used"
+
+_IS_FRESH: Final = 0.2
+"""Seconds for which a connection that has worked is not tried before its next transaction. No
+server restarts in less."""
 
 _NOW: Final = sa.select(
     sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()) * 1_000_000, sa.BigInteger)
@@ -97,13 +103,15 @@ class PostgreSQL(Dialect):
         return {
             "connect_args": {name: one for name, one in wanted.items() if name not in url.query},
             "isolation_level": "READ COMMITTED",
-            "pool_pre_ping": True,
         }
 
     def attach(self, engine: Engine, durable: bool) -> Linked:
         """Make the settings of each session."""
         event.listen(engine, "connect", _on_connect)
         event.listen(engine, "begin", _begin)
+        asking = _Asking(engine)
+        event.listen(engine, "checkin", asking.used)
+        event.listen(engine, "checkout", asking.require_alive)
         faults = (SQLAlchemyError, OSError, engine.dialect.loaded_dbapi.Error)
         return partial(Session, partial(_Session, engine), faults)
 
@@ -194,6 +202,37 @@ class PostgreSQL(Dialect):
     def keep_out(self, connection: Connection, table: sa.Table) -> None:
         """Lock the table."""
         connection.exec_driver_sql(f"LOCK TABLE {table.name} IN SHARE MODE")
+
+
+class _Asking:
+    """Asks the server whether a connection still works, unless it did so a moment ago.
+
+    Args:
+        engine: Whose connections.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._ping = engine.dialect.do_ping
+        self._fault = engine.dialect.loaded_dbapi.Error
+        self._monotonic = SystemClock().monotonic
+
+    def used(self, _: Any, entry: Any) -> None:  # Any: of a driver, of the pool
+        """Note when a connection has worked last."""
+        entry.info[_USED] = self._monotonic()
+
+    def require_alive(self, connection: Any, entry: Any, _: Any) -> None:  # Any: as above
+        """Ask, before a connection is used again.
+
+        Raises:
+            InvalidatePoolError: If it is lost; the pool makes others instead.
+        """
+        used: float = entry.info.get(_USED, math.inf)
+        if self._monotonic() < used + _IS_FRESH:
+            return
+        try:
+            self._ping(connection)
+        except self._fault as error:
+            raise InvalidatePoolError from error
 
 
 class _Session:
