@@ -158,9 +158,11 @@ class Dialect(ABC):
         """
         made = self.insert(table).from_select(names, rows)
         changed, where = change(made.excluded)
-        return made.on_conflict_do_update(
+        upsert = made.on_conflict_do_update(
             index_elements=list(table.primary_key), set_=changed, where=where
         )
+        # Otherwise SQLAlchemy lets go of it after an insert.
+        return upsert.execution_options(preserve_rowcount=True)
 
     @abstractmethod
     def microsecond(self, connection: Connection, clock: SystemClock) -> int:
