@@ -52,6 +52,8 @@ class Restart:
             of it then. Changed with the ledger's lock held.
         started: The monotonic second at which the store was asked for its start; None before.
             From then on its row is that of a RUNNING task.
+        permitted: Whether its start is stored already, since its process took it and began it in
+            one transaction. Then nobody need ask.
         written: Belongs to the store, which notes here where it has written the task.
     """
 
@@ -67,6 +69,7 @@ class Restart:
     starts: int = 0
     state: RestartState = "own"
     started: float | None = None
+    permitted: bool = False
     written: list[Any] = field(default_factory=list)
 
     def facts(self) -> str:
@@ -80,11 +83,17 @@ class Restart:
         # Another release may have written more.
         return cls(call, **{name: data[name] for name in _FACTS if name in data})
 
+    def begin(self, now: float) -> None:
+        """Note that its start is to be stored, at monotonic second *now*; once."""
+        if self.started is None:
+            self.started = now
+            self.starts += 1
+
     def free_copy(self) -> Restart:
         """Return a copy that is ``free``, to be stored when this process gives the task up."""
         # With the same `written`: the store may be writing the task right now.
         starts = self.starts if self.started is None else self.starts - 1
-        return replace(self, state="free", started=None, starts=starts)
+        return replace(self, state="free", started=None, permitted=False, starts=starts)
 
 
 class Origin:

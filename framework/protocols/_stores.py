@@ -110,6 +110,17 @@ class StoreHost(Protocol):
         """Return the names of the functions whose free tasks this process takes, by their kind."""
         ...
 
+    def may_begin(self, record: TaskRecord) -> bool:
+        """Return whether a free task would begin here as soon as this process has it.
+
+        Then it waits for nothing but a place, and the store may make it RUNNING as it gives it to
+        this process.
+
+        Args:
+            record: The task, PENDING, with its ``restart``.
+        """
+        ...
+
     def in_line(self, most: int) -> Sequence[TaskRecord]:
         """Return what waits here for a thread, and another process may run, the first ones first.
 
@@ -128,8 +139,8 @@ class StoreHost(Protocol):
         """Run free tasks here, after the store has given them to this process.
 
         Args:
-            records: PENDING tasks with their ``restart``. What cannot be taken over is
-                released again.
+            records: PENDING tasks with their ``restart``, which says whether their starts are
+                stored already. What cannot be taken over is released again.
         """
 
     def buried(self, records: Sequence[TaskRecord]) -> None:

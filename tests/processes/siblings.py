@@ -63,6 +63,7 @@ class Host:
         self.ended: list[str] = []
         self.call: str | None = None
         self.rooms = 0
+        self.begins = False
         self.places = 4
         self.role = "app"
         self.taken_over: list[TaskRecord] = []
@@ -93,6 +94,10 @@ class Host:
     def room(self) -> dict[Kind, int]:
         """Return what the test has set, for threads."""
         return {"thread": self.rooms} if self.rooms > 0 else {}
+
+    def may_begin(self, record: TaskRecord) -> bool:
+        """Return what the test has set."""
+        return self.begins
 
     def in_line(self, most: int) -> list[TaskRecord]:
         """Return what the test has set."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from typing import Any
 
@@ -132,6 +133,41 @@ def test_only_as_many_as_there_are_places_for(sql_url: str) -> None:
         (first, *_) = worker.host.taken_over
         assert first.restart is not None
         assert (first.status, first.restart.call) == (PENDING, "[[0],{}]")
+
+
+@pytest.mark.parametrize("idempotent", [False, True], ids=["once", "twice"])
+def test_one_that_waits_for_nothing_else_begins(sql_url: str, idempotent: bool) -> None:
+    """One transaction stores an end, takes a task in its place, and makes it RUNNING."""
+    with peers(sql_url, 3) as (web, worker, other):
+        for number in range(2):
+            offer(web, number, idempotent=idempotent)
+            web.clock.pass_time(1.0)
+        web.writer.batches.write()
+        worker.host.rooms, worker.host.begins = 1, True
+        worker.writer.follower.look()
+        worker.writer.attempt()
+        (first,) = worker.host.taken_over
+        assert first.restart is not None
+        assert (first.status, first.restart.permitted) == (PENDING, True)
+        row = worker.row(first)
+        assert (row.status, row.process, row.attempts) == ("running", worker.process_id, 1)
+        kept = None if row.restart is None else json.loads(row.restart)
+        assert (kept["starts"] if kept else None) == (1 if idempotent else None)
+
+        worker.backlog.live[str(first.task_id)] = first
+        worker.end(first)
+        worker.host.rooms = 1
+        version = worker.writer.follower.version
+        worker.writer.batches.write()
+        assert worker.writer.follower.version == version + 1
+        assert (worker.row(first).status, len(worker.host.taken_over)) == ("completed", 2)
+
+        with web.database.writing() as connection:
+            worker.writer.membership.leave(connection)
+        other.tick()
+        second = other.row(worker.host.taken_over[1])
+        found = ("pending", "") if idempotent else ("interrupted", worker.process_id)
+        assert (second.status, second.process) == found
 
 
 def test_of_two_the_first_one_takes_it(sql_url: str) -> None:

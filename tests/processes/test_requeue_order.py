@@ -409,20 +409,24 @@ def test_task_is_found_while_it_is_taken_over(
         assert found == [{task.task_id: PENDING}]
 
 
-def test_claim_whose_answer_is_lost(sql_url: str) -> None:
+@pytest.mark.parametrize("begins", [False, True], ids=["waits", "begins"])
+def test_claim_whose_answer_is_lost(sql_url: str, begins: bool) -> None:
     """A process that does not know whether it has claimed a task claims it again, and runs it."""
+    claimed = "running" if begins else "pending"
     with peers(sql_url) as (slow, other):
-        task = accept(slow)
+        task = accept(slow, idempotent=True)
         give_up(other)
-        other.host.rooms = 10
+        other.host.rooms, other.host.begins = 10, begins
         with lost_answer(other), pytest.raises(OSError, match=r"^the connection is gone$"):
             other.writer.follower.go_on()
-        assert state(other, task) == ("pending", other.process_id)
+        assert state(other, task) == (claimed, other.process_id)
         assert other.host.taken_over == []
         other.tick()
 
-        assert [taken.task_id for taken in other.host.taken_over] == [task.task_id]
-        assert state(other, task) == ("pending", other.process_id)
+        (taken,) = other.host.taken_over
+        assert taken.restart is not None
+        assert (taken.task_id, taken.restart.starts) == (task.task_id, int(begins))
+        assert state(other, task) == (claimed, other.process_id)
         other.tick()
         assert len(other.host.taken_over) == 1
 
@@ -445,7 +449,8 @@ def test_what_waits_is_written_between_two_steps(
             taken.append(len(other.host.taken_over))
             written.append(other.row(own) is not None)
 
-        assert (taken, written) == ([2, 4, 5, 5], [True] * 4)
+        # With its own ones, and after them.
+        assert (taken, written) == ([2, 5, 5, 5], [True] * 4)
         assert other.writer._until_due() > 0
 
 

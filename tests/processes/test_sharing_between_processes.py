@@ -341,9 +341,17 @@ async def test_threads_that_wait_for_tasks_elsewhere(sql_url: str) -> None:
         GATES[0] = threading.Event()
         first = await one.submit(shared_out, (0,))
         await started(1)
-        follower: Any = two._core.ledger.shared._writer.follower  # type: ignore[union-attr]
-        claim, held = follower.go_on, threading.Event()
-        follower.go_on = held.set
+        stores: list[Any] = [manager._core.ledger.shared for manager in (one, two)]
+        arrivals = [store._writer.follower.arrivals for store in stores]
+        rooms, held = [each.room for each in arrivals], threading.Event()
+
+        def no_room() -> dict[str, int]:
+            if "thread" in arrivals[1].waiting:
+                held.set()
+            return {}
+
+        for each in arrivals:
+            each.room = no_room
         awaited = await one.submit(shared_out, (1,))
         assert await asyncio.to_thread(held.wait, PATIENCE)
         # Both threads wait for it before it is claimed.
@@ -351,5 +359,6 @@ async def test_threads_that_wait_for_tasks_elsewhere(sql_url: str) -> None:
         GATES[0].set()
         assert await one.get_result(first, PATIENCE) == 0
         await until(two, lambda _: two._core.pool._crew.is_stuck)
-        follower.go_on = claim
+        for each, room in zip(arrivals, rooms, strict=True):
+            each.room = room
         assert [await one.get_result(task, PATIENCE) for task in waiters] == [1, 1]

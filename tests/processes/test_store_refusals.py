@@ -301,11 +301,11 @@ def test_bad_record_among_many(
         writes = []
         write_batch = peer.writer.batches._write_batch
 
-        def count(rows: Any, bound: Any) -> bool:
+        def count(rows: Any, *rest: Any) -> Any:
             writes.append(len(rows))
             if any(POISON in row.text for row in rows):
                 raise refused("22003")
-            return write_batch(rows, bound)
+            return write_batch(rows, *rest)
 
         monkeypatch.setattr(peer.writer.batches, "_write_batch", count)
         peer.writer.batches.write()
@@ -326,10 +326,10 @@ def test_failure_that_is_kept_in_part(sql_url: str, monkeypatch: pytest.MonkeyPa
         one.end(task, FAILED)
         write_batch = one.writer.batches._write_batch
 
-        def refuse_whole(rows: Any, bound: Any) -> bool:
+        def refuse_whole(rows: Any, *rest: Any) -> Any:
             if any("a task of the tests" in row.text for row in rows):
                 raise refused("22003")
-            return write_batch(rows, bound)
+            return write_batch(rows, *rest)
 
         monkeypatch.setattr(one.writer.batches, "_write_batch", refuse_whole)
         one.writer.batches.write()
@@ -367,10 +367,10 @@ def test_fault_while_a_bad_record_is_kept_in_part(
         task = peer.accept(attempts=2**70, progress_message=POISON)
         write_batch = peer.writer.batches._write_batch
 
-        def refuse(rows: Any, bound: Any) -> bool:
+        def refuse(rows: Any, *rest: Any) -> Any:
             if any(POISON in row.text for row in rows):
                 raise refused("22003")
-            return write_batch(rows, bound)
+            return write_batch(rows, *rest)
 
         monkeypatch.setattr(peer.writer.batches, "_write_batch", refuse)
         with refusing(peer, task.task_id, "gone"):

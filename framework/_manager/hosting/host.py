@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from framework._manager.core import Core
 from framework._manager.face.again import call_text
-from framework._manager.hosting.taking_over import may_leave, take_over
+from framework._manager.hosting.taking_over import may_leave, take_over, waits_for_a_place
 from framework._records.ids import TaskId
 from framework._records.records import KINDS, OFFERED, Kind, TaskRecord
 from framework._records.statuses import (
@@ -142,6 +142,10 @@ class RemoteHost:
             if spec is not None and (only is None or name in only):
                 found[spec.kind].append(name)
         return found
+
+    def may_begin(self, record: TaskRecord) -> bool:
+        """Return whether a free task would begin here at once; see `protocols.StoreHost`."""
+        return self._core.remote is None and waits_for_a_place(record)
 
     def in_line(self, most: int) -> list[TaskRecord]:
         """Return what waits here for a thread, and may leave; see `protocols.StoreHost`."""

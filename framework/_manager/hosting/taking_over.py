@@ -91,13 +91,26 @@ def take_over(core: Core, record: TaskRecord) -> bool:
     except Exception as error:  # the function has changed; its types are the user's code
         core.runner.refuse(task, error)
         return True
-    if restart.starts < MOST_STARTS:
+    if restart.permitted or restart.starts < MOST_STARTS:
         core.intake.launch(task)
     else:
         stopped = TaskInterruptedError(task.task_id, task.name)
         core.endings.end(task, INTERRUPTED, error=stopped, reason=ENOUGH, only_from=PENDING)
         core.runner.release_clock(task)
     return True
+
+
+def waits_for_a_place(record: TaskRecord) -> bool:
+    """Return whether a free task waits for nothing but a place in a process.
+
+    What has a time, a limit of its own, or options that are yet to be found out is looked at when
+    it is taken over; and so is one that has started too often.
+    """
+    restart: Restart | None = record.restart
+    known = registry.find_spec(record.name)
+    if restart is None or known is None or known.needs_place:
+        return False
+    return restart.due is None and not restart.fresh and restart.starts < MOST_STARTS
 
 
 def may_leave(task: LiveTask) -> bool:

@@ -8,7 +8,8 @@ to this process. The invariants:
    that finds no row of its process among the living ones, or if its process has released it.
 2. The function of a task starts only after a commit, in a transaction that found this process
    among the living ones, in which the row of the task belonged to this process, and changed from
-   PENDING to RUNNING; or had done so before, if the answer to that commit was lost.
+   PENDING to RUNNING; or had done so before, if the answer to that commit was lost. That may be
+   the transaction in which the process took the task.
 3. Nobody takes over a task whose row is RUNNING, unless it may run twice, or its process has
    written that it never started.
 
@@ -92,11 +93,11 @@ class Requeued(Partner):
             )
 
     def hold(self, task: LiveTask, go_on: Callable[[LiveTask], object]) -> bool:
-        """Launch a task that asks the store for its start."""
+        """Launch a task that asks the store for its start, unless it has the permit already."""
         if task.restart is None:
             return False
         if self._ends.launches(task):
-            self._runner.launch(task, self._runs)
+            self._runner.launch(task, None if task.restart.permitted else self._runs)
         return True
 
     # -- starting

@@ -75,6 +75,7 @@ class Backlog:
         live: This process's tasks that are not final, as far as the store knows.
         fault: The last message of the failing database; "" while it works.
         errors: How often it has failed.
+        hungry: Whether free tasks wait for a place here, so that each end is to be written soon.
     """
 
     def __init__(self, clock: SystemClock, capacity: int = CAPACITY) -> None:
@@ -103,6 +104,7 @@ class Backlog:
         self.live: dict[str, TaskRecord] = {}
         self.fault = ""
         self.errors = 0
+        self.hungry = False
 
     def __len__(self) -> int:
         return len(self._dirty) + len(self._taken) + len(self._aside)
@@ -150,6 +152,8 @@ class Backlog:
         with self._lock:
             self.live.pop(task_id, None)
             self._dirty[task_id] = record
+        if self.hungry:
+            self._urgent.set()
         if self._idle:
             self._wake.set()
 

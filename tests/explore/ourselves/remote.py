@@ -354,7 +354,7 @@ def remove_or_write(run: Run) -> None:
 
     def write() -> None:
         while (bound := writer.batches.removal.bound) is not None:
-            batches._write_batch([], bound)
+            batches._write_batch([], bound, {})
 
     writer.remove(1.0)
     run.together(write, lambda: writer.remove(2.0), lambda: writer.remove(3.0))

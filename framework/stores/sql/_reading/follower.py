@@ -18,14 +18,13 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
-from framework._records.records import KINDS, Kind, Restart, TaskRecord
+from framework._records.records import KINDS, Kind, TaskRecord
 from framework._records.statuses import TaskStatus
-from framework._tasks import registry
 from framework.stores.sql._dialects.link import Read
+from framework.stores.sql._reading.arrivals import Arrivals, Claimed
 from framework.stores.sql._reading.mirror import Mirror, Older
 from framework.stores.sql._reading.pages import Pages
 from framework.stores.sql._shared import places as _places
-from framework.stores.sql._shared.free import claims as _claims
 from framework.stores.sql._shared.free import orphans as _orphans
 from framework.stores.sql._shared.free.sharing import Sharing
 from framework.stores.sql._shared.site import Site
@@ -68,6 +67,7 @@ class Follower:
         moved: Whether there was something to look at when the others were watched last.
         told: Called with the ids of tasks of other processes that have changed; None for nobody.
         submissions: The tasks that apps submit in transactions of their own.
+        arrivals: The free tasks that this process takes over.
     """
 
     def __init__(self, site: Site, mirror: Mirror, sharing: Sharing) -> None:
@@ -80,17 +80,12 @@ class Follower:
         self._host = site.host
         self._clock = site.clock
         self.submissions = Submissions(site.statements, site.backlog.wake)
+        self.arrivals = Arrivals(site, mirror, sharing, self.submissions)
         self.told: Callable[[Collection[str] | None], object] | None = None
         self.version = 0
         self.removed = 0.0
         self.asked = 0
         self.moved = False
-        # The tasks that this process has taken over and does not know yet.
-        self._arriving: Collection[str] = ()
-        # The kinds of which free tasks may wait, and the wall second at which the next one that
-        # sleeps is due. All at first: the app may start later than the store.
-        self._waiting = set[Kind](KINDS)
-        self._due_at: float | None = None
         # Nothing fails without it while there is a global lock: threads are not switched between
         # a comparison of numbers and the assignment.
         self._lock = threading.Lock()
@@ -180,7 +175,7 @@ class Follower:
                 if self._is_kept(row):
                     others.append(row)
                 if not row.process and row.ended_at is None:
-                    self._note_free(row)
+                    self.arrivals.note(row)
             elif row.ended_at is None:
                 self.cancel(row.task_id)
         # In the order of their end: the oldest are removed first.
@@ -192,11 +187,6 @@ class Follower:
             self._mirror.add(others[at : at + _SLICE])
         if others:
             self._tell([row.task_id for row in others])
-
-    def _note_free(self, row: TaskRow) -> None:
-        spec = registry.find_spec(row.name)
-        if spec is not None:
-            self._waiting.add(spec.kind)
 
     def cancel(self, task_id: str, reason: str = "") -> None:
         """Cancel a live task of this process, unless that was requested before."""
@@ -220,31 +210,22 @@ class Follower:
             orphans = _orphans.exist(connection, self._database.dialect)
             homeless = _places.has_homeless(connection)
             position = self._statements.position(connection)
-            self._see_free(connection, KINDS)
+            self.arrivals.see(connection, KINDS)
             self.submissions.see(connection)
             self.moved = (position.version, position.asked) != self.read_to
             # Before a beat at the end of this transaction, which says anew how far it is.
             self._site.link.check(self.moved, self.read_to)
         self._membership.watched()
         # If the answer of the last transaction was lost, it may have had its effect.
-        if dead or orphans or homeless or self._arriving:
+        if dead or orphans or homeless or self.arrivals.are_open:
             self._bury(dead)
-
-    def _see_free(self, connection: Connection, kinds: Collection[Kind]) -> None:
-        """Find out of which kinds there are free tasks, and when the next one is due."""
-        self._due_at = _claims.next_due(connection)
-        found = _claims.waiting(connection, self._host.functions(), kinds)
-        self._waiting = self._waiting.difference(kinds) | found
 
     @property
     def behind(self) -> bool:
         """Whether submissions wait, or free tasks may for which this process has places."""
         if self.submissions.hinted or self.submissions.waits:
             return True
-        waiting: Collection[Kind] = self._waiting
-        if self._due_at is not None and self._due_at <= self._host.clock.time():
-            waiting = KINDS
-        return bool(waiting) and not self._host.room().keys().isdisjoint(waiting)
+        return bool(self.arrivals.room())
 
     def go_on(self) -> None:
         """Set submissions free, and claim the free tasks for which this process has places."""
@@ -252,7 +233,7 @@ class Follower:
         # First: what is committed after the look is hinted at after it, too.
         hinted, self.submissions.hinted = self.submissions.hinted, False
         with self._database.reading() as connection:
-            self._see_free(connection, room.keys())
+            self.arrivals.see(connection, room.keys())
             if hinted:
                 self.submissions.see(connection)
         # Most often another process was first, and nothing need be written.
@@ -261,61 +242,46 @@ class Follower:
 
     def share(self) -> None:
         """Let others have what waits here for a thread, or claim what should start before it."""
-        take = self._sharing.go_on("thread" in self._waiting)
+        take = self._sharing.go_on("thread" in self.arrivals.waiting)
         if take:
-            self._sharing.took(self._claim({"thread": take}))
+            self._sharing.took(self._claim({"thread": take}, begins=False))
 
-    def _claim(self, room: Mapping[Kind, int]) -> list[str]:
-        own, now = self._membership.process_id, self._host.clock.time()
+    def _claim(self, room: Mapping[Kind, int], *, begins: bool = True) -> list[str]:
         with self._site.turn() as (connection, version, _):
-            _orphans.put_back(connection, self._arriving, own)
-            _claims.wake(connection, now, version)
-            moved = self.submissions.waits and self.submissions.move(connection, version)
-            claimed, more = _claims.claim(connection, self._host.functions(), room, own, version)
-            self._sharing.tell(connection, len(claimed))
-            _places.inherit(connection, version)
-            records = self._mirror.read(self._statements.in_order(connection, claimed))
-            self._due_at = _claims.next_due(connection)
-            # Before the commit, from which on the rows are this process's.
-            self._arriving = list(claimed)
-        if moved:
-            self._waiting = set(KINDS)
-        self._waiting = (self._waiting - room.keys()) | more
-        for record in records:
-            self._mirror.forget(record.task_id)
-            record.restart = Restart.of(*claimed[record.task_id])
-            record.restart.written.append(own)
-        if records:
-            left = sum(not record.restart.offered for record in records if record.restart)
-            if left:
-                _LOGGER.info("taking over %d tasks of processes that have ended", left)
-            self._host.take_over(records)
-        self._arriving = ()
-        if records:
+            claimed = self.arrivals.claim(connection, version, room, begins=begins)
+        self.arrive(claimed)
+        return [str(record.task_id) for record in claimed.records]
+
+    def arrive(self, claimed: Claimed) -> None:
+        """Take what a transaction has claimed that is committed."""
+        self.arrivals.take(claimed)
+        if claimed.is_own:
+            self.wrote(claimed.version)
+        if claimed.records:
             # Whoever follows them finds them in this process from now on.
-            self._tell([record.task_id for record in records])
-        return list(claimed)
+            self._tell([str(record.task_id) for record in claimed.records])
 
     def _bury(self, dead: Sequence[tuple[str, int]]) -> None:
         """Bury the *dead*, and settle what becomes of their tasks."""
-        membership, was_arriving = self._membership, bool(self._arriving)
+        membership, arrivals = self._membership, self.arrivals
+        were_open = arrivals.are_open
         with self._site.turn() as (connection, version, _):
             membership.bury(connection, dead)
-            _orphans.put_back(connection, self._arriving, membership.process_id)
+            arrivals.put_back(connection, version)
             own, now = membership.process_id, self._host.clock.time()
             settled = _orphans.settle(connection, self._database.dialect, own, version, now)
             _places.inherit(connection, version)
             remote = self._mirror.read(self._statements.in_order(connection, settled.remote))
             ended = self._statements.of_ids(connection, settled.ended)
             # Before the commit, as above.
-            self._arriving = settled.remote
+            arrivals.adopted = [*arrivals.adopted, *settled.remote]
         for record in remote:
             self._mirror.forget(record.task_id)
         if remote:
             self._host.adopt(remote)
-        self._arriving = ()
-        if settled.freed or was_arriving:
-            self._waiting = set(KINDS)
+        arrivals.settled()
+        if settled.freed or were_open:
+            arrivals.note_all()
         self._tell_of_ended(self._mirror.read(ended))
         if remote:
             self._tell([record.task_id for record in remote])
@@ -367,7 +333,7 @@ class Follower:
         return [row for row in found if row.ended_at is not None and row.version < version]
 
     def _is_live(self, task_id: str) -> bool:
-        return task_id in self._arriving or self._site.backlog.has(task_id)
+        return self.arrivals.has(task_id) or self._site.backlog.has(task_id)
 
     def _is_kept(self, row: TaskRow) -> bool:
         """Whether no clean-up has removed the task of a row."""

@@ -111,6 +111,7 @@ _REPLACED: Final = sa.select(PLACES.c.task_id, PLACES.c.replaced_by).where(
 )
 
 _HOMELESS: Final = PLACES.c.process.not_in(sa.select(PROCESSES.c.process_id))
+_ANY_HOMELESS: Final = sa.select(PLACES.c.line).where(_HOMELESS).limit(1)
 _OWNER: Final = sa.select(TASKS.c.process).where(
     TASKS.c.task_id == PLACES.c.task_id, TASKS.c.ended_at.is_(None)
 )
@@ -405,19 +406,24 @@ def is_held_on(connection: Connection, process: str) -> bool:
     return connection.execute(_HELD_ON, {"own": process}).first() is not None
 
 
-def inherit(connection: Connection, version: int) -> None:
+def inherit(connection: Connection, version: int) -> bool:
     """Give the places of processes without a row to those that have their tasks now.
 
     Those of tasks that have ended are given to whoever waits. Called in the transaction that
     has decided what becomes of the tasks.
+
+    Returns:
+        Whether there were any.
     """
+    if connection.execute(_ANY_HOMELESS).first() is None:
+        return False
     connection.execute(_ADOPTED)
     connection.execute(_UNWANTED, {"at_version": version})
     lines = list(connection.execute(_LOST).scalars())
-    if not lines:
-        return
-    connection.execute(_LOSE)
-    grant_free(_Step(connection, "", version), lines)
+    if lines:
+        connection.execute(_LOSE)
+        grant_free(_Step(connection, "", version), lines)
+    return True
 
 
 def has_homeless(connection: Connection) -> bool:

@@ -112,7 +112,7 @@ class Submissions:
         if moved:
             rows = connection.execute(_ROWS, {"task_ids": moved})
             written = [Written(text, None, one) for one, text in rows]
-            self._statements.put(connection, written, "", version, release=True)
+            self._statements.put(connection, written, "", version, before="")
             connection.execute(_DELETE, {"task_ids": moved})
         if task_id is None:
             self.waits = len(moved) < len(found) or len(found) == MOST

@@ -168,6 +168,15 @@ def row_of(record: TaskRecord, call: str | None = None, starts: bool = False) ->
     return Written(json.dumps(row), ended_at, record.task_id, restart, starts)
 
 
+def begin(still: TaskRecord, started: float) -> None:
+    """Make a copy of a record RUNNING, whose start was to be stored at monotonic second *started*.
+
+    The task itself does not know of it yet.
+    """
+    still.status, still.started = TaskStatus.RUNNING, started
+    still.attempts += 1
+
+
 def bare_row_of(record: TaskRecord, error: BaseException, why: str) -> Written:
     """Return a shorter row for a record that the database refuses.
 

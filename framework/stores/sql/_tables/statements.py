@@ -31,6 +31,9 @@ DELETED: Final = 2_000
 BY_END: Final = (TASKS.c.ended_at, TASKS.c.task_id)
 """The order in which tasks ended."""
 
+Call: TypeAlias = tuple[str, str]
+"""The arguments of a task, and what else is needed to run it; see `Restart.of`."""
+
 End: TypeAlias = tuple[float, str]
 """Where a task is in the order of their end: its wall second, and its id."""
 
@@ -107,16 +110,16 @@ class Statements:
         self._tell = sa.select(dialect.tell("", META.c.version, META.c.asked))
         self._turn = sa.select(META.c.version, META.c.removed_before, _PRESENT, told)
         self._put = _put_of(dialect)
-        self._release = _put_of(dialect, release=True)
+        self._hand_over = _put_of(dialect, hand_over=True)
         self._ended = dialect.answer(
             sa.select(*_WITHOUT_RESULT).where(TASKS.c.task_id.in_(_OLDEST)).order_by(*BY_END)
         )
         self._since = dialect.answer(_SINCE.limit(CHUNK))
         self._live = dialect.answer(_OF_LIVE.limit(CHUNK))
-        self._of_ids = dialect.answer(
-            sa.select(*ROW, *_OWN_COLUMNS).where(
-                TASKS.c.task_id.in_(bindparam("task_ids", expanding=True))
-            )
+        these = TASKS.c.task_id.in_(bindparam("task_ids", expanding=True))
+        self._of_ids = dialect.answer(sa.select(*ROW, *_OWN_COLUMNS).where(these))
+        self._with_calls = dialect.answer(
+            sa.select(*ROW, *_OWN_COLUMNS, TASKS.c.call, TASKS.c.restart).where(these)
         )
 
     # -- writing; each within a transaction of `Database.writing`
@@ -143,20 +146,21 @@ class Statements:
         process: str,
         version: int,
         *,
-        release: bool = False,
+        before: str | None = None,
     ) -> int:
         """Write rows, and return how many; one that is final or others' does not change.
 
         Args:
             connection: A transaction in a writer's turn.
             rows: What to write.
-            process: Whose they are.
+            process: Whose they are from now on; "" for free ones, which nobody has.
             version: The version of the turn.
-            release: Whether their tasks are set free for any process.
+            before: Whose they are until now; None for those that keep their owner.
         """
-        texts, owner = ",".join([row.text for row in rows]), "" if release else process
-        values = {"rows": f"[{texts}]", "owner": process, "process": owner, "version": version}
-        return connection.execute(self._release if release else self._put, values).rowcount
+        texts, owner = ",".join([row.text for row in rows]), process if before is None else before
+        values = {"rows": f"[{texts}]", "owner": owner, "process": process, "version": version}
+        query = self._put if before is None else self._hand_over
+        return connection.execute(query, values).rowcount
 
     def started(self, connection: Connection, task_ids: Collection[str], process: str) -> set[str]:
         """Return which of some tasks are RUNNING and belong to *process*."""
@@ -255,6 +259,18 @@ class Statements:
         rows = {row.task_id: row for row in self.of_ids(connection, task_ids)}
         return [rows[task_id] for task_id in task_ids if task_id in rows]
 
+    def with_calls(
+        self, connection: Connection, task_ids: Collection[str]
+    ) -> list[tuple[TaskRow, Call]]:
+        """Return the rows of some ids in their order, each with what is needed to run it."""
+        found = {
+            row.task_id: (row, (call, restart))
+            for some in parts(task_ids)
+            for *facts, call, restart in self._with_calls.fetch(connection, {"task_ids": some})
+            for row in [TaskRow(*facts)]
+        }
+        return [found[task_id] for task_id in task_ids if task_id in found]
+
 
 def fetch(connection: Connection, answer: Answer, **values: Any) -> list[TaskRow]:
     """Return the rows of tasks that a query finds with some *values*."""
@@ -287,19 +303,19 @@ def parts(task_ids: Collection[str], size: int = CHUNK) -> Iterator[list[str]]:
     return (wanted[at : at + size] for at in range(0, len(wanted), size))
 
 
-def _put_of(dialect: Dialect, *, release: bool = False) -> Any:  # Any: of the dialect
+def _put_of(dialect: Dialect, *, hand_over: bool = False) -> Any:  # Any: of the dialect
     """Return the statement that writes a batch from one JSON text.
 
     Args:
         dialect: The kind of database.
-        release: Whether the rows change their owner.
+        hand_over: Whether the rows change their owner.
     """
     text = bindparam("rows", type_=sa.Text())
     batch, items = dialect.split(text, [TASKS.c[name].type for name in WRITTEN])
     own = [bindparam(name, type_=TASKS.c[name].type) for name in _OWN]
     # SQLite needs the condition to tell ON CONFLICT from the ON of a join.
     rows = sa.select(*items, *own).select_from(batch).where(sa.true())
-    return dialect.upsert(TASKS, [*WRITTEN, *_OWN], rows, partial(_changed, release=release))
+    return dialect.upsert(TASKS, [*WRITTEN, *_OWN], rows, partial(_changed, hand_over=hand_over))
 
 
 _KEPT: Final = frozenset(
@@ -311,7 +327,7 @@ _KEPT: Final = frozenset(
 """The columns that stay as they are first written."""
 
 
-def _changed(new: Any, *, release: bool) -> tuple[dict[str, Any], sa.ColumnElement[bool]]:
+def _changed(new: Any, *, hand_over: bool) -> tuple[dict[str, Any], sa.ColumnElement[bool]]:
     """Return what a row changes in one that is there, and whether; see `dialect.Change`."""
     changed = {name: new[name] for name in (*WRITTEN, *_OWN) if name not in _KEPT}
     # Another process may have set it since this one looked.
@@ -326,7 +342,7 @@ def _changed(new: Any, *, release: bool) -> tuple[dict[str, Any], sa.ColumnEleme
     # Tasks on workers may be followed by several processes. Of a final one nothing changes
     # any more but that its body has let go.
     may_write = TASKS.c.process == bindparam("owner")
-    if release:
+    if hand_over:
         changed["process"] = new.process
         # A submission that failed: its task may be free by now.
         withdrawn = sa.and_(TASKS.c.process == "", new.ended_at.is_not(None))

@@ -15,15 +15,16 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from sqlalchemy.engine import Connection
 
-from framework._records.records import TaskRecord
+from framework._records.records import Kind, TaskRecord
 from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
+from framework.stores.sql._reading.arrivals import Claimed
 from framework.stores.sql._reading.follower import IN_TIME, Follower
 from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._shared import places as _places
@@ -275,8 +276,10 @@ class Batches:
             bound = self.removal.bound
             if not rows and bound is None:
                 return
+            # Not while a record is looked for that is at fault: what is claimed may not be.
+            room = self._follower.arrivals.room() if self._most == BATCH else {}
             try:
-                more = self._write_batch(list(rows.values()), bound)
+                more, claimed = self._write_batch(list(rows.values()), bound, room)
             except FAULTS as error:
                 if not rows:
                     raise
@@ -289,6 +292,10 @@ class Batches:
             self._safe(records, rows)
             self._most = min(2 * self._most, BATCH)
             self._written += 1
+            if claimed is not None:
+                # Not before: what was set free by this batch may come back.
+                self._follower.arrive(claimed)
+                return
             if not more and not len(self._backlog):
                 return
 
@@ -300,8 +307,14 @@ class Batches:
         records[:] = [record for record in records if record.task_id in rows]
         return rows
 
-    def _write_batch(self, rows: list[Written], bound: float | None) -> bool:
-        """Write rows and remove old ones; True if there is more to remove."""
+    def _write_batch(
+        self, rows: list[Written], bound: float | None, room: Mapping[Kind, int]
+    ) -> tuple[bool, Claimed | None]:
+        """Write rows, remove old ones, and claim free tasks if there is room for some.
+
+        Returns:
+            Whether there is more to remove, and what was claimed.
+        """
         gone = Deleted()
         self._reached = False
         with self._site.turn() as (connection, version, removed):
@@ -310,7 +323,7 @@ class Batches:
             if beats:
                 self.pulse.give_in(connection)
             started, ended = self._put(connection, rows, version)
-            self._sharing.tell(connection)
+            claimed = self._claimed(connection, version, room)
             tell = self._lines.let_leave(connection, version, {row.task_id for row in rows})
             latest = removed if bound is None else max(removed, bound)
             # A clean-up may have removed tasks that ended before it and are written only now.
@@ -321,12 +334,9 @@ class Batches:
         # After the commit: a beat that was rolled back was not seen by anybody.
         if beats:
             self.pulse.given()
-        self._follower.wrote(version)
-        freed = [row for row in rows if row.is_free]
-        if freed:
-            self._lines.forget([row.task_id for row in freed])
-            # Written here, but of nobody: they are read as if others had written them.
-            self._mirror.add([row.as_read(version) for row in freed])
+        if claimed is None:
+            self._follower.wrote(version)
+        self._let_go([row for row in rows if row.is_free], version)
         if ended:
             # In memory they ended otherwise: the others had given this process up before that.
             self._mirror.read(ended)
@@ -339,7 +349,23 @@ class Batches:
         if gone.left:
             # As long as it took, so that the others get the database half of the time.
             self._rest(gone.seconds)
-        return self.removal.committed(bound, gone)
+        return self.removal.committed(bound, gone), claimed
+
+    def _claimed(
+        self, connection: Connection, version: int, room: Mapping[Kind, int]
+    ) -> Claimed | None:
+        """Claim free tasks for which there is room, and say for how many more there is."""
+        if room:
+            return self._follower.arrivals.claim(connection, version, room)
+        self._sharing.tell(connection)
+        return None
+
+    def _let_go(self, freed: Sequence[Written], version: int) -> None:
+        """Let go of tasks that were set free with *version*."""
+        if freed:
+            self._lines.forget([row.task_id for row in freed])
+            # Written here, but of nobody: they are read as if others had written them.
+            self._mirror.add([row.as_read(version) for row in freed])
 
     def _put(
         self, connection: Connection, rows: list[Written], version: int
@@ -366,7 +392,7 @@ class Batches:
                     whole, refused = False, self._follower.ended_before(connection, own, version)
                 self._tell_of_strangers(connection, own)
             if free:
-                self._site.statements.put(connection, free, process, version, release=True)
+                self._site.statements.put(connection, free, "", version, before=process)
                 _places.set_free(connection, version, [row.task_id for row in free], process)
         except FAULTS as error:
             if self._database.is_data_fault(error):
@@ -414,7 +440,7 @@ class Batches:
             SQLAlchemyError: If the database fails otherwise.
         """
         try:
-            self._write_batch(rows, None)
+            self._write_batch(rows, None, {})
         except FAULTS as error:
             if not self._database.is_data_fault(error):
                 raise

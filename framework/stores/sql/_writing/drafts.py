@@ -11,7 +11,7 @@ from framework._records.records import Restart, TaskRecord
 from framework._records.statuses import TaskStatus
 from framework.stores.sql._reading.follower import BREATH
 from framework.stores.sql._shared.site import Site
-from framework.stores.sql._tables.rows import Written, bare_row_of, row_of
+from framework.stores.sql._tables.rows import Written, bare_row_of, begin, row_of
 
 _SLICE: Final = 8
 """Records to convert before the thread releases the interpreter for `BREATH` seconds."""
@@ -92,13 +92,11 @@ class Drafts:
         if still.status is not TaskStatus.PENDING:
             return False
         starts = self._site.backlog.starts(still.task_id)
-        if starts and restart.started is None:
-            restart.started = self._site.host.clock.monotonic()
-            restart.starts += 1
+        if starts:
+            restart.begin(self._site.host.clock.monotonic())
         if restart.started is not None:
             # Nor may a later change take the start back, of which the runner does not know yet.
-            still.status, still.started = TaskStatus.RUNNING, restart.started
-            still.attempts += 1
+            begin(still, restart.started)
         return starts
 
     def call_of(self, record: TaskRecord, still: TaskRecord | None = None) -> str | None:

@@ -161,12 +161,14 @@ class Writer:
 
     def _gather(self) -> None:
         """Wait a moment, since records come in bursts: that makes one transaction of many."""
-        pace = self._pace
+        pace, arrivals = self._pace, self.follower.arrivals
+        self._backlog.hungry = bool(arrivals.waiting)
         # While a transaction is under way, others gather by themselves: whoever waits, and came
         # alone before, need not wait for them.
         if self._backlog.gather(pace.gather, self._is_waited_for) and self._crowd > 1:
             self._closing.wait(pace.hurry)
-        self._crowd = self._backlog.waiters + len(self.lines.requests)
+        # Those that were claimed together may end together.
+        self._crowd = max(self._backlog.waiters + len(self.lines.requests), arrivals.many)
 
     def _is_waited_for(self) -> bool:
         # What has ended makes room: free tasks wait for that, and are claimed after it is written.

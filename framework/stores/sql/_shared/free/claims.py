@@ -52,9 +52,6 @@ class Waiting(NamedTuple):
         return (self.level, self.created_at) < (other.level, other.created_at)
 
 
-Call: TypeAlias = tuple[str, str]
-"""The arguments of a task, and what else is needed to run it; see `Restart.of`."""
-
 # Literals, since databases choose the indexes of the few free tasks only for these.
 IS_FREE: Final = sa.and_(TASKS.c.process == sa.literal_column("''"), TASKS.c.ended_at.is_(None))
 _IS_UNWANTED: Final = sa.and_(
@@ -132,30 +129,27 @@ def in_line(connection: Connection, names: Collection[str], most: int) -> list[W
     return [Waiting(*row) for row in found]
 
 
-def claim(
-    connection: Connection, names: Names, room: Mapping[Kind, int], process: str, version: int
-) -> tuple[dict[str, Call], set[Kind]]:
-    """Give free tasks to *process*, whose turn to write it is.
+def choose(
+    connection: Connection, names: Names, room: Mapping[Kind, int]
+) -> tuple[list[str], set[Kind]]:
+    """Return the free tasks that a process takes, whose turn to write it is.
+
+    Also the kinds of which there may be more.
 
     Args:
         connection: A transaction that writes.
         names: The functions whose tasks the process takes.
         room: How many tasks of each kind the process has places for.
-        process: Its id.
-        version: Its version.
-
-    Returns:
-        The tasks that it has now, and the kinds of which there may be more.
     """
-    claimed, more = dict[str, Call](), set[Kind]()
+    chosen, more = list[str](), set[Kind]()
     for kind, places in room.items():
         most = min(places, MOST)
         if most > 0 and names[kind]:
             first, is_all = pick(connection, names[kind], most)
-            claimed |= _give(connection, first, process, version)
+            chosen += first
             if not is_all:
                 more.add(kind)
-    return claimed, more
+    return chosen, more
 
 
 def pick(connection: Connection, names: Collection[str], most: int) -> tuple[list[str], bool]:
@@ -176,15 +170,11 @@ def pick(connection: Connection, names: Collection[str], most: int) -> tuple[lis
     return picked, len(picked) == len(first) < most
 
 
-def _give(
-    connection: Connection, task_ids: Collection[str], process: str, version: int
-) -> dict[str, Call]:
-    given: dict[str, Call] = dict.fromkeys(task_ids, ("", ""))
+def give(connection: Connection, task_ids: Collection[str], process: str, version: int) -> None:
+    """Give free tasks to a process, whose turn to write it is; there they wait on."""
     for some in parts(task_ids):
-        own = TASKS.c.task_id.in_(some)
-        connection.execute(sa.update(TASKS).where(own).values(process=process, version=version))
-        rows = connection.execute(
-            sa.select(TASKS.c.task_id, TASKS.c.call, TASKS.c.restart).where(own)
+        connection.execute(
+            sa.update(TASKS)
+            .where(TASKS.c.task_id.in_(some))
+            .values(process=process, version=version)
         )
-        given |= {task_id: (call, restart) for task_id, call, restart in rows}
-    return given

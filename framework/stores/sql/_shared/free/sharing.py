@@ -138,7 +138,8 @@ class Sharing:
 
         Args:
             connection: A transaction that writes.
-            claimed: How many tasks are claimed in it that the framework does not know yet.
+            claimed: How many tasks for threads are claimed in it that the framework does not
+                know yet.
         """
         if not self._membership.has_others:
             return

@@ -1,0 +1,238 @@
+"""Arrivals: the free tasks that this process takes over.
+
+A task that would begin here at once, since it waits for nothing but a place, is RUNNING from the
+transaction that claims it. All others are claimed as they wait, and ask for their start later.
+
+Guarantees: the framework gets a task after the commit that made it this process's. If the answer of
+that commit is lost, the task is set free again before anything else is claimed.
+Relies on: calls on the store's own thread; `claims` for which tasks they are.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from sqlalchemy.engine import Connection
+
+from framework._records.records import KINDS, Kind, Restart, TaskRecord
+from framework._tasks import registry
+from framework._tasks.live import copy_record
+from framework.stores.sql._reading.mirror import Mirror
+from framework.stores.sql._shared import places as _places
+from framework.stores.sql._shared.free import claims as _claims
+from framework.stores.sql._shared.free import orphans as _orphans
+from framework.stores.sql._shared.free.sharing import Sharing
+from framework.stores.sql._shared.site import Site
+from framework.stores.sql._shared.submissions import Submissions
+from framework.stores.sql._tables.rows import TaskRow, Written, begin, row_of
+
+_LOGGER = logging.getLogger("asyncframe")
+
+_NONE: Final[Mapping[Kind, int]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What a transaction has claimed, for `Arrivals.take` after its commit.
+
+    Attributes:
+        version: That of the transaction.
+        records: The tasks, PENDING, each with its restart.
+        room: For how many of each kind there were places.
+        more: The kinds of which there may be more.
+        moved: Whether submissions were set free by it.
+        is_own: Whether it has written nothing but these tasks.
+    """
+
+    version: int
+    records: Sequence[TaskRecord]
+    room: Mapping[Kind, int]
+    more: set[Kind]
+    moved: bool
+    is_own: bool
+
+
+class Arrivals:
+    """Claims free tasks for which this process has places, and hands them to the framework.
+
+    Args:
+        site: What it works with.
+        mirror: Lets go of the tasks that arrive.
+        sharing: Says what this process has places for.
+        submissions: The tasks that apps submit in transactions of their own.
+
+    Attributes:
+        waiting: The kinds of which free tasks may wait. All at first: the app may start later
+            than the store.
+        many: How many the latest transaction has claimed.
+    """
+
+    def __init__(
+        self, site: Site, mirror: Mirror, sharing: Sharing, submissions: Submissions
+    ) -> None:
+        self._site = site
+        self._statements = site.statements
+        self._membership = site.membership
+        self._host = site.host
+        self._mirror = mirror
+        self._sharing = sharing
+        self._submissions = submissions
+        self.waiting = set[Kind](KINDS)
+        self.many = 0
+        # The wall second at which the next free task that sleeps is due.
+        self._due_at: float | None = None
+        # What this process has claimed, or adopted, and may not know yet.
+        self._claimed: Mapping[str, TaskRecord] = {}
+        self.adopted: Collection[str] = ()
+
+    def has(self, task_id: str) -> bool:
+        """Return whether a task arrives right now."""
+        return task_id in self._claimed or task_id in self.adopted
+
+    @property
+    def are_open(self) -> bool:
+        """Whether some may be this process's, and are not known here: an answer was lost."""
+        return bool(self._claimed or self.adopted)
+
+    # -- what waits
+
+    def see(self, connection: Connection, kinds: Collection[Kind]) -> None:
+        """Find out of which kinds there are free tasks, and when the next one is due."""
+        self._due_at = _claims.next_due(connection)
+        found = _claims.waiting(connection, self._host.functions(), kinds)
+        self.waiting = self.waiting.difference(kinds) | found
+
+    def note(self, row: TaskRow) -> None:
+        """Note a task that has become free."""
+        spec = registry.find_spec(row.name)
+        if spec is not None:
+            self.waiting.add(spec.kind)
+
+    def note_all(self) -> None:
+        """Note that tasks of any kind may have become free."""
+        self.waiting = set(KINDS)
+
+    def room(self) -> Mapping[Kind, int]:
+        """Return the places that this process has, if free tasks may wait for one of them."""
+        waiting: Collection[Kind] = self.waiting
+        if self._is_due(self._host.clock.time()):
+            waiting = KINDS
+        if not waiting:
+            return _NONE
+        room = self._host.room()
+        return _NONE if room.keys().isdisjoint(waiting) else room
+
+    def _is_due(self, now: float) -> bool:
+        return self._due_at is not None and self._due_at <= now
+
+    # -- claiming
+
+    def claim(
+        self, connection: Connection, version: int, room: Mapping[Kind, int], *, begins: bool = True
+    ) -> Claimed:
+        """Claim the free tasks whose turn it is; they arrive by `take`, after the commit.
+
+        Args:
+            connection: A transaction of this process's turn.
+            version: Its version.
+            room: For how many of each kind this process has places.
+            begins: Whether those places are free, so that tasks begin in them at once.
+        """
+        own, now = self._membership.process_id, self._host.clock.time()
+        self.put_back(connection, version)
+        wakes = self._is_due(now)
+        if wakes:
+            _claims.wake(connection, now, version)
+        moved = self._submissions.waits and self._submissions.move(connection, version)
+        chosen, more = _claims.choose(connection, self._host.functions(), room)
+        records = self._read(connection, chosen)
+        begun = [one for one in records if begins and self._host.may_begin(one)]
+        others = set(chosen).difference(str(one.task_id) for one in begun)
+        if others:
+            _claims.give(connection, others, own, version)
+        if begun:
+            rows = [_begun(one, self._host.clock.monotonic()) for one in begun]
+            self._statements.put(connection, rows, own, version, before="")
+        self._sharing.tell(connection, sum(map(_is_for_thread, records)))
+        # One that waits for nothing but a place in a process has none in a line.
+        inherits = bool(others) and _places.inherit(connection, version)
+        if wakes or not self.waiting.intersection(room).issubset(more):
+            # Perhaps all that is left sleeps.
+            self._due_at = _claims.next_due(connection)
+        # Before the commit, from which on the rows are this process's.
+        self._claimed = {**self._claimed, **{str(one.task_id): one for one in records}}
+        is_own = not (wakes or moved or inherits)
+        return Claimed(version, records, room, more, moved, is_own)
+
+    def _read(self, connection: Connection, task_ids: Sequence[str]) -> list[TaskRecord]:
+        found = self._statements.with_calls(connection, task_ids)
+        records = self._mirror.read(row for row, _ in found)
+        for record, (_, call) in zip(records, found, strict=True):
+            record.restart = Restart.of(*call)
+            record.restart.written.append(self._membership.process_id)
+        return records
+
+    def take(self, claimed: Claimed) -> None:
+        """Hand what was claimed to the framework."""
+        records = claimed.records
+        if claimed.moved:
+            self.note_all()
+        self.waiting = (self.waiting - claimed.room.keys()) | claimed.more
+        self.many = len(records)
+        left = 0
+        for record in records:
+            self._mirror.forget(record.task_id)
+            restart: Restart | None = record.restart
+            assert restart is not None
+            restart.permitted = restart.started is not None
+            left += not restart.offered
+        if left:
+            _LOGGER.info("taking over %d tasks of processes that have ended", left)
+        if records:
+            self._host.take_over(records)
+        self.settled()
+
+    def settled(self) -> None:
+        """Note that nothing is open any more: all was put back, or is known here."""
+        self._claimed, self.adopted = {}, ()
+
+    def put_back(self, connection: Connection, version: int) -> None:
+        """Set free what this process may have taken, and does not run.
+
+        Args:
+            connection: A transaction of this process's turn.
+            version: Its version.
+        """
+        own = self._membership.process_id
+        _orphans.put_back(connection, self.adopted, own)
+        rows = [_freed(one) for one in self._claimed.values()]
+        if rows:
+            self._statements.put(connection, rows, "", version, before=own)
+
+
+def _is_for_thread(record: TaskRecord) -> bool:
+    spec = registry.find_spec(record.name)
+    return spec is not None and spec.kind == "thread"
+
+
+def _begun(record: TaskRecord, now: float) -> Written:
+    """Return the row of a task that begins as it is claimed; the task itself still waits."""
+    restart: Restart | None = record.restart
+    assert restart is not None
+    restart.begin(now)
+    still = copy_record(record)
+    begin(still, now)
+    still.reason, still.restart = "", replace(restart, offered=False)
+    return row_of(still)
+
+
+def _freed(record: TaskRecord) -> Written:
+    """Return the row of a task that is free again, as if it had not been claimed."""
+    restart: Restart | None = record.restart
+    assert restart is not None
+    free = copy_record(record)
+    free.restart = restart.free_copy()
+    return row_of(free)
