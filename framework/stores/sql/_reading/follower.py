@@ -223,9 +223,12 @@ class Follower:
     @property
     def behind(self) -> bool:
         """Whether submissions wait, or free tasks may for which this process has places."""
-        if self.submissions.hinted or self.submissions.waits:
-            return True
-        return bool(self.arrivals.room())
+        return self.has_submissions or bool(self.arrivals.room())
+
+    @property
+    def has_submissions(self) -> bool:
+        """Whether submissions wait, or may wait, to be set free."""
+        return self.submissions.hinted or self.submissions.waits
 
     def go_on(self) -> None:
         """Set submissions free, and claim the free tasks for which this process has places."""

@@ -62,6 +62,7 @@ COLUMNS: Final = TaskRow._fields[:-2]
 WRITTEN: Final = (*COLUMNS, "call", "restart", "level", "due_at")
 """What is written of a task. The last ones are not read with the rest: they are rarely needed."""
 
+_NOTHING: Final[dict[str, Any]] = {}
 _SCALARS: Final = (type(None), bool, int, float)
 _PENDING: Final = TaskStatus.PENDING
 _COMPLETED: Final = TaskStatus.COMPLETED
@@ -126,39 +127,31 @@ def row_of(record: TaskRecord, call: str | None = None, starts: bool = False) ->
     ended_at = None
     if status.is_final:
         ended_at = wall_end(record)
-    restart = None if record.rest is None else record.restart
+    # Not the attributes: a row is made twice or more for each task.
+    rest = record.rest or _NOTHING
+    restart: Restart | None = rest.get("restart")
     may_restart = ended_at is None and (
         status is _PENDING or (restart is not None and restart.idempotent)
     )
-    if record.rest is None:
-        progress, message, error, reason = None, "", None, ""
-        remote = cancel = still_running = 0
-        again_of = None
-    else:
-        progress, reason = record.progress, clean(record.reason)
-        message = clean(record.progress_message)
-        error = None if record.error is None else encode_error(record.error)
-        remote, cancel = int(record.remote), int(record.cancel_requested)
-        still_running = int(record.still_running)
-        again_of = record.run_again_of or None
+    error = rest.get("error")
     row = (
         record.task_id,
         clean(record.name),
         clean(record.description),
         status.value,
-        remote,
+        int(rest.get("remote", False)),
         created_at,
         started_at,
         ended_at,
         record.attempts,
-        progress,
-        message,
+        rest.get("progress"),
+        clean(rest.get("progress_message", "")),
         _result_text(record) if status is _COMPLETED else None,
-        error,
-        reason,
-        cancel,
-        still_running,
-        again_of,
+        None if error is None else encode_error(error),
+        clean(str(rest.get("reason", ""))),
+        int(rest.get("cancel_requested", False)),
+        int(rest.get("still_running", False)),
+        rest.get("run_again_of") or None,
         record.owner,
         call,
         None if restart is None or not may_restart else restart.facts(),

@@ -259,6 +259,14 @@ class Batches:
         self._alone: dict[str, int] = {}
         self._tried_aside = 0.0
 
+    @property
+    def claims(self) -> bool:
+        """Whether the next batch claims free tasks as well.
+
+        Not while a record is looked for that is at fault: what is claimed may not be.
+        """
+        return self._most == BATCH
+
     def write(self) -> None:
         """Write everything that waits, one transaction for each batch.
 
@@ -276,8 +284,7 @@ class Batches:
             bound = self.removal.bound
             if not rows and bound is None:
                 return
-            # Not while a record is looked for that is at fault: what is claimed may not be.
-            room = self._follower.arrivals.room() if self._most == BATCH else {}
+            room = self._follower.arrivals.room() if self.claims else {}
             try:
                 more, claimed = self._write_batch(list(rows.values()), bound, room)
             except FAULTS as error:

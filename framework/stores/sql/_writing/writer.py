@@ -307,13 +307,18 @@ class Writer:
         if pulse.is_due() or monotonic() >= self._watched + self._pace.beat:
             self.follower.watch(pulse.beating())
             self._watched = monotonic()
-        if self.follower.behind:
+        if self.follower.behind and not self._claims_soon():
             self.follower.go_on()
         if self._is_to_look():
             self.follower.look()
             self.inquiries.hear(self.follower.asked)
             self.lines.look(self.follower.version)
             self._looked = monotonic()
+
+    def _claims_soon(self) -> bool:
+        """Return whether a batch is to be written at once that claims free tasks as well."""
+        waits = self._backlog.waits and self.batches.claims
+        return waits and not self.follower.has_submissions
 
     def _come_back(self) -> BaseException | None:
         """Continue under a new id, since the others consider this process dead.
