@@ -1,4 +1,4 @@
-"""Two Celery apps on one broker: a bare one, and one with the engine. Workers import them."""
+"""Celery apps on one broker: bare ones, and one with the engine. Workers import them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,21 @@ BROKER, REDIS = "BENCHMARKS_BROKER", "BENCHMARKS_REDIS"
 bare: Any = Celery("bare", broker=os.environ[BROKER], backend=os.environ[REDIS])
 bare.conf.update(task_default_queue="bare", worker_hijack_root_logger=False)
 
+# What it offers itself of what the engine promises: limits, messages that outlive a worker and are
+# confirmed, and the start of a task as a state.
+safe: Any = Celery("safe", broker=os.environ[BROKER], backend=os.environ[REDIS])
+safe.conf.update(
+    task_default_queue="safe",
+    worker_hijack_root_logger=False,
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    worker_prefetch_multiplier=1,
+    task_track_started=True,
+    task_time_limit=60,
+)
+if os.environ[BROKER].startswith("amqp"):
+    safe.conf.broker_transport_options = {"confirm_publish": True}
+
 app: Any = Celery("engine", broker=os.environ[BROKER])
 app.conf.update(worker_hijack_root_logger=False)
 engine = CeleryEngine(
@@ -25,6 +40,12 @@ engine = CeleryEngine(
 
 @bare.task(name="bare.number")
 def bare_number(number: int) -> int:
+    """Return the number."""
+    return number
+
+
+@safe.task(name="safe.number")
+def safe_number(number: int) -> int:
     """Return the number."""
     return number
 
