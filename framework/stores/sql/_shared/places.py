@@ -242,6 +242,10 @@ class SharedLines:
         for task_id, by in replaced:
             self._cancel(task_id, f"it was replaced by task {by}")
 
+    def has(self, task_id: str) -> bool:
+        """Return whether a task that was submitted here is in a line."""
+        return task_id in self._inside
+
     def forget(self, task_ids: Collection[str]) -> None:
         """Forget tasks that this process has given away: nobody here waits for their places."""
         for task_id in task_ids:
@@ -395,10 +399,12 @@ class _Step:
 
 def set_free(connection: Connection, version: int, task_ids: Collection[str], process: str) -> None:
     """Let the places of *process* that belong to free tasks belong to nobody, as the tasks do."""
+    found = 0
     for some in parts(task_ids):
         own = sa.and_(PLACES.c.task_id.in_(some), PLACES.c.process == process)
-        connection.execute(sa.update(PLACES).where(own).values(process=""))
-    connection.execute(_UNWANTED, {"at_version": version})
+        found += connection.execute(sa.update(PLACES).where(own).values(process="")).rowcount
+    if found:
+        connection.execute(_UNWANTED, {"at_version": version})
 
 
 def is_held_on(connection: Connection, process: str) -> bool:

@@ -387,6 +387,12 @@ class Batches:
         others_may = [row for row in rows if row.restart is not None]
         free = [row for row in others_may if row.is_free]
         own = [row for row in rows if not row.is_free] if free else rows
+        # A new task can only have places for which it has asked here.
+        placed = [
+            row.task_id
+            for row in free
+            if (row.restart and row.restart.written) or self._lines.has(row.task_id)
+        ]
         new = [row.restart for row in others_may if row.restart and not row.restart.written]
         for restart in new:
             # Before the attempt, since a commit that fails may have had its effect.
@@ -400,7 +406,7 @@ class Batches:
                 self._tell_of_strangers(connection, own)
             if free:
                 self._site.statements.put(connection, free, "", version, before=process)
-                _places.set_free(connection, version, [row.task_id for row in free], process)
+                _places.set_free(connection, version, placed, process)
         except FAULTS as error:
             if self._database.is_data_fault(error):
                 for restart in new:
