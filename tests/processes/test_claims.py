@@ -170,8 +170,11 @@ def test_one_that_waits_for_nothing_else_begins(sql_url: str, idempotent: bool) 
         assert (second.status, second.process) == found
 
 
-def test_of_two_the_first_one_takes_it(sql_url: str) -> None:
-    """A free task is taken by one process, and the other one writes nothing."""
+@pytest.mark.parametrize("late", [False, True], ids=["looks", "has-looked"])
+def test_of_two_the_first_one_takes_it(
+    sql_url: str, late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A free task is taken by one process; the other one writes nothing, and tells nobody."""
     with peers(sql_url, 3) as (web, one, two):
         task = offer(web)
         web.writer.batches.write()
@@ -181,6 +184,9 @@ def test_of_two_the_first_one_takes_it(sql_url: str) -> None:
         one.writer.follower.go_on()
         with two.database.reading() as connection:
             before = two.writer.statements.position(connection)
+        if late:
+            # It has seen the task before the first one took it.
+            monkeypatch.setattr(two.writer.follower.arrivals, "see", lambda *_: None)
         two.writer.follower.go_on()
         with two.database.reading() as connection:
             assert two.writer.statements.position(connection) == before

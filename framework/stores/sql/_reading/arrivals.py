@@ -45,6 +45,7 @@ class Claimed:
         more: The kinds of which there may be more.
         moved: Whether submissions were set free by it.
         is_own: Whether it has written nothing but these tasks.
+        is_vain: Whether it has written nothing at all: another process was first.
     """
 
     version: int
@@ -53,6 +54,7 @@ class Claimed:
     more: set[Kind]
     moved: bool
     is_own: bool
+    is_vain: bool
 
 
 class Arrivals:
@@ -142,6 +144,7 @@ class Arrivals:
             begins: Whether those places are free, so that tasks begin in them at once.
         """
         own, now = self._membership.process_id, self._host.clock.time()
+        were_open = self.are_open
         self.put_back(connection, version)
         wakes = self._is_due(now)
         if wakes:
@@ -156,7 +159,7 @@ class Arrivals:
         if begun:
             rows = [_begun(one, self._host.clock.monotonic()) for one in begun]
             self._statements.put(connection, rows, own, version, before="")
-        self._sharing.tell(connection, sum(map(_is_for_thread, records)))
+        told = self._sharing.tell(connection, sum(map(_is_for_thread, records)))
         # One that waits for nothing but a place in a process has none in a line.
         inherits = bool(others) and _places.inherit(connection, version)
         if wakes or not self.waiting.intersection(room).issubset(more):
@@ -165,7 +168,8 @@ class Arrivals:
         # Before the commit, from which on the rows are this process's.
         self._claimed = {**self._claimed, **{str(one.task_id): one for one in records}}
         is_own = not (wakes or moved or inherits)
-        return Claimed(version, records, room, more, moved, is_own)
+        is_vain = is_own and not (records or were_open or told)
+        return Claimed(version, records, room, more, moved, is_own, is_vain)
 
     def _read(self, connection: Connection, task_ids: Sequence[str]) -> list[TaskRecord]:
         found = self._statements.with_calls(connection, task_ids)

@@ -52,6 +52,10 @@ _SLICE: Final = 64
 """Rows to read before the next breath."""
 
 
+class _VainError(Exception):
+    """A transaction has claimed nothing, and is rolled back: nobody need hear of it."""
+
+
 class Follower:
     """Follows the other processes.
 
@@ -250,8 +254,14 @@ class Follower:
             self._sharing.took(self._claim({"thread": take}, begins=False))
 
     def _claim(self, room: Mapping[Kind, int], *, begins: bool = True) -> list[str]:
-        with self._site.turn() as (connection, version, _):
-            claimed = self.arrivals.claim(connection, version, room, begins=begins)
+        try:
+            with self._site.turn() as (connection, version, _):
+                claimed = self.arrivals.claim(connection, version, room, begins=begins)
+                if claimed.is_vain:
+                    raise _VainError
+        except _VainError:
+            self.arrivals.take(claimed)
+            return []
         self.arrive(claimed)
         return [str(record.task_id) for record in claimed.records]
 

@@ -133,20 +133,25 @@ class Sharing:
         names = json.dumps(sorted(self._host.functions()["thread"]))
         self._execute(connection, _INTRODUCE, known=names)
 
-    def tell(self, connection: Connection, claimed: int = 0) -> None:
+    def tell(self, connection: Connection, claimed: int = 0) -> bool:
         """Say for how many more tasks there are threads, if that has changed and others care.
 
         Args:
             connection: A transaction that writes.
             claimed: How many tasks for threads are claimed in it that the framework does not
                 know yet.
+
+        Returns:
+            Whether it was said.
         """
         if not self._membership.has_others:
-            return
+            return False
         places = max(0, self._places() - claimed)
-        if places != self._told:
-            self._told = places
-            self._execute(connection, _TELL)
+        if places == self._told:
+            return False
+        self._told = places
+        self._execute(connection, _TELL)
+        return True
 
     def _execute(self, connection: Connection, query: sa.Update, **values: str) -> None:
         own = self._membership.process_id
