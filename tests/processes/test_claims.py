@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import sqlalchemy as sa
 
 from framework import background_task
 from framework._records.records import OFFERED, Label, Restart, TaskRecord
+from framework.stores.sql._dialects.sqlite import SQLite
 from framework.stores.sql._shared.free import claims
 from framework.stores.sql._tables.schema import TASKS
 from tests.processes.siblings import PENDING, START, Peer, peers
@@ -94,6 +97,8 @@ def test_the_rule(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
                 connection.execute(sa.delete(TASKS))
                 connection.execute(sa.insert(TASKS), rows)
                 picked, is_all = claims.pick(connection, names, most)
+                found = claims.present(connection, peer.database.dialect)
+            assert found == {row["name"] for row in rows if may_start(row, {row["name"]})}
             able = [row for row in rows if may_start(row, names)]
             able.sort(key=lambda row: (row["level"], row["created_at"], row["task_id"]))
             expected, length = list[str](), 0
@@ -253,18 +258,36 @@ def withdrawn(peer: Peer, task: TaskRecord) -> TaskRecord:
 
 def test_free_tasks_are_found_by_an_index(sqlite_url: str) -> None:
     """To take a few of many free tasks, or to look for unwanted ones, only their index is read."""
+    looks: dict[str, list[Callable[[sa.Connection], object]]] = {
+        "ready": [
+            lambda connection: claims.pick(connection, ["a"], 5),
+            lambda connection: claims.pick(connection, ["a", "b"], 5),
+            lambda connection: claims.present(connection, SQLite()),
+        ],
+        "asleep": [claims.next_due],
+        "unwanted": [lambda connection: connection.execute(claims.UNWANTED)],
+    }
     with peers(sqlite_url, 1) as (peer,), peer.database.reading() as connection:
-        queries = {
-            "free": claims._FIRST.limit(5).params(names=["a"]),
-            "free ": claims._WAITS.params(names=["a"]),
-            "asleep": claims._NEXT_DUE,
-            "unwanted": claims.UNWANTED,
-        }
-        for index, query in queries.items():
-            text = str(query.compile(connection, compile_kwargs=INLINE))
-            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}").all()
-            assert len(plan) == 1, plan
-            assert f"INDEX asyncframe_tasks_{index}" in plan[0].detail
+        for index, look in ((index, look) for index, some in looks.items() for look in some):
+            text, values = statement_of(connection, look)
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values).all()
+            found = [one.detail for one in plan if "asyncframe_tasks" in one.detail]
+            searched = re.compile(rf"SEARCH .* INDEX asyncframe_tasks_{index}\b")
+            assert found, plan
+            assert all(map(searched.match, found)), plan
 
 
-INLINE = {"literal_binds": True, "render_postcompile": True}
+def statement_of(
+    connection: sa.Connection, look: Callable[[sa.Connection], object]
+) -> tuple[str, Any]:
+    """Return the statement that *look* executes, and its values."""
+    found: list[tuple[str, Any]] = []
+
+    def note(_: Any, __: Any, statement: str, values: Any, *___: Any) -> None:
+        found.append((statement, values))
+
+    sa.event.listen(connection, "before_cursor_execute", note)
+    look(connection)
+    sa.event.remove(connection, "before_cursor_execute", note)
+    (made,) = found
+    return made

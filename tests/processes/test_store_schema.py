@@ -197,6 +197,7 @@ def test_a_step_that_has_landed_does_not_change() -> None:
         "cbbb5f7d1055",
         "f8ac2eed7a3d",
         "7aa2f8f77856",
+        "8ab9e20d3e02",
     ]
 
 
@@ -210,11 +211,11 @@ def test_first_version_is_upgraded(sql_url: str) -> None:
         assert {index["name"]: index["column_names"] for index in found} == {
             "asyncframe_tasks_asleep": ["process", "due_at"],
             "asyncframe_tasks_ended": ["ended_at", "task_id", "status"],
-            "asyncframe_tasks_free": ["process", "level", "created_at", "task_id"],
             "asyncframe_tasks_live": ["process"],
             "asyncframe_tasks_created": ["created_at", "status", "ended_at"],
             "asyncframe_tasks_name": ["name", "created_at", "status", "ended_at"],
             "asyncframe_tasks_owner": ["owner", "created_at", "status", "name", "ended_at"],
+            "asyncframe_tasks_ready": ["name", "level", "created_at", "task_id"],
             "asyncframe_tasks_status": ["status", "created_at", "ended_at"],
             "asyncframe_tasks_unwanted": ["process", "task_id"],
             "asyncframe_tasks_version": ["version", "task_id"],

@@ -104,7 +104,8 @@ class Arrivals:
     def see(self, connection: Connection, kinds: Collection[Kind]) -> None:
         """Find out of which kinds there are free tasks, and when the next one is due."""
         self._due_at = _claims.next_due(connection)
-        found = _claims.waiting(connection, self._host.functions(), kinds)
+        names = self._host.functions()
+        found = _claims.waiting(connection, self._site.database.dialect, names, kinds)
         self.waiting = self.waiting.difference(kinds) | found
 
     def note(self, row: TaskRow) -> None:
@@ -150,7 +151,8 @@ class Arrivals:
         if wakes:
             _claims.wake(connection, now, version)
         moved = self._submissions.waits and self._submissions.move(connection, version)
-        chosen, more = _claims.choose(connection, self._host.functions(), room)
+        names, dialect = self._host.functions(), self._site.database.dialect
+        chosen, more = _claims.choose(connection, dialect, names, room)
         records = self._read(connection, chosen)
         begun = [one for one in records if begins and self._host.may_begin(one)]
         others = set(chosen).difference(str(one.task_id) for one in begun)

@@ -203,6 +203,17 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         "ALTER TABLE asyncframe_processes ADD COLUMN room INTEGER",
         "ALTER TABLE asyncframe_processes ADD COLUMN takes TEXT",
     ),
+    (
+        # By the name, so that nobody reads past tasks of functions that it does not take. Without
+        # the process, which all have in common: PostgreSQL would read the whole index.
+        "DROP INDEX asyncframe_tasks_free",
+        """
+        CREATE INDEX asyncframe_tasks_ready
+        ON asyncframe_tasks (name, level, created_at, task_id)
+        WHERE process = '' AND ended_at IS NULL AND due_at IS NULL
+        AND call IS NOT NULL AND restart IS NOT NULL AND cancel_requested = 0
+        """,
+    ),
 )
 """The steps from each version of the schema to the next; the first creates it."""
 

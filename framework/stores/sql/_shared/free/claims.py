@@ -12,15 +12,17 @@ Relies on: calls within transactions of the store's own thread.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import functools
+from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
 from framework._records.records import OFFERED, Kind
+from framework.stores.sql._dialects.dialect import Dialect
 from framework.stores.sql._tables.schema import TASKS
 from framework.stores.sql._tables.statements import parts
 
@@ -63,14 +65,23 @@ _IS_UNWANTED: Final = sa.and_(
     ),
 )
 
-_MAY_START: Final = sa.and_(
-    IS_FREE,
-    TASKS.c.due_at.is_(None),
-    TASKS.c.call.is_not(None),
-    TASKS.c.restart.is_not(None),
-    TASKS.c.cancel_requested == 0,
-    TASKS.c.name.in_(bindparam("names", expanding=True)),
+_INDEX: Final = "asyncframe_tasks_ready"
+# In words, for what is not a query of columns as well.
+_READY: Final = (
+    "process = '' AND ended_at IS NULL AND due_at IS NULL"
+    " AND call IS NOT NULL AND restart IS NOT NULL AND cancel_requested = 0"
 )
+_MAY_START: Final = sa.text(_READY)
+# From one name to the next, past all of its tasks: there may be a million.
+_PRESENT: Final = """
+WITH RECURSIVE names (its_name) AS (
+    SELECT min(name) FROM {free} WHERE {ready}
+    UNION ALL
+    SELECT (SELECT min(name) FROM {free} WHERE {ready} AND name > names.its_name)
+    FROM names WHERE its_name IS NOT NULL
+)
+SELECT its_name FROM names WHERE its_name IS NOT NULL
+"""
 _IS_ASLEEP: Final = sa.and_(IS_FREE, TASKS.c.due_at.is_not(None))
 UNWANTED: Final = (
     sa.select(TASKS.c.task_id, TASKS.c.name, TASKS.c.cancel_requested)
@@ -78,21 +89,6 @@ UNWANTED: Final = (
     .order_by(TASKS.c.task_id)
 )
 """Those that are to be cancelled, or can never run."""
-# In the order of their index, by which databases find it.
-_ORDER: Final = (TASKS.c.level, TASKS.c.created_at, TASKS.c.task_id)
-_WAITS: Final = sa.select(TASKS.c.task_id).where(_MAY_START).order_by(*_ORDER).limit(1)
-_FIRST: Final = (
-    sa.select(TASKS.c.task_id, sa.func.length(TASKS.c.call))
-    .where(_MAY_START)
-    .order_by(*_ORDER)
-    .limit(bindparam("most"))
-)
-_LINE: Final = (
-    sa.select(TASKS.c.name, TASKS.c.level, TASKS.c.created_at)
-    .where(_MAY_START)
-    .order_by(*_ORDER)
-    .limit(bindparam("most"))
-)
 _NEXT_DUE: Final = sa.select(sa.func.min(TASKS.c.due_at)).where(_IS_ASLEEP)
 _DUE: Final = sa.select(TASKS.c.task_id).where(_IS_ASLEEP, TASKS.c.due_at <= bindparam("now"))
 _WAKE: Final = (
@@ -113,24 +109,28 @@ def wake(connection: Connection, now: float, version: int) -> None:
     connection.execute(_WAKE, {"now": now, "at_version": version})
 
 
-def waiting(connection: Connection, names: Names, kinds: Collection[Kind]) -> set[Kind]:
+def waiting(
+    connection: Connection, dialect: Dialect, names: Names, kinds: Collection[Kind]
+) -> set[Kind]:
     """Return the kinds, of some, of which free tasks of some functions wait."""
+    found = present(connection, dialect)
+    return {kind for kind in kinds if not found.isdisjoint(names[kind])}
 
-    def waits(known: Collection[str]) -> bool:
-        found = connection.execute(_WAITS, {"names": list(known)}) if known else None
-        return found is not None and found.first() is not None
 
-    return {kind for kind in kinds if waits(names[kind])}
+def present(connection: Connection, dialect: Dialect) -> set[str]:
+    """Return the names of the functions of which free tasks may start."""
+    free = dialect.by_index(TASKS, _INDEX)
+    return set(connection.exec_driver_sql(_PRESENT.format(free=free, ready=_READY)).scalars())
 
 
 def in_line(connection: Connection, names: Collection[str], most: int) -> list[Waiting]:
     """Return the first free tasks of some functions, *most* at most."""
-    found = connection.execute(_LINE, {"names": list(names), "most": most}) if names else ()
-    return [Waiting(*row) for row in found]
+    found = _first_of(connection, names, most)
+    return [Waiting(one.name, one.level, one.created_at) for one in found]
 
 
 def choose(
-    connection: Connection, names: Names, room: Mapping[Kind, int]
+    connection: Connection, dialect: Dialect, names: Names, room: Mapping[Kind, int]
 ) -> tuple[list[str], set[Kind]]:
     """Return the free tasks that a process takes, whose turn to write it is.
 
@@ -138,14 +138,16 @@ def choose(
 
     Args:
         connection: A transaction that writes.
+        dialect: The kind of database.
         names: The functions whose tasks the process takes.
         room: How many tasks of each kind the process has places for.
     """
     chosen, more = list[str](), set[Kind]()
+    found = present(connection, dialect)
     for kind, places in room.items():
-        most = min(places, MOST)
-        if most > 0 and names[kind]:
-            first, is_all = pick(connection, names[kind], most)
+        most, wanted = min(places, MOST), found.intersection(names[kind])
+        if most > 0 and wanted:
+            first, is_all = pick(connection, wanted, most)
             chosen += first
             if not is_all:
                 more.add(kind)
@@ -160,14 +162,48 @@ def pick(connection: Connection, names: Collection[str], most: int) -> tuple[lis
         names: The functions.
         most: How many at most, 1 or more. There are fewer if their arguments are long, but one.
     """
-    first = connection.execute(_FIRST, {"names": list(names), "most": most}).all()
-    sizes = accumulate(size for _, size in first)
+    first = _first_of(connection, names, most)
+    sizes = accumulate(one.size for one in first)
     picked = [
-        task_id
-        for (task_id, size), total in zip(first, sizes, strict=True)
-        if total <= MOST_TEXT or total == size
+        str(one.task_id)
+        for one, total in zip(first, sizes, strict=True)
+        if total <= MOST_TEXT or total == one.size
     ]
     return picked, len(picked) == len(first) < most
+
+
+def _first_of(
+    connection: Connection, names: Collection[str], most: int
+) -> Sequence[sa.Row[tuple[Any, ...]]]:
+    """Return the free tasks of some functions that come first, *most* at most."""
+    if not names:
+        return ()
+    values: dict[str, Any] = {f"name_{at}": name for at, name in enumerate(names)}
+    return connection.execute(_first(len(names)), {**values, "most": most}).all()
+
+
+@functools.lru_cache(maxsize=256)
+def _first(many: int) -> Any:
+    """Return the query for the free tasks of *many* functions that come first.
+
+    The first ones of each function, which its index has in order, and of these the first.
+    """
+    order = (TASKS.c.level, TASKS.c.created_at, TASKS.c.task_id)
+    size = sa.func.length(TASKS.c.call).label("size")
+    parts_of = [
+        sa.select(TASKS.c.name, *order, size)
+        # As in `Dialect.by_index`; PostgreSQL takes no hint, and needs none.
+        .with_hint(TASKS, f"INDEXED BY {_INDEX}", "sqlite")
+        .where(_MAY_START, TASKS.c.name == bindparam(f"name_{at}"))
+        .order_by(*order)
+        .limit(bindparam("most"))
+        for at in range(many)
+    ]
+    if many == 1:
+        return parts_of[0]
+    found = sa.union_all(*(sa.select(one.subquery()) for one in parts_of)).subquery()
+    in_order = sa.select(found).order_by(found.c.level, found.c.created_at, found.c.task_id)
+    return in_order.limit(bindparam("most"))
 
 
 def give(connection: Connection, task_ids: Collection[str], process: str, version: int) -> None:

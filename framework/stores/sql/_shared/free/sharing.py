@@ -185,7 +185,8 @@ class Sharing:
             rooms = [Room(places, frozenset(json.loads(known))) for places, known in rows]
             most = sum(room.places for room in rooms) + self._host.places
             known = names.union(*(room.names for room in rooms))
-            free = _claims.in_line(connection, known, most)
+            found = known & _claims.present(connection, self._database.dialect)
+            free = _claims.in_line(connection, found, most)
         give, take = share(free, [_waiting(record) for record in line], rooms, names)
         given = [line[at] for at in give]
         self._given = [str(record.task_id) for record in given]
