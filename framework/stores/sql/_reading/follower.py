@@ -133,7 +133,7 @@ class Follower:
         self.moved = False
         self._site.link.looks()
         with self._database.reading() as connection:
-            version, removed, asked = self._statements.position(connection)
+            version, removed, asked, _ = self._statements.position(connection)
             if version < self.version:
                 self._go_back(version)
             found, reached = self._since(connection, version)
@@ -362,7 +362,7 @@ class Follower:
             pause: Called between two steps, outside a transaction.
         """
         with self._database.reading() as connection:
-            self.version, self.removed, _ = self._statements.position(connection)
+            self.version, self.removed, _, _ = self._statements.position(connection)
             start = math.nextafter(self.removed, math.inf), ""
             many = pages.end(connection, start, self._mirror.held) is not None
             if not many:

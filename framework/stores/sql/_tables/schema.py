@@ -214,6 +214,19 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         AND call IS NOT NULL AND restart IS NOT NULL AND cancel_requested = 0
         """,
     ),
+    (
+        # For pages of live tasks of one process, or of none.
+        "DROP INDEX asyncframe_tasks_live",
+        """
+        CREATE INDEX asyncframe_tasks_live
+        ON asyncframe_tasks (process, created_at, task_id, name, owner) WHERE ended_at IS NULL
+        """,
+        "ALTER TABLE asyncframe_meta ADD COLUMN free BIGINT NOT NULL DEFAULT 0",
+        """
+        UPDATE asyncframe_meta SET free =
+        (SELECT count(*) FROM asyncframe_tasks WHERE process = '' AND ended_at IS NULL)
+        """,
+    ),
 )
 """The steps from each version of the schema to the next; the first creates it."""
 
@@ -259,7 +272,8 @@ and ``takes`` has the names of the functions that it runs there; see `_shared.fr
 META: Final = _table("asyncframe_meta")
 """One row. Writers increment ``version`` first, which makes them take turns.
 
-``asked`` is the number of inquiries to all processes, see `_shared.inquiries`.
+``asked`` is the number of inquiries to all processes, see `_shared.inquiries`. ``free`` is how many
+tasks no process has, see `free_rows`.
 """
 
 SCHEDULES: Final = _table("asyncframe_schedules")

@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection
 
 from framework._records.statuses import TaskStatus
 from framework.stores.sql._dialects.dialect import Answer, Dialect
+from framework.stores.sql._tables import free_rows
 from framework.stores.sql._tables.rows import COLUMNS, WRITTEN, TaskRow, Written
 from framework.stores.sql._tables.schema import META, PROCESSES, TASKS
 
@@ -41,7 +42,7 @@ _LIVE: Final = TASKS.c.ended_at.is_(None)
 _OWN: Final = ("version", "process")
 # Made once: making them takes as long as half a transaction.
 _ADVANCE: Final = sa.update(META).values(version=META.c.version + 1)
-_POSITION: Final = sa.select(META.c.version, META.c.removed_before, META.c.asked)
+_POSITION: Final = sa.select(META.c.version, META.c.removed_before, META.c.asked, META.c.free)
 _PRESENT: Final = (
     sa.select(sa.func.count())
     .select_from(PROCESSES)
@@ -87,11 +88,13 @@ class Position(NamedTuple):
         version: The latest version.
         removed: The wall second up to which tasks are removed.
         asked: The number of the latest inquiry to all processes.
+        free: How many tasks no process has.
     """
 
     version: int
     removed: float
     asked: int
+    free: int
 
 
 class Statements:
@@ -159,8 +162,14 @@ class Statements:
         """
         texts, owner = ",".join([row.text for row in rows]), process if before is None else before
         values = {"rows": f"[{texts}]", "owner": owner, "process": process, "version": version}
-        query = self._put if before is None else self._hand_over
-        return connection.execute(query, values).rowcount
+        if before is None:
+            return connection.execute(self._put, values).rowcount
+        task_ids = [row.task_id for row in rows]
+        free = free_rows.count_among(connection, self.dialect, task_ids)
+        done = connection.execute(self._hand_over, values).rowcount
+        free_now = free_rows.count_among(connection, self.dialect, task_ids)
+        free_rows.add(connection, free_now - free)
+        return done
 
     def started(self, connection: Connection, task_ids: Collection[str], process: str) -> set[str]:
         """Return which of some tasks are RUNNING and belong to *process*."""
@@ -220,8 +229,8 @@ class Statements:
 
     def position(self, connection: Connection) -> Position:
         """Return where the database is now."""
-        version, removed, asked = connection.execute(_POSITION).one()
-        return Position(int(version), float(removed), int(asked))
+        version, removed, asked, free = connection.execute(_POSITION).one()
+        return Position(int(version), float(removed), int(asked), int(free))
 
     def since(self, connection: Connection, version: int, process: str) -> Iterator[list[TaskRow]]:
         """Yield the rows from *version* on, in its order, at most `CHUNK` at once.

@@ -23,6 +23,8 @@ from sqlalchemy.engine import Connection
 
 from framework._records.records import OFFERED, Kind
 from framework.stores.sql._dialects.dialect import Dialect
+from framework.stores.sql._tables import free_rows
+from framework.stores.sql._tables.free_rows import IS_FREE
 from framework.stores.sql._tables.schema import TASKS
 from framework.stores.sql._tables.statements import parts
 
@@ -55,7 +57,6 @@ class Waiting(NamedTuple):
 
 
 # Literals, since databases choose the indexes of the few free tasks only for these.
-IS_FREE: Final = sa.and_(TASKS.c.process == sa.literal_column("''"), TASKS.c.ended_at.is_(None))
 _IS_UNWANTED: Final = sa.and_(
     IS_FREE,
     sa.or_(
@@ -209,8 +210,9 @@ def _first(many: int) -> Any:
 def give(connection: Connection, task_ids: Collection[str], process: str, version: int) -> None:
     """Give free tasks to a process, whose turn to write it is; there they wait on."""
     for some in parts(task_ids):
-        connection.execute(
+        given = (
             sa.update(TASKS)
             .where(TASKS.c.task_id.in_(some))
             .values(process=process, version=version)
         )
+        free_rows.add(connection, -connection.execute(given).rowcount)

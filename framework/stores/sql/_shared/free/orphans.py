@@ -21,6 +21,7 @@ from framework._tasks.wire import encode_error
 from framework.exceptions import TaskCancelledError
 from framework.stores.sql._dialects.dialect import Dialect
 from framework.stores.sql._shared.free.claims import UNWANTED
+from framework.stores.sql._tables import free_rows
 from framework.stores.sql._tables.schema import TASKS
 from framework.stores.sql._tables.statements import parts
 
@@ -92,6 +93,7 @@ def settle(
         freed += _free(connection, one, version, now)
         remote += _adopt(connection, one, process, version)
     ended = _end_unwanted(connection, version, now)
+    free_rows.add(connection, freed - len(ended))
     for one in orphaned:
         ended += connection.execute(sa.select(TASKS.c.task_id).where(one)).scalars()
         _end(connection, one, TaskStatus.INTERRUPTED, version, now, REASON)
@@ -119,9 +121,8 @@ def put_back(connection: Connection, task_ids: Collection[str], process: str) ->
     """Set free the tasks that *process* may have taken over and does not run."""
     for some in parts(task_ids):
         own = sa.and_(TASKS.c.task_id.in_(some), TASKS.c.process == process)
-        connection.execute(
-            sa.update(TASKS).where(own, TASKS.c.ended_at.is_(None)).values(process="")
-        )
+        freed = sa.update(TASKS).where(own, TASKS.c.ended_at.is_(None)).values(process="")
+        free_rows.add(connection, connection.execute(freed).rowcount)
 
 
 def _end_unwanted(connection: Connection, version: int, now: float) -> list[str]:
