@@ -182,7 +182,11 @@ class LargeStore(Protocol):
     """
 
     def active(self) -> Sequence[TaskRecord]:
-        """Return the live tasks of other processes; never blocks."""
+        """Return the live tasks of other processes; may block if it does not hold all of them.
+
+        Raises:
+            StoreUnavailableError: If the store cannot be read.
+        """
         ...
 
     def unread(self) -> Sequence[TaskRecord]:
@@ -194,7 +198,7 @@ class LargeStore(Protocol):
         ...
 
     def has(self, task_id: str) -> bool:
-        """Return whether a finished task that is not in memory has this id; may block.
+        """Return whether a task that is not in memory has this id; may block.
 
         Raises:
             StoreUnavailableError: If the store cannot be read.

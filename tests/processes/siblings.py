@@ -18,7 +18,7 @@ from framework.protocols import Clock
 from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._reading.history import History
-from framework.stores.sql._reading.mirror import Mirror
+from framework.stores.sql._reading.mirror import HELD_FREE, Mirror
 from framework.stores.sql._shared.site import Pace, site_of
 from framework.stores.sql._tables.database import Database
 from framework.stores.sql._tables.schema import TASKS, prepare
@@ -138,6 +138,7 @@ class Peer:
         capacity: How many records may wait.
         pace: The intervals of its thread.
         keep_arguments: Longest call to keep, in bytes; 0 for none.
+        held_free: How many free tasks it holds in memory at most.
     """
 
     def __init__(
@@ -147,13 +148,14 @@ class Peer:
         capacity: int = 100_000,
         pace: Pace | None = None,
         keep_arguments: int = 0,
+        held_free: int = HELD_FREE,
     ) -> None:
         self.clock = TestClock()
         self.host = Host(self.clock)
         self.database = Database(checked_url(url), False)
         prepare(self.database)
         self.backlog = Backlog(self.clock, capacity)
-        self.mirror = Mirror(self.clock, self.backlog)
+        self.mirror = Mirror(self.clock, self.backlog, held_free)
         site = site_of(self.database, self.backlog, self.host, self.clock, pace or Pace())
         self.link = site.link
         self.writer = Writer(site, self.mirror, keep_arguments)

@@ -288,8 +288,8 @@ def test_written_while_a_page_is_read(sql_url: str, monkeypatch: pytest.MonkeyPa
         tasks = filled(peer, 12)
         ended = peer.history._pages.ended
 
-        def then_write(connection: Any, ids: list[str]) -> Any:
-            found = ended(connection, ids)
+        def then_write(connection: Any, ids: list[str], free: bool) -> Any:
+            found = ended(connection, ids, free)
             peer.writer.batches.write()
             return found
 

@@ -197,7 +197,12 @@ class TaskManager(Waiting):
     def get_active_tasks(self) -> dict[str, dict[str, Any]]:
         """Return the tasks that are PENDING or RUNNING, in the form of `get_all_tasks`.
 
-        It costs what they cost, however many others have ended, and never blocks.
+        It costs what they cost, however many others have ended. It never blocks, unless more than
+        2,000 tasks wait in a store for any process: those are read from the database. To show some
+        of many tasks, use `list_tasks`.
+
+        Raises:
+            StoreUnavailableError: If they cannot be read.
         """
         return _as_dicts(self._core, self._core.overview.active_records())
 

@@ -239,8 +239,9 @@ class SQLStore:
         return self._mirror.get(task_id)
 
     def active(self) -> Sequence[TaskRecord]:
-        """Return the live tasks of other processes."""
-        return self._mirror.others()
+        """Return the live tasks of other processes; see `protocols.LargeStore`."""
+        with self._answering():
+            return self._history.live() if self._open else self._mirror.others()
 
     def unread(self) -> Sequence[TaskRecord]:
         """Return the failures of this process that nobody has read, and that were not logged."""

@@ -342,7 +342,7 @@ def remove_or_write(run: Run) -> None:
         done.append(bound)
         return False
 
-    mirror: Any = SimpleNamespace(expect_again=bool)
+    mirror: Any = SimpleNamespace(expect_again=bool, holds_free=True)
     made: Any = None
     # Nobody starts the writer, so it keeps no session with a server.
     database: Any = SimpleNamespace(writing=nullcontext, dialect=SQLite(), link=lambda *_: None)

@@ -218,6 +218,7 @@ def row(number: int, status: str) -> TaskRow:
     return TaskRow(
         *(f"{number:032x}", "task", "", status, 0, 0.0, 0.0, ended, 1, None, "", None),
         *(None, "", 0, 0, None, None),
+        process="another",
     )
 
 

@@ -190,7 +190,7 @@ class Arrivals:
         self.many = len(records)
         left = 0
         for record in records:
-            self._mirror.forget(record.task_id)
+            self._mirror.take(record.task_id)
             restart: Restart | None = record.restart
             assert restart is not None
             restart.permitted = restart.started is not None

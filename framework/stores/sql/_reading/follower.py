@@ -12,8 +12,9 @@ import logging
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Final
 
 from sqlalchemy.engine import Connection
@@ -23,7 +24,7 @@ from framework._records.statuses import TaskStatus
 from framework.stores.sql._dialects.link import Read
 from framework.stores.sql._reading.arrivals import Arrivals, Claimed
 from framework.stores.sql._reading.mirror import Mirror, Older
-from framework.stores.sql._reading.pages import Pages
+from framework.stores.sql._reading.pages import BEFORE_FREE, BEHIND_FREE, Pages, live_in_steps
 from framework.stores.sql._shared import places as _places
 from framework.stores.sql._shared.free import orphans as _orphans
 from framework.stores.sql._shared.free.sharing import Sharing
@@ -133,12 +134,14 @@ class Follower:
         self.moved = False
         self._site.link.looks()
         with self._database.reading() as connection:
-            version, removed, asked, _ = self._statements.position(connection)
+            version, removed, asked, free = self._statements.position(connection)
             if version < self.version:
                 self._go_back(version)
             found, reached = self._since(connection, version)
             self.submissions.see(connection)
         self._take_in(found)
+        if reached == version:
+            self._mirror.see_free(free)
         self.version, self.asked = reached, asked
         if self.forget(removed):
             self._mirror.drop_by(removed)
@@ -268,7 +271,8 @@ class Follower:
     def arrive(self, claimed: Claimed) -> None:
         """Take what a transaction has claimed that is committed."""
         self.arrivals.take(claimed)
-        if claimed.is_own:
+        # Of free tasks that are not held, only a look tells how many are left.
+        if claimed.is_own and self._mirror.holds_free:
             self.wrote(claimed.version)
         if claimed.records:
             # Whoever follows them finds them in this process from now on.
@@ -337,6 +341,12 @@ class Follower:
         missing = set(task_ids).difference(record.task_id for record in found)
         return found + self._mirror.read(self.submissions.rows(connection, missing))
 
+    def changed(self, connection: Connection, version: int) -> Iterator[TaskRow]:
+        """Yield what others have changed since *version*, each with its process; any thread."""
+        own = self._membership.process_id
+        for rows in self._statements.since(connection, version + 1, own):
+            yield from (row for row in rows if row.process != own)
+
     def ended_before(
         self, connection: Connection, rows: Iterable[Written], version: int
     ) -> list[TaskRow]:
@@ -362,7 +372,7 @@ class Follower:
             pause: Called between two steps, outside a transaction.
         """
         with self._database.reading() as connection:
-            self.version, self.removed, _, _ = self._statements.position(connection)
+            self.version, self.removed, _, free = self._statements.position(connection)
             start = math.nextafter(self.removed, math.inf), ""
             many = pages.end(connection, start, self._mirror.held) is not None
             if not many:
@@ -377,5 +387,7 @@ class Follower:
             older.extend(marks)
         self._mirror.add_older(older)
         with self._database.reading() as connection:
-            for rows in self._statements.live(connection):
+            begin = BEFORE_FREE if free <= self._mirror.held_free else BEHIND_FREE
+            for rows in live_in_steps(partial(pages.live, connection), begin):
                 self._mirror.add(rows)
+        self._mirror.see_free(free)

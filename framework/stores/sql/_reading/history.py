@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -20,7 +21,13 @@ from framework._records.records import TaskRecord
 from framework._records.statuses import FINAL, TaskStatus
 from framework.stores.sql._reading.follower import Follower
 from framework.stores.sql._reading.mirror import Mirror
-from framework.stores.sql._reading.pages import Pages, may_have_rows
+from framework.stores.sql._reading.pages import (
+    BEFORE_FREE,
+    Live,
+    Pages,
+    live_in_steps,
+    may_have_rows,
+)
 from framework.stores.sql._shared.site import Site
 from framework.stores.sql._tables.rows import TaskRow
 from framework.stores.sql._tables.statements import End, in_steps
@@ -42,8 +49,8 @@ class History:
         self._backlog = site.backlog
         self._mirror = mirror
         self._follower = follower
-        # What the latest search asked for, and how many rows it has found.
-        self._searched: tuple[PageQuery, int] | None = None
+        # What the latest search asked for, whether of free tasks too, and how many rows it found.
+        self._searched: tuple[PageQuery, bool, int] | None = None
 
     def records(self, status: TaskStatus | None) -> list[TaskRecord]:
         """Return all finished tasks in the order of their end, then the others' live ones.
@@ -51,8 +58,9 @@ class History:
         Raises:
             SQLAlchemyError: If the database fails.
         """
+        live = self.live(status)
         # First: what ends or is written from now on is in the database then.
-        held = {str(record.task_id): record for record in self._mirror.records(status)}
+        held = _by_id([*self._mirror.ended(status), *live])
         found: list[TaskRecord] = []
         if status is None or status.is_final:
 
@@ -67,28 +75,55 @@ class History:
             held.pop(record.task_id, None)
         return found + list(held.values())
 
+    def live(self, status: TaskStatus | None = None) -> list[TaskRecord]:
+        """Return the live tasks of other processes, and of none.
+
+        Raises:
+            SQLAlchemyError: If the database fails; it is not asked if all are held.
+        """
+        if self._mirror.holds_free:
+            return self._mirror.others(status)
+        found = dict[str, TaskRecord]()
+        if status is None or status is TaskStatus.PENDING:
+
+            def step(after: Live) -> list[TaskRow]:
+                with self._database.reading() as connection:
+                    rows = self._pages.live(connection, after)
+                return [row for row in rows if not row.process]
+
+            for rows in live_in_steps(step, BEFORE_FREE):
+                found |= _by_id(self._mirror.read_only(rows))
+        # Then: what was taken before it was read is found there.
+        version, taken = self._follower.version, self._mirror.others(free=False)
+        with self._database.reading() as connection:
+            found |= self._changed(connection, _by_id(taken), version)
+        return [one for one in found.values() if status is None or one.status is status]
+
     def page(self, query: PageQuery) -> list[TaskRecord]:
         """Return a page of all tasks but this process's live ones.
 
         Raises:
             SQLAlchemyError: If the database fails.
         """
-        removed = self._follower.removed
+        removed, version = self._follower.removed, self._follower.version
         # First: what ends or is written from now on is in the database then.
-        own = self._held(query, removed)
-        behind = query.in_order([one for one in own if query.is_behind(key_of(one))])
-        if not _is_in_rows(query):
-            return with_own(query, behind, lambda _: [])
+        free = not self._mirror.holds_free
+        own = self._held(query, removed, free)
+        if not _is_in_rows(query, free):
+            return with_own(query, _behind(query, own), lambda _: [])
         with self._database.reading() as connection:
+            if free:
+                own = self._up_to_now(connection, query, own, version)
+            behind = _behind(query, own)
             if query.offset:
-                behind = self._unwritten(connection, behind)
+                behind = self._unwritten(connection, behind, free)
 
             def fetch(page: PageQuery) -> list[TaskRecord]:
                 if not page.search:
-                    rows = self._pages.page(connection, page, removed)
+                    rows = self._pages.page(connection, page, removed, free)
                 else:
-                    rows, total = self._pages.searched(connection, page, removed)
-                    self._searched = page.filters, total
+                    rows, total = self._pages.searched(connection, page, removed, free)
+                    self._searched = page.filters, free, total
                 return self._mirror.read_only(rows)
 
             return with_own(query, behind, fetch)
@@ -111,31 +146,61 @@ class History:
             figures = self._mirror.figures()
             found = Counter[Any]({one: figures[one.value] for one in query.chosen or TaskStatus})
             return found if field is not None else Counter({None: found.total()})
-        removed = self._follower.removed
-        own = self._held(query, removed)
+        removed, version = self._follower.removed, self._follower.version
+        free = not self._mirror.holds_free
+        own = self._held(query, removed, free)
         found = Counter()
-        if _is_in_rows(query):
+        if _is_in_rows(query, free):
             searched, self._searched = self._searched, None
             with self._database.reading() as connection:
-                if field is None and searched is not None and searched[0] == query.filters:
+                if free:
+                    own = self._up_to_now(connection, query, own, version)
+                asked = query.filters, free
+                if field is None and searched is not None and searched[:2] == asked:
                     # The page, which was read just now, had to look at all rows.
-                    found[None] = searched[1]
+                    found[None] = searched[2]
                 else:
-                    found = self._pages.counts(connection, query, removed, field)
-                own = self._unwritten(connection, own)
+                    found = self._pages.counts(connection, query, removed, field, free)
+                own = self._unwritten(connection, own, free)
         found.update(None if field is None else field.of(one) for one in own)
         return found
 
-    def _unwritten(self, connection: Connection, records: list[TaskRecord]) -> list[TaskRecord]:
-        """Return those records that the database does not have as final."""
-        written = self._pages.ended(connection, [str(one.task_id) for one in records])
+    def _unwritten(
+        self, connection: Connection, records: list[TaskRecord], free: bool
+    ) -> list[TaskRecord]:
+        """Return those records that the database does not have as final; with *free* as free."""
+        written = self._pages.ended(connection, [str(one.task_id) for one in records], free)
         return [one for one in records if one.task_id not in written]
 
-    def _held(self, query: PageQuery, removed: float) -> list[TaskRecord]:
-        """Return the tasks that match and that the database may not have, or not as they are."""
+    def _up_to_now(
+        self, connection: Connection, query: PageQuery, records: list[TaskRecord], version: int
+    ) -> list[TaskRecord]:
+        """Return records with what others have taken that were free when *version* was read.
+
+        Otherwise a task that is taken before the page is read would be missing in both.
+        """
+        found = self._changed(connection, _by_id(records), version)
+        return [one for one in found.values() if query.counts(one)]
+
+    def _changed(
+        self, connection: Connection, found: dict[str, TaskRecord], version: int
+    ) -> dict[str, TaskRecord]:
+        """Return live tasks of other processes as they are now, from those when *version* was."""
+        rows = list(self._follower.changed(connection, version))
+        for row in rows:
+            found.pop(row.task_id, None)
+        taken = [row for row in rows if row.process and row.ended_at is None]
+        return found | _by_id(self._mirror.read_only(taken))
+
+    def _held(self, query: PageQuery, removed: float, free: bool) -> list[TaskRecord]:
+        """Return the tasks that match and that the database may not have, or not as they are.
+
+        With *free* it has the free ones.
+        """
         waiting = [one for one in self._backlog.finals() if wall_end(one) > removed]
-        found = {str(one.task_id): one for one in self._mirror.others(query.status)}
-        found |= {str(one.task_id): one for one in waiting}
+        others = self._mirror.others(query.status, free=not free)
+        found = _by_id(others)
+        found |= _by_id(waiting)
         return [one for one in found.values() if query.counts(one)]
 
 
@@ -143,6 +208,15 @@ _ALL: Final = PageQuery(1)
 _ANY: Final = frozenset[TaskStatus]()
 
 
-def _is_in_rows(query: PageQuery) -> bool:
-    """Return whether there may be rows for a query: of final tasks, and with such texts."""
-    return any(map(query.has_status, FINAL)) and may_have_rows(query)
+def _is_in_rows(query: PageQuery, free: bool) -> bool:
+    """Return whether there may be rows for a query: of final or *free* tasks, with such texts."""
+    wanted = (*FINAL, TaskStatus.PENDING) if free else FINAL
+    return any(map(query.has_status, wanted)) and may_have_rows(query)
+
+
+def _behind(query: PageQuery, records: list[TaskRecord]) -> list[TaskRecord]:
+    return query.in_order([one for one in records if query.is_behind(key_of(one))])
+
+
+def _by_id(records: Iterable[TaskRecord]) -> dict[str, TaskRecord]:
+    return {str(one.task_id): one for one in records}

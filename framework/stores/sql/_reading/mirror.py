@@ -55,6 +55,10 @@ _MOVED: Final = 256
 """How many are moved at once, which takes half a millisecond."""
 
 
+HELD_FREE: Final = 2_000
+"""How many free tasks are held in memory at most. The database is asked for those that are not."""
+
+
 class Older:
     """When and how the tasks ended that only the database holds, the oldest first.
 
@@ -156,15 +160,18 @@ class Mirror:
     Args:
         clock: The framework's: records have its monotonic stamps.
         backlog: Knows which live tasks are this process's own, and what waits to be written.
+        held_free: How many free tasks are held at most.
 
     Attributes:
         held: How many finished tasks are held whole.
+        held_free: Like the argument.
     """
 
-    def __init__(self, clock: Clock, backlog: Backlog) -> None:
+    def __init__(self, clock: Clock, backlog: Backlog, held_free: int = HELD_FREE) -> None:
         self._clock = clock
         self._backlog = backlog
         self.held = HELD
+        self.held_free = held_free
         self._finished = MemoryStore()
         self._older = Older()
         # Of the older ones: those that wait to be written, failures that nobody knows of, and
@@ -177,6 +184,9 @@ class Mirror:
         self._again_by = -math.inf
         self._moving = False
         self._others: dict[str, TaskRecord] = {}
+        # Free tasks, and how many more there are, as far as is known: see `see_free`.
+        self._free: dict[str, TaskRecord] = {}
+        self._unheld = 0
         self._counts: Counter[TaskStatus] = Counter()
         self._lock = threading.Lock()
         self._keeping = threading.Lock()
@@ -194,7 +204,7 @@ class Mirror:
         status = record.status
         with self._lock:
             self._counts[status] += 1
-        if self._others:
+        if self._others or self._free:
             self.forget(record.task_id)
 
     def get(self, task_id: str) -> TaskRecord | None:
@@ -204,26 +214,37 @@ class Mirror:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all finished tasks are held here, and the database has no others."""
-        return not self._older
+        """Whether all tasks are held here, and the database has no others."""
+        return not self._older and self.holds_free
+
+    @property
+    def holds_free(self) -> bool:
+        """Whether all free tasks are held here."""
+        return not self._unheld
 
     def records(self, status: TaskStatus | None = None) -> list[TaskRecord]:
         """Return held finished tasks in the order of their end, then the others' live ones."""
+        return self.ended(status) + self.others(status)
+
+    def ended(self, status: TaskStatus | None = None) -> list[TaskRecord]:
+        """Return held finished tasks in the order of their end."""
         with self._keeping:
             pinned = list(self._pinned.values())
             found = self._finished.list(status)
         older = [one for one in pinned if status is None or one.status is status]
-        return [readable(one) for one in [*older, *found]] + self.others(status)
+        return [readable(one) for one in [*older, *found]]
 
-    def others(self, status: TaskStatus | None = None) -> list[TaskRecord]:
-        """Return the live tasks of other processes."""
+    def others(self, status: TaskStatus | None = None, *, free: bool = True) -> list[TaskRecord]:
+        """Return the live tasks of other processes, and with *free* those held of none."""
         with self._lock:
             others = list(self._others.values())
+            if free and (status is None or status is TaskStatus.PENDING):
+                others += self._free.values()
         return [one for one in others if status is None or one.status is status]
 
     def has_other(self, task_id: str) -> bool:
-        """Return whether a live task of another process, or of none, has this id."""
-        return task_id in self._others
+        """Return whether a held live task of another process, or of none, has this id."""
+        return task_id in self._others or task_id in self._free
 
     def unread(self) -> list[TaskRecord]:
         """Return the failures of this process that nobody has read, and that were not logged."""
@@ -237,6 +258,7 @@ class Mirror:
         """Return the number of tasks of each status."""
         with self._lock:
             counts = self._counts.copy()
+            counts[TaskStatus.PENDING] += len(self._free) + self._unheld
         return {status.value: counts[status] for status in TaskStatus}
 
     def remove(
@@ -337,12 +359,36 @@ class Mirror:
             if row.ended_at is not None:
                 final.append((record_of(row, offset), row.ended_at))
             elif self._finished.get(row.task_id) is None:
-                record = record_of(row, offset)
-                with self._lock:
-                    self._count_other(row.task_id, -1)
-                    self._others[row.task_id] = record
-                    self._count_other(row.task_id, 1)
+                self._add_live(row, offset)
         self._keep(final)
+
+    def _add_live(self, row: TaskRow, offset: float) -> None:
+        task_id, is_free = row.task_id, not row.process
+        if is_free and task_id not in self._free and len(self._free) >= self.held_free:
+            self.forget(task_id)
+            with self._lock:
+                self._unheld += 1
+            return
+        record = record_of(row, offset)
+        with self._lock:
+            self._count_other(task_id, -1)
+            here, there = (self._free, self._others) if is_free else (self._others, self._free)
+            there.pop(task_id, None)
+            here[task_id] = record
+            self._count_other(task_id, 1)
+
+    def see_free(self, many: int) -> None:
+        """Note how many tasks are free, once all is added that was read with that number."""
+        with self._lock:
+            self._unheld = max(0, many - len(self._free))
+
+    def take(self, task_id: str) -> None:
+        """Drop a task that was free, which belongs to this process from now on."""
+        with self._lock:
+            # The last one that is not held stays, until the next look tells that there is none.
+            if self._unheld > 1 and not self.has_other(task_id):
+                self._unheld -= 1
+            self._forget(task_id)
 
     def _keep(self, final: Iterable[tuple[TaskRecord, float]]) -> list[TaskRecord]:
         """Add final records of the database once; return the records that are kept.
@@ -369,8 +415,7 @@ class Mirror:
         with self._lock:
             for record in new:
                 self._counts[record.status] += 1
-                self._count_other(record.task_id, -1)
-                self._others.pop(record.task_id, None)
+                self._forget(record.task_id)
         return kept
 
     def _replace(self, known: TaskRecord, record: TaskRecord) -> None:
@@ -388,8 +433,12 @@ class Mirror:
     def forget(self, task_id: str) -> None:
         """Drop another process's live task, which has ended or now belongs to this process."""
         with self._lock:
-            self._count_other(task_id, -1)
-            self._others.pop(task_id, None)
+            self._forget(task_id)
+
+    def _forget(self, task_id: str) -> None:
+        self._count_other(task_id, -1)
+        self._others.pop(task_id, None)
+        self._free.pop(task_id, None)
 
     def read(self, rows: Iterable[TaskRow]) -> list[TaskRecord]:
         """Return the records of rows that were just read; any thread.

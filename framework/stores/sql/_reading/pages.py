@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias
 
@@ -25,6 +25,7 @@ from framework._records.pages import SEARCHED_LABEL, STATUS, Field, Key, PageQue
 from framework._records.statuses import FINAL, TaskStatus
 from framework.stores.sql._dialects.dialect import TICKS, Answer, Dialect
 from framework.stores.sql._reading.mirror import CODES, STATUSES
+from framework.stores.sql._tables.free_rows import IS_FREE
 from framework.stores.sql._tables.rows import TaskRow, can_be_kept
 from framework.stores.sql._tables.schema import TASKS
 from framework.stores.sql._tables.statements import (
@@ -45,7 +46,18 @@ MARKS: Final = 50_000
 _FEW: Final = 1_000
 """How many rows are skipped, or found by a search, one by one; more are counted first."""
 
+Live: TypeAlias = tuple[str, float, str]
+"""Where a live task is: its process, when it was submitted, and its id."""
+
+_FAR: Final = 1e300
+"""Farther than every wall second."""
+
+BEFORE_FREE: Final[Live] = ("", -_FAR, "")
+BEHIND_FREE: Final[Live] = ("", _FAR, "")
+"""Before and behind all free tasks, which come first among live ones."""
+
 _END: Final = sa.tuple_(*BY_END)
+_PLACE_OF_LIVE: Final = (TASKS.c.process, TASKS.c.created_at, TASKS.c.task_id)
 _PLACE: Final = sa.tuple_(bindparam("ended_at"), bindparam("task_id"))
 _AFTER: Final = _END > _PLACE
 
@@ -62,6 +74,7 @@ class Pages:
         self._dialect = dialect = statements.dialect
         self._history = {one: dialect.answer(_history(one)) for one in (None, *STATUSES)}
         self._marks = {last: _marks(dialect, last) for last in (False, True)}
+        self._live = dialect.answer(_BY_PROCESS)
 
     def history(
         self, connection: Connection, after: End, status: TaskStatus | None = None
@@ -89,16 +102,31 @@ class Pages:
         row = connection.execute(_NTH, values).one_or_none()
         return None if row is None else (row[0], row[1])
 
-    def page(self, connection: Connection, query: PageQuery, removed: float) -> list[TaskRow]:
-        """Return the rows of a page, without those that ended by wall second *removed*."""
+    def live(self, connection: Connection, after: Live) -> list[TaskRow]:
+        """Return the next live rows by process, each with its process, at most `CHUNK`."""
+        return fetch(
+            connection, self._live, process=after[0], created_at=after[1], task_id=after[2]
+        )
+
+    def page(
+        self, connection: Connection, query: PageQuery, removed: float, free: bool = False
+    ) -> list[TaskRow]:
+        """Return the rows of a page.
+
+        Args:
+            connection: A transaction.
+            query: Which page.
+            removed: The wall second up to which ended tasks are removed.
+            free: Whether free tasks are asked for as well.
+        """
         if query.search:
-            return self.searched(connection, query, removed)[0]
-        if query.offset > _FEW and query.after is None:
+            return self.searched(connection, query, removed, free)[0]
+        if query.offset > _FEW and query.after is None and not shape_of(query, free).free:
             query = self._begun(connection, query, removed)
-        return self._rows(connection, query, removed)
+        return self._rows(connection, query, removed, free)
 
     def searched(
-        self, connection: Connection, query: PageQuery, removed: float
+        self, connection: Connection, query: PageQuery, removed: float, free: bool = False
     ) -> tuple[list[TaskRow], int]:
         """Return the rows of a page of a search, and how many rows it finds in all.
 
@@ -106,41 +134,54 @@ class Pages:
         the other.
         """
         values = _values(self._dialect, query, removed)
-        statement = _places(self._dialect, shape_of(query))
+        statement = _places(self._dialect, shape_of(query, free))
         found = statement.fetch(connection, {**values, "limit": _FEW + 1})
         if len(found) <= _FEW:
             keys: list[Key] = [(created_at, task_id) for created_at, task_id in found]
             places = sorted(filter(query.is_behind, keys), reverse=not query.oldest_first)
             page = places[query.offset : query.offset + query.limit]
             return self._statements.in_order(connection, [one for _, one in page]), len(found)
-        total = self.count(connection, query, removed)
+        total = self.counts(connection, query, removed, None, free).total()
         left = total - query.offset
         if query.after is not None or left > total / 2 or left <= 0:
-            return self._rows(connection, query, removed) if left > 0 else [], total
+            return self._rows(connection, query, removed, free) if left > 0 else [], total
         limit = min(query.limit, left)
         back = replace(query, oldest_first=not query.oldest_first, offset=left - limit, limit=limit)
-        return self._rows(connection, back, removed)[::-1], total
+        return self._rows(connection, back, removed, free)[::-1], total
 
     def count(self, connection: Connection, query: PageQuery, removed: float) -> int:
         """Return how many rows match, without those that ended by wall second *removed*."""
         return self.counts(connection, query, removed, None)[None]
 
     def counts(
-        self, connection: Connection, query: PageQuery, removed: float, field: Field | None
+        self,
+        connection: Connection,
+        query: PageQuery,
+        removed: float,
+        field: Field | None,
+        free: bool = False,
     ) -> Counter[Any]:
         """Return how many of these rows have each value of a field; None counts them together."""
-        values = _values(self._dialect, query, removed)
-        rows = connection.execute(_count(self._dialect, shape_of(query), field), values)
-        found = Counter[Any]({of[0] if of else None: many for many, *of in rows})
+        values, shape = _values(self._dialect, query, removed), shape_of(query, free)
+
+        def counted(statement: sa.Select[Any]) -> Counter[Any]:
+            rows = connection.execute(statement, values)
+            return Counter[Any]({of[0] if of else None: many for many, *of in rows})
+
+        found = counted(_count(self._dialect, shape, field))
         if field is not None and field.optional:
             found[None] += self.count(connection, query, removed) - found.total()
+        if shape.free:
+            found += counted(_count_free(self._dialect, shape, field))
         return found
 
-    def ended(self, connection: Connection, task_ids: Collection[str]) -> set[str]:
-        """Return those of some ids whose rows are final."""
+    def ended(
+        self, connection: Connection, task_ids: Collection[str], free: bool = False
+    ) -> set[str]:
+        """Return those of some ids whose rows are final; with *free* those that are free, too."""
         found: set[str] = set()
         for some in parts(list(filter(can_be_kept, task_ids)), MARKS):
-            rows = _ended(self._dialect).fetch(
+            rows = _ended(self._dialect, free).fetch(
                 connection, {"ids": json.dumps([[one] for one in some])}
             )
             found.update(task_id for (task_id,) in rows)
@@ -169,11 +210,37 @@ class Pages:
         after = query.begin_at(float(moment))
         return replace(query, after=after, offset=query.offset - skipped)
 
-    def _rows(self, connection: Connection, query: PageQuery, removed: float) -> list[TaskRow]:
+    def _rows(
+        self, connection: Connection, query: PageQuery, removed: float, free: bool = False
+    ) -> list[TaskRow]:
         if not query.limit:
             return []
-        statement = _page(self._dialect, shape_of(query))
+        statement = _page(self._dialect, shape_of(query, free))
         return fetch(connection, statement, **_values(self._dialect, query, removed))
+
+
+_BY_PROCESS: Final = (
+    sa.select(*ROW, TASKS.c.version, TASKS.c.process)
+    .where(
+        TASKS.c.ended_at.is_(None),
+        sa.tuple_(*_PLACE_OF_LIVE) > sa.tuple_(*(bindparam(one.name) for one in _PLACE_OF_LIVE)),
+    )
+    .order_by(*_PLACE_OF_LIVE)
+    .limit(CHUNK)
+)
+
+
+def live_in_steps(read: Callable[[Live], list[TaskRow]], after: Live) -> Iterator[list[TaskRow]]:
+    """Yield live rows by process, as far as `Pages.live` returns them.
+
+    Args:
+        read: Returns the next ones behind a place.
+        after: Where to begin.
+    """
+    while rows := read(after):
+        yield rows
+        last = rows[-1]
+        after = last.process, last.created_at, last.task_id
 
 
 _NTH: Final = (
@@ -205,10 +272,6 @@ def _values(dialect: Dialect, query: PageQuery, removed: float) -> dict[str, Any
     }
 
 
-_FAR: Final = 1e300
-"""Farther than every wall second."""
-
-
 def _marks(dialect: Dialect, last: bool) -> sa.Select[Any]:
     """Return the query for marks up to a position; with *last* for all that are left."""
     whole = dialect.whole(TASKS.c.ended_at * TICKS)
@@ -232,7 +295,7 @@ By: TypeAlias = str
 """What finds the rows.
 
 The index that begins with a field, which has its name, or with "created"; all "rows" one after the
-other; or whether they are "live".
+other; or whether they are "live" or "free".
 """
 
 
@@ -245,12 +308,14 @@ class Shape:
         given: The fields of labels that it has a value for.
         search: How to search: not, for ASCII letters, or for others too.
         oldest_first: Whether the order begins with the oldest submission.
+        free: Whether free tasks match, besides those that have ended.
     """
 
     statuses: tuple[TaskStatus, ...] | None
     given: tuple[Field, ...]
     search: Literal["", "ascii", "other"]
     oldest_first: bool
+    free: bool = False
 
     @property
     def by(self) -> By:
@@ -265,13 +330,19 @@ class Shape:
         return "rows" if self.search else "created"
 
 
-def shape_of(query: PageQuery) -> Shape:
-    """Return what a statement for *query* depends on."""
+def shape_of(query: PageQuery, free: bool = False) -> Shape:
+    """Return what a statement for *query* depends on.
+
+    Args:
+        query: What is asked for.
+        free: Whether free tasks are, too, if they match.
+    """
     return Shape(
         statuses=query.chosen,
         given=query.given,
         search="" if not query.search else "ascii" if query.search.isascii() else "other",
         oldest_first=query.oldest_first,
+        free=free and query.has_status(TaskStatus.PENDING) and query.ended_since is None,
     )
 
 
@@ -283,15 +354,19 @@ def _where(dialect: Dialect, shape: Shape, by: By) -> list[sa.ColumnElement[bool
         return found if by == name else dialect.hidden(found)
 
     wanted: list[sa.ColumnElement[bool]]
+    statuses = shape.statuses
     if by == "live":
         wanted = [TASKS.c.ended_at.is_(None)]
+    elif by == "free":
+        # All of them are PENDING.
+        wanted, statuses = [IS_FREE], None
     else:
         ended_at = column("ended_at")
         # The first one is for the indexes, which have only those.
         wanted = [] if by == "rows" else [TASKS.c.ended_at.is_not(None)]
         wanted.append(ended_at > bindparam("removed"))
-    if shape.statuses is not None:
-        wanted.append(is_one_of(column(STATUS.name), shape.statuses))
+    if statuses is not None:
+        wanted.append(is_one_of(column(STATUS.name), statuses))
     wanted += [column(one.name) == bindparam(one.name) for one in shape.given]
     if shape.search:
         is_ascii = shape.search == "ascii"
@@ -339,10 +414,13 @@ def _page(dialect: Dialect, shape: Shape) -> Answer:
     order, behind = _order(dialect, shape)
     by = "created" if shape.by in ("status", "rows") and shape.search else shape.by
     shapes = [replace(shape, statuses=(one,)) for one in shape.statuses or () if one in FINAL]
+    found_by = [(one, by) for one in (shapes if by == "status" else [shape])]
+    if shape.free:
+        found_by.append((shape, "free"))
     parts = []
-    for one in shapes if by == "status" else [shape]:
+    for one, index in found_by:
         part = sa.select(TASKS.c.task_id, TASKS.c.created_at)
-        part = part.where(*_where(dialect, one, by), *behind)
+        part = part.where(*_where(dialect, one, index), *behind)
         parts.append(sa.select(part.order_by(*order).limit(bindparam("most")).subquery()))
     found = (parts[0] if len(parts) == 1 else sa.union_all(*parts)).subquery()
     chosen = sa.select(found.c.task_id).order_by(*_order(dialect, shape, found.c)[0])
@@ -383,10 +461,28 @@ def _count(dialect: Dialect, shape: Shape, field: Field | None = None) -> sa.Sel
 
 
 @functools.lru_cache(maxsize=256)
+def _count_free(dialect: Dialect, shape: Shape, field: Field | None) -> sa.Select[Any]:
+    """Return the same query for free tasks."""
+    query = sa.select(sa.func.count()).select_from(TASKS).where(*_where(dialect, shape, "free"))
+    if field is None:
+        return query
+    column = dialect.hidden(TASKS.c[field.name])
+    return query.add_columns(column).group_by(column)
+
+
+@functools.lru_cache(maxsize=256)
 def _places(dialect: Dialect, shape: Shape) -> Answer:
     """Return the query for the positions of the rows that match, in no order."""
-    chosen = sa.select(TASKS.c.created_at, TASKS.c.task_id).where(*_where(dialect, shape, shape.by))
-    return dialect.answer(chosen.limit(bindparam("limit")))
+    parts = [
+        sa.select(TASKS.c.created_at, TASKS.c.task_id)
+        .where(*_where(dialect, shape, by))
+        .limit(bindparam("limit"))
+        for by in (shape.by, "free")[: 1 + shape.free]
+    ]
+    if len(parts) == 1:
+        return dialect.answer(parts[0])
+    both = sa.union_all(*(sa.select(one.subquery()) for one in parts)).subquery()
+    return dialect.answer(sa.select(both).limit(bindparam("limit")))
 
 
 @functools.lru_cache(maxsize=256)
@@ -399,9 +495,11 @@ def _live(dialect: Dialect, shape: Shape) -> Answer:
 
 
 @functools.lru_cache
-def _ended(dialect: Dialect) -> Answer:
-    """Return the query for those of some ids that are final."""
+def _ended(dialect: Dialect, free: bool) -> Answer:
+    """Return the query for those of some ids that are final, or with *free* also free."""
     batch, ids = dialect.split(bindparam("ids", type_=sa.Text()), [sa.Text()])
     some = sa.select(*ids).select_from(batch)
-    final = TASKS.c.ended_at.is_not(None)
-    return dialect.answer(sa.select(TASKS.c.task_id).where(TASKS.c.task_id.in_(some), final))
+    wanted: sa.ColumnElement[bool] = TASKS.c.ended_at.is_not(None)
+    if free:
+        wanted = sa.or_(wanted, dialect.hidden(TASKS.c.process) == "")
+    return dialect.answer(sa.select(TASKS.c.task_id).where(TASKS.c.task_id.in_(some), wanted))

@@ -76,9 +76,6 @@ _SINCE: Final = (
     )
     .order_by(TASKS.c.version, TASKS.c.task_id)
 )
-_OF_LIVE: Final = (
-    sa.select(*ROW).where(_LIVE, TASKS.c.task_id > bindparam("task_id")).order_by(TASKS.c.task_id)
-)
 
 
 class Position(NamedTuple):
@@ -118,7 +115,6 @@ class Statements:
             sa.select(*_WITHOUT_RESULT).where(TASKS.c.task_id.in_(_OLDEST)).order_by(*BY_END)
         )
         self._since = dialect.answer(_SINCE.limit(CHUNK))
-        self._live = dialect.answer(_OF_LIVE.limit(CHUNK))
         these = TASKS.c.task_id.in_(bindparam("task_ids", expanding=True))
         self._of_ids = dialect.answer(sa.select(*ROW, *_OWN_COLUMNS).where(these))
         self._with_calls = dialect.answer(
@@ -244,11 +240,6 @@ class Statements:
             (version, ""),
             by=attrgetter("version"),
         )
-
-    def live(self, connection: Connection) -> Iterator[list[TaskRow]]:
-        """Yield the live rows in the order of their ids, at most `CHUNK` at once."""
-        # No id comes before the empty one, in no collation.
-        return in_steps(lambda last: fetch(connection, self._live, task_id=last[1]), (0.0, ""))
 
     def call(self, connection: Connection, task_id: str) -> str | None:
         """Return the kept call of a task, or why it was not kept; None if it has none."""

@@ -341,7 +341,9 @@ class Batches:
         # After the commit: a beat that was rolled back was not seen by anybody.
         if beats:
             self.pulse.given()
-        if claimed is None:
+        # Whether one that was withdrawn had been free, only a look tells.
+        known = self._mirror.holds_free or not any(row.is_free and row.ended_at for row in rows)
+        if claimed is None and known:
             self._follower.wrote(version)
         self._let_go([row for row in rows if row.is_free], version)
         if ended:
