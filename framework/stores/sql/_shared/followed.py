@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from sqlalchemy import event
 
-from framework.stores.sql._shared.transactions import resolved
+from framework.stores.sql._shared.sessions import resolved
 
 _FOLLOWED: Final = "asyncframe_followed"
 """Where a session keeps what follows it."""

@@ -8,7 +8,7 @@ Relies on: calls where the app uses its session, which is most often no thread-s
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NoReturn
 
@@ -17,8 +17,10 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from framework._records.records import Restart, TaskRecord
+from framework.stores.sql._shared import followed as _followed
 from framework.stores.sql._shared import submissions as _submissions
 from framework.stores.sql._shared.membership import Membership
+from framework.stores.sql._shared.sessions import resolved
 from framework.stores.sql._shared.submissions import Submissions
 from framework.stores.sql._tables.database import Database
 from framework.stores.sql._tables.rows import row_of
@@ -65,6 +67,10 @@ class AppTransactions:
         if not self._hears(session, submissions) and not self._database.dialect.is_local:
             # It reaches all processes, at the commit.
             connection.execute(select(self._database.dialect.tell("", 0, 0)))
+
+    def follow(self, session: object, committed: Callable[[], object]) -> None:
+        """Call *committed* once a session has committed; see `protocols.TransactionalStore`."""
+        _followed.follow(session, committed)
 
     def _require_fit(self, connection: Connection) -> None:
         name = self._database.dialect.name
@@ -113,27 +119,3 @@ def _commits_by_itself(connection: Connection) -> bool:
     if detect is None or connection.dialect.name == "sqlite":
         return False
     return bool(detect(connection.connection.dbapi_connection))
-
-
-def resolved(session: Any) -> tuple[Any, Connection]:  # Any: as the user gives it
-    """Return a session and the connection of its transaction, which is begun if there is none.
-
-    Raises:
-        TypeError: If it is no session, or one that can only be awaited.
-    """
-    if isinstance(session, Connection):
-        return session, session
-    orm: Any = sys.modules.get("sqlalchemy.orm")
-    if orm is not None and isinstance(session, orm.scoped_session):
-        session = session()
-    if orm is not None and isinstance(session, orm.Session):
-        return session, session.connection()
-    kind = type(session).__qualname__
-    if hasattr(session, "run_sync"):
-        raise TypeError(
-            f"session: a call that returns at once cannot wait for {kind}; use "
-            "await manager.submit(function, args, session=session)"
-        )
-    raise TypeError(
-        f"session must be a Session, AsyncSession or Connection of SQLAlchemy, not of type {kind}"
-    )
