@@ -91,6 +91,8 @@ class Follower:
         self.removed = 0.0
         self.asked = 0
         self.moved = False
+        # Whether the latest look at orphans has left some for the next one.
+        self._unsettled = False
         # Nothing fails without it while there is a global lock: threads are not switched between
         # a comparison of numbers and the assignment.
         self._lock = threading.Lock()
@@ -229,8 +231,8 @@ class Follower:
 
     @property
     def behind(self) -> bool:
-        """Whether submissions wait, or free tasks may for which this process has places."""
-        return self.has_submissions or bool(self.arrivals.room())
+        """Whether submissions or orphans wait, or free tasks for which this process has places."""
+        return self._unsettled or self.has_submissions or bool(self.arrivals.room())
 
     @property
     def has_submissions(self) -> bool:
@@ -238,7 +240,9 @@ class Follower:
         return self.submissions.hinted or self.submissions.waits
 
     def go_on(self) -> None:
-        """Set submissions free, and claim the free tasks for which this process has places."""
+        """Set submissions and orphans free, and claim the tasks for which there are places."""
+        if self._unsettled:
+            self._bury(())
         room = self._host.room()
         # First: what is committed after the look is hinted at after it, too.
         hinted, self.submissions.hinted = self.submissions.hinted, False
@@ -247,7 +251,7 @@ class Follower:
             if hinted:
                 self.submissions.see(connection)
         # Most often another process was first, and nothing need be written.
-        if self.behind:
+        if self.has_submissions or self.arrivals.room():
             self._claim(room)
 
     def share(self) -> None:
@@ -292,6 +296,7 @@ class Follower:
             ended = self._statements.of_ids(connection, settled.ended)
             # Before the commit, as above.
             arrivals.adopted = [*arrivals.adopted, *settled.remote]
+        self._unsettled = settled.more
         for record in remote:
             self._mirror.forget(record.task_id)
         if remote:

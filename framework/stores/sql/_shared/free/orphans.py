@@ -25,6 +25,9 @@ from framework.stores.sql._tables import free_rows
 from framework.stores.sql._tables.schema import TASKS
 from framework.stores.sql._tables.statements import parts
 
+MOST: Final = 5_000
+"""How many tasks are set free in one transaction at most: nobody else can write meanwhile."""
+
 REASON: Final = "its process ended or hung before the task could end"
 CANCELLED: Final = "it was cancelled before another process took it over"
 
@@ -52,11 +55,13 @@ class Settled(NamedTuple):
         remote: The ids of tasks that run on workers, and that this process follows from now on.
         freed: Whether some are free now.
         ended: The ids of tasks that have ended by this, belonging to nobody.
+        more: Whether there are more to set free; then the rest of their process waits, too.
     """
 
     remote: Collection[str]
     freed: bool
     ended: Collection[str]
+    more: bool
 
 
 def exist(connection: Connection, dialect: Dialect) -> bool:
@@ -88,25 +93,29 @@ def settle(
         sa.and_(TASKS.c.ended_at.is_(None), TASKS.c.process == lost)
         for lost in _lost(connection, dialect)
     ]
-    freed, remote = 0, list[str]()
+    freed, remote, rest = 0, list[str](), list[sa.ColumnElement[bool]]()
     for one in orphaned:
-        freed += _free(connection, one, version, now)
-        remote += _adopt(connection, one, process, version)
+        many = _free(connection, one, version, now)
+        freed += many
+        if many < MOST:
+            remote += _adopt(connection, one, process, version)
+            rest.append(one)
     ended = _end_unwanted(connection, version, now)
     free_rows.add(connection, freed - len(ended))
-    for one in orphaned:
+    for one in rest:
         ended += connection.execute(sa.select(TASKS.c.task_id).where(one)).scalars()
         _end(connection, one, TaskStatus.INTERRUPTED, version, now, REASON)
-    return Settled(remote, freed > 0, ended)
+    return Settled(remote, freed > 0, ended, len(rest) < len(orphaned))
 
 
 def _free(
     connection: Connection, orphaned: sa.ColumnElement[bool], version: int, now: float
 ) -> int:
-    """Set those free that may run again, and return how many."""
+    """Set those free that may run again, `MOST` at most, and return how many."""
+    some = sa.select(TASKS.c.task_id).where(orphaned, _MAY_RUN).limit(MOST)
     return connection.execute(
         sa.update(TASKS)
-        .where(orphaned, _MAY_RUN)
+        .where(TASKS.c.task_id.in_(some))
         .values(
             process="",
             status=TaskStatus.PENDING.value,
@@ -115,6 +124,24 @@ def _free(
             version=version,
         )
     ).rowcount
+
+
+def leave(connection: Connection, process: str, version: int, now: float) -> bool:
+    """Set tasks free that *process* leaves as they wait, `MOST` at most.
+
+    Args:
+        connection: A transaction that writes.
+        process: The id of this process, which writes none of its tasks any more.
+        version: Its version.
+        now: The wall second.
+
+    Returns:
+        Whether there may be more.
+    """
+    waits = sa.and_(TASKS.c.ended_at.is_(None), TASKS.c.status == TaskStatus.PENDING.value)
+    many = _free(connection, sa.and_(TASKS.c.process == process, waits), version, now)
+    free_rows.add(connection, many)
+    return many == MOST
 
 
 def put_back(connection: Connection, task_ids: Collection[str], process: str) -> None:
