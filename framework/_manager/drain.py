@@ -270,7 +270,7 @@ async def _end_all(core: Core, home: Home, cut_short: Tally, left: Tally) -> Non
     started: list[LiveTask] = []
 
     def cancel(task: LiveTask) -> None:
-        if core.requeued.let_go(task, WAITS):
+        if core.requeued.leave(task) or core.requeued.let_go(task, WAITS):
             left.add(_LEFT, task)
             return
         state = _NEVER_STARTED if task.timer is None else _DELAYED

@@ -135,6 +135,26 @@ class RequeueStore(Protocol):
 
 
 @runtime_checkable
+class LeavingStore(Protocol):
+    """An optional method of a `RequeueStore`, for many tasks that wait when a process ends."""
+
+    def leave_behind(self, record: TaskRecord) -> bool:
+        """Leave a PENDING task to the processes that are there after this store is closed.
+
+        It costs nothing, since nothing is stored: what a store does for the tasks of an ended
+        process, it does for this one. Never blocks.
+
+        Args:
+            record: Its ``restart.state`` is ``left``.
+
+        Returns:
+            Whether that is possible. If not, since the record is not stored as it is, the
+            framework calls `RequeueStore.release`.
+        """
+        ...
+
+
+@runtime_checkable
 class TransactionalStore(Protocol):
     """Optional methods of a `RequeueStore` that takes tasks in transactions of the app."""
 
@@ -486,6 +506,7 @@ class Features:
         groups: It counts by a field in one look; then `counts` is the same object.
         calls: It keeps the arguments of tasks.
         requeue: Other processes can run the tasks of an ended one.
+        leaving: It leaves tasks as they are stored when the process ends.
         transactional: It takes tasks in transactions of the app.
         large: It does not hold all its tasks in memory.
         processes: It knows which processes share it; of stores only.
@@ -507,6 +528,7 @@ class Features:
     groups: GroupingStore | None = None
     calls: CallStore | None = None
     requeue: RequeueStore | None = None
+    leaving: LeavingStore | None = None
     transactional: TransactionalStore | None = None
     large: LargeStore | None = None
     processes: ProcessBook | None = None

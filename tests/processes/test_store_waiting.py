@@ -14,10 +14,11 @@ import sqlalchemy as sa
 
 from framework import background_task
 from framework._records.pages import FIELDS, PageQuery, key_of
-from framework._records.records import OFFERED, Label, Restart, TaskRecord
+from framework._records.records import OFFERED, WAITS, Label, Restart, TaskRecord
 from framework._records.statuses import FINAL, TaskStatus
 from framework.stores.sql._dialects.dialect import Answer
 from framework.stores.sql._reading import pages
+from framework.stores.sql._shared.free import orphans
 from framework.stores.sql._tables.rows import COLUMNS, record_of
 from framework.stores.sql._tables.schema import META, PROCESSES, TASKS
 from framework.stores.sql._tables.statements import fetch
@@ -136,18 +137,39 @@ class World:
         peer.tick()
 
     def restart(self) -> None:
-        """Let a process be killed, and another one start in its place."""
+        """Let a process be killed, or end in order, and another one start in its place."""
         at = self.rng.randrange(len(self.peers))
         gone = self.peers[at]
+        own = [task for peer, task in self.claimed.values() if peer is gone]
         self.claimed = {key: one for key, one in self.claimed.items() if one[0] is not gone}
-        with gone.database.writing() as connection:
-            connection.execute(
-                sa.delete(PROCESSES).where(PROCESSES.c.process_id == gone.process_id)
-            )
+        if self.rng.random() < 0.5:
+            self.stop(gone, own)
+        else:
+            with gone.database.writing() as connection:
+                its = PROCESSES.c.process_id == gone.process_id
+                connection.execute(sa.delete(PROCESSES).where(its))
         fresh = Peer(self.url, held_free=gone.mirror.held_free)
         fresh.clock.pass_time(gone.clock.now - fresh.clock.now)
         gone.close()
         self.peers[at] = fresh
+
+    def stop(self, peer: Peer, tasks: list[TaskRecord]) -> None:
+        """Let a process end its tasks that run, and leave those that wait, if it has the time."""
+        for task in tasks:
+            restart: Restart | None = task.restart
+            assert restart is not None
+            if task.status is not PENDING:
+                peer.end(task, TaskStatus.INTERRUPTED)
+                continue
+            restart.state = "left"
+            if not peer.backlog.leave(task):
+                self.free(peer, task)
+        peer.writer._end = peer.clock.now + self.rng.choice([0.0, 9.0])
+        peer.writer._finish()
+        # Without time it is found dead a while later.
+        with peer.database.writing() as connection:
+            its = PROCESSES.c.process_id == peer.process_id
+            connection.execute(sa.delete(PROCESSES).where(its))
 
     def rows(self, without: Peer | None = None) -> list[TaskRecord]:
         """Return all tasks, without the live ones of a process."""
@@ -255,6 +277,7 @@ def run(url: str, seed: int, steps: int) -> Counter[bool]:
 def test_what_is_not_held_is_known(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever happens to many waiting tasks, all processes list and count the same."""
     monkeypatch.setattr(pages, "_FEW", 4)
+    monkeypatch.setattr(orphans, "MOST", 2)
     assert run(sql_url, 1, 12)[False] > 5
 
 
@@ -265,5 +288,51 @@ def test_what_is_not_held_is_known_for_long(
 ) -> None:
     """The same while much more happens, from none to many waiting tasks and back."""
     monkeypatch.setattr(pages, "_FEW", seed)
+    monkeypatch.setattr(orphans, "MOST", seed)
     seen = run(sql_url, seed, 60)
     assert min(seen[False], seen[True]) > 20
+
+
+def test_left_as_it_is_written(sql_url: str) -> None:
+    """A task is left at the end of its process only if its row says what the next one needs.
+
+    What is left becomes free in a few statements, and what is not in time belongs to no process
+    that lives, so that the next one finds it.
+    """
+    with peers(sql_url, 2) as (one, two):
+        tasks = [one.accept(label=LABELS[0], restart=Restart("[[1],{}]")) for _ in range(7)]
+        assert not one.backlog.leave(tasks[0])
+        one.writer.batches.write()
+        one.backlog.note(tasks[1])
+        one.backlog.start(tasks[2], lambda _: None)
+        assert [one.backlog.leave(task) for task in tasks] == [True, False, False] + [True] * 4
+        assert not one.backlog.leave(tasks[0])
+        one.end(tasks[1])
+        one.writer.batches.write()
+        one.writer._end = one.clock.now + 9.0
+        one.writer._finish()
+
+        rows = [one.row(task) for task in tasks]
+        states = {(row.status, row.process, row.reason) for row in rows[3:] + rows[:1]}
+        assert states == {("pending", "", WAITS)}
+        assert (rows[1].status, rows[2].status) == ("completed", "running")
+        two.host.rooms = 9
+        two.tick()
+        assert len(two.host.taken_over) == 5
+
+
+def test_orphans_in_several_steps(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many waiting tasks of a dead process become free a few at a time, and none is ended."""
+    monkeypatch.setattr(orphans, "MOST", 3)
+    with peers(sql_url, 2) as (one, two):
+        tasks = [one.accept(label=LABELS[0], restart=Restart("[[1],{}]")) for _ in range(7)]
+        running = one.accept()
+        one.start(running)
+        one.writer.batches.write()
+        with two.database.writing() as connection:
+            its = PROCESSES.c.process_id == one.process_id
+            connection.execute(sa.delete(PROCESSES).where(its))
+        two.tick()
+
+        assert {two.row(task).process for task in tasks} == {""}
+        assert two.row(running).status == "interrupted"

@@ -23,17 +23,17 @@ Lock order: the ledger's lock is held for the few lines of a decision, and nothi
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from typing import ClassVar, Final, cast
 
 from framework._manager.submitting.partner import Partner
-from framework._records.records import Kind, Restart, TaskRecord
+from framework._records.records import WAITS, Kind, Restart, TaskRecord
 from framework._records.statuses import FINAL, PENDING, TaskStatus
 from framework._running.endings import Ends
 from framework._running.runner import NOT_STARTED, Runner
-from framework._tasks.live import LiveTask, copy_record
+from framework._tasks.live import LiveTask, Waiter, copy_record
 from framework._tasks.wire import codec_of
 from framework._threads.waiters import ThreadWaiter, wake_all
 from framework.protocols import RequeueStore, Run
@@ -60,6 +60,7 @@ class Requeued(Partner):
     def __init__(self, runner: Runner, ends: Ends, store: RequeueStore | None) -> None:
         self._runner = runner
         self._ledger = runner.ledger
+        self._leaving = runner.ledger.features.leaving
         self._ends = ends
         self._store = store
         self.is_possible = store is not None
@@ -201,6 +202,33 @@ class Requeued(Partner):
             restart.state = "left"
             waiters = ledger.give_away(task)
         store.release(free)
+        self._forget(task, waits, waiters)
+        return True
+
+    def leave(self, task: LiveTask) -> bool:
+        """Leave a task that has not started to the processes that come after this one.
+
+        Like `let_go`, but only while this framework stops, and for nearly nothing if its row says
+        already what they need to know.
+
+        Returns:
+            Whether it was left.
+        """
+        restart, ledger, leaving = task.restart, self._ledger, self._leaving
+        if restart is None or leaving is None or ledger.state != "stopping":
+            return False
+        with ledger.lock:
+            if task.status is not PENDING:
+                return False
+            restart.state = "left"
+            waiters = ledger.give_away(task)
+        if not leaving.leave_behind(task) and self._store is not None:
+            self._store.release(_free_copy(task, restart, WAITS, False))
+        self._forget(task, True, waiters)
+        return True
+
+    def _forget(self, task: LiveTask, waits: bool, waiters: Collection[Waiter]) -> None:
+        """Let nothing more happen here to a task that was given away, and wake its waiters."""
         task.home.live.pop(task.task_id, None)
         if waits:
             task.args = task.kwargs = task.context = None
@@ -214,7 +242,6 @@ class Requeued(Partner):
         wake_all(waiters)
         if task.home.on_idle is not None and not task.home.live:
             task.home.on_idle()
-        return True
 
 
 def _free_copy(task: LiveTask, restart: Restart, reason: str, offered: bool) -> TaskRecord:

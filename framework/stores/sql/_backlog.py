@@ -93,6 +93,8 @@ class Backlog:
         self._deadlines: deque[_Waiter] = deque()
         # Of tasks that may start only once that is written.
         self._starts: dict[str, Permitted] = {}
+        # What other processes find as it is written once this one has ended.
+        self._left = set[str]()
         # How often all that waited was taken.
         self._fills = 0
         self._closed = False
@@ -189,6 +191,23 @@ class Backlog:
         self.put(record)
         self.permit(record.task_id, False)
 
+    def leave(self, record: TaskRecord) -> bool:
+        """Leave a task as it is written; False if something of it is still to be written."""
+        task_id, restart = record.task_id, record.restart
+        with self._lock:
+            known = task_id in self._dirty or task_id in self._starts or self.holds(task_id)
+            if known or restart is None or restart.started is not None or not restart.written:
+                return False
+            if self.live.pop(task_id, None) is None:
+                return False
+            self._left.add(task_id)
+        return True
+
+    @property
+    def has_left(self) -> bool:
+        """Whether a task was left as it is written."""
+        return bool(self._left)
+
     def finals(self) -> list[TaskRecord]:
         """Return the finished tasks that wait to be written."""
         with self._lock:
@@ -198,7 +217,7 @@ class Backlog:
 
     def has(self, task_id: str) -> bool:
         """Return whether a task is live, or is being given away."""
-        if task_id in self.live:
+        if task_id in self.live or task_id in self._left:
             return True
         record = self._dirty.get(task_id) or self._taken.get(task_id)
         return record is not None and record.restart is not None and not record.status.is_final

@@ -27,7 +27,6 @@ from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._reading.history import History
 from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._reading.roster import Roster
-from framework.stores.sql._shared import followed as _followed
 from framework.stores.sql._shared.opening import open_in_time
 from framework.stores.sql._shared.site import Pace, site_of
 from framework.stores.sql._shared.transactions import AppTransactions
@@ -108,6 +107,7 @@ class SQLStore:
             groups=self,
             calls=self,
             requeue=self,
+            leaving=self,
             large=self,
             processes=self._roster,
             schedules=self,
@@ -117,7 +117,7 @@ class SQLStore:
             asking=self,
             news=self,
             fallible=self,
-            transactional=self,
+            transactional=self._transactions,
         )
 
     # -- beginning and ending
@@ -211,13 +211,9 @@ class SQLStore:
         """Leave a task to the other processes; see `protocols.RequeueStore`."""
         self._backlog.release(record)
 
-    def submit_in(self, session: object, record: TaskRecord) -> None:
-        """Store a task in a transaction of the app; see `protocols.TransactionalStore`."""
-        self._transactions.submit_in(session, record)
-
-    def follow(self, session: object, committed: Callable[[], object]) -> None:
-        """Call *committed* once a session has committed; see `protocols.TransactionalStore`."""
-        _followed.follow(session, committed)
+    def leave_behind(self, record: TaskRecord) -> bool:
+        """Leave a task as it is stored; see `protocols.LeavingStore`."""
+        return self._backlog.leave(record)
 
     def settle(self, record: TaskRecord, result: Any) -> Any:  # whatever the task returned
         """Return a result as every process reads it: via JSON, by the return annotation.

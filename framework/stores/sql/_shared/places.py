@@ -34,6 +34,7 @@ from framework._tasks.places import (
 )
 from framework.stores.sql._shared.requests import Requests
 from framework.stores.sql._shared.site import Site
+from framework.stores.sql._tables.free_rows import IS_FREE
 from framework.stores.sql._tables.schema import PLACES, PROCESSES, TASKS
 from framework.stores.sql._tables.statements import parts
 
@@ -405,6 +406,14 @@ def set_free(connection: Connection, version: int, task_ids: Collection[str], pr
         found += connection.execute(sa.update(PLACES).where(own).values(process="")).rowcount
     if found:
         connection.execute(_UNWANTED, {"at_version": version})
+
+
+def leave_free(connection: Connection, version: int, process: str) -> None:
+    """Do the same for all free tasks of which *process* has places."""
+    free = sa.exists().where(TASKS.c.task_id == PLACES.c.task_id, IS_FREE)
+    own = sa.and_(PLACES.c.process == process, free)
+    connection.execute(sa.update(PLACES).where(own).values(process=""))
+    connection.execute(_UNWANTED, {"at_version": version})
 
 
 def is_held_on(connection: Connection, process: str) -> bool:

@@ -11,6 +11,7 @@ import logging
 import math
 import threading
 from collections.abc import Collection
+from typing import Final
 
 from sqlalchemy.engine import Connection
 
@@ -18,6 +19,8 @@ from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._reading.follower import BREATH, Follower
 from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._reading.pages import Pages
+from framework.stores.sql._shared import places as _places
+from framework.stores.sql._shared.free import orphans as _orphans
 from framework.stores.sql._shared.free.sharing import Sharing
 from framework.stores.sql._shared.inquiries import InquiryRows
 from framework.stores.sql._shared.membership import GivenUpError
@@ -29,6 +32,9 @@ from framework.stores.sql._tables.database import FAULTS, why
 from framework.stores.sql._writing.batches import BATCH, ROUNDS, Batches
 
 _LOGGER = logging.getLogger("asyncframe")
+
+_LEAVING: Final = 0.5
+"""For how many seconds a process that ends sets its tasks free: some 50,000 in a file."""
 
 
 class Writer:
@@ -210,6 +216,7 @@ class Writer:
         while self._clock.monotonic() < end:
             if self.attempt(following=False) and not (self._backlog.waits or self.lines.requests):
                 try:
+                    self._leave_tasks(end)
                     with self._site.turn() as (connection, version, _):
                         # Those places are free when this process counts as dead: its threads
                         # end with it.
@@ -221,6 +228,19 @@ class Writer:
                 except FAULTS as error:
                     _LOGGER.warning("the store could not be closed cleanly: %s", why(error))
                 return
+
+    def _leave_tasks(self, end: float) -> None:
+        """Set free what is left as it waits, until monotonic second *end* and for a moment.
+
+        What is left then is found by the others, as what a dead process leaves.
+        """
+        end = min(end, self._clock.monotonic() + _LEAVING)
+        own, more = self.membership.process_id, self._backlog.has_left
+        while more and self._clock.monotonic() < end:
+            with self._site.turn() as (connection, version, _):
+                now = self._site.host.clock.time()
+                more = _orphans.leave(connection, own, version, now)
+                _places.leave_free(connection, version, own)
 
     def attempt(self, *, following: bool = True) -> bool:
         """Do once what is due; pause after a fault. True if all went well."""
