@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pytest_asyncframe._explore.policies import search
 from pytest_asyncframe._explore.policies.by_name import make_policy
 from pytest_asyncframe._explore.schedule import Policy
-from tests.explore.models import Body, Model, Point, Ran, State, Until, explored, ran
-from tests.explore.races import Actor, beside, lost_update, points, several
+from tests.explore.policies.models import Body, Model, Point, Ran, State, Until, explored, ran
+from tests.explore.policies.races import Actor, beside, lost_update, points, several
 
 TOO_MANY = 400
 small = settings(max_examples=200)

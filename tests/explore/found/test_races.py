@@ -20,7 +20,7 @@ from tests.explore.sessions import REFUSED, run
 
 pytestmark = pytest.mark.usefixtures("untraced")
 
-FIELD = Path(__file__).with_name("field")
+FIELD = Path(__file__).parents[1] / "field"
 
 SHARED = """
 from weakref import WeakValueDictionary

@@ -15,8 +15,17 @@ from pytest_asyncframe._explore.policies.delays import spread_out
 from pytest_asyncframe._explore.policies.order import coarse_to_fine, in_turn
 from pytest_asyncframe._explore.policies.search import Branch
 from pytest_asyncframe._explore.schedule import Default, Deviating, Step, deviations_of
-from tests.explore.models import Body, Model, Point, State, Until, explored, first_failure, ran
-from tests.explore.races import (
+from tests.explore.policies.models import (
+    Body,
+    Model,
+    Point,
+    State,
+    Until,
+    explored,
+    first_failure,
+    ran,
+)
+from tests.explore.policies.races import (
     GALLERY,
     beside,
     deep_window,

@@ -17,7 +17,7 @@ from framework import background_task
 from pytest_asyncframe._explore.locks.found import FoundLocks
 from pytest_asyncframe._explore.schedule import Default
 from pytest_asyncframe.probe import Probe
-from tests.explore.locking import Drawn
+from tests.explore.locks.locking import Drawn
 from tests.explore.one_run import one_run
 from tests.explore.sessions import replay_line, run
 

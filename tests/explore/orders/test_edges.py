@@ -16,8 +16,8 @@ from pytest_asyncframe._explore.schedule import Default
 from pytest_asyncframe.executor import DeterministicExecutor
 from pytest_asyncframe.probe import Probe
 from tests.explore.one_run import one_run
+from tests.explore.policies.test_exhaustive import schedules
 from tests.explore.sessions import PLAIN, replay_line, run
-from tests.explore.test_exhaustive import schedules
 
 Body: TypeAlias = Callable[[Probe, list[Any]], object]
 """What a test does, given where it logs."""

@@ -14,7 +14,7 @@ from pytest_asyncframe._explore.races.effects import Item
 from pytest_asyncframe._explore.races.pairs import are_unordered
 from pytest_asyncframe._explore.races.watching import Done
 from pytest_asyncframe.probe import Probe
-from tests.explore.happening import APP, HIDDEN, Event, Operation, before, drawn
+from tests.explore.found.happening import APP, HIDDEN, Event, Operation, before, drawn
 from tests.explore.modules import Names, module
 from tests.explore.one_run import watched_run
 

@@ -18,8 +18,8 @@ from pytest_asyncframe._explore.policies.drawn import (
     mixed,
 )
 from pytest_asyncframe._explore.schedule import Step, deviations_of
-from tests.explore.models import Body, Model, State, Until, explored, ran
-from tests.explore.races import (
+from tests.explore.policies.models import Body, Model, State, Until, explored, ran
+from tests.explore.policies.races import (
     beside,
     deep_window,
     last_wholly_first,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from typing import TypeAlias
 
-from tests.explore.models import Body, Model, Point, State, Until
+from tests.explore.policies.models import Body, Model, Point, State, Until
 
 Actor: TypeAlias = Callable[[State], Body]
 

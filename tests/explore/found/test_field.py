@@ -14,7 +14,7 @@ from tests.explore.sessions import PLAIN
 
 pytestmark = [pytest.mark.extended("time"), pytest.mark.usefixtures("untraced")]
 
-FIELD = Path(__file__).with_name("field")
+FIELD = Path(__file__).parents[1] / "field"
 
 MISSED: dict[str, list[str]] = {
     "apps": [],

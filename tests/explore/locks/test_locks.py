@@ -16,7 +16,7 @@ from framework import background_task, get_task_manager
 from pytest_asyncframe._explore.points.levels import Level
 from pytest_asyncframe._explore.schedule import Default
 from pytest_asyncframe.probe import Probe
-from tests.explore.locking import Drawn, in_a_run, is_modelled, pause
+from tests.explore.locks.locking import Drawn, in_a_run, is_modelled, pause
 from tests.explore.one_run import At, one_run
 from tests.patience import PATIENCE
 

@@ -17,7 +17,7 @@ import pytest
 
 from framework import background_task
 from pytest_asyncframe.probe import Probe
-from tests.explore.locking import in_a_run, is_modelled, pause
+from tests.explore.locks.locking import in_a_run, is_modelled, pause
 from tests.explore.one_run import At, one_run
 
 

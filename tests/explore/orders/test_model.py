@@ -20,7 +20,7 @@ from pytest_asyncframe._explore.policies.haste import Trial
 from pytest_asyncframe._turns.actors import Actor, Timer, Timers, nothing
 from pytest_asyncframe._turns.points import Candidate, Points
 from pytest_asyncframe.probe import Probe
-from tests.explore.locking import pause
+from tests.explore.locks.locking import pause
 from tests.explore.one_run import one_run
 
 pytestmark = pytest.mark.extended("time")
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.extended("time")
 Race = Callable[[Probe], bool]
 """What a test would do; returns whether it would fail."""
 
-PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "exploration.md"
+PAGE = Path(__file__).parents[3] / "docs" / "explanation" / "exploration.md"
 
 
 def is_found(race: Race, level: Level, runs: int = 60) -> bool:

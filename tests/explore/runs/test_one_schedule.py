@@ -16,9 +16,9 @@ from pytest_asyncframe._explore.points.levels import LEVELS, Level
 from pytest_asyncframe._explore.schedule import Step
 from pytest_asyncframe.probe import Probe
 from tests.explore.one_run import one_run
-from tests.plugin import orders
-from tests.plugin.hold_ups import held_up
-from tests.plugin.orders import PROGRAMS, Program, Run
+from tests.plugin.turns import orders
+from tests.plugin.turns.hold_ups import held_up
+from tests.plugin.turns.orders import PROGRAMS, Program, Run
 
 
 class NowAndThen:

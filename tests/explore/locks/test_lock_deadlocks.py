@@ -15,7 +15,7 @@ from pytest_asyncframe._explore.schedule import Default
 from pytest_asyncframe._turns.actors import TestEndedError
 from pytest_asyncframe.clock import VirtualDeadlockError
 from pytest_asyncframe.probe import Probe
-from tests.explore.locking import in_a_run, pause
+from tests.explore.locks.locking import in_a_run, pause
 from tests.explore.one_run import At, one_run
 
 

@@ -16,8 +16,8 @@ from pytest_asyncframe._explore.policies.minimise import (
     switches_of,
 )
 from pytest_asyncframe._explore.schedule import Deviating, Step, Strategy, deviations_of
-from tests.explore.models import Model, explored, ran
-from tests.explore.races import (
+from tests.explore.policies.models import Model, explored, ran
+from tests.explore.policies.races import (
     GALLERY,
     all_windows,
     beside,

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_asyncframe._explore.points import bytecode
 from pytest_asyncframe._explore.points.follower import Followed, Follower
-from tests.explore.batons import Relay, schedules
+from tests.explore.lines.batons import Relay, schedules
 from tests.explore.modules import ONE_LINE, TWO_LINES, Names, module, places
 
 pytestmark = pytest.mark.usefixtures("untraced")

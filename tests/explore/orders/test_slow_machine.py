@@ -16,7 +16,7 @@ from pytest_asyncframe.probe import Probe
 from tests.explore.one_run import one_run
 from tests.explore.oracle import interpreter, on_asyncio, programs, slow
 from tests.explore.oracle.programs import Note, Program, drawn, is_thread
-from tests.explore.test_oracle import POINTS
+from tests.explore.orders.test_oracle import POINTS
 
 MOST = 4_000
 """How many runs a program may take; others are passed over."""

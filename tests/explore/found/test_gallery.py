@@ -15,9 +15,9 @@ from tests.explore.sessions import PLAIN
 
 pytestmark = pytest.mark.usefixtures("untraced")
 
-GALLERY = Path(__file__).with_name("gallery")
+GALLERY = Path(__file__).parents[1] / "gallery"
 
-PAGE = Path(__file__).parents[2] / "docs" / "testing" / "races.md"
+PAGE = Path(__file__).parents[3] / "docs" / "testing" / "races.md"
 
 RACES: dict[str, tuple[Level, int]] = {
     "check_then_act": ("framework", 10),
