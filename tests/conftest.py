@@ -51,7 +51,7 @@ LONG = (
     "processes/conformance/test_results.py",
     "processes/test_store_workers.py",
     "framework/manager/test_drain.py",
-    "plugin/test_outside.py",
+    "plugin/clock/test_outside.py",
     "processes/test_store_kills.py",
     "processes/test_store_processes.py",
     "processes/conformance/test_states.py",

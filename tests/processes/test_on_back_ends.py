@@ -11,7 +11,7 @@ import redis
 
 from pytest_asyncframe._backends import programs
 from tests.plugin.endings import LOOPS, PLAIN
-from tests.plugin.sections import lines_of
+from tests.plugin.modes.sections import lines_of
 from tests.processes.servers import Databases
 
 SHOP = """

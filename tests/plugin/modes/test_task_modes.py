@@ -9,7 +9,7 @@ from textwrap import dedent
 import pytest
 
 from tests.plugin.endings import LOOPS, PASSED, PLAIN, Ending
-from tests.plugin.sections import lines_of
+from tests.plugin.modes.sections import lines_of
 
 SHOP = """
     import asyncio, threading

@@ -12,7 +12,7 @@ from framework import background_task, setup_async_framework
 from framework.http import Accepted, task_router
 from pytest_asyncframe._toolkit.polling import FREE
 from pytest_asyncframe.probe import Probe
-from tests.plugin.waits import asleep, sleep
+from tests.plugin.clock.waits import asleep, sleep
 
 in_modes = pytest.mark.parametrize(
     "mode",

@@ -8,7 +8,7 @@ import pytest
 
 from framework import Task, TaskStatus, async_task, background_task
 from pytest_asyncframe.probe import Probe
-from tests.plugin.waits import asleep, sleep
+from tests.plugin.clock.waits import asleep, sleep
 
 MODES = ("manual", "auto", "virtual", "seeded", "threads")
 each_mode = pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from fastapi import FastAPI
 from pytest_asyncframe.clock import VirtualDeadlockError
 from pytest_asyncframe.probe import Probe
 from tests.patience import PATIENCE
-from tests.plugin.waits import asleep, compute, sleep
+from tests.plugin.clock.waits import asleep, compute, sleep
 
 # -- files and signals
 

@@ -28,7 +28,7 @@ from pytest_asyncframe._toolkit.last_work import finish_running_work
 from pytest_asyncframe._toolkit.options import Mode, Settings
 from pytest_asyncframe._toolkit.toolkit import Toolkit
 from pytest_asyncframe.probe import Probe
-from tests.plugin.waits import asleep, sleep
+from tests.plugin.clock.waits import asleep, sleep
 
 Program = Callable[["Run"], Any]
 

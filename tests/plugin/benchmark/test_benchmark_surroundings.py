@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_asyncframe.benchmark import _rounds
-from tests.plugin.benchmark_runs import run
+from tests.plugin.benchmark.benchmark_runs import run
 
 # -- what else is there
 

@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from framework import background_task, setup_async_framework
 from pytest_asyncframe._turns import outside
 from pytest_asyncframe.probe import Probe
-from tests.plugin.boundary_rows import (
+from tests.plugin.clock.boundary_rows import (
     DETECTED,
     HOUR,
     IN_THREADS,
@@ -35,7 +35,7 @@ from tests.plugin.boundary_rows import (
 )
 from tests.plugin.endings import LOOPS, PLAIN
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "testing" / "boundaries.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "testing" / "boundaries.md"
 
 
 @background_task

@@ -28,8 +28,8 @@ from framework import (
 )
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.probe import Probe
+from tests.plugin.clock.waits import compute, sleep
 from tests.plugin.endings import PLAIN
-from tests.plugin.waits import compute, sleep
 
 virtual = pytest.mark.asyncframe(mode="virtual")
 
@@ -180,7 +180,8 @@ async def test_a_task_that_calls_back_into_the_loop(asyncframe: Probe) -> None:
 
 
 OVERLONG = (
-    r"^task '\w+' \(tests\.plugin\.test_clock\.overlong(_async)?\) ran past its time limit of 5 s$"
+    r"^task '\w+' \(tests\.plugin\.clock\.test_clock\.overlong(_async)?\) "
+    r"ran past its time limit of 5 s$"
 )
 
 

@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from pytest_asyncframe._toolkit.options import Mode
-from tests.plugin.hold_ups import held_up
-from tests.plugin.orders import PROGRAMS, Program, history_of
+from tests.plugin.turns.hold_ups import held_up
+from tests.plugin.turns.orders import PROGRAMS, Program, history_of
 
 SEED = 7
 

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from pytest_asyncframe.benchmark import Row, _rounds, table
-from tests.plugin.benchmark_runs import figures_of, run
+from tests.plugin.benchmark.benchmark_runs import figures_of, run
 
 FIGURES = {"body", "framework", "per_task", "round_trip", "submit", "tasks"}
 

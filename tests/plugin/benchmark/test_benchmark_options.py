@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugin.benchmark_runs import HEAD, SEND, run
+from tests.plugin.benchmark.benchmark_runs import HEAD, SEND, run
 
 # -- options
 

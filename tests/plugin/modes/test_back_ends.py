@@ -11,7 +11,7 @@ import pytest
 # does not work.
 import framework.stores.sql  # noqa: F401
 from tests.plugin.endings import LOOPS, PLAIN, Ending
-from tests.plugin.sections import lines_of
+from tests.plugin.modes.sections import lines_of
 
 SHOP = """
     import pytest

@@ -61,7 +61,7 @@ async def test_explain_a_running_loop(asyncframe: Probe) -> None:
     assert by_place(asyncframe.clock.explain()) == [
         "t+10 s a limit of limited: at test_explain.py: in limited",
         "t+30 s asyncframe-_0: ship at test_explain.py: in ship",
-        "t+50 s asyncframe tests.plugin.test_explain.pack: pack at test_explain.py: in pack",
+        "t+50 s asyncframe tests.plugin.turns.test_explain.pack: pack at test_explain.py: in pack",
         "t+79 s print",
     ]
     handle.cancel()
@@ -88,7 +88,7 @@ def test_explain_another_loop(asyncframe: Probe) -> None:
         asyncframe.run_until_idle()
 
     assert told == [
-        "t+50 s asyncframe tests.plugin.test_explain.pack: pack at test_explain.py: in pack",
+        "t+50 s asyncframe tests.plugin.turns.test_explain.pack: pack at test_explain.py: in pack",
         "t+50 s asyncframe second: second at test_explain.py: in pack",
         "t+79 s print",
     ]

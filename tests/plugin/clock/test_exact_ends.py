@@ -16,7 +16,7 @@ from framework import (
 )
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.probe import Probe
-from tests.plugin.waits import asleep
+from tests.plugin.clock.waits import asleep
 
 
 @pytest.mark.parametrize(

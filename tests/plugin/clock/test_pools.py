@@ -20,7 +20,7 @@ from framework import (
 from pytest_asyncframe.clock import StuckError, VirtualClock
 from pytest_asyncframe.clock._patched import patches
 from pytest_asyncframe.probe import Probe
-from tests.plugin.waits import compute, sleep
+from tests.plugin.clock.waits import compute, sleep
 
 
 @pytest.mark.parametrize("pool_type", [ThreadPoolExecutor, ThreadPoolExecutorEnhanced])
@@ -58,7 +58,7 @@ def test_a_pool_that_is_left_in_a_task(asyncframe: Probe) -> None:
 
     with pytest.raises(
         TaskTimeoutError,
-        match=r"^task '\w+' \(tests\.plugin\.waits\.sleep\) ran past its time limit of 3 s$",
+        match=r"^task '\w+' \(tests\.plugin\.clock\.waits\.sleep\) ran past its time limit of 3 s$",
     ):
         asyncframe.run_until_complete(slow)
 
@@ -96,7 +96,7 @@ async def test_a_call_over_its_limit(asyncframe: Probe) -> None:
         call = asyncio.get_running_loop().run_in_executor(pool, body)
         with pytest.raises(
             TaskTimeoutError,
-            match=r"^tests\.plugin\.test_pools\..*body ran past its time limit of 5 s$",
+            match=r"^tests\.plugin\.clock\.test_pools\..*body ran past its time limit of 5 s$",
         ):
             await call
         assert asyncframe.clock.monotonic() == 5
@@ -109,7 +109,8 @@ def test_a_limit_that_passes_while_everybody_waits(asyncframe: Probe) -> None:
     with ThreadPoolExecutorEnhanced(1, task_timeout=2, clock=asyncframe.clock) as pool:
         call = pool.submit(sleep, 10)
         with pytest.raises(
-            TaskTimeoutError, match=r"^tests\.plugin\.waits\.sleep ran past its time limit of 2 s$"
+            TaskTimeoutError,
+            match=r"^tests\.plugin\.clock\.waits\.sleep ran past its time limit of 2 s$",
         ):
             call.result()
         assert asyncframe.clock.monotonic() == 2
