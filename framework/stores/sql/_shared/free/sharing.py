@@ -4,6 +4,11 @@ Each process says in its row for how many more tasks it has threads, and of whic
 whose threads are all taken looks there, and sets as many of its waiting tasks free as the others
 have threads for, the first ones first. They are claimed as all free tasks are; see `claims`.
 
+While all are busy, it keeps as many waiting tasks as it has threads, those that come first, and
+sets the others free that another process takes as well. It keeps none if no thread of its own was
+free for a second. So tasks start by priority and age, whichever process got them; one may be late
+by as many as all processes keep, and by what they start within that second.
+
 The invariants:
 
 1. Nobody takes a task from a process that lives. It sets the task free itself, which its ledger
@@ -19,6 +24,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
+from itertools import takewhile
 from typing import Final, NamedTuple
 
 import sqlalchemy as sa
@@ -36,12 +43,15 @@ from framework.stores.sql._tables.schema import PROCESSES
 MOST: Final = 200
 """How many tasks a process sets free at once at most."""
 
+PATIENCE: Final = 1.0
+"""Seconds after which a process whose threads have all been taken since keeps no tasks."""
+
 _IS_OWN: Final = PROCESSES.c.process_id == bindparam("own")
 _TELL: Final = sa.update(PROCESSES).where(_IS_OWN).values(room=bindparam("said"))
 _INTRODUCE: Final = _TELL.values(takes=bindparam("known"))
 _OTHERS: Final = (
     sa.select(PROCESSES.c.room, PROCESSES.c.takes)
-    .where(~_IS_OWN, PROCESSES.c.room > 0, PROCESSES.c.takes.is_not(None))
+    .where(~_IS_OWN, PROCESSES.c.takes.is_not(None))
     .order_by(PROCESSES.c.process_id)
 )
 
@@ -50,7 +60,7 @@ class Room(NamedTuple):
     """What another process has said.
 
     Attributes:
-        places: For how many more tasks it has threads.
+        places: For how many more tasks it has threads now.
         names: Of which functions.
     """
 
@@ -71,24 +81,38 @@ class Shares(NamedTuple):
 
 
 def share(
-    free: Sequence[Waiting], own: Sequence[Waiting], rooms: Sequence[Room], names: Collection[str]
+    free: Sequence[Waiting],
+    own: Sequence[Waiting],
+    rooms: Sequence[Room],
+    names: Collection[str],
+    most: int,
 ) -> Shares:
     """Return what a process without a free thread does; the rule of sharing.
 
-    The free tasks come first to the others' threads, and then this process's own, in their order.
-    Of free tasks that find none it takes those whose turn is before all of its own.
+    The others' threads are for the first of all that wait, free or here. Of its own that find none
+    there it keeps *most*, the first ones, and those that nobody else takes. Of the free ones it
+    takes those whose turn is before all that it keeps.
 
     Args:
         free: The first free tasks.
         own: What waits here for a thread, one or more.
         rooms: What the other processes have said.
         names: The functions whose tasks this process takes.
+        most: How many it keeps although others may take them.
     """
-    found = _find_places([one.name for one in (*free, *own)], rooms)
-    left = [one for one, is_able in zip(free, found, strict=False) if not is_able]
-    give = [at for at, is_able in enumerate(found[len(free) :]) if is_able]
-    take = sum(one.name in names and one.is_before(own[0]) for one in left)
-    return Shares(give, take)
+    # With their positions among its own. These come first of one moment: what it has just set
+    # free is never before what it keeps, or it would take that back.
+    line: list[tuple[Waiting, int | None]] = [(one, at) for at, one in enumerate(own)]
+    line += [(one, None) for one in free]
+    line.sort(key=lambda one: (one[0].level, one[0].created_at))
+    found = _find_places([one.name for one, _ in line], rooms)
+    give = [at for (_, at), is_able in zip(line, found, strict=True) if is_able and at is not None]
+    left = [one for one, is_able in zip(line, found, strict=True) if not is_able]
+    kept = [(one.name, at) for one, at in left if at is not None]
+    known = frozenset[str]().union(*(room.names for room in rooms))
+    give += [at for name, at in kept[most:] if name in known]
+    before = takewhile(lambda one: one[1] is None, left) if kept else ()
+    return Shares(give, sum(one.name in names for one, _ in before))
 
 
 def _find_places(names: Iterable[str], rooms: Sequence[Room]) -> list[bool]:
@@ -115,12 +139,15 @@ class Sharing:
         self._membership = site.membership
         self._backlog = site.backlog
         self._host = site.host
+        self._clock = site.clock
         # What this process has said last, if that was committed.
         self._told = -1
         # What was set free last: until it is written, the others seem to have threads for more.
         self._given: Sequence[str] = ()
         # What was claimed last beside own tasks: until it has started, no more is.
         self._taken: Sequence[str] = ()
+        # What would start next, and since when.
+        self._next = ("", 0.0)
 
     # -- what this process says
 
@@ -182,16 +209,24 @@ class Sharing:
         names = frozenset(self._host.functions()["thread"])
         with self._database.reading() as connection:
             rows = connection.execute(_OTHERS, {"own": self._membership.process_id}).all()
-            rooms = [Room(places, frozenset(json.loads(known))) for places, known in rows]
+            rooms = [Room(places, _names_in(known)) for places, known in rows]
             most = sum(room.places for room in rooms) + self._host.places
             known = names.union(*(room.names for room in rooms))
             found = known & _claims.present(connection, self._database.dialect)
             free = _claims.in_line(connection, found, most)
-        give, take = share(free, [_waiting(record) for record in line], rooms, names)
+        own = [_waiting(record) for record in line]
+        give, take = share(free, own, rooms, names, self._most(line[0].task_id))
         given = [line[at] for at in give]
         self._given = [str(record.task_id) for record in given]
         self._host.give_away(given)
         return 0 if any(map(self._waits, self._taken)) else min(take, self._host.places)
+
+    def _most(self, first: str) -> int:
+        """Return how many tasks to keep, of which *first* would start next."""
+        now = self._clock.monotonic()
+        if first != self._next[0]:
+            self._next = first, now
+        return 0 if now >= self._next[1] + PATIENCE else self._host.places
 
     def took(self, task_ids: Sequence[str]) -> None:
         """Note what was claimed because of the latest answer."""
@@ -200,6 +235,12 @@ class Sharing:
     def _waits(self, task_id: str) -> bool:
         record = self._backlog.live.get(task_id)
         return record is not None and record.status is TaskStatus.PENDING
+
+
+@lru_cache(maxsize=64)
+def _names_in(text: str) -> frozenset[str]:
+    """Return the functions that a process has named; each says the same again and again."""
+    return frozenset(json.loads(text))
 
 
 def _waiting(record: TaskRecord) -> Waiting:
