@@ -21,6 +21,9 @@ def workers(source: Source, screen: Screen, _: Namespace) -> int:
     found, waiting = source.observer.processes()
     facts = [_facts_of(one, waiting.get(one.process_id, 0)) for one in found]
     screen.objects(facts, _HEAD, _row, "no processes")
+    gone = sum(one.is_gone for one in found)
+    if gone:
+        screen.say(f"{gone} are gone: the next process that starts takes over their tasks")
     screen.say(f"{waiting.get('', 0)} tasks wait for a process that has a place for them")
     return GOOD
 
@@ -37,6 +40,7 @@ def _facts_of(one: ProcessInfo, waiting: int) -> dict[str, Any]:  # Any: JSON
         "running_since": None if one.running_since is None else _time(one.running_since),
         "waiting": waiting,
         "tasks": dict(one.running),
+        "gone": one.is_gone,
     }
 
 
@@ -49,7 +53,7 @@ def _row(facts: dict[str, Any]) -> tuple[str, ...]:
     return (
         escaped(facts["host"]),
         str(facts["pid"]),
-        facts["kind"],
+        "gone" if facts["gone"] else facts["kind"],
         moment(facts["started_at"]),
         "" if places is None else str(places),
         str(facts["running"]),

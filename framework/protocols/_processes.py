@@ -23,6 +23,8 @@ class ProcessInfo:
             runs.
         silent: For how many seconds at least it has given no sign of life; 0.0 if that is not
             known, as at the first look.
+        is_gone: Whether it has ended, as far as its machine or the database's server can tell: then
+            the next process that looks takes over its tasks.
     """
 
     process_id: str
@@ -34,6 +36,7 @@ class ProcessInfo:
     running: Mapping[str, int]
     running_since: float | None
     silent: float
+    is_gone: bool
 
     @property
     def kind(self) -> str:

@@ -109,6 +109,7 @@ def test_what_each_process_has_to_do(peer: Peer, observer: Observer) -> None:
     assert (one.kind, one.places, one.silent) == ("app", 4, 0.0)
     assert one.running == {running.name: 1}
     assert one.running_since == pytest.approx(START)
+    assert not one.is_gone
     assert waiting == {one.process_id: 2, "": 1}
 
 

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from framework._threads.watch import processes
 from framework.stores.sql._dialects.session import DEAF, Session, key_of
+from framework.stores.sql._reading.roster import Roster
 from framework.stores.sql._shared.membership import MISSED
 from framework.stores.sql._tables.schema import PROCESSES
 from tests.patience import PATIENCE
@@ -73,6 +74,16 @@ def test_a_free_lock_counts_three_times(postgres_url: str) -> None:
         assert look(alive) == everybody - {killed.process_id}
         assert look(alive, MISSED - 3) == everybody - {killed.process_id}
         assert look(alive) == {alive.process_id}
+
+
+def test_a_free_lock_is_seen_at_once(postgres_url: str) -> None:
+    """Whoever lists the processes sees that one is gone whose lock is free, at the first look."""
+    with peers(postgres_url) as (killed, alive):
+        begin(killed)
+        begin(alive)
+        end_session(killed)
+        found = Roster(alive.database).processes(0.0)
+        assert {one.process_id for one in found if one.is_gone} == {killed.process_id}
 
 
 def test_without_its_lock_a_process_that_beats_lives(postgres_url: str) -> None:

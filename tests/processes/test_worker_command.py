@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -36,6 +37,29 @@ def environment(sql_url: str, tmp_path: Path) -> dict[str, str]:
     return {"TASKS_URL": sql_url, "RUNS": str(tmp_path / "runs")}
 
 
+def listed_in(environment: dict[str, str]) -> list[dict[str, Any]]:
+    """Return what `asyncframe workers` says of each process."""
+    lines = subprocess.run(
+        [sys.executable, "-m", "framework", "workers", "--store", environment["TASKS_URL"]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.extended("processes")
+def test_one_that_was_killed_is_gone(sqlite_url: str, tmp_path: Path) -> None:
+    """A process that was killed while no other lived is listed as gone, until one comes."""
+    environment = {"TASKS_URL": sqlite_url, "RUNS": str(tmp_path / "runs")}
+    with worker(environment) as killed:
+        killed.process.kill()
+        killed.wait(PATIENCE)
+    (gone,) = listed_in(environment)
+    assert (gone["pid"], gone["gone"]) == (killed.process.pid, True)
+
+
 @pytest.mark.extended("processes")
 def test_two_workers_share_the_work(environment: dict[str, str]) -> None:
     """Two workers run all that a web process submits, each task once, and it keeps nothing."""
@@ -51,14 +75,8 @@ def test_two_workers_share_the_work(environment: dict[str, str]) -> None:
         assert app.get("/left") == 0
         runs = app.runs()
         assert Counter(task_id for _, task_id in runs) == Counter(task_ids)
-        lines = subprocess.run(
-            [sys.executable, "-m", "framework", "workers", "--store", environment["TASKS_URL"]],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.splitlines()
-        listed = {facts["pid"]: facts for facts in map(json.loads, lines)}
+        listed = {facts["pid"]: facts for facts in listed_in(environment)}
+        assert not any(facts["gone"] for facts in listed.values())
         pids = {one.process.pid, two.process.pid}
         assert {pid: listed[pid]["places"] for pid in pids} == dict.fromkeys(pids, 2)
         assert {pid: facts["kind"] for pid, facts in listed.items()} == {

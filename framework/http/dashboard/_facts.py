@@ -159,6 +159,7 @@ async def _processes(core: Core) -> dict[str, Any]:
             "since": _tenth(one.running_since),
             "started": _tenth(one.started_at),
             "seen": None if one.silent < _SILENT else round(now - one.silent),
+            "gone": one.is_gone,
         }
         for one in found
     ]

@@ -1,7 +1,9 @@
 """The roster: the processes that share the database, and what each of them does.
 
 The page and the command line show it. A process gives its signs of life by a counter, see
-`_shared.membership`, so how long one has been silent is known only to those who look twice.
+`_shared.membership`, so how long one has been silent is known only to those who look twice. One
+that was killed stays until another one buries it, but its machine or the server sees at once that
+it is gone.
 
 Lock order: there is no lock. `_seen` is read once and replaced as a whole; of two who look at the
 same time, the earlier look may win, and a silence then counts from the next one.
@@ -17,6 +19,7 @@ from sqlalchemy.engine import Connection
 from framework._records.statuses import TaskStatus
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import ProcessInfo
+from framework.stores.sql._shared.membership import freed_among, has_ended
 from framework.stores.sql._tables.database import FAULTS, Database, why
 from framework.stores.sql._tables.schema import PROCESSES, TASKS
 
@@ -50,6 +53,8 @@ class Roster:
             row.process_id: connection.execute(_RUNNING, {"process": row.process_id}).all()
             for row in rows
         }
+        dialect = self._database.dialect
+        freed = freed_among(connection, dialect, rows)
         before, seen = self._seen, dict[str, tuple[int, float]]()
         for row in rows:
             beat, at = before.get(row.process_id, (-1, now))
@@ -66,6 +71,8 @@ class Roster:
                 running={one.name: one.many for one in running[row.process_id]},
                 running_since=min((one.since for one in running[row.process_id]), default=None),
                 silent=max(0.0, now - seen[row.process_id][1]),
+                is_gone=row.process_id in freed
+                or has_ended(dialect, row.process_id, row.pid, is_free=False),
             )
             for row in rows
         ]

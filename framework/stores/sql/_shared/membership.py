@@ -148,13 +148,13 @@ class Membership:
             for row in rows
             if row.process_id in seen and self._last(row.process_id)[0] in {row.beat, -1}
         ]
-        freed = self._freed(connection, still)
+        freed = set[str]() if self._link is None else freed_among(connection, self._dialect, still)
         for process_id, beat, pid, *_ in still:
             last, missed = self._last(process_id)
             is_free = process_id in freed
             if beat == last:
                 seen[process_id] = beat, missed + (FREED if is_free else 1)
-            if (is_free or self._dialect.is_local) and processes.has_ended(process_id, pid):
+            if has_ended(self._dialect, process_id, pid, is_free=is_free):
                 seen[process_id] = beat, MISSED
         self._found = seen
         return [(one, beat) for one, (beat, missed) in seen.items() if missed >= MISSED]
@@ -170,18 +170,6 @@ class Membership:
     def watched(self) -> None:
         """Count what the latest `watch` has found: its transaction is committed."""
         self._seen = self._found
-
-    def _freed(self, connection: Connection, rows: Sequence[Any]) -> set[str]:
-        """Return which of some processes hold their locks no more, in one run of the server."""
-        present = [row for row in rows if self._link is not None and row.presence is not None]
-        if not present:
-            return set()
-        run, held = self._dialect.holders(connection)
-        return {
-            row.process_id
-            for row in present
-            if row.presence == run and key_of(row.process_id) not in held
-        }
 
     def is_alone(self, connection: Connection) -> bool:
         """Return whether no other process has a row; any thread."""
@@ -202,3 +190,34 @@ class Membership:
                     "and the rest end INTERRUPTED",
                     process_id,
                 )
+
+
+def freed_among(connection: Connection, dialect: Dialect, rows: Sequence[Any]) -> set[str]:
+    """Return which of some processes hold their locks no more, in one run of the server.
+
+    Args:
+        connection: A transaction.
+        dialect: The kind of database.
+        rows: Rows with the id and the presence of each.
+    """
+    present = [row for row in rows if row.presence is not None]
+    if not present:
+        return set()
+    run, held = dialect.holders(connection)
+    return {
+        row.process_id
+        for row in present
+        if row.presence == run and key_of(row.process_id) not in held
+    }
+
+
+def has_ended(dialect: Dialect, process_id: str, pid: int, *, is_free: bool) -> bool:
+    """Return whether a process has ended for sure, by what this machine has.
+
+    Args:
+        dialect: The kind of database.
+        process_id: Its id.
+        pid: Its number.
+        is_free: Whether its lock at the server is free.
+    """
+    return (is_free or dialect.is_local) and processes.has_ended(process_id, pid)
