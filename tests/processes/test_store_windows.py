@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import sqlalchemy as sa
 
+from framework._threads.watch import processes
 from framework.protocols import WindowAnswer, WindowRequest
 from framework.stores.sql._tables.schema import WINDOWS
 from tests.processes.siblings import START, Peer, peers
@@ -70,6 +72,31 @@ def test_old_calls_are_removed(sqlite_url: str) -> None:
         reserve(one, "c")
 
         assert (times(one, "x"), times(one)) == ([], [61.0])
+
+
+def test_wall_clocks_are_set(sqlite_url: str) -> None:
+    """Whatever wall clocks are set to, there are never too many calls, and none waits longer."""
+    with peers(sqlite_url) as (one, two):
+        reserve(one, "a")
+        two.clock.wall += 3_600.0
+        reserve(two, "b")
+        one.clock.wall -= 3_600.0
+        answers = [reserve(one, "c"), reserve(two, "d")]
+        two.clock.now += 61.0
+        later = reserve(two, "e")
+
+    assert answers == [WindowAnswer(True, 10.0)] * 2
+    assert later == WindowAnswer(True, 0.0)
+
+
+def test_another_start_of_the_machine(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window goes on when the machine restarts, by the wall clock that it has then."""
+    with peers(sqlite_url) as (one, two):
+        reserve(one, "a", 1)
+        monkeypatch.setattr(processes, "boot", lambda: "another")
+        two.clock.now, two.clock.wall = 5.0, two.clock.wall + 4.0
+
+        assert reserve(two, "b", 1) == WindowAnswer(True, 6.0)
 
 
 def test_the_server_has_the_time(postgres_url: str) -> None:

@@ -35,6 +35,19 @@ _START: Final = 19
 proc(5), field 22."""
 
 _PROC: Final = Path("/proc")
+_BOOT: Final = "sys/kernel/random/boot_id"
+_TIME: Final = "self/ns/time"
+
+
+def boot() -> str | None:
+    """Return a text that the processes of this machine share until it restarts.
+
+    Those that have it have one monotonic clock. None if nothing tells.
+    """
+    try:
+        return f"{(_PROC / _BOOT).read_text('ascii').strip()} {(_PROC / _TIME).readlink()}"
+    except OSError:
+        return None
 
 
 # -- ids, which a database keeps together with the number
@@ -68,7 +81,7 @@ def _machine() -> str | None:
     """
     try:
         own = str((_PROC / "self").readlink())
-        boot = (_PROC / "sys/kernel/random/boot_id").read_text("ascii")
+        boot = (_PROC / _BOOT).read_text("ascii")
         spaces = [str((_PROC / "self/ns" / name).readlink()) for name in ("pid", "time")]
     except OSError:
         return None
@@ -104,7 +117,7 @@ def is_dead(holder: str) -> bool:
 def _named_machine() -> str:
     """Return the host, its boot and its process namespace: containers have their own."""
     if not _NAMED:
-        boot = _read(_PROC / "sys/kernel/random/boot_id")[:8]
+        boot = _read(_PROC / _BOOT)[:8]
         table = "" if not boot else str((_PROC / "self/ns/pid").stat().st_ino)
         _NAMED.append(f"{socket.gethostname()}@{boot}.{table}".replace("|", "-"))
     return _NAMED[0]

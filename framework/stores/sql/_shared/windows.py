@@ -5,8 +5,13 @@ that is later. Its slot is that of the call which is as many calls back as the r
 half-open interval of the window's length has more calls than that, also if calls are counted in
 the future, or some are given back.
 
+With SQLite the clock is that of the machine since it has started, which nobody sets. It goes on
+from the wall clock as whoever counted first since then had it; a row without a line has how far
+apart they are.
+
 Guarantees: counted times are whole microseconds of one clock, that of the PostgreSQL server, or
-of the machine for SQLite. If that clock is set back, calls wait longer, and are never too many.
+of the machine for SQLite. If that of the server is set back, calls wait longer, and are never too
+many.
 Relies on: calls on the store's own thread, except for `reserve` and `give_back`.
 Lock order: none is held here.
 """
@@ -21,6 +26,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
+from framework._threads.watch import processes
 from framework.protocols import WindowAnswer, WindowRequest
 from framework.stores.sql._shared.requests import Requests
 from framework.stores.sql._shared.site import Site
@@ -31,12 +37,16 @@ Asked: TypeAlias = "tuple[WindowRequest, Told] | tuple[str, str]"
 """A request with whom to tell, or the key and the entry of a call that is given back."""
 
 _MICRO: Final = 1_000_000
+_NEVER: Final = 2**63 - 1
 _CLEANING: Final = 60.0
 """Seconds between two removals of the calls that have left their windows, of all keys."""
 
 _OF_KEY: Final = WINDOWS.c.line == bindparam("of_key")
 _LEFT: Final = WINDOWS.c.leaves_at <= bindparam("now")
 _DROP: Final = sa.delete(WINDOWS).where(_OF_KEY, WINDOWS.c.entry == bindparam("of_entry"))
+_ANCHOR: Final = sa.select(WINDOWS.c.counted_at).where(
+    _OF_KEY, WINDOWS.c.entry == bindparam("of_entry")
+)
 _CLEAN: Final = sa.delete(WINDOWS).where(_LEFT)
 _CLEAN_KEY: Final = sa.delete(WINDOWS).where(_OF_KEY, _LEFT)
 _SLOT: Final = (
@@ -100,7 +110,17 @@ class WindowRows:
 
     def _now(self, connection: Connection) -> int:
         """Return the microsecond by the clock that all processes share."""
-        return self._site.database.dialect.microsecond(connection, self._clock)
+        dialect, boot = self._site.database.dialect, processes.boot()
+        if boot is None or not dialect.is_local:
+            return dialect.microsecond(connection, self._clock)
+        since = int(self._clock.monotonic() * _MICRO)
+        anchor = {"of_key": "", "of_entry": boot}
+        apart: int | None = connection.execute(_ANCHOR, anchor).scalar()
+        if apart is None:
+            apart = dialect.microsecond(connection, self._clock) - since
+            row = {"line": "", "entry": boot, "counted_at": apart, "leaves_at": _NEVER}
+            connection.execute(_COUNT, row)
+        return since + apart
 
     def _clean(self, connection: Connection, now: int) -> None:
         """Remove the calls that have left their windows, now and then."""
