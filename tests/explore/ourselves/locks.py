@@ -56,7 +56,8 @@ class Control:
         """Take a lock, within virtual seconds: 0 for at once, -1 for without end."""
         turns = self._turns
         turns.point("lock", lock.origin.acquire)
-        until = None if timeout < 0 else turns.now + round(timeout * 1e9)
+        # A moment at least, or who waits for what a rounding has left would wait without end.
+        until = None if timeout < 0 else turns.now + max(1, round(timeout * 1e9))
         while not lock.real.acquire(False):
             if not timeout or not turns.block(actor, lock.is_free, until, lock.origin.name):
                 return False
