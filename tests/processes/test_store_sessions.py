@@ -86,6 +86,21 @@ def test_a_free_lock_is_seen_at_once(postgres_url: str) -> None:
         assert {one.process_id for one in found if one.is_gone} == {killed.process_id}
 
 
+def test_it_says_at_once_that_it_has_its_lock(postgres_url: str) -> None:
+    """As soon as a process has its lock its row says so, not only when its next beat is due."""
+    with peers(postgres_url, 1) as (peer,):
+        pulse = peer.writer.batches.pulse
+        pulse.given()
+        assert not pulse.is_due()
+        peer.backlog._wake.clear()
+        peer.link.start(peer.process_id)
+        assert peer.backlog._wake.wait(PATIENCE)
+        assert pulse.is_due()
+        with pulse.beating():
+            pass
+        assert not pulse.is_due()
+
+
 def test_without_its_lock_a_process_that_beats_lives(postgres_url: str) -> None:
     """A process that has lost its session is not given up while it beats."""
     with peers(postgres_url) as (one, two):

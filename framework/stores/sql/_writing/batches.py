@@ -66,13 +66,21 @@ class Pulse:
         self._site = site
         self._sharing = sharing
         self.due_at = site.pace.beat
+        # What the latest beat says of this process's lock, and the latest that was committed.
+        self._said: str | None = None
+        self._told: str | None = None
 
     def is_due(self) -> bool:
-        """Return whether it is time for a beat."""
-        return self._site.clock.monotonic() >= self.due_at
+        """Return whether it is time for a beat; as soon as this process has its lock, it is.
+
+        If it is killed within the first second, the others see at once that it is dead.
+        """
+        has_news = self._site.link.presence != self._told
+        return has_news or self._site.clock.monotonic() >= self.due_at
 
     def given(self) -> None:
         """Note that a beat, or the row of this process, is committed."""
+        self._told = self._said
         self.due_at = self._site.clock.monotonic() + self._site.pace.beat
 
     @contextmanager
@@ -126,6 +134,7 @@ class Pulse:
         Raises:
             GivenUpError: If the others consider this process dead.
         """
+        self._said = self._site.link.presence
         self._site.membership.beat(connection)
         self._sharing.introduce(connection)
         if self._site.database.dialect.is_local:
