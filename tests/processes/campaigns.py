@@ -166,19 +166,24 @@ class Campaign:
         """All processes."""
         return [*self.workers, *self.webs]
 
-    def start(self) -> None:
-        """Start the processes."""
+    def start(self, webs: Sequence[str] = WEBS, workers: int = WORKERS) -> None:
+        """Start the processes.
+
+        Args:
+            webs: How many threads each web process has.
+            workers: How many workers there are.
+        """
         shared = {
             "CAMPAIGN_STORE": self.url,
             "CAMPAIGN_FILE": str(self.file),
             "CAMPAIGN_RATE": str(RATE),
             "CAMPAIGN_STEP": str(STEP),
         }
-        for places in WEBS:
+        for places in webs:
             given = {**shared, "CAMPAIGN_PLACES": places}
             self.webs.append(Member(partial(serving, APP, env=given)))
         own, options = {**shared, "CAMPAIGN_PLACES": "0"}, ("--max-workers", str(PLACES))
-        for _ in range(WORKERS):
+        for _ in range(workers):
             self.workers.append(Member(partial(worker, own, *options, app=APP)))
 
     def close(self) -> None:
@@ -302,8 +307,8 @@ class Campaign:
         with self.engine.connect() as connection:
             return {row[0]: Row(*row[1:]) for row in connection.exec_driver_sql(query)}
 
-    def settle(self) -> dict[str, Row]:
-        """Wait until all tasks have ended, and return what the database has."""
+    def settle(self) -> None:
+        """Wait until all tasks have ended."""
         found = self.rows()
         # What came of those whose answer nobody has heard is seen now.
         self.kinds |= {one: kind for one, kind in self.perhaps.items() if one in found}
@@ -311,6 +316,11 @@ class Campaign:
         for at in range(0, len(ids), SOME):
             some = ids[at : at + SOME]
             self.post(self.webs[0], f"/settle/{SETTLED}", some, SETTLED + PATIENCE)
+
+    def ended(self) -> dict[str, Row]:
+        """End all processes in order, which write what they know, and return the rows."""
+        for one in self.members:
+            one.end(signal.SIGTERM)
         return self.rows()
 
     def look(self) -> list[dict[str, Any]]:
@@ -355,7 +365,9 @@ class Judgement:
     """
 
     def __init__(self, campaign: Campaign) -> None:
-        rows, said = campaign.settle(), campaign.look()
+        campaign.settle()
+        said = campaign.look()
+        rows = campaign.ended()
         text = campaign.file.read_text("utf-8")
         plain = "\n".join(
             line if len(line.split()) == 2 else line.rsplit(" ", 1)[0] for line in text.splitlines()
@@ -378,6 +390,14 @@ class Judgement:
                 self.found[f"the database says otherwise: {kind}"] += 1
         known = campaign.kinds.keys() | campaign.perhaps.keys()
         self.found["run and never accepted"] += len({one.task_id for one in self.effects} - known)
+        # Its process has ended in order while it waited for its turn, which is said so.
+        self.found["failed without a cause: throttled"] -= sum(
+            answer is not None
+            and answer[0] == "failed"
+            and "may be called" in answer[3]
+            and accepted[task_id][1] in self.hurt
+            for task_id, answer in said[0].items()
+        )
         self.found["run and not kept"] += len({one.task_id for one in self.effects} - rows.keys())
         self.found["too many in a window"] += self._too_many()
         self.found = +self.found
@@ -425,7 +445,6 @@ class Judgement:
 def campaign(
     folder: Path, url: str, postgres: PostgresServer | None, seed: int
 ) -> Iterator[Campaign]:
-    """Start a campaign, and end it."""
+    """Prepare a campaign, and end it."""
     with closing(Campaign(folder, url, postgres, seed)) as made:
-        made.start()
         yield made

@@ -6,6 +6,8 @@ said of each is true.
 
 from __future__ import annotations
 
+import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +22,12 @@ SHARES = (0.5, 0.9, 0.99, 0.999)
 
 SOON = 5.0
 """Seconds from the end of an outage to the next start."""
+
+AGAIN = 2.0
+"""Seconds until a process that was killed goes on, from the moment when it is ready again."""
+
+LATE = 50
+"""How many younger tasks of its priority begin before one of a hundred at most."""
 
 
 @pytest.fixture(params=back_ends(["sqlite", "postgres"]))
@@ -42,6 +50,7 @@ def run(
 ) -> Judgement:
     """Run a campaign, and judge it."""
     with campaign(folder, *database, seed=7) as made:
+        made.start()
         made.run(tasks, disturbances)
         judgement = Judgement(made)
     over = judgement.overtaken
@@ -76,3 +85,31 @@ def test_a_campaign(
     assert dict(judgement.found) == {}
     assert len(judgement.first_starts) > 8
     assert max(judgement.first_starts) < SOON
+    assert judgement.overtaken[int(0.99 * len(judgement.overtaken))] < LATE
+
+
+@pytest.mark.soak
+@pytest.mark.extended("processes")
+def test_a_lone_process_goes_on(
+    tmp_path: Path,
+    database: tuple[str, PostgresServer | None],
+    record_property: Callable[[str, object], None],
+) -> None:
+    """One that was killed with a backlog, and that no other process survives, goes on at once."""
+    with campaign(tmp_path, *database, seed=7) as made:
+        made.start(webs=("2",), workers=0)
+        (web,) = made.webs
+        made.submit(web, 400)
+        made.know()
+        pid = web.pid
+        web.end(signal.SIGKILL)
+        made.tell("dead", pid)
+        began = time.monotonic_ns()
+        web.begin()
+        made.back.append(time.monotonic_ns())
+        judgement = Judgement(made)
+    first = min(one.at for one in judgement.effects if one.at > began)
+    record_property("since its start", (first - began) / 1e9)
+    record_property("since it was ready", (first - made.back[0]) / 1e9)
+    assert dict(judgement.found) == {}
+    assert first < made.back[0] + AGAIN * 1e9
