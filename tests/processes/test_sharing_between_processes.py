@@ -155,7 +155,8 @@ def test_the_rule() -> None:
         stay = [one for one in waits if one not in able]
         given = [one for one in able if one in own]
         kept = [one for one in stay if one in own]
-        more = [one for one in kept[most:] if rooms and one.name != "c"]
+        waiting = rooms and any(one in free and one.name != "c" for one in stay)
+        more = [one for one in kept[most:] if waiting and one.name != "c"]
         assert [own[mixed[at]] for at in give] == given + more
         before = [one for one in stay if kept and turn(one) < turn(kept[0])]
         assert take == sum(one.name == "a" for one in before)
@@ -168,7 +169,10 @@ def test_only_who_takes_the_function_counts() -> None:
     own = [Waiting("a", 1, 1.0), Waiting("b", 1, 2.0), Waiting("a", 1, 3.0), Waiting("b", 1, 4.0)]
     assert share([], own, [Room(1, "b"), Room(1, "ab")], "ab", 4).give == [0, 1]
     assert share([], own, [Room(5, "b")], "ab", 4).give == [1, 3]
-    assert share([], own, [Room(0, "b")], "ab", 1).give == [1, 3]
+    late = [Waiting("b", 1, 9.0)]
+    assert share(late, own, [Room(0, "b")], "ab", 1).give == [1, 3]
+    assert share(late, own, [Room(0, "a")], "ab", 1).give == []
+    assert share([], own, [Room(0, "b")], "ab", 1).give == []
     # What was set free a moment ago is not taken back.
     assert share(own[:1], own[:1], [Room(0, "a")], "a", 1) == ([], 0)
 

@@ -26,6 +26,7 @@ from framework._manager.settings import Settings
 from framework._tasks.live import current_home
 from framework._threads.watch import processes
 from framework.stores.sql import SQLStore
+from framework.stores.sql._shared.free import orphans
 from framework.stores.sql._shared.site import Pace
 from framework.stores.sql._tables.database import Database
 from framework.stores.sql._tables.schema import PROCESSES
@@ -240,17 +241,23 @@ def give_up(run: Run) -> None:
     submit(shared)
 
     def others() -> None:
-        membership = made.store(made.two)._writer.membership
-        run.sleep(run.random.choice((0.05, 0.1, 0.3)))
-        with made.store(made.one)._database.writing() as connection:
-            own = PROCESSES.c.process_id == membership.process_id
+        """Do in one transaction what a third process does that takes the second one for dead."""
+        site, given_up = made.store(made.one)._writer._site, made.store(made.two)._writer.membership
+        with site.turn() as (connection, version, _):
+            own = PROCESSES.c.process_id == given_up.process_id
             connection.execute(sa.delete(PROCESSES).where(own))
+            dialect, process = site.database.dialect, site.membership.process_id
+            orphans.settle(connection, dialect, process, version, run.clock.time())
 
-    run.together(lambda: [submit(shared) for _ in range(4)], others)
-    found = made.end()
-    ended = Counter(found.values())
-    assert ended["interrupted"] <= PLACES + 1, found
-    assert ended["completed"] + ended["interrupted"] == 5, found
+    def burst() -> None:
+        for _ in range(4):
+            submit(shared)
+            run.sleep(0.05)
+
+    run.together(burst, lambda: [run.sleep(0.1), others()])
+    ended = Counter(made.end().values())
+    assert ended["interrupted"] <= PLACES, ended
+    assert ended["completed"] + ended["interrupted"] == 5, ended
 
 
 def cancel_or_take(run: Run) -> None:

@@ -4,10 +4,11 @@ Each process says in its row for how many more tasks it has threads, and of whic
 whose threads are all taken looks there, and sets as many of its waiting tasks free as the others
 have threads for, the first ones first. They are claimed as all free tasks are; see `claims`.
 
-While all are busy, it keeps as many waiting tasks as it has threads, those that come first, and
-sets the others free that another process takes as well. It keeps none if no thread of its own was
-free for a second. So tasks start by priority and age, whichever process got them; one may be late
-by as many as all processes keep, and by what they start within that second.
+While all are busy and free tasks wait, it keeps as many tasks as it has threads, those that come
+first, and sets the others free that another process takes as well. It keeps none if no thread of
+its own was free for a second. So tasks start by priority and age, whichever process got them; one
+may be late by as many as all processes keep, and by what they start within that second. Where no
+tasks are free, each process runs its own, which costs least.
 
 The invariants:
 
@@ -90,8 +91,8 @@ def share(
     """Return what a process without a free thread does; the rule of sharing.
 
     The others' threads are for the first of all that wait, free or here. Of its own that find none
-    there it keeps *most*, the first ones, and those that nobody else takes. Of the free ones it
-    takes those whose turn is before all that it keeps.
+    there it keeps *most*, the first ones, and those that nobody else takes; all of them, if none is
+    free that others take. Of the free ones it takes those whose turn is before all that it keeps.
 
     Args:
         free: The first free tasks.
@@ -110,7 +111,8 @@ def share(
     left = [one for one, is_able in zip(line, found, strict=True) if not is_able]
     kept = [(one.name, at) for one, at in left if at is not None]
     known = frozenset[str]().union(*(room.names for room in rooms))
-    give += [at for name, at in kept[most:] if name in known]
+    if any(at is None and one.name in known for one, at in left):
+        give += [at for name, at in kept[most:] if name in known]
     before = takewhile(lambda one: one[1] is None, left) if kept else ()
     return Shares(give, sum(one.name in names for one, _ in before))
 
