@@ -242,6 +242,7 @@ def give_up(run: Run) -> None:
 
     def others() -> None:
         """Do in one transaction what a third process does that takes the second one for dead."""
+        run.sleep(0.1)
         site, given_up = made.store(made.one)._writer._site, made.store(made.two)._writer.membership
         with site.turn() as (connection, version, _):
             own = PROCESSES.c.process_id == given_up.process_id
@@ -254,7 +255,7 @@ def give_up(run: Run) -> None:
             submit(shared)
             run.sleep(0.05)
 
-    run.together(burst, lambda: [run.sleep(0.1), others()])
+    run.together(burst, others)
     ended = Counter(made.end().values())
     assert ended["interrupted"] <= PLACES, ended
     assert ended["completed"] + ended["interrupted"] == 5, ended
