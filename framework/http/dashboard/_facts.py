@@ -158,8 +158,7 @@ async def _processes(core: Core) -> dict[str, Any]:
             "names": _named(one.running),
             "since": _tenth(one.running_since),
             "started": _tenth(one.started_at),
-            "seen": None if one.silent < _SILENT else round(now - one.silent),
-            "gone": one.is_gone,
+            "seen": round(now - one.silent) if one.is_gone or one.silent >= _SILENT else None,
         }
         for one in found
     ]
