@@ -55,9 +55,9 @@ _SETTINGS: Final = {
 _POOLED: Final = "asyncframe_pooled"
 _USED: Final = "asyncframe_used"
 
-_IS_FRESH: Final = 0.2
-"""Seconds for which a connection that has worked is not tried before its next transaction. No
-server restarts in less."""
+_IS_FRESH: Final = 0.01
+"""Seconds for which a connection that has worked is not tried before its next transaction. A small
+server restarts in 28 ms, measured on a RAM disk."""
 
 _NOW: Final = sa.select(
     sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()) * 1_000_000, sa.BigInteger)
