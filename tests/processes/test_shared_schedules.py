@@ -345,10 +345,10 @@ async def test_triggered_from_outside(sqlite_url: str) -> None:
 
     with lasting_schedules():
         # No other test's name: one of those may not be collected yet.
-        kept = scheduled_task(every=DAY, name="outside", on_restart="requeue")(note)
+        kept = scheduled_task(every=DAY, name="from outside", on_restart="requeue")(note)
     async with app(sqlite_url) as one:
         with closing(Observer(sqlite_url)) as observer:
-            task_id = observer.trigger("outside", START + 7)
+            task_id = observer.trigger("from outside", START + 7)
         await one.manager.get_result(task_id, timeout=PATIENCE)
     moment = datetime.fromtimestamp(START + 7, UTC)
     assert seen == [moment, f'[[],{{"due":"{moment:%Y-%m-%dT%H:%M:%SZ}"}}]']
