@@ -19,8 +19,8 @@ from benchmarks._measure import OURS, Samples, child, percentile
 from benchmarks._rows import Goal, Row
 from benchmarks._servers import spent
 from framework import get_task_manager, setup_async_framework
+from tests.processes.celery.workers import CeleryWorker
 from tests.processes.servers import RabbitServer, RedisServer
-from tests.processes.workers import CeleryWorker
 
 BARE = "Celery"
 SAFE = "Celery, set as safe as it can be"

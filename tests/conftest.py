@@ -45,17 +45,17 @@ if "TMPDIR" not in os.environ and (memory := folder_in_memory()) is not None:
     os.environ["TMPDIR"] = tempfile.tempdir = memory
 
 LONG = (
-    "processes/test_celery_kills.py",
-    "processes/test_celery_rabbitmq.py",
+    "processes/celery/test_kills.py",
+    "processes/celery/test_rabbitmq.py",
     "cpython/test_suite.py",
     "processes/conformance/test_results.py",
-    "processes/test_store_workers.py",
+    "processes/operating/test_workers.py",
     "framework/manager/test_drain.py",
     "plugin/clock/test_outside.py",
-    "processes/test_store_kills.py",
-    "processes/test_store_processes.py",
+    "processes/sql/test_kills.py",
+    "processes/sql/test_processes.py",
     "processes/conformance/test_states.py",
-    "processes/test_example_on_celery.py",
+    "processes/celery/test_example.py",
     "plugin/test_plugin.py",
 )
 """The files that take longest, in order; most of them wait for other processes."""

@@ -162,8 +162,8 @@ async def a_drain(tracer: Tracer) -> Journeys:
 
 async def a_task_on_celery(tracer: Tracer) -> Journeys:
     """A task that a Celery worker runs, in the app: from the call to its result."""
+    from tests.processes.celery.workers import CeleryWorker
     from tests.processes.servers import RedisServer
-    from tests.processes.workers import CeleryWorker
 
     path = os.pathsep.join(map(str, [HOME, EXAMPLES]))
     with closing(RedisServer()) as server:

@@ -15,6 +15,7 @@ import redis
 from framework._manager import cancelling
 from framework.engines.celery import CeleryEngine, _session
 from tests.patience import PATIENCE
+from tests.processes.celery.workers import CeleryWorker
 from tests.processes.servers import (
     Databases,
     FlowerServer,
@@ -24,7 +25,6 @@ from tests.processes.servers import (
     postgres_at,
 )
 from tests.processes.sharing import RedisDatabase, port_of
-from tests.processes.workers import CeleryWorker
 from tests.tiers import back_ends
 
 LIMIT = 300
@@ -138,14 +138,14 @@ def celery_worker(celery_redis: RedisDatabase) -> Iterator[CeleryWorker]:
 
     It is not shared with other processes: some tests occupy both of its own.
     """
-    with closing(CeleryWorker("tests.processes.celery_app:celery_app", celery_redis.url)) as worker:
+    with closing(CeleryWorker("tests.processes.celery.app:celery_app", celery_redis.url)) as worker:
         yield worker.start()
 
 
 @pytest.fixture
 def celery_engine(celery_redis: RedisDatabase, celery_worker: CeleryWorker) -> CeleryEngine:
     """An engine whose tasks the worker runs."""
-    from tests.processes.celery_app import make
+    from tests.processes.celery.app import make
 
     return make(celery_redis.url)
 
@@ -158,7 +158,7 @@ def fragile_worker(celery_redis: RedisDatabase) -> Iterator[CeleryWorker]:
     """
     options = ("--concurrency", "2", "-Q", "fragile", "-n", "fragile@%h")
     environment = {"ASYNCFRAME_TEST_QUEUE": "fragile"}
-    app = "tests.processes.celery_app:celery_app"
+    app = "tests.processes.celery.app:celery_app"
     with closing(CeleryWorker(app, celery_redis.url, *options, environment=environment)) as worker:
         yield worker.start()
 
@@ -166,7 +166,7 @@ def fragile_worker(celery_redis: RedisDatabase) -> Iterator[CeleryWorker]:
 @pytest.fixture
 def fragile_engine(celery_redis: RedisDatabase, fragile_worker: CeleryWorker) -> CeleryEngine:
     """An engine whose tasks that worker runs."""
-    from tests.processes.celery_app import make
+    from tests.processes.celery.app import make
 
     return make(celery_redis.url, queue="fragile")
 
@@ -176,7 +176,7 @@ def watched_worker(celery_redis: RedisDatabase) -> Iterator[CeleryWorker]:
     """A worker with a queue of its own that sends events and has a result backend."""
     options = ("--concurrency", "2", "-E", "-Q", "watched", "-n", "watched@%h")
     environment = {"ASYNCFRAME_TEST_QUEUE": "watched", "ASYNCFRAME_TEST_BACKEND": "1"}
-    app = "tests.processes.celery_app:celery_app"
+    app = "tests.processes.celery.app:celery_app"
     with closing(CeleryWorker(app, celery_redis.url, *options, environment=environment)) as worker:
         yield worker.start()
 
@@ -184,7 +184,7 @@ def watched_worker(celery_redis: RedisDatabase) -> Iterator[CeleryWorker]:
 @pytest.fixture
 def watched_engine(celery_redis: RedisDatabase, watched_worker: CeleryWorker) -> CeleryEngine:
     """An engine whose tasks that worker runs."""
-    from tests.processes.celery_app import make
+    from tests.processes.celery.app import make
 
     engine = make(celery_redis.url, queue="watched")
     engine.app.conf.result_backend = celery_redis.url
@@ -194,7 +194,7 @@ def watched_engine(celery_redis: RedisDatabase, watched_worker: CeleryWorker) ->
 @pytest.fixture(scope="session")
 def flower(celery_redis: RedisDatabase, watched_worker: CeleryWorker) -> Iterator[FlowerServer]:
     """A flower that has heard of the worker."""
-    from tests.processes.celery_app import make
+    from tests.processes.celery.app import make
 
     control = make(celery_redis.url).app.control
     with closing(FlowerServer(celery_redis.url)) as server:

@@ -114,7 +114,7 @@ class FlowerServer(Server):
 
     def command(self) -> list[str]:
         """Return the program and its arguments."""
-        celery = [sys.executable, "-m", "celery", "-A", "tests.processes.celery_app:celery_app"]
+        celery = [sys.executable, "-m", "celery", "-A", "tests.processes.celery.app:celery_app"]
         return [*celery, "flower", f"--port={self.port}", "--address=127.0.0.1", "--logging=debug"]
 
     def environment(self) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Metrics of several processes: when each writes its own, and what the dead leave behind.
 
-Real processes are in `tests/processes/test_metrics.py`. Here the values are in memory, so that
-a test sees when they are written.
+Real processes are in `tests/processes/operating/test_metrics.py`. Here the values are in memory,
+so that a test sees when they are written.
 """
 
 from __future__ import annotations

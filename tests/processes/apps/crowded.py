@@ -42,7 +42,7 @@ from framework.stores.sql import SQLStore
 
 ENGINE: Any = None
 if "ASYNCFRAME_TEST_REDIS" in os.environ:
-    from tests.processes.celery_app import celery_app, engine
+    from tests.processes.celery.app import celery_app, engine
 
     ENGINE = engine
     engine.durable = True

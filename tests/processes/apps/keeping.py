@@ -11,8 +11,8 @@ import sys
 
 from framework import get_task_manager, setup_async_framework
 from framework.stores.sql import SQLStore
-from tests.processes import celery_tasks
-from tests.processes.celery_app import make
+from tests.processes.celery import tasks as celery_tasks
+from tests.processes.celery.app import make
 
 URL, KEY, SECONDS = sys.argv[1], sys.argv[2], float(sys.argv[3])
 STORE = SQLStore(sys.argv[4]) if sys.argv[4:] else None

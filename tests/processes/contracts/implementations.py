@@ -32,7 +32,7 @@ from framework.protocols import PlaceAnswer, PlaceRequest, WindowAnswer, WindowR
 from framework.stores.sql._shared.membership import MISSED
 from framework.stores.sql._tables.schema import TASKS
 from tests.patience import PATIENCE
-from tests.processes.siblings import START, Peer, TestClock, new_record
+from tests.processes.sql.siblings import START, Peer, TestClock, new_record
 
 LONG: Final = 86_400.0
 """Seconds of real time for which a process of a test counts as alive, without a sign of life."""

@@ -13,7 +13,7 @@ from framework._records.records import TaskRecord
 from framework._records.schedules import CLOCK_ERROR, RunClaim, ScheduleState
 from tests.processes.contracts.drawn import PROCESSES, Machine, drive, how_many, mortal, numbers
 from tests.processes.contracts.implementations import BackEnd, Process
-from tests.processes.siblings import START
+from tests.processes.sql.siblings import START
 
 NAME = "reports.nightly"
 EVERY = 60.0

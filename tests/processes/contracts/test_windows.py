@@ -13,7 +13,7 @@ from hypothesis.stateful import invariant, precondition, rule
 from framework.protocols import WindowRequest
 from tests.processes.contracts.drawn import Machine, drive, how_many, numbers
 from tests.processes.contracts.implementations import BackEnd, Process
-from tests.processes.siblings import START
+from tests.processes.sql.siblings import START
 
 LENGTH: Final = 10.0
 MICRO: Final = 1e-6

@@ -1,0 +1,293 @@
+"""Claims: which of the tasks that no process has a process takes, and when."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from framework import background_task
+from framework._records.records import OFFERED, Label, Restart, TaskRecord
+from framework.stores.sql._dialects.sqlite import SQLite
+from framework.stores.sql._shared.free import claims
+from framework.stores.sql._tables.schema import TASKS
+from tests.processes.sql.siblings import PENDING, START, Peer, peers
+
+
+@background_task(on_restart="requeue", name="tests.claimed")
+def claimed(number: int) -> int:
+    """Stand for the function of a task; it is never called here."""
+    return number
+
+
+@background_task(on_restart="requeue", name="tests.claimed_too")
+async def claimed_too(number: int) -> int:
+    """Stand for the same on the loop."""
+    return number
+
+
+def offer(peer: Peer, number: int = 1, *, name: str = "tests.claimed", **facts: Any) -> TaskRecord:
+    """Let a process without places submit a task that others may run."""
+    restart = Restart(f"[[{number}],{{}}]", **facts)
+    task = peer.accept(label=Label(name, ""), restart=restart)
+    free = peer.host.snapshot(task)
+    free.restart, free.reason = restart.free_copy(), OFFERED
+    free.restart.offered = True
+    restart.state = "left"
+    peer.backlog.release(free)
+    return task
+
+
+def ids(records: list[TaskRecord]) -> list[str]:
+    """Return their ids."""
+    return [str(record.task_id) for record in records]
+
+
+def drawn_row(rng: random.Random, number: int) -> dict[str, Any]:
+    """Return a row, often of a task that is free and may start."""
+
+    def often(usual: Any, *others: Any) -> Any:
+        return usual if rng.random() < 0.85 else rng.choice(others)
+
+    ended = often(None, START)
+    return {
+        "task_id": f"{rng.randrange(1_000)}-{number}",
+        "name": rng.choice(["tests.a", "tests.b", "tests.c"]),
+        "description": "",
+        "status": "pending" if ended is None else "cancelled",
+        "process": often("", "somebody"),
+        "remote": 0,
+        "created_at": START + rng.randrange(5),
+        "ended_at": ended,
+        "attempts": 0,
+        "progress_message": "",
+        "reason": "",
+        "cancel_requested": often(0, 1),
+        "still_running": 0,
+        "version": 1,
+        "call": often("x" * rng.randrange(2, 25), None),
+        "restart": often("{}", None),
+        "level": rng.randrange(3),
+        "due_at": often(None, START + 9),
+    }
+
+
+def may_start(row: dict[str, Any], names: set[str]) -> bool:
+    """Say by hand whether a task is free, and may start."""
+    kept = row["call"] is not None and row["restart"] is not None
+    waits = row["ended_at"] is None and row["due_at"] is None and not row["cancel_requested"]
+    return kept and waits and row["process"] == "" and row["name"] in names
+
+
+def test_the_rule(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever there is, the first by priority, age and id are taken, up to a length."""
+    monkeypatch.setattr(claims, "MOST_TEXT", 60)
+    rng, sizes = random.Random(5), set[int]()
+    with peers(sql_url, 1) as (peer,):
+        for _ in range(80):
+            rows = [drawn_row(rng, number) for number in range(rng.randrange(1, 25))]
+            names = set(rng.sample(["tests.a", "tests.b", "tests.c"], rng.randrange(1, 4)))
+            most = rng.randrange(1, 6)
+            with peer.database.writing() as connection:
+                connection.execute(sa.delete(TASKS))
+                connection.execute(sa.insert(TASKS), rows)
+                picked, is_all = claims.pick(connection, names, most)
+                found = claims.present(connection, peer.database.dialect)
+            assert found == {row["name"] for row in rows if may_start(row, {row["name"]})}
+            able = [row for row in rows if may_start(row, names)]
+            able.sort(key=lambda row: (row["level"], row["created_at"], row["task_id"]))
+            expected, length = list[str](), 0
+            for row in able[:most]:
+                length += len(row["call"])
+                if length <= 60 or not expected:
+                    expected.append(row["task_id"])
+            assert picked == expected
+            assert is_all == (len(expected) == len(able) < most)
+            sizes.add(len(picked))
+    assert sizes == {0, 1, 2, 3, 4, 5}
+
+
+def test_only_as_many_as_there_are_places_for(sql_url: str) -> None:
+    """A process takes what it has places for, of each kind, and the next one when one has ended."""
+    with peers(sql_url) as (web, worker):
+        tasks = []
+        for number in range(4):
+            tasks.append(offer(web, number, priority="low" if number == 1 else "normal"))
+            web.clock.pass_time(1.0)
+        offer(web, 9, name="tests.claimed_too")
+        web.writer.batches.write()
+        worker.host.rooms = 2
+        worker.writer.follower.look()
+        assert worker.writer.attempt()
+        assert ids(worker.host.taken_over) == ids([tasks[0], tasks[2]])
+        version = worker.writer.follower.version
+        for _ in range(3):
+            worker.tick()
+        assert worker.writer.follower.version == version, "it has no place, so it writes nothing"
+        assert not worker.writer._is_waited_for()
+        worker.host.rooms = 2
+        assert worker.writer._is_waited_for(), "the end that made room is written at once"
+        assert worker.writer._until_due() == 0.0, "it does not wait for its next look"
+        worker.writer.attempt()
+        assert ids(worker.host.taken_over[2:]) == ids([tasks[3], tasks[1]])
+        (first, *_) = worker.host.taken_over
+        assert first.restart is not None
+        assert (first.status, first.restart.call) == (PENDING, "[[0],{}]")
+
+
+@pytest.mark.parametrize("idempotent", [False, True], ids=["once", "twice"])
+def test_one_that_waits_for_nothing_else_begins(sql_url: str, idempotent: bool) -> None:
+    """One transaction stores an end, takes a task in its place, and makes it RUNNING."""
+    with peers(sql_url, 3) as (web, worker, other):
+        for number in range(2):
+            offer(web, number, idempotent=idempotent)
+            web.clock.pass_time(1.0)
+        web.writer.batches.write()
+        worker.host.rooms, worker.host.begins = 1, True
+        worker.writer.follower.look()
+        worker.writer.attempt()
+        (first,) = worker.host.taken_over
+        assert first.restart is not None
+        assert (first.status, first.restart.permitted) == (PENDING, True)
+        row = worker.row(first)
+        assert (row.status, row.process, row.attempts) == ("running", worker.process_id, 1)
+        kept = None if row.restart is None else json.loads(row.restart)
+        assert (kept["starts"] if kept else None) == (1 if idempotent else None)
+
+        worker.backlog.live[str(first.task_id)] = first
+        worker.end(first)
+        worker.host.rooms = 1
+        version = worker.writer.follower.version
+        worker.writer.batches.write()
+        assert worker.writer.follower.version == version + 1
+        assert (worker.row(first).status, len(worker.host.taken_over)) == ("completed", 2)
+
+        with web.database.writing() as connection:
+            worker.writer.membership.leave(connection)
+        other.tick()
+        second = other.row(worker.host.taken_over[1])
+        found = ("pending", "") if idempotent else ("interrupted", worker.process_id)
+        assert (second.status, second.process) == found
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["looks", "has-looked"])
+def test_of_two_the_first_one_takes_it(
+    sql_url: str, late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A free task is taken by one process; the other one writes nothing, and tells nobody."""
+    with peers(sql_url, 3) as (web, one, two):
+        task = offer(web)
+        web.writer.batches.write()
+        for worker in (one, two):
+            worker.host.rooms = 1
+            worker.writer.follower.look()
+        one.writer.follower.go_on()
+        with two.database.reading() as connection:
+            before = two.writer.statements.position(connection)
+        if late:
+            # It has seen the task before the first one took it.
+            monkeypatch.setattr(two.writer.follower.arrivals, "see", lambda *_: None)
+        two.writer.follower.go_on()
+        with two.database.reading() as connection:
+            assert two.writer.statements.position(connection) == before
+
+        assert (ids(one.host.taken_over), two.host.taken_over) == (ids([task]), [])
+        assert not two.writer.follower.behind
+
+
+def test_one_that_is_not_due_sleeps(sql_url: str) -> None:
+    """A task is taken when it is due, by age as if it had waited; until then it needs no place."""
+    with peers(sql_url) as (web, worker):
+        late = offer(web, due=START + 60)
+        web.clock.pass_time(1.0)
+        soon = offer(web)
+        web.writer.batches.write()
+        worker.host.rooms = 1
+        worker.tick()
+        assert ids(worker.host.taken_over) == ids([soon])
+        worker.host.rooms = 1
+        worker.tick()
+        version = worker.writer.follower.version
+        after = offer(web)
+        web.writer.batches.write()
+        worker.clock.pass_time(60.0)
+        assert worker.writer._until_due() == 0.0, "it knows when the next one is due"
+        assert worker.writer.follower.version == version
+        worker.tick()
+        assert ids(worker.host.taken_over) == ids([soon, late])
+        worker.host.rooms = 1
+        worker.tick()
+        assert ids(worker.host.taken_over[2:]) == ids([after])
+
+
+def test_a_submission_that_failed_is_withdrawn(sql_url: str) -> None:
+    """A free task ends if its submission has failed, unless another process has it by then."""
+    with peers(sql_url) as (web, worker):
+        tasks = []
+        for _ in range(3):
+            tasks.append(offer(web))
+            web.clock.pass_time(1.0)
+        web.writer.batches.write()
+        worker.host.rooms = 1
+        worker.tick()
+        web.backlog.release(withdrawn(web, tasks[0]))
+        web.backlog.release(withdrawn(web, tasks[1]))
+        tasks.append(offer(web))
+        web.backlog.release(withdrawn(web, tasks[3]))
+        web.writer.batches.write()
+
+        rows = [worker.row(task) for task in tasks]
+        found = [(row.status, row.process) for row in rows]
+        ended, waits = ("cancelled", ""), ("pending", "")
+        assert found == [("pending", worker.process_id), ended, waits, ended]
+
+
+def withdrawn(peer: Peer, task: TaskRecord) -> TaskRecord:
+    """Return what is written of a task whose submission has failed."""
+    found = peer.host.snapshot(task)
+    assert task.restart is not None
+    found.restart, found.ended = task.restart.free_copy(), peer.clock.now
+    found.status = type(PENDING)("cancelled")
+    return found
+
+
+def test_free_tasks_are_found_by_an_index(sqlite_url: str) -> None:
+    """To take a few of many free tasks, or to look for unwanted ones, only their index is read."""
+    looks: dict[str, list[Callable[[sa.Connection], object]]] = {
+        "ready": [
+            lambda connection: claims.pick(connection, ["a"], 5),
+            lambda connection: claims.pick(connection, ["a", "b"], 5),
+            lambda connection: claims.present(connection, SQLite()),
+        ],
+        "asleep": [claims.next_due],
+        "unwanted": [lambda connection: connection.execute(claims.UNWANTED)],
+    }
+    with peers(sqlite_url, 1) as (peer,), peer.database.reading() as connection:
+        for index, look in ((index, look) for index, some in looks.items() for look in some):
+            text, values = statement_of(connection, look)
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values).all()
+            found = [one.detail for one in plan if "asyncframe_tasks" in one.detail]
+            searched = re.compile(rf"SEARCH .* INDEX asyncframe_tasks_{index}\b")
+            assert found, plan
+            assert all(map(searched.match, found)), plan
+
+
+def statement_of(
+    connection: sa.Connection, look: Callable[[sa.Connection], object]
+) -> tuple[str, Any]:
+    """Return the statement that *look* executes, and its values."""
+    found: list[tuple[str, Any]] = []
+
+    def note(_: Any, __: Any, statement: str, values: Any, *___: Any) -> None:
+        found.append((statement, values))
+
+    sa.event.listen(connection, "before_cursor_execute", note)
+    look(connection)
+    sa.event.remove(connection, "before_cursor_execute", note)
+    (made,) = found
+    return made
