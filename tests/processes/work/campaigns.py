@@ -342,13 +342,36 @@ WAYS = (
 
 
 class Effect(NamedTuple):
-    """A line of what the functions have written."""
+    """A line of what the functions have written.
+
+    Attributes:
+        word: ``begin``, ``end`` or ``stop``.
+        task_id: The task.
+        process: The pid of the process that runs it.
+        kind: Which function it is.
+        at: The nanosecond of the machine's clock.
+        held: Whether the process stood still then, or had only just gone on.
+    """
 
     word: str
     task_id: str
     process: str
     kind: str
     at: int
+    held: bool
+
+
+def _effects(lines: list[list[str]]) -> Iterator[Effect]:
+    """Yield what the functions have written, of all lines of a campaign's file in words."""
+    held = set[str]()
+    for line in lines:
+        match line:
+            case ["held", pid]:
+                held.add(pid)
+            case ["awake", pid]:
+                held.discard(pid)
+            case [word, task_id, process, kind, _, at]:
+                yield Effect(word, task_id, process, kind, int(at), process in held)
 
 
 class Judgement:
@@ -374,10 +397,7 @@ class Judgement:
         )
         words = [line.split() for line in text.splitlines()]
         self.hurt = {one[1] for one in words if one[0] in ("dead", "held")}
-        self.effects = [
-            Effect(word, task_id, process, kind, int(at))
-            for word, task_id, process, kind, _, at in (one for one in words if len(one) == 6)
-        ]
+        self.effects = list(_effects(words))
         accepted = {
             task_id: (kind, campaign.pids.get(rows[task_id].process, "") if task_id in rows else "")
             for task_id, kind in campaign.kinds.items()
@@ -390,13 +410,10 @@ class Judgement:
                 self.found[f"the database says otherwise: {kind}"] += 1
         known = campaign.kinds.keys() | campaign.perhaps.keys()
         self.found["run and never accepted"] += len({one.task_id for one in self.effects} - known)
-        # Its process has ended in order while it waited for its turn, which is said so.
+        # Its process has ended in order while it waited for its turn, which nothing else says.
         self.found["failed without a cause: throttled"] -= sum(
-            answer is not None
-            and answer[0] == "failed"
-            and "may be called" in answer[3]
-            and accepted[task_id][1] in self.hurt
-            for task_id, answer in said[0].items()
+            answer is not None and answer[0] == "failed" and "may be called" in answer[3]
+            for answer in said[0].values()
         )
         self.found["run and not kept"] += len({one.task_id for one in self.effects} - rows.keys())
         self.found["too many in a window"] += self._too_many()
@@ -412,9 +429,14 @@ class Judgement:
         ]
 
     def _too_many(self) -> int:
-        """Return how many throttled calls there were that the window had no place for."""
+        """Return how many throttled calls there were that the window had no place for.
+
+        Those of a process that stood still were counted before, and begin when it goes on.
+        """
         calls = sorted(
-            one.at for one in self.effects if (one.word, one.kind) == ("begin", "throttled")
+            one.at
+            for one in self.effects
+            if (one.word, one.kind, one.held) == ("begin", "throttled", False)
         )
         apart = (1.0 - JITTER) * 1e9
         return sum(later - first < apart for first, later in zip(calls, calls[RATE:], strict=False))
