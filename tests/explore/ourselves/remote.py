@@ -345,7 +345,8 @@ def remove_or_write(run: Run) -> None:
     mirror: Any = SimpleNamespace(expect_again=bool, holds_free=True)
     made: Any = None
     # Nobody starts the writer, so it keeps no session with a server.
-    database: Any = SimpleNamespace(writing=nullcontext, dialect=SQLite(), link=lambda *_: None)
+    link = SimpleNamespace(presence=None)
+    database: Any = SimpleNamespace(writing=nullcontext, dialect=SQLite(), link=lambda *_: link)
     writer: Any = Writer(site_of(database, Backlog(run.clock), made, run.clock, Pace()), mirror)
     batches: Any = writer.batches
     statements: Any = SimpleNamespace(remove=remove, advance=lambda *_: (1, 0.0, True))
