@@ -71,8 +71,8 @@ def test_stores_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_task_of_celery_that_returns_something_else() -> None:
     """A result that belongs to another task makes the measurement an error."""
-    apps = Mock()
-    apps.bare_number.delay.return_value.get.return_value = 1
+    number = Mock()
+    number.delay.return_value.get.return_value = 1
 
     with pytest.raises(RuntimeError, match=r"^a task returned 1 instead of 0$"):
-        celery_engine.measure_bare(apps, [])
+        celery_engine.measure_bare(number, [])
