@@ -17,8 +17,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 from fastapi import FastAPI
@@ -26,7 +25,6 @@ from fastapi import FastAPI
 from framework import (
     Task,
     background_task,
-    current_task,
     get_task_manager,
     retry_task,
     setup_async_framework,
@@ -34,6 +32,7 @@ from framework import (
 )
 from framework.exceptions import FrameworkError
 from framework.stores.sql import SQLStore
+from tests.processes.apps import noting
 
 PAUSE = 0.01
 NEVER = threading.Event()
@@ -65,25 +64,9 @@ app = FastAPI(
 )
 
 
-@contextmanager
-def noted(slot: str) -> Iterator[str]:
-    """Write down that a body begins and ends; yield the id of its task."""
-    task = current_task()
-    assert task is not None
-
-    def note(word: str) -> None:
-        line = f"{word} {task.task_id} {os.getpid()} {slot} {time.monotonic_ns()}\n"
-        file = os.open(os.environ["CAMPAIGN_FILE"], os.O_APPEND | os.O_WRONLY | os.O_CREAT)
-        os.write(file, line.encode())
-        os.close(file)
-
-    note("begin")
-    try:
-        yield task.task_id
-    except BaseException:
-        note("stop")
-        raise
-    note("end")
+def noted(slot: str) -> AbstractContextManager[str]:
+    """Write down that a body begins and ends, and when; yield the id of its task."""
+    return noting.noted(os.environ["CAMPAIGN_FILE"], slot, lambda: f" {time.monotonic_ns()}")
 
 
 def work(slot: str) -> str:

@@ -24,21 +24,20 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from itertools import count
 from typing import Any
 
 from framework import (
     TaskManager,
     background_task,
-    current_task,
     get_task_manager,
     retry_task,
     setup_async_framework,
 )
 from framework.exceptions import FrameworkError
 from framework.stores.sql import SQLStore
+from tests.processes.apps import noting
 
 ENGINE: Any = None
 if "ASYNCFRAME_TEST_REDIS" in os.environ:
@@ -54,25 +53,9 @@ KEYS = 3
 NEVER = threading.Event()
 
 
-@contextmanager
-def noted(slot: str) -> Iterator[str]:
+def noted(slot: str) -> AbstractContextManager[str]:
     """Write down that a body begins and ends; yield the id of its task."""
-    task = current_task()
-    assert task is not None
-    rest = f"{task.task_id} {os.getpid()} {slot}\n"
-
-    def note(word: str) -> None:
-        file = os.open(FILE, os.O_APPEND | os.O_WRONLY | os.O_CREAT)
-        os.write(file, f"{word} {rest}".encode())
-        os.close(file)
-
-    note("begin")
-    try:
-        yield task.task_id
-    except BaseException:
-        note("stop")
-        raise
-    note("end")
+    return noting.noted(FILE, slot)
 
 
 def work(slot: str) -> str:
