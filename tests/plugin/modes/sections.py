@@ -1,10 +1,15 @@
-"""Reads sections of the reports of a run of pytest."""
+"""What runs pytest over a file of tests, and sections of the report of a run."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import TypeAlias
 
 import pytest
+
+Runs: TypeAlias = Callable[..., pytest.RunResult]
+"""Runs the source of some tests, with options of pytest."""
 
 
 def lines_of(result: pytest.RunResult, title: str) -> list[str]:

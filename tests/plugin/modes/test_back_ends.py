@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from textwrap import dedent
-
 import pytest
 
 # Each run of pytest inside this one forgets what it has imported, and a second import of SQLAlchemy
 # does not work.
 import framework.stores.sql  # noqa: F401
-from tests.plugin.endings import LOOPS, PLAIN, Ending
-from tests.plugin.modes.sections import lines_of
+from tests.plugin.endings import Ending
+from tests.plugin.modes.sections import Runs, lines_of
 
 SHOP = """
     import pytest
@@ -28,19 +25,6 @@ SHOP = """
     def start(number: int):
         return {"task_id": count(number)}
 """
-
-Runs = Callable[..., pytest.RunResult]
-
-
-@pytest.fixture
-def runs(pytester: pytest.Pytester) -> Runs:
-    """Return a function that runs a file of tests which uses the shop."""
-
-    def run(source: str, *options: str) -> pytest.RunResult:
-        pytester.makepyfile(test_it=dedent(SHOP) + dedent(source))
-        return pytester.runpytest(*PLAIN, *LOOPS, *options)
-
-    return run
 
 
 def test_one_result_for_all_back_ends(runs: Runs) -> None:

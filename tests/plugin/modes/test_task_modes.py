@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from textwrap import dedent
 
 import pytest
 
-from tests.plugin.endings import LOOPS, PASSED, PLAIN, Ending
-from tests.plugin.modes.sections import lines_of
+from tests.plugin.endings import PASSED, Ending
+from tests.plugin.modes.sections import Runs, lines_of
 
 SHOP = """
     import asyncio, threading
@@ -37,19 +35,6 @@ SHOP = """
     def broken():
         raise LookupError("on purpose")
 """
-
-Runs = Callable[..., pytest.RunResult]
-
-
-@pytest.fixture
-def runs(pytester: pytest.Pytester) -> Runs:
-    """Return a function that runs a file of tests which uses the shop."""
-
-    def run(source: str, *options: str) -> pytest.RunResult:
-        pytester.makepyfile(test_it=dedent(SHOP) + dedent(source))
-        return pytester.runpytest(*PLAIN, *LOOPS, *options)
-
-    return run
 
 
 # -- results
