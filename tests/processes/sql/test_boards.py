@@ -185,11 +185,12 @@ def test_the_thread_wakes_for_what_others_write(sqlite_url: str) -> None:
         idle(reader, 1)
         found = threading.Event()
         reader.writer.follower.tell(lambda _: found.set())
-        # Its last look was long ago by its clock, which stands still.
-        reader.writer._looked = -PATIENCE
         reader.writer.start()
         try:
             end_one(busy)
+            # Its last look was long ago by its clock, which stands still. Not said before, since
+            # what will be committed is said first: it would look once, too early.
+            reader.writer._looked = -PATIENCE
             assert found.wait(PATIENCE / 2)
         finally:
             assert reader.writer.close(PATIENCE)
