@@ -25,6 +25,13 @@ from framework._tasks.wire import (
     encode_error,
     encode_result,
 )
+from framework.protocols._books import (
+    ScheduleBook,
+    SharedPlaces,
+    SharedWindows,
+    WindowAnswer,
+    WindowRequest,
+)
 from framework.protocols._clock import Clock, TimerHandle
 from framework.protocols._engines import (
     EngineHost,
@@ -51,13 +58,8 @@ from framework.protocols._features import (
     NewsDirectory,
     PagedStore,
     RequeueStore,
-    ScheduleBook,
     SharedDirectory,
-    SharedPlaces,
-    SharedWindows,
     TransactionalStore,
-    WindowAnswer,
-    WindowRequest,
 )
 from framework.protocols._observers import EventSink, Interceptor, TaskTracer, Telemetry
 from framework.protocols._processes import ProcessBook, ProcessInfo
