@@ -19,6 +19,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
+from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from framework._tasks.live import Waiter
@@ -338,11 +339,17 @@ def block(steps: Steps[T]) -> T:
         steps.close()
 
 
-async def suspend_all(many: Iterable[Steps[T]]) -> list[T | Exception]:
+async def suspend_all(
+    many: Iterable[Steps[T]], beginning: AbstractContextManager[object]
+) -> list[T | Exception]:
     """Take several *steps* to their ends on this loop, and return what each returns or raises.
 
     Each begins before any is waited for, up to one that raises an error at once, or cannot be made:
     that is the last one. Those that come later may depend on earlier ones.
+
+    Args:
+        many: The steps.
+        beginning: Entered while they begin, so for as long as nothing else runs on this loop.
     """
     begun: list[Steps[T]] = []
     outcomes: dict[int, T | Exception] = {}
@@ -358,11 +365,12 @@ async def suspend_all(many: Iterable[Steps[T]]) -> list[T | Exception]:
 
     try:
         try:
-            for steps in many:
-                begun.append(steps)
-                go_on(len(begun) - 1)
-                if isinstance(outcomes.get(len(begun) - 1), Exception):
-                    break
+            with beginning:
+                for steps in many:
+                    begun.append(steps)
+                    go_on(len(begun) - 1)
+                    if isinstance(outcomes.get(len(begun) - 1), Exception):
+                        break
         except Exception as error:  # of whoever makes them
             outcomes[len(begun)] = error
         while waits:

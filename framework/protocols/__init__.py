@@ -47,6 +47,7 @@ from framework.protocols._engines import (
 )
 from framework.protocols._features import (
     AskingDirectory,
+    BatchingStore,
     CallStore,
     CountingStore,
     Fallible,
@@ -67,6 +68,7 @@ from framework.protocols._stores import SharedStore, StoreHost, TaskStore
 
 __all__ = [
     "AskingDirectory",
+    "BatchingStore",
     "CallStore",
     "Clock",
     "CountingStore",

@@ -6,6 +6,7 @@ Each ability has a protocol; a class that has its methods has the ability.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, get_args, get_type_hints, runtime_checkable
 
@@ -149,6 +150,23 @@ class LeavingStore(Protocol):
         Returns:
             Whether that is possible. If not, since the record is not stored as it is, the
             framework calls `RequeueStore.release`.
+        """
+        ...
+
+
+@runtime_checkable
+class BatchingStore(Protocol):
+    """An optional method of a `SharedStore`, for tasks that are submitted together."""
+
+    def together(self, task_ids: Collection[str]) -> AbstractContextManager[None]:
+        """Store the tasks that are noted in its ``with`` block all at once, or none of them.
+
+        It may hold back its writes of them until the end of the block, which takes milliseconds.
+        If there are thousands, or if one of them cannot be stored, they may be divided.
+
+        Args:
+            task_ids: Their ids. The caller adds each one before it notes the task, and keeps this
+                object as it is after the block.
         """
         ...
 
@@ -320,6 +338,7 @@ class Features:
         calls: It keeps the arguments of tasks.
         requeue: Other processes can run the tasks of an ended one.
         leaving: It leaves tasks as they are stored when the process ends.
+        batching: It stores tasks together that are submitted together.
         transactional: It takes tasks in transactions of the app.
         large: It does not hold all its tasks in memory.
         processes: It knows which processes share it; of stores only.
@@ -342,6 +361,7 @@ class Features:
     calls: CallStore | None = None
     requeue: RequeueStore | None = None
     leaving: LeavingStore | None = None
+    batching: BatchingStore | None = None
     transactional: TransactionalStore | None = None
     large: LargeStore | None = None
     processes: ProcessBook | None = None

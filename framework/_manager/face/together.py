@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from types import FrameType
 from typing import Any, TypeAlias
 
@@ -36,7 +37,7 @@ async def submit_all(
     """
     made = [intake.made(*call, frame) for call in calls]
     intake.ledger.require_room(len(made))
-    outcomes = await suspend_all(_steps(intake, task, patient) for task in made)
+    outcomes = await _outcomes(intake, made, patient)
     submitted = [one for one in outcomes if not isinstance(one, Exception)]
     for one in outcomes:
         if isinstance(one, Exception):
@@ -59,7 +60,22 @@ async def submit_each(
         What has become of each, or why it was refused.
     """
     made = (intake.made(*call, frame) for call in calls)
-    return await suspend_all(_steps(intake, task, patient) for task in made)
+    return await _outcomes(intake, made, patient)
+
+
+async def _outcomes(
+    intake: Intake, made: Iterable[LiveTask], patient: bool
+) -> list[Submitted | Exception]:
+    task_ids = dict[str, None]()
+
+    def steps() -> Iterator[Steps[Submitted]]:
+        for task in made:
+            task_ids[task.task_id] = None
+            yield _steps(intake, task, patient)
+
+    batching = intake.ledger.features.batching
+    together = nullcontext() if batching is None else batching.together(task_ids.keys())
+    return await suspend_all(steps(), together)
 
 
 def _steps(intake: Intake, task: LiveTask, patient: bool) -> Steps[Submitted]:

@@ -195,10 +195,10 @@ class Waiting(Submitting):
     ) -> list[TaskId[Any]]:
         """Submit a function as a task for each of many items, and return the ids in their order.
 
-        This costs less than as many calls of `submit`: a store writes hundreds of tasks in one
-        transaction, and with ``durable=True`` this waits for them together. All are submitted, or
-        none, if an item does not fit or the queue has not room for all of them. If the store
-        fails, or another process has the task of a unique call, some may have been submitted.
+        This costs less than as many calls of `submit`: a store writes up to 5,000 tasks in one
+        transaction, and with ``durable=True`` this waits for that one. All are submitted, or none,
+        if an item does not fit or the queue has not room for all of them. If the store refuses one
+        task, or another process has the task of a unique call, others may have been submitted.
 
         Args:
             func: A function as for `submit`, with one parameter.

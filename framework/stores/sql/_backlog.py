@@ -1,7 +1,8 @@
 """Records that wait to be written, and the callers that wait until one is safe.
 
 Guarantees: a record that changes while it is being written is written once more; each
-caller is answered once. Adding a record takes about half a microsecond.
+caller is answered once; what came `together` is taken together. Adding a record takes about half a
+microsecond.
 Lock order: its lock is innermost, and held for a few steps without a call.
 """
 
@@ -10,10 +11,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 from framework._records.checks import id_in_use
 from framework._records.records import TaskRecord
@@ -28,11 +30,15 @@ _RUNNING: Final = TaskStatus.RUNNING
 CAPACITY: Final = 100_000
 """How many records may wait before new tasks are refused."""
 
+GROUP: Final = 5_000
+"""How many records are written in one transaction at most because they came together."""
+
 SECURE_PATIENCE: Final = 5.0
 """Seconds after which a caller that waits for a safe record gets an error instead."""
 
 Told: TypeAlias = Callable[[BaseException | None], None]
 Permitted: TypeAlias = Callable[[bool], None]
+V = TypeVar("V")
 
 
 class _Waiter:
@@ -91,6 +97,10 @@ class Backlog:
         self._waiters: dict[str, list[_Waiter]] = {}
         self._taken_waiters: dict[str, list[_Waiter]] = {}
         self._deadlines: deque[_Waiter] = deque()
+        # The ids of those that come together: still, all, and all of those that were taken.
+        self._coming: list[Collection[str]] = []
+        self._came: list[Collection[str]] = []
+        self._groups: list[Collection[str]] = []
         # Of tasks that may start only once that is written.
         self._starts: dict[str, Permitted] = {}
         # What other processes find as it is written once this one has ended.
@@ -145,8 +155,24 @@ class Backlog:
                 elif _was_given_away(record):
                     return
             self._dirty[task_id] = record
-        if self._idle:
+        # Not while some come together: nothing is written before the last of them.
+        if self._idle and not self._coming:
             self._wake.set()
+
+    @contextmanager
+    def together(self, task_ids: Collection[str]) -> Iterator[None]:
+        """Let what comes meanwhile be written at once; see `protocols.BatchingStore`."""
+        with self._lock:
+            self._coming.append(task_ids)
+        try:
+            yield
+        finally:
+            with self._lock:
+                # By identity: two that are still empty are equal.
+                self._coming = [one for one in self._coming if one is not task_ids]
+                if 1 < len(task_ids) <= GROUP:
+                    self._came.append(task_ids)
+            self._hurry()
 
     def put(self, record: TaskRecord) -> None:
         """Queue a record that this process changes no more."""
@@ -243,7 +269,7 @@ class Backlog:
 
     def _hurry(self) -> None:
         self._urgent.set()
-        if self._idle:
+        if self._idle and not self._coming:
             self._wake.set()
 
     def _expire(self) -> None:
@@ -279,7 +305,7 @@ class Backlog:
         """Wait for a record, for at most *seconds*; return whether there is one."""
         self._idle = True
         # In this order: a record that is queued meanwhile is either seen here or wakes us.
-        woken = self.waits or self._wake.wait(seconds)
+        woken = (self.waits and not self._coming) or self._wake.wait(seconds)
         self._idle = False
         self._wake.clear()
         return woken
@@ -316,28 +342,42 @@ class Backlog:
         """Return whether a record of this task is to be written, and was not set aside."""
         return task_id not in self._aside and (task_id in self._dirty or task_id in self._taken)
 
-    def take(self, most: int, first: Iterable[str] = ()) -> list[TaskRecord]:
+    def take(
+        self, most: int, first: Iterable[str] = (), *, divide: bool = False
+    ) -> list[TaskRecord]:
         """Return the next records to write, each until `written`.
 
         Args:
-            most: How many at most.
+            most: How many at most, without those that came together with the last ones.
             first: The ids of those that come first, if they wait; then the oldest ones.
+            divide: Whether what came together may be divided.
         """
         if not self._taken:
             with self._lock:
-                self._taken, self._dirty = self._dirty, {}
-                self._taken_waiters, self._waiters = self._waiters, {}
+                coming = self._coming
+                # In this order: at any moment others find a record in one of both.
+                self._taken, self._dirty = _divided(self._dirty, coming)
+                self._taken_waiters, self._waiters = _divided(self._waiters, coming)
+                self._groups, self._came = self._came, []
             self._fills += 1
             for task_id in self._aside.keys() & self._taken.keys():
                 self.set_aside(self._taken[task_id], self._aside[task_id][1])
         chosen = {one: self._taken[one] for one in filter(self._pull, islice(first, most))}
         chosen |= islice(self._taken.items(), most)
-        return list(islice(chosen.values(), most))
+        chosen = dict(islice(chosen.items(), most))
+        if not divide:
+            # Those that fail are taken once more, and again together.
+            self._groups = [one for one in self._groups if not self._taken.keys().isdisjoint(one)]
+            for group in self._groups:
+                if not chosen.keys().isdisjoint(group):
+                    chosen |= {one: self._taken[one] for one in group if one in self._taken}
+        return list(chosen.values())
 
     def _pull(self, task_id: str) -> bool:
         """Take a record before its turn; return whether it is taken."""
         with self._lock:
-            record = None if task_id in self._aside else self._dirty.get(task_id)
+            held = any(task_id in group for group in (*self._coming, *self._came))
+            record = None if held or task_id in self._aside else self._dirty.get(task_id)
             if record is not None:
                 # In this order: at any moment others find it in one of both.
                 self._taken[task_id] = record
@@ -408,6 +448,16 @@ class Backlog:
 def _was_given_away(record: TaskRecord) -> bool:
     """Return whether another process may run the task, so that this one must not write it."""
     return record.restart is not None and record.restart.state == "left"
+
+
+def _divided(
+    waiting: dict[str, V], coming: Collection[Collection[str]]
+) -> tuple[dict[str, V], dict[str, V]]:
+    """Return what can be taken, and what is kept since it comes together with others."""
+    if not coming:
+        return waiting, {}
+    kept = {one: waiting[one] for one in waiting if any(one in group for group in coming)}
+    return {one: waiting[one] for one in waiting if one not in kept}, kept
 
 
 def _set(answered: threading.Event, _: BaseException | None) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -108,6 +107,7 @@ class SQLStore:
             calls=self,
             requeue=self,
             leaving=self,
+            batching=self,
             large=self,
             processes=self._roster,
             schedules=self,
@@ -187,6 +187,10 @@ class SQLStore:
             StoreUnavailableError: If it is new and 100,000 records wait to be written.
         """
         self._backlog.note(record)
+
+    def together(self, task_ids: Collection[str]) -> AbstractContextManager[None]:
+        """Write at once what comes together, up to 5,000 records; see `protocols.BatchingStore`."""
+        return self._backlog.together(task_ids)
 
     def put(self, record: TaskRecord) -> None:
         """Store a record that has just become final; any thread."""
@@ -328,10 +332,7 @@ class SQLStore:
         if not can_be_kept(task_id):
             return None
         with self._answering(), self._database.reading() as connection:
-            text = self._writer.statements.call(connection, task_id)
-        if text is not None and text.startswith('"'):
-            raise ValueError(json.loads(text))
-        return text
+            return self._writer.statements.call(connection, task_id)
 
     def is_alone(self) -> bool:
         """Return whether no other process shares the database; see `protocols.SharedDirectory`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -34,7 +35,7 @@ class Several:
     def all(self) -> asyncio.Task[list[int | Exception]]:
         """Take all to their ends, in a task."""
         every = [self.steps(number) for number in range(len(self.futures))]
-        return asyncio.ensure_future(suspend_all(every))
+        return asyncio.ensure_future(suspend_all(every, nullcontext()))
 
 
 def test_all_begin_before_any_is_waited_for() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from framework._records.records import TaskRecord
 from framework._records.statuses import TaskStatus
@@ -63,6 +64,42 @@ def test_live_states_are_written(sql_url: str) -> None:
         found = two.writer_reads([waiting.task_id, running.task_id, "unknown"])
 
     assert found == {waiting.task_id: PENDING, running.task_id: RUNNING}
+
+
+def test_what_comes_together_is_written_at_once(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of what comes together is written before all of it, also if that is more than a batch.
+
+    What others note meanwhile does not wait for it, and a fault leaves it together.
+    """
+    monkeypatch.setattr(_batches, "BATCH", 2)
+    with peers(sqlite_url, 1) as (peer,):
+        ids, told = ["a", "b", "c", "d", "e"], list[BaseException | None]()
+        written = lambda: sorted(peer.writer_reads([*ids, "apart"]))  # noqa: E731  # asked often
+        with peer.backlog.together(ids):
+            early = peer.accept("a")
+            peer.backlog.secure(early, told.append)
+            peer.accept("apart")
+            peer.writer.batches.write()
+            assert (written(), told) == (["apart"], [])
+            peer.end(early)
+            tasks = [early, *map(peer.accept, ids[1:])]
+            peer.writer.batches.write()
+            assert written() == ["apart"]
+        with monkeypatch.context() as fails:
+            fails.setattr(peer.writer.batches, "_write_batch", lost)
+            with pytest.raises(OperationalError, match=r"^\(builtins\.OSError\) disk I/O error"):
+                peer.writer.batches.write()
+        peer.writer.batches.write()
+
+        assert (written(), told) == (["a", "apart", "b", "c", "d", "e"], [None])
+        assert len({peer.row(task).version for task in tasks}) == 1
+
+
+def lost(*_: object) -> None:
+    """Fail as a database whose disk does."""
+    raise OperationalError("BEGIN", {}, OSError("disk I/O error"))
 
 
 def test_final_state_never_changes(sql_url: str) -> None:

@@ -7,6 +7,7 @@ text that the database splits; see `Dialect.answer` for what is read.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
@@ -242,9 +243,16 @@ class Statements:
         )
 
     def call(self, connection: Connection, task_id: str) -> str | None:
-        """Return the kept call of a task, or why it was not kept; None if it has none."""
+        """Return the kept call of a task as JSON; None if it has none.
+
+        Raises:
+            ValueError: If it was not kept, with the reason.
+        """
         found = connection.execute(sa.select(TASKS.c.call).where(TASKS.c.task_id == task_id))
-        return found.scalar_one_or_none()
+        text: str | None = found.scalar_one_or_none()
+        if text is not None and text.startswith('"'):
+            raise ValueError(json.loads(text))
+        return text
 
     def of_ids(self, connection: Connection, task_ids: Collection[str]) -> list[TaskRow]:
         """Return the rows of some ids, each with its version and process; in no order."""

@@ -288,7 +288,7 @@ class Batches:
             # Whoever waits for their places need not wait for all that is older. One that the
             # database refuses by itself waits for its turn, or no other would have one.
             first = [one for one in self._lines.leaving() if one not in self._alone]
-            records = self._backlog.take(self._most, first)
+            records = self._backlog.take(self._most, first, divide=not self.claims)
             rows = self._drafted(records, until)
             bound = self.removal.bound
             if not rows and bound is None:
