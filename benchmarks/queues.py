@@ -1,195 +1,422 @@
 """What a task costs that waits in a queue for a worker: ``python -m benchmarks.queues``.
 
-asyncframe beside pgqueuer, procrastinate and Celery, one after the other, round by round. Those
-with a database are on one PostgreSQL, which waits for the disk; Celery is on a Redis that does the
-same. So each submission is on disk when it returns. Workers have 20 places, and tasks count their
-runs and do nothing else.
+asyncframe beside other queues, one after the other, round by round: pgqueuer, procrastinate and
+DBOS on the same PostgreSQL, which waits for the disk; Celery, taskiq, docket and ARQ on a Redis
+that does the same. So each submission is on disk when it returns. Workers have 20 places, and tasks
+note that they run and do nothing else.
 
 ``backlog``: the workers stand still while all tasks are submitted, 100 at a time, and go on then.
-``one by one``: a process submits one task after the other while the workers run them.
+``one by one``: a process submits half as many, one after the other, while the workers run them.
+``start``: a process submits some with pauses, in which the worker has nothing to do.
 
-Each line gives the middle of the rounds, and the least and the greatest: the CPU time of a task in
-the workers together, in the server, and in the process that submits. The start of processes does
-not count, and nothing is timed by the wall clock. A task that runs twice or never is an error.
+The tables are for ``docs/scaling.md``. CPU times are of a task, in the workers together and in the
+server; those of processes that start do not count. Tasks a second are from the moment at which the
+workers go on to the start of the last task, and the start of a task is timed from the call that
+submits it: both by the clock, so nothing else may run. Each figure is the middle of the rounds,
+whose figures are printed as they come. A task that runs twice or never is an error. A queue that
+fails is named with its error, and the others go on.
 
-Install the peers into an environment of their own::
+Install the others into an environment of their own, and ARQ into one more, since it needs an older
+client of Redis::
 
     python -m venv queues
     queues/bin/pip install -r benchmarks/requirements-queues.txt -e .
+    python -m venv queues/arq
+    queues/arq/bin/pip install -r benchmarks/requirements-arq.txt
     queues/bin/python -m benchmarks.queues
 
-Arguments: how many tasks (2,000 if none is given), names of queues (all if none is given), and
-``rounds=3``.
+Arguments: how many tasks are in a backlog (2,000 if none is given), names of queues (all if none is
+given), and ``minutes=14``: no round begins that would end later, except for the first.
 """
 
 from __future__ import annotations
 
-import asyncio
+import json
 import os
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from importlib import import_module
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from benchmarks._measure import rotated
+from benchmarks._measure import APART, ROOT, percentile, rotated
+from benchmarks._report import Table
 from benchmarks._servers import Place, databases, spent
 from benchmarks.queueing import _marks
 from tests.processes.servers import RedisServer
 
-MODULE: Final = "benchmarks.queues"
-QUEUES: Final = ("ours", "pgqueuer", "procrastinate", "celery")
-CASES: Final = ("backlog", "one by one")
-WORKERS: Final = (1, 4)
-BURST: Final = 100
 WARM: Final = 20
-_PATIENCE: Final = 300.0
+STARTS: Final = 40
+_PATIENCE: Final = 90.0
+"""Seconds after which a measurement is given up."""
+
+
+class Queue(NamedTuple):
+    """A queue that is measured.
+
+    Attributes:
+        title: For readers; has the place of its version.
+        package: Its distribution.
+        server: What it keeps its tasks in.
+        apart: Whether it has the environment `APART`.
+    """
+
+    title: str
+    package: str
+    server: str = "postgresql"
+    apart: bool = False
+
+    @property
+    def python(self) -> str:
+        """The interpreter that has it."""
+        return str(APART / "bin" / "python") if self.apart else sys.executable
+
+
+QUEUES: Final = {
+    "ours": Queue("asyncframe on PostgreSQL", "asyncframe"),
+    "pgqueuer": Queue("pgqueuer {}", "pgqueuer"),
+    "procrastinate": Queue("procrastinate {}", "procrastinate"),
+    "celery": Queue("Celery {} on Redis", "celery", "redis"),
+}
+
+CASES: Final[Mapping[int, Sequence[str]]] = {
+    1: ("backlog", "one by one", "start"),
+    2: ("backlog",),
+    4: ("backlog", "one by one"),
+}
+"""What is measured with so many workers."""
 
 
 class Costs(NamedTuple):
-    """CPU time of a task, in microseconds."""
+    """CPU time of a task, in microseconds, and how many are run in a second."""
 
     workers: float
     server: float
     submits: float
+    rate: float
+
+
+@dataclass
+class Found:
+    """What measurements of a queue gave.
+
+    Attributes:
+        costs: Of each round, by the case and the number of workers.
+        starts: From the call that submits to the task's start, in seconds.
+        errors: Why a number of workers was not measured again.
+    """
+
+    costs: dict[tuple[str, int], list[Costs]] = field(default_factory=lambda: defaultdict(list))
+    starts: list[float] = field(default_factory=list)
+    errors: dict[int, str] = field(default_factory=dict)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Measure all queues in all cases, and print a line for each."""
+    """Measure all queues, round by round, and print the tables."""
     tasks = next((int(one) for one in arguments if one.isdecimal()), 2_000)
-    rounds = next((int(one[7:]) for one in arguments if one.startswith("rounds=")), 3)
-    queues = [one for one in QUEUES if one in arguments] or QUEUES
-    with ExitStack() as stack:
-        places = {
-            "postgresql": stack.enter_context(databases("postgresql")),
-            "redis": stack.enter_context(_redis()),
-        }
-        for case in CASES:
-            for count in WORKERS:
-                found: dict[str, list[Costs]] = {queue: [] for queue in queues}
-                for number in range(rounds):
-                    for queue in rotated(queues, number):
-                        place = next(places["redis" if queue == "celery" else "postgresql"])
-                        found[queue].append(measured(queue, place, case, count, tasks))
-                _say(case, count, found)
+    minutes = next((float(one[8:]) for one in arguments if one.startswith("minutes=")), 14.0)
+    names = [one for one in QUEUES if one in arguments] or list(QUEUES)
+    found = {name: Found() for name in names}
+    began, took, rounds = time.perf_counter(), 0.0, 0
+    with databases("postgresql") as places:
+        while rounds == 0 or time.perf_counter() - began + took < 60 * minutes:
+            since = time.perf_counter()
+            for count, cases in CASES.items():
+                for name in rotated(names, rounds):
+                    _measure(name, places, count, cases, tasks, found[name])
+            took, rounds = time.perf_counter() - since, rounds + 1
+    _say(f"\n{_rounds(rounds)}, {tasks:,} tasks in a backlog, Python {sys.version.split()[0]}\n")
+    for table in (_costs(found), _speeds(found)):
+        _say(f"{table.as_markdown()}\n")
+    for name, one in found.items():
+        for count, error in one.errors.items():
+            _say(f"{_title(name)}, {_workers(count)}: {error}")
+
+
+def _measure(
+    name: str, places: Iterator[Place], count: int, cases: Sequence[str], tasks: int, found: Found
+) -> None:
+    """Measure a queue once, unless it has failed before, and say what was found."""
+    if count in found.errors:
+        return
+    try:
+        if QUEUES[name].server == "redis":
+            with _redis() as place:
+                measured(name, place, count, cases, tasks, found)
+        else:
+            measured(name, next(places), count, cases, tasks, found)
+    except Exception as error:  # of a package that may not work here
+        found.errors[count] = str(error) or repr(error)
+        _say(f"{name}, {_workers(count)}: {found.errors[count]}")
+        return
+    for case in cases:
+        if case == "start":
+            _say(f"{case}, {_workers(count)}, {name}: {_milliseconds(found.starts[-STARTS:])} ms")
+        else:
+            costs = found.costs[case, count][-1]
+            _say(
+                f"{case}, {_workers(count)}, {name}: {costs.workers:.0f} µs in workers, "
+                f"{costs.server:.0f} in the server, {costs.submits:.0f} to submit, "
+                f"{costs.rate:,.0f} tasks/s"
+            )
 
 
 @contextmanager
-def _redis() -> Iterator[Iterator[Place]]:
-    """Yield databases of a Redis that writes each command to the disk."""
-    with ExitStack() as stack:
+def _redis() -> Iterator[Place]:
+    """Run a Redis that has each command on disk before it answers.
 
-        def places() -> Iterator[Place]:
-            while True:
-                server = stack.enter_context(closing(RedisServer("--appendfsync", "always")))
-                server.start()
-                yield server.url, [server.pid]
-
-        yield places()
+    By default it would write once a second, and a machine that stops would lose what was accepted
+    in it: then its submissions could not stand beside those of a PostgreSQL, which waits.
+    """
+    with closing(RedisServer("--appendonly", "yes", "--appendfsync", "always")) as server:
+        server.start()
+        yield server.url, [server.pid]
 
 
-def _say(case: str, count: int, found: Mapping[str, Sequence[Costs]]) -> None:
-    for queue, costs in found.items():
-        parts = [
-            f"{statistics.median(some):.0f} µs ({min(some):.0f} to {max(some):.0f}) {where}"
-            for some, where in zip(
-                zip(*costs, strict=True), ("in workers", "in the server", "to submit"), strict=True
-            )
+# -- one measurement
+
+
+def measured(
+    name: str,
+    place: Place,
+    count: int,
+    cases: Sequence[str],
+    tasks: int,
+    found: Found,
+    starts: int = STARTS,
+) -> None:
+    """Measure a queue in an empty database, with so many workers.
+
+    Raises:
+        RuntimeError: If a process of it fails, or a task has run twice, or never.
+    """
+    sizes = {"backlog": tasks, "one by one": tasks // 2, "start": starts}
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "marks")
+        marks = _marks.make_marks(path, WARM + sum(sizes[case] for case in cases))
+        with _Processes(
+            name, Path(folder) / "log", {_marks.URL: place[0], _marks.MARKS: path}
+        ) as at:
+            session = _Session(at, count, marks, place[1])
+            for case in cases:
+                session.measure(case, sizes[case], found)
+            session.ended()
+    runs = {marks[number][0] for number in range(session.submitted)}
+    if runs != {1}:
+        raise RuntimeError(f"tasks have run so often: {sorted(runs)}")
+
+
+class _Processes:
+    """Starts the processes of a queue, and ends them, at the latest when patience does.
+
+    Args:
+        name: The queue.
+        log: The file that they write their errors to.
+        environment: Variables for them.
+    """
+
+    def __init__(self, name: str, log: Path, environment: Mapping[str, str]) -> None:
+        self._name, self._log, self._environment = name, log, environment
+        self._stack = ExitStack()
+        self._all: list[subprocess.Popen[str]] = []
+        self._patience = threading.Timer(_PATIENCE, self.send, [signal.SIGKILL])
+
+    def __enter__(self) -> _Processes:
+        self._patience.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._patience.cancel()
+        for one in self._all:
+            one.terminate()
+        for one in self._all:
+            try:
+                one.wait(10)
+            except subprocess.TimeoutExpired:
+                os.killpg(one.pid, signal.SIGKILL)
+        self._stack.close()
+
+    def started(self, what: str) -> subprocess.Popen[str]:
+        """Return a process that has been started; it may not be ready yet."""
+        python = QUEUES[self._name].python
+        made = subprocess.Popen(
+            [python, "-W", "ignore", "-m", "benchmarks.queueing", self._name, what],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stack.enter_context(self._log.open("a")),
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **self._environment},
+            # Some start others, which stand still and go on with them.
+            start_new_session=True,
+        )
+        self._all.append(self._stack.enter_context(made))
+        return made
+
+    def said(self, process: subprocess.Popen[str], part: str) -> str:
+        """Return the next line of a process that has this part.
+
+        Raises:
+            RuntimeError: If it ends before.
+        """
+        assert process.stdout is not None
+        for line in process.stdout:
+            if part in line:
+                return line
+        late = "" if self._patience.is_alive() else f"gave up after {_PATIENCE:.0f} s; "
+        lines = [line for line in self._log.read_text().splitlines() if line.strip()]
+        raise RuntimeError(f"{late}its last line: {lines[-1] if lines else 'none'}")
+
+    def send(self, number: signal.Signals, some: Iterable[subprocess.Popen[str]] = ()) -> None:
+        """Send a signal to some processes and their children; to all if none is given."""
+        for one in some or self._all:
+            os.killpg(one.pid, number)
+
+
+class _Session:
+    """The workers of a queue, and the process that submits, while they are measured.
+
+    Attributes:
+        submitted: How many tasks there have been.
+    """
+
+    def __init__(
+        self, processes: _Processes, count: int, marks: _marks.Marks, servers: Sequence[int]
+    ) -> None:
+        self._processes, self._marks, self._servers = processes, marks, servers
+        self.submitted = 0
+        self._submits = processes.started("submit")
+        # What a queue needs is there before its workers ask for it.
+        processes.said(self._submits, _marks.READY)
+        self._workers = [processes.started("work") for _ in range(count)]
+        for one in self._workers:
+            processes.said(one, _marks.READY)
+        self._submit("one", WARM)
+        self.ended()
+
+    def measure(self, case: str, tasks: int, found: Found) -> None:
+        """Submit tasks, wait for their end, and add what they cost to *found*."""
+        if case == "start":
+            first = self.submitted
+            moments = self._submit("spaced", tasks)
+            self.ended()
+            found.starts += (self._marks[first + at][1] - one for at, one in enumerate(moments))
+            return
+        first, before = self.submitted, self._spent()
+        if case == "backlog":
+            self._processes.send(signal.SIGSTOP, self._workers)
+            submits = self._submit("many", tasks)
+            before, since = self._spent(), time.perf_counter()
+            self._processes.send(signal.SIGCONT, self._workers)
+        else:
+            since, submits = time.perf_counter(), self._submit("one", tasks)
+        self.ended()
+        worked, served = (now - then for now, then in zip(self._spent(), before, strict=True))
+        last = max(self._marks[number][1] for number in range(first, self.submitted))
+        each = 1e6 / tasks
+        costs = Costs(worked * each, served * each, submits * each, tasks / (last - since))
+        found.costs[case, len(self._workers)].append(costs)
+
+    def ended(self) -> None:
+        """Wait until all tasks have run, and none is left that is not acknowledged.
+
+        Raises:
+            RuntimeError: If patience ends before.
+        """
+        while not all(self._marks[at][0] for at in range(self.submitted)) or self._asked("left"):
+            # Nothing tells of the end in all queues.
+            time.sleep(0.1)  # noqa: TID251 - as above
+
+    def _submit(self, order: str, tasks: int) -> Any:  # Any: as the order says
+        first, self.submitted = self.submitted, self.submitted + tasks
+        return self._asked(f"{order} {first} {self.submitted}")
+
+    def _asked(self, order: str) -> Any:  # Any: as above
+        assert self._submits.stdin is not None
+        self._submits.stdin.write(f"{order}\n")
+        self._submits.stdin.flush()
+        return json.loads(self._processes.said(self._submits, _marks.ANSWER))["answer"]
+
+    def _spent(self) -> tuple[float, float]:
+        return spent(one.pid for one in self._workers), spent(self._servers)
+
+
+# -- the tables
+
+
+def _costs(found: Mapping[str, Found]) -> Table:
+    """Return the table of CPU times: in the workers, and in the server."""
+    keys = [(case, count) for case in ("backlog", "one by one") for count in (1, 4)]
+    lines = [
+        [_title(name), *(_middle(one.costs.get(key), "workers", "server") for key in keys)]
+        for name, one in found.items()
+    ]
+    return Table(["", *(f"{case}, {_workers(count)}" for case, count in keys)], lines)
+
+
+def _speeds(found: Mapping[str, Found]) -> Table:
+    """Return the table of tasks a second, of starts, and of what it costs to submit."""
+    lines = [
+        [
+            _title(name),
+            *(_middle(one.costs.get(("backlog", count)), "rate") for count in CASES),
+            _milliseconds(one.starts) if one.starts else "-",
+            _middle(one.costs.get(("one by one", 1)), "submits"),
+            _middle(one.costs.get(("backlog", 1)), "submits"),
         ]
-        sys.stdout.write(f"{case}, {count} workers, {queue}: {', '.join(parts)}\n")
+        for name, one in found.items()
+    ]
+    rates = (f"tasks a second, {_workers(count)}" for count in CASES)
+    return Table(["", *rates, "start in ms, p50 / p95", "submit one", "100 together"], lines)
+
+
+def _middle(costs: Sequence[Costs] | None, *names: str) -> str:
+    """Return the middle of what some rounds gave; a dash for none."""
+    if not costs:
+        return "-"
+    middles = [statistics.median(getattr(one, name) for one in costs) for name in names]
+    return " + ".join(f"{one:,.0f}" for one in middles)
+
+
+def _milliseconds(starts: Sequence[float]) -> str:
+    """Return the middle of some times, and what all but five of a hundred stay below."""
+    return " / ".join(f"{1e3 * percentile(starts, share):.1f}" for share in (0.5, 0.95))
+
+
+def _title(name: str) -> str:
+    queue = QUEUES[name]
+    if "{}" not in queue.title:
+        return queue.title
+    told = "import importlib.metadata as found, sys; print(found.version(sys.argv[1]))"
+    try:
+        asked = subprocess.run(
+            [queue.python, "-c", told, queue.package], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return queue.title.format("not installed")
+    return queue.title.format(asked.stdout.strip())
+
+
+def _workers(count: int) -> str:
+    return "1 worker" if count == 1 else f"{count} workers"
+
+
+def _rounds(count: int) -> str:
+    return "1 round" if count == 1 else f"{count} rounds"
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
-def measured(queue: str, place: Place, case: str, count: int, tasks: int) -> Costs:
-    """Return what a task costs in an empty database.
-
-    Raises:
-        RuntimeError: If a task has run twice, or never.
-    """
-    url, servers = place
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(bytes(WARM + tasks))
-        file.flush()
-        # For this process too, which submits.
-        os.environ.update({_marks.URL: url, _marks.MARKS: file.name})
-        _marks.marks.cache_clear()
-        way = import_module(f"benchmarks.queueing.{queue}")
-        way.prepare()
-        with _working(queue, count) as workers:
-            pids = [one.pid for one in workers]
-            costs = asyncio.run(_measured(way, case, workers, [pids, servers], tasks))
-        runs = set(bytes(_marks.marks()))
-    if runs != {1}:
-        raise RuntimeError(f"tasks of {queue} have run so often: {sorted(runs)}")
-    return costs
-
-
-@contextmanager
-def _working(queue: str, count: int) -> Iterator[Sequence[subprocess.Popen[str]]]:
-    """Run workers that are ready, and end them."""
-    command = [sys.executable, "-W", "ignore", "-m", MODULE, "work", queue]
-    with ExitStack() as stack:
-        workers = []
-        for _ in range(count):
-            made = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-            stack.enter_context(made)
-            stack.callback(made.terminate)
-            workers.append(made)
-        for made in workers:
-            assert made.stdout is not None
-            if not any(_marks.READY in line for line in made.stdout):
-                raise RuntimeError(f"a worker of {queue} has not started")
-        yield workers
-
-
-async def _measured(
-    way: Any,  # Any: a module of `queueing`
-    case: str,
-    workers: Sequence[subprocess.Popen[str]],
-    processes: Sequence[Sequence[int]],
-    tasks: int,
-) -> Costs:
-    numbers = range(WARM, WARM + tasks)
-    async with way.submitting() as submit:
-        for number in range(WARM):
-            await submit.one(number)
-        await _all_ended(way, WARM)
-        before, began = [spent(some) for some in processes], time.process_time()
-        if case == "backlog":
-            for worker in workers:
-                worker.send_signal(signal.SIGSTOP)
-            for at in range(0, tasks, BURST):
-                await submit.many(numbers[at : at + BURST])
-            submitted, before = time.process_time(), [spent(some) for some in processes]
-            for worker in workers:
-                worker.send_signal(signal.SIGCONT)
-        else:
-            for number in numbers:
-                await submit.one(number)
-            submitted = time.process_time()
-        await _all_ended(way, WARM + tasks)
-        worked, served = (
-            spent(some) - earlier for some, earlier in zip(processes, before, strict=True)
-        )
-    works, serves, submits = (1e6 * one / tasks for one in (worked, served, submitted - began))
-    return Costs(works, serves, submits)
-
-
-async def _all_ended(way: Any, tasks: int) -> None:
-    """Wait until so many tasks have run, and none is left that is not acknowledged."""
-    async with asyncio.timeout(_PATIENCE):
-        # Nothing tells of the end in all queues.
-        while 0 in _marks.marks()[:tasks] or await asyncio.to_thread(way.left):  # noqa: ASYNC110
-            await asyncio.sleep(0.1)  # noqa: TID251 - as above
-
-
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["work"]:
-        import_module(f"benchmarks.queueing.{sys.argv[2]}").work()
-    else:
-        main(sys.argv[1:])
+    main(sys.argv[1:])

@@ -8,22 +8,39 @@ import pytest
 
 from benchmarks import queues
 from benchmarks._servers import databases
-from benchmarks.queueing import _marks
 
 
 @pytest.mark.extended("servers")
 @pytest.mark.skipif(
     sys.platform != "linux", reason="the CPU time of other processes is read as Linux tells it"
 )
-@pytest.mark.parametrize("case", queues.CASES)
-def test_costs_of_a_queue(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers take tasks that waited, and tasks that come one by one, and each once."""
-    for variable in (_marks.URL, _marks.MARKS):
-        # They are set for this process as well.
-        monkeypatch.setenv(variable, "")
+def test_costs_of_a_queue() -> None:
+    """Workers take tasks that waited, that come one by one, and after pauses, each of them once."""
+    found = queues.Found()
     with databases("sqlite") as places:
-        url, _ = next(places)
-        costs = queues.measured("ours", (url, []), case, 2, 30)
+        queues.measured("ours", next(places), 2, queues.CASES[1], 30, found, starts=3)
 
-    assert costs.workers > 0
-    assert costs.submits > 0
+    assert list(found.costs) == [("backlog", 2), ("one by one", 2)]
+    assert all(part > 0 for costs in found.costs.values() for part in costs[0]._replace(server=1.0))
+    assert len(found.starts) == 3
+    assert min(found.starts) > 0
+
+
+@pytest.mark.extended("servers")
+@pytest.mark.skipif(sys.platform != "linux", reason="as above")
+def test_a_queue_that_fails_beside_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A queue that is not installed is named with the reason, and the next one is measured."""
+    missing = queues.Queue("Missing {} in a database", "missing-queue")
+    monkeypatch.setattr(queues, "QUEUES", {"missing": missing, "ours": queues.QUEUES["ours"]})
+    monkeypatch.setattr(queues, "CASES", {1: ("backlog",)})
+    monkeypatch.setattr(queues, "databases", lambda _: databases("sqlite"))
+    queues.main(["30", "minutes=0"])
+
+    *_, ours, told = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert ours.startswith("| asyncframe on PostgreSQL | ")
+    assert told == (
+        "Missing not installed in a database, 1 worker: "
+        "its last line: ModuleNotFoundError: No module named 'benchmarks.queueing.missing'"
+    )
