@@ -84,7 +84,11 @@ QUEUES: Final = {
     "ours": Queue("asyncframe on PostgreSQL", "asyncframe"),
     "pgqueuer": Queue("pgqueuer {}", "pgqueuer"),
     "procrastinate": Queue("procrastinate {}", "procrastinate"),
+    "dbos": Queue("DBOS {}", "dbos"),
     "celery": Queue("Celery {} on Redis", "celery", "redis"),
+    "taskiq": Queue("taskiq {} on Redis", "taskiq", "redis"),
+    "docket": Queue("docket {} on Redis", "pydocket", "redis"),
+    "arq": Queue("ARQ {} on Redis", "arq", "redis", apart=True),
 }
 
 CASES: Final[Mapping[int, Sequence[str]]] = {
