@@ -26,7 +26,7 @@ import sqlalchemy as sa
 
 from tests.patience import PATIENCE
 from tests.processes.servers import PostgresServer
-from tests.processes.telling.hearing import lies
+from tests.processes.telling.hearing import ENDS, lies
 from tests.processes.work.working import worker
 from tests.serving import Server, serving
 
@@ -385,6 +385,7 @@ class Judgement:
         overtaken: How many tasks of a priority that were submitted later began while each waited,
             in order; of those whose processes were not hurt.
         first_starts: The seconds from each moment when the database was back to the next start.
+        odd: What is known of each task that has not ended as its kind does.
     """
 
     def __init__(self, campaign: Campaign) -> None:
@@ -419,6 +420,7 @@ class Judgement:
         self.found["too many in a window"] += self._too_many()
         self.found = +self.found
         self.statuses = Counter(row.status for row in rows.values())
+        self.odd = list(self._odd(campaign, rows, said))
         self.overtaken = self._overtaken(campaign, rows)
         begun = sorted(one.at for one in self.effects if one.word == "begin")
         after = [bisect_left(begun, at) for at in campaign.back]
@@ -427,6 +429,19 @@ class Judgement:
             for at, back in zip(after, campaign.back, strict=True)
             if at < len(begun)
         ]
+
+    def _odd(
+        self, campaign: Campaign, rows: dict[str, Row], said: Sequence[dict[str, Any]]
+    ) -> Iterator[str]:
+        for task_id, kind in campaign.kinds.items():
+            row = rows.get(task_id)
+            if row is None or row.status != ENDS.get(kind, "completed"):
+                done = [
+                    (one.word, one.process, one.at)
+                    for one in self.effects
+                    if one.task_id == task_id
+                ]
+                yield f"{kind} {task_id}: {row}, said {[one[task_id] for one in said]}, did {done}"
 
     def _too_many(self) -> int:
         """Return how many throttled calls there were that the window had no place for.

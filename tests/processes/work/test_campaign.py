@@ -57,6 +57,7 @@ def run(
     record_property("disturbances", dict(made.done))
     record_property("statuses", dict(judgement.statuses))
     record_property("found", dict(judgement.found))
+    record_property("odd", judgement.odd)
     record_property("first starts", [round(one, 2) for one in judgement.first_starts])
     record_property("overtaken", {share: over[int(share * len(over))] for share in SHARES})
     return judgement
