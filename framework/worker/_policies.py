@@ -15,6 +15,7 @@ from typing import Any, Final
 from framework._records.jsonsafe import safe_repr
 from framework._running.outcomes import PublishAgain
 from framework._running.waits.policies import Policies, Sleep, throttle_reason
+from framework._running.waits.punctual import Punctual
 from framework._running.waits.retry import RetryPolicy
 from framework._running.waits.throttle import ThrottlePolicy
 from framework._tasks.live import LiveTask, Sleeper, current_record
@@ -67,12 +68,10 @@ class WorkerPolicies(Policies):
         Returns:
             False if that took longer than the window, so that it must be counted again.
         """
-        ahead, length = 0.0, policy.window
-        # 1 Redis counts the call, 2 this process is held up, 3 the body begins, late.
-        # 4 A window after 1 another call is counted, and begins at once: too soon after 3.
-        while (took := self.monotonic() - began) > ahead + _MARGIN:
-            ahead, began = 2 * took, self.monotonic()
-            if not self.windows.restamp(window, number, length, ahead):
+        punctual, since = Punctual(_MARGIN), began
+        while ahead := punctual.ahead(self.monotonic() - since):
+            since = self.monotonic() + ahead
+            if not self.windows.restamp(window, number, policy.window, ahead):
                 return False
         return True
 
