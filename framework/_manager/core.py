@@ -222,7 +222,7 @@ class Core:
         # No other process lives in virtual time.
         if windows is None or not isinstance(self.clock, SystemClock):
             return own_type(self.clock, self.rng, self.endings)
-        return SharedPolicies(self.endings, self.rng, windows, self.boxes)
+        return SharedPolicies(self.endings, self.rng, windows)
 
     def _accept(self, task: LiveTask) -> None:
         """Submit a task that a partner of submissions has kept back."""

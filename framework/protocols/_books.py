@@ -129,10 +129,12 @@ class WindowAnswer:
     Attributes:
         counted: Whether it is counted.
         wait: How many seconds after the moment of the answer it is, or could be, counted.
+        age: How many seconds before it is told that moment was, 0 or more.
     """
 
     counted: bool
     wait: float
+    age: float = 0.0
 
 
 @runtime_checkable

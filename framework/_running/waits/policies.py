@@ -25,7 +25,7 @@ from framework._records.statuses import FINAL, RUNNING
 from framework._running.endings import Endings
 from framework._running.waits.retry import RetryPolicy
 from framework._running.waits.throttle import Gate, Gates, ThrottlePolicy
-from framework._tasks.live import Sleeper, current_record
+from framework._tasks.live import LiveTask, Sleeper, current_record
 from framework._threads.clock import SystemClock
 from framework._threads.waiters import LoopSleeper, Steps, ThreadSleeper, block, suspend
 from framework.exceptions import RateLimitExceededError, TaskCancelledError
@@ -403,9 +403,7 @@ class Sleep:
         Raises:
             TaskCancelledError: If the task is being cancelled or is final already.
         """
-        task = self._task
-        if task is not None and (task.cancel_requested or task.status in FINAL):
-            raise TaskCancelledError(task.task_id, task.name)
+        raise_if_unwanted(self._task)
 
     def may_go_on(self, error: BaseException) -> bool:
         """Return whether to make the next attempt, and count it if so.
@@ -424,6 +422,16 @@ class Sleep:
                 self._task.attempts += 1
             self._endings.ledger.share(self._task)
         return True
+
+
+def raise_if_unwanted(task: LiveTask | None) -> None:
+    """Do nothing outside a task, or in one whose result is still wanted.
+
+    Raises:
+        TaskCancelledError: If the task is being cancelled or is final already.
+    """
+    if task is not None and (task.cancel_requested or task.status in FINAL):
+        raise TaskCancelledError(task.task_id, task.name)
 
 
 def retry_reason(policy: RetryPolicy, attempt: int, due: float, error: BaseException) -> str:

@@ -7,8 +7,8 @@ call: those that wait already keep theirs.
 
 Guarantees: counted times never exceed the rate, in any half-open window, by the clock of the
 store. A function never begins before its call is counted. The window is `_MARGIN` seconds longer,
-so that functions that begin up to that much later keep to the rate as well; if an answer takes
-longer, the call is counted anew, a little in the future.
+so that functions that begin up to that much later keep to the rate as well; see `punctual` for
+those that would begin later. A call that waits for its turn waits for a store that fails, too.
 Relies on: a store that answers on a thread of its own.
 Lock order: that of `policies`.
 """
@@ -17,25 +17,18 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Hashable
+from collections.abc import Hashable, Sized
 from functools import partial
 from typing import Final
 
 from framework._records.ids import random_id
 from framework._running.endings import Endings
-from framework._running.waits.policies import Policies, Sleep, throttle_reason
+from framework._running.waits.policies import Policies, Sleep, raise_if_unwanted, throttle_reason
+from framework._running.waits.punctual import Punctual
 from framework._running.waits.throttle import ThrottlePolicy
-from framework._tasks.live import Sleeper
+from framework._tasks.live import Sleeper, current_record
 from framework._tasks.places import key_digest, stable_text
-from framework._threads.waiters import (
-    LoopSleeper,
-    Mailboxes,
-    Reply,
-    Steps,
-    ThreadSleeper,
-    block,
-    suspend,
-)
+from framework._threads.waiters import LoopSleeper, Steps, ThreadSleeper, block, suspend
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import SharedWindows, WindowAnswer, WindowRequest
 
@@ -49,7 +42,7 @@ _TRIES: Final = 5
 """How often a call is counted until its function begins in time; then it begins late."""
 
 _PATIENCE: Final = 5.0
-"""How many seconds a call waits for the store to answer."""
+"""How many seconds a call waits for the store to answer: longer only if it waits for its turn."""
 
 
 class SharedPolicies(Policies):
@@ -60,24 +53,23 @@ class SharedPolicies(Policies):
             windows that are not shared.
         rng: Source of the jitter.
         windows: Counts the calls.
-        boxes: The mailboxes of the event loops.
     """
 
     asks = True
 
-    def __init__(
-        self, endings: Endings, rng: random.Random, windows: SharedWindows, boxes: Mailboxes
-    ) -> None:
+    def __init__(self, endings: Endings, rng: random.Random, windows: SharedWindows) -> None:
         super().__init__(endings.ledger.clock, rng, endings)
         self._windows = windows
-        self._boxes = boxes
 
     def take(self, policy: ThrottlePolicy, key: Hashable) -> float | None:
         """Count a call, and block until it may begin; see `Policies.take`.
 
         Raises:
             RuntimeError: On the thread of an event loop, which it would block.
-            StoreUnavailableError: If the store does not answer.
+            StoreUnavailableError: If the store does not answer, for five seconds, or until the
+                framework shuts down if the call waits for its turn.
+            RateLimitExceededError: If the framework shuts down while the call waits for its turn.
+            TaskCancelledError: If the calling task is cancelled or ends meanwhile.
         """
         if not policy.options["shared"]:
             return super().take(policy, key)
@@ -107,34 +99,31 @@ class SharedPolicies(Policies):
         Returns:
             When to try again; None if it was counted.
         """
-        options, entry, ahead = policy.options, random_id(), 0.0
+        options, entry = policy.options, random_id()
         length = policy.window
         margin = min(_MARGIN, length / _SHARE)
         waits = options["when_limited"] == "wait"
         window = _window_key(policy, key)
+        punctual, ahead = Punctual(margin), 0.0
         begins = False
         try:
             for _ in range(_TRIES):
-                began = self.monotonic()
                 request = WindowRequest(
                     window, entry, options["rate_limit"], length + margin, ahead, waits
                 )
-                answer = yield from self._ask(request)
-                if not answer.counted:
+                counted, due = yield from self._ask(policy, sleeper, request)
+                # While this process stood still, the others may have ended the task.
+                raise_if_unwanted(current_record.get())
+                if not counted:
                     # Callers know nothing of the margin.
-                    return self.monotonic() + min(answer.wait, length)
-                until = self.monotonic() + answer.wait
-                if answer.wait > ahead:
-                    yield from self._wait(policy, sleeper, until)
-                    break
-                if answer.wait:
-                    yield partial(sleeper.wait, until)
-                late = self.monotonic() - began - answer.wait
-                if late <= margin:
-                    break
-                # 1 the call is counted, 2 the answer takes long, 3 its function begins, late.
+                    return min(due, self.monotonic() + length)
+                if self.monotonic() < due:
+                    yield from self._wait(policy, sleeper, due)
+                # 1 the call is counted, 2 this process is held up, 3 its function begins, late.
                 # 4 A window after 1 another call is counted, and begins at once: too early.
-                ahead = 2 * late
+                ahead = punctual.ahead(self.monotonic() - due)
+                if not ahead:
+                    break
             begins = True
             return None
         finally:
@@ -142,16 +131,45 @@ class SharedPolicies(Policies):
             if not begins:
                 self._windows.give_back(window, entry)
 
-    def _ask(self, request: WindowRequest) -> Steps[WindowAnswer]:
-        reply = Reply[WindowAnswer](self.clock, self._boxes, _PATIENCE)
-        self._windows.reserve(request, reply.give)
-        yield reply.wait
-        if not reply.has_come:
+    def _ask(
+        self, policy: ThrottlePolicy, sleeper: Sleeper, request: WindowRequest
+    ) -> Steps[tuple[bool, float]]:
+        """Return whether a call is counted, and the monotonic second at which it is or could be."""
+        told = list[tuple[bool, float]]()
+        began = self.monotonic()
+
+        def hear(answer: WindowAnswer) -> None:
+            # Never before it was asked for: the store measures real time.
+            since = max(began, self.monotonic() - answer.age)
+            told.append((answer.counted, since + answer.wait))
+            sleeper.signal()
+
+        self._windows.reserve(request, hear)
+        while not told and self.monotonic() < began + _PATIENCE:
+            yield partial(sleeper.wait, began + _PATIENCE)
+        if not told and request.waits:
+            yield from self._wait_for_store(policy, sleeper, told)
+        if not told:
             raise StoreUnavailableError(
                 f"no answer within {_PATIENCE:g} s whether the rate limit allows a call "
                 f"({request.key}); its function was not called"
             )
-        return reply.answer
+        return told[0]
+
+    def _wait_for_store(self, policy: ThrottlePolicy, sleeper: Sleeper, told: Sized) -> Steps[None]:
+        """Sleep until the store has answered, or the framework shuts down.
+
+        That counts towards the limit of the calling task, as every moment before the answer.
+
+        Raises:
+            TaskCancelledError: If the calling task is cancelled or ends first.
+        """
+        reason = f"waits for the store to say whether throttle {policy.name} allows a call"
+        with Sleep(self, sleeper, reason) as sleep:
+            while not told and not sleeper.interrupted:
+                yield partial(sleeper.wait, None)
+            if not told:
+                sleep.raise_if_unwanted()
 
     def _wait(self, policy: ThrottlePolicy, sleeper: Sleeper, until: float) -> Steps[None]:
         """Sleep until a call may begin.

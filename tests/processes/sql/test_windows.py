@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import sqlalchemy as sa
 
+from framework._running.waits.shared_windows import SharedPolicies
+from framework._threads.waiters import ThreadSleeper
 from framework._threads.watch import processes
 from framework.protocols import WindowAnswer, WindowRequest
 from framework.stores.sql._tables.schema import WINDOWS
+from tests.framework.policies import throttle_policy
 from tests.processes.sql.siblings import START, Peer, peers
 
 SECOND = 1_000_000
@@ -55,12 +64,90 @@ def test_a_call_that_is_given_back_makes_room(sqlite_url: str) -> None:
         assert times(one) == [0.0, 0.0, 10.0, 10.0]
 
 
-def test_a_call_is_counted_anew(sqlite_url: str) -> None:
-    """A request with the same entry takes the place of the first, a little in the future."""
+class Caller:
+    """A waiting call of a process, which takes a step when the test says so.
+
+    Its window has room for one call in ten seconds.
+
+    Args:
+        peer: Its process.
+        commits: How many seconds each answer takes once it is counted; 0 for those after them.
+
+    Attributes:
+        began: When its function begins, in seconds from the begin of a test.
+        asked: How often it was counted.
+    """
+
+    def __init__(self, peer: Peer, *commits: float) -> None:
+        ledger = SimpleNamespace(clock=peer.clock, sinks=[], count=lambda _: None)
+        endings: Any = SimpleNamespace(ledger=ledger)
+        policies = SharedPolicies(endings, random.Random(0), self)
+        policy = throttle_policy("key", rate_limit=1, time_window=10.0, when_limited="wait")
+        self._peer, self._commits = peer, list(commits)
+        self._steps = policies._reserve(policy, None, ThreadSleeper(peer.clock))
+        self.began: float | None = None
+        self.asked = 0
+        next(self._steps)
+
+    def reserve(self, request: WindowRequest, told: Callable[[WindowAnswer], object]) -> None:
+        """Count the call, and take long to commit that."""
+        self.asked += 1
+
+        def tell(answer: WindowAnswer) -> None:
+            took = self._commits.pop(0) if self._commits else 0.0
+            self._peer.clock.pass_time(took)
+            told(replace(answer, age=answer.age + took))
+
+        self._peer.writer.windows.reserve(request, tell)
+
+    def give_back(self, key: str, entry: str) -> None:
+        """Count it no more."""
+        self._peer.writer.windows.give_back(key, entry)
+
+    def go_on(self) -> None:
+        """Let the process answer, and the call go on as far as it may at this moment."""
+        self._peer.writer.attempt(following=False)
+        try:
+            next(self._steps)
+        except StopIteration:
+            self.began = self._peer.clock.now - 100.0
+
+
+def test_who_stood_still_is_counted_anew(sqlite_url: str) -> None:
+    """A function never begins long after its call was counted: others have filled the window."""
+    with peers(sqlite_url, 2) as (one, two):
+        calls = [Caller(one), Caller(one), Caller(two)]
+        for call in calls:
+            call.go_on()
+        # 1 The second is counted 10 s later, and its process stands still until after that.
+        # 2 The third is counted 20 s later. 3 It begins; so would the second.
+        for seconds in (20.1, 0.0, 10.05):
+            one.clock.pass_time(seconds)
+            two.clock.pass_time(seconds)
+            for call in calls[:0:-1]:
+                if call.began is None:
+                    call.go_on()
+        assert [call.began for call in calls] == [0.0, pytest.approx(30.15), pytest.approx(20.1)]
+
+
+def test_an_answer_comes_late(sqlite_url: str) -> None:
+    """A call begins when it is counted, however long its answer and the commit have taken."""
     with peers(sqlite_url, 1) as (one,):
-        reserve(one, "a")
-        assert reserve(one, "a", ahead=0.5) == WindowAnswer(True, 0.5)
-        assert times(one) == [0.5]
+        call = Caller(one)
+        one.clock.pass_time(60.0)
+        call.go_on()
+        assert (call.began, call.asked) == (60.0, 1)
+
+        one.clock.pass_time(20.0)
+        call = Caller(one, 0.3, 0.4)
+        call.go_on()
+        call.go_on()
+        # Counted ahead by twice what the first commit took: the second one took less.
+        assert (call.began, call.asked) == (None, 2)
+        one.clock.pass_time(0.21)
+        call.go_on()
+        assert call.began == pytest.approx(80.91)
+        assert call.asked == 2
 
 
 def test_old_calls_are_removed(sqlite_url: str) -> None:

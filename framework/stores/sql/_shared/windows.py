@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final, TypeAlias
 
 import sqlalchemy as sa
@@ -94,6 +95,8 @@ class WindowRows:
         """Answer requests in a transaction; return what tells everybody after its commit."""
         answers: list[tuple[Told, WindowAnswer]] = []
         now = self._now(connection)
+        # Not before that: a function that begins by this clock must not begin too early.
+        since = self._clock.monotonic()
         self._clean(connection, now)
         for asked, more in some:
             if isinstance(asked, WindowRequest):
@@ -104,7 +107,7 @@ class WindowRows:
 
         def tell() -> None:
             for told, answer in answers:
-                told(answer)
+                told(replace(answer, age=self._clock.monotonic() - since))
 
         return tell
 
