@@ -205,10 +205,10 @@ class Campaign:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
-    def submit(self, web: Member, count: int) -> None:
+    def submit(self, web: Member, count: int, kinds: Sequence[str] = MIX) -> None:
         """Let a web process accept tasks."""
         wanted = [
-            (uuid4().hex, self.rng.choice(MIX), self.rng.randrange(KEYS)) for _ in range(count)
+            (uuid4().hex, self.rng.choice(kinds), self.rng.randrange(KEYS)) for _ in range(count)
         ]
         for at in range(0, count, SOME):
             self._submit(web, wanted[at : at + SOME])
@@ -246,17 +246,21 @@ class Campaign:
             one.send(signal.SIGUSR2 if one.ahead else signal.SIGUSR1)
             one.ahead = not one.ahead
         elif how in ("paused", "suspended"):
-            self.tell("held", one.pid)
-            one.send(signal.SIGSTOP)
-            NEVER.wait(SHORT if how == "paused" else LONG)
-            one.send(signal.SIGCONT)
-            NEVER.wait(SHORT)
-            self.tell("awake", one.pid)
+            self.hold(one, SHORT if how == "paused" else LONG)
         else:
             pid = one.pid
             one.end(signal.SIGKILL if how == "killed" else signal.SIGTERM)
             self.tell("dead", pid)
             one.begin()
+
+    def hold(self, one: Member, seconds: float) -> None:
+        """Let a process stand still, and go on."""
+        self.tell("held", one.pid)
+        one.send(signal.SIGSTOP)
+        NEVER.wait(seconds)
+        one.send(signal.SIGCONT)
+        NEVER.wait(SHORT)
+        self.tell("awake", one.pid)
 
     def _restart(self, how: str) -> None:
         assert self.postgres is not None
@@ -350,7 +354,6 @@ class Effect(NamedTuple):
         process: The pid of the process that runs it.
         kind: Which function it is.
         at: The nanosecond of the machine's clock.
-        held: Whether the process stood still then, or had only just gone on.
     """
 
     word: str
@@ -358,20 +361,6 @@ class Effect(NamedTuple):
     process: str
     kind: str
     at: int
-    held: bool
-
-
-def _effects(lines: list[list[str]]) -> Iterator[Effect]:
-    """Yield what the functions have written, of all lines of a campaign's file in words."""
-    held = set[str]()
-    for line in lines:
-        match line:
-            case ["held", pid]:
-                held.add(pid)
-            case ["awake", pid]:
-                held.discard(pid)
-            case [word, task_id, process, kind, _, at]:
-                yield Effect(word, task_id, process, kind, int(at), process in held)
 
 
 class Judgement:
@@ -398,7 +387,10 @@ class Judgement:
         )
         words = [line.split() for line in text.splitlines()]
         self.hurt = {one[1] for one in words if one[0] in ("dead", "held")}
-        self.effects = list(_effects(words))
+        self.effects = [
+            Effect(word, task_id, process, kind, int(at))
+            for word, task_id, process, kind, _, at in (one for one in words if len(one) == 6)
+        ]
         accepted = {
             task_id: (kind, campaign.pids.get(rows[task_id].process, "") if task_id in rows else "")
             for task_id, kind in campaign.kinds.items()
@@ -444,14 +436,9 @@ class Judgement:
                 yield f"{kind} {task_id}: {row}, said {[one[task_id] for one in said]}, did {done}"
 
     def _too_many(self) -> int:
-        """Return how many throttled calls there were that the window had no place for.
-
-        Those of a process that stood still were counted before, and begin when it goes on.
-        """
+        """Return how many throttled calls there were that the window had no place for."""
         calls = sorted(
-            one.at
-            for one in self.effects
-            if (one.word, one.kind, one.held) == ("begin", "throttled", False)
+            one.at for one in self.effects if (one.word, one.kind) == ("begin", "throttled")
         )
         apart = (1.0 - JITTER) * 1e9
         return sum(later - first < apart for first, later in zip(calls, calls[RATE:], strict=False))

@@ -26,6 +26,9 @@ SOON = 5.0
 AGAIN = 2.0
 """Seconds until a process that was killed goes on, from the moment when it is ready again."""
 
+STILL = 3.0
+"""Seconds for which a process stands still that the others do not give up."""
+
 LATE = 50
 """How many younger tasks of its priority begin before one of a hundred at most."""
 
@@ -114,3 +117,18 @@ def test_a_lone_process_goes_on(
     record_property("since it was ready", (first - made.back[0]) / 1e9)
     assert dict(judgement.found) == {}
     assert first < made.back[0] + AGAIN * 1e9
+
+
+@pytest.mark.extended("processes")
+def test_who_stood_still_keeps_to_the_rate(
+    tmp_path: Path, database: tuple[str, PostgresServer | None]
+) -> None:
+    """Calls that were due while their process was suspended do not all begin when it goes on."""
+    with campaign(tmp_path, *database, seed=7) as made:
+        made.start(webs=("8", "8"), workers=0)
+        for web in made.webs:
+            made.submit(web, 20, ["throttled"])
+        made.know()
+        made.hold(made.webs[0], STILL)
+        judgement = Judgement(made)
+    assert dict(judgement.found) == {}
