@@ -16,6 +16,7 @@ from functools import partial
 from framework._manager.cleanup import CleanUp
 from framework._manager.others.other_processes import OtherProcesses
 from framework._manager.overview import Overview
+from framework._manager.resting import Resting
 from framework._manager.scene import LiveScene
 from framework._manager.scheduling.schedules import Schedules
 from framework._manager.settings import Settings
@@ -163,13 +164,14 @@ class Core:
         self.runner = Runner(
             self.endings, self.boxes, self.engine, runs_of, pool._crew.queue.use_levels
         )
-        self.policies = self._policies(parts.policies_type)
         joined = Joined(rules)
         self.keys = Keys(joined, self.runner, self.places, self.others, new_id)
         self.guard = Guard(joined)
         self.owners = Owners(joined)
         requeuing = None if self.remote is not None else features.requeue
         self.requeued = Requeued(self.runner, self.places, requeuing)
+        rests = Resting(self.runner, self.places.delays, self.requeued)
+        self.policies = self._policies(parts.policies_type, rests)
         remote = None if self.remote is None else Remote(joined, self.remote, abilities.keeping)
         offered = Offered(joined, self.requeued) if settings.max_workers == 0 else None
         self.durable = Durable(joined, self.runner, self.requeued, remote, self.others)
@@ -213,16 +215,16 @@ class Core:
             self.ledger.subscribe(log_final, EVENT_OF.values())
             self.ledger.subscribe(log_attempt, ("retrying",))
 
-    def _policies(self, own_type: type[Policies]) -> Policies:
+    def _policies(self, own_type: type[Policies], rests: Resting) -> Policies:
         """Return the policies, whose windows are shared if the store can do that."""
         interceptor = self.ledger.interceptor
         windows = self.ledger.features.windows
         if interceptor is not None:
-            return WatchedPolicies(self.clock, self.rng, self.endings, interceptor)
+            return WatchedPolicies(self.clock, self.rng, self.endings, rests, interceptor)
         # No other process lives in virtual time.
         if windows is None or not isinstance(self.clock, SystemClock):
-            return own_type(self.clock, self.rng, self.endings)
-        return SharedPolicies(self.endings, self.rng, windows)
+            return own_type(self.clock, self.rng, self.endings, rests)
+        return SharedPolicies(self.endings, self.rng, windows, rests)
 
     def _accept(self, task: LiveTask) -> None:
         """Submit a task that a partner of submissions has kept back."""

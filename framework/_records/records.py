@@ -29,7 +29,10 @@ WAITS: Final = "its process ended; it waits for a process that knows its functio
 OFFERED: Final = "it waits for a worker: a process that knows its function and has a place for it"
 """The reason of a task that a process has given away which has no place for it."""
 
-_FACTS = ("due", "limit", "priority", "idempotent", "carried", "fresh", "offered", "starts")
+_FACTS = (
+    *("due", "limit", "priority", "idempotent", "carried", "fresh", "offered", "starts"),
+    *("failed", "used"),
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -38,7 +41,8 @@ class Restart:
 
     Attributes:
         call: The arguments as JSON, from `wire.encode_call`; "" once the store has them.
-        due: The wall second before which it must not start; None if it was not delayed.
+        due: The wall second before which it must not start; None if it was not delayed. Of one that
+            rests, the second at which its wait is over.
         limit: Seconds that it may run; None for no limit.
         priority: The one of its submission.
         idempotent: Whether it may run again after it has started.
@@ -47,6 +51,8 @@ class Restart:
             function, which the process that takes it over finds out.
         offered: Whether its process gave it away for want of a place, and none has taken it yet.
         starts: In how many processes it has started that did not give it away in order.
+        failed: How many attempts of its own retry have failed, in whichever processes.
+        used: How many seconds of its limit are over before it starts again.
         state: Whose it is. ``own``: this process's. ``left``: another process may run it, so
             this one neither starts nor stores it any more. ``free``: the copy that a store writes
             of it then. Changed with the ledger's lock held.
@@ -67,6 +73,8 @@ class Restart:
     fresh: bool = False
     offered: bool = False
     starts: int = 0
+    failed: int = 0
+    used: float = 0.0
     state: RestartState = "own"
     started: float | None = None
     permitted: bool = False
@@ -92,8 +100,18 @@ class Restart:
     def free_copy(self) -> Restart:
         """Return a copy that is ``free``, to be stored when this process gives the task up."""
         # With the same `written`: the store may be writing the task right now.
-        starts = self.starts if self.started is None else self.starts - 1
-        return replace(self, state="free", started=None, permitted=False, starts=starts)
+        return replace(
+            self, state="free", started=None, permitted=False, starts=self._starts_before()
+        )
+
+    def rest(self, due: float, used: float) -> None:
+        """Note that it waits until wall second *due*, and has to ask for its start again."""
+        self.starts = self._starts_before()
+        self.due, self.used = due, used
+        self.started, self.permitted = None, False
+
+    def _starts_before(self) -> int:
+        return self.starts if self.started is None else self.starts - 1
 
 
 class Origin:

@@ -29,7 +29,7 @@ from framework._records.statuses import (
 )
 from framework._running.ledger import Ledger
 from framework._running.log import Failures
-from framework._running.outcomes import WorkerCrashError, clear_frames
+from framework._running.outcomes import PublishAgain, WorkerCrashError, clear_frames
 from framework._running.retention import Retention
 from framework._tasks.current import hook_owner
 from framework._tasks.live import LiveTask, Waiter
@@ -66,8 +66,8 @@ class Limits:
         """Start a task's limit at *started*, unless a throttle has suspended it."""
         # Most tasks have no `rest`, and a `Rare` field costs a call.
         if task.limit is not None and (task.rest is None or task.limit_left is None):
-            task.limit_key = task.limit
-            self._deadlines.add(task, task.limit, started)
+            task.limit_key = task.limit if task.rest is None else _left_at_start(task, task.limit)
+            self._deadlines.add(task, task.limit_key, started)
 
     def overrun(self, task: LiveTask) -> None:
         """Expire a task whose body has ended too late, unless its limit was suspended."""
@@ -85,7 +85,7 @@ class Limits:
         if task.limit is None or task.started is None:
             return
         now = self._monotonic()
-        deadline: float | None = task.started + task.limit
+        deadline: float | None = task.started + _left_at_start(task, task.limit)
         if task.limit_key is not None:
             deadline = self._deadlines.remove(task, task.limit_key)
             task.limit_key = None
@@ -93,11 +93,30 @@ class Limits:
         # so a limit with no time left, but a deadline, gets a little more.
         task.limit_left = 0.0 if deadline is None else max(deadline - now, 1e-9)
 
+    def halt(self, task: LiveTask) -> float | None:
+        """Stop the time of a running task's limit, and return how many seconds of it are left.
+
+        Returns:
+            0.0 if it expires right now, on another thread; None if the task has no limit.
+        """
+        self.suspend(task)
+        left, task.limit_left = task.limit_left, None
+        return left
+
     def resume(self, task: LiveTask) -> None:
         """Continue the time of a running task's limit."""
         if task.limit_left and task.status is RUNNING:
             task.limit_key = task.limit_left
             self._deadlines.add(task, task.limit_left, self._monotonic())
+
+    def left_of(self, task: LiveTask, limit: float) -> float:
+        """Return how many seconds of its *limit* a running task has left, 0.0 or less for none."""
+        now, key = self._monotonic(), task.limit_key
+        deadline = None if key is None else self._deadlines.of(task, key)
+        if deadline is None:
+            # It expires right now, or its coroutine takes its first step.
+            deadline = (task.started or now) + _left_at_start(task, limit)
+        return deadline - now
 
     def left(self) -> list[tuple[LiveTask, float]]:
         """Return the tasks whose limits go on, and the monotonic seconds at which they expire."""
@@ -106,6 +125,12 @@ class Limits:
     def close(self) -> None:
         """Expire no more tasks."""
         self._deadlines.close()
+
+
+def _left_at_start(task: LiveTask, limit: float) -> float:
+    """Return how many seconds of its limit a task had left when it started."""
+    restart = task.restart
+    return limit if restart is None else max(limit - restart.used, 1e-9)
 
 
 class Ends(Protocol):
@@ -196,6 +221,9 @@ class Endings:
         requested its cancellation; otherwise it is an error like any other.
         """
         clear_frames(error)
+        if isinstance(error, PublishAgain) and error.then is not None:
+            error.then(task, error)
+            return
         stopped_itself = (
             isinstance(error, TaskCancelledError)
             and error.task_id == task.task_id
@@ -259,7 +287,8 @@ class Endings:
         )
         if waiters is None:
             self._give_back(task)
-            if status is FAILED and body_ended and only_from is None:
+            is_late = status is FAILED and body_ended and only_from is None
+            if is_late and not task.was_given_away:
                 self.ledger.count_late(task)
             return False
         if not body_ended:

@@ -446,6 +446,22 @@ class Ledger(Events):
             self.extra[name] += by
 
 
+def rest(ledger: Ledger, task: LiveTask, reason: str) -> bool:
+    """Make a RUNNING task PENDING again, whose function was left; called with the lock held.
+
+    Returns:
+        False if it is not to run again, or still runs elsewhere; then nothing has changed.
+    """
+    if task.status is not RUNNING or task.cancel_requested or task.bodies > 1:
+        return False
+    ledger.running -= 1
+    ledger.pending += 1
+    task.status = PENDING
+    task.bodies = 0
+    task.reason = reason
+    return True
+
+
 def _tell_why(task: LiveTask, error: BaseException | None, reason: str) -> None:
     """Set the fields that a task has only if its end was not the usual one."""
     if error is not None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from framework._records.records import TaskRecord
 from framework._records.statuses import COMPLETED, TIMEOUT, TRAITS
+from framework._tasks.live import LiveTask
 from framework.exceptions import (
     TaskFailedError,
     TaskTimeoutError,
@@ -38,7 +40,10 @@ class WorkerCrashError(BaseException):
 
 @dataclass(eq=False, repr=False)
 class PublishAgain(BaseException):  # no error, and nobody may catch it as one
-    """Leaves a task's function on a worker: the task is published again, and runs there later.
+    """Leaves a task's function: the task waits outside of it, and runs again later.
+
+    On a worker of a remote engine it is published again. In a process that shares a store it
+    waits as a delayed task does.
 
     Attributes:
         kind: ``retrying`` or ``throttled``.
@@ -46,6 +51,7 @@ class PublishAgain(BaseException):  # no error, and nobody may catch it as one
         error: What ended the attempt; None for a throttle.
         reason: Why it waits, see `reasons`.
         turn: Key of the throttle's window that it waits for; "" for none.
+        then: Called with the task and this when its function was left; None on a worker.
     """
 
     kind: str
@@ -53,6 +59,7 @@ class PublishAgain(BaseException):  # no error, and nobody may catch it as one
     error: BaseException | None
     reason: str
     turn: str = ""
+    then: Callable[[LiveTask, PublishAgain], object] | None = None
 
 
 def raise_or_return(record: TaskRecord) -> Any:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextvars import Context, ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from framework._records import checks
 from framework._records.ids import TaskId
@@ -58,6 +58,18 @@ class Sleeper(Protocol):
 
     def interrupt(self) -> None:
         """End the current wait and all later ones; any thread."""
+
+
+class Pause(NamedTuple):
+    """A wait for a task's next attempt, while nothing of its function runs.
+
+    Attributes:
+        due: The wall second at which it is over.
+        used: How many seconds of the task's limit are over by then.
+    """
+
+    due: float
+    used: float
 
 
 class Driver(Protocol):
@@ -167,6 +179,7 @@ class LiveTask(TaskRecord):
         hooks: The hooks for its end; None if there are none.
         timer: Starts it when its delay is over; None if it has none.
         sleeper: The retry or throttle that sleeps inside it; None if there is none.
+        pause: Set while it sleeps between two attempts and could as well do so in another process.
         places: What it has asked of the lines of unique and limited tasks; None if nothing.
         delivery: What a worker of a remote engine received; None elsewhere.
         engine_note: Belongs to the engine; see `protocols.EngineTask`.
@@ -196,6 +209,7 @@ class LiveTask(TaskRecord):
     hooks: Rare[Hooks | None] = Rare(None)
     timer: Rare[Timer | None] = Rare(None)
     sleeper: Rare[Sleeper | None] = Rare(None)
+    pause: Rare[Pause | None] = Rare(None)
     places: Rare[TaskPlaces | None] = Rare(None)
     delivery: Rare[Any] = Rare(None)
     engine_note: Rare[Any] = Rare(None)

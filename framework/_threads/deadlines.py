@@ -72,6 +72,12 @@ class Deadlines(Generic[T]):
                 queue.timer.background = True
             return deadline
 
+    def of(self, entry: T, limit: float) -> float | None:
+        """Return the deadline of *entry*; None if it has expired or was removed."""
+        with self._lock:
+            queue = self._queues.get(limit)
+            return None if queue is None else queue.entries.get(entry)
+
     def left(self) -> list[tuple[T, float]]:
         """Return the entries that have neither expired nor been removed, with their deadlines."""
         with self._lock:

@@ -18,7 +18,7 @@ from framework._running.waits.policies import Policies, Sleep, throttle_reason
 from framework._running.waits.punctual import Punctual
 from framework._running.waits.retry import RetryPolicy
 from framework._running.waits.throttle import ThrottlePolicy
-from framework._tasks.live import LiveTask, Sleeper, current_record
+from framework._tasks.live import LiveTask, Pause, Sleeper, current_record
 from framework._threads.waiters import Steps
 from framework.exceptions import TaskCancelledError
 
@@ -82,7 +82,7 @@ class WorkerPolicies(Policies):
         later: float | None = due
         while later is not None:
             delay, reason = later - self.monotonic(), throttle_reason(policy, later)
-            self.leave(policy, "throttled", max(delay, 0.0), None, reason, window_key(policy, key))
+            self._leave(policy, "throttled", max(delay, 0.0), None, reason, window_key(policy, key))
             self._announce("throttled", policy.name, delay, None)
             with Sleep(self, sleeper, reason) as sleep:
                 yield partial(sleeper.wait, later)
@@ -102,6 +102,18 @@ class WorkerPolicies(Policies):
         return record.delivery.attempt if record is not None and _is_own(policy, record) else 0
 
     def leave(
+        self,
+        policy: RetryPolicy,
+        attempt: int,
+        delay: float,
+        error: BaseException,
+        reason: str,
+    ) -> Pause | None:
+        """Have the task published again before another attempt; see `Policies.leave`."""
+        self._leave(policy, "retrying", delay, error, reason)
+        return None
+
+    def _leave(
         self,
         policy: object,
         kind: str,

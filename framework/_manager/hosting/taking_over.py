@@ -187,6 +187,8 @@ def _task_of(core: Core, record: TaskRecord, restart: Restart, spec: TaskSpec) -
     core.owners.give(task, record.owner)
     task.limit = restart.limit
     task.attempts = record.attempts
+    if record.progress is not None:
+        task.progress, task.progress_message = record.progress, record.progress_message
     task.restart = restart
     task.hooks = spec.hooks
     if record.run_again_of:

@@ -30,7 +30,7 @@ from typing import ClassVar, Final, cast
 
 from framework._manager.submitting.partner import Partner
 from framework._records.records import WAITS, Kind, Restart, TaskRecord
-from framework._records.statuses import FINAL, PENDING, TaskStatus
+from framework._records.statuses import FINAL, PENDING, RUNNING, TaskStatus
 from framework._running.endings import Ends
 from framework._running.runner import NOT_STARTED, Runner
 from framework._tasks.live import LiveTask, Waiter, copy_record
@@ -102,6 +102,10 @@ class Requeued(Partner):
         return True
 
     # -- starting
+
+    def start_again(self, task: LiveTask) -> None:
+        """Hand a task to the engine that has rested, and asks for its start once more."""
+        self._runner.launch(task, self._runs)
 
     def _on_thread(self, task: LiveTask) -> bool:
         """Wait for the permit on a thread of the pool, and run the task."""
@@ -180,6 +184,8 @@ class Requeued(Partner):
     def let_go(self, task: LiveTask, reason: str, *, offered: bool = False) -> bool:
         """Give a task to the other processes, unless it has started and must not do so again.
 
+        One that sleeps between two attempts does not run, and goes on there.
+
         Nothing of it is stored or counted here any more. Its waiters are woken; they find it in
         the store.
 
@@ -196,7 +202,8 @@ class Requeued(Partner):
             return False
         with ledger.lock:
             waits = task.status is PENDING
-            if not waits and (task.status in FINAL or not restart.idempotent):
+            paused = task.pause is not None and not task.cancel_requested
+            if not waits and (task.status in FINAL or not (restart.idempotent or paused)):
                 return False
             free = _free_copy(task, restart, reason, offered)
             restart.state = "left"
@@ -222,7 +229,9 @@ class Requeued(Partner):
                 return False
             restart.state = "left"
             waiters = ledger.give_away(task)
-        if not leaving.leave_behind(task) and self._store is not None:
+        # Of one that has rested, the row may not say so yet.
+        left = not task.attempts and leaving.leave_behind(task)
+        if not left and self._store is not None:
             self._store.release(_free_copy(task, restart, WAITS, False))
         self._forget(task, True, waiters)
         return True
@@ -246,12 +255,17 @@ class Requeued(Partner):
 
 def _free_copy(task: LiveTask, restart: Restart, reason: str, offered: bool) -> TaskRecord:
     """Return the record that the store keeps of a task that is given away."""
-    free = copy_record(task)
-    free.status, free.started = PENDING, None
-    if task.timer is None and not (offered and task.reason):
-        free.reason = reason
-    free.progress, free.progress_message = None, ""
-    free.restart = replace(restart.free_copy(), offered=offered)
+    free, pause = copy_record(task), task.pause
+    restart = replace(restart.free_copy(), offered=offered)
+    if pause is not None:
+        restart.due, restart.used = pause.due, pause.used
+    else:
+        if task.timer is None and not (offered and task.reason):
+            free.reason = reason
+        if task.status is RUNNING:
+            # It begins anew.
+            free.progress, free.progress_message = None, ""
+    free.status, free.started, free.restart = PENDING, None, restart
     return free
 
 

@@ -69,7 +69,7 @@ class Delays:
 
     def forget(self, task: LiveTask) -> None:
         """Forget the delay of a task that will not be launched here, if it waits for that."""
-        if not task.spec.delay:
+        if task not in self._delayed:
             return
         timer, task.timer = task.timer, None
         if timer is not None:

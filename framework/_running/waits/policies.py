@@ -16,22 +16,41 @@ import threading
 from collections.abc import Awaitable, Callable, Generator, Hashable
 from contextlib import closing
 from functools import partial
-from typing import TypeVar
+from typing import Final, Protocol, TypeVar
 
 from framework._records import reasons
 from framework._records.jsonsafe import safe_str
 from framework._records.records import TaskEvent
 from framework._records.statuses import FINAL, RUNNING
 from framework._running.endings import Endings
+from framework._running.outcomes import PublishAgain
+from framework._running.waits.own import is_own
 from framework._running.waits.retry import RetryPolicy
 from framework._running.waits.throttle import Gate, Gates, ThrottlePolicy
-from framework._tasks.live import LiveTask, Sleeper, current_record
+from framework._tasks.live import LiveTask, Pause, Sleeper, current_record
 from framework._threads.clock import SystemClock
 from framework._threads.waiters import LoopSleeper, Steps, ThreadSleeper, block, suspend
 from framework.exceptions import RateLimitExceededError, TaskCancelledError
 from framework.protocols import Clock, Interceptor
 
 T = TypeVar("T")
+
+
+class Rests(Protocol):
+    """Lets tasks wait outside of their functions: a `resting.Resting`."""
+
+    def pause(self, task: LiveTask, delay: float) -> Pause | None:
+        """Return what a wait of a running task is that lasts some seconds.
+
+        None if it is to wait inside, whatever becomes of its process.
+        """
+
+    def rest(self, task: LiveTask, again: PublishAgain) -> None:
+        """Let a task wait whose function was left, or end it if it is not to run again."""
+
+
+LONG: Final = 0.5
+"""Seconds of a wait that is worth the two writes by which a task leaves its function."""
 
 
 class Policies:
@@ -41,6 +60,7 @@ class Policies:
         clock: Source of time for windows and delays.
         rng: Source of the jitter.
         endings: Of the tasks in which calls sleep; None outside any framework.
+        rests: Where tasks wait outside of their functions; None for nowhere.
 
     Attributes:
         direct: The gates of functions throttled as a whole, which never retire. Each call of
@@ -51,11 +71,18 @@ class Policies:
 
     asks = False
 
-    def __init__(self, clock: Clock, rng: random.Random, endings: Endings | None = None) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        rng: random.Random,
+        endings: Endings | None = None,
+        rests: Rests | None = None,
+    ) -> None:
         self.clock = clock
         self.monotonic = clock.monotonic
         self.rng = rng
         self.endings = endings
+        self._rests = rests
         # Nothing fails without it while there is a global lock: a sleeper is added before
         # `_closing` is read, and `close` sets that before it reads the sleepers.
         self._lock = threading.Lock()
@@ -102,13 +129,47 @@ class Policies:
     # -- instead of a wait
 
     def attempts_before(self, policy: RetryPolicy) -> int:
-        """Return how many attempts the current task has made before it came to this process."""
-        return 0
+        """Return how many attempts of its own retry the current task has made before this run."""
+        record = current_record.get()
+        restart = None if record is None else record.restart
+        return restart.failed if restart is not None and restart.failed and is_own() else 0
 
     def leave(
-        self, policy: object, kind: str, delay: float, error: BaseException | None, reason: str
-    ) -> None:
-        """Called before a wait: a worker's process ends it here, and has the task sent again."""
+        self,
+        policy: RetryPolicy,
+        attempt: int,
+        delay: float,
+        error: BaseException,
+        reason: str,
+    ) -> Pause | None:
+        """Called before the wait for another attempt, and when a shutdown ends that wait.
+
+        Leaves the current task's function if the wait is the task's own, and the task is to wait
+        outside of its function: until it is due, in this process or another one.
+
+        Args:
+            policy: The retry.
+            attempt: Number of the attempt that has failed, from 1.
+            delay: Seconds to wait, or what is left of them.
+            error: What the attempt has raised.
+            reason: Why the task waits.
+
+        Returns:
+            What the wait is, if the task is to wait inside, unless its process ends; None if it is
+            to wait inside in any case.
+
+        Raises:
+            PublishAgain: If it is to wait outside.
+        """
+        record = current_record.get()
+        restart = None if record is None else record.restart
+        if self._rests is None or record is None or restart is None or not is_own():
+            return None
+        restart.failed = attempt
+        pause = self._rests.pause(record, delay)
+        if pause is not None and (delay >= LONG or record.home.closed):
+            raise PublishAgain("retrying", delay, error, reason, then=self._rests.rest)
+        return pause
 
     # -- throttle
 
@@ -239,11 +300,13 @@ class Policies:
             delay = policy.delay(attempt, self.rng.uniform)
             due = self.clock.monotonic() + delay
             reason = retry_reason(policy, attempt, due, latest[0])
-            self.leave(policy, "retrying", delay, latest[0], reason)
-            with Sleep(self, sleeper, reason, latest[0]) as sleep:
+            pause = self.leave(policy, attempt, delay, latest[0], reason)
+            with Sleep(self, sleeper, reason, latest[0], pause=pause) as sleep:
                 self._announce("retrying", name, delay, latest[0])
                 yield due
             if not sleep.may_go_on(latest[0]):
+                left = max(0.0, due - self.clock.monotonic())
+                self.leave(policy, attempt, left, latest[0], reason)
                 return
             attempt += 1
             yield None
@@ -289,13 +352,19 @@ class WatchedPolicies(Policies):
         clock: Source of time for windows and delays.
         rng: Source of the jitter.
         endings: Of the tasks in which calls sleep.
+        rests: Where tasks wait outside of their functions.
         interceptor: Its `after_throttle` is called.
     """
 
     def __init__(
-        self, clock: Clock, rng: random.Random, endings: Endings, interceptor: Interceptor
+        self,
+        clock: Clock,
+        rng: random.Random,
+        endings: Endings,
+        rests: Rests,
+        interceptor: Interceptor,
     ) -> None:
-        super().__init__(clock, rng, endings)
+        super().__init__(clock, rng, endings, rests)
         self.monotonic = self._read_clock
         self._interceptor = interceptor
         self._latest = threading.local()
@@ -335,9 +404,13 @@ class Sleep:
         reason: Why the task sleeps.
         error: What the attempt has raised after which it sleeps; None for a throttle's turn.
         suspends: Whether the sleep does not count towards the task's limit.
+        pause: What the wait is, if another process may go on with it; None if none may.
     """
 
-    __slots__ = ("_endings", "_error", "_policies", "_reason", "_sleeper", "_suspends", "_task")
+    __slots__ = (
+        *("_endings", "_error", "_pause", "_policies", "_reason", "_sleeper", "_suspends"),
+        "_task",
+    )
 
     def __init__(
         self,
@@ -347,6 +420,7 @@ class Sleep:
         error: BaseException | None = None,
         *,
         suspends: bool = False,
+        pause: Pause | None = None,
     ) -> None:
         self._policies = policies
         self._sleeper = sleeper
@@ -358,6 +432,7 @@ class Sleep:
         if error is not None and self._task is not None:
             self._error = f"{type(error).__name__}: {safe_str(error)}"
         self._suspends = suspends
+        self._pause = pause
 
     def __enter__(self) -> Sleep:
         task, endings, sleeper = self._task, self._endings, self._sleeper
@@ -374,6 +449,7 @@ class Sleep:
             if lives:
                 task.reason = self._reason
                 task.last_error = self._error
+                task.pause = self._pause
         if lives:
             endings.ledger.share(task)
         if not (lives and wanted):
@@ -386,7 +462,9 @@ class Sleep:
         if task is None or endings is None:
             return
         with endings.ledger.lock:
-            task.sleeper = None
+            # 1 its process ends and gives it away, 2 it wakes and finds that out; or 1 it wakes,
+            # 2 it is not given away any more.
+            task.sleeper = task.pause = None
             # Unless another reason has replaced this one.
             ours = task.status is RUNNING and task.reason is self._reason
             if ours:

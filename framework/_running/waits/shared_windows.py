@@ -23,7 +23,13 @@ from typing import Final
 
 from framework._records.ids import random_id
 from framework._running.endings import Endings
-from framework._running.waits.policies import Policies, Sleep, raise_if_unwanted, throttle_reason
+from framework._running.waits.policies import (
+    Policies,
+    Rests,
+    Sleep,
+    raise_if_unwanted,
+    throttle_reason,
+)
 from framework._running.waits.punctual import Punctual
 from framework._running.waits.throttle import ThrottlePolicy
 from framework._tasks.live import Sleeper, current_record
@@ -53,12 +59,19 @@ class SharedPolicies(Policies):
             windows that are not shared.
         rng: Source of the jitter.
         windows: Counts the calls.
+        rests: Where tasks wait outside of their functions; None for nowhere.
     """
 
     asks = True
 
-    def __init__(self, endings: Endings, rng: random.Random, windows: SharedWindows) -> None:
-        super().__init__(endings.ledger.clock, rng, endings)
+    def __init__(
+        self,
+        endings: Endings,
+        rng: random.Random,
+        windows: SharedWindows,
+        rests: Rests | None = None,
+    ) -> None:
+        super().__init__(endings.ledger.clock, rng, endings, rests)
         self._windows = windows
 
     def take(self, policy: ThrottlePolicy, key: Hashable) -> float | None:

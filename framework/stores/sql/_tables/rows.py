@@ -156,7 +156,7 @@ def row_of(record: TaskRecord, call: str | None = None, starts: bool = False) ->
         call,
         None if restart is None or not may_restart else restart.facts(),
         NORMAL if restart is None else PRIORITIES.index(restart.priority),
-        None if restart is None else restart.due,
+        None if restart is None or status is not _PENDING else restart.due,
     )
     return Written(json.dumps(row), ended_at, record.task_id, restart, starts)
 

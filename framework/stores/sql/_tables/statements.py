@@ -329,7 +329,7 @@ def _put_of(dialect: Dialect, *, hand_over: bool = False) -> Any:  # Any: of the
 _KEPT: Final = frozenset(
     {
         *("task_id", "name", "description", "remote", "created_at", "process", "owner"),
-        *("level", "due_at"),
+        "level",
     }
 )
 """The columns that stay as they are first written."""

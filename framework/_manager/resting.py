@@ -1,0 +1,94 @@
+"""Resting: tasks that wait for their next attempt outside of their functions, as delayed ones do.
+
+A task that other processes may run, and whose own retry makes it wait, runs nothing meanwhile. So
+it leaves its thread or coroutine and is PENDING until it is due: its row says so, and how many
+attempts have failed. If its process ends or dies, another one waits on, and if its process has no
+thread for it when it is due, one that has takes it. The invariants:
+
+1. Nothing of the function runs while the task rests: it rests only when its function was left, and
+   starts again as every requeued task does, with the permit of the store; see `requeued`.
+2. Whether it rests, ends or is cancelled is decided once, with the ledger's lock held.
+3. Attempts that have failed are counted before the wait, and never anew.
+
+Relies on: a function that was left without any code of the user's around its wait; see `own`.
+Lock order: the ledger's lock is held for the decision, and nothing else with it.
+"""
+
+from __future__ import annotations
+
+from framework._manager.submitting.requeued import Requeued
+from framework._records.records import WAITS
+from framework._records.statuses import CANCELLED
+from framework._running.ledger import rest
+from framework._running.outcomes import PublishAgain
+from framework._running.runner import Runner
+from framework._running.waits.places import Delays
+from framework._tasks.live import LiveTask, Pause
+from framework.exceptions import TaskCancelledError
+
+
+class Resting:
+    """Lets tasks wait outside of their functions.
+
+    Args:
+        runner: Has their limits and ends them.
+        delays: Has their timers.
+        requeued: Starts them again, and gives them away.
+    """
+
+    def __init__(self, runner: Runner, delays: Delays, requeued: Requeued) -> None:
+        self._runner = runner
+        self._ledger = runner.ledger
+        self._delays = delays
+        self._requeued = requeued
+
+    def pause(self, task: LiveTask, delay: float) -> Pause | None:
+        """Return what a wait of a running task is; called where its function runs.
+
+        Args:
+            task: A task whose own retry makes it wait.
+            delay: For how many seconds.
+
+        Returns:
+            None if it is to wait inside, since its limit ends it before, or it runs twice.
+        """
+        restart = task.restart
+        if restart is None or restart.state != "own" or task.bodies != 1:
+            return None
+        used = 0.0
+        if task.limit is not None:
+            left = self._runner.limits.left_of(task, task.limit)
+            if left <= delay:
+                return None
+            used = task.limit - left + delay
+        return Pause(self._ledger.clock.time() + delay, used)
+
+    def rest(self, task: LiveTask, again: PublishAgain) -> None:
+        """Let a task wait whose function was left, or end it if it is not to run again."""
+        ledger, runner, restart = self._ledger, self._runner, task.restart
+        assert restart is not None
+        left = runner.limits.halt(task)
+        used = 0.0 if left is None or task.limit is None else task.limit - left + again.delay
+        due = ledger.clock.time() + again.delay
+        with ledger.lock:
+            rests = restart.state == "own" and rest(ledger, task, again.reason)
+            if rests:
+                restart.rest(due, used)
+        if not rests:
+            stopped = TaskCancelledError(task.task_id, task.name)
+            reason = "it was cancelled between two attempts"
+            runner.endings.end(task, CANCELLED, error=stopped, reason=reason)
+            return
+        ledger.share(task)
+        ledger.announce(again.kind, task, again.delay, again.error)
+        self._delays.delay(task, ledger.clock.monotonic() + again.delay, self._go_on)
+        # 1 it rests, 2 its app stops and looks for tasks with a timer, 3 its timer is set.
+        if task.home.closed:
+            self._requeued.let_go(task, WAITS)
+
+    def _go_on(self, task: LiveTask) -> None:
+        """Let a task start again that is due."""
+        with self._ledger.lock:
+            # Not before: until its thread has let go of it, it is one that has started.
+            task.started = None
+        self._requeued.start_again(task)
