@@ -14,7 +14,13 @@ import sys
 import threading
 from typing import Any
 
-from framework import background_task, current_task, get_task_manager, setup_async_framework
+from framework import (
+    background_task,
+    current_task,
+    get_task_manager,
+    retry_task,
+    setup_async_framework,
+)
 from framework.stores.sql import SQLStore
 from framework.stores.sql._shared.site import Pace
 
@@ -79,6 +85,18 @@ def unique(number: int, process: int) -> str:
     return found
 
 
+@background_task(on_restart="requeue", name="tests.retried")
+@retry_task(max_retries=2, retry_delay=0.5, exceptions=ConnectionError)
+def retried(number: int) -> str:
+    """Run on a thread, at the third attempt."""
+    found = note_start()
+    task = current_task()
+    assert task is not None
+    if task.attempts < 3:
+        raise ConnectionError("no answer")
+    return found
+
+
 KINDS: dict[str, Any] = {
     "once": once,
     "loop": on_loop,
@@ -86,6 +104,7 @@ KINDS: dict[str, Any] = {
     "later": once.options(delay=0.3),
     "limited": limited,
     "unique": unique,
+    "retried": retried,
 }
 
 

@@ -171,15 +171,14 @@ class Run:
         starts = Counter(self._ledger.read_text("utf-8").split())
         for task_id, kind in self.accepted.items():
             status, often = statuses[task_id], starts[task_id]
+            most = 3 if kind == "retried" else 1
             if kind == "again":
                 assert (status, often >= 1) == ("completed", True), (task_id, status, often)
             elif status == "completed":
-                assert often == 1, (task_id, kind, often)
+                assert often == most, (task_id, kind, often)
             else:
                 assert status in ("interrupted", "cancelled"), (task_id, status)
-                assert often <= 1, (task_id, often)
-        twice = [one for one, kind in self.accepted.items() if kind != "again" and starts[one] > 1]
-        assert twice == []
+                assert often <= most, (task_id, often)
         found = Counter(statuses.values())
         assert found["interrupted"] + found["cancelled"] <= cut_off, "only what had started"
 
@@ -203,8 +202,9 @@ async def disturbed(url: str, folder: Path, how: list[str], *, count: int, seed:
             run.disturb(one)
             run.keep(3)
         assert all(one.done.wait(PATIENCE) for one in run.alive)
-        # Of each process at most: what its threads ran, and what its loop had started.
-        await run.check(run.ended * (WORKERS + count))
+        # Of each process at most: what its threads ran, what its loop had started, and what had
+        # failed a moment ago and was not written yet.
+        await run.check(run.ended * (WORKERS + 2 * count))
         return run
 
 
