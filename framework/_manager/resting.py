@@ -1,4 +1,4 @@
-"""Resting: tasks that wait for their next attempt outside of their functions, as delayed ones do.
+"""Resting: tasks that wait for another attempt outside of their functions, as delayed ones do.
 
 A task that other processes may run, and whose own retry makes it wait, runs nothing meanwhile. So
 it leaves its thread or coroutine and is PENDING until it is due: its row says so, and how many
@@ -42,12 +42,13 @@ class Resting:
         self._delays = delays
         self._requeued = requeued
 
-    def pause(self, task: LiveTask, delay: float) -> Pause | None:
+    def pause(self, task: LiveTask, delay: float, *, begun: bool) -> Pause | None:
         """Return what a wait of a running task is; called where its function runs.
 
         Args:
-            task: A task whose own retry makes it wait.
+            task: A task whose own retry or throttle makes it wait.
             delay: For how many seconds.
+            begun: See `Pause`.
 
         Returns:
             None if it is to wait inside, since its limit ends it before, or it runs twice.
@@ -57,30 +58,40 @@ class Resting:
             return None
         used = 0.0
         if task.limit is not None:
+            # While it waits for a throttle, the time of its limit stands still.
+            counted = delay if begun else 0.0
             left = self._runner.limits.left_of(task, task.limit)
-            if left <= delay:
+            if left <= counted:
                 return None
-            used = task.limit - left + delay
-        return Pause(self._ledger.clock.time() + delay, used)
+            used = task.limit - left + counted
+        return Pause(self._ledger.clock.time() + delay, used, begun)
 
-    def rest(self, task: LiveTask, again: PublishAgain) -> None:
-        """Let a task wait whose function was left, or end it if it is not to run again."""
+    def rest(self, task: LiveTask, pause: Pause, again: PublishAgain, announces: bool) -> None:
+        """Let a task wait whose function was left, or end it if it is not to run again.
+
+        Args:
+            task: The task.
+            pause: What `pause` has returned.
+            again: With what its function was left.
+            announces: Whether nobody has heard of its wait yet.
+        """
         ledger, runner, restart = self._ledger, self._runner, task.restart
         assert restart is not None
-        left = runner.limits.halt(task)
-        used = 0.0 if left is None or task.limit is None else task.limit - left + again.delay
-        due = ledger.clock.time() + again.delay
+        runner.limits.halt(task)
         with ledger.lock:
             rests = restart.state == "own" and rest(ledger, task, again.reason)
             if rests:
-                restart.rest(due, used)
+                restart.rest(pause.due, pause.used)
+                task.attempts -= not pause.begun
         if not rests:
             stopped = TaskCancelledError(task.task_id, task.name)
             reason = "it was cancelled between two attempts"
             runner.endings.end(task, CANCELLED, error=stopped, reason=reason)
             return
         ledger.share(task)
-        ledger.announce(again.kind, task, again.delay, again.error)
+        if announces:
+            ledger.announce(again.kind, task, again.delay, again.error)
+        # Not by the wall second, which people may set.
         self._delays.delay(task, ledger.clock.monotonic() + again.delay, self._go_on)
         # 1 it rests, 2 its app stops and looks for tasks with a timer, 3 its timer is set.
         if task.home.closed:

@@ -51,7 +51,7 @@ class PublishAgain(BaseException):  # no error, and nobody may catch it as one
         error: What ended the attempt; None for a throttle.
         reason: Why it waits, see `reasons`.
         turn: Key of the throttle's window that it waits for; "" for none.
-        then: Called with the task and this when its function was left; None on a worker.
+        then: Called with the task and this error when its function was left; None on a worker.
     """
 
     kind: str

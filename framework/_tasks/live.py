@@ -66,10 +66,12 @@ class Pause(NamedTuple):
     Attributes:
         due: The wall second at which it is over.
         used: How many seconds of the task's limit are over by then.
+        begun: Whether the attempt before it has begun: not if it waits for a throttle.
     """
 
     due: float
     used: float
+    begun: bool
 
 
 class Driver(Protocol):

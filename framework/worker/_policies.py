@@ -82,7 +82,9 @@ class WorkerPolicies(Policies):
         later: float | None = due
         while later is not None:
             delay, reason = later - self.monotonic(), throttle_reason(policy, later)
-            self._leave(policy, "throttled", max(delay, 0.0), None, reason, window_key(policy, key))
+            self._publish_again(
+                policy, "throttled", max(delay, 0.0), None, reason, window_key(policy, key)
+            )
             self._announce("throttled", policy.name, delay, None)
             with Sleep(self, sleeper, reason) as sleep:
                 yield partial(sleeper.wait, later)
@@ -110,10 +112,10 @@ class WorkerPolicies(Policies):
         reason: str,
     ) -> Pause | None:
         """Have the task published again before another attempt; see `Policies.leave`."""
-        self._leave(policy, "retrying", delay, error, reason)
+        self._publish_again(policy, "retrying", delay, error, reason)
         return None
 
-    def _leave(
+    def _publish_again(
         self,
         policy: object,
         kind: str,

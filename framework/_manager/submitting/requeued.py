@@ -230,7 +230,7 @@ class Requeued(Partner):
             restart.state = "left"
             waiters = ledger.give_away(task)
         # Of one that has rested, the row may not say so yet.
-        left = not task.attempts and leaving.leave_behind(task)
+        left = task.started is None and leaving.leave_behind(task)
         if not left and self._store is not None:
             self._store.release(_free_copy(task, restart, WAITS, False))
         self._forget(task, True, waiters)
@@ -259,6 +259,7 @@ def _free_copy(task: LiveTask, restart: Restart, reason: str, offered: bool) -> 
     restart = replace(restart.free_copy(), offered=offered)
     if pause is not None:
         restart.due, restart.used = pause.due, pause.used
+        free.attempts -= not pause.begun
     else:
         if task.timer is None and not (offered and task.reason):
             free.reason = reason

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Awaitable, Callable, Generator, Hashable
 from contextlib import closing
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final, NoReturn, Protocol, TypeVar
 
 from framework._records import reasons
 from framework._records.jsonsafe import safe_str
@@ -39,13 +39,13 @@ T = TypeVar("T")
 class Rests(Protocol):
     """Lets tasks wait outside of their functions: a `resting.Resting`."""
 
-    def pause(self, task: LiveTask, delay: float) -> Pause | None:
-        """Return what a wait of a running task is that lasts some seconds.
+    def pause(self, task: LiveTask, delay: float, *, begun: bool) -> Pause | None:
+        """Return what a wait of a running task is, of some seconds; see `Pause`.
 
         None if it is to wait inside, whatever becomes of its process.
         """
 
-    def rest(self, task: LiveTask, again: PublishAgain) -> None:
+    def rest(self, task: LiveTask, pause: Pause, again: PublishAgain, announces: bool) -> None:
         """Let a task wait whose function was left, or end it if it is not to run again."""
 
 
@@ -142,7 +142,7 @@ class Policies:
         error: BaseException,
         reason: str,
     ) -> Pause | None:
-        """Called before the wait for another attempt, and when a shutdown ends that wait.
+        """Called before the wait for another attempt.
 
         Leaves the current task's function if the wait is the task's own, and the task is to wait
         outside of its function: until it is due, in this process or another one.
@@ -150,7 +150,7 @@ class Policies:
         Args:
             policy: The retry.
             attempt: Number of the attempt that has failed, from 1.
-            delay: Seconds to wait, or what is left of them.
+            delay: Seconds to wait.
             error: What the attempt has raised.
             reason: Why the task waits.
 
@@ -162,14 +162,39 @@ class Policies:
             PublishAgain: If it is to wait outside.
         """
         record = current_record.get()
-        restart = None if record is None else record.restart
-        if self._rests is None or record is None or restart is None or not is_own():
-            return None
-        restart.failed = attempt
-        pause = self._rests.pause(record, delay)
-        if pause is not None and (delay >= LONG or record.home.closed):
-            raise PublishAgain("retrying", delay, error, reason, then=self._rests.rest)
+        if record is not None and record.restart is not None and is_own():
+            record.restart.failed = attempt
+        pause = self.pause(delay, begun=True)
+        if pause is not None and record is not None and (delay >= LONG or record.home.closed):
+            self._leave(pause, PublishAgain("retrying", delay, error, reason), announces=True)
         return pause
+
+    def pause(self, delay: float, *, begun: bool) -> Pause | None:
+        """Return what a wait of some seconds is, if another process may go on with it."""
+        record = current_record.get()
+        if record is None or record.restart is None or self._rests is None or not is_own():
+            return None
+        return self._rests.pause(record, delay, begun=begun)
+
+    def leave_interrupted(self, due: float, again: PublishAgain) -> None:
+        """Called when a shutdown ends a wait: another process may go on with it.
+
+        Args:
+            due: The monotonic second at which it would have been over.
+            again: What the wait is for.
+
+        Raises:
+            PublishAgain: *again*, if one may.
+        """
+        pause = self.pause(max(0.0, due - self.monotonic()), begun=again.kind == "retrying")
+        if pause is not None:
+            self._leave(pause, again, announces=False)
+
+    def _leave(self, pause: Pause, again: PublishAgain, *, announces: bool) -> NoReturn:
+        assert self._rests is not None
+        rest = self._rests.rest
+        again.then = lambda task, again: rest(task, pause, again, announces)
+        raise again
 
     # -- throttle
 
@@ -305,8 +330,8 @@ class Policies:
                 self._announce("retrying", name, delay, latest[0])
                 yield due
             if not sleep.may_go_on(latest[0]):
-                left = max(0.0, due - self.clock.monotonic())
-                self.leave(policy, attempt, left, latest[0], reason)
+                again = PublishAgain("retrying", delay, latest[0], reason)
+                self.leave_interrupted(due, again)
                 return
             attempt += 1
             yield None

@@ -23,6 +23,7 @@ from typing import Final
 
 from framework._records.ids import random_id
 from framework._running.endings import Endings
+from framework._running.outcomes import PublishAgain
 from framework._running.waits.policies import (
     Policies,
     Rests,
@@ -191,14 +192,18 @@ class SharedPolicies(Policies):
             RateLimitExceededError: If the framework shuts down first.
             TaskCancelledError: If the calling task is cancelled or ends first.
         """
-        with Sleep(self, sleeper, throttle_reason(policy, until), suspends=True) as sleep:
+        reason = throttle_reason(policy, until)
+        # If another process goes on with it, it is counted there, and not here any more.
+        pause = self.pause(until - self.monotonic(), begun=False)
+        with Sleep(self, sleeper, reason, suspends=True, pause=pause) as sleep:
             self._announce("throttled", policy.name, until - self.monotonic(), None)
             while not sleeper.interrupted and self.monotonic() < until:
                 yield partial(sleeper.wait, until)
-            if not sleeper.interrupted:
-                return
-            sleep.raise_if_unwanted()
-            raise self.limit_error(policy, until)
+        if not sleeper.interrupted:
+            return
+        sleep.raise_if_unwanted()
+        self.leave_interrupted(until, PublishAgain("throttled", 0.0, None, reason))
+        raise self.limit_error(policy, until)
 
 
 def _window_key(policy: ThrottlePolicy, key: Hashable) -> str:

@@ -19,7 +19,9 @@ from framework import (
     background_task,
     current_task,
     retry_task,
+    throttled_task,
 )
+from framework._threads.clock import SystemClock
 from framework.protocols import TaskEvent
 from tests.patience import PATIENCE
 from tests.processes.work.test_requeue import STATUSES, bury, framework, known
@@ -257,6 +259,47 @@ async def test_places_are_kept(sql_url: str, moves: bool) -> None:
         assert await manager.get_result(behind, timeout=PATIENCE) == 1
         assert SEEN == [1, 2, 1]
         assert await manager.submit(only_one, (0,)) != task_id, "the place is free again"
+
+
+# -- throttles
+
+CALLS: list[float] = []
+CLOCK = SystemClock()
+WINDOW = 3.0
+
+
+@background_task(on_restart="requeue", timeout=20)
+@throttled_task(rate_limit=1, time_window=WINDOW, when_limited="wait")
+def take() -> None:
+    """Note a call on a thread."""
+    CALLS.append(CLOCK.monotonic())
+
+
+@background_task(on_restart="requeue", timeout=20)
+@throttled_task(rate_limit=1, time_window=WINDOW, when_limited="wait")
+async def take_on_loop() -> None:
+    """Note a call on the loop."""
+    CALLS.append(CLOCK.monotonic())
+
+
+@pytest.mark.parametrize("fn", [take, take_on_loop], ids=["thread", "loop"])
+async def test_a_throttle_over_a_restart(sql_url: str, fn: Any) -> None:
+    """The wait for a throttle goes on in the next process, and the window has no more calls."""
+    CALLS.clear()
+    loop, waits = asyncio.get_running_loop(), asyncio.Event()
+    async with framework(sql_url) as manager:
+        await manager.get_result(await manager.submit(fn), timeout=PATIENCE)
+        manager.subscribe(lambda _: loop.call_soon_threadsafe(waits.set), kinds=["throttled"])
+        task_id = await manager.submit(fn)
+        await asyncio.wait_for(waits.wait(), PATIENCE)
+    async with framework(sql_url) as manager:
+        task = await known(manager, task_id)
+        if not task.attempts:
+            assert (task.status.value, task.reason[:9]) == ("pending", "throttle ")
+        await manager.get_result(task_id, timeout=PATIENCE)
+        assert (await known(manager, task_id)).attempts == 1
+    first, second = CALLS
+    assert second - first >= WINDOW
 
 
 # -- waits that are not the task's own
