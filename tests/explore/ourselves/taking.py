@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -19,18 +19,21 @@ from tempfile import mkdtemp
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from framework import background_task, current_task
+from framework import Task, background_task, current_task
 from framework._manager.core import Parts
 from framework._manager.frameworks import Framework
+from framework._manager.hosting.host import RemoteHost
 from framework._manager.settings import Settings
+from framework._records.records import TaskRecord
 from framework._tasks.live import current_home
 from framework._threads.watch import processes
 from framework.stores.sql import SQLStore
+from framework.stores.sql._reading.arrivals import Arrivals, Claimed
 from framework.stores.sql._shared.free import orphans
 from framework.stores.sql._shared.site import Pace
 from framework.stores.sql._tables.database import Database
 from framework.stores.sql._tables.schema import PROCESSES
-from tests.explore.ourselves.run import Run
+from tests.explore.ourselves.run import Gate, Run
 
 PLACES = 1
 """How many threads each process has."""
@@ -48,6 +51,11 @@ SETTLED = 8.0
 """Virtual seconds within which all tasks have ended."""
 
 
+_HELD = sa.text(
+    "SELECT process, count(*) AS many FROM asyncframe_tasks WHERE ended_at IS NULL GROUP BY process"
+)
+
+
 class Work:
     """What the tasks of one run have done.
 
@@ -55,29 +63,33 @@ class Work:
         run: The run.
 
     Attributes:
+        run: The run.
+        gate: Lets the gated tasks end.
         begun: The number of each task that has begun, and when, in order.
         most: How many there were at a time at most of what was counted.
     """
 
     def __init__(self, run: Run) -> None:
-        self._run = run
+        self.run = run
+        self.gate = Gate()
         self.begun: list[tuple[int, float]] = []
-        self._live = Counter[object]()
+        self._live = list[tuple[Task, object]]()
         self.most = Counter[object]()
 
-    def do(self, seconds: float, *counted: object) -> None:
+    def do(self, wait: Callable[[], object], *counted: object) -> None:
         """Run the current task, whose id is its number, in the current process."""
         task, home = current_task(), current_home.get()
         assert task is not None
         assert home is not None
         counted = (home.core, *counted)
-        self.begun.append((int(task.task_id, 16), self._run.clock.monotonic()))
-        for one in counted:
-            self._live[one] += 1
-            self.most[one] = max(self.most[one], self._live[one])
-        self._run.sleep(seconds)
-        for one in counted:
-            self._live[one] -= 1
+        self.begun.append((int(task.task_id, 16), self.run.clock.monotonic()))
+        ours = [(task, one) for one in counted]
+        self._live += ours
+        # The function of a task that was interrupted runs on, beside its thread's successor.
+        live = Counter(one for other, one in self._live if not other.status.is_final)
+        self.most |= live
+        wait()
+        self._live = [one for one in self._live if one not in ours]
 
     @property
     def numbers(self) -> list[int]:
@@ -92,13 +104,22 @@ WORK: dict[str, Work] = {}
 @background_task(on_restart="requeue", name="explored.shared")
 def shared(seconds: float = BODY) -> None:
     """Run in any process."""
-    WORK[""].do(seconds)
+    work = WORK[""]
+    work.do(lambda: work.run.sleep(seconds))
 
 
 @background_task(on_restart="requeue", name="explored.shared_limited", max_running=LIMIT)
 def limited() -> None:
     """Run in any process, as one of few."""
-    WORK[""].do(BODY, "limited")
+    work = WORK[""]
+    work.do(lambda: work.run.sleep(BODY), "limited")
+
+
+@background_task(on_restart="requeue", name="explored.shared_gated")
+def gated() -> None:
+    """Run in any process, until the scenario lets it end."""
+    work = WORK[""]
+    work.do(work.gate.wait)
 
 
 class Processes:
@@ -117,14 +138,31 @@ class Processes:
         run.stack.callback(rmtree, folder)
         self._url = f"sqlite:///{folder / 'tasks.db'}"
         self.work = WORK[""] = Work(run)
+        self._held = Counter[str]()
+        self._given_up = ""
         run.replace(Database, "_transaction", self._transaction)
         run.replace(processes, "process_id", lambda: f"{next(self._names):032x}")
         self.one, self.two = self._start(), self._start()
 
     @contextmanager
     def _transaction(self, engine: Engine) -> Iterator[Connection]:
-        with self._turn, engine.connect() as connection, connection.begin():
-            yield connection
+        with self._turn, engine.connect() as connection:
+            with connection.begin():
+                yield connection
+            self._look(connection)
+
+    def _look(self, connection: Connection) -> None:
+        """Note how many tasks each process has, after a commit."""
+        # The first ones make the tables.
+        with connection.begin():
+            if sa.inspect(connection).has_table("asyncframe_tasks"):
+                found = {row.process: row.many for row in connection.execute(_HELD)}
+                self._held |= Counter(found)
+
+    @property
+    def held(self) -> int:
+        """How many tasks of the database a process has had at most that was not given up."""
+        return max(self._held[one] for one in self._held if one not in ("", self._given_up))
 
     def _start(self) -> Framework:
         store = SQLStore(self._url)
@@ -146,6 +184,16 @@ class Processes:
         found = framework.core.ledger.shared
         assert isinstance(found, SQLStore)
         return found
+
+    def give_up_second(self) -> None:
+        """Do in one transaction what a third process does that takes the second one for dead."""
+        site, given_up = self.store(self.one)._writer._site, self.store(self.two)._writer.membership
+        self._given_up = given_up.process_id
+        with site.turn() as (connection, version, _):
+            own = PROCESSES.c.process_id == self._given_up
+            connection.execute(sa.delete(PROCESSES).where(own))
+            dialect, process = site.database.dialect, site.membership.process_id
+            orphans.settle(connection, dialect, process, version, self._run.clock.time())
 
     def end(self) -> dict[int, str]:
         """Wait until all tasks have ended and stop both; return their statuses, by their numbers.
@@ -241,14 +289,8 @@ def give_up(run: Run) -> None:
     submit(shared)
 
     def others() -> None:
-        """Do in one transaction what a third process does that takes the second one for dead."""
         run.sleep(0.1)
-        site, given_up = made.store(made.one)._writer._site, made.store(made.two)._writer.membership
-        with site.turn() as (connection, version, _):
-            own = PROCESSES.c.process_id == given_up.process_id
-            connection.execute(sa.delete(PROCESSES).where(own))
-            dialect, process = site.database.dialect, site.membership.process_id
-            orphans.settle(connection, dialect, process, version, run.clock.time())
+        made.give_up_second()
 
     def burst() -> None:
         for _ in range(4):
@@ -275,11 +317,69 @@ def cancel_or_take(run: Run) -> None:
     assert {status for one, status in found.items() if one != number} == {"completed"}, found
 
 
+def begin_or_be_given_up(run: Run) -> None:
+    """A process is given up as its next task is about to start: others take what it has, in turn.
+
+    They take no more of it at a time than they have threads.
+    """
+    made = Processes(run)
+    made.one.manager.submit_nowait(shared, (1.5,))
+    submit = made.two.manager.submit_nowait
+    submit(shared, (1.0,))
+    run.sleep(0.5)
+    for _ in range(3):
+        submit(shared)
+
+    def others() -> None:
+        run.sleep(0.4)
+        made.give_up_second()
+
+    run.together(others)
+    ended = Counter(made.end().values())
+    assert ended["interrupted"] <= PLACES, ended
+    assert ended["completed"] + ended["interrupted"] == 5, ended
+    assert made.held <= PLACES
+
+
+def begin_or_go_back(run: Run) -> None:
+    """A task is given back whose turn comes at that moment: it starts once, here or there.
+
+    1 The second process claims it, 2 another one takes its thread there, 3 the first process has a
+    thread again, 4 the other one ends as the second process gives the task back.
+    """
+    made = Processes(run)
+    submit_one, submit_two = made.one.manager.submit_nowait, made.two.manager.submit_nowait
+    take, give_away, gate = Arrivals.take, RemoteHost.give_away, made.work.gate
+    between = [lambda: submit_two(gated)]
+
+    def take_later(arrivals: Arrivals, claimed: Claimed) -> None:
+        if claimed.records and between:
+            between.pop()()
+        take(arrivals, claimed)
+
+    def give_away_later(host: RemoteHost, records: Sequence[TaskRecord]) -> None:
+        if records and not between:
+            gate.open()
+        give_away(host, records)
+
+    submit_one(shared, (2.5,))
+    run.sleep(1.5)
+    run.replace(Arrivals, "take", take_later)
+    run.replace(RemoteHost, "give_away", give_away_later)
+    submit_one(shared)
+    run.sleep(4.0)
+    gate.open()
+    ended = made.end()
+    assert list(ended.values()) == ["completed"] * 3, (ended, made.work.begun)
+
+
 SCENARIOS: list[Callable[[Run], None]] = [
     share_a_burst,
     share_both_ways,
     come_back,
     limit_both,
     give_up,
+    begin_or_be_given_up,
+    begin_or_go_back,
     cancel_or_take,
 ]
