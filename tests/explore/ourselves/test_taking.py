@@ -6,7 +6,15 @@ import pytest
 
 from tests.explore.ourselves import taking
 from tests.explore.ourselves.harness import Explorer
+from tests.explore.ourselves.planted import FAULTS, with_fault
 from tests.explore.ourselves.run import Scenario
+
+FOUND_BY: dict[str, Scenario] = {
+    "starts without a permit": taking.begin_or_be_given_up,
+    "gives away what runs": taking.begin_or_go_back,
+    "claims more than it has places for": taking.begin_or_be_given_up,
+}
+"""The scenario that finds each fault."""
 
 
 def failure(scenario: Scenario, level: str, runs: int) -> str:
@@ -21,6 +29,17 @@ def failure(scenario: Scenario, level: str, runs: int) -> str:
 def test_no_order_fails(scenario: Scenario) -> None:
     """Each task gets one taker in time and in turn, whoever is given up or cancels meanwhile."""
     assert failure(scenario, "locks", 25) == ""
+
+
+@pytest.mark.extended("time")
+@pytest.mark.parametrize("what", FOUND_BY)
+def test_planted_faults_are_found(what: str) -> None:
+    """Whatever the search begins with, it finds each fault of the rule within 200 runs."""
+    for seed in range(5):
+        explorer = Explorer(with_fault(FOUND_BY[what], FAULTS[what]), "locks")
+        _, failed = explorer.explore("mixed", 200, seed)
+        assert failed is not None, seed
+        assert isinstance(failed.error, AssertionError)
 
 
 @pytest.mark.soak
