@@ -334,6 +334,20 @@ def test_server_goes_and_comes_back(postgres_server: PostgresServer) -> None:
         assert ids == {first.task_id, second.task_id}
 
 
+def test_who_stands_still_in_its_turn(postgres_url: str) -> None:
+    """A process that is suspended in its turn to write holds up others for less than 5 s."""
+    clock = SystemClock()
+    with peers(postgres_url, 1) as (peer,), opened(postgres_url, Pace()) as store:
+        turn = peer.writer._site.turn()
+        turn.__enter__()
+        began = clock.monotonic()
+        safe(store, new_record(TestClock()))
+        assert clock.monotonic() - began < SECURE_PATIENCE - 0.5
+        stopped = r"(?s)^\(psycopg\.errors\.IdleInTransactionSessionTimeout\) terminating .*"
+        with pytest.raises(sa.exc.InternalError, match=stopped):
+            turn.__exit__(None, None, None)
+
+
 def test_server_that_can_only_be_read_for_a_while(postgres_url: str) -> None:
     """Connections that were opened while a server could only be read are not kept."""
     name = postgres_url.rpartition("/")[2]

@@ -45,8 +45,8 @@ _SETTINGS: Final = {
     "lock_timeout": "'2s'",
     "statement_timeout": "'10s'",
     # Ends the transaction of a process that was suspended in it: it has the lock that every
-    # writer needs.
-    "idle_in_transaction_session_timeout": "'5s'",
+    # writer needs. Early enough for the others to write, within 5 s, what callers wait for.
+    "idle_in_transaction_session_timeout": "'3s'",
     # Also without durability: a server that crashes must not take a version back that others
     # have read up to. One flush for each batch costs no task anything.
     "synchronous_commit": "on",
