@@ -81,12 +81,14 @@ class Member:
 
     Attributes:
         ahead: Whether its wall clock was set forward.
+        gone: How many had ended by themselves when they were to be ended.
     """
 
     def __init__(self, start: Callable[[], Any]) -> None:
         self._start = start
         self._stack = ExitStack()
         self.ahead = False
+        self.gone = 0
         self.begin()
 
     def begin(self) -> None:
@@ -105,6 +107,7 @@ class Member:
 
     def end(self, how: signal.Signals) -> None:
         """End it by a signal."""
+        self.gone += self.server.process.poll() is not None
         self.send(how)
         self.server.wait(PATIENCE)
         self._stack.close()
@@ -408,6 +411,7 @@ class Judgement:
             answer is not None and answer[0] == "failed" and "may be called" in answer[3]
             for answer in said[0].values()
         )
+        self.found["ended by itself"] += sum(one.gone for one in campaign.members)
         self.found["run and not kept"] += len({one.task_id for one in self.effects} - rows.keys())
         self.found["too many in a window"] += self._too_many()
         self.found = +self.found
