@@ -126,8 +126,9 @@ class SharedPolicies(Policies):
                     window, entry, options["rate_limit"], length + margin, ahead, waits
                 )
                 counted, due = yield from self._ask(policy, sleeper, request)
-                # While this process stood still, the others may have ended the task.
-                raise_if_unwanted(current_record.get())
+                if ahead:
+                    # While this process stood still, the others may have ended the task.
+                    raise_if_unwanted(current_record.get())
                 if not counted:
                     # Callers know nothing of the margin.
                     return min(due, self.monotonic() + length)

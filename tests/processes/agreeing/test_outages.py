@@ -1,4 +1,4 @@
-"""Tasks that ask the shared database for something while it is away."""
+"""Tasks that ask the shared database for something while it is away, or as they are cancelled."""
 
 from __future__ import annotations
 
@@ -114,3 +114,26 @@ async def test_tasks_wait_until_the_database_is_back(
                 for kind, task_id in ids.items()
             } == {kind: kind for kind in ids}
     assert runs == Counter({**dict.fromkeys(ids, 1), "attempts": 2})
+
+
+async def test_a_cancelled_task_cleans_up(postgres_url: str) -> None:
+    """What a task calls while it is being cancelled is counted and called, if it need not wait."""
+    refunded, begun = list[str](), asyncio.Event()
+
+    @throttled_task(rate_limit=1, when_limited="wait")
+    async def refund(name: str) -> None:
+        refunded.append(name)
+
+    @background_task
+    async def pay(name: str) -> None:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            await refund(name)
+
+    async with manager_at(postgres_url) as manager:
+        task_id = pay("ann")
+        await begun.wait()
+        assert await manager.cancel_task(task_id)
+    assert refunded == ["ann"]
