@@ -160,7 +160,7 @@ class SharedPolicies(Policies):
             sleeper.signal()
 
         self._windows.reserve(request, hear)
-        while not told and self.monotonic() < began + _PATIENCE:
+        while not (told or sleeper.interrupted) and self.monotonic() < began + _PATIENCE:
             yield partial(sleeper.wait, began + _PATIENCE)
         if not told and request.waits:
             yield from self._wait_for_store(policy, sleeper, told)
