@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
-from framework import background_task
+from framework import background_task, retry_task
 from framework._manager.core import Parts
 from framework._manager.frameworks import Framework
 from framework._manager.hosting.host import RemoteHost
@@ -19,7 +19,7 @@ from framework._threads.waiters import ThreadWaiter
 from framework.protocols import StoreHost
 from framework.stores.memory import MemoryStore
 from framework.stores.sql._backlog import Backlog
-from tests.explore.ourselves.run import Run
+from tests.explore.ourselves.run import Gate, Run
 
 RAN: list[int] = []
 """The numbers of the tasks that have started, here or in the other process."""
@@ -29,6 +29,26 @@ RAN: list[int] = []
 def requeued(number: int) -> None:
     """Note that it has started."""
     RAN.append(number)
+
+
+BUSY: list[int] = []
+"""The number of the task whose attempt is being made."""
+
+FAILING: list[Gate] = []
+"""One gate, which is open once a task is about to fail."""
+
+
+@background_task(on_restart="requeue", name="explored.retried")
+@retry_task(max_retries=1, retry_delay=1.0, exceptions=ConnectionError)
+def retried(number: int) -> None:
+    """Note that it has started, and fail the first time."""
+    RAN.append(number)
+    BUSY.append(number)
+    if len(RAN) == 1:
+        FAILING[0].open()
+        BUSY.clear()
+        raise ConnectionError
+    BUSY.clear()
 
 
 class Row(NamedTuple):
@@ -65,11 +85,15 @@ class Database(MemoryStore):
         self.note = self.backlog.note
         self.secure = self.backlog.secure
         self.start = self.backlog.start
-        self.release = self.backlog.release
         self.rows: dict[str, tuple[str, str]] = {}
         self.alive = True
         self.own = "first"
         self.host: StoreHost
+
+    def release(self, record: TaskRecord) -> None:
+        """Queue the copy of a task that is free, and that nobody runs therefore."""
+        assert BUSY == []
+        self.backlog.release(record)
 
     def open(self, host: StoreHost) -> None:
         """Begin."""
@@ -119,9 +143,12 @@ class Database(MemoryStore):
         restart = record.restart
         starts = self.backlog.starts(record.task_id)
         waits = record.status is TaskStatus.PENDING
+        if restart is not None and waits and starts:
+            restart.begin(0.0)
+        has_begun = restart is not None and restart.started is not None
         return Row(
             str(record.task_id),
-            "running" if starts and waits else record.status.value,
+            "running" if has_begun and waits else record.status.value,
             "own" if restart is None else restart.state,
             starts,
         )
@@ -135,10 +162,8 @@ class Database(MemoryStore):
             if owner == self.own and state != "left" and before in ("pending", "running"):
                 if state == "free":
                     self.rows[task_id] = ("pending", "")
-                elif status != "pending":
-                    self.rows[task_id] = (status, self.own)
                 else:
-                    self.rows.setdefault(task_id, (status, self.own))
+                    self.rows[task_id] = (status, self.own)
         return True
 
     def take_over(self) -> None:
@@ -159,6 +184,7 @@ class Database(MemoryStore):
 def with_database(run: Run, workers: int = 1) -> tuple[Framework, Database]:
     """Return a framework, and its store; the ids of its tasks are their numbers from 1."""
     RAN.clear()
+    BUSY.clear()
     store, ids = Database(run), itertools.count(1)
     parts = Parts(
         clock=run.clock,
@@ -259,6 +285,66 @@ def let_go_or_cancel(run: Run) -> None:
     check(framework, store, 0)
 
 
+def rest_or_let_go(run: Run) -> None:
+    """A task fails, and rests until its next attempt, while it is given away: no third attempt."""
+    framework, store = with_database(run)
+    core, FAILING[:] = framework.core, [Gate()]
+    framework.manager.submit_nowait(retried, (1,))
+    over: list[bool] = []
+
+    def writer() -> None:
+        while not over or store.backlog.waits:
+            store.write()
+            store.backlog.sleep(0.1)
+
+    def let_go() -> None:
+        FAILING[0].wait()
+        for task in core.ledger.unfinished():
+            core.requeued.let_go(task, "")
+        run.sleep(3.0)
+        over.append(True)
+
+    run.together(writer, let_go)
+    _check_attempts(framework, store, {"completed"})
+
+
+def rest_or_cancel(run: Run) -> None:
+    """A task fails, and rests until its next attempt, while it is cancelled: it makes none."""
+    framework, store = with_database(run)
+    core, FAILING[:] = framework.core, [Gate()]
+    task_id = framework.manager.submit_nowait(retried, (1,))
+    over: list[bool] = []
+
+    def writer() -> None:
+        while not over or store.backlog.waits:
+            store.write()
+            store.backlog.sleep(0.1)
+
+    def cancel() -> None:
+        FAILING[0].wait()
+        RemoteHost(core).cancel(task_id)
+        run.sleep(3.0)
+        over.append(True)
+
+    run.together(writer, cancel)
+    _check_attempts(framework, store, {"cancelled"})
+    assert RAN == [1]
+
+
+def _check_attempts(framework: Framework, store: Database, ends: Collection[str]) -> None:
+    """See that a task that fails once has ended, after two attempts at the most."""
+    while store.backlog.waits:
+        store.write()
+    store.run_free()
+    framework.core.stop()
+    framework.pool.shutdown()
+    ledger = framework.core.ledger
+    assert (ledger.pending, ledger.running) == (0, 0)
+    ((status, _),) = store.rows.values()
+    assert status in ends, (RAN, store.rows)
+    assert len(RAN) <= 2, (RAN, store.rows)
+
+
 def permit_or_leave(run: Run) -> None:
     """A permit comes when its thread stops waiting: it is used here, or passed on, and not both."""
     late: list[bool] = []
@@ -273,4 +359,6 @@ SCENARIOS: list[Callable[[Run], None]] = [
     requeue_beside_a_late_heartbeat,
     let_go_or_start,
     let_go_or_cancel,
+    rest_or_let_go,
+    rest_or_cancel,
 ]
