@@ -99,7 +99,11 @@ class Resting:
 
     def _go_on(self, task: LiveTask) -> None:
         """Let a task start again that is due."""
+        restart = task.restart
+        assert restart is not None
         with self._ledger.lock:
             # Not before: until its thread has let go of it, it is one that has started.
             task.started = None
+            # From now on it waits for a place alone, wherever that is.
+            restart.due = None
         self._requeued.start_again(task)
