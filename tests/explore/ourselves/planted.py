@@ -74,7 +74,7 @@ FAULTS: dict[str, tuple[Piece, ...]] = {
         Piece(
             Requeued,
             "let_go",
-            "not waits and (task.status in FINAL or not restart.idempotent)",
+            "not waits and (task.status in FINAL or not (restart.idempotent or paused))",
             "task.status in FINAL",
         ),
     ),
