@@ -30,6 +30,7 @@ from framework.stores.sql._shared.free import orphans as _orphans
 from framework.stores.sql._shared.free.sharing import Sharing
 from framework.stores.sql._shared.site import Site
 from framework.stores.sql._shared.submissions import Submissions
+from framework.stores.sql._tables import free_rows
 from framework.stores.sql._tables.rows import TaskRow, Written
 from framework.stores.sql._tables.statements import CHUNK, in_steps
 
@@ -211,6 +212,8 @@ class Follower:
     def watch(self, opened: AbstractContextManager[Connection] | None = None) -> None:
         """Check that the others live; end the tasks of dead ones, follow them or set them free.
 
+        Also check that the number of free tasks is right.
+
         Args:
             opened: A transaction to read in; None for one of its own.
         """
@@ -218,6 +221,7 @@ class Follower:
             dead = self._membership.watch(connection)
             orphans = _orphans.exist(connection, self._database.dialect)
             homeless = _places.has_homeless(connection)
+            miscounted = free_rows.is_wrong(connection)
             position = self._statements.position(connection)
             self.arrivals.see(connection, KINDS)
             self.submissions.see(connection)
@@ -225,6 +229,9 @@ class Follower:
             # Before a beat at the end of this transaction, which says anew how far it is.
             self._site.link.check(self.moved, self.read_to)
         self._membership.watched()
+        if miscounted:
+            with self._database.writing() as connection:
+                free_rows.mend(connection)
         # If the answer of the last transaction was lost, it may have had its effect.
         if dead or orphans or homeless or self.arrivals.are_open:
             self._bury(dead)

@@ -4,7 +4,8 @@ There may be a million, too many to be counted at each look. So their number is 
 version.
 
 The invariant: whoever makes rows free, takes them or ends them adds that to the number, in the same
-transaction, in a writer's turn.
+transaction, in a writer's turn. Rows that somebody has changed by hand break it, so processes look
+whether few are as many as they are said to be, and count them all if not.
 """
 
 from __future__ import annotations
@@ -24,6 +25,15 @@ from framework.stores.sql._tables.schema import META, TASKS
 # Literals, since databases choose the indexes of the few free tasks only for these.
 IS_FREE: Final = sa.and_(TASKS.c.process == sa.literal_column("''"), TASKS.c.ended_at.is_(None))
 
+_SURE: Final = 1_000
+"""Up to how many are counted to see whether the number is right; looked at once a beat."""
+
+_SOME: Final = sa.select(TASKS.c.created_at).where(IS_FREE).limit(_SURE).subquery()
+_LEAST: Final = sa.select(sa.func.count()).select_from(_SOME).scalar_subquery()
+_TAKE_TURN: Final = sa.update(META).values(version=META.c.version)
+_ARE: Final = sa.select(sa.func.count()).select_from(TASKS).where(IS_FREE).scalar_subquery()
+_MEND: Final = sa.update(META).values(free=_ARE)
+
 _ADD: Final = sa.update(META).values(free=META.c.free + bindparam("by"))
 
 
@@ -31,6 +41,20 @@ def add(connection: Connection, by: int) -> None:
     """Add to the number of free tasks, in a writer's turn."""
     if by:
         connection.execute(_ADD, {"by": by})
+
+
+def is_wrong(connection: Connection) -> bool:
+    """Return whether the number is seen to be wrong; of many it is only seen when few are left."""
+    # In one statement, which sees both as they were at one moment.
+    kept, least = connection.execute(sa.select(META.c.free, _LEAST)).one()
+    return min(int(kept), _SURE) != int(least)
+
+
+def mend(connection: Connection) -> None:
+    """Keep the number that a count finds, in a transaction that writes."""
+    # In two statements: the second one sees what those have done that had their turn before.
+    connection.execute(_TAKE_TURN)
+    connection.execute(_MEND)
 
 
 def count_among(connection: Connection, dialect: Dialect, task_ids: Collection[str]) -> int:
