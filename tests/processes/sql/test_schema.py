@@ -199,6 +199,7 @@ def test_a_step_that_has_landed_does_not_change() -> None:
         "7aa2f8f77856",
         "8ab9e20d3e02",
         "9740d742e8d6",
+        "83e28f9c1dd9",
     ]
 
 
@@ -212,6 +213,8 @@ def test_first_version_is_upgraded(sql_url: str) -> None:
         assert {index["name"]: index["column_names"] for index in found} == {
             "asyncframe_tasks_asleep": ["process", "due_at"],
             "asyncframe_tasks_ended": ["ended_at", "task_id", "status"],
+            "asyncframe_tasks_free_name": ["name", "created_at"],
+            "asyncframe_tasks_free_owner": ["owner", "created_at", "name"],
             "asyncframe_tasks_live": ["process", "created_at", "task_id", "name", "owner"],
             "asyncframe_tasks_created": ["created_at", "status", "ended_at"],
             "asyncframe_tasks_name": ["name", "created_at", "status", "ended_at"],

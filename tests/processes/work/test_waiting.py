@@ -286,6 +286,7 @@ def test_what_is_not_held_is_known(sql_url: str, monkeypatch: pytest.MonkeyPatch
     A number of free tasks that somebody has made wrong is mended by the next who watches.
     """
     monkeypatch.setattr(pages, "_FEW", 4)
+    monkeypatch.setattr(pages, "_FEW_FREE", (2, 4))
     monkeypatch.setattr(orphans, "MOST", 2)
     assert run(sql_url, 1, 12)[False] > 5
 
@@ -297,6 +298,7 @@ def test_what_is_not_held_is_known_for_long(
 ) -> None:
     """The same while much more happens, from none to many waiting tasks and back."""
     monkeypatch.setattr(pages, "_FEW", seed)
+    monkeypatch.setattr(pages, "_FEW_FREE", (seed, 2 * seed))
     monkeypatch.setattr(orphans, "MOST", seed)
     seen = run(sql_url, seed, 60)
     assert min(seen[False], seen[True]) > 20

@@ -25,6 +25,9 @@ from framework.stores.sql._tables.schema import META, TASKS
 # Literals, since databases choose the indexes of the few free tasks only for these.
 IS_FREE: Final = sa.and_(TASKS.c.process == sa.literal_column("''"), TASKS.c.ended_at.is_(None))
 
+KEPT: Final = sa.select(META.c.free)
+"""How many there are, as it is kept."""
+
 _SURE: Final = 1_000
 """Up to how many are counted to see whether the number is right; looked at once a beat."""
 

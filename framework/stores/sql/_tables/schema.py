@@ -227,6 +227,17 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         (SELECT count(*) FROM asyncframe_tasks WHERE process = '' AND ended_at IS NULL)
         """,
     ),
+    (
+        # For pages and totals of free tasks by a label, of which there may be a million.
+        """
+        CREATE INDEX asyncframe_tasks_free_name ON asyncframe_tasks (name, created_at)
+        WHERE process = '' AND ended_at IS NULL
+        """,
+        """
+        CREATE INDEX asyncframe_tasks_free_owner ON asyncframe_tasks (owner, created_at, name)
+        WHERE owner IS NOT NULL AND process = '' AND ended_at IS NULL
+        """,
+    ),
 )
 """The steps from each version of the schema to the next; the first creates it."""
 
