@@ -25,12 +25,12 @@ client of Redis::
     queues/arq/bin/pip install -r benchmarks/requirements-arq.txt
     queues/bin/python -m benchmarks.queues
 
-Arguments: how many tasks are in a backlog (2,000 if none is given), names of queues (all if none is
-given), and ``minutes=14``: no round begins that would end later, except for the first.
+``--help`` names the arguments.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -125,9 +125,8 @@ class Found:
 
 def main(arguments: Sequence[str]) -> None:
     """Measure all queues, round by round, and print the tables."""
-    tasks = next((int(one) for one in arguments if one.isdecimal()), 2_000)
-    minutes = next((float(one[8:]) for one in arguments if one.startswith("minutes=")), 14.0)
-    names = [one for one in QUEUES if one in arguments] or list(QUEUES)
+    options = parsed(arguments)
+    tasks, minutes, names = options.tasks, options.minutes, options.queue
     found = {name: Found() for name in names}
     began, took, rounds = time.perf_counter(), 0.0, 0
     with databases("postgresql") as places:
@@ -143,6 +142,28 @@ def main(arguments: Sequence[str]) -> None:
     for name, one in found.items():
         for count, error in one.errors.items():
             _say(f"{_title(name)}, {_workers(count)}: {error}")
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options; leave with a message if there is one that is not known."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.queues",
+        description="Measure what a task costs that waits in a queue for a worker.",
+    )
+    known = ", ".join(QUEUES)
+    parser.add_argument("queue", nargs="*", help=f"what to measure: {known}; all if none is named")
+    parser.add_argument("--tasks", type=int, default=2_000, help="in a backlog (%(default)s)")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=14.0,
+        help="no round begins that would end later, except for the first (%(default)s)",
+    )
+    options = parser.parse_args(arguments)
+    options.queue = options.queue or list(QUEUES)
+    if unknown := [one for one in options.queue if one not in QUEUES]:
+        parser.error(f"no queue is called {unknown[0]!r}; there are {known}")
+    return options
 
 
 def _measure(

@@ -36,7 +36,7 @@ def test_a_queue_that_fails_beside_others(
     monkeypatch.setattr(queues, "QUEUES", {"missing": missing, "ours": queues.QUEUES["ours"]})
     monkeypatch.setattr(queues, "CASES", {1: ("backlog",)})
     monkeypatch.setattr(queues, "databases", lambda _: databases("sqlite"))
-    queues.main(["30", "minutes=0"])
+    queues.main(["--tasks", "30", "--minutes", "0"])
 
     *_, ours, told = [line for line in capsys.readouterr().out.splitlines() if line]
     assert ours.startswith("| asyncframe on PostgreSQL | ")
