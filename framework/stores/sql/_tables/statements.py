@@ -157,7 +157,9 @@ class Statements:
             version: The version of the turn.
             before: Whose they are until now; None for those that keep their owner.
         """
-        texts, owner = ",".join([row.text for row in rows]), process if before is None else before
+        # By their ids, so that each page of the indexes by id is changed in one go.
+        texts = ",".join([row.text for row in sorted(rows, key=attrgetter("task_id"))])
+        owner = process if before is None else before
         values = {"rows": f"[{texts}]", "owner": owner, "process": process, "version": version}
         if before is None:
             return connection.execute(self._put, values).rowcount
