@@ -160,7 +160,7 @@ class Arrivals:
             _claims.give(connection, others, own, version)
         if begun:
             rows = [_begun(one, self._host.clock.monotonic()) for one in begun]
-            self._statements.put(connection, rows, own, version, before="")
+            self._statements.hand_over(connection, rows, "", own, version)
         told = self._sharing.tell(connection, sum(map(_is_for_thread, records)))
         # One that waits for nothing but a place in a process has none in a line.
         inherits = bool(others) and _places.inherit(connection, version)
@@ -216,7 +216,7 @@ class Arrivals:
         _orphans.put_back(connection, self.adopted, own)
         rows = [_freed(one) for one in self._claimed.values()]
         if rows:
-            self._statements.put(connection, rows, "", version, before=own)
+            self._statements.hand_over(connection, rows, own, "", version)
 
 
 def _is_for_thread(record: TaskRecord) -> bool:

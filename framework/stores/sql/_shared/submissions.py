@@ -112,7 +112,7 @@ class Submissions:
         if moved:
             rows = connection.execute(_ROWS, {"task_ids": moved})
             written = [Written(text, None, one) for one, text in rows]
-            self._statements.put(connection, written, "", version, before="")
+            self._statements.hand_over(connection, written, "", "", version)
             connection.execute(_DELETE, {"task_ids": moved})
         if task_id is None:
             self.waits = len(moved) < len(found) or len(found) == MOST

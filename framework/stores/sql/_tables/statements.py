@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -140,35 +140,62 @@ class Statements:
         connection.execute(self._tell)
 
     def put(
-        self,
-        connection: Connection,
-        rows: Sequence[Written],
-        process: str,
-        version: int,
-        *,
-        before: str | None = None,
+        self, connection: Connection, rows: Sequence[Written], process: str, version: int
     ) -> int:
-        """Write rows, and return how many; one that is final or others' does not change.
+        """Write rows of *process*, and return how many; one that is final or others' stays.
 
         Args:
             connection: A transaction in a writer's turn.
             rows: What to write.
-            process: Whose they are from now on; "" for free ones, which nobody has.
+            process: Whose they are.
             version: The version of the turn.
-            before: Whose they are until now; None for those that keep their owner.
         """
-        # By their ids, so that each page of the indexes by id is changed in one go.
-        texts = ",".join([row.text for row in sorted(rows, key=attrgetter("task_id"))])
-        owner = process if before is None else before
-        values = {"rows": f"[{texts}]", "owner": owner, "process": process, "version": version}
-        if before is None:
-            return connection.execute(self._put, values).rowcount
+        values = {"owner": process, "process": process, "version": version}
+        return connection.execute(self._put, {"rows": _text(rows), **values}).rowcount
+
+    def hand_over(
+        self,
+        connection: Connection,
+        rows: Sequence[Written],
+        before: str,
+        process: str,
+        version: int,
+    ) -> None:
+        """Write rows that change their owner; one that is final or others' stays.
+
+        Args:
+            connection: A transaction in a writer's turn.
+            rows: What to write.
+            before: Whose they are until now; "" for free ones, which nobody has.
+            process: Whose they are from now on; "" to set them free.
+            version: The version of the turn.
+        """
         task_ids = [row.task_id for row in rows]
         free = free_rows.count_among(connection, self.dialect, task_ids)
-        done = connection.execute(self._hand_over, values).rowcount
+        self._write_over(connection, rows, before, process, version)
         free_now = free_rows.count_among(connection, self.dialect, task_ids)
         free_rows.add(connection, free_now - free)
-        return done
+
+    def add_free(
+        self, connection: Connection, rows: Sequence[Written], process: str, version: int
+    ) -> None:
+        """Write live rows of *process* that nobody has, and that were never written before.
+
+        So those that are written were not free, and need not be counted.
+        """
+        many = self._write_over(connection, rows, process, "", version)
+        free_rows.add(connection, many)
+
+    def _write_over(
+        self,
+        connection: Connection,
+        rows: Sequence[Written],
+        before: str,
+        process: str,
+        version: int,
+    ) -> int:
+        values = {"owner": before, "process": process, "version": version}
+        return connection.execute(self._hand_over, {"rows": _text(rows), **values}).rowcount
 
     def started(self, connection: Connection, task_ids: Collection[str], process: str) -> set[str]:
         """Return which of some tasks are RUNNING and belong to *process*."""
@@ -311,6 +338,11 @@ def parts(task_ids: Collection[str], size: int = CHUNK) -> Iterator[list[str]]:
     """Yield some ids, at most *size* at once."""
     wanted = list(task_ids)
     return (wanted[at : at + size] for at in range(0, len(wanted), size))
+
+
+def _text(rows: Iterable[Written]) -> str:
+    """Return rows as one JSON text, by their ids: each page of an index is changed in one go."""
+    return f"[{','.join([row.text for row in sorted(rows, key=attrgetter('task_id'))])}]"
 
 
 def _put_of(dialect: Dialect, *, hand_over: bool = False) -> Any:  # Any: of the dialect

@@ -405,6 +405,12 @@ class Batches:
             if (row.restart and row.restart.written) or self._lines.has(row.task_id)
         ]
         new = [row.restart for row in others_may if row.restart and not row.restart.written]
+        # One that has ended may be free already, since it is written as its submission fails.
+        never_written = {
+            row.task_id
+            for row in free
+            if row.restart and not row.restart.written and row.ended_at is None
+        }
         for restart in new:
             # Before the attempt, since a commit that fails may have had its effect.
             restart.written.append(process)
@@ -416,7 +422,7 @@ class Batches:
                     whole, refused = False, self._follower.ended_before(connection, own, version)
                 self._tell_of_strangers(connection, own)
             if free:
-                self._site.statements.put(connection, free, "", version, before=process)
+                self._set_free(connection, free, never_written, version)
                 _places.set_free(connection, version, placed, process)
         except FAULTS as error:
             if self._database.is_data_fault(error):
@@ -428,6 +434,22 @@ class Batches:
         if starting and not whole:
             return self._site.statements.started(connection, starting, process), refused
         return starting, refused
+
+    def _set_free(
+        self,
+        connection: Connection,
+        rows: Sequence[Written],
+        never_written: Collection[str],
+        version: int,
+    ) -> None:
+        """Write rows that nobody has from now on; of some nothing was written before."""
+        process, statements = self._site.membership.process_id, self._site.statements
+        new = [row for row in rows if row.task_id in never_written]
+        known = [row for row in rows if row.task_id not in never_written]
+        if new:
+            statements.add_free(connection, new, process, version)
+        if known:
+            statements.hand_over(connection, known, process, "", version)
 
     def _tell_of_strangers(self, connection: Connection, rows: list[Written]) -> None:
         """Log the tasks whose chosen id another process has used before."""
