@@ -26,7 +26,7 @@ from framework.protocols import Clock
 from framework.stores.memory import MemoryStore
 from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._dialects.dialect import TICKS
-from framework.stores.sql._tables.rows import TaskRow, readable, record_of
+from framework.stores.sql._tables.rows import TaskRow, Written, readable, record_of
 from framework.stores.sql._tables.statements import just_before
 
 _COMPLETED = TaskStatus.COMPLETED
@@ -362,12 +362,29 @@ class Mirror:
                 self._add_live(row, offset)
         self._keep(final)
 
+    def set_free(self, rows: Iterable[Written], version: int) -> None:
+        """Add rows that this process has just set free with *version*.
+
+        They are read as if others had written them, and not at all if they are only counted.
+        """
+        self.add(
+            row.as_read(version)
+            for row in rows
+            if row.ended_at is not None or not self._is_only_counted(row.task_id)
+        )
+
+    def _is_only_counted(self, task_id: str) -> bool:
+        """Only count a free task if enough are held already; return whether that is so."""
+        if task_id in self._free or len(self._free) < self.held_free:
+            return False
+        self.forget(task_id)
+        with self._lock:
+            self._unheld += 1
+        return True
+
     def _add_live(self, row: TaskRow, offset: float) -> None:
         task_id, is_free = row.task_id, not row.process
-        if is_free and task_id not in self._free and len(self._free) >= self.held_free:
-            self.forget(task_id)
-            with self._lock:
-                self._unheld += 1
+        if is_free and self._is_only_counted(task_id):
             return
         record = record_of(row, offset)
         with self._lock:

@@ -382,8 +382,7 @@ class Batches:
         """Let go of tasks that were set free with *version*."""
         if freed:
             self._lines.forget([row.task_id for row in freed])
-            # Written here, but of nobody: they are read as if others had written them.
-            self._mirror.add([row.as_read(version) for row in freed])
+            self._mirror.set_free(freed, version)
 
     def _put(
         self, connection: Connection, rows: list[Written], version: int
