@@ -214,9 +214,20 @@ def test_start_of_a_task_that_has_ended(sql_url: str) -> None:
         assert task.restart is None, "nobody needs it any more"
 
 
-def test_task_that_is_given_away(sql_url: str) -> None:
-    """A task that its process lets go of belongs to nobody, with its start taken back."""
+def test_task_that_is_given_away(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that its process lets go of belongs to nobody, with its start taken back.
+
+    That holds as well if it is written before the start is refused.
+    """
     with peers(sql_url) as (one, other):
+        early = accept(one)
+        starts(one, early)
+        with monkeypatch.context() as patched:
+            patched.setattr(one.backlog, "permit", lambda *_: one.writer.batches.write())
+            let_go(one, early)
+        assert state(one, early) == ("pending", "")
+        with one.database.writing() as connection:
+            connection.execute(sa.delete(TASKS))
         task = accept(one)
         answers = starts(one, task)
         with lost_answer(one):

@@ -52,8 +52,8 @@ class Drafts:
                 # A loop that waits for the interpreter gets it now, and not 5 ms later.
                 self._site.clock.sleep(BREATH)
             try:
-                # A final record does not change, so it needs no copy.
-                still = record if record.status.is_final else self._site.host.snapshot(record)
+                # What does not change needs no copy.
+                still = record if _stays(record) else self._site.host.snapshot(record)
                 restart = None if still.rest is None else still.restart
                 if restart is not None and not self._may_write(restart):
                     self._site.backlog.written([record])
@@ -89,7 +89,8 @@ class Drafts:
 
     def _begin(self, still: TaskRecord, restart: Restart) -> bool:
         """Make the copy of a record RUNNING if its start was asked for; whether to answer that."""
-        if still.status is not TaskStatus.PENDING:
+        # One that is given away is not begun, though its start may not be refused yet.
+        if still.status is not TaskStatus.PENDING or restart.state == "free":
             return False
         starts = self._site.backlog.starts(still.task_id)
         if starts:
@@ -128,3 +129,9 @@ class Drafts:
         self._with_call.discard(record.task_id)
         if record.rest:
             record.store_note = record.restart = None
+
+
+def _stays(record: TaskRecord) -> bool:
+    """Return whether a record is final, or the copy that sets a task free: neither changes."""
+    restart: Restart | None = record.restart
+    return record.status.is_final or (restart is not None and restart.state == "free")
