@@ -185,15 +185,19 @@ def test_nothing_to_cancel(sql_url: str) -> None:
 
 
 def test_batches_are_bounded(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More records than fit into a transaction are written in several."""
+    """More records than fit into a transaction are written in several; larger ones at the end."""
     monkeypatch.setattr(_batches, "BATCH", 10)
     with peers(sql_url) as (one, two):
-        tasks = [one.end(one.accept()) for _ in range(25)]
-        one.writer.batches.write()
-        versions = {one.row(task).version for task in tasks}
+        versions = []
+        for hurries in (False, True):
+            if hurries:
+                one.writer.batches.hurry()
+            tasks = [one.end(one.accept()) for _ in range(25)]
+            one.writer.batches.write()
+            versions.append(len({one.row(task).version for task in tasks}))
         two.writer.follower.look()
 
-        assert len(versions) == 3
+        assert versions == [3, 1]
         assert len(one.backlog) == 0
         assert all(two.mirror.get(task.task_id) for task in tasks)
 

@@ -24,6 +24,7 @@ from sqlalchemy.engine import Connection
 from framework._records.records import Kind, TaskRecord
 from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
+from framework.stores.sql._backlog import GROUP
 from framework.stores.sql._reading.arrivals import Claimed
 from framework.stores.sql._reading.follower import IN_TIME, Follower
 from framework.stores.sql._reading.mirror import Mirror
@@ -259,8 +260,11 @@ class Batches:
         self.removal = Removal(site.statements, site.clock)
         self.pulse = Pulse(site, sharing)
         self._rest = rest
-        # Maximum size of the next batch; halved after a fault, to find the record at fault.
-        self._most = BATCH
+        # Maximum size of a batch, and of the next one: halved after a fault, to find the record at
+        # fault.
+        self._largest = self._most = BATCH
+        # Whether nothing else goes on in this process.
+        self._hurries = False
         # Whether the latest batch came as far as its rows: otherwise none of them is at fault.
         self._reached = False
         # The number of written batches, and what it was when a record failed by itself.
@@ -274,7 +278,7 @@ class Batches:
 
         Not while a record is looked for that is at fault: what is claimed may not be.
         """
-        return self._most == BATCH
+        return self._most == self._largest
 
     def write(self) -> None:
         """Write everything that waits, one transaction for each batch.
@@ -283,7 +287,7 @@ class Batches:
             GivenUpError: If the others consider this process dead.
             SQLAlchemyError: If the database fails; what was not written is kept.
         """
-        until = self._clock.monotonic() + IN_TIME
+        until = -math.inf if self._hurries else self._clock.monotonic() + IN_TIME
         for _ in range(ROUNDS):
             # Whoever waits for their places need not wait for all that is older. One that the
             # database refuses by itself waits for its turn, or no other would have one.
@@ -306,7 +310,7 @@ class Batches:
                 self._write_halves(records, rows, error)
                 continue
             self._safe(records, rows)
-            self._most = min(2 * self._most, BATCH)
+            self._most = min(2 * self._most, self._largest)
             self._written += 1
             if claimed is not None:
                 # Not before: what was set free by this batch may come back.
@@ -532,9 +536,18 @@ class Batches:
                 return
             self._backlog.tried(record, again=False)
 
-    def hurry_aside(self) -> None:
-        """Let the next `try_aside` try, however long ago it was tried: it is the last chance."""
+    def hurry(self) -> None:
+        """Write what is left as fast as possible from now on, since this process ends.
+
+        Batches are as large as a group, and the interpreter is not released in between. It is the
+        last chance for records that were set aside, however long ago they were tried.
+        """
         self._tried_aside = -math.inf
+        self._hurries = True
+        # Not while a record is looked for that is at fault.
+        if self.claims:
+            self._most = GROUP
+        self._largest = GROUP
 
     def _give_up(self, record: TaskRecord, error: BaseException) -> None:
         """Write a shorter row of a record whose contents the database refuses.

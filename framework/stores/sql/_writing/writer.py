@@ -211,8 +211,7 @@ class Writer:
     def _finish(self) -> None:
         """Write what is left while there is time, and leave."""
         end = self._end or 0.0
-        # The last chance for records that were set aside, however long ago they were tried.
-        self.batches.hurry_aside()
+        self.batches.hurry()
         while self._clock.monotonic() < end:
             if self.attempt(following=False) and not (self._backlog.waits or self.lines.requests):
                 try:
