@@ -370,7 +370,9 @@ class Mirror:
         self.add(
             row.as_read(version)
             for row in rows
-            if row.ended_at is not None or not self._is_only_counted(row.task_id)
+            if row.ended_at is not None
+            or row.task_id in self._backlog.live
+            or not self._is_only_counted(row.task_id)
         )
 
     def _is_only_counted(self, task_id: str) -> bool:
