@@ -5,6 +5,7 @@ Schedules, the windows of throttles, and the lines of unique and limited tasks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -112,6 +113,10 @@ class WindowRequest:
         ahead: Count it this many seconds from now at the earliest, 0 or more.
         waits: Whether it may be counted later than that; if not, and the window is full, it is
             not counted.
+        within: It is counted less than this many seconds from now. One whose turn comes later
+            stands in the line of its window, and asks again when it comes.
+        place: Its place in that line: the id of its task if that rests meanwhile, or else *entry*.
+        number: Its number there, as the latest answer has said; 0 the first time.
     """
 
     key: str
@@ -120,6 +125,9 @@ class WindowRequest:
     length: float
     ahead: float = 0.0
     waits: bool = False
+    within: float = math.inf
+    place: str = ""
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +138,13 @@ class WindowAnswer:
         counted: Whether it is counted.
         wait: How many seconds after the moment of the answer it is, or could be, counted.
         age: How many seconds before it is told that moment was, 0 or more.
+        number: Its number in the line, if it stands there, for its next request.
     """
 
     counted: bool
     wait: float
     age: float = 0.0
+    number: int = 0
 
 
 @runtime_checkable
@@ -150,7 +160,8 @@ class SharedWindows(Protocol):
 
         No half-open interval of the window's length may have more calls than its rate, by a clock
         that all processes share. Each call is counted after those before it, also if they
-        are counted in the future.
+        are counted in the future, and after those that stand in the line with a smaller number.
+        One that has not come a moment after its turn stands there no longer, but keeps its number.
 
         Args:
             request: The call. If it was counted already, this takes the place of that.

@@ -64,6 +64,50 @@ def test_a_call_that_is_given_back_makes_room(sqlite_url: str) -> None:
         assert times(one) == [0.0, 0.0, 10.0, 10.0]
 
 
+def stand(peer: Peer, place: str, number: int = 0) -> WindowAnswer:
+    """Let a process count a call if its turn is less than half a second away."""
+    told: list[WindowAnswer] = []
+    entry = f"{place} at {peer.clock.now}"
+    request = WindowRequest("key", entry, 2, 10.0, 0.0, True, 0.5, place, number)
+    peer.writer.windows.reserve(request, told.append)
+    peer.writer.attempt(following=False)
+    (answer,) = told
+    return answer
+
+
+def test_the_line_of_a_window(sqlite_url: str) -> None:
+    """Who stands in the line is counted in its order, after those ahead, and before all others."""
+    with peers(sqlite_url) as (one, two):
+        answers = {place: stand(one, place) for place in "abcdef"}
+        assert [answer.wait for answer in answers.values()] == [0, 0, 10, 10, 20, 20]
+        assert times(one) == [0.0, 0.0], "nobody is counted long before"
+        assert reserve(two, "refused", waits=False).wait == 30.0
+        c, d, e, _ = (answers[place].number for place in "cdef")
+        for peer in (one, two):
+            peer.clock.pass_time(9.9)
+        # Those of the first turn come in the other order, and from another process.
+        answered = [stand(two, *who) for who in (("d", d), ("c", c))]
+        assert [(its.counted, its.number) for its in answered] == [(True, d), (True, c)]
+        assert [its.wait for its in answered] == [pytest.approx(0.1)] * 2
+        # Who comes before its turn has come is told the same.
+        assert stand(one, "e", e).wait == pytest.approx(10.1)
+
+
+def test_who_does_not_come_at_its_turn(sqlite_url: str) -> None:
+    """Its place is free a moment later, and when it comes after all, it is before those behind."""
+    with peers(sqlite_url, 1) as (one,):
+        numbers = {place: stand(one, place).number for place in "abcdefgh"}
+        one.clock.pass_time(21.5)
+        # 1 Nobody has come to the turns at 10 s and 20 s. 2 They come, the last one first.
+        late = [stand(one, place, numbers[place]).wait for place in "fced"]
+        assert late == [0.0, 0.0, 10.0, 10.0]
+        one.clock.pass_time(8.4)
+        # 3 Those whose turns were at 30 s come in time, and are behind them.
+        assert [stand(one, *who).wait for who in (("g", numbers["g"]), ("h", numbers["h"]))] == [
+            pytest.approx(11.6)
+        ] * 2
+
+
 class Caller:
     """A waiting call of a process, which takes a step when the test says so.
 
@@ -121,7 +165,7 @@ def test_who_stood_still_is_counted_anew(sqlite_url: str) -> None:
             call.go_on()
         # 1 The second is counted 10 s later, and its process stands still until after that.
         # 2 The third is counted 20 s later. 3 It begins; so would the second.
-        for seconds in (20.1, 0.0, 10.05):
+        for seconds in (20.1, 0.0, 10.05, 0.0):
             one.clock.pass_time(seconds)
             two.clock.pass_time(seconds)
             for call in calls[:0:-1]:
