@@ -165,8 +165,8 @@ class Policies:
         if record is not None and record.restart is not None and is_own():
             record.restart.failed = attempt
         pause = self.pause(delay, begun=True)
-        if pause is not None and record is not None and (delay >= LONG or record.home.closed):
-            self._leave(pause, PublishAgain("retrying", delay, error, reason), announces=True)
+        if pause is not None:
+            self.leave_long(pause, PublishAgain("retrying", delay, error, reason))
         return pause
 
     def pause(self, delay: float, *, begun: bool) -> Pause | None:
@@ -175,6 +175,21 @@ class Policies:
         if record is None or record.restart is None or self._rests is None or not is_own():
             return None
         return self._rests.pause(record, delay, begun=begun)
+
+    def leave_long(self, pause: Pause, again: PublishAgain, *, announces: bool = True) -> None:
+        """Called before a wait that another process may go on with.
+
+        Args:
+            pause: What the wait is.
+            again: What it is for.
+            announces: Whether nobody has heard of it yet.
+
+        Raises:
+            PublishAgain: *again*, if the wait is long, or its process ends.
+        """
+        record = current_record.get()
+        if again.delay >= LONG or (record is not None and record.home.closed):
+            self._leave(pause, again, announces=announces)
 
     def leave_interrupted(self, due: float, again: PublishAgain) -> None:
         """Called when a shutdown ends a wait: another process may go on with it.
