@@ -31,7 +31,7 @@ OFFERED: Final = "it waits for a worker: a process that knows its function and h
 
 _FACTS = (
     *("due", "limit", "priority", "idempotent", "carried", "fresh", "offered", "starts"),
-    *("failed", "used"),
+    *("failed", "used", "number"),
 )
 
 
@@ -53,6 +53,7 @@ class Restart:
         starts: In how many processes it has started that did not give it away in order.
         failed: How many attempts of its own retry have failed, in whichever processes.
         used: How many seconds of its limit are over before it starts again.
+        number: Its number in the line of the throttle that it waits for; 0 if it waits for none.
         state: Whose it is. ``own``: this process's. ``left``: another process may run it, so
             this one neither starts nor stores it any more. ``free``: the copy that a store writes
             of it then. Changed with the ledger's lock held.
@@ -75,6 +76,7 @@ class Restart:
     starts: int = 0
     failed: int = 0
     used: float = 0.0
+    number: int = 0
     state: RestartState = "own"
     started: float | None = None
     permitted: bool = False

@@ -1,9 +1,11 @@
 """Shared windows: throttles whose calls are counted for all processes, by their store.
 
-Each call reserves the time at which it may begin: now, or one window after the call that used
-the same slot. So calls that wait come in the order in which they were counted, in whichever
-process they are, and nobody polls. A call that gives up gives its time back, to the next new
-call: those that wait already keep theirs.
+Each call is counted at the time at which it may begin: now, or one window after the call that
+used the same slot. One whose turn is more than a moment away is not counted yet: it stands in the
+line of its window, sleeps or rests until just before its turn, and asks again. So calls that wait
+come in their order, in whichever process they are, nobody polls, and one that is late, or never
+comes, keeps nobody from being counted. A task that rests keeps its number in the line in its row,
+so that the process that goes on with it asks as the same call.
 
 Guarantees: counted times never exceed the rate, in any half-open window, by the clock of the
 store. A function never begins before its call is counted. The window is `_MARGIN` seconds longer,
@@ -18,13 +20,17 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Hashable, Sized
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 from framework._records.ids import random_id
+from framework._records.records import Restart
 from framework._running.endings import Endings
 from framework._running.outcomes import PublishAgain
+from framework._running.waits.own import is_own
 from framework._running.waits.policies import (
+    LONG,
     Policies,
     Rests,
     Sleep,
@@ -47,6 +53,9 @@ _SHARE: Final = 20
 
 _TRIES: Final = 5
 """How often a call is counted until its function begins in time; then it begins late."""
+
+_LEAD: Final = 0.1
+"""How many seconds before its turn a call asks again that stands in the line."""
 
 _PATIENCE: Final = 5.0
 """How many seconds a call waits for the store to answer: longer only if it waits for its turn."""
@@ -113,50 +122,86 @@ class SharedPolicies(Policies):
         Returns:
             When to try again; None if it was counted.
         """
-        options, entry = policy.options, random_id()
-        length = policy.window
+        length, waits = policy.window, policy.options["when_limited"] == "wait"
         margin = min(_MARGIN, length / _SHARE)
-        waits = options["when_limited"] == "wait"
-        window = _window_key(policy, key)
-        punctual, ahead = Punctual(margin), 0.0
-        begins = False
+        window, entry = _window_key(policy, key), random_id()
+        request = WindowRequest(
+            *(window, entry, policy.options["rate_limit"], length + margin, 0.0, waits, LONG),
+            place=entry,
+        )
+        task = current_record.get() if waits and is_own() else None
+        restart = None if task is None else task.restart
+        if task is not None and restart is not None:
+            # If it stands in the line already, in whichever process, it goes on there.
+            request = replace(request, place=task.task_id, number=restart.number)
+        punctual, begins = Punctual(margin), False
         try:
             for _ in range(_TRIES):
-                request = WindowRequest(
-                    window, entry, options["rate_limit"], length + margin, ahead, waits
-                )
-                counted, due = yield from self._ask(policy, sleeper, request)
-                if ahead:
-                    # While this process stood still, the others may have ended the task.
-                    raise_if_unwanted(current_record.get())
-                if not counted:
+                answer, due = yield from self._stand(policy, sleeper, request, restart)
+                if not answer.counted:
                     # Callers know nothing of the margin.
                     return min(due, self.monotonic() + length)
                 if self.monotonic() < due:
-                    yield from self._wait(policy, sleeper, due)
+                    announces = not answer.number
+                    yield from self._wait(policy, sleeper, due, due, announces=announces)
                 # 1 the call is counted, 2 this process is held up, 3 its function begins, late.
                 # 4 A window after 1 another call is counted, and begins at once: too early.
                 ahead = punctual.ahead(self.monotonic() - due)
                 if not ahead:
                     break
+                request = replace(request, ahead=ahead, number=answer.number)
             begins = True
             return None
         finally:
             # Also if the waiting coroutine is cancelled, which closes this generator.
             if not begins:
                 self._windows.give_back(window, entry)
+            elif restart is not None:
+                restart.number = 0
+
+    def _stand(
+        self,
+        policy: ThrottlePolicy,
+        sleeper: Sleeper,
+        request: WindowRequest,
+        restart: Restart | None,
+    ) -> Steps[tuple[WindowAnswer, float]]:
+        """Stand in the line of a window until a call is counted, or refused if it does not wait.
+
+        Args:
+            policy: Its throttle.
+            sleeper: What the caller waits with.
+            request: What it asks for.
+            restart: Keeps its number if its task leaves its function meanwhile; None if that is
+                not the task's own wait.
+
+        Returns:
+            The answer, and the monotonic second at which it is or could be counted.
+        """
+        while True:
+            answer, since = yield from self._ask(policy, sleeper, request)
+            due = since + answer.wait
+            if request.ahead:
+                # While this process stood still, the others may have ended the task.
+                raise_if_unwanted(current_record.get())
+            if answer.counted or not request.waits:
+                return answer, due
+            if restart is not None:
+                restart.number = answer.number
+            announces = not request.number
+            yield from self._wait(policy, sleeper, due - _LEAD, due, announces=announces)
+            request = replace(request, number=answer.number)
 
     def _ask(
         self, policy: ThrottlePolicy, sleeper: Sleeper, request: WindowRequest
-    ) -> Steps[tuple[bool, float]]:
-        """Return whether a call is counted, and the monotonic second at which it is or could be."""
-        told = list[tuple[bool, float]]()
+    ) -> Steps[tuple[WindowAnswer, float]]:
+        """Return the answer of the store, and since which monotonic second it counts."""
+        told = list[tuple[WindowAnswer, float]]()
         began = self.monotonic()
 
         def hear(answer: WindowAnswer) -> None:
             # Never before it was asked for: the store measures real time.
-            since = max(began, self.monotonic() - answer.age)
-            told.append((answer.counted, since + answer.wait))
+            told.append((answer, max(began, self.monotonic() - answer.age)))
             sleeper.signal()
 
         self._windows.reserve(request, hear)
@@ -186,25 +231,45 @@ class SharedPolicies(Policies):
             if not told:
                 sleep.raise_if_unwanted()
 
-    def _wait(self, policy: ThrottlePolicy, sleeper: Sleeper, until: float) -> Steps[None]:
-        """Sleep until a call may begin.
+    def _wait(
+        self,
+        policy: ThrottlePolicy,
+        sleeper: Sleeper,
+        until: float,
+        turn: float,
+        *,
+        announces: bool,
+    ) -> Steps[None]:
+        """Sleep until a call may begin or ask again, or let its task wait outside.
+
+        Args:
+            policy: Its throttle.
+            sleeper: What the caller waits with.
+            until: Until which monotonic second.
+            turn: When it may begin.
+            announces: Whether nobody has heard yet that it waits.
 
         Raises:
+            PublishAgain: If its task is to wait outside.
             RateLimitExceededError: If the framework shuts down first.
             TaskCancelledError: If the calling task is cancelled or ends first.
         """
-        reason = throttle_reason(policy, until)
-        # If another process goes on with it, it is counted there, and not here any more.
-        pause = self.pause(until - self.monotonic(), begun=False)
+        reason, delay = throttle_reason(policy, turn), max(0.0, until - self.monotonic())
+        again = PublishAgain("throttled", delay, None, reason)
+        # It has to be counted where it goes on, and not here any more.
+        pause = self.pause(delay, begun=False)
+        if pause is not None:
+            self.leave_long(pause, again, announces=announces)
         with Sleep(self, sleeper, reason, suspends=True, pause=pause) as sleep:
-            self._announce("throttled", policy.name, until - self.monotonic(), None)
+            if announces:
+                self._announce("throttled", policy.name, turn - self.monotonic(), None)
             while not sleeper.interrupted and self.monotonic() < until:
                 yield partial(sleeper.wait, until)
         if not sleeper.interrupted:
             return
         sleep.raise_if_unwanted()
-        self.leave_interrupted(until, PublishAgain("throttled", 0.0, None, reason))
-        raise self.limit_error(policy, until)
+        self.leave_interrupted(until, again)
+        raise self.limit_error(policy, turn)
 
 
 def _window_key(policy: ThrottlePolicy, key: Hashable) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
@@ -266,6 +267,8 @@ async def test_places_are_kept(sql_url: str, moves: bool) -> None:
 CALLS: list[float] = []
 CLOCK = SystemClock()
 WINDOW = 3.0
+JITTER = 0.2
+"""Seconds by which a call may begin later than it was counted, on a busy machine."""
 
 
 @background_task(on_restart="requeue", timeout=20)
@@ -282,24 +285,94 @@ async def take_on_loop() -> None:
     CALLS.append(CLOCK.monotonic())
 
 
-@pytest.mark.parametrize("fn", [take, take_on_loop], ids=["thread", "loop"])
-async def test_a_throttle_over_a_restart(sql_url: str, fn: Any) -> None:
-    """The wait for a throttle goes on in the next process, and the window has no more calls."""
+turns = pytest.mark.parametrize("fn", [take, take_on_loop], ids=["thread", "loop"])
+
+
+async def stands(
+    manager: TaskManager, fn: Any, count: int = 1, events: list[TaskEvent] | None = None
+) -> list[str]:
+    """Use the window up, submit more calls, and return when these stand in its line."""
     CALLS.clear()
-    loop, waits = asyncio.get_running_loop(), asyncio.Event()
+    await manager.get_result(await manager.submit(fn), timeout=PATIENCE)
+    loop, waits = asyncio.get_running_loop(), asyncio.Semaphore(0)
+
+    def hear(event: TaskEvent) -> None:
+        if events is not None:
+            events.append(event)
+        if event.kind == "throttled":
+            loop.call_soon_threadsafe(waits.release)
+
+    manager.subscribe(hear)
+    task_ids = [str(await manager.submit(fn)) for _ in range(count)]
+    for _ in range(count):
+        await asyncio.wait_for(waits.acquire(), PATIENCE)
+    return task_ids
+
+
+def apart() -> float:
+    """Return the shortest time between two calls."""
+    return min(later - first for first, later in itertools.pairwise(CALLS))
+
+
+@turns
+async def test_a_turn_of_a_throttle(sql_url: str, fn: Any) -> None:
+    """Who waits for a turn holds no thread, says so, and begins soon after the turn, once."""
+    events = list[TaskEvent]()
     async with framework(sql_url) as manager:
-        await manager.get_result(await manager.submit(fn), timeout=PATIENCE)
-        manager.subscribe(lambda _: loop.call_soon_threadsafe(waits.set), kinds=["throttled"])
-        task_id = await manager.submit(fn)
-        await asyncio.wait_for(waits.wait(), PATIENCE)
-    async with framework(sql_url) as manager:
+        (task_id,) = await stands(manager, fn, events=events)
         task = await known(manager, task_id)
-        if not task.attempts:
-            assert (task.status.value, task.reason[:9]) == ("pending", "throttle ")
+        assert (task.status.value, task.attempts) == ("pending", 0)
+        assert task.reason.startswith("throttle ")
+        assert await manager.get_result(await manager.submit(other), timeout=PATIENCE) == "ran"
+        assert len(CALLS) == 1
+        await manager.get_result(task_id, timeout=PATIENCE)
+        ended = await known(manager, task_id)
+        assert (ended.status.value, ended.attempts, ended.reason) == ("completed", 1, "")
+        kinds = [one.kind for one in events if one.task_id == task_id]
+        assert kinds == ["submitted", "started", "throttled", "started", "completed"]
+    assert WINDOW - JITTER <= apart() < WINDOW + 1.5
+
+
+@turns
+async def test_many_turns_and_one_thread(sql_url: str, fn: Any) -> None:
+    """However many wait for their turns, a task without a throttle need not wait for them."""
+    async with framework(sql_url) as manager:
+        task_ids = await stands(manager, fn, 20)
+        assert await manager.get_result(await manager.submit(other), timeout=PATIENCE) == "ran"
+        statuses = [(await known(manager, one)).status.value for one in task_ids]
+        assert statuses.count("pending") >= 19, statuses
+        for one in task_ids[1:]:
+            assert await manager.cancel_task(one)
+        await manager.get_result(task_ids[0], timeout=PATIENCE)
+        # Those who were cancelled keep nobody out of the window.
+        await manager.get_result(await manager.submit(fn), timeout=PATIENCE)
+    assert len(CALLS) == 3
+    assert apart() >= WINDOW - JITTER
+
+
+@turns
+async def test_its_turn_in_another_process(sql_url: str, fn: Any) -> None:
+    """If its process stands still or dies, another one begins it when its turn has come."""
+    async with framework(sql_url) as first:
+        (task_id,) = await stands(first, fn)
+        async with framework(sql_url) as second:
+            bury(sql_url, first)
+            await second.get_result(task_id, timeout=PATIENCE)
+            assert (await known(second, task_id)).attempts == 1
+    assert len(CALLS) == 2
+    assert apart() >= WINDOW - JITTER
+
+
+@turns
+async def test_a_throttle_over_a_restart(sql_url: str, fn: Any) -> None:
+    """The wait for a turn goes on in the next process, and the window has no more calls."""
+    async with framework(sql_url) as manager:
+        (task_id,) = await stands(manager, fn)
+    async with framework(sql_url) as manager:
         await manager.get_result(task_id, timeout=PATIENCE)
         assert (await known(manager, task_id)).attempts == 1
-    first, second = CALLS
-    assert second - first >= WINDOW
+    assert len(CALLS) == 2
+    assert apart() >= WINDOW - JITTER
 
 
 # -- waits that are not the task's own
