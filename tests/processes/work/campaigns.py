@@ -43,6 +43,9 @@ WEBS = ("0", "2")
 LONG, SHORT = 9.0, 0.5
 """Seconds for which a process stands still: the others give it up, or do not."""
 
+LOOKS = 0.05
+"""Seconds between two looks at what runs."""
+
 OUTAGE = 2.0
 """Seconds for which nobody can write to a database without a server."""
 
@@ -323,6 +326,11 @@ class Campaign:
         for at in range(0, len(ids), SOME):
             some = ids[at : at + SOME]
             self.post(self.webs[0], f"/settle/{SETTLED}", some, SETTLED + PATIENCE)
+
+    def rest(self) -> None:
+        """Wait until nothing runs."""
+        while any(row.status == "running" for row in self.rows().values()):
+            NEVER.wait(LOOKS)
 
     def ended(self) -> dict[str, Row]:
         """End all processes in order, which write what they know, and return the rows."""

@@ -132,3 +132,21 @@ def test_who_stood_still_keeps_to_the_rate(
         made.hold(made.webs[0], STILL)
         judgement = Judgement(made)
     assert dict(judgement.found) == {}
+
+
+@pytest.mark.extended("processes")
+def test_killed_amid_turns(tmp_path: Path, database: tuple[str, PostgresServer | None]) -> None:
+    """Calls that wait for their turns are made elsewhere if their process is killed, each once."""
+    with campaign(tmp_path, *database, seed=7) as made:
+        made.start(webs=("8", "1"), workers=0)
+        web, _ = made.webs
+        made.submit(web, 40, ["throttled"])
+        made.know()
+        made.rest()
+        pid = web.pid
+        web.end(signal.SIGKILL)
+        made.tell("dead", pid)
+        web.begin()
+        judgement = Judgement(made)
+    # One whose turn had just come may have started.
+    assert (dict(judgement.found), judgement.odd[1:]) == ({}, [])
