@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
-from framework import background_task, retry_task
+from framework import background_task, retry_task, throttled_task
 from framework._manager.core import Parts
 from framework._manager.frameworks import Framework
 from framework._manager.hosting.host import RemoteHost
@@ -16,7 +16,7 @@ from framework._manager.submitting.requeued import _Wait
 from framework._records.records import TaskRecord
 from framework._records.statuses import TaskStatus
 from framework._threads.waiters import ThreadWaiter
-from framework.protocols import StoreHost
+from framework.protocols import StoreHost, WindowAnswer, WindowRequest
 from framework.stores.memory import MemoryStore
 from framework.stores.sql._backlog import Backlog
 from tests.explore.ourselves.run import Gate, Run
@@ -51,6 +51,13 @@ def retried(number: int) -> None:
     BUSY.clear()
 
 
+@background_task(on_restart="requeue", name="explored.throttled")
+@throttled_task(rate_limit=1, time_window=1.0, when_limited="wait")
+def throttled(number: int) -> None:
+    """Note that its turn has come."""
+    RAN.append(number)
+
+
 class Row(NamedTuple):
     """What is written of a task.
 
@@ -75,6 +82,7 @@ class Database(MemoryStore):
     Attributes:
         rows: Status and owner of each task, by id.
         alive: Whether the other process takes this one for alive.
+        turns: When it is the turn of each call that stands in the line of a window.
     """
 
     durable = False
@@ -88,7 +96,9 @@ class Database(MemoryStore):
         self.rows: dict[str, tuple[str, str]] = {}
         self.alive = True
         self.own = "first"
+        self.turns: dict[str, float] = {}
         self.host: StoreHost
+        self._clock = run.clock
 
     def release(self, record: TaskRecord) -> None:
         """Queue the copy of a task that is free, and that nobody runs therefore."""
@@ -123,6 +133,16 @@ class Database(MemoryStore):
     def figures(self) -> dict[str, int]:
         """Count nothing."""
         return {}
+
+    def reserve(self, request: WindowRequest, told: Callable[[WindowAnswer], object]) -> None:
+        """Count a call one second after it has asked first."""
+        now = self._clock.monotonic()
+        wait = max(0.0, self.turns.setdefault(request.place, now + 1.0) - now)
+        told(WindowAnswer(wait < request.within, wait, number=1))
+        FAILING[0].open()
+
+    def give_back(self, key: str, entry: str) -> None:
+        """Keep all turns."""
 
     def write(self) -> None:
         """Write what waits, or find out that this process was given up, as the writer does."""
@@ -287,32 +307,39 @@ def let_go_or_cancel(run: Run) -> None:
 
 def rest_or_let_go(run: Run) -> None:
     """A task fails, and rests until its next attempt, while it is given away: no third attempt."""
-    framework, store = with_database(run)
-    core, FAILING[:] = framework.core, [Gate()]
-    framework.manager.submit_nowait(retried, (1,))
-    over: list[bool] = []
-
-    def writer() -> None:
-        while not over or store.backlog.waits:
-            store.write()
-            store.backlog.sleep(0.1)
-
-    def let_go() -> None:
-        FAILING[0].wait()
-        for task in core.ledger.unfinished():
-            core.requeued.let_go(task, "")
-        run.sleep(3.0)
-        over.append(True)
-
-    run.together(writer, let_go)
+    framework, store, _ = _rest(run, retried, _let_all_go)
     _check_attempts(framework, store, {"completed"})
 
 
 def rest_or_cancel(run: Run) -> None:
     """A task fails, and rests until its next attempt, while it is cancelled: it makes none."""
+    framework, store, _ = _rest(run, retried, _cancel_all)
+    _check_attempts(framework, store, {"cancelled"})
+    assert RAN == [1]
+
+
+def turn_or_let_go(run: Run) -> None:
+    """A task rests until the turn of its throttle, while it is given away: it begins once."""
+    framework, store, first = _rest(run, throttled, _let_all_go)
+    _check_attempts(framework, store, {"completed"})
+    assert RAN == [1]
+    assert list(store.turns) == [first]
+
+
+def turn_or_cancel(run: Run) -> None:
+    """A task rests until the turn of its throttle, while it is cancelled: it does not begin."""
+    framework, store, _ = _rest(run, throttled, _cancel_all)
+    _check_attempts(framework, store, {"cancelled"})
+    assert RAN == []
+
+
+def _rest(
+    run: Run, fn: Callable[[int], object], meanwhile: Callable[[Framework], None]
+) -> tuple[Framework, Database, str]:
+    """Submit a task, do something once it is about to rest, and let it go on."""
     framework, store = with_database(run)
-    core, FAILING[:] = framework.core, [Gate()]
-    task_id = framework.manager.submit_nowait(retried, (1,))
+    FAILING[:] = [Gate()]
+    task_id = framework.manager.submit_nowait(fn, (1,))
     over: list[bool] = []
 
     def writer() -> None:
@@ -320,15 +347,24 @@ def rest_or_cancel(run: Run) -> None:
             store.write()
             store.backlog.sleep(0.1)
 
-    def cancel() -> None:
+    def do() -> None:
         FAILING[0].wait()
-        RemoteHost(core).cancel(task_id)
+        meanwhile(framework)
         run.sleep(3.0)
         over.append(True)
 
-    run.together(writer, cancel)
-    _check_attempts(framework, store, {"cancelled"})
-    assert RAN == [1]
+    run.together(writer, do)
+    return framework, store, task_id
+
+
+def _let_all_go(framework: Framework) -> None:
+    for task in framework.core.ledger.unfinished():
+        framework.core.requeued.let_go(task, "")
+
+
+def _cancel_all(framework: Framework) -> None:
+    for task in framework.core.ledger.unfinished():
+        RemoteHost(framework.core).cancel(task.task_id)
 
 
 def _check_attempts(framework: Framework, store: Database, ends: Collection[str]) -> None:
@@ -361,4 +397,6 @@ SCENARIOS: list[Callable[[Run], None]] = [
     let_go_or_cancel,
     rest_or_let_go,
     rest_or_cancel,
+    turn_or_let_go,
+    turn_or_cancel,
 ]
