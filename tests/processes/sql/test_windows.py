@@ -89,8 +89,9 @@ def test_the_line_of_a_window(sqlite_url: str) -> None:
         answered = [stand(two, *who) for who in (("d", d), ("c", c))]
         assert [(its.counted, its.number) for its in answered] == [(True, d), (True, c)]
         assert [its.wait for its in answered] == [pytest.approx(0.1)] * 2
-        # Who comes before its turn has come is told the same.
+        # Who comes before its turn has come is told the same, and who has lost its number may come.
         assert stand(one, "e", e).wait == pytest.approx(10.1)
+        assert stand(one, "e").number > e
 
 
 def test_who_does_not_come_at_its_turn(sqlite_url: str) -> None:

@@ -163,8 +163,6 @@ def _answer(connection: Connection, request: WindowRequest, now: int) -> WindowA
     key, line = {"of_key": request.key}, _line_of(request.key)
     connection.execute(_CLEAN_KEY, {**key, "now": now})
     connection.execute(_DROP, {**key, "of_entry": request.entry})
-    if request.place:
-        connection.execute(_DROP, {"of_key": line, "of_entry": request.place})
     length = math.ceil(request.length * _MICRO)
     soonest = at = now + math.ceil(request.ahead * _MICRO)
     asked = {"of_line": line, "number": request.number or _NEVER, "now": now}
@@ -175,6 +173,9 @@ def _answer(connection: Connection, request: WindowRequest, now: int) -> WindowA
         at = max(at, slot + length)
     counted = at == soonest or (request.waits and at - now < request.within * _MICRO)
     number = request.number
+    if number or (request.waits and not counted):
+        # Also without a number: its process may have ended before it was told.
+        connection.execute(_DROP, {"of_key": line, "of_entry": request.place})
     if counted:
         _enter(connection, request.key, request.entry, at, at + length)
     elif request.waits:
