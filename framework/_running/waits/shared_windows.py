@@ -222,14 +222,20 @@ class SharedPolicies(Policies):
         That counts towards the limit of the calling task, as every moment before the answer.
 
         Raises:
+            PublishAgain: If the framework shuts down first, and another process may go on with it.
             TaskCancelledError: If the calling task is cancelled or ends first.
         """
         reason = f"waits for the store to say whether throttle {policy.name} allows a call"
-        with Sleep(self, sleeper, reason) as sleep:
+        # Another process asks anew.
+        pause = self.pause(0.0, begun=False)
+        with Sleep(self, sleeper, reason, pause=pause) as sleep:
             while not told and not sleeper.interrupted:
                 yield partial(sleeper.wait, None)
             if not told:
                 sleep.raise_if_unwanted()
+        if not told:
+            again = PublishAgain("throttled", 0.0, None, reason)
+            self.leave_interrupted(self.monotonic(), again)
 
     def _wait(
         self,
