@@ -414,11 +414,6 @@ class Judgement:
                 self.found[f"the database says otherwise: {kind}"] += 1
         known = campaign.kinds.keys() | campaign.perhaps.keys()
         self.found["run and never accepted"] += len({one.task_id for one in self.effects} - known)
-        # Its process has ended in order while it waited for its turn, which nothing else says.
-        self.found["failed without a cause: throttled"] -= sum(
-            answer is not None and answer[0] == "failed" and "may be called" in answer[3]
-            for answer in said[0].values()
-        )
         self.found["ended by itself"] += sum(one.gone for one in campaign.members)
         self.found["run and not kept"] += len({one.task_id for one in self.effects} - rows.keys())
         self.found["too many in a window"] += self._too_many()
