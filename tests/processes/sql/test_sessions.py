@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from framework._threads.watch import processes
-from framework.stores.sql._dialects.session import DEAF, Session, key_of
+from framework.stores.sql._dialects.session import DEAF, Heard, Session, key_of
 from framework.stores.sql._reading.roster import Roster
 from framework.stores.sql._shared.membership import MISSED
 from framework.stores.sql._tables.schema import PROCESSES
@@ -199,7 +199,7 @@ def test_no_session_behind_a_pooler(postgres_url: str, monkeypatch: pytest.Monke
 
 
 def test_an_idle_process_asks_once_a_second(postgres_url: str) -> None:
-    """With nothing to do, a process makes a transaction a second, and reads what others write."""
+    """With nothing to do, a process makes a transaction a second; asked, it reads at once."""
     with peers(postgres_url) as (idle, busy):
         begin(idle)
         assert idle.writer.attempt()
@@ -217,6 +217,10 @@ def test_an_idle_process_asks_once_a_second(postgres_url: str) -> None:
             assert idle.writer.attempt()
         assert begun <= 11
         idle.backlog._wake.clear()
+        idle.link.follow(True)
+        assert idle.backlog._wake.wait(PATIENCE)
+        assert idle.writer.attempt()
+        idle.backlog._wake.clear()
         task = busy.end(busy.accept())
         busy.writer.batches.write()
         assert idle.backlog._wake.wait(PATIENCE)
@@ -233,6 +237,7 @@ class FakeSession:
 
     def __init__(self) -> None:
         self.says, self._hears = socket.socketpair()
+        self._hears.setblocking(False)
         self.held = queue.SimpleQueue[int]()
         self.heard = queue.SimpleQueue[set[str]]()
 
@@ -245,11 +250,18 @@ class FakeSession:
         self.held.put(key)
         return True
 
-    def hear(self) -> set[str]:
-        """Return what the test has written."""
-        found = {self._hears.recv(100).decode()}
-        self.heard.put(found)
-        return found
+    def follow(self, closely: bool) -> bool:
+        """Agree."""
+        return True
+
+    def hear(self) -> Heard:
+        """Return what the test has written: a process, or how many were called before."""
+        try:
+            found = self._hears.recv(100).decode()
+        except BlockingIOError:
+            return Heard((), None)
+        self.heard.put({found})
+        return Heard((), int(found)) if found.isdecimal() else Heard({found}, None)
 
     def close(self) -> None:
         """Close both ends."""
@@ -263,6 +275,7 @@ def fake() -> Iterator[tuple[Session, FakeSession, TestClock, threading.Event]]:
     clock, told = TestClock(), threading.Event()
     made = FakeSession()
     session = Session(lambda: made, (OSError,), clock, told.set)
+    session.follow(True)
     session.start("own")
     assert told.wait(PATIENCE)
     told.clear()

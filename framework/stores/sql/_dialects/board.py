@@ -103,6 +103,7 @@ class BoardLink:
 
     presence = None
     tells = False
+    is_called = False
 
     def __init__(self, board: Board, clock: SystemClock) -> None:
         self._board = board
@@ -121,6 +122,17 @@ class BoardLink:
 
     def looks(self) -> None:
         """Do nothing: what is said stays."""
+
+    def follow(self, closely: bool) -> None:
+        """Do nothing: all is said to all, and costs next to nothing."""
+
+    @property
+    def called(self) -> None:
+        """Nobody is called: everybody reads of what is free."""
+        return
+
+    def answers(self) -> None:
+        """Do nothing, as there are no calls."""
 
     def check(self, found: bool, read: Read) -> None:
         """Believe nothing for a while if something was committed and not said before."""

@@ -178,6 +178,15 @@ class Dialect(ABC):
             asked: The number of the latest inquiry.
         """
 
+    def call(self, process: Any, before: Any) -> sa.ColumnElement[Any] | None:
+        """Return what calls *process* to take free tasks; None where all read of them anyway.
+
+        Args:
+            process: Its id.
+            before: How many were called before it.
+        """
+        return None
+
     @abstractmethod
     def whole(self, number: Any) -> sa.ColumnElement[Any]:
         """Return a number above 0 without its fraction."""

@@ -17,7 +17,8 @@ class Link(Protocol):
     """Tells others that this process lives, and this process that others have committed.
 
     It never has the last word: once a second somebody looks at what is committed, and says by
-    `check` whether that could be known. Only the store's thread calls.
+    `check` whether that could be known. Only the store's thread calls. It begins by not following
+    closely.
 
     Attributes:
         tells: Whether it tells that others have committed; otherwise it has to be asked.
@@ -44,6 +45,24 @@ class Link(Protocol):
 
     def looks(self) -> None:
         """Note that what is committed is read now."""
+        ...
+
+    def follow(self, closely: bool) -> None:
+        """Learn of every commit of others; or, if not closely, of those that all must know of."""
+        ...
+
+    @property
+    def is_called(self) -> bool:
+        """Whether this process is called to take free tasks; otherwise it looks for them."""
+        ...
+
+    @property
+    def called(self) -> int | None:
+        """How many others were called before this process to take free tasks; None if it is not."""
+        ...
+
+    def answers(self) -> None:
+        """Note that this process takes free tasks now."""
         ...
 
     def check(self, found: bool, read: Read) -> None:

@@ -17,7 +17,7 @@ from framework._records.pages import variants
 from framework._threads.clock import SystemClock
 from framework.stores.sql._dialects.dialect import Dialect
 from framework.stores.sql._dialects.link import Linked
-from framework.stores.sql._dialects.session import PooledError, Session
+from framework.stores.sql._dialects.session import Heard, PooledError, Session
 
 _RECORDS_STATES: Final = ("22", "23", "54")
 """SQLSTATE classes that blame the data: invalid, in conflict, or too large."""
@@ -67,6 +67,15 @@ _UPGRADE: Final = 0x6173796E63667261
 """An advisory lock's number that no other program is likely to use."""
 
 _CHANNEL: Final = "asyncframe"
+"""What all processes hear: an inquiry, a request to cancel, a transaction of an app."""
+
+_CHANGES: Final = f"{_CHANNEL}_changes"
+"""What those hear that follow closely."""
+
+_FOLLOWED: Final = 0x6173796E63636867
+"""An advisory lock that is shared by those that follow closely. A writer who gets it, for the rest
+of its transaction, tells nobody: whoever is to follow gets it after that commit, and looks then. A
+notification wakes all sessions that listen to anything."""
 
 # The second time is set anew when the server goes on after a crash, which ends all sessions.
 _RUN: Final = """
@@ -164,8 +173,17 @@ class PostgreSQL(Dialect):
         return int(connection.execute(_NOW).scalar_one())
 
     def tell(self, process: Any, version: Any, asked: Any) -> sa.ColumnElement[Any]:
-        """Notify them at the commit."""
-        return sa.func.pg_notify(_CHANNEL, process)
+        """Notify at the commit all of them, or of a process those that follow closely."""
+        nobody = sa.func.pg_try_advisory_xact_lock(sa.cast(_FOLLOWED, sa.BigInteger))
+        process = sa.cast(process, sa.Text)
+        return sa.case(
+            (process == "", _notified(_CHANNEL, "")), (~nobody, _notified(_CHANGES, process))
+        )
+
+    def call(self, process: Any, before: Any) -> sa.ColumnElement[Any]:
+        """Notify it at the commit, by a channel of its own."""
+        digest = sa.func.encode(sa.func.sha256(sa.func.convert_to(process, "UTF8")), "hex")
+        return _notified(sa.func.concat(f"{_CHANNEL}_", sa.func.left(digest, 16)), before)
 
     def whole(self, number: Any) -> sa.ColumnElement[Any]:
         """Cut the fraction off, where a cast would round."""
@@ -253,6 +271,7 @@ class _Session:
         made.detach()
         try:
             self._driver.autocommit = True
+            self._key: int | None = None
             self._driver.execute(f"LISTEN {_CHANNEL}")
             listens = self._driver.execute("SELECT pg_listening_channels()").fetchall()
             if pooled or not listens:
@@ -269,17 +288,47 @@ class _Session:
 
     def hold(self, key: int) -> bool:
         """Try to get it; an earlier session of this process may have it for a moment."""
-        self._driver.execute("SELECT pg_advisory_unlock_all()")
+        if key != self._key:
+            if self._key is not None:
+                self._driver.execute(f"UNLISTEN {_own_channel(self._key)}")
+                self._driver.execute("SELECT pg_advisory_unlock(%s)", (self._key,))
+            self._driver.execute(f"LISTEN {_own_channel(key)}")
+            self._key = key
         found = self._driver.execute("SELECT pg_try_advisory_lock(%s)", (key,))
         return bool(found.fetchone()[0])
 
-    def hear(self) -> set[str]:
+    def follow(self, closely: bool) -> bool:
+        """Share the lock of those that follow closely; a writer may have it for a moment."""
+        if not closely:
+            self._driver.execute("SELECT pg_advisory_unlock_shared(%s)", (_FOLLOWED,))
+            self._driver.execute(f"UNLISTEN {_CHANGES}")
+            return True
+        self._driver.execute(f"LISTEN {_CHANGES}")
+        found = self._driver.execute("SELECT pg_try_advisory_lock_shared(%s)", (_FOLLOWED,))
+        return bool(found.fetchone()[0])
+
+    def hear(self) -> Heard:
         """Return the notifications that have come."""
-        return {one.payload for one in self._driver.notifies(timeout=0)}
+        wrote, called = set[str](), None
+        for one in self._driver.notifies(timeout=0):
+            if one.channel in {_CHANNEL, _CHANGES}:
+                wrote.add(one.payload)
+            else:
+                called = int(one.payload)
+        return Heard(wrote, called)
 
     def close(self) -> None:
         """Close it."""
         self._driver.close()
+
+
+def _notified(channel: Any, payload: Any) -> sa.ColumnElement[Any]:
+    # It returns nothing, which has no place in a CASE.
+    return sa.cast(sa.func.pg_notify(channel, payload), sa.Text)
+
+
+def _own_channel(key: int) -> str:
+    return f"{_CHANNEL}_{key & (2**64 - 1):016x}"
 
 
 def _in_expression(some: str) -> str:

@@ -17,15 +17,18 @@ import hashlib
 import selectors
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import closing, suppress
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from framework._threads.clock import SystemClock
 from framework.stores.sql._dialects.link import Read, Told
 
 _PAUSE: Final = 1.0
 """Seconds until the next attempt to have a session; doubled after each one that fails."""
+
+_SOON: Final = 0.02
+"""Seconds until the next attempt to follow closely, if a writer has the lock."""
 
 _PAUSE_MAX: Final = 16.0
 """The longest pause: a server that never gives one is not asked each second."""
@@ -36,6 +39,18 @@ DEAF: Final = 60.0
 
 class PooledError(Exception):
     """Sessions of this server are not kept: a pooler gives each transaction another one."""
+
+
+class Heard(NamedTuple):
+    """What a session has heard.
+
+    Attributes:
+        wrote: Which processes have committed; "" for one that does not say.
+        called: How many were called before this process to take free tasks; None if it is not.
+    """
+
+    wrote: Collection[str]
+    called: int | None
 
 
 class Kept(Protocol):
@@ -55,8 +70,12 @@ class Kept(Protocol):
         """Hold a lock, and no other; False if it is not to be had yet."""
         ...
 
-    def hear(self) -> set[str]:
-        """Return which processes have committed since the last call."""
+    def follow(self, closely: bool) -> bool:
+        """Hear of every commit from now on, or only of some; False if it does not yet."""
+        ...
+
+    def hear(self) -> Heard:
+        """Return what was to hear since the last call."""
         ...
 
     def close(self) -> None:
@@ -96,6 +115,9 @@ class Session:
         # The process and the server of the lock that is held.
         self._held: tuple[str, str] | None = None
         self._hears = False
+        # Whether it is to follow closely, and whether it does.
+        self._closely = self._follows = False
+        self._called: int | None = None
         self._deaf_until = 0.0
         # How much it has heard, of its own process too; what that was at the last look; and what it
         # was when a commit was found without being heard of.
@@ -129,10 +151,35 @@ class Session:
         held = self._held
         return held[1] if held is not None and held[0] == self._process_id else None
 
+    def follow(self, closely: bool) -> None:
+        """Hear of every commit of the others; or, if not closely, of those that all must hear of.
+
+        It takes a moment until it does, in which it does not count as hearing.
+        """
+        if closely != self._closely:
+            self._closely = closely
+            self._wake()
+
     @property
     def hears(self) -> bool:
-        """Whether it hears of every commit of the others."""
+        """Whether it hears of all that it is to hear of."""
+        is_behind = self._closely and not self._follows
+        return self.is_called and not is_behind
+
+    @property
+    def is_called(self) -> bool:
+        """Whether this process would be called to take free tasks."""
         return self._hears and self._clock.monotonic() >= self._deaf_until
+
+    @property
+    def called(self) -> int | None:
+        """How many others were called before this process to take free tasks; None if it is not."""
+        return self._called
+
+    def answers(self) -> None:
+        """Note that this process takes free tasks now."""
+        self._called = None
+        self._looked.set()
 
     @property
     def has_news(self) -> bool:
@@ -152,11 +199,15 @@ class Session:
     def check(self, found: bool, read: Read) -> None:
         """Note whether there was something new to find; once for each beat, before a look.
 
-        It may be heard of a moment later, but not a whole beat later.
+        It may be heard of a moment later, but not a whole beat later. It says nothing about one
+        that does not follow closely.
         """
+        if not self._follows:
+            self._found_at = None
+            return
         if self._found_at == self._heard and self._hears:
             self._deaf_until = self._clock.monotonic() + DEAF
-        is_unheard = found and self._heard == self._heard_before
+        is_unheard = found and self._heard == self._heard_before and not self.has_news
         self._found_at = self._heard if is_unheard else None
 
     def close(self) -> None:
@@ -192,27 +243,48 @@ class Session:
             except self._faults:
                 pass
             finally:
-                self._held, self._hears = None, False
+                self._held, self._hears, self._follows = None, False, False
             if not self._closing:
                 self._wait(None, pause)
                 pause = min(2 * pause, _PAUSE_MAX)
 
     def _keep(self, kept: Kept) -> None:
         """Hold and hear until the session is lost, which raises an error."""
-        missing = self._hold(kept)
+        pause = self._arrange(kept)
         self._hears = True
         # All that was committed before.
         self._tell()
         while not self._closing:
-            if self._wait(kept, _PAUSE if missing else None):
-                found = kept.hear()
-                self._heard += len(found)
-                if found - {self._process_id}:
-                    self._looked.clear()
-                    self._tell()
-                    # Whatever else comes until then is read by the same look.
-                    self._looked.wait(_PAUSE)
-            missing = self._hold(kept)
+            self._wait(kept, pause)
+            # Always: what has come with the answer to a statement makes nothing readable.
+            found = kept.hear()
+            self._heard += len(found.wrote)
+            if found.called is not None:
+                self._called = found.called
+            is_news = bool(set(found.wrote) - {self._process_id})
+            if is_news or found.called is not None:
+                self._looked.clear()
+                self._tell(is_news)
+                # Whatever else comes until then is read by the same look.
+                self._looked.wait(_PAUSE)
+            pause = self._arrange(kept)
+
+    def _arrange(self, kept: Kept) -> float | None:
+        """Hold and follow as it is to; return in how many seconds to try again, None for never."""
+        before = self._held
+        missing = self._hold(kept)
+        wanted = self._closely
+        if wanted != self._follows:
+            if not kept.follow(wanted):
+                return _SOON
+            self._follows = wanted
+            if wanted and self._hears:
+                # What was committed before; all else is heard of.
+                self._tell()
+            return 0.0
+        if missing:
+            return _PAUSE
+        return None if before == self._held else 0.0
 
     def _hold(self, kept: Kept) -> bool:
         """Hold the lock of the process that this one is now; return whether it is still missing."""
@@ -223,12 +295,13 @@ class Session:
         self._held = (wanted, kept.server) if found else None
         return not found
 
-    def _tell(self) -> None:
-        self._news.set()
+    def _tell(self, is_news: bool = True) -> None:
+        if is_news:
+            self._news.set()
         self._told()
 
-    def _wait(self, kept: Kept | None, seconds: float | None) -> bool:
-        """Wait until there is something to hear, or to do; return whether there is to hear."""
+    def _wait(self, kept: Kept | None, seconds: float | None) -> None:
+        """Wait until there is something to hear, or to do."""
         assert self._woken is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self._woken, selectors.EVENT_READ)
@@ -237,4 +310,3 @@ class Session:
             ready = [key.fileobj for key, _ in selector.select(seconds)]
         if self._woken in ready:
             self._woken.recv(4096)
-        return kept is not None and kept in ready
