@@ -375,7 +375,7 @@ class SQLStore:
             return False
         self._backlog.let_write([task_id])
         with self._answering(), self._database.writing() as connection:
-            version, _, _ = self._writer.statements.advance(connection, "")
+            version = self._writer.statements.advance(connection, "").version
             self._writer.follower.submissions.move(connection, version, task_id)
             return self._writer.statements.request_cancel(connection, task_id, version)
 

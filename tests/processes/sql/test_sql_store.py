@@ -491,7 +491,7 @@ def test_host_is_told_of_cancellation_once(sqlite_url: str) -> None:
 
     host.cancel = cancel  # type: ignore[method-assign]  # a spy
     with peers(sqlite_url, 1) as (peer,), peer.database.writing() as connection:
-        version, _, _ = peer.writer.statements.advance(connection, "")
+        version = peer.writer.statements.advance(connection, "").version
         assert peer.writer.statements.request_cancel(connection, record.task_id, version)
     assert asked.wait(PATIENCE)
     record.cancel_requested = True

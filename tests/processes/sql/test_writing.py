@@ -171,7 +171,7 @@ def test_cancellation_asked_for_elsewhere_stays(sql_url: str) -> None:
 def cancels(peer: Peer, task_id: str) -> bool:
     """Ask for a task's cancellation as the store does."""
     with peer.database.writing() as connection:
-        version, _, _ = peer.writer.statements.advance(connection, "")
+        version = peer.writer.statements.advance(connection, "").version
         return peer.writer.statements.request_cancel(connection, task_id, version)
 
 

@@ -127,7 +127,7 @@ class World:
         peer = self.rng.choice(self.peers)
         if live:
             with peer.database.writing() as connection:
-                version, _, _ = peer.writer.statements.advance(connection, "")
+                version = peer.writer.statements.advance(connection, "").version
                 peer.writer.statements.request_cancel(connection, self.rng.choice(live), version)
 
     def settle(self) -> None:

@@ -11,6 +11,7 @@ Relies on: calls on the store's own thread; `claims` for which tasks they are.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -27,7 +28,9 @@ from framework.stores.sql._shared.free import orphans as _orphans
 from framework.stores.sql._shared.free.sharing import Sharing
 from framework.stores.sql._shared.site import Site
 from framework.stores.sql._shared.submissions import Submissions
+from framework.stores.sql._tables import calls as _calls
 from framework.stores.sql._tables.rows import TaskRow, Written, begin, row_of
+from framework.stores.sql._tables.statements import Position
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -84,6 +87,14 @@ class Arrivals:
         self._submissions = submissions
         self.waiting = set[Kind](KINDS)
         self.many = 0
+        # How many were called before this process, if it is to call the next one.
+        self._called: int | None = None
+        # When it has claimed last.
+        self._claimed_at = -math.inf
+        # The version at the last beat.
+        self._watched = -1
+        # How many tasks were free at the latest turn, and when there were none for this process.
+        self._free = self._left = 0
         # The wall second at which the next free task that sleeps is due.
         self._due_at: float | None = None
         # What this process has claimed, or adopted, and may not know yet.
@@ -107,6 +118,30 @@ class Arrivals:
         names = self._host.functions()
         found = _claims.waiting(connection, self._site.database.dialect, names, kinds)
         self.waiting = self.waiting.difference(kinds) | found
+        if not self.waiting:
+            self._left = self._free
+
+    def watch(self, connection: Connection, position: Position) -> None:
+        """Do so once for each beat, whoever is called.
+
+        Those that have become free since the last time are left to whom is called for them.
+
+        Args:
+            connection: A transaction.
+            position: Where the database is.
+        """
+        if not self._site.link.is_called:
+            self.see(connection, KINDS)
+            return
+        self._due_at = _claims.next_due(connection)
+        names, dialect = self._host.functions(), self._site.database.dialect
+        found = _claims.waiting(connection, dialect, names, KINDS, self._watched)
+        self._watched = position.version
+        if found:
+            self.waiting |= found
+            if self._called is None and self.room():
+                # Whoever was called for them has not come.
+                self._called = 0
 
     def note(self, row: TaskRow) -> None:
         """Note a task that has become free."""
@@ -117,6 +152,51 @@ class Arrivals:
     def note_all(self) -> None:
         """Note that tasks of any kind may have become free."""
         self.waiting = set(KINDS)
+
+    def hear(self) -> None:
+        """Note whether this process is called, unless it has claimed a moment ago.
+
+        Raises:
+            SQLAlchemyError: If it has no place, and the next one cannot be called.
+        """
+        link = self._site.link
+        called = link.called
+        if called is None or not self._is_time:
+            return
+        link.answers()
+        self.note_all()
+        self._called = called
+        if not self.room():
+            self._claimed_at = self._site.clock.monotonic()
+            with self._site.database.writing() as connection:
+                self._call_next(connection)
+            self._called = None
+
+    @property
+    def calls_at(self) -> float:
+        """The monotonic second at which a call is to be answered; never, if there is none."""
+        if self._site.link.called is None:
+            return math.inf
+        return self._claimed_at + self._site.pace.look
+
+    @property
+    def _is_time(self) -> bool:
+        """Whether it has not claimed a moment ago: those that come one by one share one claim."""
+        return self._site.clock.monotonic() >= self._claimed_at + self._site.pace.look
+
+    @property
+    def is_called(self) -> bool:
+        """Whether it was called, and has not claimed since."""
+        return self._called is not None
+
+    def see_free(self, many: int) -> None:
+        """Note how many tasks were free when this process had its turn last.
+
+        It may have been full when others were called, or have been called by nobody for that.
+        """
+        self._free = many
+        if many > 0 and many != self._left and self._is_time:
+            self.note_all()
 
     def room(self) -> Mapping[Kind, int]:
         """Return the places that this process has, if free tasks may wait for one of them."""
@@ -145,6 +225,7 @@ class Arrivals:
             begins: Whether those places are free, so that tasks begin in them at once.
         """
         own, now = self._membership.process_id, self._host.clock.time()
+        self._claimed_at = self._site.clock.monotonic()
         were_open = self.are_open
         self.put_back(connection, version)
         wakes = self._is_due(now)
@@ -152,7 +233,7 @@ class Arrivals:
             _claims.wake(connection, now, version)
         moved = self._submissions.waits and self._submissions.move(connection, version)
         names, dialect = self._host.functions(), self._site.database.dialect
-        chosen, more = _claims.choose(connection, dialect, names, room)
+        chosen, more, left = _claims.choose(connection, dialect, names, room)
         records = self._read(connection, chosen)
         begun = [one for one in records if begins and self._host.may_begin(one)]
         others = set(chosen).difference(str(one.task_id) for one in begun)
@@ -167,11 +248,19 @@ class Arrivals:
         if wakes or not self.waiting.intersection(room).issubset(more):
             # Perhaps all that is left sleeps.
             self._due_at = _claims.next_due(connection)
+        calls = left and self._call_next(connection)
         # Before the commit, from which on the rows are this process's.
         self._claimed = {**self._claimed, **{str(one.task_id): one for one in records}}
         is_own = not (wakes or moved or inherits)
-        is_vain = is_own and not (records or were_open or told)
+        is_vain = is_own and not (records or were_open or told or calls)
         return Claimed(version, records, room, more, moved, is_own, is_vain)
+
+    def _call_next(self, connection: Connection) -> bool:
+        """Call the next process if this one was called, and return whether there is one."""
+        called, own = self._called, self._membership.process_id
+        if called is None:
+            return False
+        return _calls.call_next(connection, self._site.database.dialect, own, called)
 
     def _read(self, connection: Connection, task_ids: Sequence[str]) -> list[TaskRecord]:
         found = self._statements.with_calls(connection, task_ids)
@@ -187,6 +276,7 @@ class Arrivals:
         if claimed.moved:
             self.note_all()
         self.waiting = (self.waiting - claimed.room.keys()) | claimed.more
+        self._called = None
         self.many = len(records)
         left = 0
         for record in records:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -19,7 +19,7 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
-from framework._records.records import KINDS, Kind, TaskRecord
+from framework._records.records import Kind, TaskRecord
 from framework._records.statuses import TaskStatus
 from framework.stores.sql._dialects.link import Read
 from framework.stores.sql._reading.arrivals import Arrivals, Claimed
@@ -43,6 +43,9 @@ IN_TIME: Final = 0.05
 """Seconds after which the thread takes no more breaths. While other threads compute, each
 breath takes long, and whatever waits for this thread would wait for all of them. From then on
 the others wait for the interpreter for up to 5 ms."""
+
+_CATCHING_UP: Final = 0.5
+"""For how many seconds whoever asks waits for a look at most."""
 
 _MOST: Final = 5_000
 """Rows after which the thread does what else is due, such as a sign of life."""
@@ -71,6 +74,7 @@ class Follower:
         removed: The wall second up to which ended tasks were removed.
         asked: The number of the latest inquiry to all processes at the last look.
         moved: Whether there was something to look at when the others were watched last.
+        is_close: Whether it reads at once what others have written; otherwise once a second.
         told: Called with the ids of tasks of other processes that have changed; None for nobody.
         submissions: The tasks that apps submit in transactions of their own.
         arrivals: The free tasks that this process takes over.
@@ -88,6 +92,9 @@ class Follower:
         self.submissions = Submissions(site.statements, site.backlog.wake)
         self.arrivals = Arrivals(site, mirror, sharing, self.submissions)
         self.told: Callable[[Collection[str] | None], object] | None = None
+        # Until there is a thread that could read anything.
+        self.is_close = True
+        self._awaited = deque[threading.Event]()
         self.version = 0
         self.removed = 0.0
         self.asked = 0
@@ -135,6 +142,8 @@ class Follower:
     def look(self) -> None:
         """Read what other processes have written since the last call."""
         self.moved = False
+        # First: those that come meanwhile wait for the next look.
+        awaited = len(self._awaited)
         self._site.link.looks()
         with self._database.reading() as connection:
             version, removed, asked, free = self._statements.position(connection)
@@ -148,6 +157,24 @@ class Follower:
         self.version, self.asked = reached, asked
         if self.forget(removed):
             self._mirror.drop_by(removed)
+        for _ in range(awaited):
+            self._awaited.popleft().set()
+
+    def catch_up(self) -> None:
+        """Wait until all is read that is committed now; any thread, blocks.
+
+        It does not wait while the others are followed closely, nor long for a database that fails.
+        """
+        if not self.is_close:
+            looked = threading.Event()
+            self._awaited.append(looked)
+            self._site.backlog.wake()
+            looked.wait(_CATCHING_UP)
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for a look."""
+        return bool(self._awaited)
 
     def _go_back(self, version: int) -> None:
         """Let all be read anew: the database has less than was read or written before."""
@@ -184,7 +211,7 @@ class Follower:
             if row.process != own:
                 if self._is_kept(row):
                     others.append(row)
-                if not row.process and row.ended_at is None:
+                if not row.process and row.ended_at is None and not self._site.link.is_called:
                     self.arrivals.note(row)
             elif row.ended_at is None:
                 self.cancel(row.task_id)
@@ -223,7 +250,7 @@ class Follower:
             homeless = _places.has_homeless(connection)
             miscounted = free_rows.is_wrong(connection)
             position = self._statements.position(connection)
-            self.arrivals.see(connection, KINDS)
+            self.arrivals.watch(connection, position)
             self.submissions.see(connection)
             self.moved = (position.version, position.asked) != self.read_to
             # Before a beat at the end of this transaction, which says anew how far it is.
@@ -253,10 +280,12 @@ class Follower:
         room = self._host.room()
         # First: what is committed after the look is hinted at after it, too.
         hinted, self.submissions.hinted = self.submissions.hinted, False
-        with self._database.reading() as connection:
-            self.arrivals.see(connection, room.keys())
-            if hinted:
-                self.submissions.see(connection)
+        # If this process is called, there is something to claim.
+        if hinted or not self.arrivals.is_called:
+            with self._database.reading() as connection:
+                self.arrivals.see(connection, room.keys())
+                if hinted:
+                    self.submissions.see(connection)
         # Most often another process was first, and nothing need be written.
         if self.has_submissions or self.arrivals.room():
             self._claim(room)

@@ -105,6 +105,7 @@ class History:
         Raises:
             SQLAlchemyError: If the database fails.
         """
+        self._follower.catch_up()
         removed, version = self._follower.removed, self._follower.version
         # First: what ends or is written from now on is in the database then.
         free = not self._mirror.holds_free
@@ -142,6 +143,7 @@ class History:
         Raises:
             SQLAlchemyError: If the database fails.
         """
+        self._follower.catch_up()
         if field in (None, STATUS) and replace(query, status=None, statuses=_ANY).filters == _ALL:
             figures = self._mirror.figures()
             found = Counter[Any]({one: figures[one.value] for one in query.chosen or TaskStatus})

@@ -165,6 +165,7 @@ class Mirror:
     Attributes:
         held: How many finished tasks are held whole.
         held_free: Like the argument.
+        asked: A number that changes when somebody has asked for lists or counters.
     """
 
     def __init__(self, clock: Clock, backlog: Backlog, held_free: int = HELD_FREE) -> None:
@@ -172,6 +173,7 @@ class Mirror:
         self._backlog = backlog
         self.held = HELD
         self.held_free = held_free
+        self.asked = 0
         self._finished = MemoryStore()
         self._older = Older()
         # Of the older ones: those that wait to be written, failures that nobody knows of, and
@@ -236,6 +238,7 @@ class Mirror:
 
     def others(self, status: TaskStatus | None = None, *, free: bool = True) -> list[TaskRecord]:
         """Return the live tasks of other processes, and with *free* those held of none."""
+        self.asked += 1
         with self._lock:
             others = list(self._others.values())
             if free and (status is None or status is TaskStatus.PENDING):
@@ -256,6 +259,7 @@ class Mirror:
 
     def figures(self) -> dict[str, int]:
         """Return the number of tasks of each status."""
+        self.asked += 1
         with self._lock:
             counts = self._counts.copy()
             counts[TaskStatus.PENDING] += len(self._free) + self._unheld

@@ -210,7 +210,7 @@ class Observer:
     def _writing(self) -> Iterator[tuple[Connection, int]]:
         """Open a transaction in a writer's turn; yield it with its version."""
         with self._answering(), self._database.writing() as connection:
-            yield connection, self._statements.advance(connection, "")[0]
+            yield connection, self._statements.advance(connection, "").version
 
     @contextmanager
     def _answering(self) -> Iterator[None]:

@@ -247,6 +247,11 @@ class SharedLines:
         """Return whether a task that was submitted here is in a line."""
         return task_id in self._inside
 
+    @property
+    def waits(self) -> bool:
+        """Whether tasks of this process are in a line, where others may grant or replace them."""
+        return bool(self._inside)
+
     def forget(self, task_ids: Collection[str]) -> None:
         """Forget tasks that this process has given away: nobody here waits for their places."""
         for task_id in task_ids:

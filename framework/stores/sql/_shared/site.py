@@ -14,7 +14,7 @@ from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._dialects.link import Link
 from framework.stores.sql._shared.membership import GivenUpError, Membership
 from framework.stores.sql._tables.database import Database
-from framework.stores.sql._tables.statements import Statements
+from framework.stores.sql._tables.statements import Statements, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +70,21 @@ class Site:
     pace: Pace
 
     @contextmanager
-    def turn(self) -> Iterator[tuple[Connection, int, float]]:
+    def turn(self) -> Iterator[tuple[Connection, int, Turn]]:
         """Open a transaction in this process's turn to write, for which it waits.
 
-        All writers of the database take turns. It is yielded with its version, and the wall second
-        up to which ended tasks are removed.
+        All writers of the database take turns. It is yielded with its version, and what else is
+        known then.
 
         Raises:
             GivenUpError: If the others have given this process up.
         """
         with self.database.writing() as connection:
             process = self.membership.process_id
-            version, removed, present = self.statements.advance(connection, process)
-            if not present:
+            turn = self.statements.advance(connection, process)
+            if not turn.present:
                 raise GivenUpError
-            yield connection, version, removed
+            yield connection, turn.version, turn
 
 
 def site_of(

@@ -25,6 +25,12 @@ from framework.stores.sql._tables.schema import META, TASKS
 # Literals, since databases choose the indexes of the few free tasks only for these.
 IS_FREE: Final = sa.and_(TASKS.c.process == sa.literal_column("''"), TASKS.c.ended_at.is_(None))
 
+READY: Final = (
+    "process = '' AND ended_at IS NULL AND due_at IS NULL"
+    " AND call IS NOT NULL AND restart IS NOT NULL AND cancel_requested = 0"
+)
+"""Those that may start now; in words, for what is not a query of columns as well."""
+
 KEPT: Final = sa.select(META.c.free)
 """How many there are, as it is kept."""
 

@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 
 from framework._records.statuses import TaskStatus
 from framework.stores.sql._dialects.dialect import Answer, Dialect
-from framework.stores.sql._tables import free_rows
+from framework.stores.sql._tables import calls, free_rows
 from framework.stores.sql._tables.rows import COLUMNS, WRITTEN, TaskRow, Written
 from framework.stores.sql._tables.schema import META, PROCESSES, TASKS
 
@@ -95,6 +95,22 @@ class Position(NamedTuple):
     free: int
 
 
+class Turn(NamedTuple):
+    """A writer's turn.
+
+    Attributes:
+        version: Its version.
+        removed: The wall second up to which tasks are removed.
+        free: How many tasks no process had before it.
+        present: Whether the process of the writer has a row.
+    """
+
+    version: int
+    removed: float
+    free: int
+    present: bool
+
+
 class Statements:
     """All statements about tasks, in the dialect of one database.
 
@@ -109,7 +125,7 @@ class Statements:
         self.dialect = dialect
         told = dialect.tell(bindparam("process"), META.c.version, META.c.asked)
         self._tell = sa.select(dialect.tell("", META.c.version, META.c.asked))
-        self._turn = sa.select(META.c.version, META.c.removed_before, _PRESENT, told)
+        self._turn = sa.select(META.c.version, META.c.removed_before, META.c.free, _PRESENT, told)
         self._put = _put_of(dialect)
         self._hand_over = _put_of(dialect, hand_over=True)
         self._ended = dialect.answer(
@@ -124,16 +140,17 @@ class Statements:
 
     # -- writing; each within a transaction of `Database.writing`
 
-    def advance(self, connection: Connection, process: str) -> tuple[int, float, bool]:
+    def advance(self, connection: Connection, process: str) -> Turn:
         """Wait for this writer's turn; the others hear of it when it is committed.
 
-        Returns:
-            Its version, the wall second up to which tasks are removed, and whether *process*
-            has a row.
+        Args:
+            connection: A transaction that writes.
+            process: The id of this process; "" if all others must hear of it.
         """
         connection.execute(_ADVANCE)
-        version, removed, present, _ = connection.execute(self._turn, {"process": process}).one()
-        return int(version), float(removed), present > 0
+        found = connection.execute(self._turn, {"process": process}).one()
+        version, removed, free, present, _ = found
+        return Turn(int(version), float(removed), int(free), present > 0)
 
     def tell(self, connection: Connection) -> None:
         """Tell the others anew how far the database is."""
@@ -175,6 +192,8 @@ class Statements:
         self._write_over(connection, rows, before, process, version)
         free_now = free_rows.count_among(connection, self.dialect, task_ids)
         free_rows.add(connection, free_now - free)
+        if free_now > free:
+            calls.call(connection, self.dialect, before, version, task_ids)
 
     def add_free(
         self, connection: Connection, rows: Sequence[Written], process: str, version: int
@@ -185,6 +204,9 @@ class Statements:
         """
         many = self._write_over(connection, rows, process, "", version)
         free_rows.add(connection, many)
+        if many:
+            task_ids = [row.task_id for row in rows]
+            calls.call(connection, self.dialect, process, version, task_ids)
 
     def _write_over(
         self,

@@ -337,7 +337,7 @@ class Batches:
         """
         gone = Deleted()
         self._reached = False
-        with self._site.turn() as (connection, version, removed):
+        with self._site.turn() as (connection, version, turn):
             self._reached = True
             beats = self.pulse.is_due()
             if beats:
@@ -345,7 +345,7 @@ class Batches:
             started, ended = self._put(connection, rows, version)
             claimed = self._claimed(connection, version, room)
             tell = self._lines.let_leave(connection, version, {row.task_id for row in rows})
-            latest = removed if bound is None else max(removed, bound)
+            latest = turn.removed if bound is None else max(turn.removed, bound)
             # A clean-up may have removed tasks that ended before it and are written only now.
             if bound is not None or any(
                 row.ended_at is not None and row.ended_at <= latest for row in rows
@@ -358,6 +358,7 @@ class Batches:
         known = self._mirror.holds_free or not any(row.is_free and row.ended_at for row in rows)
         if claimed is None and known:
             self._follower.wrote(version)
+        self._follower.arrivals.see_free(turn.free)
         self._let_go([row for row in rows if row.is_free], version)
         if ended:
             # In memory they ended otherwise: the others had given this process up before that.

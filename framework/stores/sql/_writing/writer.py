@@ -33,6 +33,12 @@ from framework.stores.sql._writing.batches import BATCH, ROUNDS, Batches
 
 _LOGGER = logging.getLogger("asyncframe")
 
+_LINGER: Final = 5.0
+"""For how many seconds the others are followed closely after nobody needs it any more."""
+
+_ASKED: Final = 60.0
+"""The same after somebody has asked for lists or counters."""
+
 _LEAVING: Final = 0.5
 """For how many seconds a process that ends sets its tasks free: some 50,000 in a file."""
 
@@ -89,6 +95,9 @@ class Writer:
         self._looked = self._followed = 0.0
         # At once: what a process left that was killed is taken over by the next one that starts.
         self._watched = -math.inf
+        # Until when it follows the others closely, and how often somebody had asked by then.
+        self._close_until = -math.inf
+        self._asked = 0
         # How many waited for the latest batch.
         self._crowd = 0
         self._end: float | None = None
@@ -159,11 +168,23 @@ class Writer:
 
     def _sleep(self) -> None:
         """Wait until something is due, or until there is something to write or to read."""
+        self._attend()
         until = self._clock.monotonic() + self._until_due()
         longest = math.inf if self._site.link.tells else self._pace.glance
         while not self._backlog.sleep(min(longest, max(0.0, until - self._clock.monotonic()))):
             if self._clock.monotonic() >= until or self._is_to_look():
                 return
+
+    def _attend(self) -> None:
+        """Follow the others closely while somebody here needs it, and for a while after."""
+        now, asked, link = self._clock.monotonic(), self._mirror.asked, self._site.link
+        if self.follower.told is not None or self.lines.waits or self._site.host.in_line(1):
+            self._close_until = max(self._close_until, now + _LINGER)
+        if asked != self._asked:
+            self._asked, self._close_until = asked, now + _ASKED
+        is_close = now < self._close_until
+        link.follow(is_close)
+        self.follower.is_close = is_close or not link.tells
 
     def _gather(self) -> None:
         """Wait a moment, since records come in bursts: that makes one transaction of many."""
@@ -187,9 +208,11 @@ class Writer:
 
     def _until_due(self) -> float:
         """Return the seconds until the next look or beat, or until there is more to take over."""
-        if self.follower.behind or self.inquiries.waits:
+        if self.follower.behind or self.follower.is_awaited or self.inquiries.waits:
             return 0.0
-        due_at = min(self._followed + self._between_looks(), self.batches.pulse.due_at)
+        between = self._between_looks() if self.follower.is_close else self._pace.beat
+        due_at = min(self._followed + between, self.batches.pulse.due_at)
+        due_at = min(due_at, self.follower.arrivals.calls_at)
         if self._may_have_news:
             due_at = min(due_at, self._looked + self._between_looks())
         return max(0.0, due_at - self._clock.monotonic())
@@ -238,7 +261,7 @@ class Writer:
         while more and self._clock.monotonic() < end:
             with self._site.turn() as (connection, version, _):
                 now = self._site.host.clock.time()
-                more = _orphans.leave(connection, own, version, now)
+                more = _orphans.leave(connection, self._database.dialect, own, version, now)
                 _places.leave_free(connection, version, own)
 
     def attempt(self, *, following: bool = True) -> bool:
@@ -326,9 +349,10 @@ class Writer:
         if pulse.is_due() or monotonic() >= self._watched + self._pace.beat:
             self.follower.watch(pulse.beating())
             self._watched = monotonic()
+        self.follower.arrivals.hear()
         if self.follower.behind and not self._claims_soon():
             self.follower.go_on()
-        if self._is_to_look():
+        if self.follower.is_awaited or self._is_to_look():
             self.follower.look()
             self.inquiries.hear(self.follower.asked)
             self.lines.look(self.follower.version)

@@ -24,7 +24,7 @@ from sqlalchemy.engine import Connection
 from framework._records.records import OFFERED, Kind
 from framework.stores.sql._dialects.dialect import Dialect
 from framework.stores.sql._tables import free_rows
-from framework.stores.sql._tables.free_rows import IS_FREE
+from framework.stores.sql._tables.free_rows import IS_FREE, READY
 from framework.stores.sql._tables.schema import TASKS
 from framework.stores.sql._tables.statements import parts
 
@@ -67,12 +67,7 @@ _IS_UNWANTED: Final = sa.and_(
 )
 
 _INDEX: Final = "asyncframe_tasks_ready"
-# In words, for what is not a query of columns as well.
-_READY: Final = (
-    "process = '' AND ended_at IS NULL AND due_at IS NULL"
-    " AND call IS NOT NULL AND restart IS NOT NULL AND cancel_requested = 0"
-)
-_MAY_START: Final = sa.text(_READY)
+_MAY_START: Final = sa.text(READY)
 # From one name to the next, past all of its tasks: there may be a million.
 _PRESENT: Final = """
 WITH RECURSIVE names (its_name) AS (
@@ -83,6 +78,15 @@ WITH RECURSIVE names (its_name) AS (
 )
 SELECT its_name FROM names WHERE its_name IS NOT NULL
 """
+_WAITED: Final = (
+    sa.select(TASKS.c.task_id)
+    .where(
+        _MAY_START,
+        TASKS.c.name.in_(bindparam("names", expanding=True)),
+        TASKS.c.version <= bindparam("since"),
+    )
+    .limit(1)
+)
 _IS_ASLEEP: Final = sa.and_(IS_FREE, TASKS.c.due_at.is_not(None))
 UNWANTED: Final = (
     sa.select(TASKS.c.task_id, TASKS.c.name, TASKS.c.cancel_requested)
@@ -111,17 +115,39 @@ def wake(connection: Connection, now: float, version: int) -> None:
 
 
 def waiting(
-    connection: Connection, dialect: Dialect, names: Names, kinds: Collection[Kind]
+    connection: Connection,
+    dialect: Dialect,
+    names: Names,
+    kinds: Collection[Kind],
+    since: int | None = None,
 ) -> set[Kind]:
-    """Return the kinds, of some, of which free tasks of some functions wait."""
-    found = present(connection, dialect)
-    return {kind for kind in kinds if not found.isdisjoint(names[kind])}
+    """Return the kinds, of some, of which free tasks of some functions wait.
+
+    Args:
+        connection: A transaction.
+        dialect: The kind of database.
+        names: The functions.
+        kinds: The kinds.
+        since: The version in which the tasks waited already; None for any.
+    """
+    present_names = present(connection, dialect)
+    found = {kind: present_names.intersection(names[kind]) for kind in kinds}
+    return {
+        kind
+        for kind, some in found.items()
+        if some and (since is None or _has_waited(connection, some, since))
+    }
+
+
+def _has_waited(connection: Connection, names: Collection[str], since: int) -> bool:
+    values = {"names": list(names), "since": since}
+    return connection.execute(_WAITED, values).first() is not None
 
 
 def present(connection: Connection, dialect: Dialect) -> set[str]:
     """Return the names of the functions of which free tasks may start."""
     free = dialect.by_index(TASKS, _INDEX)
-    return set(connection.exec_driver_sql(_PRESENT.format(free=free, ready=_READY)).scalars())
+    return set(connection.exec_driver_sql(_PRESENT.format(free=free, ready=READY)).scalars())
 
 
 def in_line(connection: Connection, names: Collection[str], most: int) -> list[Waiting]:
@@ -132,10 +158,10 @@ def in_line(connection: Connection, names: Collection[str], most: int) -> list[W
 
 def choose(
     connection: Connection, dialect: Dialect, names: Names, room: Mapping[Kind, int]
-) -> tuple[list[str], set[Kind]]:
+) -> tuple[list[str], set[Kind], bool]:
     """Return the free tasks that a process takes, whose turn to write it is.
 
-    Also the kinds of which there may be more.
+    Also the kinds of which there may be more, and whether some may be left for other processes.
 
     Args:
         connection: A transaction that writes.
@@ -145,14 +171,17 @@ def choose(
     """
     chosen, more = list[str](), set[Kind]()
     found = present(connection, dialect)
+    left = set(found)
     for kind, places in room.items():
         most, wanted = min(places, MOST), found.intersection(names[kind])
         if most > 0 and wanted:
             first, is_all = pick(connection, wanted, most)
             chosen += first
-            if not is_all:
+            if is_all:
+                left -= wanted
+            else:
                 more.add(kind)
-    return chosen, more
+    return chosen, more, bool(left)
 
 
 def pick(connection: Connection, names: Collection[str], most: int) -> tuple[list[str], bool]:

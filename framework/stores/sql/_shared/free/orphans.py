@@ -21,7 +21,7 @@ from framework._tasks.wire import encode_error
 from framework.exceptions import TaskCancelledError
 from framework.stores.sql._dialects.dialect import Dialect
 from framework.stores.sql._shared.free.claims import UNWANTED
-from framework.stores.sql._tables import free_rows
+from framework.stores.sql._tables import calls, free_rows
 from framework.stores.sql._tables.schema import TASKS
 from framework.stores.sql._tables.statements import parts
 
@@ -102,6 +102,8 @@ def settle(
             rest.append(one)
     ended = _end_unwanted(connection, version, now)
     free_rows.add(connection, freed - len(ended))
+    if freed:
+        calls.call(connection, dialect, process, version)
     for one in rest:
         ended += connection.execute(sa.select(TASKS.c.task_id).where(one)).scalars()
         _end(connection, one, TaskStatus.INTERRUPTED, version, now, REASON)
@@ -126,11 +128,12 @@ def _free(
     ).rowcount
 
 
-def leave(connection: Connection, process: str, version: int, now: float) -> bool:
+def leave(connection: Connection, dialect: Dialect, process: str, version: int, now: float) -> bool:
     """Set tasks free that *process* leaves as they wait, `MOST` at most.
 
     Args:
         connection: A transaction that writes.
+        dialect: The kind of database.
         process: The id of this process, which writes none of its tasks any more.
         version: Its version.
         now: The wall second.
@@ -141,6 +144,8 @@ def leave(connection: Connection, process: str, version: int, now: float) -> boo
     waits = sa.and_(TASKS.c.ended_at.is_(None), TASKS.c.status == TaskStatus.PENDING.value)
     many = _free(connection, sa.and_(TASKS.c.process == process, waits), version, now)
     free_rows.add(connection, many)
+    if many:
+        calls.call(connection, dialect, process, version)
     return many == MOST
 
 
