@@ -1,0 +1,179 @@
+"""Calls: which process hears of a task that has become free, and what happens if it does not come.
+
+With PostgreSQL only: in a file all processes read of what is free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from framework.stores.sql._dialects.session import Session
+from tests.patience import PATIENCE
+from tests.processes.sql.siblings import Peer, peers
+from tests.processes.work.test_claims import ids, offer
+
+
+@contextmanager
+def crowd(url: str, rooms: list[int]) -> Iterator[tuple[Peer, list[Peer]]]:
+    """Yield a process that submits, and others that have said for how many tasks they have room.
+
+    The others are in the order of their ids, and nobody is called.
+    """
+    with peers(url, 1 + len(rooms)) as (web, *made):
+        others = sorted(made, key=lambda one: one.process_id)
+        for one, room in zip(others, rooms, strict=True):
+            one.host.rooms = room
+        for one in (web, *others):
+            one.link.start(one.process_id)
+            wait_for(one)
+        for one in (web, *others):
+            one.writer.attempt()
+            beat(one)
+        for one in others:
+            one.backlog._wake.clear()
+        yield web, others
+
+
+def beat(peer: Peer) -> None:
+    """Let a second pass for a process, and do what is due then."""
+    peer.clock.pass_time(1.0)
+    assert peer.writer.attempt()
+
+
+def wait_for(peer: Peer) -> None:
+    """Wait until a process is woken by its session."""
+    assert peer.backlog._wake.wait(PATIENCE)
+    peer.backlog._wake.clear()
+
+
+def submit(web: Peer, many: int = 1) -> list[str]:
+    """Submit tasks one by one that no process has."""
+    tasks = []
+    for _ in range(many):
+        tasks.append(offer(web))
+        web.clock.pass_time(0.001)
+        web.writer.batches.write()
+    return ids(tasks)
+
+
+def called(others: list[Peer]) -> list[int | None]:
+    """Return who is called, once all have heard what there is to hear."""
+    for one in others:
+        # What it hears last is heard after all else.
+        session = one.link
+        assert isinstance(session, Session)
+        heard = session._heard
+        with one.database.writing() as connection:
+            one.writer.statements.tell(connection)
+        while session._heard == heard:
+            session.looks()
+    return [one.link.called for one in others]
+
+
+def test_the_emptiest_is_called(postgres_url: str) -> None:
+    """Of several processes the one with the most threads is called for a task, and it alone."""
+    with crowd(postgres_url, [0, 2, 3, 3]) as (web, others):
+        (task,) = submit(web)
+        assert called(others) == [None, None, 0, None]
+        beat(others[2])
+
+        assert ids(others[2].host.taken_over) == [task]
+        assert called(others) == [None] * 4
+
+
+def test_a_full_process_calls_the_next(postgres_url: str) -> None:
+    """A process that is full when it is called calls the next one, until each was called once."""
+    with crowd(postgres_url, [2, 3, 2]) as (web, others):
+        (task,) = submit(web)
+        heard = []
+        for at in (1, 2, 0):
+            others[at].host.rooms = 0
+            wait_for(others[at])
+            heard.append(called(others))
+            others[at].clock.pass_time(0.2)
+            assert others[at].writer.attempt()
+
+        assert heard == [[None, 0, None], [None, None, 1], [2, None, None]]
+        assert called(others) == [None, None, None]
+        others[0].host.rooms = 1
+        others[0].clock.pass_time(0.2)
+        assert others[0].writer.attempt()
+        assert ids(others[0].host.taken_over) == [task], "it knows of the task, and has a place now"
+
+
+def test_what_is_left_is_passed_on(postgres_url: str) -> None:
+    """A process that has places for some of what is free calls the next one for the rest."""
+    with crowd(postgres_url, [2, 3]) as (web, others):
+        tasks = submit(web, 5)
+        others[1].clock.pass_time(0.2)
+        assert others[1].writer.attempt()
+        assert ids(others[1].host.taken_over) == tasks[:3]
+        assert called(others) == [1, None]
+        others[0].clock.pass_time(0.2)
+        assert others[0].writer.attempt()
+
+        assert ids(others[0].host.taken_over) == tasks[3:]
+
+
+def test_one_that_was_called_does_not_come(postgres_url: str) -> None:
+    """If the process that is called hangs, another one takes the task by its second beat."""
+    with crowd(postgres_url, [2, 3]) as (web, others):
+        tasks = submit(web, 2)
+        assert called(others) == [None, 0]
+        beat(others[0])
+        assert not others[0].host.taken_over, "it is left to the one that was called"
+        beat(others[0])
+
+        assert ids(others[0].host.taken_over) == tasks
+        beat(others[1])
+        assert not others[1].host.taken_over
+
+
+def test_two_writers_choose_the_same(postgres_url: str) -> None:
+    """Two processes that set tasks free call the same one once, and it takes both tasks."""
+    with crowd(postgres_url, [0, 2, 3]) as (web, others):
+        other_web = others.pop(0)
+        first = submit(web)
+        wait_for(others[1])
+        others[1].link.answers()
+        second = submit(other_web)
+        assert called(others) == [None, None], "the one that was called has not come yet"
+        others[1].link.answers()
+        beat(others[1])
+        beat(others[1])
+
+        assert ids(others[1].host.taken_over) == first + second
+        assert not others[0].host.taken_over
+
+
+def test_room_is_found_by_who_writes_an_end(postgres_url: str) -> None:
+    """A process that was full, and that nobody called, finds a free task as one of its own ends."""
+    with crowd(postgres_url, [0]) as (web, (worker,)):
+        own = worker.accept()
+        worker.writer.batches.write()
+        (task,) = submit(web)
+        assert called([worker]) == [None]
+        worker.host.rooms = 1
+        worker.clock.pass_time(0.2)
+        worker.end(own)
+        assert worker.writer.attempt()
+
+        assert ids(worker.host.taken_over) == [task]
+
+
+def test_following_begins_beside_a_writer(postgres_url: str) -> None:
+    """What is committed while a process begins to follow closely is read at once afterwards."""
+    with crowd(postgres_url, [0]) as (web, (reader,)):
+        task = web.accept()
+        with web.writer.follower._site.turn() as (connection, version, _):
+            row = web.writer.batches.drafts.rows_of([task], 0.0)[0]
+            # Nobody follows closely, so nobody is told.
+            reader.link.follow(True)
+            web.writer.statements.put(connection, list(row.values()), web.process_id, version)
+            assert reader.link.may_have_news((0, 0)), "it does not know whether it hears"
+        wait_for(reader)
+        reader.clock.pass_time(0.2)
+        assert reader.writer.attempt()
+
+        assert reader.mirror.has_other(str(task.task_id))
