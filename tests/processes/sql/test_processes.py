@@ -291,7 +291,7 @@ def test_sign_of_life_at_the_last_moment(sql_url: str) -> None:
         slow.tick()
         with other.database.writing() as connection:
             other.writer.membership.bury(connection, dead)
-            assert not _orphans.exist(connection, other.database.dialect)
+            assert not _orphans.are_lost(connection, other.database.dialect)
 
         assert other.row(task).status == "pending"
         assert slow.process_id in living(other)
@@ -347,7 +347,7 @@ def test_a_look_costs_the_same_however_many_tasks_wait(sqlite_url: str) -> None:
                 driver = connection.connection.driver_connection
                 assert driver is not None
                 driver.set_progress_handler(lambda: taken.append(1), 10)  # noqa: B023
-                assert not _orphans.exist(connection, one.database.dialect)
+                assert not _orphans.are_lost(connection, one.database.dialect)
                 driver.set_progress_handler(None, 0)
             steps.append(len(taken))
 

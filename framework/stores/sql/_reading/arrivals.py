@@ -30,7 +30,6 @@ from framework.stores.sql._shared.site import Site
 from framework.stores.sql._shared.submissions import Submissions
 from framework.stores.sql._tables import calls as _calls
 from framework.stores.sql._tables.rows import TaskRow, Written, begin, row_of
-from framework.stores.sql._tables.statements import Position
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -121,23 +120,25 @@ class Arrivals:
         if not self.waiting:
             self._left = self._free
 
-    def watch(self, connection: Connection, position: Position) -> None:
+    def watch(self, connection: Connection, version: int, due_at: float | None) -> None:
         """Do so once for each beat, whoever is called.
 
         Those that have become free since the last time are left to whom is called for them.
 
         Args:
             connection: A transaction.
-            position: Where the database is.
+            version: Its version.
+            due_at: The wall second at which the next free task that sleeps is due; None for none.
         """
-        if not self._site.link.is_called:
-            self.see(connection, KINDS)
-            return
-        self._due_at = _claims.next_due(connection)
+        self._due_at = due_at
         names, dialect = self._host.functions(), self._site.database.dialect
-        found = _claims.waiting(connection, dialect, names, KINDS, self._watched)
-        self._watched = position.version
-        if found:
+        is_called = self._site.link.is_called
+        since = self._watched if is_called else None
+        found = _claims.waiting(connection, dialect, names, KINDS, since)
+        self._watched = version
+        if not is_called:
+            self.waiting = found
+        elif found:
             self.waiting |= found
             if self._called is None and self.room():
                 # Whoever was called for them has not come.

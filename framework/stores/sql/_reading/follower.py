@@ -23,6 +23,7 @@ from framework._records.records import Kind, TaskRecord
 from framework._records.statuses import TaskStatus
 from framework.stores.sql._dialects.link import Read
 from framework.stores.sql._reading.arrivals import Arrivals, Claimed
+from framework.stores.sql._reading.beats import state_of
 from framework.stores.sql._reading.mirror import Mirror, Older
 from framework.stores.sql._reading.pages import BEFORE_FREE, BEHIND_FREE, Pages, live_in_steps
 from framework.stores.sql._shared import places as _places
@@ -246,12 +247,12 @@ class Follower:
         """
         with opened or self._database.reading() as connection:
             dead = self._membership.watch(connection)
-            orphans = _orphans.exist(connection, self._database.dialect)
-            homeless = _places.has_homeless(connection)
+            state = state_of(connection)
+            position = state.position
+            orphans = state.unwanted or _orphans.are_lost(connection, self._database.dialect)
             miscounted = free_rows.is_wrong(connection)
-            position = self._statements.position(connection)
-            self.arrivals.watch(connection, position)
-            self.submissions.see(connection)
+            self.arrivals.watch(connection, position.version, state.due_at)
+            self.submissions.waits = state.submissions
             self.moved = (position.version, position.asked) != self.read_to
             # Before a beat at the end of this transaction, which says anew how far it is.
             self._site.link.check(self.moved, self.read_to)
@@ -260,7 +261,7 @@ class Follower:
             with self._database.writing() as connection:
                 free_rows.mend(connection)
         # If the answer of the last transaction was lost, it may have had its effect.
-        if dead or orphans or homeless or self.arrivals.are_open:
+        if dead or orphans or state.homeless or self.arrivals.are_open:
             self._bury(dead)
 
     @property

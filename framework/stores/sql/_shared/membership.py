@@ -25,7 +25,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -50,6 +50,7 @@ _BEAT: Final = (
     .where(PROCESSES.c.process_id == sa.bindparam("own"))
     .values(beat=PROCESSES.c.beat + 1, presence=sa.bindparam("held", type_=sa.Text()))
 )
+_NOTHING: Final[Mapping[str, Any]] = {}
 _ALL: Final = sa.select(PROCESSES.c.process_id, PROCESSES.c.beat, PROCESSES.c.pid)
 _ALL_PRESENT: Final = _ALL.add_columns(PROCESSES.c.presence)
 
@@ -123,14 +124,20 @@ class Membership:
         """Leave in order, with nothing left to write."""
         connection.execute(sa.delete(PROCESSES).where(PROCESSES.c.process_id == self.process_id))
 
-    def beat(self, connection: Connection) -> None:
-        """Increment this process's counter; part of every transaction that writes.
+    def beat(self, connection: Connection, said: Mapping[str, Any] = _NOTHING) -> None:
+        """Increment this process's counter.
+
+        Args:
+            connection: A transaction that writes.
+            said: What else its row says from now on, by column.
 
         Raises:
             GivenUpError: If another process has given it up.
         """
         held = None if self._link is None else self._link.presence
-        done = connection.execute(_BEAT, {"own": self.process_id, "held": held})
+        beat = _BEAT.values({name: sa.bindparam(f"new_{name}") for name in said})
+        values = {f"new_{name}": one for name, one in said.items()}
+        done = connection.execute(beat, {**values, "own": self.process_id, "held": held})
         if done.rowcount == 0:
             raise GivenUpError
 

@@ -118,7 +118,8 @@ _OWNER: Final = sa.select(TASKS.c.process).where(
 )
 _LIVE: Final = _OWNER.exists()
 _ADOPTED: Final = sa.update(PLACES).where(_HOMELESS, _LIVE).values(process=_OWNER.scalar_subquery())
-_LOST: Final = sa.select(PLACES.c.line).where(_HOMELESS, ~_LIVE).distinct()
+LOST: Final = sa.select(PLACES.c.line).where(_HOMELESS, ~_LIVE).distinct()
+"""The lines with places of processes without a row, and of no live task."""
 _LOSE: Final = sa.delete(PLACES).where(_HOMELESS, ~_LIVE)
 # Those that no process can read from its places: whoever looks after orphans cancels them.
 _UNWANTED: Final = (
@@ -439,13 +440,8 @@ def inherit(connection: Connection, version: int) -> bool:
         return False
     connection.execute(_ADOPTED)
     connection.execute(_UNWANTED, {"at_version": version})
-    lines = list(connection.execute(_LOST).scalars())
+    lines = list(connection.execute(LOST).scalars())
     if lines:
         connection.execute(_LOSE)
         grant_free(_Step(connection, "", version), lines)
     return True
-
-
-def has_homeless(connection: Connection) -> bool:
-    """Return whether a place belongs to a process without a row and to no live task."""
-    return connection.execute(_LOST.limit(1)).first() is not None

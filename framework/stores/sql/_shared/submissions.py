@@ -35,7 +35,8 @@ from framework.stores.sql._tables.schema import PROCESSES, SUBMISSIONS
 from framework.stores.sql._tables.statements import Statements, parts
 
 _ID: Final = SUBMISSIONS.c.task_id
-_EXIST: Final = sa.select(_ID).limit(1)
+ANY: Final = sa.select(_ID).limit(1)
+"""One of those that are there."""
 _FIRST: Final = sa.select(_ID, sa.func.length(SUBMISSIONS.c.written)).limit(MOST)
 _THESE: Final = _ID.in_(bindparam("task_ids", expanding=True))
 _ROWS: Final = sa.select(_ID, SUBMISSIONS.c.written).where(_THESE)
@@ -80,7 +81,7 @@ class Submissions:
 
     def see(self, connection: Connection) -> None:
         """Find out whether there are any."""
-        self.waits = connection.execute(_EXIST).first() is not None
+        self.waits = connection.execute(ANY).first() is not None
 
     def rows(self, connection: Connection, task_ids: Collection[str]) -> list[TaskRow]:
         """Return the submissions with some ids, as they are read once they are free."""

@@ -43,7 +43,7 @@ _LIVE: Final = TASKS.c.ended_at.is_(None)
 _OWN: Final = ("version", "process")
 # Made once: making them takes as long as half a transaction.
 _ADVANCE: Final = sa.update(META).values(version=META.c.version + 1)
-_POSITION: Final = sa.select(META.c.version, META.c.removed_before, META.c.asked, META.c.free)
+POSITION: Final = sa.select(META.c.version, META.c.removed_before, META.c.asked, META.c.free)
 _PRESENT: Final = (
     sa.select(sa.func.count())
     .select_from(PROCESSES)
@@ -277,7 +277,7 @@ class Statements:
 
     def position(self, connection: Connection) -> Position:
         """Return where the database is now."""
-        version, removed, asked, free = connection.execute(_POSITION).one()
+        version, removed, asked, free = connection.execute(POSITION).one()
         return Position(int(version), float(removed), int(asked), int(free))
 
     def since(self, connection: Connection, version: int, process: str) -> Iterator[list[TaskRow]]:

@@ -136,8 +136,7 @@ class Pulse:
             GivenUpError: If the others consider this process dead.
         """
         self._said = self._site.link.presence
-        self._site.membership.beat(connection)
-        self._sharing.introduce(connection)
+        self._site.membership.beat(connection, self._sharing.introduction())
         if self._site.database.dialect.is_local:
             # If a transaction was rolled back, it was told of all the same.
             self._site.statements.tell(connection)

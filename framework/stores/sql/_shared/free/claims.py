@@ -94,7 +94,8 @@ UNWANTED: Final = (
     .order_by(TASKS.c.task_id)
 )
 """Those that are to be cancelled, or can never run."""
-_NEXT_DUE: Final = sa.select(sa.func.min(TASKS.c.due_at)).where(_IS_ASLEEP)
+NEXT_DUE: Final = sa.select(sa.func.min(TASKS.c.due_at)).where(_IS_ASLEEP)
+"""The wall second at which the next sleeping task is due; null if none sleeps."""
 _DUE: Final = sa.select(TASKS.c.task_id).where(_IS_ASLEEP, TASKS.c.due_at <= bindparam("now"))
 _WAKE: Final = (
     sa.update(TASKS)
@@ -105,7 +106,7 @@ _WAKE: Final = (
 
 def next_due(connection: Connection) -> float | None:
     """Return the wall second at which the next sleeping task is due; None if none sleeps."""
-    due: float | None = connection.execute(_NEXT_DUE).scalar_one()
+    due: float | None = connection.execute(NEXT_DUE).scalar_one()
     return due
 
 

@@ -64,10 +64,9 @@ class Settled(NamedTuple):
     more: bool
 
 
-def exist(connection: Connection, dialect: Dialect) -> bool:
-    """Return whether there are any, or free tasks that are to be ended."""
-    unwanted = connection.execute(UNWANTED.limit(1)).first()
-    return unwanted is not None or bool(_lost(connection, dialect))
+def are_lost(connection: Connection, dialect: Dialect) -> bool:
+    """Return whether a process without a row has live tasks."""
+    return bool(_lost(connection, dialect))
 
 
 def _lost(connection: Connection, dialect: Dialect) -> list[str]:

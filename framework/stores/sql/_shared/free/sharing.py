@@ -24,10 +24,10 @@ Relies on: calls on the store's own thread.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import takewhile
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
@@ -49,7 +49,6 @@ PATIENCE: Final = 1.0
 
 _IS_OWN: Final = PROCESSES.c.process_id == bindparam("own")
 _TELL: Final = sa.update(PROCESSES).where(_IS_OWN).values(room=bindparam("said"))
-_INTRODUCE: Final = _TELL.values(takes=bindparam("known"))
 _OTHERS: Final = (
     sa.select(PROCESSES.c.room, PROCESSES.c.takes)
     .where(~_IS_OWN, PROCESSES.c.takes.is_not(None))
@@ -153,14 +152,14 @@ class Sharing:
 
     # -- what this process says
 
-    def introduce(self, connection: Connection) -> None:
-        """Say which functions this process takes, and for how many tasks it has threads.
+    def introduction(self) -> Mapping[str, Any]:
+        """Return which functions this process takes, and for how many tasks it has threads.
 
-        Part of each beat, so that it comes right by itself after a transaction that failed.
+        Its row says it with each beat, so that it comes right by itself after a transaction that
+        failed.
         """
         self._told = self._places()
-        names = json.dumps(sorted(self._host.functions()["thread"]))
-        self._execute(connection, _INTRODUCE, known=names)
+        return {"room": self._told, "takes": json.dumps(sorted(self._host.functions()["thread"]))}
 
     def tell(self, connection: Connection, claimed: int = 0) -> bool:
         """Say for how many more tasks there are threads, if that has changed and others care.
@@ -179,12 +178,8 @@ class Sharing:
         if places == self._told:
             return False
         self._told = places
-        self._execute(connection, _TELL)
+        connection.execute(_TELL, {"own": self._membership.process_id, "said": places})
         return True
-
-    def _execute(self, connection: Connection, query: sa.Update, **values: str) -> None:
-        own = self._membership.process_id
-        connection.execute(query, {"own": own, "said": self._told, **values})
 
     def _places(self) -> int:
         # In this order, since the first is known at once when many wait.
