@@ -318,7 +318,8 @@ class SQLStore:
         """Return whether a task that is not live here has this id; see `protocols.LargeStore`."""
         if self._backlog.free(task_id) is not None or self._mirror.has_other(task_id):
             return True
-        return not self._mirror.is_whole and bool(self.fetch([task_id]))
+        is_known = self._mirror.is_whole and self._writer.follower.is_close
+        return not is_known and bool(self.fetch([task_id]))
 
     def fetch(self, task_ids: Collection[str]) -> Sequence[TaskRecord]:
         """Return the records of some ids from the database; see `protocols.SharedStore`."""

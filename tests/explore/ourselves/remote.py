@@ -19,6 +19,7 @@ from framework.engines.celery._shared.lines import RedisLines
 from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._dialects.sqlite import SQLite
 from framework.stores.sql._shared.site import Pace, site_of
+from framework.stores.sql._tables.statements import Turn
 from framework.stores.sql._writing.batches import Removal
 from framework.stores.sql._writing.writer import Writer
 from framework.worker import _deliveries
@@ -349,7 +350,7 @@ def remove_or_write(run: Run) -> None:
     database: Any = SimpleNamespace(writing=nullcontext, dialect=SQLite(), link=lambda *_: link)
     writer: Any = Writer(site_of(database, Backlog(run.clock), made, run.clock, Pace()), mirror)
     batches: Any = writer.batches
-    statements: Any = SimpleNamespace(remove=remove, advance=lambda *_: (1, 0.0, True))
+    statements: Any = SimpleNamespace(remove=remove, advance=lambda *_: Turn(1, 0.0, 0, True))
     batches._site = replace(batches._site, statements=statements)
     batches.removal = Removal(statements, run.clock)
 

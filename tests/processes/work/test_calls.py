@@ -7,8 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
 
 from framework.stores.sql._dialects.session import Session
+from framework.stores.sql._tables.schema import PROCESSES
 from tests.patience import PATIENCE
 from tests.processes.sql.siblings import Peer, peers
 from tests.processes.work.test_claims import ids, offer
@@ -24,6 +29,9 @@ def crowd(url: str, rooms: list[int]) -> Iterator[tuple[Peer, list[Peer]]]:
         others = sorted(made, key=lambda one: one.process_id)
         for one, room in zip(others, rooms, strict=True):
             one.host.rooms = room
+        with web.database.writing() as connection:
+            its = PROCESSES.c.process_id == web.process_id
+            connection.execute(sa.update(PROCESSES).where(its).values(places=0))
         for one in (web, *others):
             one.link.start(one.process_id)
             wait_for(one)
@@ -47,11 +55,11 @@ def wait_for(peer: Peer) -> None:
     peer.backlog._wake.clear()
 
 
-def submit(web: Peer, many: int = 1) -> list[str]:
+def submit(web: Peer, many: int = 1, **facts: Any) -> list[str]:
     """Submit tasks one by one that no process has."""
     tasks = []
     for _ in range(many):
-        tasks.append(offer(web))
+        tasks.append(offer(web, **facts))
         web.clock.pass_time(0.001)
         web.writer.batches.write()
     return ids(tasks)
@@ -130,6 +138,21 @@ def test_one_that_was_called_does_not_come(postgres_url: str) -> None:
         assert not others[1].host.taken_over
 
 
+def test_a_task_that_sleeps(postgres_url: str) -> None:
+    """A process is called for a task that is to start later, and takes it when that is due."""
+    with crowd(postgres_url, [2]) as (web, (worker,)):
+        (task,) = submit(web, due=worker.clock.wall + 0.7)
+        wait_for(worker)
+        worker.clock.pass_time(0.2)
+        assert worker.writer.attempt()
+        assert not worker.host.taken_over
+        assert worker.writer.follower.arrivals.due_at == pytest.approx(worker.clock.now + 0.5)
+        worker.clock.pass_time(0.5)
+        assert worker.writer.attempt()
+
+        assert ids(worker.host.taken_over) == [task]
+
+
 def test_two_writers_choose_the_same(postgres_url: str) -> None:
     """Two processes that set tasks free call the same one once, and it takes both tasks."""
     with crowd(postgres_url, [0, 2, 3]) as (web, others):
@@ -143,17 +166,19 @@ def test_two_writers_choose_the_same(postgres_url: str) -> None:
         beat(others[1])
         beat(others[1])
 
-        assert ids(others[1].host.taken_over) == first + second
+        # Submitted at one moment, so that their order is that of their ids.
+        assert sorted(ids(others[1].host.taken_over)) == sorted(first + second)
         assert not others[0].host.taken_over
 
 
-def test_room_is_found_by_who_writes_an_end(postgres_url: str) -> None:
-    """A process that was full, and that nobody called, finds a free task as one of its own ends."""
+def test_a_full_process_takes_it_as_an_end_is_written(postgres_url: str) -> None:
+    """If all are full when a task is called for, it begins where one of their own ends first."""
     with crowd(postgres_url, [0]) as (web, (worker,)):
         own = worker.accept()
         worker.writer.batches.write()
         (task,) = submit(web)
-        assert called([worker]) == [None]
+        wait_for(worker)
+        assert worker.writer.attempt()
         worker.host.rooms = 1
         worker.clock.pass_time(0.2)
         worker.end(own)

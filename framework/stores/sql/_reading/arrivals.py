@@ -174,11 +174,15 @@ class Arrivals:
             self._called = None
 
     @property
-    def calls_at(self) -> float:
-        """The monotonic second at which a call is to be answered; never, if there is none."""
+    def due_at(self) -> float:
+        """The monotonic second at which to claim, for a call or what wakes then; never for none."""
+        monotonic, now = self._site.clock.monotonic(), self._host.clock.time()
+        wakes_at = math.inf
+        if self._due_at is not None and self._due_at > now:
+            wakes_at = monotonic + (self._due_at - now)
         if self._site.link.called is None:
-            return math.inf
-        return self._claimed_at + self._site.pace.look
+            return wakes_at
+        return min(wakes_at, self._claimed_at + self._site.pace.look)
 
     @property
     def _is_time(self) -> bool:

@@ -26,7 +26,7 @@ from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._reading.pages import Pages, may_have_rows
 from framework.stores.sql._reading.roster import Roster, waiting
 from framework.stores.sql._shared import schedules as _schedules
-from framework.stores.sql._tables import free_rows
+from framework.stores.sql._tables import calls, free_rows
 from framework.stores.sql._tables.database import FAULTS, Database, why
 from framework.stores.sql._tables.rows import TaskRow, can_be_kept, readable, record_of
 from framework.stores.sql._tables.schema import PROCESSES, SCHEDULES, STEPS, TASKS, version_of
@@ -289,6 +289,7 @@ class Observer:
             )
         )
         free_rows.add(connection, 1)
+        calls.call(connection, self._database.dialect, "", version)
 
     # -- schedules
 

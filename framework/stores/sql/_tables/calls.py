@@ -3,9 +3,10 @@
 Not all, since one takes them, and the others would look in vain. Where all processes read of what
 is free, nobody is called; see `Dialect.call`.
 
-The invariant: a free task is known at once to one process that says it has threads, if there is
-one; to each process when it writes how a task ended, at most a tenth of a second later; and to all
-of them with their second beat from then on, whoever was called and has died, or hangs.
+The invariant: a free task is known at once to one process that takes tasks, the one that has said
+that it has the most free threads; to each process when it writes how a task ended, at most a tenth
+of a second later; and to all of them with their second beat from then on, whoever was called and
+has died, or hangs.
 
 A process that is called and leaves some, since it has no more places or does not take them, calls
 the next one in the order of their ids, until each has been called once. If some of the same
@@ -26,7 +27,12 @@ from framework.stores.sql._dialects.dialect import Dialect
 from framework.stores.sql._tables.free_rows import READY
 from framework.stores.sql._tables.schema import PROCESSES, TASKS
 
-_ABLE: Final = (PROCESSES.c.process_id != bindparam("own"), PROCESSES.c.room > 0)
+# One without a free thread may have a place for an ``async def`` task.
+_ABLE: Final = (
+    PROCESSES.c.process_id != bindparam("own"),
+    PROCESSES.c.places > 0,
+    PROCESSES.c.room.is_not(None),
+)
 _EMPTIEST: Final = (
     sa.select(PROCESSES.c.process_id)
     .where(*_ABLE)

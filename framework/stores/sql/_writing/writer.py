@@ -212,7 +212,7 @@ class Writer:
             return 0.0
         between = self._between_looks() if self.follower.is_close else self._pace.beat
         due_at = min(self._followed + between, self.batches.pulse.due_at)
-        due_at = min(due_at, self.follower.arrivals.calls_at)
+        due_at = min(due_at, self.follower.arrivals.due_at)
         if self._may_have_news:
             due_at = min(due_at, self._looked + self._between_looks())
         return max(0.0, due_at - self._clock.monotonic())
