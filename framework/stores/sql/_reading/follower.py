@@ -250,14 +250,13 @@ class Follower:
             state = state_of(connection)
             position = state.position
             orphans = state.unwanted or _orphans.are_lost(connection, self._database.dialect)
-            miscounted = free_rows.is_wrong(connection)
             self.arrivals.watch(connection, position.version, state.due_at)
             self.submissions.waits = state.submissions
             self.moved = (position.version, position.asked) != self.read_to
             # Before a beat at the end of this transaction, which says anew how far it is.
             self._site.link.check(self.moved, self.read_to)
         self._membership.watched()
-        if miscounted:
+        if state.miscounted:
             with self._database.writing() as connection:
                 free_rows.mend(connection)
         # If the answer of the last transaction was lost, it may have had its effect.

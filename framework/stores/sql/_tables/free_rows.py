@@ -38,7 +38,9 @@ _SURE: Final = 1_000
 """Up to how many are counted to see whether the number is right; looked at once a beat."""
 
 _SOME: Final = sa.select(TASKS.c.created_at).where(IS_FREE).limit(_SURE).subquery()
-_LEAST: Final = sa.select(sa.func.count()).select_from(_SOME).scalar_subquery()
+LEAST: Final = sa.select(sa.func.count()).select_from(_SOME).scalar_subquery()
+"""How many there are at least, by a count of few."""
+
 _TAKE_TURN: Final = sa.update(META).values(version=META.c.version)
 _ARE: Final = sa.select(sa.func.count()).select_from(TASKS).where(IS_FREE).scalar_subquery()
 _MEND: Final = sa.update(META).values(free=_ARE)
@@ -52,11 +54,14 @@ def add(connection: Connection, by: int) -> None:
         connection.execute(_ADD, {"by": by})
 
 
-def is_wrong(connection: Connection) -> bool:
-    """Return whether the number is seen to be wrong; of many it is only seen when few are left."""
-    # In one statement, which sees both as they were at one moment.
-    kept, least = connection.execute(sa.select(META.c.free, _LEAST)).one()
-    return min(int(kept), _SURE) != int(least)
+def is_wrong(kept: int, least: int) -> bool:
+    """Return whether the number is seen to be wrong; of many it is only seen when few are left.
+
+    Args:
+        kept: The number.
+        least: What `LEAST` finds, by the same statement: at the same moment.
+    """
+    return min(kept, _SURE) != least
 
 
 def mend(connection: Connection) -> None:
