@@ -119,14 +119,15 @@ class RemoteHost:
         """Return for how many more tasks of each kind there are places; see `protocols.StoreHost`.
 
         There are as many places for threads as threads, and as many for ``async def`` tasks. Tasks
-        that wait for something else than a place, such as their time, need none.
+        that wait for something else than a place, such as their time, need none. One that has ended
+        or was given away has its place until the store knows, and can count it.
         """
         core, ledger = self._core, self._ledger
         if not core.takes_over or not core.requeued.is_possible or ledger.state != "running":
             return {}
         most = ledger.queue_size - ledger.pending
         free = dict.fromkeys(KINDS, core.pool._crew.max_workers)
-        for task in ledger.unfinished():
+        for task in ledger.unstored():
             if task.status is not PENDING or not core.places.keeps(task):
                 free[task.spec.kind] -= 1
         # What they wait for may itself wait for a place, in every process.

@@ -241,6 +241,17 @@ class Backlog:
         waiting += self.aside
         return [one for one in waiting if one.status.is_final and not _was_given_away(one)]
 
+    def gone(self) -> list[TaskRecord]:
+        """Return the tasks that others may run, and that have ended or were given away here.
+
+        The database does not know yet, and takes them for live ones of this process. Those that
+        it refuses are not among them.
+        """
+        with self._lock:
+            waiting = [*self._dirty.values(), *self._taken.values()]
+            some = [one for one in waiting if one.restart is not None]
+            return [one for one in some if one.task_id not in self.live]
+
     def has(self, task_id: str) -> bool:
         """Return whether a task is live, or is being given away."""
         if task_id in self.live or task_id in self._left:

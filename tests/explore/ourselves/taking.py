@@ -208,8 +208,8 @@ class Processes:
         for one in (self.one, self.two):
             one.close(5.0)
             one.pool.shutdown()
-            assert (one.core.ledger.pending, one.core.ledger.running) == (0, 0)
-            assert not len(self.store(one)._backlog)
+            left = (one.core.ledger.pending, one.core.ledger.running, len(self.store(one)._backlog))
+            assert left == (0, 0, 0), left
         assert max(Counter(self.work.numbers).values()) == 1, self.work.begun
         assert set(found.values()) <= {"completed", "cancelled", "interrupted"}, found
         assert max(self.work.most.values()) == 1, self.work.most
@@ -338,7 +338,7 @@ def begin_or_be_given_up(run: Run) -> None:
     ended = Counter(made.end().values())
     assert ended["interrupted"] <= PLACES, ended
     assert ended["completed"] + ended["interrupted"] == 5, ended
-    assert made.held <= PLACES
+    assert made.held <= PLACES, made.held
 
 
 def begin_or_go_back(run: Run) -> None:

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from framework import background_task
-from framework._records.records import OFFERED, Label, Restart, TaskRecord
+from framework._records.records import OFFERED, Kind, Label, Restart, TaskRecord
 from framework.stores.sql._dialects.sqlite import SQLite
 from framework.stores.sql._shared.free import claims
 from framework.stores.sql._tables.schema import TASKS
@@ -138,6 +138,43 @@ def test_only_as_many_as_there_are_places_for(sql_url: str) -> None:
         (first, *_) = worker.host.taken_over
         assert first.restart is not None
         assert (first.status, first.restart.call) == (PENDING, "[[0],{}]")
+
+
+@pytest.mark.parametrize("by", ["a batch", "a look"])
+def test_an_end_that_is_not_written_keeps_its_place(
+    sql_url: str, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No transaction leaves a process with more live tasks than places, whenever one ends.
+
+    1 its start is to be written, 2 it ends, and gives its place back, 3 a free task is claimed.
+    """
+    with peers(sql_url) as (web, worker):
+        task = offer(web)
+        web.writer.batches.write()
+        own = worker.accept(label=Label("tests.claimed", ""), restart=Restart("[[1],{}]"))
+        worker.start(own)
+        if by == "a look":
+            worker.writer.batches.write()
+        ends, room = [own], worker.host.room
+
+        def end_first() -> dict[Kind, int]:
+            if ends:
+                worker.end(ends.pop())
+                worker.host.rooms = 1
+            return room()
+
+        monkeypatch.setattr(worker.host, "room", end_first)
+        if by == "a batch":
+            worker.writer.batches.write()
+        else:
+            worker.writer.follower.go_on()
+        assert not ends
+        assert worker.row(own).status == "running"
+        assert not worker.host.taken_over
+        assert worker.writer.attempt()
+
+        assert ids(worker.host.taken_over) == ids([task])
+        assert worker.row(own).status == "completed"
 
 
 @pytest.mark.parametrize("idempotent", [False, True], ids=["once", "twice"])

@@ -29,7 +29,7 @@ from framework import (
 from framework._manager.hosting import host, taking_over
 from framework._manager.hosting.taking_over import ENOUGH, MOST_STARTS
 from framework._manager.others import other_processes
-from framework._records.records import WAITS
+from framework._records.records import WAITS, TaskRecord
 from framework.protocols import TaskEvent
 from framework.stores.sql import SQLStore
 from framework.stores.sql._dialects.chosen import checked_url
@@ -428,6 +428,24 @@ async def test_in_virtual_time(asyncframe: Probe) -> None:
     """In a test, a task that others may run waits for its delay in virtual time, as any other."""
     task = await asyncframe.completed(add.options(delay=3_600)(1))
     assert (task.result, task.queue_time, task.attempts) == (2, 3_600.0, 1)
+
+
+async def test_an_end_keeps_its_place_until_the_store_knows(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process has no place for another task before its store can tell that the last one ended."""
+    async with framework(sqlite_url) as manager:
+        core: Any = manager._core
+        its, put, rooms = core.ledger.shared._writer._site.host, core.ledger.store.put, []
+
+        def look_and_put(record: TaskRecord) -> None:
+            rooms.append(its.room())
+            put(record)
+
+        monkeypatch.setattr(core.ledger.store, "put", look_and_put)
+        task_id = await manager.submit(add, (1,))
+        assert await manager.get_result(task_id, timeout=PATIENCE) == 2
+        assert rooms == [{"loop": 1}]
 
 
 @pytest.mark.extended("time")

@@ -4,7 +4,9 @@ A task that would begin here at once, since it waits for nothing but a place, is
 transaction that claims it. All others are claimed as they wait, and ask for their start later.
 
 Guarantees: the framework gets a task after the commit that made it this process's. If the answer of
-that commit is lost, the task is set free again before anything else is claimed.
+that commit is lost, the task is set free again before anything else is claimed. What is claimed and
+has not ended never exceeds the places, as the database has it, whatever calls, looks and ends come
+in between; only `sharing` claims as much again, which waits here beside own tasks.
 Relies on: calls on the store's own thread; `claims` for which tasks they are.
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -204,7 +207,10 @@ class Arrivals:
             self.note_all()
 
     def room(self) -> Mapping[Kind, int]:
-        """Return the places that this process has, if free tasks may wait for one of them."""
+        """Return the places that this process has, if free tasks may wait for one of them.
+
+        Some may only be free once it is written what has ended in them.
+        """
         waiting: Collection[Kind] = self.waiting
         if self._is_due(self._host.clock.time()):
             waiting = KINDS
@@ -213,22 +219,42 @@ class Arrivals:
         room = self._host.room()
         return _NONE if room.keys().isdisjoint(waiting) else room
 
+    def _places(self, written: Collection[str]) -> Mapping[Kind, int]:
+        """Return for how many more tasks of each kind there are places in the database.
+
+        Args:
+            written: The tasks whose end, or that they are free, is written in this transaction.
+        """
+        # In this order: 1 a task ends, 2 the backlog has it, 3 the framework gives its place back.
+        places = Counter(self._host.room())
+        for record in self._site.backlog.gone():
+            spec = registry.find_spec(record.name)
+            if spec is not None and record.task_id not in written:
+                places[spec.kind] -= 1
+        return +places
+
     def _is_due(self, now: float) -> bool:
         return self._due_at is not None and self._due_at <= now
 
     # -- claiming
 
     def claim(
-        self, connection: Connection, version: int, room: Mapping[Kind, int], *, begins: bool = True
+        self,
+        connection: Connection,
+        version: int,
+        written: Collection[str] = (),
+        beside: Mapping[Kind, int] | None = None,
     ) -> Claimed:
         """Claim the free tasks whose turn it is; they arrive by `take`, after the commit.
 
         Args:
             connection: A transaction of this process's turn.
             version: Its version.
-            room: For how many of each kind this process has places.
-            begins: Whether those places are free, so that tasks begin in them at once.
+            written: The tasks whose end, or that they are free, is written in it.
+            beside: How many of each kind to claim that wait here beside own tasks; None for those
+                that begin at once, as many as there are places.
         """
+        room = self._places(written) if beside is None else beside
         own, now = self._membership.process_id, self._host.clock.time()
         self._claimed_at = self._site.clock.monotonic()
         were_open = self.are_open
@@ -240,7 +266,7 @@ class Arrivals:
         names, dialect = self._host.functions(), self._site.database.dialect
         chosen, more, left = _claims.choose(connection, dialect, names, room)
         records = self._read(connection, chosen)
-        begun = [one for one in records if begins and self._host.may_begin(one)]
+        begun = [one for one in records if beside is None and self._host.may_begin(one)]
         others = set(chosen).difference(str(one.task_id) for one in begun)
         if others:
             _claims.give(connection, others, own, version)

@@ -277,29 +277,29 @@ class Follower:
         """Set submissions and orphans free, and claim the tasks for which there are places."""
         if self._unsettled:
             self._bury(())
-        room = self._host.room()
+        kinds = self._host.room().keys()
         # First: what is committed after the look is hinted at after it, too.
         hinted, self.submissions.hinted = self.submissions.hinted, False
         # If this process is called, there is something to claim.
         if hinted or not self.arrivals.is_called:
             with self._database.reading() as connection:
-                self.arrivals.see(connection, room.keys())
+                self.arrivals.see(connection, kinds)
                 if hinted:
                     self.submissions.see(connection)
         # Most often another process was first, and nothing need be written.
         if self.has_submissions or self.arrivals.room():
-            self._claim(room)
+            self._claim()
 
     def share(self) -> None:
         """Let others have what waits here for a thread, or claim what should start before it."""
         take = self._sharing.go_on("thread" in self.arrivals.waiting)
         if take:
-            self._sharing.took(self._claim({"thread": take}, begins=False))
+            self._sharing.took(self._claim({"thread": take}))
 
-    def _claim(self, room: Mapping[Kind, int], *, begins: bool = True) -> list[str]:
+    def _claim(self, beside: Mapping[Kind, int] | None = None) -> list[str]:
         try:
             with self._site.turn() as (connection, version, _):
-                claimed = self.arrivals.claim(connection, version, room, begins=begins)
+                claimed = self.arrivals.claim(connection, version, beside=beside)
                 if claimed.is_vain:
                     raise _VainError
         except _VainError:

@@ -15,13 +15,13 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from sqlalchemy.engine import Connection
 
-from framework._records.records import Kind, TaskRecord
+from framework._records.records import TaskRecord
 from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._backlog import GROUP
@@ -296,9 +296,9 @@ class Batches:
             bound = self.removal.bound
             if not rows and bound is None:
                 return
-            room = self._follower.arrivals.room() if self.claims else {}
+            claims = self.claims and bool(self._follower.arrivals.room())
             try:
-                more, claimed = self._write_batch(list(rows.values()), bound, room)
+                more, claimed = self._write_batch(list(rows.values()), bound, claims)
             except FAULTS as error:
                 if not rows:
                     raise
@@ -327,9 +327,9 @@ class Batches:
         return rows
 
     def _write_batch(
-        self, rows: list[Written], bound: float | None, room: Mapping[Kind, int]
+        self, rows: list[Written], bound: float | None, claims: bool
     ) -> tuple[bool, Claimed | None]:
-        """Write rows, remove old ones, and claim free tasks if there is room for some.
+        """Write rows, remove old ones, and claim free tasks if there may be room for some.
 
         Returns:
             Whether there is more to remove, and what was claimed.
@@ -342,7 +342,7 @@ class Batches:
             if beats:
                 self.pulse.give_in(connection)
             started, ended = self._put(connection, rows, version)
-            claimed = self._claimed(connection, version, room)
+            claimed = self._claimed(connection, version, rows if claims else None)
             tell = self._lines.let_leave(connection, version, {row.task_id for row in rows})
             latest = turn.removed if bound is None else max(turn.removed, bound)
             # A clean-up may have removed tasks that ended before it and are written only now.
@@ -374,13 +374,14 @@ class Batches:
         return self.removal.committed(bound, gone), claimed
 
     def _claimed(
-        self, connection: Connection, version: int, room: Mapping[Kind, int]
+        self, connection: Connection, version: int, rows: Sequence[Written] | None
     ) -> Claimed | None:
-        """Claim free tasks for which there is room, and say for how many more there is."""
-        if room:
-            return self._follower.arrivals.claim(connection, version, room)
-        self._sharing.tell(connection)
-        return None
+        """Claim free tasks after *rows* were written; if None, only say for how many is room."""
+        if rows is None:
+            self._sharing.tell(connection)
+            return None
+        gone = {row.task_id for row in rows if row.ended_at is not None or row.is_free}
+        return self._follower.arrivals.claim(connection, version, gone)
 
     def _let_go(self, freed: Sequence[Written], version: int) -> None:
         """Let go of tasks that were set free with *version*."""
@@ -489,7 +490,7 @@ class Batches:
             SQLAlchemyError: If the database fails otherwise.
         """
         try:
-            self._write_batch(rows, None, {})
+            self._write_batch(rows, None, False)
         except FAULTS as error:
             if not self._database.is_data_fault(error):
                 raise
