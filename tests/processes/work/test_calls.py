@@ -37,6 +37,7 @@ def crowd(url: str, rooms: list[int]) -> Iterator[tuple[Peer, list[Peer]]]:
             wait_for(one)
         for one in (web, *others):
             one.writer.attempt()
+        for one in (web, *others):
             beat(one)
         for one in others:
             one.backlog._wake.clear()
@@ -136,6 +137,25 @@ def test_one_that_was_called_does_not_come(postgres_url: str) -> None:
         assert ids(others[0].host.taken_over) == tasks
         beat(others[1])
         assert not others[1].host.taken_over
+
+
+def test_one_that_hangs_is_passed_over(postgres_url: str) -> None:
+    """A process that has not beaten for a beat of another is not called until it beats again."""
+    with crowd(postgres_url, [2, 3]) as (web, others):
+        free, hangs = others
+        for _ in range(2):
+            beat(web)
+            beat(free)
+        first = submit(web)
+        assert called(others) == [0, None]
+        beat(free)
+        assert ids(free.host.taken_over) == first
+
+        beat(hangs)
+        second = submit(web)
+        assert called(others) == [None, 0]
+        beat(hangs)
+        assert ids(hangs.host.taken_over) == second
 
 
 def test_a_task_that_sleeps(postgres_url: str) -> None:

@@ -256,9 +256,11 @@ class Follower:
             # Before a beat at the end of this transaction, which says anew how far it is.
             self._site.link.check(self.moved, self.read_to)
         self._membership.watched()
-        if state.miscounted:
+        if state.miscounted or self._membership.silent:
             with self._database.writing() as connection:
-                free_rows.mend(connection)
+                self._membership.pass_over(connection)
+                if state.miscounted:
+                    free_rows.mend(connection)
         # If the answer of the last transaction was lost, it may have had its effect.
         if dead or orphans or state.homeless or self.arrivals.are_open:
             self._bury(dead)

@@ -12,6 +12,9 @@ locks are free while all processes live. So it counts only in the same run of th
 lets a beat that stands still count three times. That takes two beats of this process with a free
 lock: one that lives gets its lock back within moments, or beats once a second without it.
 
+One whose counter stands still for a beat may hang. Until it moves, its row says that it has no free
+thread, so that nobody is called, and nothing set free, for what it has said before.
+
 One that ran on this machine, and has ended for sure, is dead at once: with a file, which no other
 machine has, or if its lock is free. A copy of a running machine cannot be told from the first one,
 but the process of the first one holds the lock.
@@ -52,7 +55,12 @@ _BEAT: Final = (
 )
 _NOTHING: Final[Mapping[str, Any]] = {}
 _ALL: Final = sa.select(PROCESSES.c.process_id, PROCESSES.c.beat, PROCESSES.c.pid)
-_ALL_PRESENT: Final = _ALL.add_columns(PROCESSES.c.presence)
+_ALL_PRESENT: Final = _ALL.add_columns(PROCESSES.c.presence, PROCESSES.c.room)
+_PASS_OVER: Final = (
+    sa.update(PROCESSES)
+    .where(PROCESSES.c.process_id == sa.bindparam("one"), PROCESSES.c.beat == sa.bindparam("at"))
+    .values(room=0)
+)
 
 
 class GivenUpError(Exception):
@@ -69,6 +77,8 @@ class Membership:
     Attributes:
         process_id: The id of this process since it last entered; "" before.
         identities: All ids that it has had.
+        silent: Those that stand still, and have said that they have free threads, each with its
+            counter.
     """
 
     def __init__(self, dialect: Dialect, link: Link | None = None) -> None:
@@ -76,6 +86,7 @@ class Membership:
         self._link = link
         self.process_id = ""
         self.identities: list[str] = []
+        self.silent: list[tuple[str, int]] = []
         self._seen: dict[str, tuple[int, int]] = {}
         # The same as the latest look has found it, whose transaction may yet fail.
         self._found: dict[str, tuple[int, int]] = {}
@@ -164,7 +175,18 @@ class Membership:
             if has_ended(self._dialect, process_id, pid, is_free=is_free):
                 seen[process_id] = beat, MISSED
         self._found = seen
+        self.silent = [(row.process_id, row.beat) for row in still if self._may_hang(row)]
         return [(one, beat) for one, (beat, missed) in seen.items() if missed >= MISSED]
+
+    def _may_hang(self, row: Any) -> bool:
+        # Of tables of an older release it is not read.
+        room = None if self._link is None else row.room
+        return self._last(row.process_id)[0] == row.beat and bool(room)
+
+    def pass_over(self, connection: Connection) -> None:
+        """Say of those that stand still that they have no free threads; each beat says it anew."""
+        for process_id, beat in self.silent:
+            connection.execute(_PASS_OVER, {"one": process_id, "at": beat})
 
     @property
     def has_others(self) -> bool:

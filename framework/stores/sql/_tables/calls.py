@@ -6,7 +6,8 @@ is free, nobody is called; see `Dialect.call`.
 The invariant: a free task is known at once to one process that takes tasks, the one that has said
 that it has the most free threads; to each process when it writes how a task ended, at most a tenth
 of a second later; and to all of them with their second beat from then on, whoever was called and
-has died, or hangs.
+has died, or hangs. One that hangs is called for two beats at most: from then on it counts as full,
+see `membership`.
 
 A process that is called and leaves some, since it has no more places or does not take them, calls
 the next one in the order of their ids, until each has been called once. If some of the same
