@@ -287,14 +287,10 @@ class SQLStore:
         """Return finished tasks in the order of their end, then the others' live ones.
 
         If not all of them are in memory, they are read from the database, some 30,000 a second.
+        Waits until what others have committed is read, but not long for a database that fails.
         """
-        if not self._open or self._mirror.is_whole:
-            records = self._mirror.records(status)
-            # In this order: they may have been moved out of memory meanwhile.
-            if not self._open or self._mirror.is_whole:
-                return records
         with self._answering():
-            return self._history.records(status)
+            return self._history.records(status) if self._open else self._mirror.records(status)
 
     def page(self, query: PageQuery) -> Sequence[TaskRecord]:
         """Return a page of the tasks of all processes; see `protocols.CountingStore`."""

@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from framework import get_task_manager, setup_async_framework
+from framework.stores.sql import SQLStore
 from framework.stores.sql._dialects.session import Session
+from framework.stores.sql._reading import follower
 from framework.stores.sql._tables.schema import PROCESSES
 from tests.patience import PATIENCE
 from tests.processes.sql.siblings import Peer, peers
@@ -205,6 +208,16 @@ def test_a_full_process_takes_it_as_an_end_is_written(postgres_url: str) -> None
         assert worker.writer.attempt()
 
         assert ids(worker.host.taken_over) == [task]
+
+
+async def test_the_first_list_is_fresh(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that follows nobody lists what others had committed before it was asked."""
+    monkeypatch.setattr(follower, "_CATCHING_UP", PATIENCE)
+    with peers(postgres_url, 1) as (other,):
+        async with setup_async_framework(None, store=SQLStore(postgres_url)):
+            manager = get_task_manager()
+            tasks = other.finished(3)
+            assert sorted(manager.get_all_tasks()) == sorted(ids(tasks))
 
 
 def test_following_begins_beside_a_writer(postgres_url: str) -> None:

@@ -58,6 +58,12 @@ class History:
         Raises:
             SQLAlchemyError: If the database fails.
         """
+        self._follower.catch_up()
+        if self._mirror.is_whole:
+            records = self._mirror.records(status)
+            # In this order: they may have been moved out of memory meanwhile.
+            if self._mirror.is_whole:
+                return records
         live = self.live(status)
         # First: what ends or is written from now on is in the database then.
         held = _by_id([*self._mirror.ended(status), *live])
