@@ -109,6 +109,26 @@ def test_who_does_not_come_at_its_turn(sqlite_url: str) -> None:
         ] * 2
 
 
+def test_all_come_late_and_the_last_first(sqlite_url: str) -> None:
+    """After an outage each call comes back a few times at most, in whichever order they come."""
+    with peers(sqlite_url, 1) as (one,):
+        waiting = [(f"{at}", stand(one, f"{at}").number) for at in range(62)][2:]
+        one.clock.pass_time(1_000.0)
+        came = 0
+        due = dict.fromkeys(reversed(waiting), one.clock.now)
+        while due:
+            one.clock.pass_time(max(0.0, min(due.values()) - one.clock.now))
+            for who in [who for who, at in due.items() if at <= one.clock.now]:
+                came += 1
+                answer = stand(one, *who)
+                del due[who]
+                if not answer.counted:
+                    due[who] = one.clock.now + answer.wait - 0.1
+        assert came <= 4 * len(waiting)
+        began = times(one)[-1] - 1_000.0
+        assert began == pytest.approx(290.0, abs=1.0)
+
+
 class Caller:
     """A waiting call of a process, which takes a step when the test says so.
 

@@ -76,6 +76,10 @@ _AHEAD: Final = (
     .order_by(WINDOWS.c.counted_at.desc())
     .limit(bindparam("rate"))
 )
+_HOW_MANY: Final = sa.select(sa.func.count()).select_from(_AHEAD.subquery())
+_MANY: Final = 500
+"""How many calls ahead are counted at most."""
+
 _SLOT: Final = (
     sa.union_all(_COUNTED.subquery().select(), _AHEAD.subquery().select())
     .order_by(sa.desc(_TURN))
@@ -173,6 +177,10 @@ def _answer(connection: Connection, request: WindowRequest, now: int) -> WindowA
         at = max(at, slot + length)
     counted = at == soonest or (request.waits and at - now < request.within * _MICRO)
     number = request.number
+    if number and not counted:
+        # After a long outage calls may come in any order, and the turns of those ahead are wrong.
+        many = connection.execute(_HOW_MANY, {**asked, "rate": _MANY}).scalar_one()
+        at = max(at, now + many // request.rate * length)
     if number or (request.waits and not counted):
         # Also without a number: its process may have ended before it was told.
         connection.execute(_DROP, {"of_key": line, "of_entry": request.place})
