@@ -622,3 +622,16 @@ def test_a_connection_in_use_is_closed_later(sql_url: str, kind: str) -> None:
         database.close()
         assert closed == []
     assert closed == [used]
+
+
+@pytest.mark.parametrize("kind", ["reading", "writing"])
+def test_a_transaction_that_comes_late_leaves_no_connection(sql_url: str, kind: str) -> None:
+    """A connection that is made after the database was closed is closed after its use."""
+    database = Database(checked_url(sql_url), False)
+    opened: list[object] = []
+    sa.event.listen(database._engine, "connect", lambda one, _: opened.append(one))
+    sa.event.listen(database._engine, "close", lambda one, _: opened.remove(one))
+    database.close()
+    with getattr(database, kind)():
+        assert len(opened) == 1
+    assert opened == []

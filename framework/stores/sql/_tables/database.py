@@ -52,6 +52,7 @@ class Database:
             )
         except ModuleNotFoundError as error:
             raise ImportError(self.dialect.needs) from error
+        self._closed = False
         self._linked = self.dialect.attach(self._engine, durable)
         self._readers = self.dialect.readers(self._engine)
         self._writers = self._engine.execution_options(**{_dialect.WRITES: True})
@@ -66,15 +67,13 @@ class Database:
 
     @contextmanager
     def _transaction(self, engine: Engine) -> Iterator[Connection]:
-        pool = self._engine.pool
         try:
             with engine.connect() as connection, self._dropping(connection), connection.begin():
                 yield connection
         finally:
-            # `close` was called while the connection was in use, and has put another one in the
-            # pool's place: its connections are closed once they are not.
-            if self._engine.pool is not pool:
-                pool.dispose()
+            # Whichever comes later, this or the other call in `close`, finds the connection.
+            if self._closed:
+                self._engine.pool.dispose()
 
     @contextmanager
     def _dropping(self, connection: Connection) -> Iterator[None]:
@@ -99,7 +98,10 @@ class Database:
 
     def close(self) -> None:
         """Close every connection; one that is in use, once it is not."""
-        self._engine.dispose()
+        self._closed = True
+        # Of the pool, not of the engine, which would have another pool from then on: one for each
+        # transaction that ends, or begins, at this moment.
+        self._engine.pool.dispose()
 
     def is_data_fault(self, error: BaseException) -> bool:
         """Return whether the database refused the data itself, and would refuse it again.
