@@ -156,7 +156,7 @@ async def test_beside_a_thread_from_before(
 ) -> None:
     """A thread from before keeps the error away while it works for the test, and no longer."""
     loop, sequencer = asyncio.get_running_loop(), asyncframe.clock.sequencer
-    told, answer = sequencer.on_stall, SimpleQueue[None]()
+    told, answer, begun = sequencer.on_stall, SimpleQueue[None](), SimpleQueue[None]()
 
     def on_stall() -> BaseException | None:
         error = told()
@@ -165,6 +165,7 @@ async def test_beside_a_thread_from_before(
         return error
 
     def work() -> None:
+        begun.put(None)
         answer.get()
         loop.call_soon_threadsafe(result.set_result, 7)
 
@@ -172,6 +173,7 @@ async def test_beside_a_thread_from_before(
     monkeypatch.setattr(sequencer, "on_stall", on_stall)
     result = loop.create_future()
     old_thread.put(work)
+    begun.get()
     assert await result == 7
 
     with pytest.raises(

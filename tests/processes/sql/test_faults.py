@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -383,9 +384,10 @@ def test_close_gives_up_in_time(sqlite_url: str, caplog: pytest.LogCaptureFixtur
                 store.note(new_record(TestClock()))
             store.close(0.2)
 
-    assert messages(caplog)[-1] == (
-        "ERROR: the store could not write 3 task records before it was closed: database is locked"
-    )
+    # On a busy machine it may not have tried before the time is up.
+    why = "(database is locked|it took longer than 0.2 s)"
+    told = f"ERROR: the store could not write 3 task records before it was closed: {why}"
+    assert re.fullmatch(told, messages(caplog)[-1])
 
 
 def test_close_writes_what_waits(sql_url: str) -> None:

@@ -77,7 +77,10 @@ def test_four_processes_start_at_once(sql_url: str) -> None:
     """Four processes that find no tables at the same moment all start, with one set of tables."""
     done = python("-c", FOUR_START, sql_url)
 
-    assert (done.stdout, done.stderr) == ("5\n" * 4 + "0 0 0 0\n", "")
+    assert done.stdout == "5\n" * 4 + "0 0 0 0\n"
+    # It is told that an end takes more than a second, as on a busy machine.
+    told = done.stderr.splitlines()
+    assert [line for line in told if not line.startswith("shutting down: still waiting")] == []
     with peers(sql_url, 1) as (peer,), peer.database.reading() as connection:
         assert connection.execute(sa.select(META.c.schema_version)).scalars().all() == [len(STEPS)]
 

@@ -9,7 +9,7 @@ import pytest
 
 from framework._records.statuses import TaskStatus
 from framework._tasks.live import copy_record
-from framework.stores.sql import SQLStore
+from framework.stores.sql import SQLStore, _backlog
 from framework.stores.sql._shared.site import Pace
 from framework.stores.sql._writing import batches as _batches
 from tests.patience import PATIENCE
@@ -31,6 +31,7 @@ QUICK = Pace(gather=0.0005, hurry=0.0001, look=0.002, beat=0.2)
 def test_many_threads(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks that begin and end on several threads are all final in the end, and told of once."""
     monkeypatch.setattr(_batches, "BATCH", 37)
+    monkeypatch.setattr(_backlog, "SECURE_PATIENCE", PATIENCE)
     clock = TestClock()
     store, told, lock = SQLStore(sql_url), Counter[str](), threading.Lock()
     store._pace = QUICK
