@@ -303,7 +303,8 @@ async def stands(
             loop.call_soon_threadsafe(waits.release)
 
     manager.subscribe(hear)
-    task_ids = [str(await manager.submit(fn)) for _ in range(count)]
+    # The wait does not count towards the limit.
+    task_ids = [str(await manager.submit(fn, timeout=0.9 * WINDOW)) for _ in range(count)]
     for _ in range(count):
         await asyncio.wait_for(waits.acquire(), PATIENCE)
     return task_ids
@@ -323,6 +324,7 @@ async def test_a_turn_of_a_throttle(sql_url: str, fn: Any) -> None:
         task = await known(manager, task_id)
         assert (task.status.value, task.attempts) == ("pending", 0)
         assert task.reason.startswith("throttle ")
+        assert task.explain().startswith(task.reason)
         assert await manager.get_result(await manager.submit(other), timeout=PATIENCE) == "ran"
         assert len(CALLS) == 1
         await manager.get_result(task_id, timeout=PATIENCE)
