@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Final
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.sql.operators import custom_op
 
@@ -83,7 +84,8 @@ class SQLite(Dialect):
         return {"connect_args": {"timeout": dialect.LOCK_PATIENCE}}
 
     def attach(self, engine: Engine, durable: bool) -> Linked:
-        """Watch over the file."""
+        """Watch over the file, and let queries name their indexes."""
+        engine.dialect.statement_compiler = _WithHints
         return _File(engine, durable).link
 
     # -- errors
@@ -158,6 +160,14 @@ class SQLite(Dialect):
 
 def _in_glob(some: str) -> str:
     return f"[{some}]" if len(some) > 1 or some in "*?[" else some
+
+
+class _WithHints(SQLiteCompiler):
+    """Writes the hints of queries, as SQLAlchemy does for other databases."""
+
+    def get_from_hint_text(self, table: sa.FromClause, text: str | None) -> str | None:
+        """Return what follows the name of a table."""
+        return text
 
 
 class _Text(Answer):
