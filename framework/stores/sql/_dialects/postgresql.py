@@ -50,6 +50,9 @@ _SETTINGS: Final = {
     # Also without durability: a server that crashes must not take a version back that others
     # have read up to. One flush for each batch costs no task anything.
     "synchronous_commit": "on",
+    # A statement is planned a few times and then kept, perhaps since a moment at which the tables
+    # were so small that to read all of one was cheapest. Each has an index that it is made for.
+    "enable_seqscan": "off",
 }
 
 _POOLED: Final = "asyncframe_pooled"
