@@ -33,7 +33,8 @@ def test_collected() -> None:
 def test_status(tmp_path: Path, tests: int, seconds: float, ended: int, status: int) -> None:
     """It fails as the command does, and above either number."""
     file = tmp_path / "budget.toml"
-    file.write_text(f"tests = {tests}\ncpu_seconds = {seconds}\nslack = 0.3\n", "utf-8")
+    numbers = f"tests = {tests}\ncpu_seconds = {seconds}\nloop_seconds = 0.2\nslack = 0.3\n"
+    file.write_text(numbers, "utf-8")
     code = f"import sys; print('== 5 passed in 0.01s =='); sys.exit({ended})"
 
     assert budget.main(file, [sys.executable, "-c", code]) == status

@@ -181,7 +181,9 @@ async def test_limit(manager: TaskManager, shown: Any, key: str) -> None:
     """A coroutine over its limit is FAILURE, since Celery has no state of its own for it."""
     task_id = celery_tasks.hold_on_loop.options(timeout=0.2)(key)
     await failure(manager, task_id)
-    assert (await shown(task_id, "FAILURE"))["exception"].startswith("TaskTimeoutError(")
+    # On a busy machine its process may be killed first, and Celery then has no name for it.
+    named = "TaskTimeoutError(", "ExceptionWithTraceback("
+    assert (await shown(task_id, "FAILURE"))["exception"].startswith(named)
 
 
 async def test_kill(
