@@ -192,8 +192,17 @@ def nap(seconds: float = 0.05) -> float:
 
 async def test_a_thread_that_sleeps_in_c(asyncframe: Probe) -> None:
     """A time limit does not fire while a thread of the test's own sleeps in a C library."""
-    desk = Desk()
-    assert await asyncio.wait_for(desk.run(nap), 0.001) == nap()
+    desk, begun = Desk(), queue.SimpleQueue[None]()
+
+    def work() -> float:
+        begun.put(None)
+        return nap()
+
+    working = asyncio.create_task(desk.run(work))
+    await asleep(0)
+    # A thread that a busy machine has not let begin looks like one that has nothing to do.
+    begun.get()
+    assert await asyncio.wait_for(working, 0.001) == nap()
     assert asyncframe.clock.monotonic() == 0
     desk.close()
 
