@@ -72,8 +72,8 @@ coverage:
 	$(MAKE) test-all RUN='coverage run -m'
 	$(MAKE) covered
 
-# What the last run under coverage has reached; LEAST=85 for a run of a part. A process that a test killed while it saved
-# leaves a damaged file; what it ran does not count.
+# What the last run under coverage has reached (LEAST=85 for a run of a part). A process that a test
+# killed while it saved leaves a damaged file; what it ran does not count.
 covered:
 	$(BIN)/python .ci/damaged.py .coverage.* | xargs rm -fv
 	$(BIN)/coverage combine --quiet
