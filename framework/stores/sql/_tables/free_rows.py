@@ -81,6 +81,8 @@ def count_among(connection: Connection, dialect: Dialect, task_ids: Collection[s
 def _among(dialect: Dialect) -> sa.Select[int]:
     """Return the query for how many of some tasks are free."""
     batch, ids = dialect.split(bindparam("ids", type_=sa.Text()), [sa.Text()])
-    some = TASKS.c.task_id.in_(sa.select(*ids).select_from(batch))
-    # By their ids, and not by an index of what is free: it has no part in the search.
-    return sa.select(sa.func.count().filter(IS_FREE)).select_from(TASKS).where(some)
+    # One by one by its id: a plan that was made while there were few tasks would read all of them
+    # for each batch, and one by an index of what is free all that was.
+    is_free = sa.select(sa.func.count().filter(IS_FREE)).where(TASKS.c.task_id == ids[0])
+    total = sa.func.coalesce(sa.func.sum(is_free.correlate(batch).scalar_subquery()), 0)
+    return sa.select(sa.cast(total, sa.Integer)).select_from(batch)
