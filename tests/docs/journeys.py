@@ -86,7 +86,7 @@ def block_until(started: threading.Event, released: threading.Event) -> None:
 
 @background_task
 async def sleep_for(seconds: float) -> None:
-    """Sleep, in virtual time."""
+    """Sleep: in virtual time, if for longer than a turn of the loop."""
     await asyncio.sleep(seconds)  # noqa: TID251 -- in virtual time
 
 
@@ -110,9 +110,12 @@ async def a_background_task(tracer: Tracer) -> Journeys:
 
 
 async def a_status_read(tracer: Tracer) -> Journeys:
-    """A finished task's status, as an endpoint answers it."""
+    """A finished task's status, as an endpoint answers it.
+
+    The task was a coroutine: a thread may still be putting itself away when its result is there.
+    """
     async with running_app() as manager:
-        task_id = double(2)
+        task_id = sleep_for(0)
         await manager.get_result(task_id)
         while True:
             with tracer.journey() as journey:
