@@ -53,6 +53,9 @@ _SETTINGS: Final = {
     # A statement is planned a few times and then kept, perhaps since a moment at which the tables
     # were so small that to read all of one was cheapest. Each has an index that it is made for.
     "enable_seqscan": "off",
+    # The table with one row is read whole even so, at a cost that a server takes for an enormous one:
+    # where it can, it would compile each such statement.
+    "jit": "off",
 }
 
 _POOLED: Final = "asyncframe_pooled"
