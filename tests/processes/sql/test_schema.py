@@ -203,6 +203,7 @@ def test_a_step_that_has_landed_does_not_change() -> None:
         "8ab9e20d3e02",
         "9740d742e8d6",
         "83e28f9c1dd9",
+        "b88dfaeaaebb",
     ]
 
 

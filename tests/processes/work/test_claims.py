@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from framework import background_task
 from framework._records.records import OFFERED, Kind, Label, Restart, TaskRecord
+from framework.stores.sql._dialects.postgresql import PostgreSQL
 from framework.stores.sql._dialects.sqlite import SQLite
 from framework.stores.sql._shared.free import claims
 from framework.stores.sql._tables.schema import TASKS
@@ -324,6 +325,39 @@ def test_free_tasks_are_found_by_an_index(sqlite_url: str, counted: int) -> None
             searched = re.compile(rf"SEARCH .* INDEX asyncframe_tasks_{index}\b")
             assert found, plan
             assert all(map(searched.match, found)), plan
+
+
+@pytest.mark.parametrize("is_counted", [False, True])
+def test_postgresql_reads_no_free_task_in_vain(postgres_url: str, is_counted: bool) -> None:
+    """To take a few of many free tasks, PostgreSQL reads the index of those that may start."""
+    looks: list[Callable[[sa.Connection], object]] = [
+        lambda connection: claims.pick(connection, ["tests.claimed"], 5),
+        lambda connection: claims.pick(connection, ["tests.claimed", "b"], 5),
+        lambda connection: claims.present(connection, PostgreSQL()),
+    ]
+    with peers(postgres_url, 1) as (peer,):
+        for number in range(200):
+            offer(peer, number)
+        peer.writer.batches.write()
+        if is_counted:
+            with peer.database.writing() as connection:
+                connection.exec_driver_sql("ANALYZE asyncframe_tasks")
+        with peer.database.reading() as connection:
+            for look in looks:
+                text, values = statement_of(connection, look)
+                explain = f"EXPLAIN (ANALYZE, FORMAT JSON) {text}"
+                plan = connection.exec_driver_sql(explain, values).scalar_one()
+                reads = list(readings(plan[0]["Plan"]))
+                assert {one.get("Index Name") for one in reads} == {"asyncframe_tasks_ready"}
+                assert max(one["Actual Rows"] for one in reads) <= 5
+
+
+def readings(plan: Any) -> Iterator[Any]:
+    """Return the parts of a plan that read rows of tasks."""
+    if plan.get("Relation Name") == "asyncframe_tasks":
+        yield plan
+    for part in plan.get("Plans", ()):
+        yield from readings(part)
 
 
 def statement_of(

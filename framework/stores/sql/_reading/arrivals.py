@@ -272,7 +272,7 @@ class Arrivals:
             _claims.give(connection, others, own, version)
         if begun:
             rows = [_begun(one, self._host.clock.monotonic()) for one in begun]
-            self._statements.hand_over(connection, rows, "", own, version)
+            self._statements.take_free(connection, rows, own, version)
         told = self._sharing.tell(connection, sum(map(_is_for_thread, records)))
         # One that waits for nothing but a place in a process has none in a line.
         inherits = bool(others) and _places.inherit(connection, version)

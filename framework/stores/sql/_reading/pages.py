@@ -25,7 +25,7 @@ from framework._records.pages import FIELDS, SEARCHED_LABEL, STATUS, Field, Key,
 from framework._records.statuses import FINAL, TaskStatus
 from framework.stores.sql._dialects.dialect import TICKS, Answer, Dialect
 from framework.stores.sql._reading.mirror import CODES, STATUSES
-from framework.stores.sql._tables.free_rows import IS_FREE, KEPT
+from framework.stores.sql._tables.free_rows import IS_FREE, IS_LISTED_FREE, KEPT
 from framework.stores.sql._tables.rows import TaskRow, can_be_kept
 from framework.stores.sql._tables.schema import TASKS
 from framework.stores.sql._tables.statements import (
@@ -388,7 +388,7 @@ def _where(dialect: Dialect, shape: Shape, by: By) -> list[sa.ColumnElement[bool
         wanted = [TASKS.c.ended_at.is_(None)]
     elif by == "free":
         # All of them are PENDING.
-        wanted, statuses = [IS_FREE], None
+        wanted, statuses = [IS_LISTED_FREE if shape.given else IS_FREE], None
     else:
         ended_at = column("ended_at")
         # The first one is for the indexes, which have only those.
@@ -519,7 +519,7 @@ def _by_label(query: sa.Select[Any], shape: Shape) -> sa.Select[Any]:
 
 def _some_free(condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
     """Return the query for how many free tasks there are of some names, at most so many."""
-    some = sa.select(TASKS.c.created_at).where(IS_FREE, condition).limit(bindparam("most"))
+    some = sa.select(TASKS.c.created_at).where(IS_LISTED_FREE, condition).limit(bindparam("most"))
     some = some.with_hint(TASKS, f"INDEXED BY {_FREE_BY['name']}", "sqlite")
     return sa.select(sa.func.count()).select_from(some.subquery())
 

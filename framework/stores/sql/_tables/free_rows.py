@@ -25,6 +25,11 @@ from framework.stores.sql._tables.schema import META, TASKS
 # Literals, since databases choose the indexes of the few free tasks only for these.
 IS_FREE: Final = sa.and_(TASKS.c.process == sa.literal_column("''"), TASKS.c.ended_at.is_(None))
 
+IS_LISTED_FREE: Final = sa.and_(
+    sa.func.length(TASKS.c.process) == sa.literal_column("0"), TASKS.c.ended_at.is_(None)
+)
+"""The same in the words of the indexes for lists by a label, which serve nothing else."""
+
 READY: Final = (
     "process = '' AND ended_at IS NULL AND due_at IS NULL"
     " AND call IS NOT NULL AND restart IS NOT NULL AND cancel_requested = 0"

@@ -238,6 +238,20 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         WHERE owner IS NOT NULL AND process = '' AND ended_at IS NULL
         """,
     ),
+    (
+        # In words that only lists use. PostgreSQL took these for claims as well while it had not
+        # counted the rows, and read all that waited for each of them.
+        "DROP INDEX asyncframe_tasks_free_name",
+        "DROP INDEX asyncframe_tasks_free_owner",
+        """
+        CREATE INDEX asyncframe_tasks_free_name ON asyncframe_tasks (name, created_at)
+        WHERE length(process) = 0 AND ended_at IS NULL
+        """,
+        """
+        CREATE INDEX asyncframe_tasks_free_owner ON asyncframe_tasks (owner, created_at, name)
+        WHERE owner IS NOT NULL AND length(process) = 0 AND ended_at IS NULL
+        """,
+    ),
 )
 """The steps from each version of the schema to the next; the first creates it."""
 
