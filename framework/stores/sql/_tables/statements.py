@@ -195,6 +195,12 @@ class Statements:
         if free_now > free:
             calls.call(connection, self.dialect, before, version, task_ids)
 
+    def take_free(
+        self, connection: Connection, rows: Sequence[Written], process: str, version: int
+    ) -> None:
+        """Write rows of free tasks that *process* takes, found free in this turn."""
+        free_rows.add(connection, -self._write_over(connection, rows, "", process, version))
+
     def add_free(
         self, connection: Connection, rows: Sequence[Written], process: str, version: int
     ) -> None:
