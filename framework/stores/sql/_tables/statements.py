@@ -125,7 +125,10 @@ class Statements:
         self.dialect = dialect
         told = dialect.tell(bindparam("process"), META.c.version, META.c.asked)
         self._tell = sa.select(dialect.tell("", META.c.version, META.c.asked))
-        self._turn = sa.select(META.c.version, META.c.removed_before, META.c.free, _PRESENT, told)
+        # By its key: what reads a table whole is planned anew each time, see the settings there.
+        self._turn = sa.select(
+            META.c.version, META.c.removed_before, META.c.free, _PRESENT, told
+        ).where(META.c.one == sa.literal_column("1"))
         self._put = _put_of(dialect)
         self._hand_over = _put_of(dialect, hand_over=True)
         self._ended = dialect.answer(
