@@ -80,13 +80,13 @@ def call(
         version: Of this transaction.
         freed: What was set free, if that is known.
     """
-    query = _called(dialect)
+    query = _called(dialect, is_one=len(freed) == 1)
     if query is None:
         return
     values: dict[str, Any] = {"own": own, "payload": "0"}
     if len(freed) == 1:
         (task_id,) = freed
-        query, values = query.where(~_WAITED), {**values, "task_id": task_id, "version": version}
+        values |= {"task_id": task_id, "version": version}
     connection.execute(query, values)
 
 
@@ -107,8 +107,9 @@ def call_next(connection: Connection, dialect: Dialect, own: str, before: int) -
 
 
 @functools.lru_cache
-def _called(dialect: Dialect) -> sa.Select[Any] | None:
-    return _query(dialect, _EMPTIEST)
+def _called(dialect: Dialect, *, is_one: bool) -> sa.Select[Any] | None:
+    query = _query(dialect, _EMPTIEST)
+    return query.where(~_WAITED) if is_one and query is not None else query
 
 
 @functools.lru_cache
