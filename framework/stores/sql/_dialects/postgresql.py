@@ -53,7 +53,7 @@ _SETTINGS: Final = {
     # A statement is planned a few times and then kept, perhaps since a moment at which the tables
     # were so small that to read all of one was cheapest. Each has an index that it is made for.
     "enable_seqscan": "off",
-    # The table with one row is read whole even so, at a cost that a server takes for an enormous one:
+    # The table with one row is read whole even so, at a cost that the server takes for enormous:
     # where it can, it would compile each such statement.
     "jit": "off",
 }

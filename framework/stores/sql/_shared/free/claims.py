@@ -70,12 +70,15 @@ _INDEX: Final = "asyncframe_tasks_ready"
 _MAY_START: Final = sa.text(READY)
 # From one name to the next, past all of its tasks: there may be a million. For a minimum PostgreSQL
 # reads them all while it has not counted them.
-_FIRST_NAME: Final = "SELECT name FROM {free} WHERE {ready} AND name %s ORDER BY name LIMIT 1"
-_PRESENT: Final = f"""
+_PRESENT: Final = """
 WITH RECURSIVE names (its_name) AS (
-    SELECT * FROM ({_FIRST_NAME % ">= ''"}) AS one
+    SELECT * FROM (
+        SELECT name FROM {free} WHERE {ready} AND name >= '' ORDER BY name LIMIT 1
+    ) AS its_first
     UNION ALL
-    SELECT ({_FIRST_NAME % "> names.its_name"})
+    SELECT (
+        SELECT name FROM {free} WHERE {ready} AND name > names.its_name ORDER BY name LIMIT 1
+    )
     FROM names WHERE its_name IS NOT NULL
 )
 SELECT its_name FROM names WHERE its_name IS NOT NULL
