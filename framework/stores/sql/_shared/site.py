@@ -70,18 +70,21 @@ class Site:
     pace: Pace
 
     @contextmanager
-    def turn(self) -> Iterator[tuple[Connection, int, Turn]]:
+    def turn(self, freed: int = 0) -> Iterator[tuple[Connection, int, Turn]]:
         """Open a transaction in this process's turn to write, for which it waits.
 
         All writers of the database take turns. It is yielded with its version, and what else is
         known then.
+
+        Args:
+            freed: How many new free tasks it will write, see `Statements.add_free`.
 
         Raises:
             GivenUpError: If the others have given this process up.
         """
         with self.database.writing() as connection:
             process = self.membership.process_id
-            turn = self.statements.advance(connection, process)
+            turn = self.statements.advance(connection, process, freed)
             if not turn.present:
                 raise GivenUpError
             yield connection, turn.version, turn

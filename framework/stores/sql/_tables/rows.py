@@ -98,6 +98,17 @@ class Written(NamedTuple):
         """Whether this row sets the task free for any process."""
         return self.restart is not None and self.restart.state == "free"
 
+    @property
+    def is_new(self) -> bool:
+        """Whether it sets a task free of which nothing was written, nor may have been."""
+        # One that has ended may be free already, since it is written as its submission fails.
+        return (
+            self.is_free
+            and self.ended_at is None
+            and self.restart is not None
+            and not self.restart.written
+        )
+
     def as_read(self, version: int) -> TaskRow:
         """Return what is read of it, if it was written with *version* as a free task's."""
         facts: list[Any] = json.loads(self.text)

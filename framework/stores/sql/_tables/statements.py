@@ -42,7 +42,9 @@ End: TypeAlias = tuple[float, str]
 _LIVE: Final = TASKS.c.ended_at.is_(None)
 _OWN: Final = ("version", "process")
 # Made once: making them takes as long as half a transaction.
-_ADVANCE: Final = sa.update(META).values(version=META.c.version + 1)
+_ADVANCE: Final = sa.update(META).values(
+    version=META.c.version + 1, free=META.c.free + bindparam("freed", type_=sa.BigInteger())
+)
 POSITION: Final = sa.select(META.c.version, META.c.removed_before, META.c.asked, META.c.free)
 _PRESENT: Final = (
     sa.select(sa.func.count())
@@ -143,17 +145,18 @@ class Statements:
 
     # -- writing; each within a transaction of `Database.writing`
 
-    def advance(self, connection: Connection, process: str) -> Turn:
+    def advance(self, connection: Connection, process: str, freed: int = 0) -> Turn:
         """Wait for this writer's turn; the others hear of it when it is committed.
 
         Args:
             connection: A transaction that writes.
             process: The id of this process; "" if all others must hear of it.
+            freed: How many new free tasks it will write, see `add_free`.
         """
-        connection.execute(_ADVANCE)
+        connection.execute(_ADVANCE, {"freed": freed})
         found = connection.execute(self._turn, {"process": process}).one()
         version, removed, free, present, _ = found
-        return Turn(int(version), float(removed), int(free), present > 0)
+        return Turn(int(version), float(removed), int(free) - freed, present > 0)
 
     def tell(self, connection: Connection) -> None:
         """Tell the others anew how far the database is."""
@@ -209,10 +212,11 @@ class Statements:
     ) -> None:
         """Write live rows of *process* that nobody has, and that were never written before.
 
-        So those that are written were not free, and need not be counted.
+        So those that are written were not free, and need not be counted. Their number was added in
+        the turn, and is corrected if some are refused.
         """
         many = self._write_over(connection, rows, process, "", version)
-        free_rows.add(connection, many)
+        free_rows.add(connection, many - len(rows))
         if many:
             task_ids = [row.task_id for row in rows]
             calls.call(connection, self.dialect, process, version, task_ids)

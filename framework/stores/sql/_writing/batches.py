@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
@@ -336,12 +336,13 @@ class Batches:
         """
         gone = Deleted()
         self._reached = False
-        with self._site.turn() as (connection, version, turn):
+        new = {row.task_id for row in rows if row.is_new}
+        with self._site.turn(len(new)) as (connection, version, turn):
             self._reached = True
             beats = self.pulse.is_due()
             if beats:
                 self.pulse.give_in(connection)
-            started, ended = self._put(connection, rows, version)
+            started, ended = self._put(connection, rows, new, version)
             claimed = self._claimed(connection, version, rows if claims else None)
             tell = self._lines.let_leave(connection, version, {row.task_id for row in rows})
             latest = turn.removed if bound is None else max(turn.removed, bound)
@@ -390,9 +391,9 @@ class Batches:
             self._mirror.set_free(freed, version)
 
     def _put(
-        self, connection: Connection, rows: list[Written], version: int
+        self, connection: Connection, rows: list[Written], never_written: Set[str], version: int
     ) -> tuple[Collection[str], Collection[TaskRow]]:
-        """Write rows.
+        """Write rows; of some, all free, nothing was written before.
 
         Returns:
             The ids of the tasks that start by it, and what the database has of those that have
@@ -409,12 +410,6 @@ class Batches:
             if (row.restart and row.restart.written) or self._lines.has(row.task_id)
         ]
         new = [row.restart for row in others_may if row.restart and not row.restart.written]
-        # One that has ended may be free already, since it is written as its submission fails.
-        never_written = {
-            row.task_id
-            for row in free
-            if row.restart and not row.restart.written and row.ended_at is None
-        }
         for restart in new:
             # Before the attempt, since a commit that fails may have had its effect.
             restart.written.append(process)
@@ -443,7 +438,7 @@ class Batches:
         self,
         connection: Connection,
         rows: Sequence[Written],
-        never_written: Collection[str],
+        never_written: Set[str],
         version: int,
     ) -> None:
         """Write rows that nobody has from now on; of some nothing was written before."""
