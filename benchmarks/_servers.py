@@ -57,7 +57,11 @@ def spent(processes: Iterable[int]) -> float:
     for pid in processes:
         parent = psutil.Process(pid)
         for process in (parent, *parent.children(recursive=True)):
-            times = process.cpu_times()
+            try:
+                times = process.cpu_times()
+            except psutil.NoSuchProcess:
+                # It has ended since it was listed: its time is among the children's below.
+                continue
             total += times.user + times.system
         times = parent.cpu_times()
         total += times.children_user + times.children_system
