@@ -2,7 +2,7 @@
 
 A program is a generator that yields operations. A run of it ends, is refused, hangs, or is killed
 at an event: the effect of a step's body, or a commit. The next run begins with the records that
-were committed. What answers a call is said by `matching`, which sees functions, arguments and
+were committed. What answers a call is said by `_matching`, which sees functions, arguments and
 branches. The model knows the *identity* of each call as well, so it sees when a call gets a result
 that is not its own, and when a recorded step is run again.
 """
@@ -17,7 +17,8 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from tests.steps.matching import PATIENCE, Answer, Call, Held, Matching, Origin, Path, Record, State
+from framework._records.steps import Origin, Path, StepRecord
+from framework.steps._matching import PATIENCE, Answer, Call, Held, Matching, State
 
 DELAYS: Final = (0.5, 1.0, 2.0, 3.0)
 """How long the body of a step takes until its effect, in seconds."""
@@ -114,7 +115,7 @@ class FailedError(Exception):
 
 @dataclass(eq=False)
 class Branch:
-    """A branch of a run; see `matching.Branch`."""
+    """A branch of a run; see `_matching.Branch`."""
 
     path: Path
     parent: Branch | None
@@ -128,7 +129,7 @@ class Branch:
     answer: tuple[Any, BaseException | None] = (None, None)
     result: tuple[Any, BaseException | None] = (None, None)
     token: int = 0
-    runs: Record | None = None
+    runs: StepRecord | None = None
 
     @property
     def origins(self) -> tuple[Origin, ...]:
@@ -149,8 +150,8 @@ class World:
         ended: How many steps have ended.
     """
 
-    records: list[Record] = field(default_factory=list)
-    identities: dict[Record, str] = field(default_factory=dict)
+    records: list[StepRecord] = field(default_factory=list)
+    identities: dict[StepRecord, str] = field(default_factory=dict)
     effects: list[tuple[str, int, Any]] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
     again: set[str] = field(default_factory=set)
@@ -203,7 +204,7 @@ class Life:
         program: Program,
         number: int,
         rng: random.Random,
-        matching: Callable[[Sequence[Record], Sequence[Branch]], Matching],
+        matching: Callable[[Sequence[StepRecord], Sequence[Branch]], Matching],
         kill_at: int | None,
     ) -> None:
         self._world = world
@@ -219,9 +220,9 @@ class Life:
         self._events = 0
         self._locks: dict[str, tuple[Branch, list[Branch]]] = {}
         self._held: list[tuple[Branch, Step, float]] = []
-        self._delivered: list[tuple[Branch, Record]] = []
-        self._started: list[Record] = []
-        self._cancelled: list[Record] = []
+        self._delivered: list[tuple[Branch, StepRecord]] = []
+        self._started: list[StepRecord] = []
+        self._cancelled: list[StepRecord] = []
 
     # -- time and events
 
@@ -324,11 +325,11 @@ class Life:
             branch.state = "held"
             self._delivered.append((branch, record))
 
-    def _run_body(self, branch: Branch, step: Step, record: Record | None) -> None:
+    def _run_body(self, branch: Branch, step: Step, record: StepRecord | None) -> None:
         if record is None:
             call = self._call(step)
             place = self._matching.place(branch)
-            record = Record(place, branch.origins, call.function, call.digest)
+            record = StepRecord(place, branch.origins, call.function, call.digest)
             self._world.identities[record] = step.identity
             self._matching.add(record)
             self._started.append(record)
@@ -351,7 +352,7 @@ class Life:
 
         self._later(self._rng.choice(DELAYS), self._for(branch, effect))
 
-    def _commit(self, record: Record) -> None:
+    def _commit(self, record: StepRecord) -> None:
         """Store the end of a step, and what has started or was cancelled before it."""
         self._world.records += [one for one in self._started if one not in self._world.records]
         for one in self._cancelled:
@@ -361,7 +362,7 @@ class Life:
         record.number = self._world.ended
         self._event()
 
-    def _give(self, branch: Branch, record: Record) -> None:
+    def _give(self, branch: Branch, record: StepRecord) -> None:
         if record.state == "failed":
             self._wake(branch, error=FailedError(record.function))
         else:

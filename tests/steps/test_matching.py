@@ -9,8 +9,9 @@ from typing import Final
 
 import pytest
 
+from framework._records.steps import StepRecord
+from framework.steps._matching import PATIENCE, Answer, Held, Matching
 from tests.steps.drawn import drawn, program_of
-from tests.steps.matching import PATIENCE, Answer, Held, Matching, Record
 from tests.steps.programs import PROGRAMS, Kind, Make
 from tests.steps.trials import (
     AGAIN,
@@ -134,21 +135,21 @@ def test_a_drawn_argument_made_anew_is_no_harm_to_others() -> None:
 class _GivesUpOnLocks(Matching):
     """Takes the record of a branch that may wait for the lock that is held here."""
 
-    def _waits_inside(self, record: Record) -> bool:
+    def _waits_inside(self, record: StepRecord) -> bool:
         return False
 
 
 class _SeesNobodyStray(Matching):
     """Waits for branches that have strayed."""
 
-    def _has_strayed(self, record: Record) -> bool:
+    def _has_strayed(self, record: StepRecord) -> bool:
         return False
 
 
 class _StaysAtHome(Matching):
     """Leaves the records of other branches alone."""
 
-    def _last(self, held: Held, what: str, record: Record | None) -> Answer:
+    def _last(self, held: Held, what: str, record: StepRecord | None) -> Answer:
         return super()._last(held, "suspect", record)
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 
-from tests.steps.matching import Branch, Matching, Record
+from framework._records.steps import StepRecord
+from framework.steps._matching import Branch, Matching
 from tests.steps.programs import Around, Kind, Make
 from tests.steps.replays import Life, Outcome, World
 
@@ -45,7 +46,7 @@ def tried(
     for run in range(len(kills) + 1):
         is_new = kind == "deploy" and run > 0
         around = Around(run, is_new, random.Random(f"{seed}:{run}"), world)
-        matching: Callable[[Sequence[Record], Sequence[Branch]], Matching]
+        matching: Callable[[Sequence[StepRecord], Sequence[Branch]], Matching]
         matching, before = partial(rule, is_changed=is_new), world.recorded()
         kill_at = kills[run] if run < len(kills) else None
         rng = random.Random(f"d{seed}:{run}")

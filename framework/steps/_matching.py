@@ -31,24 +31,24 @@ keys, and so is a deploy that puts another call of the same function before reco
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
+
+from framework._records.steps import Origin, Path, StepRecord
 
 PATIENCE: Final = 10.0
 """For how many seconds a call is held at most while nothing is seen of the other branch."""
-
-Path: TypeAlias = tuple[int, ...]
-"""Which branch: the how manyth of its parent, and so on from the first one, which has ()."""
-
-Origin: TypeAlias = tuple[str, Any]
-"""What a branch was started with: the name of its function, and its arguments or their digest."""
 
 State: TypeAlias = Literal["runs", "joins", "inside", "outside", "held", "ended"]
 """What a branch does. It runs, also the body of a step; waits for branches that it has started, for
 something that this process gives, such as a lock, or for something from outside, such as an answer
 of a server; is held by the rule; or has ended.
 """
+
+
+_Key: TypeAlias = tuple[str, str]
+"""A call: its step and the digest of its arguments."""
 
 
 class Branch(Protocol):
@@ -94,33 +94,6 @@ class Call(NamedTuple):
     has_key: bool = False
 
 
-@dataclass(eq=False, slots=True)
-class Record:
-    """What is stored of a step.
-
-    Attributes:
-        path: Of the branch that has called it.
-        origins: What each branch on the path was started with.
-        function: Which step.
-        digest: Of its arguments, or of its key.
-        number: In which order steps have ended; 0 for one that has not.
-        state: How far it came.
-        answer: Its result, or its error.
-    """
-
-    path: Path
-    origins: tuple[Origin, ...]
-    function: str
-    digest: str
-    number: int = 0
-    state: Literal["started", "completed", "failed", "cancelled"] = "started"
-    answer: Any = None
-
-    def is_of(self, call: Call) -> bool:
-        """Return whether it is one of such a call."""
-        return (self.function, self.digest) == (call.function, call.digest)
-
-
 class Answer(NamedTuple):
     """What becomes of a call.
 
@@ -132,7 +105,7 @@ class Answer(NamedTuple):
     """
 
     what: Literal["take", "run", "never", "hold", "refuse"]
-    record: Record | None = None
+    record: StepRecord | None = None
 
 
 class Held(NamedTuple):
@@ -153,7 +126,7 @@ class _Found(NamedTuple):
     """What there is for a call: its record, one of a living branch, one that it contradicts."""
 
     what: Literal["its own", "of another", "suspect", "new"]
-    record: Record | None = None
+    record: StepRecord | None = None
 
 
 class Matching:
@@ -166,19 +139,31 @@ class Matching:
     """
 
     def __init__(
-        self, records: Sequence[Record], branches: Sequence[Branch], *, is_changed: bool
+        self, records: Sequence[StepRecord], branches: Sequence[Branch], *, is_changed: bool
     ) -> None:
-        self._records = list(records)
         self._branches = branches
         self._is_changed = is_changed
-        self._asked = set[Record]()
         self._places: dict[Path, Path] = {(): ()}
         self._strayed = set[Path]()
+        # What nobody has asked for, by its branch and by its call, in the order of its end; and how
+        # many records there are of each call.
+        self._left: dict[Path, dict[StepRecord, None]] = {}
+        self._unasked: dict[_Key, dict[StepRecord, None]] = {}
+        self._many = Counter[_Key]()
+        # What the branches that a stored branch has started were started with, by their paths.
+        self._stored: dict[Path, dict[Path, Origin]] = {}
+        for record in records:
+            key = _key_of(record)
+            self._left.setdefault(record.path, {})[record] = None
+            self._unasked.setdefault(key, {})[record] = None
+            self._many[key] += 1
+            for depth, origin in enumerate(record.origins):
+                parent, child = record.path[:depth], record.path[: depth + 1]
+                self._stored.setdefault(parent, {})[child] = origin
 
-    def add(self, record: Record) -> None:
+    def add(self, record: StepRecord) -> None:
         """Add the record of a step that this run has started."""
-        self._records.append(record)
-        self._asked.add(record)
+        self._many[_key_of(record)] += 1
 
     # -- which branch
 
@@ -192,11 +177,7 @@ class Matching:
     def _place_children(self, parent: Branch) -> None:
         """Find the places of all branches that *parent* has started, and that have none yet."""
         up = self.place(parent)
-        stored = {
-            record.path[: len(up) + 1]: record.origins[len(up)]
-            for record in self._records
-            if len(record.path) > len(up) and record.path[: len(up)] == up
-        }
+        stored = self._stored.get(up, {})
         children = [(one, (*up, one.path[-1])) for one in parent.children]
         if all(
             stored.get(usual, one.origin) == one.origin
@@ -258,7 +239,7 @@ class Matching:
                 return one, self._last(one, what, record)
         return None
 
-    def _last(self, held: Held, what: str, record: Record | None) -> Answer:
+    def _last(self, held: Held, what: str, record: StepRecord | None) -> Answer:
         """Answer a call that was held for long enough."""
         if what == "of another" and record is not None and not self._waits_inside(record):
             return self._take(record)
@@ -266,54 +247,53 @@ class Matching:
         return Answer("run") if contradicted is None else Answer("refuse", contradicted)
 
     def _look(self, branch: Branch, call: Call) -> _Found:
-        path = self.place(branch)
-        own = [one for one in self._left(path) if one.is_of(call)]
-        if own:
-            return _Found("its own", own[0])
-        if not self._is_changed and any(self._left(path)):
+        path, key = self.place(branch), (call.function, call.digest)
+        left = self._left.get(path, {})
+        own = next((one for one in left if _key_of(one) == key), None)
+        if own is not None:
+            return _Found("its own", own)
+        if left and not self._is_changed:
             self._strayed.add(path)
-        others = [one for one in self._unasked() if one.is_of(call)]
-        if not self._is_changed and sum(one.is_of(call) for one in self._records) > 1:
+        others = list(self._unasked.get(key, ()))
+        if not self._is_changed and self._many[key] > 1:
             others = []
+        if others:
+            found = self._of_another(branch, others)
+            if found is not None:
+                return found
+        contradicted = self._contradicted(branch, call)
+        return _Found("new") if contradicted is None else _Found("suspect", contradicted)
+
+    def _of_another(self, branch: Branch, others: Sequence[StepRecord]) -> _Found | None:
+        """Return which of some records answers a call, or may do so later; None for none."""
         places = {self.place(one): one for one in self._branches}
         above = {self.place(one) for one in _waiting_for(branch)}
         for one in others:
             there = places.get(one.path)
             if one.path in above or (there is not None and there.state == "ended"):
                 return _Found("its own", one)
-        if not self._is_changed:
-            # One that has not begun yet asks for its own.
-            others = [one for one in others if one.path in places]
-        if others:
-            return _Found("of another", others[0])
-        contradicted = self._contradicted(branch, call)
-        return _Found("new") if contradicted is None else _Found("suspect", contradicted)
+        # With unchanged code one that has not begun yet asks for its own.
+        later = [one for one in others if self._is_changed or one.path in places]
+        return _Found("of another", later[0]) if later else None
 
-    def _contradicted(self, branch: Branch, call: Call) -> Record | None:
+    def _contradicted(self, branch: Branch, call: Call) -> StepRecord | None:
         """Return the record of its function that a call has other arguments than; None for none."""
         if call.has_key:
             return None
-        left = self._left(self.place(branch))
+        left = self._left.get(self.place(branch), ())
         return next((one for one in left if one.function == call.function), None)
 
-    def _take(self, record: Record | None) -> Answer:
+    def _take(self, record: StepRecord | None) -> Answer:
         assert record is not None
-        self._asked.add(record)
+        del self._left[record.path][record], self._unasked[_key_of(record)][record]
         if record.state == "started":
             return Answer("run", record)
         return Answer("never" if record.state == "cancelled" else "take", record)
 
-    def _unasked(self) -> Iterator[Record]:
-        return (one for one in self._records if one not in self._asked)
-
-    def _left(self, path: Path) -> Iterator[Record]:
-        """Return what a branch has recorded, and has not asked for."""
-        return (one for one in self._unasked() if one.path == path)
-
-    def _has_strayed(self, record: Record) -> bool:
+    def _has_strayed(self, record: StepRecord) -> bool:
         return not self._is_changed and record.path in self._strayed
 
-    def _waits_inside(self, record: Record) -> bool:
+    def _waits_inside(self, record: StepRecord) -> bool:
         return not self._is_changed and any(
             one.state == "inside" and self.place(one) == record.path for one in self._branches
         )
@@ -325,6 +305,10 @@ def _waiting_for(branch: Branch) -> Iterator[Branch]:
     while above is not None and above.state == "joins":
         yield above
         above = above.parent
+
+
+def _key_of(record: StepRecord) -> _Key:
+    return record.function, record.digest
 
 
 def _is_equal(stored: Origin, now: Origin) -> bool:
