@@ -25,6 +25,8 @@ __all__ = [
     "RunAgainError",
     "ScheduleBusyError",
     "ScheduleNotFoundError",
+    "StepMismatchError",
+    "StepTakenError",
     "StoreUnavailableError",
     "TaskCancelledError",
     "TaskFailedError",
@@ -339,6 +341,50 @@ class NoWorkersError(FrameworkError, RuntimeError):
             f"{self.name} cannot run in this process, which has max_workers=0 and only submits, "
             "nor in another one: declare it with @background_task(on_restart='requeue'), so that "
             "a worker may run it, or give this process workers"
+        )
+
+
+class StepMismatchError(FrameworkError):
+    """Raised by a call of a step that cannot be told from one whose arguments are made anew.
+
+    Its task has recorded a call of this step with other arguments that this run has not asked for.
+
+    Attributes:
+        task_id: The task's id.
+        name: The step's module and qualified name.
+    """
+
+    def __init__(self, task_id: str, name: str) -> None:
+        super().__init__(task_id, name)
+        self.task_id = task_id
+        self.name = name
+
+    def __str__(self) -> str:
+        return (
+            f"step {self.name} of task {_cut(self.task_id)} was not called with these arguments "
+            "before, and a call with others is recorded: arguments must be the same in each run; "
+            "make what is new, such as an id or the time, in a step of its own"
+        )
+
+
+class StepTakenError(FrameworkError):
+    """Raised by a step whose task has ended, or was taken by another process meanwhile.
+
+    A process is taken for dead if it stands still. What the step did is not recorded, so the other
+    process does it again.
+
+    Attributes:
+        task_id: The task's id.
+    """
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(task_id)
+        self.task_id = task_id
+
+    def __str__(self) -> str:
+        return (
+            f"task {_cut(self.task_id)} has ended, or runs in another process by now: its steps "
+            "are not stored here any more"
         )
 
 

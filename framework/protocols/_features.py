@@ -15,6 +15,7 @@ from framework._records.records import TaskRecord
 from framework.protocols._books import ScheduleBook, SharedPlaces, SharedWindows
 from framework.protocols._engines import KeepingEngine, LoggingWorkers, TaskRules
 from framework.protocols._processes import ProcessBook
+from framework.protocols._steps import StepStore
 from framework.protocols._stores import SharedStore
 
 
@@ -340,6 +341,7 @@ class Features:
         leaving: It leaves tasks as they are stored when the process ends.
         batching: It stores tasks together that are submitted together.
         transactional: It takes tasks in transactions of the app.
+        steps: It keeps the steps of tasks that go on.
         large: It does not hold all its tasks in memory.
         processes: It knows which processes share it; of stores only.
         schedules: It decides which process runs a schedule.
@@ -363,6 +365,7 @@ class Features:
     leaving: LeavingStore | None = None
     batching: BatchingStore | None = None
     transactional: TransactionalStore | None = None
+    steps: StepStore | None = None
     large: LargeStore | None = None
     processes: ProcessBook | None = None
     schedules: ScheduleBook | None = None

@@ -68,6 +68,8 @@ ERRORS: list[tuple[type[exceptions.FrameworkError], dict[str, Any]]] = [
     (exceptions.DuplicateTaskError, {"name": "call", "task_id": "1"}),
     (exceptions.ScheduleBusyError, {"name": "nightly"}),
     (exceptions.ScheduleNotFoundError, {"name": "nightly", "known": ("hourly",)}),
+    (exceptions.StepMismatchError, {"task_id": "1", "name": "shop.charge"}),
+    (exceptions.StepTakenError, {"task_id": "1"}),
     (exceptions.DeadlockError, {"chain": ("one", "two", "one")}),
     (exceptions.RunAgainError, {"task_id": "1", "name": "call", "reason": "it is running"}),
     (exceptions.RemoteTaskError, {"type_name": "shop.SoldOutError", "text": "none is left"}),

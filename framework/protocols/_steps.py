@@ -1,0 +1,43 @@
+"""The seam of stores that keep the steps of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+from framework._records.steps import StepRecord
+
+
+@runtime_checkable
+class StepStore(Protocol):
+    """Optional methods of a `RequeueStore` that keeps the steps of tasks that go on."""
+
+    def fetch_steps(self, task_id: str) -> Sequence[StepRecord]:
+        """Return what is stored of a task's steps, in the order in which they ended; may block.
+
+        Raises:
+            StoreUnavailableError: If the store cannot be read.
+        """
+        ...
+
+    def store_steps(
+        self,
+        task_id: str,
+        records: Sequence[StepRecord],
+        told: Callable[[BaseException | None], object],
+    ) -> None:
+        """Store steps together that have ended, in the order of the calls; never blocks.
+
+        Args:
+            task_id: A task that runs in this process.
+            records: They, each with its number.
+            told: Called once, on another thread: with None once all are on disk as far as the store
+                promises that, and never if the process ends before. With a `StepTakenError` if the
+                task belongs to another process by now, so that nothing was stored; with a
+                `StoreUnavailableError` if the store has failed for five seconds.
+        """
+        ...
+
+    def drop_steps(self, task_id: str, numbers: Sequence[int]) -> None:
+        """Delete some steps of a task that runs in this process; before what is stored later."""
+        ...
