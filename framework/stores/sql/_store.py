@@ -31,6 +31,7 @@ from framework.stores.sql._shared.site import Pace, site_of
 from framework.stores.sql._shared.transactions import AppTransactions
 from framework.stores.sql._tables.database import FAULTS, Database, why
 from framework.stores.sql._tables.rows import can_be_kept
+from framework.stores.sql._writing.steps import StepRows
 from framework.stores.sql._writing.writer import Writer
 
 _LOGGER = logging.getLogger("asyncframe")
@@ -84,6 +85,7 @@ class SQLStore:
         self._database = Database(self._url, self.durable)
         self._transactions = AppTransactions(self._database, self)
         self._roster = Roster(self._database)
+        self._steps = StepRows(self._database)
         self._pace = Pace()
         self._open = False
         self._begin(None)
@@ -107,6 +109,7 @@ class SQLStore:
             calls=self,
             requeue=self,
             leaving=self,
+            steps=self._steps,
             batching=self,
             large=self,
             processes=self._roster,
@@ -156,6 +159,7 @@ class SQLStore:
         writer.enter()
         self._transactions.open(site.membership, writer.follower.submissions)
         self._history = History(site, self._mirror, writer.follower, writer.pages)
+        self._steps.open(site.membership, self._clock)
         writer.start()
         self._writer = writer
 
@@ -168,6 +172,7 @@ class SQLStore:
         if not self._open:
             return
         self._open = False
+        self._steps.close(patience)
         if not self._writer.close(patience):
             _LOGGER.error(
                 "the store could not write %d task records before it was closed: %s",

@@ -204,6 +204,7 @@ def test_a_step_that_has_landed_does_not_change() -> None:
         "9740d742e8d6",
         "83e28f9c1dd9",
         "b88dfaeaaebb",
+        "9b807f7d00ce",
     ]
 
 

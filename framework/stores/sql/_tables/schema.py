@@ -252,6 +252,21 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         WHERE owner IS NOT NULL AND length(process) = 0 AND ended_at IS NULL
         """,
     ),
+    (
+        """
+        CREATE TABLE asyncframe_steps (
+            task_id TEXT NOT NULL,
+            number BIGINT NOT NULL,
+            branch TEXT NOT NULL,
+            function TEXT NOT NULL,
+            digest TEXT NOT NULL,
+            state TEXT NOT NULL,
+            answer TEXT,
+            code TEXT NOT NULL,
+            PRIMARY KEY (task_id, number)
+        )
+        """,
+    ),
 )
 """The steps from each version of the schema to the next; the first creates it."""
 
@@ -319,6 +334,10 @@ SUBMISSIONS: Final = _table("asyncframe_submissions")
 ``written`` is its row in JSON, in the order of `WRITTEN`: a step that changes that order has to
 change the rows that are here. All else is said by `_shared.submissions`.
 """
+
+
+STEPS_OF_TASKS: Final = _table("asyncframe_steps")
+"""One row for each step of a task that has ended; ``branch`` has its path and origins as JSON."""
 
 
 def prepare(

@@ -22,7 +22,7 @@ from framework._records.statuses import TaskStatus
 from framework.stores.sql._dialects.dialect import Answer, Dialect
 from framework.stores.sql._tables import calls, free_rows
 from framework.stores.sql._tables.rows import COLUMNS, WRITTEN, TaskRow, Written
-from framework.stores.sql._tables.schema import META, PROCESSES, TASKS
+from framework.stores.sql._tables.schema import META, PROCESSES, STEPS_OF_TASKS, TASKS
 
 CHUNK: Final = 256
 """Maximum number of rows to read at once; each result may be a megabyte."""
@@ -70,6 +70,7 @@ _OLDEST: Final = (
     .limit(bindparam("most"))
 )
 _REMOVE: Final = sa.delete(TASKS).where(TASKS.c.task_id.in_(_OLDEST))
+_REMOVE_STEPS: Final = sa.delete(STEPS_OF_TASKS).where(STEPS_OF_TASKS.c.task_id.in_(_OLDEST))
 _SINCE: Final = (
     sa.select(*ROW, *_OWN_COLUMNS)
     .where(
@@ -275,6 +276,7 @@ class Statements:
         """
         most = min(most, DELETED)
         connection.execute(_REMOVED, {"bound": bound})
+        connection.execute(_REMOVE_STEPS, {"bound": bound, "most": most})
         done = connection.execute(_REMOVE, {"bound": bound, "most": most})
         return done.rowcount >= most
 

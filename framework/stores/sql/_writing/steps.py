@@ -1,0 +1,211 @@
+"""Steps of tasks: written by a thread of their own, many in each transaction.
+
+A step waits for its commit, and its task for the step. So this is another thread than the one that
+writes tasks, which gathers records and takes turns: nobody reads steps but who goes on with their
+task, so they need no version and no turn. Whatever comes while a transaction is under way goes into
+the next one.
+
+The invariant: a step is stored only while the row of its task names this process, and is not final.
+The transaction holds that row, so nobody takes the task over in between.
+
+Guarantees: steps of a task are stored in the order of the calls. Each call is answered once, unless
+the process ends.
+Relies on: calls for one task from one thread at a time.
+Lock order: there is no lock.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+from sqlalchemy.engine import Connection
+
+from framework._records.steps import StepRecord
+from framework._threads.clock import SystemClock
+from framework.exceptions import StepTakenError, StoreUnavailableError
+from framework.stores.sql._shared.membership import Membership
+from framework.stores.sql._tables.database import FAULTS, Database, why
+from framework.stores.sql._tables.schema import STEPS_OF_TASKS, TASKS
+
+_LOGGER = logging.getLogger("asyncframe")
+
+Told: TypeAlias = Callable[[BaseException | None], object]
+
+_PATIENCE: Final = 5.0
+"""For how many seconds a step is tried again while the database fails."""
+
+_PAUSE: Final = 0.1
+"""Seconds between two attempts."""
+
+_MOST: Final = 200
+"""How many requests go into one transaction at most."""
+
+_OF_TASK: Final = STEPS_OF_TASKS.c.task_id == bindparam("of_task")
+_ALL: Final = sa.select(STEPS_OF_TASKS).where(_OF_TASK).order_by(STEPS_OF_TASKS.c.number)
+_DELETE: Final = sa.delete(STEPS_OF_TASKS).where(
+    _OF_TASK, STEPS_OF_TASKS.c.number.in_(bindparam("numbers", expanding=True))
+)
+_INSERT: Final = sa.insert(STEPS_OF_TASKS)
+_OWN: Final = (
+    sa.select(TASKS.c.task_id)
+    .where(
+        TASKS.c.task_id.in_(bindparam("task_ids", expanding=True)),
+        TASKS.c.process == bindparam("own"),
+        TASKS.c.ended_at.is_(None),
+    )
+    # In their order, so that no two wait for each other.
+    .order_by(TASKS.c.task_id)
+    .with_for_update(read=True)
+)
+"""Which of some tasks this process has; held until the transaction ends, where rows can be."""
+
+
+class _Request(NamedTuple):
+    """Steps of one task to store, or the numbers of those to delete."""
+
+    task_id: str
+    rows: Sequence[Mapping[str, Any]]
+    dropped: Sequence[int]
+    told: Told
+
+
+class StepRows:
+    """Stores the steps of this process's tasks; see `protocols.StepStore`.
+
+    Args:
+        database: The database.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def open(self, membership: Membership, clock: SystemClock) -> None:
+        """Start the thread.
+
+        Args:
+            membership: Says which process this is.
+            clock: Real time.
+        """
+        self._membership, self._clock = membership, clock
+        self._requests, self._closing = queue.SimpleQueue(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="asyncframe-steps", daemon=True)
+        self._thread.start()
+
+    def close(self, patience: float) -> None:
+        """Store what waits for at most *patience* seconds, and end; blocks."""
+        self._closing.set()
+        self._requests.put(None)
+        if self._thread is not None:
+            self._thread.join(min(patience, threading.TIMEOUT_MAX))
+
+    def fetch_steps(self, task_id: str) -> Sequence[StepRecord]:
+        """Return the steps of a task, in the order in which they ended; blocks.
+
+        Raises:
+            StoreUnavailableError: If the database fails.
+        """
+        try:
+            with self._database.reading() as connection:
+                rows = connection.execute(_ALL, {"of_task": task_id}).all()
+        except FAULTS as error:
+            raise StoreUnavailableError(f"steps could not be read: {why(error)}") from error
+        return [_record(row) for row in rows]
+
+    def store_steps(self, task_id: str, records: Sequence[StepRecord], told: Told) -> None:
+        """Store steps together; see `protocols.StepStore`."""
+        self._requests.put(_Request(task_id, [_row(task_id, one) for one in records], (), told))
+
+    def drop_steps(self, task_id: str, numbers: Sequence[int]) -> None:
+        """Delete some steps of a task; see `protocols.StepStore`."""
+        self._requests.put(_Request(task_id, (), numbers, lambda _: None))
+
+    # -- the thread
+
+    def _run(self) -> None:
+        while (first := self._requests.get()) is not None:
+            some, ends = [first], False
+            while len(some) < _MOST and not self._requests.empty():
+                one = self._requests.get()
+                if one is None:
+                    ends = True
+                    break
+                some.append(one)
+            self._write(some)
+            if ends:
+                return
+
+    def _write(self, some: Sequence[_Request]) -> None:
+        """Write requests in one transaction, and answer them."""
+        until, again = self._clock.monotonic() + _PATIENCE, False
+        while True:
+            try:
+                with self._database.writing() as connection:
+                    own = self._own(connection, {one.task_id for one in some})
+                    mine = [one for one in some if one.task_id in own]
+                    _execute(connection, mine, again)
+                break
+            except FAULTS as error:
+                if self._clock.monotonic() >= until or self._closing.is_set():
+                    reason = f"a step could not be stored: {why(error)}"
+                    self._tell(some, (), StoreUnavailableError(reason))
+                    return
+                self._closing.wait(_PAUSE)
+                again = True
+        self._tell(some, own)
+
+    def _tell(
+        self, some: Sequence[_Request], own: Collection[str], fault: BaseException | None = None
+    ) -> None:
+        """Answer requests: with a fault, or whether their tasks are this process's own."""
+        for one in some:
+            try:
+                one.told(fault or (None if one.task_id in own else StepTakenError(one.task_id)))
+            except Exception:  # it must not end the thread
+                _LOGGER.exception("unexpected error in the thread that stores steps")
+
+    def _own(self, connection: Connection, task_ids: Collection[str]) -> set[str]:
+        values = {"task_ids": list(task_ids), "own": self._membership.process_id}
+        return set(connection.execute(_OWN, values).scalars())
+
+
+def _execute(connection: Connection, some: Sequence[_Request], again: bool) -> None:
+    """Write and delete steps; *again* if an attempt before may have had its effect."""
+    for one in some:
+        stored = [row["number"] for row in one.rows] if again else []
+        if one.dropped or stored:
+            values = {"of_task": one.task_id, "numbers": [*one.dropped, *stored]}
+            connection.execute(_DELETE, values)
+    rows = [row for one in some for row in one.rows]
+    if rows:
+        connection.execute(_INSERT, rows)
+
+
+def _row(task_id: str, record: StepRecord) -> dict[str, Any]:
+    return {
+        "task_id": task_id,
+        "number": record.number,
+        "branch": json.dumps([record.path, record.origins]),
+        "function": record.function,
+        "digest": record.digest,
+        "state": record.state,
+        "answer": record.answer,
+        "code": record.code,
+    }
+
+
+def _record(row: sa.Row[Any]) -> StepRecord:
+    path, origins = json.loads(row.branch)
+    known = tuple((name, digest) for name, digest in origins)
+    number, answer = int(row.number), row.answer
+    found = tuple(path), known, row.function, row.digest, number, row.state, answer, row.code
+    return StepRecord(*found)
