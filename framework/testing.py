@@ -268,7 +268,7 @@ def retried_errors(record: TaskRecord) -> tuple[type[BaseException], ...]:
 
 def is_idempotent(record: TaskRecord) -> bool:
     """Return whether a task runs again if its process dies while it runs."""
-    return live(record).spec.options["idempotent"]
+    return live(record).spec.idempotent
 
 
 def is_plain(record: TaskRecord) -> bool:

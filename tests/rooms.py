@@ -28,6 +28,7 @@ TESTS = {
     "_app": ("tests/framework/manager", "tests/framework/decorators"),
     "_decorators": ("tests/framework/decorators", "tests/framework/faults"),
     "_manager": ("tests/framework/manager", "tests/framework/faults"),
+    "steps": ("tests/steps",),
     "_running": ("tests/framework/running", "tests/framework/faults"),
     "engines": ("tests/framework/test_engine_seam.py", "tests/processes"),
     "stores": ("tests/framework/stores", "tests/processes"),

@@ -141,7 +141,7 @@ def _task(layer: str, fn: Callable[..., Any], given: TaskOptions) -> Any:
                 "transaction has committed; use await manager.submit(function, args, "
                 "session=session)"
             )
-        if spec.options["on_restart"] == "requeue":
+        if spec.options["on_restart"] != "interrupt":
             check_requeued(spec, awaited=inner is awaitable_inner)
         made = dressing.put_on(
             inner(spec, arity),
@@ -155,16 +155,17 @@ def _task(layer: str, fn: Callable[..., Any], given: TaskOptions) -> Any:
 
 
 def check_requeued(spec: TaskSpec, *, awaited: bool) -> None:
-    """Refuse ``on_restart="requeue"`` for a function that no other process could run."""
+    """Refuse ``on_restart="requeue"``, or ``"resume"``, where no other process could run it."""
+    given = spec.options["on_restart"]
     if awaited:
         raise ValueError(
-            "on_restart must be 'interrupt' for an async_task, not 'requeue': whoever awaits "
+            f"on_restart must be 'interrupt' for an async_task, not {given!r}: whoever awaits "
             "it is gone after a restart; use background_task"
         )
     spec.require_kept()
     if "<" in spec.name:  # <lambda> or <locals>
         raise ValueError(
-            f"on_restart must be 'interrupt' for {spec.name}, not 'requeue': another process "
+            f"on_restart must be 'interrupt' for {spec.name}, not {given!r}: another process "
             "cannot find it by this name; define it in a module, or give it a name=... of its own"
         )
 

@@ -58,6 +58,7 @@ from framework.protocols import (
     TaskStore,
 )
 from framework.protocols._features import features_of
+from framework.steps._resuming import Resuming
 from framework.stores.memory import MemoryStore
 
 _LOGGER = logging.getLogger("asyncframe")
@@ -162,7 +163,12 @@ class Core:
             workers_log=workers is not None and workers.logs_failures,
         )
         self.runner = Runner(
-            self.endings, self.boxes, self.engine, runs_of, pool._crew.queue.use_levels
+            self.endings,
+            self.boxes,
+            self.engine,
+            runs_of,
+            pool._crew.queue.use_levels,
+            Resuming(self.ledger).around_attempt,
         )
         joined = Joined(rules)
         self.keys = Keys(joined, self.runner, self.places, self.others, new_id)

@@ -255,7 +255,7 @@ class Drive:
         """Call the task's function in its context and return its coroutine."""
         args, kwargs, fn = task.args, task.kwargs, task.spec.fn
         assert args is not None
-        if self._runner.interceptor is not None:
+        if self._runner.interceptor is not None or task.spec.resumes:
             coroutine = run(self._runner.attempt_here, task, args, kwargs)
         else:
             run(set_current, task)

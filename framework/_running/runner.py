@@ -40,6 +40,8 @@ class Runner:
         runs_of: Makes `runs`; see `coroutines.runs_of`.
         use_levels: Called before a task is launched whose priority is not normal; see
             `ItemQueue.use_levels`.
+        around_resumed: Is called around each attempt of a task that goes on from its steps, as
+            `Interceptor.around_attempt` is.
 
     Attributes:
         interceptor: Is called around deliveries and attempts; None for none.
@@ -56,6 +58,7 @@ class Runner:
         engine: TaskEngine,
         runs_of: Callable[[Runner], dict[Kind, Run]],
         use_levels: Callable[[], None],
+        around_resumed: Callable[[LiveTask, int, Callable[[], Any]], Any],
     ) -> None:
         self.endings = endings
         self.limits = endings.limits
@@ -64,6 +67,7 @@ class Runner:
         self.engine = engine
         self.interceptor = endings.ledger.interceptor
         self._use_levels = use_levels
+        self._around_resumed = around_resumed
         self.drives = Drives()
         # Only virtual time can be held; in real time each task saves the calls.
         self.holds_clock = not isinstance(self.ledger.clock, SystemClock)
@@ -157,7 +161,7 @@ class Runner:
                     limits.arm(task, now)
                 run = context.run
                 run(set_current, task)
-                if watched:
+                if watched or task.spec.resumes:
                     result = run(attempt, task, args, kwargs)
                 else:
                     fn = task.spec.fn
@@ -176,18 +180,25 @@ class Runner:
 
         return run_body
 
-    # -- attempts with an interceptor
+    # -- attempts with something around them
 
     def attempt_here(self, task: LiveTask, args: Args, kwargs: Kwargs | None) -> Any:
-        """Make an attempt with the interceptor, or start that of an async task, in its context."""
+        """Make an attempt as it is watched, or start that of an async task, in its context."""
         set_current(task)
         return self._attempt(task, args, kwargs)
 
+    def _around(self, task: LiveTask, attempt: int, call: Callable[[], Any]) -> Any:
+        """Make an attempt with the interceptor around it, and inside with the steps of a task."""
+        if task.spec.resumes:
+            call = partial(self._around_resumed, task, attempt, call)
+        if self.interceptor is None:
+            return call()
+        return self.interceptor.around_attempt(task, attempt, call)
+
     def _attempt(self, task: LiveTask, args: Args, named: Kwargs | None) -> Any:
-        """Call the function, with the interceptor around each attempt."""
-        assert self.interceptor is not None
+        """Call the function, with what is to be around each attempt."""
         kwargs = named or {}
-        around = self.interceptor.around_attempt
+        around = self._around
         fn: Any = task.spec.fn  # only a retried function has __asyncframe_attempts__
         if task.spec.attempts_inside:
 

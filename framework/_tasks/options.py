@@ -209,10 +209,12 @@ class RestartOptions(TypedDict, total=False):
     """Options for what happens to a task whose process ends before the task does."""
 
     on_restart: Annotated[
-        Literal["interrupt", "requeue"],
+        Literal["interrupt", "requeue", "resume"],
         'What becomes of a task that waits when its process ends: ``"interrupt"`` ends it '
         'INTERRUPTED or CANCELLED; ``"requeue"`` lets another process run it, with its '
-        "arguments as JSON, if they share a store such as `SQLStore`.",
+        "arguments as JSON, if they share a store such as `SQLStore`; "
+        '``"resume"`` does so also with one that was running, which goes on after the last of '
+        "its steps that has ended.",
         Default("interrupt"),
     ]
     idempotent: Annotated[

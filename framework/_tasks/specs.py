@@ -48,6 +48,7 @@ class TaskSpec:
         task_id: The id that the user chose, or None.
         level: The place of its priority in `options.PRIORITIES`.
         requeue: Whether another process may run it, if its own one ends or it has none.
+        resumes: Whether it goes on from its steps there.
         needs_place: Whether it is unique, or may only run in limited numbers; see `places`.
         special: The names of the options that need more than the ledger and the engine, of those
             that are set. Most tasks have none of them, so the submission reads only this.
@@ -71,6 +72,7 @@ class TaskSpec:
     task_id: str | None
     level: int
     requeue: bool
+    resumes: bool
     needs_place: bool
     special: tuple[str, ...]
     options: CopyOptions
@@ -102,7 +104,8 @@ class TaskSpec:
         self.hooks = None if complete is None and error is LOG else _hooks(complete, error)
         self.task_id = options["task_id"]
         self.level = PRIORITIES.index(options["priority"])
-        self.requeue = options["on_restart"] == "requeue" or options["session"] is not None
+        self.resumes = options["on_restart"] == "resume"
+        self.requeue = options["on_restart"] != "interrupt" or options["session"] is not None
         # A submission of a plain function makes a spec, most often without any option.
         self.needs_place = options is not COPY.defaults and _needs_place(name, options)
         special = []
@@ -127,6 +130,12 @@ class TaskSpec:
         self.attempts_inside = layer_of(fn) == "retry_task" and not is_wrapper(fn)
 
     @property
+    def idempotent(self) -> bool:
+        """Whether it may run again after it has started."""
+        # Of one that goes on, its steps say what is not to run twice.
+        return self.resumes or self.options["idempotent"]
+
+    @property
     def priority(self) -> str:
         """Which task starts first if several wait: high, normal or low."""
         return PRIORITIES[self.level]
@@ -138,7 +147,8 @@ class TaskSpec:
             ValueError: If the options ask for both.
         """
         if self.requeue and not self.options["keep_arguments"]:
-            why = "on_restart='requeue'" if self.options["session"] is None else "session"
+            given = self.options
+            why = f"on_restart={given['on_restart']!r}" if given["session"] is None else "session"
             raise ValueError(
                 f"keep_arguments must be True with {why}, not False: another process cannot run "
                 "the task without its arguments"

@@ -136,7 +136,7 @@ def _spec_of(core: Core, record: TaskRecord, restart: Restart) -> TaskSpec | Non
     if restart.fresh:
         about = record.description or known.description
         return known.replace(
-            {**_kept_options(record, restart), "description": about, "on_restart": "requeue"}
+            {**_kept_options(record, restart), "description": about, "on_restart": _on(known)}
         )
     now = core.clock.time()
     return known.replace(
@@ -146,9 +146,14 @@ def _spec_of(core: Core, record: TaskRecord, restart: Restart) -> TaskSpec | Non
             "delay": 0.0 if restart.due is None else max(0.0, restart.due - now),
             "priority": restart.priority,
             "idempotent": restart.idempotent,
-            "on_restart": "requeue",
+            "on_restart": _on(known),
         }
     )
+
+
+def _on(known: TaskSpec) -> str:
+    """Return how a task of a function restarts that another process has submitted."""
+    return "resume" if known.resumes else "requeue"
 
 
 def _kept_options(record: TaskRecord, restart: Restart) -> CopyOptions:
@@ -169,7 +174,7 @@ def _settle_options(core: Core, restart: Restart, spec: TaskSpec) -> None:
     """Note the options of a task that was submitted from outside, as `Intake` does for others."""
     limit = core.intake.default_limit if spec.timeout is None else spec.timeout
     restart.limit = None if limit == math.inf else limit
-    restart.priority, restart.idempotent = spec.priority, spec.options["idempotent"]
+    restart.priority, restart.idempotent = spec.priority, spec.idempotent
     restart.fresh = False
 
 
@@ -211,7 +216,7 @@ def warn_of_lost_tasks(core: Core) -> None:
         else "it has no effect, since no other process knows this one's tasks"
     )
     _LOGGER.warning(
-        "on_restart='requeue' of %s: %s; use store=SQLStore(url, durable=True)",
+        "on_restart of %s: %s; use store=SQLStore(url, durable=True)",
         names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more",
         lost,
     )

@@ -90,7 +90,7 @@ class Requeued(Partner):
                 due=task.created_at + spec.delay if spec.delay else None,
                 limit=task.limit,
                 priority=spec.priority,
-                idempotent=spec.options["idempotent"],
+                idempotent=spec.idempotent,
             )
 
     def hold(self, task: LiveTask, go_on: Callable[[LiveTask], object]) -> bool:

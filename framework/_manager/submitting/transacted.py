@@ -88,7 +88,7 @@ class Transacted(Partner):
             due=due,
             limit=task.limit,
             priority=spec.priority,
-            idempotent=spec.options["idempotent"],
+            idempotent=spec.idempotent,
             fresh=True,
             offered=True,
             carried=self._ledger.carried_by(task),

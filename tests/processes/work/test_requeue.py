@@ -378,7 +378,7 @@ async def test_warning_of_tasks_that_would_be_lost(
     else:
         (message,) = found
         assert re.fullmatch(
-            rf"on_restart='requeue' of \S+ and \d+ more: {lost}; use "
+            rf"on_restart of \S+ and \d+ more: {lost}; use "
             r"store=SQLStore\(url, durable=True\)",
             message,
         )

@@ -1,0 +1,204 @@
+"""Branches: the asyncio tasks of a run, numbered by who has started them.
+
+A task factory on the loop numbers what a branch starts: by ``gather``, ``TaskGroup``,
+``create_task`` and all else that makes asyncio tasks. Which branch a call belongs to travels in a
+context variable, so code that copies contexts, such as ``asyncio.to_thread``, keeps it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from asyncio import locks, queues, taskgroups, tasks
+from collections.abc import Coroutine
+from contextvars import ContextVar, copy_context
+from pathlib import Path
+from types import CoroutineType
+from typing import Any, Final, Protocol
+
+from framework._records.steps import Origin
+from framework._records.steps import Path as BranchPath
+from framework._running import runner
+from framework.steps._matching import State
+
+
+class Caller(Protocol):
+    """What branches call steps by: a `_runs.StepRun`.
+
+    Attributes:
+        branches: All of the run, in the order in which they began.
+    """
+
+    branches: list[Branch]
+
+    def ended(self, asyncio_task: object) -> None:
+        """Hear that a branch has ended; on the loop."""
+        ...
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its task is the one that runs here: other tasks inherit the context."""
+        ...
+
+    async def call(self, branch: Branch, declared: Any, args: Any, kwargs: Any) -> Any:
+        """Answer a call of an ``async def`` step."""
+        ...
+
+    def call_sync(self, branch: Branch, declared: Any, args: Any, kwargs: Any) -> Any:
+        """Answer a call of a sync step, on a thread."""
+        ...
+
+
+class Branch:
+    """A branch of a run; see `_matching.Branch`.
+
+    Args:
+        run: The run.
+        path: Which branch it is.
+        parent: The one that has started it; None for the first.
+        origin: What it was started with.
+        coroutine: What it runs; None for a thread.
+
+    Attributes:
+        asyncio_task: The one that runs it; None for a thread, and before it is made.
+        waits: What it does by the run's own doing: ``held``, or ``runs`` while a step's body does;
+            None while its own code says.
+    """
+
+    def __init__(
+        self, run: Caller, path: BranchPath, parent: Branch | None, origin: Origin, coroutine: Any
+    ) -> None:
+        self.run = run
+        self.path = path
+        self.parent = parent
+        self.origin = origin
+        self.children: list[Branch] = []
+        self.asyncio_task: asyncio.Task[Any] | None = None
+        self.waits: State | None = None
+        self._coroutine = coroutine
+
+    @property
+    def origins(self) -> tuple[Origin, ...]:
+        """What each branch on its path was started with."""
+        return () if self.parent is None else (*self.parent.origins, self.origin)
+
+    @property
+    def state(self) -> State:
+        """What it does now."""
+        task = self.asyncio_task
+        if task is not None and task.done():
+            return "ended"
+        if self.waits is not None:
+            return self.waits
+        # Private, but of each Python since 3.5: what the asyncio task waits for, if for anything.
+        if task is None or getattr(task, "_fut_waiter", None) is None:
+            return "runs"
+        return _waiting_in(self._coroutine, task)
+
+    def start(self, coroutine: Any) -> Branch:
+        """Add the branch that runs a coroutine which has not begun."""
+        path = (*self.path, len(self.children))
+        made = Branch(self.run, path, self, origin_of(coroutine), coroutine)
+        self.children.append(made)
+        self.run.branches.append(made)
+        return made
+
+
+entered: ContextVar[Branch | None] = ContextVar("asyncframe_branch", default=None)
+"""The branch in whose context this runs; None outside of tasks that go on, and inside of a step."""
+
+
+def current_branch() -> Branch | None:
+    """Return the branch whose code runs here; None if that of no such branch does."""
+    branch = entered.get()
+    return branch if branch is not None and branch.run.is_here else None
+
+
+_JOINS: Final = {"_wait", "_wait_for_one", "wait", "wait_for", "gather"}
+"""Coroutines of `asyncio.tasks` that wait for other asyncio tasks."""
+
+_INSIDE: Final = (locks.__file__, queues.__file__)
+
+_RUNNING: Final = str(Path(runner.__file__).parent)
+"""The folder of the framework whose own asyncio tasks are no branches."""
+
+
+def _waiting_in(coroutine: Any, task: asyncio.Task[Any]) -> State:
+    """Return what a branch waits for, by the innermost coroutine that it awaits."""
+    waits_for = getattr(task, "_fut_waiter", None)
+    if isinstance(waits_for, asyncio.Task) or type(waits_for).__name__ == "_GatheringFuture":
+        return "joins"
+    while isinstance(inner := getattr(coroutine, "cr_await", None), CoroutineType):
+        if inner.cr_code.co_filename == taskgroups.__file__:
+            return "joins"
+        if inner.cr_code.co_filename == tasks.__file__ and inner.cr_code.co_name in _JOINS:
+            return "joins"
+        coroutine = inner
+    code = getattr(coroutine, "cr_code", None)
+    return "inside" if code is not None and code.co_filename in _INSIDE else "outside"
+
+
+def origin_of(coroutine: Any) -> Origin:
+    """Return the name of a coroutine that has not begun, and a digest of its arguments."""
+    frame = getattr(coroutine, "cr_frame", None)
+    name = getattr(coroutine, "__qualname__", type(coroutine).__qualname__)
+    if frame is None:
+        return name, None
+    code = frame.f_code
+    many = (
+        code.co_argcount
+        + code.co_kwonlyargcount
+        + bool(code.co_flags & 4)
+        + bool(code.co_flags & 8)
+    )
+    values = [frame.f_locals.get(one) for one in code.co_varnames[:many]]
+    if not all(map(_is_plain, values)):
+        return name, None
+    return name, digest_of(repr(values))
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether a value has the same text in each process."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(one) for key, one in value.items())
+    return value is None or isinstance(value, (bool, int, float, str, bytes))
+
+
+def digest_of(text: str) -> str:
+    """Return a short digest of a text."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+class _Numbering:
+    """A task factory that numbers what branches start; all else is left to the one before it."""
+
+    def __init__(self, before: Any) -> None:
+        self._before = before
+
+    def __call__(
+        self, loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **named: Any
+    ) -> Any:
+        branch = current_branch()
+        code = getattr(coro, "cr_code", None)
+        if branch is None or (code is not None and code.co_filename.startswith(_RUNNING)):
+            return self._make(loop, coro, **named)
+        child = branch.start(coro)
+        context = named.pop("context", None) or copy_context()
+        context.run(entered.set, child)
+        child.asyncio_task = made = self._make(loop, coro, context=context, **named)
+        made.add_done_callback(branch.run.ended)
+        return made
+
+    def _make(self, loop: asyncio.AbstractEventLoop, coro: Any, **named: Any) -> Any:
+        if self._before is not None:
+            return self._before(loop, coro, **named)
+        return asyncio.Task(coro, loop=loop, **named)
+
+
+def number_branches(loop: asyncio.AbstractEventLoop) -> None:
+    """Number the asyncio tasks that branches start on a loop from now on; on its thread."""
+    factory = loop.get_task_factory()
+    if not isinstance(factory, _Numbering):
+        loop.set_task_factory(_Numbering(factory))  # type: ignore[arg-type]

@@ -1,0 +1,79 @@
+"""Resuming: each attempt of a task that goes on runs as the first branch of its steps."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, Final
+
+from framework._running.ledger import Ledger
+from framework._tasks.live import LiveTask
+from framework.steps._branches import entered, number_branches
+from framework.steps._code import code_of
+from framework.steps._runs import StepRun
+
+
+class Resuming:
+    """Runs the attempts of tasks with ``on_restart="resume"``.
+
+    Args:
+        ledger: Of the tasks; says what their store can do.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._store = ledger.features.steps
+
+    def around_attempt(self, task: LiveTask, attempt: int, call: Callable[[], Any]) -> Any:
+        """Make an attempt with the records of the task; see `Interceptor.around_attempt`."""
+        if task.spec.kind == "thread":
+            return self._on_thread(task, call)
+        return self._on_loop(task, call)
+
+    async def _on_loop(self, task: LiveTask, call: Callable[[], Any]) -> Any:
+        number_branches(asyncio.get_running_loop())
+        run = _known() or _know(await asyncio.to_thread(self._run_of, task))
+        coroutine = call()
+        root = run.begin(coroutine)
+        root.asyncio_task = asyncio.current_task()
+        outside = entered.set(root)
+        try:
+            return await coroutine
+        except BaseException as error:
+            run.drop(error)
+            raise
+        finally:
+            entered.reset(outside)
+
+    def _on_thread(self, task: LiveTask, call: Callable[[], Any]) -> Any:
+        run = _known() or _know(self._run_of(task))
+        outside = entered.set(run.begin())
+        try:
+            return call()
+        except BaseException as error:
+            run.drop(error)
+            raise
+        finally:
+            entered.reset(outside)
+
+    def _run_of(self, task: LiveTask) -> StepRun:
+        """Return the steps of a task as they are stored; blocks."""
+        store = self._store
+        records = () if store is None else store.fetch_steps(str(task.task_id))
+        return StepRun(task, code_of(task.spec.fn), store, records)
+
+
+_RUN: Final[ContextVar[StepRun | None]] = ContextVar("asyncframe_steps", default=None)
+"""The steps of the task in whose context this runs: they are gone with it."""
+
+
+def _known() -> StepRun | None:
+    """Return the steps of the task that runs here, if it has made an attempt; None if not."""
+    run = _RUN.get()
+    # Tasks that another one has submitted inherit its context.
+    return run if run is not None and run.is_here else None
+
+
+def _know(run: StepRun) -> StepRun:
+    _RUN.set(run)
+    return run

@@ -1,0 +1,411 @@
+"""Runs: what answers the calls of steps while a task runs, from its records or by running them.
+
+Guarantees: a step that is recorded is not run again. A result is given to the code of the task
+only after its step is stored. Results are given one at a time, in the order in which the steps
+ended, in a run that goes on as in the first one: the next one after `QUIET` turns of the loop in
+which the task called no step. So what comes first in a race comes first in each run.
+Relies on: one event loop for each run of an ``async def`` task, on which all is called; a sync task
+calls its steps on its own thread, one after the other.
+Lock order: none is held here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from framework._records.records import Kind
+from framework._records.steps import StepRecord
+from framework._tasks.live import LiveTask, current_record
+from framework._tasks.wire import (
+    codec_of,
+    decode_error,
+    decode_result,
+    encode_error,
+    encode_result,
+    settled,
+)
+from framework.exceptions import StepMismatchError
+from framework.protocols import StepStore
+from framework.steps._branches import Branch, digest_of, entered
+from framework.steps._matching import PATIENCE, Answer, Call, Held, Matching
+
+QUIET: Final = 4
+"""Turns of the loop without a call of a step, after which the next result is given."""
+
+
+class DeclaredStep(NamedTuple):
+    """A function that is a step.
+
+    Attributes:
+        name: Its module and qualified name.
+        fn: The function.
+    """
+
+    name: str
+    fn: Callable[..., Any]
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """A call that is held."""
+
+    branch: Branch
+    call: Call
+    since: float
+    answered: asyncio.Future[Answer]
+
+
+@dataclass(order=True)
+class _Ready:
+    """A result that is to be given; ordered by when its step ended."""
+
+    number: int
+    came: int
+    given: asyncio.Future[None] = field(compare=False)
+
+
+class StepRun:
+    """The steps of a task in this process; each attempt begins again from the records.
+
+    Args:
+        task: The task.
+        code: A digest of its code, see `_code`.
+        store: Keeps the records; None to keep them here, until the task ends.
+        records: What is stored.
+
+    Attributes:
+        branches: Those of the attempt, in the order in which they began.
+    """
+
+    def __init__(
+        self,
+        task: LiveTask,
+        code: str,
+        store: StepStore | None,
+        records: Sequence[StepRecord] = (),
+    ) -> None:
+        self._whose = task
+        self._task_id = str(task.task_id)
+        self._code = code
+        self._store = store
+        self._records = list(records)
+        self._next_number = itertools.count(1 + max((one.number for one in records), default=0))
+        self._came = itertools.count()
+        self.branches: list[Branch] = []
+        self._matching = Matching((), (), is_changed=False)
+        self._cut_off: list[StepRecord] = []
+        self._held: list[_Waiting] = []
+        self._results: list[_Ready] = []
+        # How many turns have passed without a call; None while nothing counts them.
+        self._quiet: int | None = None
+        # The errors that steps have raised, by which an attempt may end.
+        self._raised: list[tuple[BaseException, StepRecord]] = []
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its task is the one that runs here: other tasks inherit the context."""
+        return current_record.get() is self._whose
+
+    # -- attempts
+
+    def begin(self, coroutine: Any = None) -> Branch:
+        """Begin an attempt; return its first branch."""
+        root = Branch(self, (), None, ("", None), coroutine)
+        self.branches = [root]
+        self._raised = []
+        is_changed = any(one.code != self._code for one in self._records)
+        self._matching = Matching(self._records, self.branches, is_changed=is_changed)
+        return root
+
+    def drop(self, error: BaseException) -> None:
+        """Drop the error of a step that has ended an attempt: the next one runs it again."""
+        causes = set(map(id, _causes(error)))
+        dropped = [record for one, record in self._raised if id(one) in causes]
+        if dropped:
+            self._records = [one for one in self._records if one not in dropped]
+            if self._store is not None:
+                self._store.drop_steps(self._task_id, [one.number for one in dropped])
+
+    # -- calls on the loop
+
+    async def call(self, branch: Branch, declared: DeclaredStep, args: Any, kwargs: Any) -> Any:
+        """Answer a call of an ``async def`` step; see `_matching` for what answers it.
+
+        Raises:
+            StepMismatchError: If it is refused.
+            TypeError: If the task is a sync function.
+        """
+        self._require("loop", declared)
+        if self._whose.was_given_away:
+            # It leaves this process: what it does on its way out is done where it goes on.
+            raise asyncio.CancelledError
+        if self._quiet is not None:
+            self._quiet = 0
+        call = _call_of(declared, args, kwargs)
+        answer = self._matching.ask(branch, call)
+        # What is asked here may answer what is held elsewhere.
+        self._watch()
+        if answer.what == "hold":
+            answer = await self._hold(branch, call)
+        if answer.what == "never":
+            # It was cancelled here before, and will be again.
+            await self._waiting(branch, asyncio.get_running_loop().create_future())
+        record = self._taken(answer, declared)
+        if record is None:
+            record = self._record_of(branch, call, answer)
+            value, error = await self._run(branch, declared, record, args, kwargs)
+            await self._waiting(branch, self._stored(record))
+        else:
+            value, error = _outcome(declared, record)
+        await self._waiting(branch, self._turn(record))
+        return self._give(record, value, error)
+
+    async def _hold(self, branch: Branch, call: Call) -> Answer:
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(branch, call, loop.time(), loop.create_future())
+        self._held.append(waiting)
+        loop.call_later(PATIENCE, self._watch)
+        self._watch()
+        try:
+            answer: Answer = await self._waiting(branch, waiting.answered)
+            return answer
+        finally:
+            if waiting in self._held:
+                self._held.remove(waiting)
+
+    async def _waiting(self, branch: Branch, what: asyncio.Future[Any]) -> Any:
+        """Wait for something that the run itself gives."""
+        branch.waits = "held"
+        try:
+            return await what
+        finally:
+            branch.waits = None
+
+    async def _run(
+        self, branch: Branch, declared: DeclaredStep, record: StepRecord, args: Any, kwargs: Any
+    ) -> tuple[Any, BaseException | None]:
+        """Run the body of a step, and return its result or its error, as JSON gives it again."""
+        branch.waits = "runs"
+        inside = entered.set(None)
+        try:
+            value = await declared.fn(*args, **kwargs)
+            return _completed(declared, record, value)
+        except asyncio.CancelledError:
+            # While its task is given to another process, which runs the step again.
+            if not self._whose.was_given_away:
+                record.state = "cancelled"
+                self._cut_off.append(record)
+            raise
+        except Exception as error:  # whatever the body raises is stored
+            return _failed(record, error)
+        finally:
+            entered.reset(inside)
+            branch.waits = None
+
+    def _stored(self, record: StepRecord) -> asyncio.Future[None]:
+        """Store the end of a step, with what was cancelled before; done once it is stored."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+
+        def tell(error: BaseException | None) -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+
+        def hear(error: BaseException | None) -> None:
+            with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+                loop.call_soon_threadsafe(tell, error)
+
+        self._write(record, hear)
+        return future
+
+    def _turn(self, record: StepRecord) -> asyncio.Future[None]:
+        """Return what is done when a result may be given."""
+        ready = _Ready(record.number, next(self._came), asyncio.get_running_loop().create_future())
+        heapq.heappush(self._results, ready)
+        self._watch()
+        return ready.given
+
+    def ended(self, asyncio_task: object) -> None:
+        """Look at the calls that are held again, since a branch has ended; on the loop."""
+        self._watch()
+
+    def _watch(self) -> None:
+        """Count the turns of the loop in which nothing is called, from now on."""
+        if self._quiet is None and (self._results or self._held):
+            self._quiet = 0
+            asyncio.get_running_loop().call_soon(self._count)
+
+    def _count(self) -> None:
+        assert self._quiet is not None
+        self._quiet += 1
+        if self._quiet > QUIET:
+            self._quiet = 0
+            while self._results and self._results[0].given.done():
+                heapq.heappop(self._results)
+            if self._results:
+                heapq.heappop(self._results).given.set_result(None)
+            elif not self._settle():
+                # The next call, the next end of a branch, or patience begins to count again.
+                self._quiet = None
+                return
+        asyncio.get_running_loop().call_soon(self._count)
+
+    def _settle(self) -> bool:
+        """Answer one of the calls that are held, if that can be said; return whether it was."""
+        if not self._held:
+            return False
+        now = asyncio.get_running_loop().time()
+        held = [Held(one.branch, one.call, now - one.since) for one in self._held]
+        moves = any(one.state in {"runs", "inside", "outside"} for one in self.branches)
+        found = self._matching.settle(held, is_stuck=not moves)
+        if found is None:
+            return False
+        (waiting,) = (one for one in self._held if one.branch is found[0].branch)
+        self._held.remove(waiting)
+        if not waiting.answered.done():
+            waiting.answered.set_result(found[1])
+        return True
+
+    # -- calls on a thread
+
+    def call_sync(self, branch: Branch, declared: DeclaredStep, args: Any, kwargs: Any) -> Any:
+        """Answer a call of a sync step on the thread of its task.
+
+        Raises:
+            StepMismatchError: If it is refused.
+            TypeError: If the task is an ``async def`` function.
+        """
+        self._require("thread", declared)
+        call = _call_of(declared, args, kwargs)
+        answer = self._matching.ask(branch, call)
+        if answer.what == "hold":
+            # There is no other branch that could ask.
+            found = self._matching.settle([Held(branch, call, 0.0)], is_stuck=True)
+            assert found is not None
+            answer = found[1]
+        record = self._taken(answer, declared)
+        if record is None:
+            record = self._record_of(branch, call, answer)
+            value, error = self._run_sync(declared, record, args, kwargs)
+            stored, told = threading.Event(), list[BaseException | None]()
+
+            def tell(fault: BaseException | None) -> None:
+                told.append(fault)
+                stored.set()
+
+            self._write(record, tell)
+            stored.wait()
+            if told[0] is not None:
+                raise told[0]
+        else:
+            value, error = _outcome(declared, record)
+        return self._give(record, value, error)
+
+    def _run_sync(
+        self, declared: DeclaredStep, record: StepRecord, args: Any, kwargs: Any
+    ) -> tuple[Any, BaseException | None]:
+        inside = entered.set(None)
+        try:
+            return _completed(declared, record, declared.fn(*args, **kwargs))
+        except Exception as error:  # whatever the body raises is stored
+            return _failed(record, error)
+        finally:
+            entered.reset(inside)
+
+    # -- what both do
+
+    def _require(self, kind: Kind, declared: DeclaredStep) -> None:
+        """Refuse a step that is not of the kind of its task, whose branches nobody could order."""
+        if kind != self._whose.spec.kind:
+            is_async = kind == "loop"
+            raise TypeError(
+                f"step {declared.name} is {'async' if is_async else 'sync'}, and the task that "
+                f"calls it is {'sync' if is_async else 'async'}: make both def, or both async def; "
+                "an async step can call blocking code by await asyncio.to_thread(...)"
+            )
+
+    def _taken(self, answer: Answer, declared: DeclaredStep) -> StepRecord | None:
+        """Return the record that answers a call; None if its body is to be run."""
+        if answer.what == "refuse":
+            raise StepMismatchError(self._task_id, declared.name)
+        return answer.record if answer.what == "take" else None
+
+    def _record_of(self, branch: Branch, call: Call, answer: Answer) -> StepRecord:
+        """Return the record of a step whose body is run."""
+        if answer.record is not None:
+            return answer.record
+        place = self._matching.place(branch)
+        record = StepRecord(place, branch.origins, call.function, call.digest, code=self._code)
+        self._matching.add(record)
+        return record
+
+    def _write(self, record: StepRecord, told: Callable[[BaseException | None], object]) -> None:
+        record.number = next(self._next_number)
+        cancelled, self._cut_off = self._cut_off, []
+        for one in cancelled:
+            one.number = next(self._next_number)
+        written = [*cancelled, record]
+        self._records += [one for one in written if one not in self._records]
+        if self._store is None:
+            told(None)
+        else:
+            self._store.store_steps(self._task_id, written, told)
+
+    def _give(self, record: StepRecord, value: Any, error: BaseException | None) -> Any:
+        if error is None:
+            return value
+        self._raised.append((error, record))
+        raise error
+
+
+def _call_of(declared: DeclaredStep, args: Any, kwargs: Any) -> Call:
+    codec = codec_of(declared.fn)
+    codec.require_same(args, kwargs)
+    return Call(declared.name, digest_of(codec.encode(args, kwargs)))
+
+
+def _completed(
+    declared: DeclaredStep, record: StepRecord, value: Any
+) -> tuple[Any, BaseException | None]:
+    """Note a result, and return it as it will be when it is read again."""
+    value, text = settled(declared.fn, value)
+    record.answer = encode_result(declared.fn, value) if text is None else text
+    record.state = "completed"
+    return value, None
+
+
+def _failed(record: StepRecord, error: BaseException) -> tuple[Any, BaseException | None]:
+    record.state, record.answer = "failed", encode_error(error)
+    return None, error
+
+
+def _outcome(declared: DeclaredStep, record: StepRecord) -> tuple[Any, BaseException | None]:
+    """Return the result or the error that a record has."""
+    if record.state == "failed":
+        return None, decode_error(record.answer)
+    return decode_result(declared.fn, record.answer), None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and those that have led to it."""
+    seen, todo = set[int](), [error]
+    while todo:
+        one = todo.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        todo += [one.__cause__, one.__context__]
+        if isinstance(one, BaseExceptionGroup):
+            todo += one.exceptions

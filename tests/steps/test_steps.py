@@ -1,0 +1,368 @@
+"""Steps in tasks of this process: what is recorded is not run again by a later attempt."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import pytest
+from fastapi import Depends
+
+from framework import background_task, retry_task
+from framework.exceptions import StepMismatchError
+from framework.steps import step
+from pytest_asyncframe.probe import Probe
+
+
+class Effects(list[str]):
+    """What bodies of steps have done, and how often the next ones fail."""
+
+    fails: int = 0
+
+
+EFFECTS = Effects()
+
+
+@pytest.fixture(autouse=True)
+def effects() -> Effects:
+    """What the steps of this test do."""
+    EFFECTS.clear()
+    EFFECTS.fails = 0
+    return EFFECTS
+
+
+@step
+async def charge(order: int) -> str:
+    """Note that it runs."""
+    EFFECTS.append(f"charge {order}")
+    return f"payment {order}"
+
+
+@step
+async def ship(order: int) -> str:
+    """Fail as often as it is to."""
+    EFFECTS.append(f"ship {order}")
+    if EFFECTS.fails:
+        EFFECTS.fails -= 1
+        raise ConnectionError("no carrier")
+    return f"parcel {order}"
+
+
+@step
+async def refund(payment: str) -> None:
+    """Note that it runs."""
+    EFFECTS.append(f"refund {payment}")
+
+
+@step
+def print_label(order: int) -> str:
+    """Note that it runs, on a thread."""
+    EFFECTS.append(f"label {order}")
+    return f"label {order}"
+
+
+@background_task(on_restart="resume", name="tests.fulfil")
+@retry_task(max_retries=3, retry_delay=1, exceptions=(ConnectionError, ValueError))
+async def fulfil(order: int) -> list[str]:
+    """Charge and ship."""
+    return [await charge(order), await ship(order)]
+
+
+async def test_a_retry_runs_only_what_is_not_recorded(asyncframe: Probe, effects: Effects) -> None:
+    """A step whose error ended an attempt is run again by the next one, and no other step is."""
+    effects.fails = 2
+    result = await asyncframe.manager.get_result(fulfil(1))
+
+    assert result == ["payment 1", "parcel 1"]
+    assert effects == ["charge 1", "ship 1", "ship 1", "ship 1"]
+
+
+@background_task(on_restart="resume", name="tests.saga")
+@retry_task(max_retries=1, retry_delay=1, exceptions=ValueError)
+async def saga(order: int) -> str:
+    """Make up for a step that fails, and fail itself once."""
+    payment = await charge(order)
+    try:
+        await ship(order)
+    except ConnectionError:
+        await refund(payment)
+    EFFECTS.append("the code between")
+    if EFFECTS.count("the code between") < 2:
+        raise ValueError
+    return "refunded"
+
+
+async def test_an_error_that_was_caught_is_kept(asyncframe: Probe, effects: Effects) -> None:
+    """A step whose error the task has caught fails again in the next attempt, and is not run."""
+    effects.fails = 1
+    assert await asyncframe.manager.get_result(saga(1)) == "refunded"
+
+    assert [one for one in effects if one != "the code between"] == [
+        "charge 1",
+        "ship 1",
+        "refund payment 1",
+    ]
+
+
+@background_task(on_restart="resume", name="tests.labels")
+@retry_task(max_retries=1, retry_delay=1, exceptions=ValueError)
+def labels(many: int) -> list[str]:
+    """Call steps on a thread, and fail once."""
+    found = [print_label(number) for number in range(many)]
+    EFFECTS.append("end")
+    if EFFECTS.count("end") < 2:
+        raise ValueError
+    return found
+
+
+async def test_steps_on_a_thread(asyncframe: Probe, effects: Effects) -> None:
+    """A sync task goes on from its sync steps in the same way."""
+    assert await asyncframe.manager.get_result(labels(2)) == ["label 0", "label 1"]
+
+    assert effects == ["label 0", "label 1", "end", "end"]
+
+
+@step
+async def quote(shop: str, seconds: float) -> str:
+    """Take some seconds of virtual time."""
+    await asyncio.sleep(seconds if "quote" not in str(EFFECTS) else 1.0 - seconds)  # noqa: TID251 -- in virtual time
+    EFFECTS.append(f"quote {shop}")
+    return shop
+
+
+@background_task(on_restart="resume", name="tests.race")
+@retry_task(max_retries=1, retry_delay=1, exceptions=ValueError)
+async def race(numbers: list[str]) -> str:
+    """Take the quote that comes first."""
+    asked = [asyncio.ensure_future(quote(one, 0.1 + 0.1 * at)) for at, one in enumerate(numbers)]
+    done, others = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.gather(*others)
+    (first,) = done
+    EFFECTS.append(f"first {first.result()}")
+    if len(EFFECTS) < 5:
+        raise ValueError
+    return first.result()
+
+
+async def test_a_race_goes_the_same_way_again(asyncframe: Probe, effects: Effects) -> None:
+    """Results are given in the order in which the steps ended, so the same one comes first."""
+    winner = await asyncframe.manager.get_result(race(["a", "b", "c"]))
+
+    assert winner == "a"
+    assert effects == ["quote a", "quote b", "quote c", "first a", "first a"]
+
+
+@background_task(on_restart="resume", name="tests.fan_out")
+@retry_task(max_retries=1, retry_delay=1, exceptions=ValueError)
+async def fan_out(orders: list[int]) -> list[str]:
+    """Charge in an order that differs from attempt to attempt, beside each other."""
+    order = orders if "charge 1" not in EFFECTS else orders[::-1]
+
+    async def one(number: int) -> str:
+        return await charge(number)
+
+    async with asyncio.TaskGroup() as group:
+        started = [group.create_task(one(number)) for number in order]
+    EFFECTS.append("end")
+    if EFFECTS.count("end") < 2:
+        raise ValueError
+    return [task.result() for task in started]
+
+
+async def test_branches_in_another_order(asyncframe: Probe, effects: Effects) -> None:
+    """Branches that are started in another order find their own records."""
+    found = await asyncframe.manager.get_result(fan_out([1, 2, 3]))
+
+    assert found == ["payment 3", "payment 2", "payment 1"]
+    assert effects == ["charge 1", "charge 2", "charge 3", "end", "end"]
+
+
+@step
+async def send(text: str) -> int:
+    """Return how many were sent."""
+    EFFECTS.append(f"send {text}")
+    return EFFECTS.count(f"send {text}")
+
+
+@step
+async def log(branch: int, sent: int) -> None:
+    """Note which branch has got which number."""
+    EFFECTS.append(f"log {branch} {sent}")
+
+
+@background_task(on_restart="resume", name="tests.twins")
+@retry_task(max_retries=1, retry_delay=1, exceptions=ValueError)
+async def twins() -> None:
+    """Make the same call in two branches, which come to it in another order the second time."""
+    is_second = bool(EFFECTS)
+
+    async def branch(number: int) -> None:
+        await asyncio.sleep(1 - number if is_second else number)  # noqa: TID251 -- in virtual time
+        await log(number, await send("hi"))
+
+    await asyncio.gather(branch(0), branch(1))
+    if not is_second:
+        raise ValueError
+
+
+async def test_the_same_call_in_two_branches(asyncframe: Probe, effects: Effects) -> None:
+    """Each branch gets its own result again, whichever comes first."""
+    await asyncframe.manager.get_result(twins())
+
+    assert effects == ["send hi", "log 0 1", "send hi", "log 1 2"]
+
+
+@step
+async def pay(key: str) -> str:
+    """Note that it runs."""
+    EFFECTS.append("pay")
+    return key
+
+
+@background_task(on_restart="resume", name="tests.made_anew")
+@retry_task(max_retries=1, retry_delay=1, exceptions=ValueError)
+async def made_anew() -> str:
+    """Pay with a key that each attempt makes anew, and fail once."""
+    key = await pay(uuid.uuid4().hex)
+    if EFFECTS == ["pay"]:
+        EFFECTS.append("end")
+        raise ValueError
+    return key
+
+
+async def test_an_argument_made_anew_is_refused(asyncframe: Probe, effects: Effects) -> None:
+    """A step that is recorded with another argument is not run, and the error says what to do."""
+    with pytest.raises(
+        StepMismatchError,
+        match=r"^step .*pay of task .* make what is new, .* in a step of its own$",
+    ):
+        await asyncframe.manager.get_result(made_anew())
+
+    assert effects.count("pay") == 1
+
+
+@step
+async def outer(order: int) -> str:
+    """Call another step."""
+    return await charge(order)
+
+
+async def test_outside_of_a_task_a_step_is_a_plain_call(effects: Effects) -> None:
+    """Elsewhere, and inside another step, nothing is recorded."""
+    assert [await charge(1), await charge(1), await outer(2)] == [
+        "payment 1",
+        "payment 1",
+        "payment 2",
+    ]
+    assert effects == ["charge 1", "charge 1", "charge 2"]
+
+
+def connected() -> Iterator[str]:
+    """Note that it is opened and closed."""
+    EFFECTS.append("open")
+    yield "connection"
+    EFFECTS.append("close")
+
+
+@step
+async def store(order: int, connection: Annotated[str, Depends(connected)]) -> str:
+    """Store an order by a connection of its own."""
+    EFFECTS.append(f"store {order}")
+    return connection
+
+
+@background_task(on_restart="resume", name="tests.depends")
+@retry_task(max_retries=1, retry_delay=1, exceptions=ValueError)
+async def depends() -> str:
+    """Call a step that has a dependency, and fail once."""
+    found = await store(1)  # type: ignore[call-arg]  # callers leave it out
+    EFFECTS.append("end")
+    if EFFECTS.count("end") < 2:
+        raise ValueError
+    return found
+
+
+async def test_dependencies_are_opened_when_a_body_runs(
+    asyncframe: Probe, effects: Effects
+) -> None:
+    """A step opens its dependencies and closes them, and not when its record answers."""
+    assert await asyncframe.manager.get_result(depends()) == "connection"
+
+    assert effects == ["open", "store 1", "close", "end", "end"]
+
+
+@step
+@retry_task(max_retries=2, retry_delay=1, exceptions=ConnectionError)
+async def ask(order: int) -> int:
+    """Fail as often as it is to, and return how often it was called."""
+    EFFECTS.append("ask")
+    if EFFECTS.fails:
+        EFFECTS.fails -= 1
+        raise ConnectionError
+    return len(EFFECTS)
+
+
+@background_task(on_restart="resume", name="tests.patient")
+@retry_task(max_retries=1, retry_delay=1, exceptions=ValueError)
+async def patient() -> int:
+    """Call a step that is retried, and fail once."""
+    found = await ask(1)
+    EFFECTS.append("end")
+    if EFFECTS.count("end") < 2:
+        raise ValueError
+    return found
+
+
+async def test_a_step_has_retries_of_its_own(asyncframe: Probe, effects: Effects) -> None:
+    """A step may be retried by itself; what is recorded is how its last attempt has ended."""
+    effects.fails = 2
+    assert await asyncframe.manager.get_result(patient()) == 3
+
+    assert effects == ["ask", "ask", "ask", "end", "end"]
+
+
+@background_task(name="tests.child")
+async def child(order: int) -> str:
+    """Call a step in a task that does not go on."""
+    return await charge(order)
+
+
+@background_task(on_restart="resume", name="tests.parent")
+@retry_task(max_retries=1, retry_delay=1, exceptions=ValueError)
+async def parent(order: int) -> None:
+    """Submit another task, make the call that it makes as well, and fail once."""
+    child(order)
+    await asyncio.sleep(1)  # noqa: TID251 -- in virtual time
+    await asyncio.gather(charge(order))
+    if EFFECTS.count("end") < 1:
+        EFFECTS.append("end")
+        raise ValueError
+
+
+async def test_a_task_that_is_submitted_is_no_branch(asyncframe: Probe, effects: Effects) -> None:
+    """A task inherits the context of the one that submits it, and not its steps."""
+    await asyncframe.manager.get_result(parent(1))
+
+    assert effects == ["charge 1", "charge 1", "end", "charge 1"]
+
+
+@background_task(on_restart="resume", name="tests.of_the_other_kind")
+async def of_the_other_kind() -> str:
+    """Call a sync step in a coroutine."""
+    return print_label(1)
+
+
+async def test_a_step_is_of_the_kind_of_its_task(asyncframe: Probe, effects: Effects) -> None:
+    """A sync step is refused in an async task, before it runs, and the error says what to do."""
+    with pytest.raises(TypeError, match=r"^step .*print_label is sync, and the task .* is async: "):
+        await asyncframe.manager.get_result(of_the_other_kind())
+    assert not effects
+
+
+@pytest.mark.parametrize("what", [1, iter(()), object()])
+def test_what_is_no_function(what: Any) -> None:
+    """Only a function can be a step."""
+    with pytest.raises(TypeError, match=r"^step "):
+        step(what)
