@@ -44,9 +44,9 @@ class Process:
         done: Set when all are.
     """
 
-    def __init__(self, url: str, ledger: Path, count: int) -> None:
+    def __init__(self, url: str, ledger: Path, count: int, program: Path = PROGRAM) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), url, str(ledger), str(count)],
+            [sys.executable, str(program), url, str(ledger), str(count)],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -100,10 +100,14 @@ class Run:
         ledger: Where each function that starts appends its task's id.
         count: How many tasks of each kind each process submits.
         seed: Of the moments.
+        program: What they run.
     """
 
-    def __init__(self, url: str, ledger: Path, count: int, seed: int) -> None:
+    def __init__(
+        self, url: str, ledger: Path, count: int, seed: int, program: Path = PROGRAM
+    ) -> None:
         self._url = url
+        self._program = program
         self._ledger = ledger
         self._count = count
         self._rng = random.Random(seed)
@@ -114,7 +118,7 @@ class Run:
 
     def start(self) -> Process:
         """Start one more process."""
-        made = Process(self._url, self._ledger, self._count)
+        made = Process(self._url, self._ledger, self._count, self._program)
         self._processes.append(made)
         self.alive.append(made)
         return made

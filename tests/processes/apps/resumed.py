@@ -1,0 +1,108 @@
+"""A process whose tasks go on from their steps in another one; it is killed or ended in order.
+
+``resumed.py <url> <ledger> <count> [how long half a step takes, in seconds]``. It submits *count*
+tasks of each kind, and then runs its own and those of ended processes until its input ends. Its
+output is ``accepted <id> <kind>`` for each task once its record is safe, then ``done``. Each body
+of a step appends a line to the file *ledger*: its task, its part, and a token of that line alone,
+which is also its result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+import uuid
+
+from framework import background_task, current_task, get_task_manager, setup_async_framework
+from framework.steps import step
+from framework.stores.sql import SQLStore
+from framework.stores.sql._shared.site import Pace
+
+URL, LEDGER, COUNT = sys.argv[1], sys.argv[2], int(sys.argv[3])
+PAUSE = float(sys.argv[4]) if len(sys.argv) > 4 else 0.004
+NEVER = threading.Event()
+
+
+def note(part: str) -> str:
+    """Append a line, and return its token."""
+    task, token = current_task(), uuid.uuid4().hex
+    assert task is not None
+    file = os.open(LEDGER, os.O_APPEND | os.O_WRONLY | os.O_CREAT)
+    os.write(file, f"{task.task_id} {part} {token}\n".encode())
+    os.close(file)
+    return token
+
+
+async def pause() -> None:
+    """Wait for a moment."""
+    paused = asyncio.Event()
+    asyncio.get_running_loop().call_later(PAUSE, paused.set)
+    await paused.wait()
+
+
+@step
+async def on_loop(part: str) -> str:
+    """Note a line, and take a moment before and after it."""
+    await pause()
+    token = note(part)
+    await pause()
+    return token
+
+
+@step
+def on_thread(part: str) -> str:
+    """Do the same on a thread."""
+    NEVER.wait(PAUSE)
+    token = note(part)
+    NEVER.wait(PAUSE)
+    return token
+
+
+@background_task(on_restart="resume", name="tests.fanned")
+async def fanned(number: int) -> dict[str, str]:
+    """Call a step, three beside each other, and one more."""
+    found = {"first": await on_loop("first")}
+    parts = ["a", "b", "c"]
+    tokens = await asyncio.gather(*(on_loop(one) for one in parts))
+    found |= dict(zip(parts, tokens, strict=True))
+    return found | {"last": await on_loop("last")}
+
+
+@background_task(on_restart="resume", name="tests.chained")
+def chained(number: int) -> dict[str, str]:
+    """Call steps one after the other on a thread."""
+    return {part: on_thread(part) for part in ("one", "two", "three")}
+
+
+KINDS = {"fanned": fanned, "chained": chained}
+
+
+async def main() -> None:
+    """Submit, tell what was accepted, and run until the input ends."""
+    store = SQLStore(URL, durable=True)
+    store._pace = Pace(beat=0.1)
+    end = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        sys.stdin.read()
+        loop.call_soon_threadsafe(end.set)
+
+    async def submit(kind: str, number: int) -> None:
+        task_id = await get_task_manager().submit(KINDS[kind], (number,))
+        print("accepted", task_id, kind, flush=True)
+
+    async with setup_async_framework(
+        None, store=store, max_workers=2, graceful_shutdown_timeout=0.05
+    ):
+        threading.Thread(target=read, daemon=True).start()
+        for number in range(COUNT):
+            await asyncio.gather(*(submit(kind, number) for kind in KINDS))
+        print("done", flush=True)
+        await end.wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

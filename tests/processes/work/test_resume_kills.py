@@ -1,0 +1,85 @@
+"""Processes that are killed or ended while their tasks are amid steps: recorded steps stay done."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from framework import get_task_manager, setup_async_framework
+from framework.stores.sql import SQLStore
+from framework.stores.sql._dialects.chosen import checked_url
+from framework.stores.sql._tables.schema import STEPS_OF_TASKS
+from tests.patience import PATIENCE
+from tests.processes.work.test_requeue_kills import Run
+
+PROGRAM = Path(__file__).parents[1] / "apps" / "resumed.py"
+PARTS = {
+    "fanned": ["first", "a", "b", "c", "last"],
+    "chained": ["one", "two", "three"],
+}
+
+
+async def disturbed(url: str, folder: Path, ways: list[str], *, count: int, seed: int) -> Run:
+    """Disturb processes of which two live at a time, and wait until all tasks have ended."""
+    run = Run(url, folder / "ledger", count, seed, PROGRAM)
+    with contextlib.closing(run):
+        run.start()
+        for how in ways:
+            run.start()
+            run.disturb(how)
+            run.keep(3)
+        assert all(one.done.wait(PATIENCE) for one in run.alive)
+        await check(run, url, folder / "ledger")
+    return run
+
+
+def bodies_in(ledger: Path) -> dict[tuple[str, str], list[str]]:
+    """Return what the bodies of each part have left, by task and part."""
+    bodies = defaultdict[tuple[str, str], list[str]](list)
+    for line in ledger.read_text("utf-8").splitlines():
+        task_id, part, token = line.split()
+        bodies[task_id, part].append(token)
+    return bodies
+
+
+async def check(run: Run, url: str, ledger: Path) -> None:
+    """See that each step has one record, and that it is what its body has done last."""
+    results: dict[str, Any] = {}
+    async with setup_async_framework(None, store=SQLStore(url)):
+        for task_id in run.accepted:
+            results[task_id] = await get_task_manager().get_result(task_id, timeout=PATIENCE)
+    bodies = bodies_in(ledger)
+    engine = sa.create_engine(checked_url(url), poolclass=sa.NullPool)
+    records = defaultdict[str, list[str]](list)
+    with engine.connect() as connection:
+        for row in connection.execute(sa.select(STEPS_OF_TASKS)):
+            if row.state == "completed":
+                records[row.task_id].append(json.loads(row.answer))
+    for task_id, kind in run.accepted.items():
+        found = results[task_id]
+        assert list(found) == PARTS[kind]
+        # Whoever ran a recorded step again would have left a later line, or a second record.
+        assert found == {part: bodies[task_id, part][-1] for part in PARTS[kind]}
+        assert sorted(records[task_id]) == sorted(found.values())
+        assert all(len(bodies[task_id, part]) <= 1 + run.ended for part in PARTS[kind])
+
+
+@pytest.mark.extended("processes")
+async def test_killed_amid_steps(sql_url: str, tmp_path: Path) -> None:
+    """Tasks whose processes are killed or end go on elsewhere after their last recorded steps."""
+    run = await disturbed(sql_url, tmp_path, ["kill", "end", "kill"], count=8, seed=1)
+
+    assert len(run.accepted) > 30
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+async def test_killed_sixty_times_amid_steps(sql_url: str, tmp_path: Path) -> None:
+    """The same after sixty of them."""
+    await disturbed(sql_url, tmp_path, ["kill", "kill", "end"] * 20, count=25, seed=2)

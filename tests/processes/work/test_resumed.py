@@ -1,0 +1,113 @@
+"""Tasks that go on in another framework over the same store, after theirs has stopped."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from framework import background_task, get_task_manager, setup_async_framework
+from framework.exceptions import StepTakenError
+from framework.steps import step
+from framework.stores.sql import SQLStore
+from tests.patience import PATIENCE
+
+pytestmark = pytest.mark.extended("time")
+
+EFFECTS: list[str] = []
+
+
+class World:
+    """Whether what steps ask for is there."""
+
+    started = asyncio.Event()
+    is_open = False
+
+
+@pytest.fixture(autouse=True)
+def effects() -> list[str]:
+    """What the steps of this test do."""
+    EFFECTS.clear()
+    World.started, World.is_open = asyncio.Event(), False
+    return EFFECTS
+
+
+@step
+async def charge(order: int) -> str:
+    """Note that it runs."""
+    EFFECTS.append("charge")
+    return f"payment {order}"
+
+
+@step
+async def refund(payment: str) -> None:
+    """Note that it runs."""
+    EFFECTS.append("refund")
+
+
+@step
+async def ship(payment: str) -> str:
+    """Wait until there is a carrier."""
+    EFFECTS.append("ship")
+    World.started.set()
+    if not World.is_open:
+        await asyncio.Event().wait()
+    return f"parcel for {payment}"
+
+
+@background_task(on_restart="resume", name="tests.makes_up")
+async def makes_up(order: int) -> str:
+    """Refund if it is cancelled while it ships."""
+    payment = await charge(order)
+    try:
+        return await ship(payment)
+    except asyncio.CancelledError:
+        await refund(payment)
+        raise
+
+
+async def test_what_a_task_does_on_its_way_out_is_not_recorded(
+    sql_url: str, effects: list[str]
+) -> None:
+    """When the app stops, steps amid a cleanup do not run, and the task goes on elsewhere."""
+    store = SQLStore(sql_url, durable=True)
+    async with setup_async_framework(None, store=store, graceful_shutdown_timeout=0.0):
+        task_id = await get_task_manager().submit(makes_up, (1,))
+        await World.started.wait()
+    World.is_open = True
+    async with setup_async_framework(None, store=SQLStore(sql_url, durable=True)):
+        result = await get_task_manager().get_result(task_id, timeout=PATIENCE)
+
+    assert result == "parcel for payment 1"
+    assert effects == ["charge", "ship", "ship"]
+
+
+async def test_a_real_cancellation_runs_steps(sql_url: str, effects: list[str]) -> None:
+    """A task that somebody cancels makes up for what it has done, by steps."""
+    async with setup_async_framework(None, store=SQLStore(sql_url, durable=True)):
+        manager = get_task_manager()
+        task_id = await manager.submit(makes_up, (1,))
+        await World.started.wait()
+        await manager.cancel_task(task_id)
+        task = await manager.wait(task_id, timeout=PATIENCE)
+
+    assert task.status.value == "cancelled"
+    assert effects == ["charge", "ship", "refund"]
+
+
+async def test_a_step_of_a_task_that_was_taken(sql_url: str) -> None:
+    """What another process has taken is not stored here, and the error says so."""
+    store = SQLStore(sql_url, durable=True)
+    async with setup_async_framework(None, store=store):
+        loop = asyncio.get_running_loop()
+        told, steps = loop.create_future(), store.features.steps
+        assert steps is not None
+
+        def hear(error: BaseException | None) -> None:
+            loop.call_soon_threadsafe(told.set_result, error)
+
+        steps.store_steps("unknown", [], hear)
+        error = await told
+
+    assert isinstance(error, StepTakenError)
+    assert str(error).startswith("task 'unknown' has ended, or runs in another process by now")
