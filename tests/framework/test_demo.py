@@ -71,7 +71,10 @@ async def test_hundred(asyncframe: Probe, example: ModuleType) -> None:
     waited = [task.queue_time for task in tasks if task.queue_time is not None]
     assert len(waited) == 100
     assert min(waited) == lasting(asyncframe, 0)
-    assert max(waited) == lasting(asyncframe, 3.95)
+    # From the first submission: on a busy machine those that come last wait less.
+    last = max(task.started_at for task in tasks if task.started_at is not None)
+    since_first = last - min(task.created_at for task in tasks)
+    assert since_first.total_seconds() == lasting(asyncframe, 3.95)
 
 
 @pytest.mark.asyncframe(mode="virtual")
