@@ -95,7 +95,7 @@ class StepRun:
         self._task_id = str(task.task_id)
         self._code = code
         self._store = store
-        self._records = list(records)
+        self._records = dict.fromkeys(records)
         self._next_number = itertools.count(1 + max((one.number for one in records), default=0))
         self._came = itertools.count()
         self.branches: list[Branch] = []
@@ -121,17 +121,17 @@ class StepRun:
         self.branches = [root]
         self._raised = []
         is_changed = any(one.code != self._code for one in self._records)
-        self._matching = Matching(self._records, self.branches, is_changed=is_changed)
+        self._matching = Matching([*self._records], self.branches, is_changed=is_changed)
         return root
 
     def drop(self, error: BaseException) -> None:
         """Drop the error of a step that has ended an attempt: the next one runs it again."""
         causes = set(map(id, _causes(error)))
         dropped = [record for one, record in self._raised if id(one) in causes]
-        if dropped:
-            self._records = [one for one in self._records if one not in dropped]
-            if self._store is not None:
-                self._store.drop_steps(self._task_id, [one.number for one in dropped])
+        for record in dropped:
+            self._records.pop(record, None)
+        if dropped and self._store is not None:
+            self._store.drop_steps(self._task_id, [one.number for one in dropped])
 
     # -- calls on the loop
 
@@ -271,7 +271,7 @@ class StepRun:
         found = self._matching.settle(held, is_stuck=not moves)
         if found is None:
             return False
-        (waiting,) = (one for one in self._held if one.branch is found[0].branch)
+        waiting = self._held[held.index(found[0])]
         self._held.remove(waiting)
         if not waiting.answered.done():
             waiting.answered.set_result(found[1])
@@ -356,7 +356,7 @@ class StepRun:
         for one in cancelled:
             one.number = next(self._next_number)
         written = [*cancelled, record]
-        self._records += [one for one in written if one not in self._records]
+        self._records |= dict.fromkeys(written)
         if self._store is None:
             told(None)
         else:
