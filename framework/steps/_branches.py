@@ -172,10 +172,18 @@ def digest_of(text: str) -> str:
 
 
 class _Numbering:
-    """A task factory that numbers what branches start; all else is left to the one before it."""
+    """A task factory that numbers what branches start; all else is left to the one before it.
+
+    Args:
+        before: That one; None for none.
+
+    Attributes:
+        is_plain: Whether there is none, so that asyncio tasks are made as without a factory.
+    """
 
     def __init__(self, before: Any) -> None:
         self._before = before
+        self.is_plain = before is None
 
     def __call__(
         self, loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **named: Any

@@ -44,6 +44,11 @@ def in_real_time(test: Callable[[TaskManager], Coroutine[Any, Any, None]]) -> Ca
     return sync_inner
 
 
+@background_task(on_restart="resume", name="tests.resumes")
+async def resumes() -> None:
+    """Go on from its steps, of which it has none."""
+
+
 async def owner(name: str, seen: Seen) -> None:
     """Note the asyncio task that runs this, and its name."""
     task = asyncio.current_task()
@@ -218,6 +223,18 @@ async def test_a_factory_of_the_app_makes_one_for_each(manager: TaskManager) -> 
     assert await ended(manager, *ids) == [TaskStatus.COMPLETED] * 2
     assert told(seen) == ["first in asyncframe first", "second in asyncframe second"]
     assert seen[0][1] is not seen[1][1]
+
+
+@in_real_time
+async def test_the_factory_that_numbers_branches_lets_them_share(manager: TaskManager) -> None:
+    """A task with steps has run on the loop, and others start in one asyncio task as before."""
+    seen: Seen = []
+    await manager.get_result(resumes())
+    ids = first(seen), second(seen)
+
+    assert asyncio.get_running_loop().get_task_factory() is not None
+    assert await ended(manager, *ids) == [TaskStatus.COMPLETED] * 2
+    assert seen[0][1] is seen[1][1]
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager task factories came with 3.12")
