@@ -88,7 +88,7 @@ class LocalEngine:
         if batch is not None and not batch.owner.done():
             batch.tasks.append(task)
             return
-        # An app's own factory may count asyncio tasks, or start them at once; that of steps does not.
+        # An app's own factory may count asyncio tasks, or start them at once; not that of steps.
         factory = loop.get_task_factory()
         is_plain = factory is None or getattr(factory, "is_plain", False)
         together = getattr(run, "together", None) if is_plain else None

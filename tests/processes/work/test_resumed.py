@@ -108,6 +108,9 @@ async def test_a_step_of_a_task_that_was_taken(sql_url: str) -> None:
 
         steps.store_steps("unknown", [], hear)
         error = await told
+    late = list[BaseException | None]()
+    steps.store_steps("unknown", [], late.append)
 
+    assert [str(one) for one in late] == ["a step ended after its store"]
     assert isinstance(error, StepTakenError)
     assert str(error).startswith("task 'unknown' has ended, or runs in another process by now")

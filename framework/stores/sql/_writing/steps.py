@@ -16,6 +16,7 @@ Lock order: there is no lock.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import queue
@@ -88,9 +89,10 @@ class StepRows:
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
+        self._asked = itertools.count()
 
     def open(self, membership: Membership, clock: SystemClock) -> None:
-        """Start the thread.
+        """Let steps come; the thread starts with the first of them.
 
         Args:
             membership: Says which process this is.
@@ -98,8 +100,7 @@ class StepRows:
         """
         self._membership, self._clock = membership, clock
         self._requests, self._closing = queue.SimpleQueue(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="asyncframe-steps", daemon=True)
-        self._thread.start()
+        self._thread, self._asked = None, itertools.count()
 
     def close(self, patience: float) -> None:
         """Store what waits for at most *patience* seconds, and end; blocks."""
@@ -123,11 +124,22 @@ class StepRows:
 
     def store_steps(self, task_id: str, records: Sequence[StepRecord], told: Told) -> None:
         """Store steps together; see `protocols.StepStore`."""
-        self._requests.put(_Request(task_id, [_row(task_id, one) for one in records], (), told))
+        self._put(_Request(task_id, [_row(task_id, one) for one in records], (), told))
 
     def drop_steps(self, task_id: str, numbers: Sequence[int]) -> None:
         """Delete some steps of a task; see `protocols.StepStore`."""
-        self._requests.put(_Request(task_id, (), numbers, lambda _: None))
+        self._put(_Request(task_id, (), numbers, lambda _: None))
+
+    def _put(self, request: _Request) -> None:
+        if self._closing.is_set():
+            # A thread that was left behind may still run a task.
+            self._tell([request], (), StoreUnavailableError("a step ended after its store"))
+            return
+        self._requests.put(request)
+        # One call of it gets the 0, on whichever threads they are.
+        if next(self._asked) == 0:
+            self._thread = threading.Thread(target=self._run, name="asyncframe-steps", daemon=True)
+            self._thread.start()
 
     # -- the thread
 
