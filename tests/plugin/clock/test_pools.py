@@ -168,6 +168,16 @@ def test_a_join_with_a_timeout(asyncframe: Probe) -> None:
     assert (thread.is_alive(), asyncframe.clock.monotonic()) == (False, 10)
 
 
+@pytest.fixture
+def without_leftovers() -> None:
+    """Collect the pools of earlier tests.
+
+    If one is collected while the next one registers its semaphores, CPython 3.13 complains.
+    """
+    gc.collect()
+
+
+@pytest.mark.usefixtures("without_leftovers")
 async def test_a_process_that_computes(asyncframe: Probe) -> None:
     """Time stands still while a process of a pool computes."""
     context = multiprocessing.get_context("spawn")
@@ -178,6 +188,7 @@ async def test_a_process_that_computes(asyncframe: Probe) -> None:
     assert asyncframe.clock.monotonic() == 0
 
 
+@pytest.mark.usefixtures("without_leftovers")
 def test_a_process_pool_that_is_closed(asyncframe: Probe) -> None:
     """A call that a process pool rejects does not stop time."""
     pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
@@ -205,6 +216,7 @@ def test_a_process_pool_that_is_imported_in_the_test(pytester: pytest.Pytester) 
     pytester.runpytest_subprocess("-p", "no:randomly").assert_outcomes(passed=1)
 
 
+@pytest.mark.usefixtures("without_leftovers")
 def test_pools_of_multiprocessing(asyncframe: Probe) -> None:
     """Time stands still while a multiprocessing pool owes any kind of result."""
     with multiprocessing.get_context("spawn").Pool(2) as pool:
@@ -219,6 +231,7 @@ def test_pools_of_multiprocessing(asyncframe: Probe) -> None:
     assert asyncframe.clock.monotonic() == 3
 
 
+@pytest.mark.usefixtures("without_leftovers")
 def test_a_pool_of_multiprocessing_that_is_terminated(asyncframe: Probe) -> None:
     """Results that a terminated pool still owes do not stop time."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -244,6 +257,7 @@ def never_end() -> None:
     threading.Event().wait()
 
 
+@pytest.mark.usefixtures("without_leftovers")
 def test_a_process_that_does_not_come_back(asyncframe: Probe) -> None:
     """A process that neither answers nor computes is reported as stuck, like a thread."""
     asyncframe.clock.sequencer.watchdog.patience = 0.2
