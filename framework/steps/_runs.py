@@ -1,9 +1,10 @@
 """Runs: what answers the calls of steps while a task runs, from its records or by running them.
 
-Guarantees: a step that is recorded is not run again. A result is given to the code of the task
-only after its step is stored. Results are given one at a time, in the order in which the steps
-ended, in a run that goes on as in the first one: the next one after `QUIET` turns of the loop in
-which the task called no step. So what comes first in a race comes first in each run.
+Guarantees: a step that is recorded is not run again, but for a deploy that `_code` does not see. A
+result is given to the code of the task only after its step is stored. Results are given one at a
+time, in the order in which the steps ended, in a run that goes on as in the first one: the next one
+after `QUIET` turns of the loop in which the task called no step. So what comes first in a race
+comes first in each run.
 Relies on: one event loop for each run of an ``async def`` task, on which all is called; a sync task
 calls its steps on its own thread, one after the other.
 Lock order: none is held here.
