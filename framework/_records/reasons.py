@@ -11,7 +11,7 @@ such text is already in words: a task that has ended has one, and other engines 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -22,6 +22,9 @@ from framework.exceptions import TaskTimeoutError
 
 _MARK: Final = "@["
 """How the text of facts begins; no reason in words does."""
+
+_FEW: Final = 3
+"""How many of the tasks are named that one waits for."""
 
 _LONGEST: Final = 300
 """Characters that are kept of an error's message."""
@@ -49,6 +52,11 @@ class Facts(NamedTuple):
 def delayed(until: float) -> str:
     """Return the reason of a task that is handed to the engine at wall second *until*."""
     return _text("delayed", until)
+
+
+def after(task_ids: Sequence[str]) -> str:
+    """Return the reason of a task that waits for others to end."""
+    return _text("after", None, task_ids[:_FEW], len(task_ids))
 
 
 def retrying(until: float, attempt: int, attempts: int, error: str | None) -> str:
@@ -168,6 +176,13 @@ def _is_over(due: Due) -> bool:
     return due.left is not None and due.left <= 0
 
 
+def _after(_: Due, task_ids: list[str], many: int) -> str:
+    named = [*task_ids, f"{many - len(task_ids):,} more"] if many > len(task_ids) else task_ids
+    if len(named) == 1:
+        return f"waits for task {named[0]} to end"
+    return f"waits for tasks {', '.join(named[:-1])} and {named[-1]} to end"
+
+
 def _throttled(due: Due, name: str, rate: int, window: float) -> str:
     left = due.left
     if left is None:
@@ -178,6 +193,7 @@ def _throttled(due: Due, name: str, rate: int, window: float) -> str:
 
 
 _WORDS: Final[dict[str, Callable[..., str]]] = {
+    "after": _after,
     "delayed": _delayed,
     "retrying": _retrying,
     "throttled": _throttled,

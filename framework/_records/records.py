@@ -11,6 +11,7 @@ from enum import StrEnum
 from types import CodeType, TracebackType
 from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar, get_args, overload
 
+from framework._records.chains import After
 from framework._records.statuses import EVENT_OF, FAILURES, TaskStatus
 
 T = TypeVar("T")
@@ -31,7 +32,7 @@ OFFERED: Final = "it waits for a worker: a process that knows its function and h
 
 _FACTS = (
     *("due", "limit", "priority", "idempotent", "carried", "fresh", "offered", "starts"),
-    *("failed", "used", "number"),
+    *("failed", "used", "number", "delay"),
 )
 
 
@@ -54,6 +55,8 @@ class Restart:
         failed: How many attempts of its own retry have failed, in whichever processes.
         used: How many seconds of its limit are over before it starts again.
         number: Its number in the line of the throttle that it waits for; 0 if it waits for none.
+        delay: How many seconds it waits once the tasks have ended that it waits for; 0.0 if it
+            waits for none, or no more.
         state: Whose it is. ``own``: this process's. ``left``: another process may run it, so
             this one neither starts nor stores it any more. ``free``: the copy that a store writes
             of it then. Changed with the ledger's lock held.
@@ -77,6 +80,7 @@ class Restart:
     failed: int = 0
     used: float = 0.0
     number: int = 0
+    delay: float = 0.0
     state: RestartState = "own"
     started: float | None = None
     permitted: bool = False
@@ -250,6 +254,7 @@ class TaskRecord:
         remote: Whether a `protocols.RemoteEngine` runs it, so that it may outlive the process
             that submitted it.
         restart: What another process needs to run it if this one ends; None if no other does.
+        after: The tasks that it was submitted after; None if it waits for no others.
         store_note: For the store's own use; None at first. Copies have it too.
     """
 
@@ -283,6 +288,7 @@ class TaskRecord:
     run_again_of: Rare[str] = Rare("")
     remote: Rare[bool] = Rare(False)
     restart: Rare[Restart | None] = Rare(None)
+    after: Rare[After | None] = Rare(None)
     store_note: Rare[Any] = Rare(None)
 
     @property

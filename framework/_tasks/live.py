@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context, ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
@@ -187,6 +187,8 @@ class LiveTask(TaskRecord):
         engine_note: Belongs to the engine; see `protocols.EngineTask`.
         kept: Whether a remote engine has noted it while it waits; see `protocols.KeepingEngine`.
         secured: Whether its submission has returned once it was stored safely.
+        parents: What was known, when it was submitted, of the tasks that it waits for; nothing once
+            it is launched, or may be.
     """
 
     spec: TaskSpec
@@ -217,6 +219,7 @@ class LiveTask(TaskRecord):
     engine_note: Rare[Any] = Rare(None)
     kept: Rare[bool] = Rare(False)
     secured: Rare[bool] = Rare(False)
+    parents: Rare[Sequence[TaskRecord]] = Rare(())
 
     @property
     def level(self) -> int:

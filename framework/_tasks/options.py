@@ -13,12 +13,12 @@ import inspect
 import re
 import textwrap
 import typing
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from datetime import datetime, time, timedelta, tzinfo
 from functools import partial
 from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, TypedDict, TypeVar, cast
 
-from framework._records import checks, due
+from framework._records import chains, checks, due
 from framework._records.jsonsafe import LONGEST_TEXT, cut
 from framework._tasks.functions import one_line
 from framework._tasks.task import Task
@@ -233,6 +233,18 @@ class OnceOptions(TypedDict, total=False):
         "Start the task after this many seconds, 0 or more, or after a timedelta.",
         partial(checks.seconds, at_least=0),
         Default(0.0),
+    ]
+    after: Annotated[
+        str | Sequence[str] | None,
+        "The id of a task, or a list of up to 1,000: the task starts once all of these have ended, "
+        "and as if it was submitted then. None or an empty list to wait for none.",
+        checks.optional(chains.task_ids),
+    ]
+    after_failure: Annotated[
+        Literal["cancel", "run"],
+        'With *after*: ``"cancel"`` to cancel the task if one of those does not end COMPLETED, '
+        '``"run"`` to start it all the same.',
+        Default("cancel"),
     ]
     task_id: Annotated[
         str | None,

@@ -46,6 +46,7 @@ class TaskSpec:
         delay: Seconds from submission until it may start, 0 or more.
         hooks: The hooks for its end; None if there are none.
         task_id: The id that the user chose, or None.
+        after: The ids of the tasks that it waits for.
         level: The place of its priority in `options.PRIORITIES`.
         requeue: Whether another process may run it, if its own one ends or it has none.
         resumes: Whether it goes on from its steps there.
@@ -70,6 +71,7 @@ class TaskSpec:
     delay: float
     hooks: Hooks | None
     task_id: str | None
+    after: tuple[str, ...]
     level: int
     requeue: bool
     resumes: bool
@@ -103,6 +105,8 @@ class TaskSpec:
         self.delay = cast(float, options["delay"])
         self.hooks = None if complete is None and error is LOG else _hooks(complete, error)
         self.task_id = options["task_id"]
+        # Their check makes a tuple of them.
+        self.after = cast("tuple[str, ...]", options["after"] or ())
         self.level = PRIORITIES.index(options["priority"])
         self.resumes = options["on_restart"] == "resume"
         self.requeue = options["on_restart"] != "interrupt" or options["session"] is not None
@@ -111,6 +115,9 @@ class TaskSpec:
         special = []
         if self.delay:
             special.append("delay")
+        if self.after or options["after_failure"] != "cancel":
+            _require_fit(name, options)
+            special.append("after")
         if self.hooks:
             special.append("on_complete")
         if self.task_id:
@@ -175,13 +182,36 @@ class TaskSpec:
         return TaskSpec(self.fn, name, self.kind, self.check, options)
 
 
-_OF_ONE_TASK: Final = frozenset({"task_id", "delay", "name", "description"})
+_OF_ONE_TASK: Final = frozenset(
+    {"task_id", "delay", "name", "description", "after", "after_failure"}
+)
 
 
 def _hooks(complete: Hook | None, error: Hook | str | None) -> Hooks | None:
     """Return the hooks of a task; None if neither option is a function."""
     called = error if callable(error) else None
     return None if complete is None and called is None else (complete, called)
+
+
+def _require_fit(name: str, options: CopyOptions) -> None:
+    """Refuse options that do not go with those of a task that waits for others.
+
+    Raises:
+        TypeError: If it waits for none.
+        ValueError: If it waits for itself, or has an option that does not go with that.
+    """
+    after = options["after"]
+    if not after:
+        raise TypeError(
+            f"{name}: 'after_failure' has no effect without 'after', the tasks that it waits for"
+        )
+    if options["unique"]:
+        raise ValueError(
+            f"{name}: 'after' does not go with 'unique': whether there is another task is only "
+            "known when it may start, and its id is returned before"
+        )
+    if options["task_id"] in after:
+        raise ValueError(f"{name}: a task cannot wait for itself: after has its own task_id")
 
 
 def _needs_place(name: str, options: CopyOptions) -> bool:

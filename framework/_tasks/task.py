@@ -182,6 +182,12 @@ class Task(Accepted[Any]):
         return TaskId(repeated) if repeated else None
 
     @property
+    def after(self) -> list[TaskId[Any]]:
+        """The ids of the tasks that had to end before it; empty if it waited for none."""
+        after = self._record.after
+        return [] if after is None else [TaskId(one) for one in after.task_ids]
+
+    @property
     def origin(self) -> str | None:
         """The line that submitted it, ``file:line in function``; None once it succeeded."""
         origin = self._record.origin
@@ -243,6 +249,7 @@ class Task(Accepted[Any]):
             "last_error_type": None if last is None else last.partition(":")[0],
             "cancel": None if cancel is None else cancel.value,
             "run_again_of": record.run_again_of or None,
+            "after": [] if record.after is None else list(record.after.task_ids),
         }
 
     def report_progress(self, progress: float, message: str = "") -> None:

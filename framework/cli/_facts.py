@@ -106,6 +106,7 @@ def lines_of(facts: dict[str, Any], process: str) -> list[tuple[str, str]]:
         ("progress", "" if progress is None else f"{progress:.0%} {facts['progress_message']}"),
         ("process", process),
         ("repeats", facts["run_again_of"] or ""),
+        ("after", ", ".join(facts["after"])),
         ("cancel", "requested" if facts["cancel_requested"] else ""),
         ("function", "still runs" if facts["still_running"] else ""),
         ("reason", facts["reason"]),

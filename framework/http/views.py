@@ -70,6 +70,7 @@ class TaskSummary(BaseModel):
     last_error_type: str | None
     cancel: CancelOutcome | None = Field(description="What came of the request to cancel it")
     run_again_of: str | None
+    after: list[str] = Field(description="The tasks that had to end before it")
 
 
 class TaskView(TaskSummary, Generic[T]):

@@ -366,7 +366,7 @@ async def test_an_unknown_option_of_a_submission_is_told(task_manager: TaskManag
         message = (
             rf"^{submit}\(\) got an unexpected keyword argument 'text', 'size'; its options are "
             r"timeout, description, priority, on_error, keep_arguments, check_arguments, delay, "
-            rf"task_id, owner, session, on_complete, {NAMES}{wait}; "
+            rf"after, after_failure, task_id, owner, session, on_complete, {NAMES}{wait}; "
             r"arguments of the function go in args=\(\.\.\.\) or kwargs=\{\.\.\.\}$"
         )
         with pytest.raises(TypeError, match=message):
@@ -432,7 +432,10 @@ RUN = (
     "timeout=None, description='', priority='normal', on_error='log', keep_arguments=True, "
     "check_arguments=True"
 )
-ONCE = "delay=0.0, task_id=None, owner=None, session=None, on_complete=None"
+ONCE = (
+    "delay=0.0, after=None, after_failure='cancel', task_id=None, owner=None, session=None, "
+    "on_complete=None"
+)
 PLACES = "unique=False, on_duplicate='return', max_running=None, key=None"
 THROTTLE = "rate_limit, time_window=60.0, when_limited='raise', key=None, shared=True"
 RETRY = "max_retries=3, retry_delay=1.0, backoff=1.0, max_delay=None, jitter=0.0, exceptions="
