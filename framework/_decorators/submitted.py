@@ -187,7 +187,7 @@ def background_inner(spec: TaskSpec, arity: tuple[int, int]) -> Callable[..., An
 
 
 def placed_inner(spec: TaskSpec, arity: tuple[int, int]) -> Callable[..., Any]:
-    """Return what `awaitable_inner` does, for a function that is unique or limited."""
+    """Return what `awaitable_inner` does, for calls that may have to wait to be submitted."""
     current, core, caller, check = STATE, require_core, sys._getframe, spec.check or _no_check
     (least, most), count, wait, withdraw = arity, len, outcome, give_up
     how: Awaited = "called"
@@ -211,7 +211,7 @@ def placed_inner(spec: TaskSpec, arity: tuple[int, int]) -> Callable[..., Any]:
 
 def awaitable_inner(spec: TaskSpec, arity: tuple[int, int]) -> Callable[..., Any]:
     """Return a coroutine function whose await gives the task's result."""
-    if spec.needs_place:
+    if spec.needs_place or spec.after:
         return placed_inner(spec, arity)
     # The inner function finds no name of this module: its `Dress` gives it other globals. A name
     # of its closure is also read faster than a global, at each call.

@@ -22,7 +22,7 @@ from framework._manager.scheduling.schedules import Schedules
 from framework._manager.settings import Settings
 from framework._manager.submitting.durable import Durable
 from framework._manager.submitting.guard import Guard
-from framework._manager.submitting.held import Delayed, Limited
+from framework._manager.submitting.held import Chained, Delayed, Limited
 from framework._manager.submitting.ids import ChosenIds, Keys
 from framework._manager.submitting.intake import Intake
 from framework._manager.submitting.offered import Offered
@@ -110,7 +110,7 @@ class Core:
         abilities: What *remote* can do besides.
         others: Looks for tasks of other processes, if there can be any.
         scene: What is needed to say why a task waits.
-        keys, guard, owners, requeued, durable: The partners of submissions that others use.
+        keys, guard, owners, requeued, chained, durable: The partners that others use.
         only: The names of the functions whose tasks and schedules it runs; None for all.
         role: What kind of process it runs in; see `protocols.StoreHost`.
         has_workers: Whether tasks run in this process, or where *remote* runs them.
@@ -180,12 +180,21 @@ class Core:
         self.policies = self._policies(parts.policies_type, rests)
         remote = None if self.remote is None else Remote(joined, self.remote, abilities.keeping)
         offered = Offered(joined, self.requeued) if settings.max_workers == 0 else None
+        self.chained = Chained(
+            self.places,
+            self.runner,
+            self.others,
+            rules,
+            is_remote=self.remote is not None,
+            gives_away=offered is not None,
+        )
         self.durable = Durable(joined, self.runner, self.requeued, remote, self.others)
         # In the order in which they are asked; see `partner`.
         partners: list[Partner | None] = [
             self.owners,
             ChosenIds(self.ledger),
             Transacted(self.ledger, rules, self._accept, is_remote=self.remote is not None),
+            self.chained,
             Unique(self.places, self.runner, self.others),
             # Before what only holds tasks until they run.
             offered,
@@ -215,8 +224,7 @@ class Core:
         self.apply(settings)
         self.scene = LiveScene(self.ledger, self.engine)
         self.results = Results(self.runner, pool._crew, self.others)
-        self.takes_over = False
-        self.hubs: dict[asyncio.AbstractEventLoop, object] = {}
+        self.takes_over, self.hubs = False, dict[asyncio.AbstractEventLoop, object]()
         if _LOGGER.isEnabledFor(logging.DEBUG):
             self.ledger.subscribe(log_final, EVENT_OF.values())
             self.ledger.subscribe(log_attempt, ("retrying",))

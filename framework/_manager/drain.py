@@ -124,10 +124,11 @@ def _resolve(future: asyncio.Future[None]) -> None:
 
 
 async def _give_away_sleepers(core: Core, home: Home, left: Tally) -> None:
-    """Give tasks that are delayed, or wait for their next attempt, to the other processes."""
+    """Give tasks that wait for something that may take long to the other processes."""
 
     def give_away(task: LiveTask) -> None:
-        waits = task.timer is not None or task.sleeper is not None
+        chained = task.after is not None and task.after.waits
+        waits = task.timer is not None or task.sleeper is not None or chained
         if waits and core.requeued.let_go(task, WAITS):
             left.add(_LEFT, task)
 

@@ -210,6 +210,23 @@ class TransactionalStore(Protocol):
 
 
 @runtime_checkable
+class ChainStore(Protocol):
+    """An optional member of a `SharedStore` that keeps which tasks wait for others.
+
+    What a record's ``after`` says is stored with the record: it waits for the tasks in ``open``
+    while ``waits`` is true. Whoever stores the end of one of these decides in the same transaction
+    what becomes of the record, by `After.cancels`: it may start, or it ends CANCELLED. Its process
+    is told of that by `StoreHost.release` or `StoreHost.withdraw`.
+
+    """
+
+    @property
+    def keeps_chains(self) -> bool:
+        """True."""
+        ...
+
+
+@runtime_checkable
 class LargeStore(Protocol):
     """Optional methods of a `SharedStore` that does not hold all its tasks in memory.
 
@@ -341,6 +358,7 @@ class Features:
         leaving: It leaves tasks as they are stored when the process ends.
         batching: It stores tasks together that are submitted together.
         transactional: It takes tasks in transactions of the app.
+        chains: It keeps which tasks wait for others.
         steps: It keeps the steps of tasks that go on.
         large: It does not hold all its tasks in memory.
         processes: It knows which processes share it; of stores only.
@@ -365,6 +383,7 @@ class Features:
     leaving: LeavingStore | None = None
     batching: BatchingStore | None = None
     transactional: TransactionalStore | None = None
+    chains: ChainStore | None = None
     steps: StepStore | None = None
     large: LargeStore | None = None
     processes: ProcessBook | None = None

@@ -79,6 +79,21 @@ class StoreHost(Protocol):
             reason: Why, for people; "" if that is not known.
         """
 
+    def release(self, task_ids: Collection[str]) -> None:
+        """Let tasks of this process start, since all that they waited for has ended.
+
+        Args:
+            task_ids: The tasks; nothing happens to those that are not live.
+        """
+
+    def withdraw(self, task_id: str, reason: str) -> None:
+        """End a task of this process CANCELLED, as it has ended in the store.
+
+        Args:
+            task_id: The task, which waits for another one; nothing happens if it is not live.
+            reason: Which one has ended without a result, for people.
+        """
+
     def interrupt(self, reason: str) -> None:
         """End every live task INTERRUPTED, because the others consider this process dead."""
 

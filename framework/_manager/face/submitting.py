@@ -61,7 +61,7 @@ async def accept(
 
 def must_wait(core: Core, spec: TaskSpec) -> bool:
     """Return whether a submission has to wait for a shared store or engine."""
-    return core.others.exist and (spec.needs_place or core.durable.is_needed)
+    return core.others.exist and (spec.needs_place or bool(spec.after) or core.durable.is_needed)
 
 
 def checked(

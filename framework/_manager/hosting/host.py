@@ -8,7 +8,7 @@ Relies on: the ledger for every move.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextvars import copy_context
 from functools import partial
 from itertools import islice
@@ -76,6 +76,19 @@ class RemoteHost:
             return
         before = reason or "it was cancelled before it started"
         self._core.runner.cancel(task, before, reason)
+
+    def release(self, task_ids: Collection[str]) -> None:
+        """Let tasks start that have waited for others; see `protocols.StoreHost`."""
+        for task_id in task_ids:
+            task = self._ledger.find_live(task_id)
+            if task is not None:
+                self._core.chained.release(task)
+
+    def withdraw(self, task_id: str, reason: str) -> None:
+        """Cancel a task that has waited for others; see `protocols.StoreHost`."""
+        task = self._ledger.find_live(task_id)
+        if task is not None:
+            self._core.chained.withdraw(task, reason)
 
     def interrupt(self, reason: str) -> None:
         """End every live task of this process INTERRUPTED, except for remote ones.

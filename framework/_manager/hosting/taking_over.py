@@ -27,7 +27,7 @@ REASON: Final = "its process ended, and another one has taken it over"
 
 _CARRIED: Final = frozenset(
     {"name", "description", "timeout", "delay", "priority", "idempotent", "on_restart"}
-    | {"task_id", "owner", "check_arguments"}
+    | {"task_id", "owner", "check_arguments", "after", "after_failure"}
 )
 """The options of a submission that go with its task."""
 
@@ -196,6 +196,7 @@ def _task_of(core: Core, record: TaskRecord, restart: Restart, spec: TaskSpec) -
         task.progress, task.progress_message = record.progress, record.progress_message
     task.restart = restart
     task.hooks = spec.hooks
+    task.after = record.after
     if record.run_again_of:
         task.run_again_of = record.run_again_of
     task.reason = delayed(restart.due) if restart.due is not None and spec.delay else REASON

@@ -23,7 +23,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from framework._manager.others.directories import Directories, Directory, Inquiries
-from framework._manager.others.questions import Following, Question
+from framework._manager.others.questions import Following, Found, Question, together
 from framework._records import checks
 from framework._records.records import TaskRecord
 from framework._records.statuses import FINAL
@@ -173,6 +173,11 @@ class OtherProcesses:
         return await self.call(partial(self._directories.request_cancel, task_id))
 
     # -- from either
+
+    def look_for(self, task_ids: Collection[str], told: Callable[[Found], object]) -> None:
+        """Call *told* once, on some thread, with what finds tasks as `find` does."""
+        for question in together(task_ids, told):
+            self._put(question)
 
     def look_up(self, task_id: str) -> Steps[TaskRecord | None]:
         """Wait for a task's record as `find` does, in steps for `block` or `suspend`."""
@@ -363,8 +368,7 @@ class OtherProcesses:
             return
         # Before the query, which then finds what the others have written.
         self._inquiries.go_on(max(one.inquiry or 0 for one in questions))
-        again: list[tuple[float, Question]] = []
-        sought: list[Question] = []
+        again, sought = list[tuple[float, Question]](), list[Question]()
         for question in questions:
             if self._only_waits(question):
                 again.append((_PAUSES[-1], question))

@@ -6,10 +6,11 @@ Guarantees: each question is answered once, except that a follower is told each 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
+from framework._records import checks
 from framework._records.records import TaskRecord, visible_state
 
 
@@ -27,6 +28,10 @@ class Then:
 
     def nudge(self) -> None:
         """Do nothing."""
+
+
+Found: TypeAlias = Callable[[], dict[str, TaskRecord | None]]
+"""Returns some tasks by their ids, None for those that are unknown, or raises an error."""
 
 
 def _nothing() -> None:
@@ -87,6 +92,27 @@ class Question:
         if self.error is not None:
             raise self.error
         return self.answer
+
+
+def together(task_ids: Collection[str], told: Callable[[Found], object]) -> list[Question]:
+    """Return the questions for some tasks; *told* is called once all of them are answered."""
+    questions = [Question(one) for one in task_ids if checks.may_be_task_id(one)]
+    left = list(questions)
+
+    def found() -> dict[str, TaskRecord | None]:
+        known = {question.task_id: question.outcome() for question in questions}
+        return {one: known.get(one) for one in task_ids}
+
+    def answered() -> None:
+        left.pop()
+        if not left:
+            told(found)
+
+    for question in questions:
+        question.told = answered
+    if not questions:
+        told(found)
+    return questions
 
 
 class Following(Question):

@@ -1,19 +1,31 @@
-"""Held tasks: delayed ones, and those of which only some run at a time.
+"""Held tasks: those that wait until others have ended, delayed ones, and limited ones.
 
-Both are launched later than they are submitted.
+All are launched later than they are submitted. Tasks that wait for others do so by `Chained`, by
+one of two drivers of the rule in `chains`: the ledger of this process, or a store that all share.
+
+The invariant: no end is missed. In the ledger a task is registered with each of the others by the
+lock under which they end: it is told, or sees that there is nothing to wait for. A store does the
+same in transactions that take turns; see its `chains`.
 
 Lock order: that of `Places`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import ClassVar, Final
 
-from framework._manager.submitting.partner import Partner
+from framework._manager.others.other_processes import OtherProcesses
+from framework._manager.others.questions import Found, Then
+from framework._manager.submitting.partner import GoOn, Partner
+from framework._manager.submitting.tested import AppRules
+from framework._records.chains import After, why_cancelled
+from framework._records.reasons import after as waits_for
 from framework._records.reasons import delayed
-from framework._records.statuses import PENDING
+from framework._records.records import TaskRecord
+from framework._records.statuses import FINAL, PENDING
 from framework._running.runner import Runner
 from framework._running.waits.places import Delays, Places
 from framework._tasks.live import LiveTask
@@ -24,8 +36,195 @@ from framework._tasks.places import (
     TaskPlaces,
     running_key,
 )
+from framework._threads.waiters import Reply
 
 _WAITS: Final = "waits for a place"
+
+_ON_WORKERS: Final = "the engine hands tasks to a broker, which starts them as soon as it can"
+_NOT_KEPT: Final = "its store does not keep which tasks wait for others"
+
+
+class Chained(Partner):
+    """Launches tasks once others have ended.
+
+    Args:
+        places: Has the tasks that wait.
+        runner: Cancels tasks.
+        others: Finds tasks of other processes.
+        rules: Those of the apps, in a test that replaces their engines; otherwise None.
+        is_remote: Whether tasks run on the workers of an engine.
+        gives_away: Whether this process runs no tasks, and gives each to others as it waits.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("after",)
+
+    def __init__(
+        self,
+        places: Places,
+        runner: Runner,
+        others: OtherProcesses,
+        rules: AppRules | None,
+        *,
+        is_remote: bool,
+        gives_away: bool,
+    ) -> None:
+        self._places = places
+        self._runner = runner
+        self._ledger = runner.ledger
+        self._others = others
+        self._rules = rules
+        self._is_remote = is_remote
+        self._gives_away = gives_away
+        self.waits = others.exist
+        self._asked: dict[LiveTask, Reply[Found]] = {}
+        # Tasks, each with one of the others that has ended. One thread looks after all of them.
+        self._ended: deque[tuple[LiveTask, TaskRecord]] = deque()
+        self._is_served = False
+
+    # -- submitting
+
+    def make(self, task: LiveTask) -> None:
+        """Say what a task will wait for.
+
+        Raises:
+            ValueError: If nobody could keep it waiting.
+        """
+        spec = task.spec
+        if self._is_remote or (self._rules is not None and self._rules.has_workers(task.home)):
+            raise ValueError(f"{spec.name} cannot be submitted with after: {_ON_WORKERS}")
+        if self._ledger.shared is not None and self._ledger.features.chains is None:
+            raise ValueError(f"{spec.name} cannot be submitted with after: {_NOT_KEPT}")
+        task.after = After(spec.after, spec.options["after_failure"], waits=True)
+        task.reason = waits_for(spec.after)
+
+    def enter(self, task: LiveTask, patient: bool) -> Reply[Found] | None:
+        """Find out what a task has to wait for: what has COMPLETED counts already.
+
+        Raises:
+            LookupError: If one of the others is unknown.
+            StoreUnavailableError: If that cannot be found out.
+        """
+        after = task.after
+        assert after is not None
+        find = self._ledger.find
+        found = {one: record for one in after.task_ids if (record := find(one)) is not None}
+        unknown = [one for one in after.task_ids if one not in found]
+        reply = self._asked.pop(task, None)
+        if reply is not None:
+            answers = reply.answer()
+            found |= {one: record for one in unknown if (record := answers[one]) is not None}
+        elif unknown and self._others.exist:
+            if not patient:
+                raise LookupError(
+                    f"{task.name} cannot wait for task {unknown[0]!r}, which this process does not "
+                    "know: `await manager.submit(..., after=[...])` asks the other processes"
+                )
+            self._ledger.require_room()
+            self._asked[task] = reply = Reply[Found](self._ledger.clock, self._runner.boxes)
+            self._others.look_for(unknown, reply.give)
+            return reply
+        for one in after.task_ids:
+            if one not in found:
+                raise LookupError(
+                    f"{task.name} cannot wait for task {one!r}: no task has this id, or it was "
+                    "forgotten"
+                )
+        # What cancels the task stays, so that it ends as it would have, had it waited longer.
+        open_ones = [
+            one for one in found.values() if one.status not in FINAL or after.cancels(one.status)
+        ]
+        after.open = {str(one.task_id) for one in open_ones}
+        task.parents = open_ones
+        if not open_ones:
+            self._settle(task)
+        return None
+
+    def settle(self, task: LiveTask, added: bool) -> None:
+        """Forget a task whose caller has stopped waiting."""
+        if not added:
+            self._asked.pop(task, None)
+
+    def hold(self, task: LiveTask, go_on: GoOn) -> bool:
+        """Keep a task until the others have ended."""
+        parents, task.parents = task.parents, ()
+        if self._gives_away or not self._places.chain(task, go_on):
+            return False
+        if self._ledger.shared is None:
+            self._follow(task, parents)
+        return True
+
+    # -- what becomes of what waits
+
+    def release(self, task: LiveTask) -> None:
+        """Go on with a task whose others have ended, as if it was submitted now; any thread."""
+        go_on = self._places.unchain(task)
+        self._settle(task)
+        if go_on is not None and task.status not in FINAL:
+            self._ledger.share(task)
+            go_on(task)
+
+    def withdraw(self, task: LiveTask, reason: str) -> None:
+        """Cancel a task since one of the others has no result; any thread."""
+        self._places.unchain(task)
+        self._runner.cancel_pending(task, reason)
+
+    def _settle(self, task: LiveTask) -> None:
+        """Let the wait of a task for its start begin now."""
+        after, restart, clock = task.after, task.restart, self._ledger.clock
+        if after is not None:
+            after.waits = False
+        if task.status in FINAL:
+            return
+        delay, now = task.spec.delay, clock.time()
+        task.queued = clock.monotonic()
+        task.reason = delayed(now + delay) if delay else ""
+        if restart is not None:
+            restart.due, restart.delay = now + delay if delay else None, 0.0
+
+    # -- in the ledger of this process
+
+    def _follow(self, task: LiveTask, parents: Sequence[TaskRecord]) -> None:
+        """Be told of the end of each of the others."""
+        for parent in parents:
+            told = Then(partial(self._told, task, parent))
+            if not (isinstance(parent, LiveTask) and self._ledger.register(parent, told)):
+                self._told(task, parent)
+
+    def _told(self, task: LiveTask, parent: TaskRecord) -> None:
+        """Called when one of the others has ended, for each task that waits for it.
+
+        What is cancelled by that ends, too, and calls this again. One thread does all of it one
+        after the other, so that a chain may be as long as it likes.
+        """
+        with self._places.lock:
+            self._ended.append((task, parent))
+            if self._is_served:
+                return
+            self._is_served = True
+        while (following := self._following()) is not None:
+            child, ended = following
+            try:
+                self._end_wait(child, ended)
+            except Exception as error:  # its id is known already, so the task must end
+                self._runner.refuse(child, error)
+
+    def _following(self) -> tuple[LiveTask, TaskRecord] | None:
+        with self._places.lock:
+            if self._ended:
+                return self._ended.popleft()
+            self._is_served = False
+            return None
+
+    def _end_wait(self, task: LiveTask, parent: TaskRecord) -> None:
+        after = task.after
+        if after is None or not after.waits:
+            return
+        if after.cancels(parent.status):
+            self.withdraw(task, why_cancelled(str(parent.task_id), parent.status))
+            return
+        after.open.discard(str(parent.task_id))
+        if not after.open:
+            self.release(task)
 
 
 class Delayed(Partner):
@@ -44,8 +243,9 @@ class Delayed(Partner):
         self._clock = runner.ledger.clock
 
     def make(self, task: LiveTask) -> None:
-        """Say why a task will wait."""
-        task.reason = delayed(task.created_at + task.spec.delay)
+        """Say why a task will wait, unless it waits for others first."""
+        if task.after is None:
+            task.reason = delayed(task.created_at + task.spec.delay)
 
     def hold(self, task: LiveTask, go_on: Callable[[LiveTask], object]) -> bool:
         """Keep a task until its delay is over, which is counted from its submission.
@@ -58,7 +258,7 @@ class Delayed(Partner):
         left = due - clock.monotonic()
         if left <= 0:
             return False
-        if spec.needs_place:
+        if spec.needs_place or spec.after:
             # It may have had another reason meanwhile.
             task.reason = delayed(clock.time() + left)
         try:

@@ -85,9 +85,11 @@ class Requeued(Partner):
         call = codec.encode(args, kwargs)
         codec.require_same(args, kwargs)
         if self.is_possible:
+            waits = task.after is not None
             task.restart = Restart(
                 call,
-                due=task.created_at + spec.delay if spec.delay else None,
+                due=task.created_at + spec.delay if spec.delay and not waits else None,
+                delay=spec.delay if waits else 0.0,
                 limit=task.limit,
                 priority=spec.priority,
                 idempotent=spec.idempotent,
@@ -261,7 +263,8 @@ def _free_copy(task: LiveTask, restart: Restart, reason: str, offered: bool) -> 
         restart.due, restart.used = pause.due, pause.used
         free.attempts -= not pause.begun
     else:
-        if task.timer is None and not (offered and task.reason):
+        waits = task.after is not None and task.after.waits
+        if task.timer is None and not waits and not (offered and task.reason):
             free.reason = reason
         if task.status is RUNNING:
             # It begins anew.

@@ -145,6 +145,7 @@ def _known(spec: TaskSpec) -> TaskSpec:
 
 _EXCLUDED: Final = {
     "unique": "whether there is another one is only known when the transaction has committed",
+    "after": "whether those have ended is only known when the transaction has committed",
     "task_id": "whether it is in use is only known when the transaction has committed",
 }
 """Options that need an answer about other tasks, which a transaction would not keep true."""

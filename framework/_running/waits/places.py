@@ -1,4 +1,4 @@
-"""Places: tasks that are unique, of which only some may run at a time, or which are delayed.
+"""Places: tasks that are unique, limited or delayed, or wait until others have ended.
 
 A unique task asks for a place when it is submitted, and keeps it until it has ended. A task
 whose function has `max_running` asks for another one when it could start.
@@ -112,6 +112,8 @@ class Places:
         self._tasks: dict[str, LiveTask] = {}
         # The latest task of each key in this process.
         self._latest: dict[str, LiveTask] = {}
+        # Those that wait until others have ended, and what goes on with them.
+        self._chained: dict[LiveTask, Callable[[LiveTask], object]] = {}
 
     def add(self, task: LiveTask) -> None:
         """Add a task that is in a line, or comes into one."""
@@ -130,10 +132,12 @@ class Places:
         return None if task is None or _is_over(task) else task
 
     def keeps(self, task: LiveTask) -> bool:
-        """Return whether a task waits here for its delay or a place, and no engine knows it."""
+        """Return whether a task waits here for something, and no engine knows it."""
         if task.kept:
             return False
-        places = task.places
+        after, places = task.after, task.places
+        if after is not None and after.waits:
+            return True
         return task in self.delays or (
             places is not None and places.state is not PlaceState.LAUNCHED
         )
@@ -150,6 +154,27 @@ class Places:
             except DeadlockError as error:
                 return error
         return None
+
+    # -- tasks that wait until others have ended
+
+    def chain(self, task: LiveTask, go_on: Callable[[LiveTask], object]) -> bool:
+        """Keep a task until `unchain` is called with it; False if that was before."""
+        after = task.after
+        with self.lock:
+            if after is None or not after.waits:
+                return False
+            self._chained[task] = go_on
+        if task.status in FINAL:
+            # It was cancelled before it was kept.
+            self.forget_delay(task)
+        return True
+
+    def unchain(self, task: LiveTask) -> Callable[[LiveTask], object] | None:
+        """Note that a task waits for others no more, and return what goes on with it, if kept."""
+        with self.lock:
+            if task.after is not None:
+                task.after.waits = False
+            return self._chained.pop(task, None)
 
     # -- what becomes of a task
 
@@ -180,12 +205,14 @@ class Places:
             self.leave(task)
 
     def forget_delay(self, task: LiveTask) -> None:
-        """Forget the delay of a task that will not be launched here."""
+        """Forget the delay of a task that will not be launched here, or what it waits for."""
         self.delays.forget(task)
+        if task.after is not None:
+            self._chained.pop(task, None)
 
     def give_away(self, task: LiveTask) -> None:
         """Forget a task that another process may run, which sees its places if all share them."""
-        self.delays.forget(task)
+        self.forget_delay(task)
         if task.spec.needs_place:
             if self.shared is None:
                 self.lines.leave(task.task_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -56,6 +56,8 @@ class Host:
     def __init__(self, clock: TestClock) -> None:
         self.clock: Clock = clock
         self.cancelled: list[str] = []
+        self.released: list[str] = []
+        self.withdrawn: dict[str, str] = {}
         self.reasons: list[str] = []
         self.interrupted: list[str] = []
         self.adopted: list[str] = []
@@ -78,6 +80,14 @@ class Host:
         """Note whose cancellation was asked for, and why."""
         self.cancelled.append(task_id)
         self.reasons.append(reason)
+
+    def release(self, task_ids: Collection[str]) -> None:
+        """Note which tasks may start."""
+        self.released += task_ids
+
+    def withdraw(self, task_id: str, reason: str) -> None:
+        """Note which task has ended in the store, and why."""
+        self.withdrawn[task_id] = reason
 
     def interrupt(self, reason: str) -> None:
         """Note that this process was given up."""
