@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy.engine import URL
 
@@ -77,6 +77,8 @@ class SQLStore:
         ImportError: If SQLAlchemy or the database's driver is not installed.
     """
 
+    keeps_chains: Final = True
+
     def __init__(self, url: str | URL, durable: bool = False, keep_arguments: int = 65_536) -> None:
         self._url: URL = checked_url(url)
         self.durable: bool = checks.flag("durable", durable)
@@ -84,10 +86,8 @@ class SQLStore:
         # Here already, for an error where it is made; it connects when it is opened.
         self._database = Database(self._url, self.durable)
         self._transactions = AppTransactions(self._database, self)
-        self._roster = Roster(self._database)
-        self._steps = StepRows(self._database)
-        self._pace = Pace()
-        self._open = False
+        self._roster, self._steps = Roster(self._database), StepRows(self._database)
+        self._pace, self._open = Pace(), False
         self._begin(None)
 
     def __repr__(self) -> str:
@@ -121,6 +121,7 @@ class SQLStore:
             news=self,
             fallible=self,
             transactional=self._transactions,
+            chains=self,
         )
 
     # -- beginning and ending
@@ -346,8 +347,7 @@ class SQLStore:
 
     def doubt(self) -> StoreUnavailableError | None:
         """Return why other processes may be unable to write; None if this one can write."""
-        fault = self._backlog.fault
-        if not fault:
+        if not (fault := self._backlog.fault):
             return None
         return StoreUnavailableError(
             f"{self!r} cannot be written: {fault}; so this process may not know tasks that other "

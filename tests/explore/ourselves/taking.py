@@ -193,7 +193,8 @@ class Processes:
             own = PROCESSES.c.process_id == self._given_up
             connection.execute(sa.delete(PROCESSES).where(own))
             dialect, process = site.database.dialect, site.membership.process_id
-            orphans.settle(connection, dialect, process, version, self._run.clock.time())
+            now = self._run.clock.time()
+            orphans.settle(connection, dialect, process, version, now, chained=False)
 
     def end(self) -> dict[int, str]:
         """Wait until all tasks have ended and stop both; return their statuses, by their numbers.

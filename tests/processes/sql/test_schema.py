@@ -205,6 +205,7 @@ def test_a_step_that_has_landed_does_not_change() -> None:
         "83e28f9c1dd9",
         "b88dfaeaaebb",
         "9b807f7d00ce",
+        "98c7a1f0c97e",
     ]
 
 

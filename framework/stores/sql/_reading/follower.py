@@ -24,6 +24,7 @@ from framework._records.statuses import TaskStatus
 from framework.stores.sql._dialects.link import Read
 from framework.stores.sql._reading.arrivals import Arrivals, Claimed
 from framework.stores.sql._reading.beats import state_of
+from framework.stores.sql._reading.chained import Chained
 from framework.stores.sql._reading.mirror import Mirror, Older
 from framework.stores.sql._reading.pages import BEFORE_FREE, BEHIND_FREE, Pages, live_in_steps
 from framework.stores.sql._shared import places as _places
@@ -79,6 +80,7 @@ class Follower:
         told: Called with the ids of tasks of other processes that have changed; None for nobody.
         submissions: The tasks that apps submit in transactions of their own.
         arrivals: The free tasks that this process takes over.
+        chained: The tasks of this process that wait for others.
     """
 
     def __init__(self, site: Site, mirror: Mirror, sharing: Sharing) -> None:
@@ -95,6 +97,7 @@ class Follower:
         self.told: Callable[[Collection[str] | None], object] | None = None
         # Until there is a thread that could read anything.
         self.is_close = True
+        self.chained = Chained(site.host)
         self._awaited = deque[threading.Event]()
         self.version = 0
         self.removed = 0.0
@@ -151,8 +154,10 @@ class Follower:
             if version < self.version:
                 self._go_back(version)
             found, reached = self._since(connection, version)
+            over = self.chained.see(connection, found)
             self.submissions.see(connection)
         self._take_in(found)
+        self.chained.end(over)
         if reached == version:
             self._mirror.see_free(free)
         self.version, self.asked = reached, asked
@@ -214,7 +219,7 @@ class Follower:
                     others.append(row)
                 if not row.process and row.ended_at is None and not self._site.link.is_called:
                     self.arrivals.note(row)
-            elif row.ended_at is None:
+            elif row.ended_at is None and row.cancel_requested:
                 self.cancel(row.task_id)
         # In the order of their end: the oldest are removed first.
         others.sort(key=lambda row: row.ended_at or 0.0)
@@ -324,11 +329,13 @@ class Follower:
         """Bury the *dead*, and settle what becomes of their tasks."""
         membership, arrivals = self._membership, self.arrivals
         were_open = arrivals.are_open
-        with self._site.turn() as (connection, version, _):
+        with self._site.turn() as (connection, version, turn):
             membership.bury(connection, dead)
             arrivals.put_back(connection, version)
             own, now = membership.process_id, self._host.clock.time()
-            settled = _orphans.settle(connection, self._database.dialect, own, version, now)
+            settled = _orphans.settle(
+                connection, self._database.dialect, own, version, now, chained=turn.chained
+            )
             _places.inherit(connection, version)
             remote = self._mirror.read(self._statements.in_order(connection, settled.remote))
             ended = self._statements.of_ids(connection, settled.ended)
@@ -346,8 +353,14 @@ class Follower:
         if remote:
             self._tell([record.task_id for record in remote])
 
+    def bury_free(self, task_ids: Collection[str]) -> None:
+        """Tell of tasks that nobody had, and that this process has ended."""
+        with self._database.reading() as connection:
+            ended = self._statements.of_ids(connection, task_ids)
+        self._tell_of_ended(self._mirror.read(ended))
+
     def _tell_of_ended(self, records: Sequence[TaskRecord]) -> None:
-        """Count and name the tasks of dead processes that this one has ended."""
+        """Count and name the tasks that this process has ended, and that no other one has."""
         if not records:
             return
         self._host.buried(records)

@@ -7,8 +7,10 @@ clock. They are converted by the difference between the two clocks at that momen
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+from framework._records.chains import After
 from framework._records.ids import TaskId
 from framework._records.jsonsafe import safe_str
 from framework._records.pages import wall_end
@@ -52,6 +54,7 @@ class TaskRow(NamedTuple):
     still_running: int
     run_again_of: str | None
     owner: str | None
+    after: str | None = None
     version: int = 0
     process: str = ""
 
@@ -59,14 +62,17 @@ class TaskRow(NamedTuple):
 COLUMNS: Final = TaskRow._fields[:-2]
 """The facts of a record, in this order."""
 
-WRITTEN: Final = (*COLUMNS, "call", "restart", "level", "due_at")
-"""What is written of a task. The last ones are not read with the rest: they are rarely needed."""
+WRITTEN: Final = (*COLUMNS[:-1], "call", "restart", "level", "due_at", "after")
+"""What is written of a task. A new one comes last, since `SUBMISSIONS` has rows in this order."""
 
 _NOTHING: Final[dict[str, Any]] = {}
 _SCALARS: Final = (type(None), bool, int, float)
 _PENDING: Final = TaskStatus.PENDING
 _COMPLETED: Final = TaskStatus.COMPLETED
 _STATUS_OF: Final = {status.value: status for status in TaskStatus}
+NEVER: Final = 1e15
+"""The wall second at which a task is due that waits for others; see `chains`."""
+
 _DRAWN: Final = 32
 """The length of random ids; a chosen id of this length counts as random."""
 
@@ -85,6 +91,8 @@ class Written(NamedTuple):
         task_id: Its id.
         restart: What another process needs to run it; None if no other does.
         starts: Whether it becomes RUNNING by this row, if the row may be written.
+        waits_for: For a task that begins to wait by this row: its id, one that it waits for, and
+            what becomes of it if that has no result; each.
     """
 
     text: str
@@ -92,6 +100,7 @@ class Written(NamedTuple):
     task_id: str
     restart: Restart | None = None
     starts: bool = False
+    waits_for: Sequence[tuple[str, str, str]] = ()
 
     @property
     def is_free(self) -> bool:
@@ -111,8 +120,10 @@ class Written(NamedTuple):
 
     def as_read(self, version: int) -> TaskRow:
         """Return what is read of it, if it was written with *version* as a free task's."""
-        facts: list[Any] = json.loads(self.text)
-        return TaskRow(*facts[: len(COLUMNS)])._replace(version=version, process="")
+        # Without the last ones if an older release has written it.
+        facts = dict(zip(WRITTEN, json.loads(self.text), strict=False))
+        columns: Any = [facts.get(name) for name in COLUMNS]
+        return TaskRow(*columns)._replace(version=version)
 
     @property
     def has_chosen_id(self) -> bool:
@@ -145,6 +156,8 @@ def row_of(record: TaskRecord, call: str | None = None, starts: bool = False) ->
         status is _PENDING or (restart is not None and restart.idempotent)
     )
     error = rest.get("error")
+    after: After | None = rest.get("after")
+    waits = after is not None and after.waits and status is _PENDING
     row = (
         record.task_id,
         clean(record.name),
@@ -167,9 +180,13 @@ def row_of(record: TaskRecord, call: str | None = None, starts: bool = False) ->
         call,
         None if restart is None or not may_restart else restart.facts(),
         NORMAL if restart is None else PRIORITIES.index(restart.priority),
-        None if restart is None or status is not _PENDING else restart.due,
+        NEVER if waits else None if restart is None or status is not _PENDING else restart.due,
+        None if after is None else after.text(),
     )
-    return Written(json.dumps(row), ended_at, record.task_id, restart, starts)
+    links: Sequence[tuple[str, str, str]] = ()
+    if after is not None and waits and not after.stored:
+        links = [(record.task_id, parent, after.on_failure) for parent in sorted(after.open)]
+    return Written(json.dumps(row), ended_at, record.task_id, restart, starts, links)
 
 
 def begin(still: TaskRecord, started: float) -> None:
@@ -285,6 +302,8 @@ def record_of(row: TaskRow, offset: float) -> TaskRecord:
         record.still_running = True
     if row.run_again_of:
         record.run_again_of = row.run_again_of
+    if row.after:
+        record.after = After.of(row.after)
     if kind is not _COMPLETED and kind.is_final:
         record.error = _error_of(record, row.error)
         # Its own process tells of a failure that nobody has read.

@@ -267,6 +267,19 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         )
         """,
     ),
+    (
+        """
+        CREATE TABLE asyncframe_chains (
+            parent TEXT NOT NULL,
+            task_id TEXT NOT NULL,
+            on_failure TEXT NOT NULL,
+            PRIMARY KEY (parent, task_id)
+        )
+        """,
+        "CREATE INDEX asyncframe_chains_task ON asyncframe_chains (task_id)",
+        "ALTER TABLE asyncframe_meta ADD COLUMN chained BIGINT NOT NULL DEFAULT 0",
+        "ALTER TABLE asyncframe_tasks ADD COLUMN after TEXT",
+    ),
 )
 """The steps from each version of the schema to the next; the first creates it."""
 
@@ -295,7 +308,7 @@ TASKS: Final = _table("asyncframe_tasks")
 ``restart`` has the rest that another process needs to run the task if its own ends now; it is null
 if none may run it. ``level`` is its priority, 0 for high, and ``due_at`` the wall second before
 which it must not start; null if there is none, or a free task was woken since. ``process`` is empty
-while a task is free; see `_shared.free.claims`.
+while a task is free; see `_shared.free.claims`. ``after`` says which tasks it was submitted after.
 """
 
 PROCESSES: Final = _table("asyncframe_processes")
@@ -313,7 +326,7 @@ META: Final = _table("asyncframe_meta")
 """One row. Writers increment ``version`` first, which makes them take turns.
 
 ``asked`` is the number of inquiries to all processes, see `_shared.inquiries`. ``free`` is how many
-tasks no process has, see `free_rows`.
+tasks no process has, see `free_rows`, and ``chained`` how many rows `CHAINS` has.
 """
 
 SCHEDULES: Final = _table("asyncframe_schedules")
@@ -335,6 +348,9 @@ SUBMISSIONS: Final = _table("asyncframe_submissions")
 change the rows that are here. All else is said by `_shared.submissions`.
 """
 
+
+CHAINS: Final = _table("asyncframe_chains")
+"""One row for each task that waits, and each one that it waits for: ``parent``; see `chains`."""
 
 STEPS_OF_TASKS: Final = _table("asyncframe_steps")
 """One row for each step of a task that has ended; ``branch`` has its path and origins as JSON."""

@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection
 from framework._records.statuses import TaskStatus
 from framework.stores.sql._dialects.dialect import Answer, Dialect
 from framework.stores.sql._tables import calls, free_rows
-from framework.stores.sql._tables.rows import COLUMNS, WRITTEN, TaskRow, Written
+from framework.stores.sql._tables.rows import COLUMNS, NEVER, WRITTEN, TaskRow, Written
 from framework.stores.sql._tables.schema import META, PROCESSES, STEPS_OF_TASKS, TASKS
 
 CHUNK: Final = 256
@@ -76,7 +76,12 @@ _SINCE: Final = (
     .where(
         sa.tuple_(TASKS.c.version, TASKS.c.task_id)
         > sa.tuple_(bindparam("version"), bindparam("task_id")),
-        sa.or_(TASKS.c.process != bindparam("process"), TASKS.c.cancel_requested == 1),
+        sa.or_(
+            TASKS.c.process != bindparam("process"),
+            TASKS.c.cancel_requested == 1,
+            # Others may have ended what it waited for.
+            TASKS.c.after.is_not(None),
+        ),
     )
     .order_by(TASKS.c.version, TASKS.c.task_id)
 )
@@ -106,12 +111,14 @@ class Turn(NamedTuple):
         removed: The wall second up to which tasks are removed.
         free: How many tasks no process had before it.
         present: Whether the process of the writer has a row.
+        chained: Whether tasks wait for others to end.
     """
 
     version: int
     removed: float
     free: int
     present: bool
+    chained: bool = False
 
 
 class Statements:
@@ -130,7 +137,7 @@ class Statements:
         self._tell = sa.select(dialect.tell("", META.c.version, META.c.asked))
         # By its key: what reads a table whole is planned anew each time, see the settings there.
         self._turn = sa.select(
-            META.c.version, META.c.removed_before, META.c.free, _PRESENT, told
+            META.c.version, META.c.removed_before, META.c.free, META.c.chained, _PRESENT, told
         ).where(META.c.one == sa.literal_column("1"))
         self._put = _put_of(dialect)
         self._hand_over = _put_of(dialect, hand_over=True)
@@ -156,8 +163,8 @@ class Statements:
         """
         connection.execute(_ADVANCE, {"freed": freed})
         found = connection.execute(self._turn, {"process": process}).one()
-        version, removed, free, present, _ = found
-        return Turn(int(version), float(removed), int(free) - freed, present > 0)
+        version, removed, free, chained, present, _ = found
+        return Turn(int(version), float(removed), int(free) - freed, present > 0, chained > 0)
 
     def tell(self, connection: Connection) -> None:
         """Tell the others anew how far the database is."""
@@ -299,7 +306,7 @@ class Statements:
         """Yield the rows from *version* on, in its order, at most `CHUNK` at once.
 
         Each has its version and process. Rows of *process* itself are left out, unless
-        cancellation was requested.
+        cancellation was requested, or others may change them as well.
         """
         some = partial(fetch, connection, self._since, process=process)
         return in_steps(
@@ -400,7 +407,7 @@ def _put_of(dialect: Dialect, *, hand_over: bool = False) -> Any:  # Any: of the
 _KEPT: Final = frozenset(
     {
         *("task_id", "name", "description", "remote", "created_at", "process", "owner"),
-        "level",
+        *("level", "after"),
     }
 )
 """The columns that stay as they are first written."""
@@ -418,6 +425,10 @@ def _changed(new: Any, *, hand_over: bool) -> tuple[dict[str, Any], sa.ColumnEle
         (is_one_of(new.status, [TaskStatus.COMPLETED]), sa.null()),
         else_=sa.func.coalesce(new.call, TASKS.c.call),
     )
+    # What others have decided stays, of a task that is not known here to wait no more.
+    waits = new.due_at == sa.literal_column(repr(NEVER))
+    for name in ("due_at", "restart", "reason"):
+        changed[name] = sa.case((waits, TASKS.c[name]), else_=new[name])
     # Tasks on workers may be followed by several processes. Of a final one nothing changes
     # any more but that its body has let go.
     may_write = TASKS.c.process == bindparam("owner")

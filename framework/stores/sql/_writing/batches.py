@@ -17,6 +17,7 @@ import math
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from sqlalchemy.engine import Connection
@@ -32,9 +33,11 @@ from framework.stores.sql._shared import places as _places
 from framework.stores.sql._shared.free.sharing import Sharing
 from framework.stores.sql._shared.places import SharedLines
 from framework.stores.sql._shared.site import Site
+from framework.stores.sql._tables.chains import Settled
 from framework.stores.sql._tables.database import FAULTS, why
 from framework.stores.sql._tables.rows import NOT_WHOLE, TaskRow, Written
 from framework.stores.sql._tables.statements import DELETED, Statements
+from framework.stores.sql._writing.chained import ChainedRows
 from framework.stores.sql._writing.drafts import Drafts
 
 _LOGGER = logging.getLogger("asyncframe")
@@ -256,6 +259,7 @@ class Batches:
         self._lines = lines
         self._sharing = sharing
         self.drafts = Drafts(site, keep_arguments)
+        self._chained = ChainedRows(site, follower)
         self.removal = Removal(site.statements, site.clock)
         self.pulse = Pulse(site, sharing)
         self._rest = rest
@@ -343,6 +347,7 @@ class Batches:
             if beats:
                 self.pulse.give_in(connection)
             started, ended = self._put(connection, rows, new, version)
+            settled = self._chained.settle(connection, version, rows, chained=turn.chained)
             claimed = self._claimed(connection, version, rows if claims else None)
             tell = self._lines.let_leave(connection, version, {row.task_id for row in rows})
             latest = turn.removed if bound is None else max(turn.removed, bound)
@@ -354,10 +359,7 @@ class Batches:
         # After the commit: a beat that was rolled back was not seen by anybody.
         if beats:
             self.pulse.given()
-        # Whether one that was withdrawn had been free, only a look tells.
-        known = self._mirror.holds_free or not any(row.is_free and row.ended_at for row in rows)
-        if claimed is None and known:
-            self._follower.wrote(version)
+        claimed = self._note(rows, version, settled, claimed)
         self._follower.arrivals.see_free(turn.free)
         self._let_go([row for row in rows if row.is_free], version)
         if ended:
@@ -373,6 +375,20 @@ class Batches:
             # As long as it took, so that the others get the database half of the time.
             self._rest(gone.seconds)
         return self.removal.committed(bound, gone), claimed
+
+    def _note(
+        self, rows: Sequence[Written], version: int, settled: Settled, claimed: Claimed | None
+    ) -> Claimed | None:
+        """Note what a transaction has written that is committed, and return what it has claimed."""
+        is_own = self._chained.committed(rows, settled)
+        # Whether one that was withdrawn had been free, only a look tells.
+        known = self._mirror.holds_free or not any(row.is_free and row.ended_at for row in rows)
+        if claimed is not None:
+            # What has changed of others' tasks is read as if they had written it.
+            return claimed if is_own else replace(claimed, is_own=False)
+        if is_own and known:
+            self._follower.wrote(version)
+        return None
 
     def _claimed(
         self, connection: Connection, version: int, rows: Sequence[Written] | None

@@ -118,6 +118,8 @@ class Drafts:
 
     def written(self, record: TaskRecord, row: Written) -> None:
         """Note that a row is safe, and let go of what only the database has to hold."""
+        if row.waits_for and record.after is not None:
+            record.after.stored = True
         # Only if the final row was written: a task that has ended since still needs it.
         if row.ended_at is None and not row.is_free:
             if self._keep_arguments or row.restart is not None:

@@ -178,7 +178,8 @@ class Writer:
     def _attend(self) -> None:
         """Follow the others closely while somebody here needs it, and for a while after."""
         now, asked, link = self._clock.monotonic(), self._mirror.asked, self._site.link
-        if self.follower.told is not None or self.lines.waits or self._site.host.in_line(1):
+        waits = self.lines.waits or self.follower.chained.waiting
+        if self.follower.told is not None or waits or self._site.host.in_line(1):
             self._close_until = max(self._close_until, now + _LINGER)
         if asked != self._asked:
             self._asked, self._close_until = asked, now + _ASKED

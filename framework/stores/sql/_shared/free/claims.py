@@ -25,6 +25,7 @@ from framework._records.records import OFFERED, Kind
 from framework.stores.sql._dialects.dialect import Dialect
 from framework.stores.sql._tables import free_rows
 from framework.stores.sql._tables.free_rows import IS_FREE, READY
+from framework.stores.sql._tables.rows import NEVER
 from framework.stores.sql._tables.schema import TASKS
 from framework.stores.sql._tables.statements import parts
 
@@ -99,7 +100,9 @@ UNWANTED: Final = (
     .order_by(TASKS.c.task_id)
 )
 """Those that are to be cancelled, or can never run."""
-NEXT_DUE: Final = sa.select(sa.func.min(TASKS.c.due_at)).where(_IS_ASLEEP)
+NEXT_DUE: Final = sa.select(sa.func.min(TASKS.c.due_at)).where(
+    _IS_ASLEEP, TASKS.c.due_at < sa.literal_column(repr(NEVER))
+)
 """The wall second at which the next sleeping task is due; null if none sleeps."""
 _DUE: Final = sa.select(TASKS.c.task_id).where(_IS_ASLEEP, TASKS.c.due_at <= bindparam("now"))
 _WAKE: Final = (

@@ -21,7 +21,7 @@ from framework._tasks.wire import encode_error
 from framework.exceptions import TaskCancelledError
 from framework.stores.sql._dialects.dialect import Dialect
 from framework.stores.sql._shared.free.claims import UNWANTED
-from framework.stores.sql._tables import calls, free_rows
+from framework.stores.sql._tables import calls, chains, free_rows
 from framework.stores.sql._tables.schema import TASKS
 from framework.stores.sql._tables.statements import parts
 
@@ -76,7 +76,13 @@ def _lost(connection: Connection, dialect: Dialect) -> list[str]:
 
 
 def settle(
-    connection: Connection, dialect: Dialect, process: str, version: int, now: float
+    connection: Connection,
+    dialect: Dialect,
+    process: str,
+    version: int,
+    now: float,
+    *,
+    chained: bool,
 ) -> Settled:
     """End orphans, set them free, or give them to *process*, whose turn to write it is.
 
@@ -86,6 +92,7 @@ def settle(
         process: The id of this process.
         version: Its version.
         now: The wall second.
+        chained: Whether tasks wait for others to end.
     """
     # One process after the other: databases use the index of live tasks only for one.
     orphaned = [
@@ -106,6 +113,11 @@ def settle(
     for one in rest:
         ended += connection.execute(sa.select(TASKS.c.task_id).where(one)).scalars()
         _end(connection, one, TaskStatus.INTERRUPTED, version, now, REASON)
+    if chained and ended:
+        over = chains.settle(connection, dialect, process, version, now, ended)
+        # Processes that live tell of their own.
+        ended += over.cancelled.get("", ())
+        freed += "" in over.released
     return Settled(remote, freed > 0, ended, len(rest) < len(orphaned))
 
 
