@@ -1,0 +1,180 @@
+"""Tasks that wait for others to end, on every backend."""
+
+from __future__ import annotations
+
+import random
+import threading
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import pytest
+
+from framework import TaskId, TaskManager, TaskStatus, background_task
+from tests.patience import PATIENCE
+from tests.processes.conformance.backends import Backend
+
+_ON_WORKERS: Final = r"^\S+ cannot be submitted with after: the engine hands tasks to a broker"
+REFUSED: Final = {
+    "sqlite+celery": _ON_WORKERS,
+    "memory+subprocess": _ON_WORKERS,
+    "jsonl+local": r"^\S+ cannot be submitted with after: its store does not keep which tasks ",
+}
+"""What is said where a task cannot wait for others."""
+
+GATES: Final[dict[str, threading.Event]] = {}
+LOG: Final[list[tuple[str, int]]] = []
+
+
+class NodeError(Exception):
+    """A task of the model that has no result."""
+
+
+def run(number: int, fails: bool, gate: str) -> int:
+    """Run a node."""
+    LOG.append(("start", number))
+    if gate:
+        GATES[gate].wait(PATIENCE)
+    LOG.append(("end", number))
+    if fails:
+        raise NodeError
+    return number
+
+
+@background_task(on_error="silent")
+def node(number: int, fails: bool = False, gate: str = "") -> int:
+    """Run on a thread."""
+    return run(number, fails, gate)
+
+
+@background_task(on_error="silent")
+async def async_node(number: int, fails: bool = False) -> int:
+    """Run on the loop."""
+    return run(number, fails, "")
+
+
+@background_task(on_error="silent", on_restart="requeue", max_running=2)
+def requeued_node(number: int, fails: bool = False) -> int:
+    """Run on a thread, of this process or of another one."""
+    return run(number, fails, "")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A task of the model."""
+
+    fails: bool
+    after: tuple[int, ...]
+    mode: Literal["cancel", "run"]
+    kind: int
+
+
+def drawn(rng: random.Random, many: int) -> list[Node]:
+    """Draw tasks, of which the first holds up most of the others."""
+    nodes = [Node(rng.random() < 0.2, (), "cancel", 0)]
+    for number in range(1, many):
+        most = min(number, rng.choice((1, 1, 2, 3)))
+        after = tuple(rng.sample(range(number), most))
+        mode: Literal["cancel", "run"] = rng.choice(("cancel", "cancel", "run"))
+        nodes.append(Node(rng.random() < 0.2, after, mode, rng.randrange(3)))
+    return nodes
+
+
+def expected(nodes: list[Node]) -> list[str]:
+    """Return how each has to end: by the rule, one after the other."""
+    ends = list[str]()
+    for one in nodes:
+        without = [number for number in one.after if ends[number] != "completed"]
+        if without and one.mode == "cancel":
+            ends.append("cancelled")
+        else:
+            ends.append("failed" if one.fails else "completed")
+    return ends
+
+
+async def submitted(manager: TaskManager, nodes: list[Node]) -> list[TaskId[int]]:
+    """Submit the nodes, of which the first ends amid them."""
+    gate = str(id(nodes))
+    GATES[gate] = threading.Event()
+    made = [await manager.submit(node, (0, nodes[0].fails, gate))]
+    for number, one in enumerate(nodes[1:], 1):
+        if number == len(nodes) // 2:
+            GATES[gate].set()
+        fn = (node, async_node, requeued_node)[one.kind]
+        parents = [made[parent] for parent in one.after]
+        made.append(
+            await manager.submit(fn, (number, one.fails), after=parents, after_failure=one.mode)
+        )
+    return made
+
+
+async def check(manager: TaskManager, seed: int) -> None:
+    """Run a drawn model, and compare what has become of it with the rule."""
+    nodes = drawn(random.Random(seed), 24)
+    LOG.clear()
+    made = await submitted(manager, nodes)
+    await manager.gather(made, return_exceptions=True, timeout=PATIENCE)
+    tasks = [await manager.get_task(task_id) for task_id in made]
+    ends = expected(nodes)
+    assert [str(task.status) for task in tasks if task is not None] == ends, seed
+    at = {step: place for place, step in enumerate(LOG)}
+    assert len(at) == len(LOG), "none ran twice"
+    for number, (one, task) in enumerate(zip(nodes, tasks, strict=True)):
+        assert task is not None
+        assert task.after == [made[parent] for parent in one.after]
+        assert (("start", number) in at) == (ends[number] != "cancelled")
+        for parent in one.after:
+            if ("start", number) in at and ("end", parent) in at:
+                assert at["end", parent] < at["start", number], (seed, parent, number)
+        if ends[number] == "cancelled":
+            words = {"failed": "failed", "cancelled": "was cancelled"}
+            reasons = {
+                f"it was to run after task {made[parent]}, which {words[ends[parent]]}"
+                for parent in one.after
+                if ends[parent] in words
+            }
+            assert task.reason in reasons
+
+
+async def test_what_runs_and_in_which_order(backend: Backend) -> None:
+    """Tasks with drawn parents run, or are cancelled, as the rule says, and after their parents."""
+    async with backend.run() as manager:
+        if backend.name in REFUSED:
+            with pytest.raises(ValueError, match=REFUSED[backend.name]):
+                await manager.submit(node, (0,), after="any")
+            return
+        for seed in range(6):
+            await check(manager, seed)
+
+
+async def test_how_a_task_waits(backend: Backend) -> None:
+    """It says for what it waits, is cancelled as it waits, and its delay counts from then on."""
+    if backend.name in REFUSED:
+        pytest.skip("refused, see above")
+    async with backend.run() as manager:
+        gate = GATES["waits"] = threading.Event()
+        first = await manager.submit(node, (0, False, "waits"))
+        second = await manager.submit(node, (1,), after=first, delay=0.05)
+        third = await manager.submit(node, (2,), after=[first, second], after_failure="run")
+        fourth = await manager.submit(node, (3,), after=[third, first, third])
+        told = [await manager.get_task(one) for one in (second, third, fourth)]
+        assert [task.explain() for task in told if task is not None] == [
+            f"waits for task {first} to end",
+            f"waits for tasks {first} and {second} to end",
+            f"waits for tasks {third} and {first} to end",
+        ]
+        assert await manager.cancel_task(second)
+        gate.set()
+        assert await manager.get_result(fourth, timeout=PATIENCE) == 3
+        ended = await manager.get_task(second)
+        assert ended is not None
+        assert ended.status is TaskStatus.CANCELLED
+        assert ended.reason == "it was cancelled before it started"
+        assert ended.to_dict()["after"] == [first]
+        late = await manager.submit(node, (4,), after=[first, fourth], delay=0.05)
+        assert await manager.get_result(late, timeout=PATIENCE) == 4
+        task = await manager.get_task(late)
+        assert task is not None
+        assert task.queue_time is not None
+        with pytest.raises(LookupError, match=r"^\S+ cannot wait for task 'nobody': no task has "):
+            await manager.submit(node, (5,), after=[first, "nobody"])
+        assert manager.get_stats()["submitted"] == 5
