@@ -185,7 +185,7 @@ class Core:
             self.runner,
             self.others,
             rules,
-            is_remote=self.remote is not None,
+            remote,
             gives_away=offered is not None,
         )
         self.durable = Durable(joined, self.runner, self.requeued, remote, self.others)

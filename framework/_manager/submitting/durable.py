@@ -116,7 +116,11 @@ class Durable(Partner):
 
     def _ask(self, task: LiveTask, reply: Reply[BaseException | None]) -> None:
         """Give the first error to *reply*, or None when all parts have the task."""
-        left = list(self._parts)
+        after = task.after
+        waits = after is not None and after.waits
+        # What waits for others is not handed to the engine before they have ended.
+        parts = [one for one in self._parts if one is self._runner.ledger.shared or not waits]
+        left = list(parts)
         if self._remote is not None:
             # One that was started may have left the engine's hands already.
             self._remote.keep(task)
@@ -127,5 +131,5 @@ class Durable(Partner):
             if why is not None or not left:
                 reply.give(why)
 
-        for one in self._parts:
+        for one in parts:
             one.secure(task, secured)

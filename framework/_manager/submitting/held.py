@@ -20,6 +20,7 @@ from typing import ClassVar, Final
 from framework._manager.others.other_processes import OtherProcesses
 from framework._manager.others.questions import Found, Then
 from framework._manager.submitting.partner import GoOn, Partner
+from framework._manager.submitting.remote import Remote
 from framework._manager.submitting.tested import AppRules
 from framework._records.chains import After, why_cancelled
 from framework._records.reasons import after as waits_for
@@ -40,8 +41,11 @@ from framework._threads.waiters import Reply
 
 _WAITS: Final = "waits for a place"
 
-_ON_WORKERS: Final = "the engine hands tasks to a broker, which starts them as soon as it can"
-_NOT_KEPT: Final = "its store does not keep which tasks wait for others"
+_ON_WORKERS: Final = (
+    "its tasks run on workers, and nothing keeps which of them wait for others: use "
+    "store=SQLStore(url)"
+)
+_NOT_KEPT: Final = "its store does not keep which tasks wait for others: use store=SQLStore(url)"
 
 
 class Chained(Partner):
@@ -52,7 +56,7 @@ class Chained(Partner):
         runner: Cancels tasks.
         others: Finds tasks of other processes.
         rules: Those of the apps, in a test that replaces their engines; otherwise None.
-        is_remote: Whether tasks run on the workers of an engine.
+        remote: Lets the engine note tasks that wait for a time or a place; None without one.
         gives_away: Whether this process runs no tasks, and gives each to others as it waits.
     """
 
@@ -64,8 +68,8 @@ class Chained(Partner):
         runner: Runner,
         others: OtherProcesses,
         rules: AppRules | None,
+        remote: Remote | None,
         *,
-        is_remote: bool,
         gives_away: bool,
     ) -> None:
         self._places = places
@@ -73,7 +77,7 @@ class Chained(Partner):
         self._ledger = runner.ledger
         self._others = others
         self._rules = rules
-        self._is_remote = is_remote
+        self._remote = remote
         self._gives_away = gives_away
         self.waits = others.exist
         self._asked: dict[LiveTask, Reply[Found]] = {}
@@ -89,11 +93,14 @@ class Chained(Partner):
         Raises:
             ValueError: If nobody could keep it waiting.
         """
-        spec = task.spec
-        if self._is_remote or (self._rules is not None and self._rules.has_workers(task.home)):
-            raise ValueError(f"{spec.name} cannot be submitted with after: {_ON_WORKERS}")
-        if self._ledger.shared is not None and self._ledger.features.chains is None:
-            raise ValueError(f"{spec.name} cannot be submitted with after: {_NOT_KEPT}")
+        spec, rules, features = task.spec, self._rules, self._ledger.features
+        on_workers = self._remote is not None
+        if rules is not None:
+            features = rules.store_of(task.home) or features
+            on_workers = on_workers or rules.has_workers(task.home)
+        if features.chains is None and (on_workers or features.shared is not None):
+            why = _ON_WORKERS if on_workers else _NOT_KEPT
+            raise ValueError(f"{spec.name} cannot be submitted with after: {why}")
         task.after = After(spec.after, spec.options["after_failure"], waits=True)
         task.reason = waits_for(spec.after)
 
@@ -161,6 +168,8 @@ class Chained(Partner):
         self._settle(task)
         if go_on is not None and task.status not in FINAL:
             self._ledger.share(task)
+            if self._remote is not None:
+                self._remote.settle(task, True)
             go_on(task)
 
     def withdraw(self, task: LiveTask, reason: str) -> None:

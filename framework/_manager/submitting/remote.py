@@ -41,10 +41,13 @@ class Remote(Partner):
 
     def keep(self, task: LiveTask) -> None:
         """Hand a task that waits to an engine that can keep it, unless the engine has it."""
-        if self.keeper is None or task.kept:
+        after = task.after
+        if self.keeper is None or task.kept or (after is not None and after.waits):
+            # The engine does not know how the tasks end that it waits for.
             return
         requests = () if task.places is None else task.places.requests
-        due = task.created_at + task.spec.delay if task.spec.delay else None
+        delay = task.spec.delay
+        due = task.wall_second(task.queued) + delay if delay else None
         task.kept = self.keeper.keep(task, due, requests)
         # 1 another thread cancels it and withdraws it, 2 the engine is given it: for ever, if
         # nobody withdraws it once more.

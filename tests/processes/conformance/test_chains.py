@@ -5,18 +5,27 @@ from __future__ import annotations
 import random
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal
 
 import pytest
 
-from framework import TaskId, TaskManager, TaskStatus, background_task
+from framework import (
+    TaskCancelledError,
+    TaskId,
+    TaskManager,
+    TaskStatus,
+    background_task,
+    get_task_manager,
+    setup_async_framework,
+)
+from framework.stores.sql import SQLStore
 from tests.patience import PATIENCE
+from tests.processes.conformance import tasks
 from tests.processes.conformance.backends import Backend
 
-_ON_WORKERS: Final = r"^\S+ cannot be submitted with after: the engine hands tasks to a broker"
 REFUSED: Final = {
-    "sqlite+celery": _ON_WORKERS,
-    "memory+subprocess": _ON_WORKERS,
+    "memory+subprocess": r"^\S+ cannot be submitted with after: its tasks run on workers, and noth",
     "jsonl+local": r"^\S+ cannot be submitted with after: its store does not keep which tasks ",
 }
 """What is said where a task cannot wait for others."""
@@ -113,12 +122,12 @@ async def check(manager: TaskManager, seed: int) -> None:
     LOG.clear()
     made = await submitted(manager, nodes)
     await manager.gather(made, return_exceptions=True, timeout=PATIENCE)
-    tasks = [await manager.get_task(task_id) for task_id in made]
+    found = [await manager.get_task(task_id) for task_id in made]
     ends = expected(nodes)
-    assert [str(task.status) for task in tasks if task is not None] == ends, seed
+    assert [str(task.status) for task in found if task is not None] == ends, seed
     at = {step: place for place, step in enumerate(LOG)}
     assert len(at) == len(LOG), "none ran twice"
-    for number, (one, task) in enumerate(zip(nodes, tasks, strict=True)):
+    for number, (one, task) in enumerate(zip(nodes, found, strict=True)):
         assert task is not None
         assert task.after == [made[parent] for parent in one.after]
         assert (("start", number) in at) == (ends[number] != "cancelled")
@@ -135,27 +144,28 @@ async def check(manager: TaskManager, seed: int) -> None:
             assert task.reason in reasons
 
 
-async def test_what_runs_and_in_which_order(backend: Backend) -> None:
+@pytest.mark.extended("time")
+@pytest.mark.parametrize("kept", ["memory", "sqlite"])
+async def test_what_runs_and_in_which_order(kept: str, tmp_path: Path) -> None:
     """Tasks with drawn parents run, or are cancelled, as the rule says, and after their parents."""
-    async with backend.run() as manager:
-        if backend.name in REFUSED:
-            with pytest.raises(ValueError, match=REFUSED[backend.name]):
-                await manager.submit(node, (0,), after="any")
-            return
+    store = None if kept == "memory" else SQLStore(f"sqlite:///{tmp_path / 'tasks.db'}")
+    async with setup_async_framework(None, store=store):
         for seed in range(6):
-            await check(manager, seed)
+            await check(get_task_manager(), seed)
 
 
 async def test_how_a_task_waits(backend: Backend) -> None:
     """It says for what it waits, is cancelled as it waits, and its delay counts from then on."""
-    if backend.name in REFUSED:
-        pytest.skip("refused, see above")
+    gate = backend.gate()
     async with backend.run() as manager:
-        gate = GATES["waits"] = threading.Event()
-        first = await manager.submit(node, (0, False, "waits"))
-        second = await manager.submit(node, (1,), after=first, delay=0.05)
-        third = await manager.submit(node, (2,), after=[first, second], after_failure="run")
-        fourth = await manager.submit(node, (3,), after=[third, first, third])
+        first = await manager.submit(tasks.hold, (gate.path,))
+        if backend.name in REFUSED:
+            with pytest.raises(ValueError, match=REFUSED[backend.name]):
+                await manager.submit(tasks.add, (1,), after=first)
+            return
+        second = await manager.submit(tasks.add, (1,), after=first, delay=0.05)
+        third = await manager.submit(tasks.add, (2,), after=[first, second], after_failure="run")
+        fourth = await manager.submit(tasks.add, (3,), after=[third, first, third])
         told = [await manager.get_task(one) for one in (second, third, fourth)]
         assert [task.explain() for task in told if task is not None] == [
             f"waits for task {first} to end",
@@ -163,18 +173,22 @@ async def test_how_a_task_waits(backend: Backend) -> None:
             f"waits for tasks {third} and {first} to end",
         ]
         assert await manager.cancel_task(second)
-        gate.set()
-        assert await manager.get_result(fourth, timeout=PATIENCE) == 3
+        gate.open()
+        assert await manager.get_result(fourth, timeout=PATIENCE) == 13
         ended = await manager.get_task(second)
         assert ended is not None
         assert ended.status is TaskStatus.CANCELLED
         assert ended.reason == "it was cancelled before it started"
         assert ended.to_dict()["after"] == [first]
-        late = await manager.submit(node, (4,), after=[first, fourth], delay=0.05)
-        assert await manager.get_result(late, timeout=PATIENCE) == 4
-        task = await manager.get_task(late)
-        assert task is not None
-        assert task.queue_time is not None
+        late = await manager.submit(tasks.add, (4,), after=[first, fourth], delay=0.05)
+        assert await manager.get_result(late, timeout=PATIENCE) == 14
+        bad = await manager.submit(tasks.fail.options(on_error="silent"))
+        never = await manager.submit(tasks.add, (5,), after=bad)
+        with pytest.raises(TaskCancelledError):
+            await manager.get_result(never, timeout=PATIENCE)
+        lost = await manager.get_task(never)
+        assert lost is not None
+        assert lost.reason == f"it was to run after task {bad}, which failed"
         with pytest.raises(LookupError, match=r"^\S+ cannot wait for task 'nobody': no task has "):
-            await manager.submit(node, (5,), after=[first, "nobody"])
-        assert manager.get_stats()["submitted"] == 5
+            await manager.submit(tasks.add, (6,), after=[first, "nobody"])
+        assert manager.get_stats()["submitted"] == 7
