@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.explore.ourselves import (
+    chains,
     couriers,
     ends,
     metrics,
@@ -28,7 +29,7 @@ BY_SUBJECT: dict[str, list[Scenario]] = {
     "stores": stores.SCENARIOS,
     "remote": [*couriers.SCENARIOS, *remote.SCENARIOS],
     "requeues": requeues.SCENARIOS,
-    "places": places.SCENARIOS,
+    "places": [*places.SCENARIOS, *chains.SCENARIOS],
     "metrics": metrics.SCENARIOS,
 }
 
