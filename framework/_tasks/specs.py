@@ -194,21 +194,16 @@ def _hooks(complete: Hook | None, error: Hook | str | None) -> Hooks | None:
 
 
 def _require_fit(name: str, options: CopyOptions) -> None:
-    """Refuse options that do not go with those of a task that waits for others.
+    """Refuse what makes no sense of a task that waits for others.
 
     Raises:
         TypeError: If it waits for none.
-        ValueError: If it waits for itself, or has an option that does not go with that.
+        ValueError: If it waits for itself.
     """
     after = options["after"]
     if not after:
         raise TypeError(
             f"{name}: 'after_failure' has no effect without 'after', the tasks that it waits for"
-        )
-    if options["unique"]:
-        raise ValueError(
-            f"{name}: 'after' does not go with 'unique': whether there is another task is only "
-            "known when it may start, and its id is returned before"
         )
     if options["task_id"] in after:
         raise ValueError(f"{name}: a task cannot wait for itself: after has its own task_id")

@@ -44,7 +44,8 @@ class Unique(Partner):
 
     A caller that can wait hears whether another process has the same task. One that cannot, on
     the thread of an event loop, asks for the tasks of this process only. If it turns out later that
-    another process has one, the new task ends CANCELLED.
+    another process has one, the new task ends CANCELLED. One that waits for others asks when these
+    have ended, and ends CANCELLED as well.
 
     Args:
         places: The lines of unique tasks.
@@ -83,6 +84,8 @@ class Unique(Partner):
             DuplicateTaskError: If there is one, and the options say so.
             StoreUnavailableError: If the store does not answer in time.
         """
+        if task.spec.after:
+            return None
         places = task.places
         assert places is not None
         request = places.unique
@@ -192,6 +195,9 @@ class Unique(Partner):
         places = task.places
         if places is None:  # it has ended
             return True
+        if task.spec.after and places.unique is not None:
+            self._places.add(task)
+            self._join_late(task, places, places.unique)
         with self._places.lock:
             # Once: a submission that was told to use this task comes by here, too.
             goes = places.state is PlaceState.ALONE
