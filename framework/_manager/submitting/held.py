@@ -29,7 +29,7 @@ from framework._records.records import TaskRecord
 from framework._records.statuses import FINAL, PENDING
 from framework._running.runner import Runner
 from framework._running.waits.places import Delays, Places
-from framework._tasks.live import LiveTask
+from framework._tasks.live import LiveTask, current_record
 from framework._tasks.places import (
     PlaceAnswer,
     PlaceRequest,
@@ -38,6 +38,7 @@ from framework._tasks.places import (
     running_key,
 )
 from framework._threads.waiters import Reply
+from framework.exceptions import DeadlockError
 
 _WAITS: Final = "waits for a place"
 
@@ -154,8 +155,18 @@ class Chained(Partner):
     def hold(self, task: LiveTask, go_on: GoOn) -> bool:
         """Keep a task until the others have ended."""
         parents, task.parents = task.parents, ()
-        if self._gives_away or not self._places.chain(task, go_on):
+        if self._gives_away:
             return False
+        here = [one for one in parents if isinstance(one, LiveTask)]
+        submitter = current_record.get()
+        # The one that submits it may wait for it next, for ever.
+        awaited = submitter if submitter in here else next(iter(here), None)
+        try:
+            if not self._places.chain(task, go_on, awaited):
+                return False
+        except DeadlockError as error:
+            self._runner.refuse(task, error)
+            return True
         if self._ledger.shared is None:
             self._follow(task, parents)
         return True

@@ -157,13 +157,26 @@ class Places:
 
     # -- tasks that wait until others have ended
 
-    def chain(self, task: LiveTask, go_on: Callable[[LiveTask], object]) -> bool:
-        """Keep a task until `unchain` is called with it; False if that was before."""
+    def chain(
+        self, task: LiveTask, go_on: Callable[[LiveTask], object], awaited: LiveTask | None
+    ) -> bool:
+        """Keep a task until `unchain` is called with it; False if that was before.
+
+        Args:
+            task: The task.
+            go_on: What `unchain` returns.
+            awaited: One of those that it waits for; None if this process runs none of them.
+
+        Raises:
+            DeadlockError: If that one waits for this task.
+        """
         after = task.after
         with self.lock:
             if after is None or not after.waits:
                 return False
             self._chained[task] = go_on
+        if awaited is not None:
+            self._waits.enter(task, awaited)
         if task.status in FINAL:
             # It was cancelled before it was kept.
             self.forget_delay(task)
@@ -174,7 +187,9 @@ class Places:
         with self.lock:
             if task.after is not None:
                 task.after.waits = False
-            return self._chained.pop(task, None)
+            go_on = self._chained.pop(task, None)
+        self._waits.leave(task)
+        return go_on
 
     # -- what becomes of a task
 
@@ -209,6 +224,7 @@ class Places:
         self.delays.forget(task)
         if task.after is not None:
             self._chained.pop(task, None)
+            self._waits.leave(task)
 
     def give_away(self, task: LiveTask) -> None:
         """Forget a task that another process may run, which sees its places if all share them."""
