@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final, Protocol
 
+from framework._records.chains import After
 from framework._records.ids import TaskId
 from framework._records.records import TaskRecord, label_of
 from framework._records.statuses import COMPLETED, TaskStatus
@@ -37,8 +38,9 @@ def dump_record(record: TaskRecord) -> dict[str, Any]:
     It always has ``task_id``, ``name``, ``status`` and ``created_at``. It has ``description``,
     ``started_at``, ``ended_at``, ``attempts``, ``result``, ``error``, ``reason``,
     ``progress``, ``progress_message``, ``cancel_requested``, ``still_running``, ``remote``,
-    ``run_again_of`` and ``owner`` only if they are set. Timestamps are in seconds since the
-    epoch; ``result`` and ``error`` are the texts of `encode_result` and `encode_error`.
+    ``run_again_of``, ``after`` and ``owner`` only if they are set. Timestamps are in seconds since
+    the epoch; ``result`` and ``error`` are the texts of `encode_result` and `encode_error`, and
+    ``after`` is what `After.text` returns.
 
     Args:
         record: A final record, or a snapshot of a live one: it must not change meanwhile.
@@ -63,6 +65,7 @@ def dump_record(record: TaskRecord) -> dict[str, Any]:
         "result": encode_result(function, record.result) if completed else None,
         "error": None if error is None else encode_error(error),
         "owner": record.owner,
+        "after": None if record.after is None else record.after.text(),
         **{name: getattr(record, name) for name in _RARE},
     }
     return facts | {
@@ -121,6 +124,8 @@ def load_record(facts: Mapping[str, Any], clock: _Times) -> TaskRecord:
         text = facts.get("error")
         record.error = decode_error(text) if text else reported_error(record, record.status, None)
         record.read = True
+    if facts.get("after"):
+        record.after = After.of(facts["after"])
     for name in _RARE:
         if facts.get(name) is not None:
             setattr(record, name, facts[name])

@@ -10,6 +10,7 @@ store that stores them or sends them to another process.
 from __future__ import annotations
 
 from framework._records import exports
+from framework._records.chains import After
 from framework._records.pages import PageQuery
 from framework._records.records import Kind, Restart, TaskEvent, TaskRecord
 from framework._records.schedules import RunClaim, ScheduleState
@@ -50,6 +51,7 @@ from framework.protocols._features import (
     AskingDirectory,
     BatchingStore,
     CallStore,
+    ChainStore,
     CountingStore,
     Fallible,
     Featured,
@@ -69,9 +71,11 @@ from framework.protocols._steps import StepStore
 from framework.protocols._stores import SharedStore, StoreHost, TaskStore
 
 __all__ = [
+    "After",
     "AskingDirectory",
     "BatchingStore",
     "CallStore",
+    "ChainStore",
     "Clock",
     "CountingStore",
     "EngineHost",
