@@ -25,6 +25,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -82,9 +83,9 @@ _DROP_TASKS: Final = sa.delete(CHAINS).where(CHAINS.c.task_id.in_(_THESE))
 _WAITS: Final = sa.and_(
     TASKS.c.status == TaskStatus.PENDING.value, TASKS.c.due_at == sa.literal_column(repr(NEVER))
 )
-_WAITING: Final = sa.select(TASKS.c.task_id, TASKS.c.process, TASKS.c.restart).where(
-    TASKS.c.task_id.in_(_THESE), _WAITS
-)
+_WAITING: Final = sa.select(
+    TASKS.c.task_id, TASKS.c.process, TASKS.c.restart, TASKS.c.level, TASKS.c.created_at
+).where(TASKS.c.task_id.in_(_THESE), _WAITS)
 _RELEASED: Final = sa.select(TASKS.c.task_id).where(
     TASKS.c.task_id.in_(_THESE),
     TASKS.c.ended_at.is_(None),
@@ -193,6 +194,8 @@ def settle(
         return NOTHING
     left = {task_id for (task_id,) in _rows(connection, _LEFT, touched)}
     waiting = _rows(connection, _WAITING, {*cancelled, *touched.difference(left)})
+    # In the order in which they would start.
+    waiting.sort(key=attrgetter("level", "created_at", "task_id"))
     ended_by_it, released = dict[str, dict[str, str]](), dict[str, list[str]]()
     ends, starts = list[dict[str, Any]](), list[dict[str, Any]]()
     for row in waiting:
