@@ -16,9 +16,11 @@ from framework import (
     TaskManager,
     TaskStatus,
     background_task,
+    current_task,
     get_task_manager,
     setup_async_framework,
 )
+from framework.exceptions import DeadlockError
 from framework.stores.sql import SQLStore
 from tests.patience import PATIENCE
 from tests.processes.conformance import tasks
@@ -65,6 +67,11 @@ async def async_node(number: int, fails: bool = False) -> int:
 def requeued_node(number: int, fails: bool = False) -> int:
     """Run on a thread, of this process or of another one."""
     return run(number, fails, "")
+
+
+def only(*_: object) -> str:
+    """Return the same key for all calls."""
+    return "key"
 
 
 @dataclass(frozen=True)
@@ -192,3 +199,49 @@ async def test_how_a_task_waits(backend: Backend) -> None:
         with pytest.raises(LookupError, match=r"^\S+ cannot wait for task 'nobody': no task has "):
             await manager.submit(tasks.add, (6,), after=[first, "nobody"])
         assert manager.get_stats()["submitted"] == 7
+
+
+@pytest.mark.extended("time")
+@pytest.mark.parametrize("kept", ["memory", "sqlite"])
+async def test_places_are_taken_when_the_others_have_ended(kept: str, tmp_path: Path) -> None:
+    """Of unique tasks that wait, the first that may start is the only one, or is replaced."""
+    store = None if kept == "memory" else SQLStore(f"sqlite:///{tmp_path / 'tasks.db'}")
+    async with setup_async_framework(None, store=store):
+        manager, gate = get_task_manager(), threading.Event()
+        GATES["first"] = GATES["unique"] = gate
+        first = await manager.submit(node, (0, False, "first"))
+        unique = node.options(unique=only, after=first)
+        one, two = [await manager.submit(unique, (number, False, "")) for number in (1, 2)]
+        assert one != two
+        gate.set()
+        ends = await manager.gather([one, two], return_exceptions=True, timeout=PATIENCE)
+        # The second one may come after the first has ended.
+        assert ends[0] == 1
+        task = await manager.get_task(two)
+        assert task is not None
+        assert task.reason in ("", f"a duplicate of task {one}")
+        last = await manager.submit(unique, (3, False, ""), on_duplicate="replace")
+        assert await manager.get_result(last, timeout=PATIENCE) == 3
+
+
+@pytest.mark.extended("time")
+@pytest.mark.parametrize("kept", ["memory", "sqlite"])
+async def test_a_task_that_waits_for_what_waits_for_it(kept: str, tmp_path: Path) -> None:
+    """Whoever waits in a task for one that is to run after it is told that this never ends."""
+    store = None if kept == "memory" else SQLStore(f"sqlite:///{tmp_path / 'tasks.db'}")
+    async with setup_async_framework(None, store=store):
+        manager = get_task_manager()
+
+        async def on_loop() -> None:
+            own = current_task()
+            assert own is not None
+            await manager.submit(int, after=own.task_id, wait=True)
+
+        def on_thread() -> None:
+            own = current_task()
+            assert own is not None
+            manager.wait_result(manager.submit_nowait(int, after=own.task_id))
+
+        for fn in (on_loop, on_thread):
+            with pytest.raises(DeadlockError):
+                await manager.submit(fn, wait=True, on_error="silent")
