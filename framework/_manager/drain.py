@@ -127,8 +127,7 @@ async def _give_away_sleepers(core: Core, home: Home, left: Tally) -> None:
     """Give tasks that wait for something that may take long to the other processes."""
 
     def give_away(task: LiveTask) -> None:
-        chained = task.after is not None and task.after.waits
-        waits = task.timer is not None or task.sleeper is not None or chained
+        waits = task.timer is not None or task.sleeper is not None or _is_chained(task)
         if waits and core.requeued.let_go(task, WAITS):
             left.add(_LEFT, task)
 
@@ -140,13 +139,20 @@ async def _end_waits(core: Core, home: Home, cut_short: Tally) -> None:
     """Cancel delayed tasks; wake tasks that sleep in a retry or throttle."""
 
     def end_wait(task: LiveTask) -> None:
-        if task.timer is not None and core.runner.cancel_pending(task, REASON):
+        # One that waits for others may yet start, but not if its delay begins only then.
+        is_delayed = task.timer is not None or (bool(task.spec.delay) and _is_chained(task))
+        if is_delayed and core.runner.cancel_pending(task, REASON):
             cut_short.add(_DELAYED, task)
         sleeper = task.sleeper
         if sleeper is not None:
             sleeper.interrupt()
 
     await _in_turns(core, list(home.live.values()), end_wait)
+
+
+def _is_chained(task: LiveTask) -> bool:
+    """Return whether a task waits for others to end."""
+    return task.after is not None and task.after.waits
 
 
 async def _wait_until_idle(core: Core, home: Home, until: float) -> None:
