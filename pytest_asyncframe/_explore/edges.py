@@ -52,7 +52,7 @@ EDGES: Final = ("started", "completed")
 QUIET: Final[dict[type, frozenset[str]]] = {
     TaskManager: frozenset({"clock", "new_id", "pool", "rng", "submit_nowait"}),
     Task: frozenset(
-        {"check_cancelled", "created_at", "description", "name", "origin", "owner"}
+        {"after", "check_cancelled", "created_at", "description", "name", "origin", "owner"}
         | {"report_progress", "run_again_of", "task_id"}
     ),
     # Its `submit` is counted by the toolkit, whose pool has one of its own.
