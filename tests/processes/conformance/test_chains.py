@@ -191,7 +191,7 @@ async def test_how_a_task_waits(backend: Backend) -> None:
         assert await manager.get_result(late, timeout=PATIENCE) == 14
         bad = await manager.submit(tasks.fail.options(on_error="silent"))
         never = await manager.submit(tasks.add, (5,), after=bad)
-        with pytest.raises(TaskCancelledError):
+        with pytest.raises(TaskCancelledError, match=rf"^task '{never}' .* was cancelled$"):
             await manager.get_result(never, timeout=PATIENCE)
         lost = await manager.get_task(never)
         assert lost is not None
@@ -243,5 +243,51 @@ async def test_a_task_that_waits_for_what_waits_for_it(kept: str, tmp_path: Path
             manager.wait_result(manager.submit_nowait(int, after=own.task_id))
 
         for fn in (on_loop, on_thread):
-            with pytest.raises(DeadlockError):
+            with pytest.raises(DeadlockError, match=r"^deadlock: .* waits for builtins.int waits "):
                 await manager.submit(fn, wait=True, on_error="silent")
+
+
+@pytest.mark.extended("time")
+@pytest.mark.parametrize("kept", ["memory", "sqlite"])
+async def test_a_shutdown_while_tasks_wait(kept: str, tmp_path: Path) -> None:
+    """What waits for a task that ends in time runs, unless its delay would only begin then."""
+    store = None if kept == "memory" else SQLStore(f"sqlite:///{tmp_path / 'tasks.db'}")
+    gate = GATES["shutdown"] = threading.Event()
+    LOG.clear()
+    async with setup_async_framework(None, store=store, graceful_shutdown_timeout=PATIENCE):
+        manager = get_task_manager()
+        first = await manager.submit(node, (0, False, "shutdown"))
+        second = await manager.submit(node, (1,), after=first)
+        third = await manager.submit(
+            node, (2,), after=first, delay=3_600, on_error=lambda _: gate.set()
+        )
+    tasks = manager.get_all_tasks()
+    assert tasks[second]["status"] == "completed"
+    assert (tasks[third]["status"], tasks[third]["reason"]) == (
+        "cancelled",
+        "the framework shut down",
+    )
+    assert LOG == [("start", 0), ("end", 0), ("start", 1), ("end", 1)]
+
+
+@pytest.mark.extended("time")
+async def test_tasks_of_a_process_that_only_submits(sql_url: str) -> None:
+    """They wait where nobody has them, and the next process runs them in their order."""
+    LOG.clear()
+    async with setup_async_framework(None, store=SQLStore(sql_url, durable=True), max_workers=0):
+        manager = get_task_manager()
+        first = await manager.submit(requeued_node, (0,))
+        second = await manager.submit(requeued_node, (1, True), after=first, delay=0.05)
+        third = await manager.submit(requeued_node, (2,), after=[first, second])
+        last = await manager.submit(requeued_node, (3,), after=third, after_failure="run")
+        told = await manager.get_task(second)
+        assert told is not None
+        assert told.explain() == f"waits for task {first} to end"
+    async with setup_async_framework(None, store=SQLStore(sql_url)):
+        manager = get_task_manager()
+        assert await manager.get_result(last, timeout=PATIENCE) == 3
+        lost = await manager.get_task(third)
+        assert lost is not None
+        assert lost.reason == f"it was to run after task {second}, which failed"
+        assert lost.after == [first, second]
+    assert [number for word, number in LOG if word == "start"] == [0, 1, 3]

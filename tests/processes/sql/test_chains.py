@@ -312,7 +312,7 @@ def test_an_answer_that_was_lost(sql_url: str, monkeypatch: Any) -> None:
         write(one, two)
         one.end(parent)
         monkeypatch.setattr(one.writer.batches, "_note", _lost)
-        with pytest.raises(ConnectionResetError):
+        with pytest.raises(ConnectionResetError, match=r"^the answer$"):
             write(one)
         monkeypatch.undo()
         assert one.host.released == []
@@ -324,4 +324,4 @@ def test_an_answer_that_was_lost(sql_url: str, monkeypatch: Any) -> None:
 
 
 def _lost(*_: object) -> None:
-    raise ConnectionResetError
+    raise ConnectionResetError("the answer")
