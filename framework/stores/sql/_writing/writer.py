@@ -378,6 +378,7 @@ class Writer:
             )
             self._backlog.refuse_starts()
             self._site.host.interrupt("the process stood still, and the others gave it up")
+            self.follower.chained.waiting.clear()
         try:
             with self._database.writing() as connection:
                 self._enter(connection)
