@@ -30,6 +30,8 @@ class After:
         waits: Whether it waits for them still. It is never true of what was read of a store: its
             reason says that.
         open: Those of them that had not ended then.
+        unwritten: Whether a store may not have those in `open` yet that it does not find: an engine
+            has told of them before their process has written them.
         stored: Belongs to the store, which notes here that it knows what the task waits for.
     """
 
@@ -37,6 +39,7 @@ class After:
     on_failure: OnFailure = "cancel"
     waits: bool = False
     open: set[str] = field(default_factory=set)
+    unwritten: bool = False
     stored: bool = False
 
     def text(self) -> str:

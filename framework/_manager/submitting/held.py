@@ -141,6 +141,7 @@ class Chained(Partner):
         open_ones = [
             one for one in found.values() if one.status not in FINAL or after.cancels(one.status)
         ]
+        after.unwritten = self._remote is not None
         after.open = {str(one.task_id) for one in open_ones}
         task.parents = open_ones
         if not open_ones:

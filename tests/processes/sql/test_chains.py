@@ -81,6 +81,12 @@ def test_an_end_and_a_child_in_each_order(sql_url: str, monkeypatch: Any) -> Non
             assert two.host.released.pop() == waiting.task_id
             assert two.row(waiting).due_at is None
             assert is_clean(one)
+        parent = one.accept()
+        waiting = child(two, parent)
+        write(one, two)
+        two.end(waiting, CANCELLED)
+        write(two)
+        assert is_clean(one), "it waits no more"
         assert statements_of_an_end(one) == []
 
 
@@ -235,6 +241,16 @@ def test_a_parent_that_is_gone(sql_url: str) -> None:
         one.end(coming)
         write(one)
         assert one.host.released == [waiting.task_id]
+        told = one.accept()
+        early = child(two, told)
+        assert early.after is not None
+        early.after.unwritten = True
+        write(two, one)
+        assert two.row(early).due_at == NEVER
+        one.end(told)
+        write(one)
+        look(two)
+        assert two.host.released[-1] == early.task_id
 
 
 @pytest.mark.extended("time")

@@ -93,6 +93,7 @@ class Written(NamedTuple):
         starts: Whether it becomes RUNNING by this row, if the row may be written.
         waits_for: For a task that begins to wait by this row: its id, one that it waits for, and
             what becomes of it if that has no result; each.
+        unwritten: Whether those may be without a row yet.
     """
 
     text: str
@@ -101,6 +102,7 @@ class Written(NamedTuple):
     restart: Restart | None = None
     starts: bool = False
     waits_for: Sequence[tuple[str, str, str]] = ()
+    unwritten: bool = False
 
     @property
     def is_free(self) -> bool:
@@ -183,10 +185,11 @@ def row_of(record: TaskRecord, call: str | None = None, starts: bool = False) ->
         NEVER if waits else None if restart is None or status is not _PENDING else restart.due,
         None if after is None else after.text(),
     )
-    links: Sequence[tuple[str, str, str]] = ()
-    if after is not None and waits and not after.stored:
-        links = [(record.task_id, parent, after.on_failure) for parent in sorted(after.open)]
-    return Written(json.dumps(row), ended_at, record.task_id, restart, starts, links)
+    written = Written(json.dumps(row), ended_at, record.task_id, restart, starts)
+    if after is None or not waits or after.stored:
+        return written
+    links = [(record.task_id, parent, after.on_failure) for parent in sorted(after.open)]
+    return written._replace(waits_for=links, unwritten=after.unwritten)
 
 
 def begin(still: TaskRecord, started: float) -> None:

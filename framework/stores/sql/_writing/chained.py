@@ -49,14 +49,14 @@ class ChainedRows:
             return NOTHING
         process, now = self._site.membership.process_id, self._site.host.clock.time()
         begun = {parent for _, parent, _ in links}
-        return chains.settle(
-            connection, dialect, process, version, now, ended, begun, self._is_coming
-        )
-
-    def _is_coming(self, task_id: str) -> bool:
-        """Return whether the row of a task of this process is still to be written."""
+        unwritten = {parent for row in rows if row.unwritten for _, parent, _ in row.waits_for}
         backlog = self._site.backlog
-        return task_id in backlog.live or backlog.holds(task_id)
+
+        def is_coming(task_id: str) -> bool:
+            own = task_id in backlog.live or backlog.holds(task_id)
+            return own or task_id in unwritten
+
+        return chains.settle(connection, dialect, process, version, now, ended, begun, is_coming)
 
     def committed(self, rows: Sequence[Written], settled: Settled) -> bool:
         """Tell the framework what has become of its tasks, once that is safe.
