@@ -13,7 +13,7 @@ import inspect
 import re
 import textwrap
 import typing
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping
 from datetime import datetime, time, timedelta, tzinfo
 from functools import partial
 from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, TypedDict, TypeVar, cast
@@ -235,7 +235,7 @@ class OnceOptions(TypedDict, total=False):
         Default(0.0),
     ]
     after: Annotated[
-        str | Sequence[str] | None,
+        str | Collection[str] | None,
         "The id of a task, or a list of up to 1,000: the task starts once all of these have ended, "
         "and as if it was submitted then. None or an empty list to wait for none.",
         checks.optional(chains.task_ids),

@@ -242,7 +242,7 @@ async def test_submit(task_manager: TaskManager) -> None:
 
 
 def test_submit_id(task_manager: TaskManager) -> None:
-    """An id that is too long or not printable, or that no URL has, is refused by all calls."""
+    """An id that is too long or not printable, that no URL has, or that a task has, is refused."""
     for call in (
         lambda value: task_manager.submit_nowait(int, task_id=value),
         lambda value: background_task(lambda: None).options(task_id=value),
@@ -260,17 +260,43 @@ def test_submit_id(task_manager: TaskManager) -> None:
             assert text == f"task_id must {UNREACHABLE}, not {value!r}: {CURE}"
 
     assert task_manager.get_stats()["submitted"] == 0
-
-
-def test_submit_id_in_use(task_manager: TaskManager) -> None:
-    """An id that a living or a finished task has is refused."""
     task_manager.submit_nowait(int, task_id="mine")
     task_manager.wait_result("mine")
-
     with pytest.raises(
         ValueError, match=r"^task_id must be one that no task has, not 'mine': choose another, or "
     ):
         task_manager.submit_nowait(int, task_id="mine")
+
+
+def test_what_a_task_waits_for(task_manager: TaskManager) -> None:
+    """What is no id of a task, or of the task itself, is refused; an empty list waits for none."""
+    first = task_manager.submit_nowait(int, task_id="first")
+    copy: Any = background_task(lambda: None).options
+    wanted = "after must be the id of a task, or a list of ids, not"
+    for value, error, text in (
+        (5, TypeError, f"{wanted} int"),
+        ([first, None], TypeError, f"{wanted} one of NoneType"),
+        (task_manager, TypeError, f"{wanted} TaskManager"),
+        ("", ValueError, f"{wanted} ''"),
+        (["a", ""], ValueError, f"{wanted} ''"),
+        ([str(one) for one in range(1_001)], ValueError, "after must have at most 1,000 ids, not "),
+    ):
+        for call in (partial(task_manager.submit_nowait, int), copy):
+            found, told = told_by(partial(call, after=value))
+            assert (found, told[: len(text)]) == (error, text)
+    told = told_by(partial(task_manager.submit_nowait, int, after="me", task_id="me"))[1]
+    assert told == "builtins.int: a task cannot wait for itself: after has its own task_id"
+    told = told_by(partial(copy, after_failure="run"))[1]
+    assert ": 'after_failure' has no effect without 'after', the tasks that it waits " in told
+    told = told_by(partial(copy, after=first, after_failure="stop"))[1]
+    assert told.startswith("after_failure must be 'cancel' or 'run', not 'stop'")
+    with pytest.raises(LookupError, match=r"^builtins.int cannot wait for task 'nobody': no task "):
+        task_manager.submit_nowait(int, after=[first, "nobody"])
+    submit: Any = task_manager.submit_nowait
+    nobody: Any
+    for nobody in ([], (), None, {first}):
+        assert task_manager.wait_result(submit(int, after=nobody)) == 0
+    assert task_manager.get_stats()["submitted"] == 5
 
 
 # -- asking

@@ -172,6 +172,13 @@ async def use_background() -> None:
         TaskId[int],
     )
     assert_type(await manager.submit(length, ("a",), unique=True, max_running=1), TaskId[int])
+    first = bare_background("a")
+    assert_type(bare_background.options(after=first)("b"), TaskId[int])
+    assert_type(
+        await manager.submit(length, ("a",), after=[first, "b"], after_failure="run"), TaskId[int]
+    )
+    bare_background.options(after=5)  # type: ignore[arg-type]  # no id
+    bare_background.options(after_failure="stop")  # type: ignore[arg-type]  # none of the two
     background_task(on_duplicate="skip")  # type: ignore[call-overload]  # none of the three
     background_task(limit=5)  # type: ignore[call-overload]  # an option that does not exist
     background_task(timeout="5")  # type: ignore[call-overload]  # an option of the wrong type
