@@ -97,6 +97,19 @@ class Interceptor(Protocol):
         """
         return call()
 
+    def around_step(
+        self, record: TaskRecord, name: str, call: Callable[[], Any]
+    ) -> Any:  # whatever the step returns
+        """Run the body of a step and return its result; not called for one that is recorded.
+
+        Args:
+            record: The task.
+            name: The module and the qualified name of the step.
+            call: Runs the body. For an ``async def`` step it returns a coroutine, and you must
+                return an awaitable.
+        """
+        return call()
+
     def around_delivery(self, record: TaskRecord, deliver: Callable[[], bool]) -> bool:
         """Start a task by calling *deliver*, once unless you inject a fault."""
         return deliver()

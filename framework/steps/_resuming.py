@@ -18,11 +18,12 @@ class Resuming:
     """Runs the attempts of tasks with ``on_restart="resume"``.
 
     Args:
-        ledger: Of the tasks; says what their store can do.
+        ledger: Of the tasks; says what their store can do, and who is called around them.
     """
 
     def __init__(self, ledger: Ledger) -> None:
         self._store = ledger.features.steps
+        self._interceptor = ledger.interceptor
 
     def around_attempt(self, task: LiveTask, attempt: int, call: Callable[[], Any]) -> Any:
         """Make an attempt with the records of the task; see `Interceptor.around_attempt`."""
@@ -60,7 +61,7 @@ class Resuming:
         """Return the steps of a task as they are stored; blocks."""
         store = self._store
         records = () if store is None else store.fetch_steps(str(task.task_id))
-        return StepRun(task, code_of(task.spec.fn), store, records)
+        return StepRun(task, code_of(task.spec.fn), store, records, self._interceptor)
 
 
 _RUN: Final[ContextVar[StepRun | None]] = ContextVar("asyncframe_steps", default=None)

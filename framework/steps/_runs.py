@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from framework._records.records import Kind
@@ -33,7 +34,7 @@ from framework._tasks.wire import (
     settled,
 )
 from framework.exceptions import StepMismatchError
-from framework.protocols import StepStore
+from framework.protocols import Interceptor, StepStore
 from framework.steps._branches import Branch, digest_of, entered
 from framework.steps._matching import PATIENCE, Answer, Call, Held, Matching
 
@@ -80,6 +81,7 @@ class StepRun:
         code: A digest of its code, see `_code`.
         store: Keeps the records; None to keep them here, until the task ends.
         records: What is stored.
+        interceptor: Is called around the bodies of steps; None for none.
 
     Attributes:
         branches: Those of the attempt, in the order in which they began.
@@ -91,8 +93,10 @@ class StepRun:
         code: str,
         store: StepStore | None,
         records: Sequence[StepRecord] = (),
+        interceptor: Interceptor | None = None,
     ) -> None:
         self._whose = task
+        self._interceptor = interceptor
         self._task_id = str(task.task_id)
         self._code = code
         self._store = store
@@ -196,7 +200,7 @@ class StepRun:
         branch.waits = "runs"
         inside = entered.set(None)
         try:
-            value = await declared.fn(*args, **kwargs)
+            value = await self._body(declared, args, kwargs)
             return _completed(declared, record, value)
         except asyncio.CancelledError:
             # While its task is given to another process, which runs the step again.
@@ -318,13 +322,20 @@ class StepRun:
     ) -> tuple[Any, BaseException | None]:
         inside = entered.set(None)
         try:
-            return _completed(declared, record, declared.fn(*args, **kwargs))
+            return _completed(declared, record, self._body(declared, args, kwargs))
         except Exception as error:  # whatever the body raises is stored
             return _failed(record, error)
         finally:
             entered.reset(inside)
 
     # -- what both do
+
+    def _body(self, declared: DeclaredStep, args: Any, kwargs: Any) -> Any:
+        """Call the function of a step, with the interceptor around it."""
+        call = partial(declared.fn, *args, **kwargs)
+        if self._interceptor is None:
+            return call()
+        return self._interceptor.around_step(self._whose, declared.name, call)
 
     def _require(self, kind: Kind, declared: DeclaredStep) -> None:
         """Refuse a step that is not of the kind of its task, whose branches nobody could order."""
