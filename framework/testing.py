@@ -73,6 +73,8 @@ __all__ = [
     "Ranking",
     "RateLimit",
     "WorkerCrashError",
+    "abandon_framework",
+    "adopt_state",
     "around_body",
     "attempt_bound",
     "bare_function",
@@ -503,10 +505,29 @@ def override_framework(
         framework.connect()
         yield framework.manager
     finally:
-        set_override(None)
-        framework.hand_over(0.0)
-        framework.close(0.0)
-        set_override(before)
+        # Unless it was abandoned: what belongs to it is as it was then.
+        if STATE.override is framework:
+            set_override(None)
+            framework.hand_over(0.0)
+            framework.close(0.0)
+            set_override(before)
+
+
+def abandon_framework() -> None:
+    """Leave the override of a test at once, as a process leaves its framework that is killed.
+
+    Nothing of it is drained, stored or told, now or when its block ends. The next override takes
+    its place. First see to it that no thread and no event loop goes on that works for it.
+
+    Raises:
+        RuntimeError: If there is no override.
+    """
+    framework = STATE.override
+    if framework is None:
+        raise RuntimeError("there is no override_framework() that could be abandoned")
+    set_override(None)
+    # The one thread that nobody else can stop: it asks the store what others want to know.
+    framework.core.others.close()
 
 
 @contextmanager
