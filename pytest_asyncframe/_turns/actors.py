@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Thread
+from typing import NoReturn
 
 from pytest_asyncframe._turns.activity import Glance
 
@@ -26,6 +27,10 @@ class TestEndedError(BaseException):
 
     def __init__(self) -> None:
         super().__init__("the test has ended")
+
+
+class ProcessDeadError(BaseException):
+    """Ends a thread of a dead process that runs nobody's code, and so need not stand still."""
 
 
 _MOST_REFUSALS = 100
@@ -71,6 +76,8 @@ class Actor:
             while it was parked.
         error: Raised when it runs again; None for nothing.
         refusals: How many of its waits were refused.
+        is_gone: Whether its process was killed, so that it never goes on.
+        stop: Called on its thread once it is gone; does not return.
         looked: What it saw at its last check while it was ready, and how many checks in a
             row had seen the same before.
         heard: What it saw at its last check while it was parked: `Turns.beats`, the seconds
@@ -101,6 +108,8 @@ class Actor:
         self.has_work: Callable[[], bool] = _never
         self.error: BaseException | None = None
         self.refusals: int = 0
+        self.is_gone: bool = False
+        self.stop: Callable[[], NoReturn] = halt
         self.looked: tuple[object, int] = (None, 0)
         self.heard: tuple[int, float, Mapping[Thread, Glance]] = (-1, 0.0, {})
         self._gate = _thread.allocate_lock()
@@ -158,12 +167,14 @@ class Arrival:
         number: Its position among the ready actors; see `Actor.number`.
         has_turn: Whether it was given a turn already.
         identity: See `Actor.identity`.
+        life: How many processes of the test had been killed before.
         is_open: Whether the thread is still expected.
     """
 
     number: int
     has_turn: bool
     identity: str
+    life: int = 0
     is_open: bool = True
 
 
@@ -199,6 +210,7 @@ class Timer:
         when: The nanosecond at which it fires.
         fn: The function that it calls; None if it wakes an actor.
         actor: The actor that it wakes; None if it calls a function.
+        setter: The actor that has set it; None for a thread that is none.
         background: Whether nobody waits for it, so that time does not move for it.
         location: Where the user's code set it; "" if other code did.
         number: How many timers of the test were set before it.
@@ -208,6 +220,7 @@ class Timer:
     fn: Callable[[], object] | None
     actor: Actor | None
     number: int
+    setter: Actor | None = None
     background: bool = False
     location: str = ""
 
@@ -298,6 +311,22 @@ class Timers:
     def live(self) -> list[Timer]:
         """Return the timers that have not fired, earliest first."""
         return [timer for _, _, _, timer in sorted(self._heap) if timer.live]
+
+
+def halt() -> NoReturn:
+    """Stop the calling thread for ever, in the middle of what it does."""
+    lock = _thread.allocate_lock()
+    while True:
+        lock.acquire()
+
+
+def leave_dead() -> NoReturn:
+    """End the calling thread, which runs nobody's code.
+
+    Raises:
+        ProcessDeadError: Always.
+    """
+    raise ProcessDeadError
 
 
 def _never() -> bool:

@@ -88,3 +88,17 @@ class RandomChooser:
     def pass_time(self, pending: Sequence[Pending], served: Sequence[str]) -> int | None:
         """Return None; see `Chooser`."""
         return None
+
+
+class InOrder:
+    """Takes what comes first everywhere. No time passes while anything can run."""
+
+    takes_time: bool = False
+
+    def choose(self, kind: str, what: str, options: Sequence[str], preempts: bool) -> int:
+        """Return 0; see `Chooser`."""
+        return 0
+
+    def pass_time(self, pending: Sequence[Pending], served: Sequence[str]) -> int | None:
+        """Return None; see `Chooser`."""
+        return None

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pytest_asyncframe._turns.actors import Actor, Arrival, Waiter
-from pytest_asyncframe._turns.endings import EndingTurns
+from pytest_asyncframe._turns.turns import Turns
 
 ENDED = "what has ended"
 """The subject that each actor releases when it ends."""
@@ -65,7 +65,7 @@ class Listeners(list[Listener]):
             one.acts_for(subject)
 
 
-class HeardTurns(EndingTurns):
+class HeardTurns(Turns):
     """The actors of one test, which others may listen to.
 
     Args:

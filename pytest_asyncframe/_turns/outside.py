@@ -142,6 +142,17 @@ class Outside:
             self.pollers.discard(thread.ident or 0)
             self._look()
 
+    def bury(self, threads: Collection[threading.Thread]) -> None:
+        """Wait no more for the files of loops, nor for *threads*: their process is dead."""
+        with self._lock:
+            self.files = 0
+            self._threads.difference_update(threads)
+            for one in threads:
+                self._before.pop(one, None)
+                # It may outlive the test, and works for none.
+                setattr(one, _POLLS, True)
+            self._look()
+
     def _look(self) -> None:
         self.there = bool(self.files or self._threads)
 

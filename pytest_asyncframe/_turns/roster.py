@@ -13,6 +13,7 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections import Counter
+from collections.abc import Collection
 
 from pytest_asyncframe._turns.actors import Actor, Arrival, State
 
@@ -27,9 +28,11 @@ class Roster:
         elsewhere: How many calls run in other processes. Time stands still meanwhile.
         beats: A counter that changes whenever anything happens.
         ready: The ready actors, in the order of their numbers.
+        life: How many processes of the test were killed.
     """
 
     def __init__(self) -> None:
+        self.life: int = 0
         self.running: int = 0
         self.coming: int = 0
         self.elsewhere: int = 0
@@ -56,11 +59,11 @@ class Roster:
         """Expect a thread, which is given a turn now or has to wait for one."""
         self.running += with_turn
         self.coming += not with_turn
-        return Arrival(next(self._numbers), with_turn, identity)
+        return Arrival(next(self._numbers), with_turn, identity, self.life)
 
     def close(self, arrival: Arrival | None) -> bool:
         """Stop counting an arrival; return whether it was still expected."""
-        if arrival is None or not arrival.is_open:
+        if arrival is None or not arrival.is_open or arrival.life != self.life:
             return False
         arrival.is_open = False
         self.running -= arrival.has_turn
@@ -69,6 +72,8 @@ class Roster:
 
     def make_ready(self, actor: Actor, number: int | None = None) -> None:
         """Queue *actor* for a turn, in the order of *number*; None for behind all others."""
+        if actor.is_gone:
+            return
         actor.state = State.READY
         actor.number = next(self._numbers) if number is None else number
         bisect.insort(self.ready, actor, key=lambda one: one.number)
@@ -80,6 +85,8 @@ class Roster:
 
     def wake(self, actor: Actor, *, in_turn: bool) -> None:
         """Wake a stopped actor, which has to wait for others if turns are given *in_turn*."""
+        if actor.is_gone:
+            return
         self.beats += 1
         actor.drop_timer()
         if actor.state is not State.PARKED:
@@ -109,6 +116,19 @@ class Roster:
             self.ready.remove(actor)
         actor.state = State.RUNNING
         self.running += 1
+
+    def bury(self, gone: Collection[Actor], left: Actor | None) -> None:
+        """Count only *left* from now on, and nobody who was announced: their process is dead."""
+        self.beats += 1
+        self.life += 1
+        for actor in gone:
+            actor.is_gone = True
+            actor.drop_timer()
+        is_running = left is not None and left.state is State.RUNNING and not left.away
+        self.running = int(is_running)
+        self.ready = [one for one in self.ready if not one.is_gone]
+        self.coming = self.elsewhere = 0
+        self._joined.clear()
 
     # -- joined threads
 

@@ -23,8 +23,8 @@ from typing import TypeAlias
 
 from pytest_asyncframe._turns.actors import LAST, PATIENT, Actor, Arrival, Timer, nothing
 from pytest_asyncframe._turns.choices import Chooser
+from pytest_asyncframe._turns.endings import Endings
 from pytest_asyncframe._turns.hearing import ENDED
-from pytest_asyncframe._turns.points import Points
 
 _MOST_MOVES = 1_000_000
 """How often time may move by itself without progress; takes some ten seconds."""
@@ -33,7 +33,7 @@ _MOST_MOVES = 1_000_000
 _Job: TypeAlias = tuple[Arrival, Callable[[], object]]
 
 
-class Sequencer(Points):
+class Sequencer(Endings):
     """The actors of one test, its virtual time and its queue.
 
     Args:
@@ -52,7 +52,6 @@ class Sequencer(Points):
         most_moves: Limit of `moved`, from 1 on.
         takes_threads: Whether threads that the test or its app starts are actors too.
         has_looped: Whether an event loop has run on a thread of an actor.
-        firing: Identifiers of the threads that are running a timer's callback.
     """
 
     def __init__(
@@ -73,13 +72,10 @@ class Sequencer(Points):
         self.on_runaway: Callable[[], BaseException | None] = nothing
         self.moved: int = 0
         self.most_moves: int = _MOST_MOVES
-        self.firing: set[int] = set()
         self.takes_threads: bool = False
         self.has_looped: bool = False
         # Only a chooser needs them, and they refer back.
         self._timer_threads = None if chooser is None else TimerThreads(self)
-        # Actors that wait until nobody else runs, and whether also for what is outside.
-        self._watchers: list[tuple[Actor, bool]] = []
         self._stalled_at = -1
         # The nanosecond to which `advance` moves time just now.
         self._target: int | None = None
@@ -267,7 +263,7 @@ class Sequencer(Points):
         order = 0 if setter is None else setter.order
         with self._lock:
             timer = self._timers.push(max(when, self.now), fn, None, LAST if last else order)
-            timer.background = background
+            timer.background, timer.setter = background, setter
         self.listeners.released(timer)
         # Without the lock: whoever runs dispatches when it stops.
         if not self._roster.running:

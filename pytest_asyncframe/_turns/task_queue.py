@@ -48,6 +48,13 @@ class TaskQueue:
         if self._deferred:
             self._deferred = [one for one in self._deferred if one[0] is not actor]
 
+    def clear(self) -> None:
+        """Take everything off the queue: the process that it would start in is dead."""
+        for one in tuple(self.waiting):
+            self._take(one)
+        self._deferred.clear()
+        self._on_loops.clear()
+
     def remove(self, queued: Queued) -> None:
         """Take a task or call off the queue, if it is there, without starting it."""
         if queued in self.waiting:

@@ -501,6 +501,8 @@ class Watchdog:
             waited: Real seconds that it has waited: the `interval` before the wait, which may
                 be another one by now.
         """
+        if actor.is_gone:
+            actor.stop()
         is_parked = actor.state is State.PARKED
         # Also one that waits until it is free: it may be alone, and its time must come.
         is_stopped = actor.is_stopped
