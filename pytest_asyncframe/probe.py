@@ -16,12 +16,12 @@ from pytest_asyncframe._backends.names import require_here
 from pytest_asyncframe._locations import called_at, users_location
 from pytest_asyncframe._seen import matchers
 from pytest_asyncframe._seen.names import Names, task_id_of
-from pytest_asyncframe._toolkit.clients import BASE_URL, Client, LiveServer
+from pytest_asyncframe._toolkit.clients import BASE_URL, Client, LiveServer, OnCrash
+from pytest_asyncframe._toolkit.harm import Harm
 from pytest_asyncframe._toolkit.toolkit import Toolkit
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.clock._lazy import LazyCoroutine
 from pytest_asyncframe.executor import DeterministicExecutor
-from pytest_asyncframe.faults import FaultPlan
 from pytest_asyncframe.histories import History
 
 Predicate = TypeVar("Predicate", bound=Callable[[], object])
@@ -31,7 +31,7 @@ Watching: TypeAlias = Callable[[Callable[[], object]], AbstractContextManager[No
 """Calls what it is given once something has ended, while the block lasts."""
 
 
-class Probe:
+class Probe(Harm):
     """Tests background tasks: a manager, a clock, clients, waits and matchers for one test.
 
     Args:
@@ -39,7 +39,7 @@ class Probe:
     """
 
     def __init__(self, toolkit: Toolkit) -> None:
-        self._toolkit = toolkit
+        super().__init__(toolkit)
         self._recorder = toolkit.recorder
         self._names = Names(toolkit.recorder, toolkit.scope)
 
@@ -77,11 +77,6 @@ class Probe:
         """
         return self._toolkit.require_executor("asyncframe.executor")
 
-    @property
-    def faults(self) -> FaultPlan:
-        """The fault plan of the test, also known as the fixture ``task_faults``."""
-        return self._toolkit.faults
-
     # -- clients
 
     def client(
@@ -90,6 +85,7 @@ class Probe:
         *,
         base_url: str = BASE_URL,
         raise_app_exceptions: bool = True,
+        on_crash: OnCrash = "raise",
         **options: Any,
     ) -> Client:
         """Return a client for *app*; the app's lifespan runs while the client is open.
@@ -104,6 +100,8 @@ class Probe:
             base_url: Prefix of relative URLs.
             raise_app_exceptions: Whether an exception in a route is raised in the test.
                 Otherwise the app responds to it, usually with status 500.
+            on_crash: With ``crash_points``, what becomes of a request whose process dies: "raise"
+                raises ``httpx.RemoteProtocolError``, and "again" sends it once more.
             options: Further options of the ``httpx.AsyncClient`` or ``TestClient``.
 
         Raises:
@@ -116,6 +114,7 @@ class Probe:
             self._toolkit.loop_factory,
             base_url,
             raise_app_exceptions=raise_app_exceptions,
+            on_crash=on_crash,
             location=location,
             **options,
         )
@@ -125,6 +124,7 @@ class Probe:
         made.on_error = self._recorder.take_snapshot
         made.on_enter = lambda: self._toolkit.require_loop("asyncframe.client(app)")
         made.polling = self._toolkit.polling()
+        made.process = self._toolkit.process
         self._toolkit.clients.append(made)
         return made
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 import pytest
 
 from framework import TaskManager
-from framework.protocols import TaskEngine, TaskRecord, TaskStore
+from framework.protocols import Interceptor, TaskEngine, TaskRecord, TaskStore
 from pytest_asyncframe._backends.names import Backend
 
 
@@ -23,11 +23,13 @@ class Parts:
         store: Where its tasks are kept; None for memory.
         engine: What runs them; None for the process of the test.
         offers: Whether it leaves them to other processes; see `override_framework`.
+        interceptor: Takes part in them; None for the recorder of the test.
     """
 
     store: TaskStore | None = None
     engine: TaskEngine | None = None
     offers: bool = False
+    interceptor: Interceptor | None = None
 
     @property
     def are_elsewhere(self) -> bool:

@@ -67,6 +67,7 @@ class Run:
     """
 
     start: datetime = world.START
+    process: None = None
 
     def __init__(
         self,

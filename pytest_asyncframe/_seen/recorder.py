@@ -227,6 +227,17 @@ class Recorder(Interceptor):
             with self._lock:
                 self._settling.remove(call)
 
+    def forget(self, record: TaskRecord) -> None:
+        """Drop a task that never was, and call what waits for it."""
+        self.submissions = [one for one in self.submissions if one.record is not record]
+        latest = self._latest.get(record.task_id)
+        if latest is not None and latest.record is record:
+            del self._latest[record.task_id]
+        with self._lock:
+            calls = tuple(self._watchers.get(record, ()))
+        for call in calls:
+            call()
+
     def wake_all(self) -> None:
         """Call what waits for any task, though none has ended."""
         with self._lock:

@@ -7,10 +7,11 @@ import socket
 import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, nullcontext, suppress
 from functools import partial
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeAlias, TypeVar
+from typing import Any, Literal, NoReturn, Protocol, Self, TypeAlias, TypeVar
 
 from pytest_asyncframe._toolkit import live
 from pytest_asyncframe._toolkit.lifespan import Lifespan, with_state
@@ -22,8 +23,39 @@ BASE_URL = "http://testserver"
 
 Stack = TypeVar("Stack", AsyncExitStack, ExitStack)
 
+OnCrash: TypeAlias = Literal["raise", "again"]
+
 _Left: TypeAlias = tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
 """The error with which a block is left: its class, the error, and its traceback."""
+
+
+class ServingProcess(Protocol):
+    """A process that serves apps, outside of which the test is, and that may die."""
+
+    def start(self, app: Any) -> Future[Any]:
+        """Run an app until `stop`."""
+        ...
+
+    def stop(self, app: Any) -> Future[Any]:
+        """End an app."""
+        ...
+
+    def client(self, app: Any, options: dict[str, Any], *, raises: bool, again: bool) -> Any:
+        """Return an ``httpx.AsyncClient`` of an app that was started.
+
+        Args:
+            app: The app.
+            options: Options of the client.
+            raises: Whether an exception in a route is raised in the test.
+            again: Whether a request is repeated if the process dies before it is answered.
+                Otherwise it raises ``httpx.RemoteProtocolError`` then.
+        """
+        ...
+
+    def sync_client(self, app: Any, options: dict[str, Any], *, raises: bool, again: bool) -> Any:
+        """Return an ``httpx.Client``, for a test that is no coroutine; see `client`."""
+        ...
+
 
 _MakeClient: TypeAlias = Callable[[str, live.WatchedApp, dict[str, Any]], Any]
 """Makes a client, given the URL of a server, the app that it serves, and options."""
@@ -37,6 +69,8 @@ class Client:
         loop_factory: Creates the event loop of the app in ``with``.
         base_url: Prefix of relative URLs.
         raise_app_exceptions: Whether exceptions in routes are raised in the test.
+        on_crash: What becomes of a request whose process dies: "raise" raises
+            ``httpx.RemoteProtocolError``, and "again" sends it once more.
         location: The line of the test that created it; "" if unknown.
         options: Further options of the ``httpx.AsyncClient`` or ``TestClient``.
 
@@ -48,6 +82,7 @@ class Client:
         transport: The only transport that is allowed; None for that of the block.
         serve: Returns a live server for an app, for the transport ``live``.
         polling: Lets time pass for a test that asks again and again; None in real time.
+        process: What serves the app if that may die; None to run it here.
     """
 
     def __init__(
@@ -57,11 +92,14 @@ class Client:
         base_url: str = BASE_URL,
         *,
         raise_app_exceptions: bool = True,
+        on_crash: OnCrash = "raise",
         location: str = "",
         **options: Any,
     ) -> None:
         if not callable(app):
             raise TypeError(f"client() takes an ASGI app, not {app!r}")
+        if on_crash not in ("raise", "again"):
+            raise ValueError(f"on_crash must be 'raise' or 'again', not {on_crash!r}")
         self.app = app
         self._loop_factory = loop_factory
         self._raises = raise_app_exceptions
@@ -74,6 +112,8 @@ class Client:
         self.transport: Transport | None = None
         self.serve: Callable[[Any], LiveServer] | None = None
         self.polling: Polling | None = None
+        self.process: ServingProcess | None = None
+        self._on_crash = on_crash
         self._server: LiveServer | None = None
 
     @property
@@ -86,7 +126,14 @@ class Client:
         self.on_enter()
         self._require_usable("asgi", "async with")
         async with AsyncExitStack() as stack:
-            if self.transport == "live":
+            if self.process is not None:
+                stack.push_async_callback(self._stop_served, self.process)
+                await asyncio.wrap_future(self.process.start(self.app))
+                options, _ = self._options_of_transport()
+                made = self.process.client(self.app, options, **self._of_process)
+                if self.polling is not None:
+                    _add_hook(made, self.polling.hook_on_loop)
+            elif self.transport == "live":
                 made = self._live(stack, live.async_client)
             else:
                 async_client, asgi_transport = client_classes()
@@ -119,18 +166,32 @@ class Client:
             )
         self._require_usable("testclient", "with")
         with ExitStack() as stack:
-            test_client = _test_client()
-            if self.transport == "live":
-                made = self._live(stack, partial(live.sync_client, test_client))
+            if self.process is not None:
+                process = self.process
+                stack.callback(lambda: process.stop(self.app).result())
+                process.start(self.app).result()
+                options, _ = self._options_of_transport()
+                made = process.sync_client(self.app, options, **self._of_process)
+                if self.polling is not None:
+                    _add_hook(made, self.polling.hook)
+            elif self.transport == "live":
+                made = self._live(stack, partial(live.sync_client, _test_client()))
             else:
                 options = {"raise_server_exceptions": self._raises, **self._options}
                 on_the_clock = {"loop_factory": self._loop_factory}
-                made = test_client(self.app, backend_options=on_the_clock, **options)
+                made = _test_client()(self.app, backend_options=on_the_clock, **options)
                 if self.polling is not None:
                     _add_hook(made, self.polling.hook)
             client = stack.enter_context(made)
             self._stack = stack.pop_all()
         return client
+
+    @property
+    def _of_process(self) -> dict[str, bool]:
+        return {"raises": self._raises, "again": self._on_crash == "again"}
+
+    async def _stop_served(self, process: ServingProcess) -> None:
+        await asyncio.wrap_future(process.stop(self.app))
 
     def _live(self, stack: AsyncExitStack | ExitStack, make: _MakeClient) -> Any:
         """Start a server, which ends with *stack*, and return a client of it."""

@@ -76,6 +76,8 @@ MARKERS = {
     "interleave": "(seeds=200, policy='delays', level='auto', faults=False, races=False, "
     "benign=[]): run a test that uses asyncframe under many schedules of its threads and event "
     "loops, to find races",
+    "crash_points": "(depth=1, most=1000): run a test that uses asyncframe once for each point at "
+    "which its process can die, and go on with a new one on the same store",
     "task_modes": "(*modes, transports=(), on=()): run a test that uses asyncframe in several "
     "modes, over several transports and on several back ends, and report which ones disagree",
 }
@@ -134,6 +136,13 @@ def add_options(parser: pytest.Parser) -> None:
         name, _, takes = command.partition("=")
         kind = _TYPES.get(takes, str)
         group.addoption(f"--asyncframe-{name}", type=kind, metavar=takes, help=what)
+    group.addoption(
+        "--asyncframe-crash",
+        action="append",
+        metavar="POINT",
+        help="run tests marked with crash_points once, with a crash at this point, as a failure "
+        "printed it; may be given twice",
+    )
     group.addoption(
         "--asyncframe-check-determinism",
         action="store_true",

@@ -20,6 +20,7 @@ def note() -> None:
         # Of a version that has none of them, only a test that asks for a client need hear.
         with suppress(ImportError):
             client_classes()
+            blocking_class()
 
 
 @functools.cache
@@ -42,6 +43,12 @@ def client_classes() -> tuple[Any, Any]:
         _copy(_original(name, "_client", "AsyncClient")),
         _original(name, "_transports.asgi", "ASGITransport"),
     )
+
+
+@functools.cache  # as above
+def blocking_class() -> Any:
+    """Return the class ``Client``; see `client_classes`."""
+    return _copy(_original(httpx_name(), "_client", "Client"))
 
 
 @functools.cache  # as above

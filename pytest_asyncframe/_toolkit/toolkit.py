@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import datetime
 from types import CodeType, ModuleType
@@ -28,7 +28,7 @@ from framework.testing import (
     set_up_apps,
     worker_bound,
 )
-from pytest_asyncframe._backends.back_end import BackEnd
+from pytest_asyncframe._backends.back_end import BackEnd, Parts
 from pytest_asyncframe._backends.elsewhere import Elsewhere
 from pytest_asyncframe._backends.names import require_memory
 from pytest_asyncframe._faults.injector import Injector
@@ -40,8 +40,9 @@ from pytest_asyncframe._seen.names import Names, Scope
 from pytest_asyncframe._seen.pool_calls import PoolCalls
 from pytest_asyncframe._seen.recorder import Recorder
 from pytest_asyncframe._toolkit import pristine
-from pytest_asyncframe._toolkit.clients import Client, LiveServer
+from pytest_asyncframe._toolkit.clients import Client, LiveServer, ServingProcess
 from pytest_asyncframe._toolkit.options import Settings
+from pytest_asyncframe._toolkit.pace import Pace
 from pytest_asyncframe._toolkit.polling import Polling
 from pytest_asyncframe._turns.choices import Chooser, RandomChooser
 from pytest_asyncframe._turns.sequencer import Sequencer
@@ -57,6 +58,34 @@ from pytest_asyncframe.histories import History
 _POOL_NAME = "asyncframe-"
 
 
+class Process(ServingProcess, Protocol):
+    """What runs the apps of a test, and may die: then it is another one, on the same store.
+
+    A framework that is made anew for it, by `Toolkit.framework`, takes the place of the
+    one that has died.
+    """
+
+    def begun(self, toolkit: Toolkit) -> AbstractContextManager[Parts]:
+        """Bring the store of a framework that is made now, and who takes part in its tasks."""
+        ...
+
+    @property
+    def died_at(self) -> Sequence[str]:
+        """The points at which it has died so far."""
+        ...
+
+    def crash(self) -> None:
+        """Die now; called on the thread of the test."""
+
+    def unseen(self) -> AbstractContextManager[None]:
+        """Die nowhere inside the block."""
+        ...
+
+    def tells(self, event: TaskEvent) -> bool:
+        """Whether it tells an event later, by `Toolkit.hear`."""
+        ...
+
+
 class Exploration(Protocol):
     """One run of a test that is run under many schedules, as its toolkit knows it.
 
@@ -69,6 +98,11 @@ class Exploration(Protocol):
     chooser: Chooser
     seed: int
     start: datetime
+
+    @property
+    def process(self) -> Process | None:
+        """What runs its apps if that may die; None where the test itself runs them."""
+        ...
 
     def new_id(self) -> str:
         """Return the id of the next task."""
@@ -188,7 +222,7 @@ class Toolkit:
                 self._control(self.sequencer, stack)
             stack.callback(self._end)
             stack.callback(self._note_stop)
-            self._make_framework = stack.enter_context(override_when_used(self._override))
+            self._make_framework = stack.enter_context(override_when_used(self.framework))
             self.recorder.begin(self.clock)
             if self._exploration is not None:
                 # Made now, so that it takes none of the choices of the test.
@@ -242,21 +276,22 @@ class Toolkit:
             stack.enter_context(self._anyio.exchanged())
 
     @contextmanager
-    def _override(self) -> Iterator[TaskManager]:
-        """Make the framework of the test current inside the block."""
+    def framework(self) -> Iterator[TaskManager]:
+        """Make a new framework of the test current inside the block."""
         run, pool = self._exploration, self._make_pool()
         engine, rng = None, None
         if isinstance(pool, SequencedExecutor):
             engine = ControlledEngine(pool, hold=self.mode != "virtual")
             rng = random.Random(self.settings.seed if run is None else run.seed)
+        process = self.process
         with (
-            self.back_end.opened() as parts,
+            self.back_end.opened() if process is None else process.begun(self) as parts,
             override_framework(
                 clock=self.clock,
                 engine=engine or parts.engine,
                 pool=pool,
                 store=parts.store,
-                interceptor=self.recorder,
+                interceptor=parts.interceptor or self.recorder,
                 new_id=None if run is None else run.new_id,
                 rng=rng,
                 app_rules=self.settings.app_rules == "on",
@@ -268,6 +303,11 @@ class Toolkit:
             if parts.are_elsewhere:
                 self._elsewhere = Elsewhere(self.back_end, manager, self.recorder)
             yield manager
+
+    @property
+    def process(self) -> Process | None:
+        """What runs the apps of the test if that may die; None if it cannot."""
+        return None if self._exploration is None else self._exploration.process
 
     def _make_sequencer(self, moves: bool) -> Sequencer:
         mode = self.mode
@@ -299,8 +339,12 @@ class Toolkit:
         return kind(self.sequencer, thread_name_prefix=_POOL_NAME, clock=self.clock)
 
     def _on_event(self, event: TaskEvent) -> None:
-        if self._elsewhere is not None and self._elsewhere.tells(event):
-            return
+        teller = self._elsewhere or self.process
+        if teller is None or not teller.tells(event):
+            self.hear(event)
+
+    def hear(self, event: TaskEvent) -> None:
+        """Record an event of a task."""
         if self.sequencer is not None:
             self.sequencer.moved = 0
         if event.kind == "started":
@@ -329,7 +373,8 @@ class Toolkit:
 
     def broken_rules(self) -> list[str]:
         """Return which rules the framework has broken; each would be a bug of asyncframe."""
-        if self._manager is None:
+        if self._manager is None or self.process is not None:
+            # Two lives of a process make two histories of a task.
             return []
         limits = rules.Limits(rate_limits(self.manager), self._most_workers, f"{_POOL_NAME}_")
         recorder = self.recorder
@@ -489,61 +534,6 @@ class Toolkit:
                 yield
         if self.sequencer is not None:
             self.sequencer.outside.watch(lasting(made))
-
-
-class Pace:
-    """Sets what happens by itself, while waits of a test and its live servers overlap.
-
-    That is whether time moves, and whether tasks start.
-
-    Args:
-        sequencer: The test's; None in the mode ``threads``, where all happens by itself.
-        mode: The mode of the test.
-        moves: Whether time moves by itself, also while the test does not wait.
-        drains: Whether a wait runs what is queued in the mode ``manual``.
-    """
-
-    def __init__(self, sequencer: Sequencer | None, mode: str, *, moves: bool, drains: bool):
-        self._sequencer = sequencer
-        self._moves = moves
-        self._holds = mode != "virtual"
-        self._in_turns = mode in ("auto", "seeded")
-        self._is_manual = mode == "manual"
-        self._drains = drains and self._is_manual
-        self._waits = self._servers = 0
-
-    def waiting(self) -> AbstractContextManager[None]:
-        """Let time move by itself while the test waits, also beside a live server.
-
-        Where nothing starts by itself, and the test's waits are to run it, it starts too.
-        """
-        return self._counted(waits=1)
-
-    def beside_server(self) -> AbstractContextManager[None]:
-        """Start tasks when they are submitted, and let time stand still, inside the block."""
-        return self._counted(servers=1)
-
-    @contextmanager
-    def _counted(self, waits: int = 0, servers: int = 0) -> Iterator[None]:
-        self._count(waits, servers)
-        try:
-            yield
-        finally:
-            self._count(-waits, -servers)
-
-    def _count(self, waits: int, servers: int) -> None:
-        self._waits += waits
-        self._servers += servers
-        sequencer = self._sequencer
-        if sequencer is None:
-            return
-        waits, drains = self._waits > 0, self._drains
-        if drains:
-            sequencer.starts = waits
-        beside = self._servers > 0 and not self._is_manual
-        sequencer.hold = self._holds and not beside
-        sequencer.moves = (self._moves or drains) if waits else (self._moves and not beside)
-        sequencer.one_at_a_time = (self._in_turns or (drains and waits)) and not beside
 
 
 def _mode(fixtures: Collection[str]) -> str:

@@ -85,6 +85,7 @@ class _Run:
     """See `pytest_asyncframe._toolkit.toolkit.Exploration`."""
 
     seed = 0
+    process = None
     start = datetime(2030, 1, 1, tzinfo=UTC)
 
     def __init__(
