@@ -78,11 +78,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Run a test that is marked with task_modes or interleave several times."""
+    """Run a test that is marked with task_modes, interleave or crash_points several times."""
     modes, schedules = items.closeness(item, "task_modes"), items.closeness(item, "interleave")
-    if not (modes or schedules):
+    crashes = items.closeness(item, "crash_points")
+    if not (modes or schedules or crashes):
         return None
-    if modes >= schedules:
+    if crashes >= max(modes, schedules):
+        from pytest_asyncframe._crashes.searched import protocol  # only if it is used
+    elif modes >= schedules:
         from pytest_asyncframe._modes.variant_runs import protocol  # only if it is used
     else:
         from pytest_asyncframe._explore.explorer import protocol  # only if it is used

@@ -1,0 +1,187 @@
+"""Tests of the marker crash_points: what it finds, what it proves, and what it lets die."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+BUGS = Path(__file__).with_name("bugs.py")
+
+FOUND = {
+    "test_bug[charge between steps]": "before ship_once #1",
+    "test_bug[key made anew]": "after charge, before its commit #1",
+    "test_bug[step that is not idempotent]": "after ship, before its commit #1",
+    "test_bug[random between steps]": "after charge, before its commit #1",
+    "test_bug[now between steps]": "after charge, before its commit #1",
+    "test_bug[effect after the last step]": "after mails_at_its_end, before its end is stored #1",
+    "test_bug[effect before the commit]": "before right is stored #1",
+    "test_bug[task that does not go on]": "after does_not_go_on is stored #1",
+    "test_bug_of_a_client_that_does_not_repeat": "before right is stored #1",
+    "test_bug_of_a_client_without_a_key": "after ships_blindly is stored #1",
+}
+"""The first crash that shows each bug of the gallery."""
+
+
+INI = "[pytest]\nasyncio_default_fixture_loop_scope = function"
+
+
+@pytest.fixture
+def gallery(pytester: pytest.Pytester) -> pytest.Pytester:
+    """A folder with the module of bugs and cures."""
+    pytester.makeini(INI)
+    pytester.makepyfile(test_bugs=BUGS.read_text())
+    return pytester
+
+
+@pytest.mark.extended("time")
+@pytest.mark.timeout(120)
+def test_ten_bugs_are_found(gallery: pytest.Pytester) -> None:
+    """Each bug fails at the first crash that shows it, which the line for its replay names."""
+    result = gallery.runpytest("--tb=short", "-p", "no:randomly", "-k", "not cure")
+    result.assert_outcomes(failed=len(FOUND))
+    text = result.stdout.str()
+    lines = [shlex.split(one) for one in re.findall("^Again: pytest (.*)$", text, re.MULTILINE)]
+    assert {name.partition("::")[2]: crash for name, _, crash in lines} == FOUND
+
+
+@pytest.mark.extended("time")
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    "cure", ["each effect in a step", "key of a step", "random of a step", "now of a step"]
+)
+def test_a_cure_passes_at_all_pairs_of_crashes(gallery: pytest.Pytester, cure: str) -> None:
+    """What is right fails at no crash, and at no second crash after it."""
+    result = gallery.runpytest("-v", f"test_bugs.py::test_cure[{cure}]")
+    result.assert_outcomes(passed=1)
+    proof = r"PASSED \(all (\d+) crash points and (\d+) pairs of them, none fails\)"
+    found = re.search(proof, result.stdout.str())
+    assert found is not None
+    many, pairs = map(int, found.groups())
+    # The process meets most points once more, and those of its first life are over.
+    assert many >= 14
+    assert pairs >= many * (many - 1) // 2
+
+
+def test_a_failure_is_repeated_by_its_line(gallery: pytest.Pytester) -> None:
+    """The line of a failure runs the test once, with that crash, and it fails in the same way."""
+    name, crash = "test_bug[step that is not idempotent]", "after ship, before its commit #1"
+    result = gallery.runpytest(f"test_bugs.py::{name}", "--asyncframe-crash", crash)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*assert [[]7, 7[]] in ([[][]], [[]7[]])*",
+            f"The process dies {crash}.",
+            f"  X {crash}",
+            "*the process dies: after ship, before its commit #1",
+            "*another process begins",
+            "*requeued: its process ended*",
+        ]
+    )
+    result = gallery.runpytest(
+        "test_bugs.py::test_cure[key of a step]", "--asyncframe-crash", "after nothing #1"
+    )
+    result.stdout.fnmatch_lines(["*has not met the point 'after nothing #1'*"])
+
+
+def test_nothing_of_a_dead_process_goes_on(pytester: pytest.Pytester) -> None:
+    """No ``finally`` runs, no thread and no timer goes on; the test and its waits live on."""
+    pytester.makeini(INI)
+    pytester.makepyfile(
+        """
+        import asyncio, time
+        import httpx, pytest
+        from fastapi import FastAPI, Depends
+        from framework import background_task, get_task_manager, setup_async_framework
+
+        seen = []
+
+        def session():
+            try:
+                yield 7
+            finally:
+                seen.append("session left")
+
+        @background_task(on_restart="requeue", idempotent=True)
+        def blocks(order: int) -> int:
+            seen.append("thread")
+            try:
+                time.sleep(60)
+            finally:
+                seen.append("thread left")
+            return order
+
+        @background_task(on_restart="requeue", idempotent=True)
+        async def waits(order: int) -> int:
+            seen.append("coroutine")
+            try:
+                await asyncio.sleep(60)
+            finally:
+                seen.append("coroutine left")
+            return order
+
+        app = FastAPI(lifespan=setup_async_framework)
+
+        @app.post("/orders")
+        async def place() -> list[str]:
+            submit = get_task_manager().submit
+            return [await submit(blocks, (1,)), await submit(waits, (2,))]
+
+        @app.get("/slow")
+        def slow(number: int = Depends(session)) -> int:
+            time.sleep(60)
+            return number
+
+        @pytest.mark.crash_points(most=1)
+        async def test_all(asyncframe):
+            seen.clear()
+            async with asyncframe.client(app) as client:
+                ids = (await client.post("/orders")).json()
+                asked = asyncio.create_task(client.get("/slow"))
+                await asyncframe.clock.run_for(30)
+                assert sorted(seen) == ["coroutine", "thread"]
+                asyncframe.crash()
+                with pytest.raises(httpx.RemoteProtocolError, match="^Server disconnected"):
+                    await asked
+                assert [(await asyncframe.completed(one)).result for one in ids] == [1, 2]
+                assert asyncframe.clock.monotonic() == 91
+            assert sorted(seen) == ["coroutine"] * 2 + ["coroutine left"] + ["thread"] * 2 + [
+                "thread left"
+            ]
+            assert asyncframe.crashes == ("asyncframe.crash()",)
+        """
+    )
+    pytester.runpytest("-p", "no:randomly").assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    ("marks", "body", "message"),
+    [
+        ("crash_points(depth=3)", "", "depth must be a whole number from 1 to 2"),
+        ("crash_points(points=1)", "", "has no keyword 'points'; it takes depth, most"),
+        ("crash_points\n@pytest.mark.interleave", "", "crash_points and interleave side by side"),
+        ("crash_points\n@pytest.mark.asyncframe(mode='manual')", "", "use the mode 'auto'"),
+        ("asyncframe()", "asyncframe.crash()", "mark the test with @pytest.mark.crash_points"),
+        ("crash_points", "asyncframe.manager.submit_nowait(print)", "let a route of the app"),
+    ],
+)
+@pytest.mark.extended("time")
+def test_what_cannot_be_is_refused(
+    pytester: pytest.Pytester, marks: str, body: str, message: str
+) -> None:
+    """A wrong value, and what would be inside of the process, is an error that says the cure."""
+    pytester.makeini(INI)
+    pytester.makepyfile(
+        f"""
+        import pytest
+
+        @pytest.mark.{marks}
+        def test_it(asyncframe):
+            {body or "pass"}
+        """.replace("\n@pytest", "\n        @pytest")
+    )
+    result = pytester.runpytest()
+    assert result.ret == 1
+    assert message in " ".join(result.stdout.str().split())
