@@ -65,6 +65,11 @@ def _check_test(item: pytest.Item, settings: Settings, asked: Collection[str]) -
             f"{item.name} is marked with crash_points, which needs the fixture asyncframe: request "
             "asyncframe, or remove the marker"
         )
+    if "task_faults" in asked:
+        raise pytest.UsageError(
+            f"{item.name} is marked with crash_points and requests task_faults, whose faults are "
+            "those of one process: remove one of them"
+        )
     if settings.mode != "auto":
         raise pytest.UsageError(
             f"{item.name} is marked with crash_points, whose runs must be the same up to the "

@@ -16,6 +16,7 @@ import _thread
 import asyncio
 import functools
 import threading
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import thread as _pools
@@ -81,7 +82,8 @@ class Process:
     def __init__(self, points: Points) -> None:
         self.points: Points = points
         self.disk: Disk = Disk()
-        self._apps: dict[Any, None] = {}
+        # How many clients each app has.
+        self._apps: Counter[Any] = Counter()
         self._life: Life | None = None
         self._waiting: list[Job] = []
         self._frameworks = ExitStack()
@@ -121,13 +123,20 @@ class Process:
 
     def start(self, app: Any) -> Future[Any]:
         """Run an app in this life and in each one after it, until `stop`."""
-        self._apps[app] = None
+        self._apps[app] += 1
         return self.ask(lambda life: life.enter(app), again=True)
 
     def stop(self, app: Any) -> Future[Any]:
-        """End an app in order, in whichever life that succeeds."""
-        self._apps.pop(app, None)
+        """End an app in order with its last client, in whichever life that succeeds."""
         return self.ask(lambda life: life.leave(app), again=True)
+
+    def clients_of(self, app: Any) -> int:
+        """Return how many clients an app has."""
+        return self._apps[app]
+
+    def left(self, app: Any) -> None:
+        """Take note that a client has gone; until then, a new life runs the app for it."""
+        self._apps[app] -= 1
 
     def client(self, app: Any, options: dict[str, Any], *, raises: bool, again: bool) -> Any:
         """Return an ``httpx.AsyncClient`` of an app that was started; see `ServingProcess`."""
@@ -166,7 +175,7 @@ class Process:
     @property
     def apps(self) -> Sequence[Any]:
         """The apps that a new life has to run."""
-        return list(self._apps)
+        return list(+self._apps)
 
     def unseen(self) -> AbstractContextManager[None]:
         """Meet no points inside the block."""
@@ -287,6 +296,7 @@ class Life:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lifespans: dict[Any, tuple[Lifespan, dict[str, Any]]] = {}
         self._failed: dict[Any, Exception] = {}
+        self._takes_over = True
         self._doing: set[asyncio.Task[None]] = set()
 
     @property
@@ -366,7 +376,6 @@ class Life:
             # Whoever asks it something hears why it has not started.
             with suppress(Exception):
                 await self.enter(app)
-        self.store.take_over()
         self.is_up = True
         for job in self._process.next_jobs():
             self._begin(job)
@@ -419,12 +428,25 @@ class Life:
             self._failed[app] = error
             raise
         self._lifespans[app] = lifespan, state
+        if self._takes_over:
+            # Without an app, there would be no event loop for what the life before has left.
+            self._takes_over = False
+            self.store.take_over()
 
     async def leave(self, app: Any) -> None:
-        """End an app, if it runs."""
-        if app in self._lifespans:
+        """End an app, if this was its last client."""
+        if self._process.clients_of(app) == 1 and app in self._lifespans:
             lifespan, _ = self._lifespans.pop(app)
             await lifespan.__aexit__()
+            await self._written()
+        self._process.left(app)
+
+    async def _written(self) -> None:
+        """Wait until all is committed so far: a process that ends in order writes what it has."""
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+        self.post(lambda: loop.call_soon_threadsafe(done.set_result, None))
+        await done
 
     def state_of(self, app: Any) -> dict[str, Any]:
         """Return the state that the lifespan of an app has set.

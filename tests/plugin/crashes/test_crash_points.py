@@ -156,6 +156,47 @@ def test_nothing_of_a_dead_process_goes_on(pytester: pytest.Pytester) -> None:
     pytester.runpytest("-p", "no:randomly").assert_outcomes(passed=1)
 
 
+@pytest.mark.extended("time")
+def test_an_app_ends_with_its_last_client_whatever_crashes(pytester: pytest.Pytester) -> None:
+    """A crash while an app stops lets the next process stop it, which stores all that has ended."""
+    pytester.makeini(INI)
+    pytester.makepyfile(
+        """
+        import pytest
+        from fastapi import FastAPI
+        from framework import background_task, get_task_manager, setup_async_framework
+        from framework.steps import step
+
+        done = set()
+
+        @step
+        async def do(number: int) -> None:
+            done.add(number)
+
+        @background_task(on_restart="resume")
+        async def work(number: int) -> None:
+            await do(number)
+
+        app = FastAPI(lifespan=setup_async_framework)
+
+        @app.post("/work/{number}")
+        async def begin(number: int) -> str:
+            return await get_task_manager().submit(work, (number,))
+
+        @pytest.mark.crash_points
+        async def test_all(asyncframe):
+            done.clear()
+            async with asyncframe.client(app, on_crash="again") as first:
+                async with asyncframe.client(app, on_crash="again") as second:
+                    await second.post("/work/1")
+                await first.post("/work/2")
+            assert done == {1, 2}
+        """
+    )
+    result = pytester.runpytest("-p", "no:randomly")
+    result.assert_outcomes(passed=1)
+
+
 @pytest.mark.parametrize(
     ("marks", "body", "message"),
     [
