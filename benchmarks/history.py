@@ -11,8 +11,8 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from time import perf_counter, process_time, thread_time
 from typing import Any, Final
@@ -31,6 +31,7 @@ from framework.stores.sql import SQLStore
 from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._tables.database import Database
 from framework.stores.sql._tables.schema import STEPS, prepare
+from tests.processes.executed import hearing
 
 MANY: Final = 1_000_000
 _SPACING: Final = 0.08
@@ -207,21 +208,21 @@ async def _clean(url: str, many: str) -> dict[str, float]:
     async with _framework(url):
         manager = get_task_manager()
         store: Any = manager._core.ledger.store
-        deletions = _deletions(store._database._engine)
-        pipe = subprocess.PIPE
-        writer = await asyncio.to_thread(
-            subprocess.Popen, command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True
-        )
-        assert writer.stdout is not None
-        await asyncio.to_thread(writer.stdout.readline)
-        ticks, begin = Ticks(), perf_counter()
-        removed = manager.cleanup_completed_tasks(int(many) * _SPACING * (1 - _LATE))
-        called = (perf_counter() - begin) * 1e3
-        while store._writer.batches.removal.bound is not None:
-            await _pass(manager)
-        deleted = perf_counter() - begin
-        ticks.stop()
-        written = json.loads((await asyncio.to_thread(writer.communicate))[0])
+        with _deletions(store._database._engine) as deletions:
+            pipe = subprocess.PIPE
+            writer = await asyncio.to_thread(
+                subprocess.Popen, command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True
+            )
+            assert writer.stdout is not None
+            await asyncio.to_thread(writer.stdout.readline)
+            ticks, begin = Ticks(), perf_counter()
+            removed = manager.cleanup_completed_tasks(int(many) * _SPACING * (1 - _LATE))
+            called = (perf_counter() - begin) * 1e3
+            while store._writer.batches.removal.bound is not None:
+                await _pass(manager)
+            deleted = perf_counter() - begin
+            ticks.stop()
+            written = json.loads((await asyncio.to_thread(writer.communicate))[0])
     return {
         "removed": removed,
         "call_ms": called,
@@ -243,21 +244,25 @@ async def _pass(manager: TaskManager) -> None:
     await asyncio.sleep(0.05)  # noqa: TID251 - nothing tells when a store has deleted all
 
 
-def _deletions(engine: sa.Engine) -> list[tuple[float, float]]:
+@contextmanager
+def _deletions(engine: sa.Engine) -> Iterator[list[tuple[float, float]]]:
     """Note for how long each transaction that deletes tasks has the lock, in ms.
 
-    Returns:
+    Yields:
         A list that is filled: the time that passed, and the processor time of the thread, which
         other programs do not lengthen. With a server, its own work is only in the former.
     """
     times: list[tuple[float, float]] = []
+    turns = [(0.0, 0.0)]
 
-    def executed(connection: Any, _: Any, statement: str, *__: Any) -> None:
+    def executes(statement: str, _: object) -> None:
         # What the first statement of a transaction that writes is followed by.
         if statement.startswith("SELECT asyncframe_meta.version"):
-            connection.info["turn"] = perf_counter(), thread_time()
-        elif statement.startswith("DELETE FROM asyncframe_tasks"):
-            connection.info["deletes"] = connection.info["turn"]
+            turns[0] = perf_counter(), thread_time()
+
+    def executed(connection: Any, _: Any, statement: str, *__: Any) -> None:
+        if statement.startswith("DELETE FROM asyncframe_tasks"):
+            connection.info["deletes"] = turns[0]
 
     def returned(_: Any, record: Any) -> None:
         # After the commit.
@@ -267,7 +272,8 @@ def _deletions(engine: sa.Engine) -> list[tuple[float, float]]:
 
     sa.event.listen(engine, "after_cursor_execute", executed)
     sa.event.listen(engine, "checkin", returned)
-    return times
+    with hearing(engine, executes):
+        yield times
 
 
 def _size(url: str) -> float:

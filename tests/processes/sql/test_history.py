@@ -24,6 +24,7 @@ from framework.stores.sql._reading.mirror import STATUSES, Older
 from framework.stores.sql._shared.site import Pace
 from framework.stores.sql._tables import statements as _statements
 from framework.stores.sql._tables.schema import PROCESSES, STEPS, TASKS
+from tests.processes.executed import hearing
 from tests.processes.sql.siblings import COMPLETED, FAILED, INTERRUPTED, START, Peer, peers
 
 
@@ -56,16 +57,8 @@ def ids(records: list[TaskRecord]) -> list[str]:
 def statements(peer: Peer) -> Iterator[list[str]]:
     """Note the statements that a process makes."""
     made: list[str] = []
-
-    def note(_: Any, __: Any, statement: str, *___: Any) -> None:
-        made.append(statement)
-
-    engine = peer.database._engine
-    sa.event.listen(engine, "before_cursor_execute", note)
-    try:
+    with hearing(peer.database._engine, lambda statement, _: made.append(statement)):
         yield made
-    finally:
-        sa.event.remove(engine, "before_cursor_execute", note)
 
 
 # -- what is held, and what is only counted

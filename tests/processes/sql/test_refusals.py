@@ -17,6 +17,7 @@ from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._shared.membership import MISSED
 from framework.stores.sql._shared.site import Pace
 from framework.stores.sql._tables.database import Database
+from tests.processes.executed import hearing
 from tests.processes.sql.siblings import FAILED, Peer, peers
 
 QUICK = Pace(gather=0.001, hurry=0.001, look=0.01, pause_min=0.0001, pause_max=0.001)
@@ -174,17 +175,13 @@ def refusing(peer: Peer, text: str, says: str) -> Iterator[list[int]]:
     """Let the database fail at whatever has *text* in it; give how often it did."""
     times: list[int] = []
 
-    def look(*call: Any) -> None:
-        if text in str(call[3]):
+    def look(_: str, values: Any) -> None:
+        if text in str(values):
             times.append(1)
             raise sa.exc.OperationalError("INSERT", {}, Exception(says))
 
-    engine = peer.database._engine
-    sa.event.listen(engine, "before_cursor_execute", look)
-    try:
+    with hearing(peer.database._engine, look):
         yield times
-    finally:
-        sa.event.remove(engine, "before_cursor_execute", look)
 
 
 def test_one_record_at_which_the_database_fails(

@@ -17,6 +17,7 @@ from framework.stores.sql._dialects.postgresql import PostgreSQL
 from framework.stores.sql._dialects.sqlite import SQLite
 from framework.stores.sql._shared.free import claims
 from framework.stores.sql._tables.schema import TASKS
+from tests.processes.executed import hearing
 from tests.processes.sql.siblings import PENDING, START, Peer, peers
 
 
@@ -365,12 +366,7 @@ def statement_of(
 ) -> tuple[str, Any]:
     """Return the statement that *look* executes, and its values."""
     found: list[tuple[str, Any]] = []
-
-    def note(_: Any, __: Any, statement: str, values: Any, *___: Any) -> None:
-        found.append((statement, values))
-
-    sa.event.listen(connection, "before_cursor_execute", note)
-    look(connection)
-    sa.event.remove(connection, "before_cursor_execute", note)
+    with hearing(connection.engine, lambda *made: found.append(made)):
+        look(connection)
     (made,) = found
     return made

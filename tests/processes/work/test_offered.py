@@ -30,6 +30,7 @@ from framework.stores.sql._shared.site import Pace
 from framework.stores.sql._tables.schema import META, TASKS
 from pytest_asyncframe.probe import Probe
 from tests.patience import PATIENCE
+from tests.processes.executed import hearing
 
 GATE = threading.Event()
 RAN: list[int] = []
@@ -253,12 +254,8 @@ async def test_a_map_writes_together(sqlite_url: str) -> None:
     many = 60
     async with process(sqlite_url, 0, durable=True) as web, process(sqlite_url, 4):
         made: list[str] = []
-        sa.event.listen(
-            store_of(web)._database._engine,
-            "before_cursor_execute",
-            lambda _, __, statement, *___: made.append(statement),
-        )
-        assert await web.map(offered, range(many), max_running=many) == list(range(many))
+        with hearing(store_of(web)._database._engine, lambda text, _: made.append(text)):
+            assert await web.map(offered, range(many), max_running=many) == list(range(many))
         written = [one for one in made if one.startswith("INSERT INTO asyncframe_tasks")]
         assert 1 <= len(written) <= 5, "one each would be 60"
 

@@ -25,6 +25,7 @@ from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
 from framework.stores.sql._dialects.dialect import Dialect
+from framework.stores.sql._dialects.direct import Direct
 from framework.stores.sql._tables.free_rows import READY
 from framework.stores.sql._tables.schema import PROCESSES, TASKS
 
@@ -87,7 +88,7 @@ def call(
     if len(freed) == 1:
         (task_id,) = freed
         values |= {"task_id": task_id, "version": version}
-    connection.execute(query, values)
+    query.all(connection, values)
 
 
 def call_next(connection: Connection, dialect: Dialect, own: str, before: int) -> bool:
@@ -103,19 +104,21 @@ def call_next(connection: Connection, dialect: Dialect, own: str, before: int) -
     if query is None:
         return False
     values = {"own": own, "payload": str(before + 1), "before": before}
-    return connection.execute(query, values).first() is not None
+    return bool(query.all(connection, values))
 
 
 @functools.lru_cache
-def _called(dialect: Dialect, *, is_one: bool) -> sa.Select[Any] | None:
+def _called(dialect: Dialect, *, is_one: bool) -> Direct | None:
     query = _query(dialect, _EMPTIEST)
-    return query.where(~_WAITED) if is_one and query is not None else query
+    if query is None:
+        return None
+    return Direct(query.where(~_WAITED) if is_one else query)
 
 
 @functools.lru_cache
-def _passed_on(dialect: Dialect) -> sa.Select[Any] | None:
+def _passed_on(dialect: Dialect) -> Direct | None:
     query = _query(dialect, _NEXT)
-    return None if query is None else query.where(_MANY.exists())
+    return None if query is None else Direct(query.where(_MANY.exists()))
 
 
 def _query(dialect: Dialect, chosen: sa.Select[Any]) -> sa.Select[Any] | None:

@@ -20,6 +20,7 @@ from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
 from framework.stores.sql._dialects.dialect import Dialect
+from framework.stores.sql._dialects.direct import Direct
 from framework.stores.sql._tables.schema import META, TASKS
 
 # Literals, since databases choose the indexes of the few free tasks only for these.
@@ -50,13 +51,13 @@ _TAKE_TURN: Final = sa.update(META).values(version=META.c.version)
 _ARE: Final = sa.select(sa.func.count()).select_from(TASKS).where(IS_FREE).scalar_subquery()
 _MEND: Final = sa.update(META).values(free=_ARE)
 
-_ADD: Final = sa.update(META).values(free=META.c.free + bindparam("by"))
+_ADD: Final = Direct(sa.update(META).values(free=META.c.free + bindparam("by")))
 
 
 def add(connection: Connection, by: int) -> None:
     """Add to the number of free tasks, in a writer's turn."""
     if by:
-        connection.execute(_ADD, {"by": by})
+        _ADD.count(connection, {"by": by})
 
 
 def is_wrong(kept: int, least: int) -> bool:
@@ -79,15 +80,16 @@ def mend(connection: Connection) -> None:
 def count_among(connection: Connection, dialect: Dialect, task_ids: Collection[str]) -> int:
     """Return how many of some tasks are free."""
     ids = json.dumps([[task_id] for task_id in task_ids])
-    return connection.execute(_among(dialect), {"ids": ids}).scalar_one()
+    ((many,),) = _among(dialect).all(connection, {"ids": ids})
+    return int(many)
 
 
 @functools.lru_cache
-def _among(dialect: Dialect) -> sa.Select[int]:
+def _among(dialect: Dialect) -> Direct:
     """Return the query for how many of some tasks are free."""
     batch, ids = dialect.split(bindparam("ids", type_=sa.Text()), [sa.Text()])
     # One by one by its id: a plan that was made while there were few tasks would read all of them
     # for each batch, and one by an index of what is free all that was.
     is_free = sa.select(sa.func.count().filter(IS_FREE)).where(TASKS.c.task_id == ids[0])
     total = sa.func.coalesce(sa.func.sum(is_free.correlate(batch).scalar_subquery()), 0)
-    return sa.select(sa.cast(total, sa.Integer)).select_from(batch)
+    return Direct(sa.select(sa.cast(total, sa.Integer)).select_from(batch))

@@ -20,6 +20,7 @@ from sqlalchemy.engine import Connection
 
 from framework._records.statuses import TaskStatus
 from framework.stores.sql._dialects.dialect import Answer, Dialect
+from framework.stores.sql._dialects.direct import Direct
 from framework.stores.sql._tables import calls, free_rows
 from framework.stores.sql._tables.rows import COLUMNS, NEVER, WRITTEN, TaskRow, Written
 from framework.stores.sql._tables.schema import META, PROCESSES, STEPS_OF_TASKS, TASKS
@@ -42,10 +43,13 @@ End: TypeAlias = tuple[float, str]
 _LIVE: Final = TASKS.c.ended_at.is_(None)
 _OWN: Final = ("version", "process")
 # Made once: making them takes as long as half a transaction.
-_ADVANCE: Final = sa.update(META).values(
-    version=META.c.version + 1, free=META.c.free + bindparam("freed", type_=sa.BigInteger())
+_ADVANCE: Final = Direct(
+    sa.update(META).values(
+        version=META.c.version + 1, free=META.c.free + bindparam("freed", type_=sa.BigInteger())
+    )
 )
 POSITION: Final = sa.select(META.c.version, META.c.removed_before, META.c.asked, META.c.free)
+_POSITION: Final = Direct(POSITION)
 _PRESENT: Final = (
     sa.select(sa.func.count())
     .select_from(PROCESSES)
@@ -136,9 +140,10 @@ class Statements:
         told = dialect.tell(bindparam("process"), META.c.version, META.c.asked)
         self._tell = sa.select(dialect.tell("", META.c.version, META.c.asked))
         # By its key: what reads a table whole is planned anew each time, see the settings there.
-        self._turn = sa.select(
+        turn = sa.select(
             META.c.version, META.c.removed_before, META.c.free, META.c.chained, _PRESENT, told
-        ).where(META.c.one == sa.literal_column("1"))
+        )
+        self._turn = Direct(turn.where(META.c.one == sa.literal_column("1")))
         self._put = _put_of(dialect)
         self._hand_over = _put_of(dialect, hand_over=True)
         self._ended = dialect.answer(
@@ -161,9 +166,9 @@ class Statements:
             process: The id of this process; "" if all others must hear of it.
             freed: How many new free tasks it will write, see `add_free`.
         """
-        connection.execute(_ADVANCE, {"freed": freed})
-        found = connection.execute(self._turn, {"process": process}).one()
-        version, removed, free, chained, present, _ = found
+        _ADVANCE.count(connection, {"freed": freed})
+        found = self._turn.all(connection, {"process": process})
+        ((version, removed, free, chained, present, _),) = found
         return Turn(int(version), float(removed), int(free) - freed, present > 0, chained > 0)
 
     def tell(self, connection: Connection) -> None:
@@ -182,7 +187,7 @@ class Statements:
             version: The version of the turn.
         """
         values = {"owner": process, "process": process, "version": version}
-        return connection.execute(self._put, {"rows": _text(rows), **values}).rowcount
+        return self._put.count(connection, {"rows": _text(rows), **values})
 
     def hand_over(
         self,
@@ -238,7 +243,7 @@ class Statements:
         version: int,
     ) -> int:
         values = {"owner": before, "process": process, "version": version}
-        return connection.execute(self._hand_over, {"rows": _text(rows), **values}).rowcount
+        return self._hand_over.count(connection, {"rows": _text(rows), **values})
 
     def started(self, connection: Connection, task_ids: Collection[str], process: str) -> set[str]:
         """Return which of some tasks are RUNNING and belong to *process*."""
@@ -299,7 +304,7 @@ class Statements:
 
     def position(self, connection: Connection) -> Position:
         """Return where the database is now."""
-        version, removed, asked, free = connection.execute(POSITION).one()
+        ((version, removed, asked, free),) = _POSITION.all(connection)
         return Position(int(version), float(removed), int(asked), int(free))
 
     def since(self, connection: Connection, version: int, process: str) -> Iterator[list[TaskRow]]:
@@ -389,7 +394,7 @@ def _text(rows: Iterable[Written]) -> str:
     return f"[{','.join([row.text for row in sorted(rows, key=attrgetter('task_id'))])}]"
 
 
-def _put_of(dialect: Dialect, *, hand_over: bool = False) -> Any:  # Any: of the dialect
+def _put_of(dialect: Dialect, *, hand_over: bool = False) -> Direct:
     """Return the statement that writes a batch from one JSON text.
 
     Args:
@@ -401,7 +406,8 @@ def _put_of(dialect: Dialect, *, hand_over: bool = False) -> Any:  # Any: of the
     own = [bindparam(name, type_=TASKS.c[name].type) for name in _OWN]
     # SQLite needs the condition to tell ON CONFLICT from the ON of a join.
     rows = sa.select(*items, *own).select_from(batch).where(sa.true())
-    return dialect.upsert(TASKS, [*WRITTEN, *_OWN], rows, partial(_changed, hand_over=hand_over))
+    change = partial(_changed, hand_over=hand_over)
+    return Direct(dialect.upsert(TASKS, [*WRITTEN, *_OWN], rows, change))
 
 
 _KEPT: Final = frozenset(

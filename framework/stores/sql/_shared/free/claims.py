@@ -23,6 +23,7 @@ from sqlalchemy.engine import Connection
 
 from framework._records.records import OFFERED, Kind
 from framework.stores.sql._dialects.dialect import Dialect
+from framework.stores.sql._dialects.direct import Direct
 from framework.stores.sql._tables import free_rows
 from framework.stores.sql._tables.free_rows import IS_FREE, READY
 from framework.stores.sql._tables.rows import NEVER
@@ -104,6 +105,7 @@ NEXT_DUE: Final = sa.select(sa.func.min(TASKS.c.due_at)).where(
     _IS_ASLEEP, TASKS.c.due_at < sa.literal_column(repr(NEVER))
 )
 """The wall second at which the next sleeping task is due; null if none sleeps."""
+_NEXT_DUE: Final = Direct(NEXT_DUE)
 _DUE: Final = sa.select(TASKS.c.task_id).where(_IS_ASLEEP, TASKS.c.due_at <= bindparam("now"))
 _WAKE: Final = (
     sa.update(TASKS)
@@ -114,8 +116,8 @@ _WAKE: Final = (
 
 def next_due(connection: Connection) -> float | None:
     """Return the wall second at which the next sleeping task is due; None if none sleeps."""
-    due: float | None = connection.execute(NEXT_DUE).scalar_one()
-    return due
+    ((due,),) = _NEXT_DUE.all(connection)
+    return None if due is None else float(due)
 
 
 def wake(connection: Connection, now: float, version: int) -> None:
@@ -155,14 +157,18 @@ def _has_waited(connection: Connection, names: Collection[str], since: int) -> b
 
 def present(connection: Connection, dialect: Dialect) -> set[str]:
     """Return the names of the functions of which free tasks may start."""
-    free = dialect.by_index(TASKS, _INDEX)
-    return set(connection.exec_driver_sql(_PRESENT.format(free=free, ready=READY)).scalars())
+    return {name for (name,) in _present(dialect).all(connection)}
+
+
+@functools.lru_cache
+def _present(dialect: Dialect) -> Direct:
+    return Direct(sa.text(_PRESENT.format(free=dialect.by_index(TASKS, _INDEX), ready=READY)))
 
 
 def in_line(connection: Connection, names: Collection[str], most: int) -> list[Waiting]:
     """Return the first free tasks of some functions, *most* at most."""
     found = _first_of(connection, names, most)
-    return [Waiting(one.name, one.level, one.created_at) for one in found]
+    return [Waiting(name, level, created_at) for name, level, created_at, _, _ in found]
 
 
 def choose(
@@ -201,28 +207,31 @@ def pick(connection: Connection, names: Collection[str], most: int) -> tuple[lis
         names: The functions.
         most: How many at most, 1 or more. There are fewer if their arguments are long, but one.
     """
-    first = _first_of(connection, names, most)
-    sizes = accumulate(one.size for one in first)
+    first = [one[-2:] for one in _first_of(connection, names, most)]
+    sizes = accumulate(size for _, size in first)
     picked = [
-        str(one.task_id)
-        for one, total in zip(first, sizes, strict=True)
-        if total <= MOST_TEXT or total == one.size
+        str(task_id)
+        for (task_id, size), total in zip(first, sizes, strict=True)
+        if total <= MOST_TEXT or total == size
     ]
     return picked, len(picked) == len(first) < most
 
 
 def _first_of(
     connection: Connection, names: Collection[str], most: int
-) -> Sequence[sa.Row[tuple[Any, ...]]]:
-    """Return the free tasks of some functions that come first, *most* at most."""
+) -> Sequence[tuple[str, int, float, str, int]]:
+    """Return the free tasks of some functions that come first, *most* at most.
+
+    Of each what decides about its turn, its id, and how long its arguments are.
+    """
     if not names:
         return ()
     values: dict[str, Any] = {f"name_{at}": name for at, name in enumerate(names)}
-    return connection.execute(_first(len(names)), {**values, "most": most}).all()
+    return _first(len(names)).all(connection, {**values, "most": most})
 
 
 @functools.lru_cache(maxsize=256)
-def _first(many: int) -> Any:
+def _first(many: int) -> Direct:
     """Return the query for the free tasks of *many* functions that come first.
 
     The first ones of each function, which its index has in order, and of these the first.
@@ -239,10 +248,10 @@ def _first(many: int) -> Any:
         for at in range(many)
     ]
     if many == 1:
-        return parts_of[0]
+        return Direct(parts_of[0])
     found = sa.union_all(*(sa.select(one.subquery()) for one in parts_of)).subquery()
     in_order = sa.select(found).order_by(found.c.level, found.c.created_at, found.c.task_id)
-    return in_order.limit(bindparam("most"))
+    return Direct(in_order.limit(bindparam("most")))
 
 
 def give(connection: Connection, task_ids: Collection[str], process: str, version: int) -> None:
