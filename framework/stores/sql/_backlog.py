@@ -318,7 +318,9 @@ class Backlog:
         # In this order: a record that is queued meanwhile is either seen here or wakes us.
         woken = (self.waits and not self._coming) or self._wake.wait(seconds)
         self._idle = False
-        self._wake.clear()
+        # Not if the time is over: whoever wakes it just then would be missed.
+        if woken:
+            self._wake.clear()
         return woken
 
     def gather(self, seconds: float, is_waited_for: Callable[[], bool]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ from sqlalchemy.exc import OperationalError
 
 from framework._records.records import TaskRecord
 from framework._records.statuses import TaskStatus
+from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
+from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._reading import follower as _follower
 from framework.stores.sql._tables import statements as _statements
 from framework.stores.sql._writing import batches as _batches
@@ -100,6 +103,22 @@ def test_what_comes_together_is_written_at_once(
 def lost(*_: object) -> None:
     """Fail as a database whose disk does."""
     raise OperationalError("BEGIN", {}, OSError("disk I/O error"))
+
+
+def test_woken_as_the_time_is_over() -> None:
+    """Whoever wakes the store's thread in the moment in which its time is over is not missed."""
+
+    class TooLate(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            found = self.is_set()
+            # Before the thread goes on.
+            self.set()
+            return found
+
+    backlog = Backlog(SystemClock())
+    backlog._wake = TooLate()
+    assert not backlog.sleep(0.0)
+    assert backlog.sleep(0.0)
 
 
 def test_final_state_never_changes(sql_url: str) -> None:
