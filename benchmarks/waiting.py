@@ -163,7 +163,7 @@ async def calls(url: str, servers: str) -> dict[str, float]:
             await measure(f"claims.waiting, {name}", look)
 
             async def pick(names: str = names) -> None:
-                await of_database(lambda connection: claims.pick(connection, [names], 20))
+                await of_database(lambda connection: claims.pick(connection, dialect, [names], 20))
 
             await measure(f"claims.pick, {name}", pick)
     return found

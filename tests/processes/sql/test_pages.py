@@ -345,7 +345,7 @@ def test_an_owner_of_several_statuses_is_one_look(sqlite_url: str) -> None:
         for filters, index in both:
             query = PageQuery(5, statuses=frozenset({FAILED, COMPLETED}), **filters)
             page: Any = pages._page(SQLITE, shape_of(query))
-            plan = plan_of(connection, page._query, query)
+            plan = plan_of(connection, page._query._statement, query)
             assert any(f"USING INDEX asyncframe_tasks_{index} " in line for line in plan), plan
 
 

@@ -98,8 +98,9 @@ def test_the_rule(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
             with peer.database.writing() as connection:
                 connection.execute(sa.delete(TASKS))
                 connection.execute(sa.insert(TASKS), rows)
-                picked, is_all = claims.pick(connection, names, most)
-                found = claims.present(connection, peer.database.dialect)
+                dialect = peer.database.dialect
+                picked, is_all = claims.pick(connection, dialect, names, most)
+                found = claims.present(connection, dialect)
             assert found == {row["name"] for row in rows if may_start(row, {row["name"]})}
             able = [row for row in rows if may_start(row, names)]
             able.sort(key=lambda row: (row["level"], row["created_at"], row["task_id"]))
@@ -108,7 +109,7 @@ def test_the_rule(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
                 length += len(row["call"])
                 if length <= 60 or not expected:
                     expected.append(row["task_id"])
-            assert picked == expected
+            assert [one.row.task_id for one in picked] == expected
             assert is_all == (len(expected) == len(able) < most)
             sizes.add(len(picked))
     assert sizes == {0, 1, 2, 3, 4, 5}
@@ -303,8 +304,8 @@ def test_free_tasks_are_found_by_an_index(sqlite_url: str, counted: int) -> None
     """
     looks: dict[str, list[Callable[[sa.Connection], object]]] = {
         "ready": [
-            lambda connection: claims.pick(connection, ["a"], 5),
-            lambda connection: claims.pick(connection, ["a", "b"], 5),
+            lambda connection: claims.pick(connection, SQLite(), ["a"], 5),
+            lambda connection: claims.pick(connection, SQLite(), ["a", "b"], 5),
             lambda connection: claims.present(connection, SQLite()),
         ],
         "asleep": [claims.next_due],
@@ -332,8 +333,8 @@ def test_free_tasks_are_found_by_an_index(sqlite_url: str, counted: int) -> None
 def test_postgresql_reads_no_free_task_in_vain(postgres_url: str, is_counted: bool) -> None:
     """To take a few of many free tasks, PostgreSQL reads the index of those that may start."""
     looks: list[Callable[[sa.Connection], object]] = [
-        lambda connection: claims.pick(connection, ["tests.claimed"], 5),
-        lambda connection: claims.pick(connection, ["tests.claimed", "b"], 5),
+        lambda connection: claims.pick(connection, PostgreSQL(), ["tests.claimed"], 5),
+        lambda connection: claims.pick(connection, PostgreSQL(), ["tests.claimed", "b"], 5),
         lambda connection: claims.present(connection, PostgreSQL()),
     ]
     with peers(postgres_url, 1) as (peer,):

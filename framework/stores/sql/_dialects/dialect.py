@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
 
 from framework._threads.clock import SystemClock
+from framework.stores.sql._dialects.direct import Direct
 from framework.stores.sql._dialects.link import Linked
 
 Row: TypeAlias = Sequence[Any]  # Any: the columns of a query
@@ -43,11 +44,11 @@ class Answer:
     """
 
     def __init__(self, query: sa.Select[Any]) -> None:
-        self._query = query
+        self._query = Direct(query)
 
     def fetch(self, connection: Connection, values: dict[str, Any]) -> list[Row]:
         """Return its rows."""
-        return list(connection.execute(self._query, values))
+        return self._query.all(connection, values)
 
 
 class Dialect(ABC):

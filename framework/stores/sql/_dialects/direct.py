@@ -38,15 +38,16 @@ class _Text(NamedTuple):
 
 
 class Direct:
-    """One statement.
+    """One statement. SQLAlchemy executes it all the same if it has lists among its values.
 
     Args:
-        statement: It has no lists among its parameters, since its text would depend on them.
+        statement: The statement.
     """
 
     def __init__(self, statement: Any) -> None:  # Any: what can be executed
         self._statement = statement
-        self._texts: dict[str, _Text] = {}
+        # By the name of a dialect; None if the text depends on the values.
+        self._texts: dict[str, _Text | None] = {}
 
     def all(self, connection: Connection, values: Values = _NONE) -> list[Any]:
         """Execute it in a transaction, and return the rows that it finds.
@@ -67,9 +68,12 @@ class Direct:
 
     def _execute(self, connection: Connection, values: Values, take: Callable[[Any], Any]) -> Any:
         dialect = connection.dialect
-        text = self._texts.get(dialect.name)
-        if text is None:
+        try:
+            text = self._texts[dialect.name]
+        except KeyError:
             text = self._texts[dialect.name] = _text_of(self._statement, dialect)
+        if text is None:
+            return take(connection.execute(self._statement, values))
         words, known, order = text
         given: Any = {**known, **values}
         if order is not None:
@@ -97,8 +101,10 @@ def _counted(cursor: Any) -> Any:
     return cursor.rowcount
 
 
-def _text_of(statement: Any, dialect: sa.Dialect) -> _Text:
+def _text_of(statement: Any, dialect: sa.Dialect) -> _Text | None:
     compiled = statement.compile(dialect=dialect)
+    if any(one.expanding for one in compiled.binds.values()):
+        return None
     known = {name: value for name, value in compiled.params.items() if value is not None}
     return _Text(str(compiled), known, compiled.positiontup if compiled.positional else None)
 

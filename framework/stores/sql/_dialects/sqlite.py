@@ -187,7 +187,8 @@ class _Text(Answer):
 
     def fetch(self, connection: Connection, values: dict[str, Any]) -> list[Row]:
         """Return its rows."""
-        rows: list[list[Any]] = json.loads(connection.execute(self._query, values).scalar_one())
+        ((text,),) = self._query.all(connection, values)
+        rows: list[list[Any]] = json.loads(text)
         for row in rows:
             for at in self._stamps:
                 if row[at] is not None:

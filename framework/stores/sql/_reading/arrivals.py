@@ -28,6 +28,7 @@ from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._shared import places as _places
 from framework.stores.sql._shared.free import claims as _claims
 from framework.stores.sql._shared.free import orphans as _orphans
+from framework.stores.sql._shared.free.claims import Picked
 from framework.stores.sql._shared.free.sharing import Sharing
 from framework.stores.sql._shared.site import Site
 from framework.stores.sql._shared.submissions import Submissions
@@ -264,10 +265,11 @@ class Arrivals:
             _claims.wake(connection, now, version)
         moved = self._submissions.waits and self._submissions.move(connection, version)
         names, dialect = self._host.functions(), self._site.database.dialect
-        chosen, more, left = _claims.choose(connection, dialect, names, room)
-        records = self._read(connection, chosen)
+        passes = self.is_called
+        chosen, more, left = _claims.choose(connection, dialect, names, room, passes)
+        records = self._read(chosen)
         begun = [one for one in records if beside is None and self._host.may_begin(one)]
-        others = set(chosen).difference(str(one.task_id) for one in begun)
+        others = {one.row.task_id for one in chosen}.difference(str(one.task_id) for one in begun)
         if others:
             _claims.give(connection, others, own, version)
         if begun:
@@ -293,11 +295,10 @@ class Arrivals:
             return False
         return _calls.call_next(connection, self._site.database.dialect, own, called)
 
-    def _read(self, connection: Connection, task_ids: Sequence[str]) -> list[TaskRecord]:
-        found = self._statements.with_calls(connection, task_ids)
-        records = self._mirror.read(row for row, _ in found)
-        for record, (_, call) in zip(records, found, strict=True):
-            record.restart = Restart.of(*call)
+    def _read(self, chosen: Sequence[Picked]) -> list[TaskRecord]:
+        records = self._mirror.read(one.row for one in chosen)
+        for record, one in zip(records, chosen, strict=True):
+            record.restart = Restart.of(one.call, one.restart)
             record.restart.written.append(self._membership.process_id)
         return records
 

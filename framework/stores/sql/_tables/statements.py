@@ -33,10 +33,6 @@ DELETED: Final = 2_000
 
 BY_END: Final = (TASKS.c.ended_at, TASKS.c.task_id)
 """The order in which tasks ended."""
-
-Call: TypeAlias = tuple[str, str]
-"""The arguments of a task, and what else is needed to run it; see `Restart.of`."""
-
 End: TypeAlias = tuple[float, str]
 """Where a task is in the order of their end: its wall second, and its id."""
 
@@ -152,9 +148,6 @@ class Statements:
         self._since = dialect.answer(_SINCE.limit(CHUNK))
         these = TASKS.c.task_id.in_(bindparam("task_ids", expanding=True))
         self._of_ids = dialect.answer(sa.select(*ROW, *_OWN_COLUMNS).where(these))
-        self._with_calls = dialect.answer(
-            sa.select(*ROW, *_OWN_COLUMNS, TASKS.c.call, TASKS.c.restart).where(these)
-        )
 
     # -- writing; each within a transaction of `Database.writing`
 
@@ -344,18 +337,6 @@ class Statements:
         """Return the same in the order of the ids, without those that are not there."""
         rows = {row.task_id: row for row in self.of_ids(connection, task_ids)}
         return [rows[task_id] for task_id in task_ids if task_id in rows]
-
-    def with_calls(
-        self, connection: Connection, task_ids: Collection[str]
-    ) -> list[tuple[TaskRow, Call]]:
-        """Return the rows of some ids in their order, each with what is needed to run it."""
-        found = {
-            row.task_id: (row, (call, restart))
-            for some in parts(task_ids)
-            for *facts, call, restart in self._with_calls.fetch(connection, {"task_ids": some})
-            for row in [TaskRow(*facts)]
-        }
-        return [found[task_id] for task_id in task_ids if task_id in found]
 
 
 def fetch(connection: Connection, answer: Answer, **values: Any) -> list[TaskRow]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Mapping, Sequence
-from itertools import accumulate
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
@@ -22,19 +21,22 @@ from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
 from framework._records.records import OFFERED, Kind
-from framework.stores.sql._dialects.dialect import Dialect
+from framework.stores.sql._dialects.dialect import Answer, Dialect
 from framework.stores.sql._dialects.direct import Direct
 from framework.stores.sql._tables import free_rows
 from framework.stores.sql._tables.free_rows import IS_FREE, READY
-from framework.stores.sql._tables.rows import NEVER
+from framework.stores.sql._tables.rows import NEVER, TaskRow
 from framework.stores.sql._tables.schema import TASKS
-from framework.stores.sql._tables.statements import parts
+from framework.stores.sql._tables.statements import ROW, parts
 
 MOST: Final = 200
 """How many tasks a process takes in one transaction at most."""
 
 MOST_TEXT: Final = 8_000_000
 """How many characters their arguments have together at most, unless a single one has more."""
+
+_FEW: Final = 8
+"""Of how many functions tasks are looked for at once, whether there are some or not."""
 
 Names: TypeAlias = Mapping[Kind, Collection[str]]
 """The names of functions, by where they run."""
@@ -58,6 +60,20 @@ class Waiting(NamedTuple):
         return (self.level, self.created_at) < (other.level, other.created_at)
 
 
+class Picked(NamedTuple):
+    """A free task that a process takes.
+
+    Attributes:
+        row: What is read of it.
+        call: Its arguments; see `Restart.of`.
+        restart: What else is needed to run it.
+    """
+
+    row: TaskRow
+    call: str
+    restart: str
+
+
 # Literals, since databases choose the indexes of the few free tasks only for these.
 _IS_UNWANTED: Final = sa.and_(
     IS_FREE,
@@ -68,6 +84,8 @@ _IS_UNWANTED: Final = sa.and_(
     ),
 )
 
+_ORDER: Final = ("level", "created_at", "task_id")
+"""The columns by which it is their turn."""
 _INDEX: Final = "asyncframe_tasks_ready"
 _MAY_START: Final = sa.text(READY)
 # From one name to the next, past all of its tasks: there may be a million. For a minimum PostgreSQL
@@ -167,79 +185,96 @@ def _present(dialect: Dialect) -> Direct:
 
 def in_line(connection: Connection, names: Collection[str], most: int) -> list[Waiting]:
     """Return the first free tasks of some functions, *most* at most."""
-    found = _first_of(connection, names, most)
-    return [Waiting(name, level, created_at) for name, level, created_at, _, _ in found]
+    found = _first(len(names)).all(connection, _values(names, most)) if names else ()
+    return [Waiting(name, level, created_at) for name, level, created_at, *_ in found]
 
 
 def choose(
-    connection: Connection, dialect: Dialect, names: Names, room: Mapping[Kind, int]
-) -> tuple[list[str], set[Kind], bool]:
+    connection: Connection, dialect: Dialect, names: Names, room: Mapping[Kind, int], passes: bool
+) -> tuple[list[Picked], set[Kind], bool]:
     """Return the free tasks that a process takes, whose turn to write it is.
 
-    Also the kinds of which there may be more, and whether some may be left for other processes.
+    Also the kinds of which there may be more, and whether some are left to be passed on.
 
     Args:
         connection: A transaction that writes.
         dialect: The kind of database.
         names: The functions whose tasks the process takes.
         room: How many tasks of each kind the process has places for.
+        passes: Whether what is left is passed on to other processes.
     """
-    chosen, more = list[str](), set[Kind]()
-    found = present(connection, dialect)
+    chosen, more = list[Picked](), set[Kind]()
+    found = set[str]().union(*(names[kind] for kind in room))
+    if passes or len(found) > _FEW:
+        found = present(connection, dialect)
     left = set(found)
     for kind, places in room.items():
         most, wanted = min(places, MOST), found.intersection(names[kind])
         if most > 0 and wanted:
-            first, is_all = pick(connection, wanted, most)
+            first, is_all = pick(connection, dialect, wanted, most)
             chosen += first
             if is_all:
                 left -= wanted
             else:
                 more.add(kind)
-    return chosen, more, bool(left)
+    return chosen, more, passes and bool(left)
 
 
-def pick(connection: Connection, names: Collection[str], most: int) -> tuple[list[str], bool]:
+def pick(
+    connection: Connection, dialect: Dialect, names: Collection[str], most: int
+) -> tuple[list[Picked], bool]:
     """Return the free tasks of some functions that come first, and whether there are no more.
 
     Args:
         connection: A transaction.
-        names: The functions.
+        dialect: The kind of database.
+        names: The functions, one or more.
         most: How many at most, 1 or more. There are fewer if their arguments are long, but one.
     """
-    first = [one[-2:] for one in _first_of(connection, names, most)]
-    sizes = accumulate(size for _, size in first)
-    picked = [
-        str(task_id)
-        for (task_id, size), total in zip(first, sizes, strict=True)
-        if total <= MOST_TEXT or total == size
-    ]
-    return picked, len(picked) == len(first) < most
+    values = {**_values(names, most), "text": MOST_TEXT}
+    found = _picked(dialect, len(names)).fetch(connection, values)
+    picked = [Picked(TaskRow(*facts), call, restart) for *facts, call, restart, _ in found]
+    return picked, not found or len(found) == found[0][-1] < most
 
 
-def _first_of(
-    connection: Connection, names: Collection[str], most: int
-) -> Sequence[tuple[str, int, float, str, int]]:
-    """Return the free tasks of some functions that come first, *most* at most.
-
-    Of each what decides about its turn, its id, and how long its arguments are.
-    """
-    if not names:
-        return ()
-    values: dict[str, Any] = {f"name_{at}": name for at, name in enumerate(names)}
-    return _first(len(names)).all(connection, {**values, "most": most})
+def _values(names: Collection[str], most: int) -> dict[str, Any]:  # Any: of a column
+    return {**{f"name_{at}": name for at, name in enumerate(names)}, "most": most}
 
 
 @functools.lru_cache(maxsize=256)
 def _first(many: int) -> Direct:
+    """Return the query for what decides about the turn of those that come first."""
+    return Direct(_firsts(many, [TASKS.c.name, *(TASKS.c[name] for name in _ORDER)]))
+
+
+@functools.lru_cache(maxsize=256)
+def _picked(dialect: Dialect, many: int) -> Answer:
+    """Return the query for those that come first, as far as their arguments are not too long.
+
+    The last column says how many there were before that.
+    """
+    facts = [*ROW, TASKS.c.version, TASKS.c.process, TASKS.c.call, TASKS.c.restart]
+    size = sa.func.length(TASKS.c.call).label("size")
+    first = _firsts(many, [*facts, TASKS.c.level, size]).subquery()
+    order = [first.c[name] for name in _ORDER]
+    total = sa.func.sum(first.c.size).over(order_by=order).label("total")
+    found = sa.func.count().over().label("found")
+    sized = sa.select(first, total, found).subquery()
+    is_short = sa.or_(sized.c.total <= bindparam("text"), sized.c.total == sized.c.size)
+    columns = [sized.c[one.name] for one in facts]
+    query = sa.select(*columns, sized.c.found).where(is_short)
+    return dialect.answer(query.order_by(*(sized.c[name] for name in _ORDER)))
+
+
+def _firsts(many: int, columns: Sequence[Any]) -> sa.Select[Any]:
     """Return the query for the free tasks of *many* functions that come first.
 
     The first ones of each function, which its index has in order, and of these the first.
+    The columns have those of the order among them.
     """
-    order = (TASKS.c.level, TASKS.c.created_at, TASKS.c.task_id)
-    size = sa.func.length(TASKS.c.call).label("size")
+    order = [TASKS.c[name] for name in _ORDER]
     parts_of = [
-        sa.select(TASKS.c.name, *order, size)
+        sa.select(*columns)
         # As in `Dialect.by_index`; PostgreSQL takes no hint, and needs none.
         .with_hint(TASKS, f"INDEXED BY {_INDEX}", "sqlite")
         .where(_MAY_START, TASKS.c.name == bindparam(f"name_{at}"))
@@ -248,10 +283,10 @@ def _first(many: int) -> Direct:
         for at in range(many)
     ]
     if many == 1:
-        return Direct(parts_of[0])
+        return parts_of[0]
     found = sa.union_all(*(sa.select(one.subquery()) for one in parts_of)).subquery()
-    in_order = sa.select(found).order_by(found.c.level, found.c.created_at, found.c.task_id)
-    return Direct(in_order.limit(bindparam("most")))
+    in_order = sa.select(found).order_by(*(found.c[name] for name in _ORDER))
+    return in_order.limit(bindparam("most"))
 
 
 def give(connection: Connection, task_ids: Collection[str], process: str, version: int) -> None:
