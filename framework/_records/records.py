@@ -8,6 +8,7 @@ import threading
 from dataclasses import KW_ONLY, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from operator import attrgetter
 from types import CodeType, TracebackType
 from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar, get_args, overload
 
@@ -34,6 +35,8 @@ _FACTS = (
     *("due", "limit", "priority", "idempotent", "carried", "fresh", "offered", "starts"),
     *("failed", "used", "number", "delay"),
 )
+_KNOWN = frozenset(_FACTS)
+_facts_of = attrgetter(*_FACTS)
 
 
 @dataclass(slots=True, eq=False)
@@ -88,13 +91,15 @@ class Restart:
 
     def facts(self) -> str:
         """Return all but the call and the state as JSON."""
-        return json.dumps({name: getattr(self, name) for name in _FACTS})
+        return json.dumps(dict(zip(_FACTS, _facts_of(self), strict=True)))
 
     @classmethod
     def of(cls, call: str, facts: str) -> Self:
         """Make it of a *call*, and of *facts* that `facts` returned."""
         data: dict[str, Any] = json.loads(facts)
-        # Another release may have written more.
+        if data.keys() <= _KNOWN:
+            return cls(call, **data)
+        # Another release has written more.
         return cls(call, **{name: data[name] for name in _FACTS if name in data})
 
     def begin(self, now: float) -> None:

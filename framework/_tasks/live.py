@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context, ContextVar
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Final, NamedTuple, Protocol
 
 from framework._records import checks
@@ -306,11 +307,14 @@ def live(record: TaskRecord) -> LiveTask:
     return record
 
 
+_values_of = attrgetter(*TaskRecord.__slots__)
+
+
 def copy_record(record: TaskRecord) -> TaskRecord:
     """Return a copy of *record*, which does not change with it."""
     copy = TaskRecord()
-    for name in TaskRecord.__slots__:
-        setattr(copy, name, getattr(record, name))
+    for name, value in zip(TaskRecord.__slots__, _values_of(record), strict=True):
+        setattr(copy, name, value)
     if copy.rest is not None:
         copy.rest = copy.rest.copy()
     return copy

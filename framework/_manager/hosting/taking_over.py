@@ -138,6 +138,8 @@ def _spec_of(core: Core, record: TaskRecord, restart: Restart) -> TaskSpec | Non
         return known.replace(
             {**_kept_options(record, restart), "description": about, "on_restart": _on(known)}
         )
+    if _is_plain(core, record, restart, known):
+        return known
     now = core.clock.time()
     return known.replace(
         {
@@ -148,6 +150,20 @@ def _spec_of(core: Core, record: TaskRecord, restart: Restart) -> TaskSpec | Non
             "idempotent": restart.idempotent,
             "on_restart": _on(known),
         }
+    )
+
+
+def _is_plain(core: Core, record: TaskRecord, restart: Restart, known: TaskSpec) -> bool:
+    """Return whether a task was submitted with the options of its function: most are."""
+    limit = core.intake.default_limit if known.timeout is None else known.timeout
+    return (
+        restart.due is None
+        and known.delay == 0.0
+        and record.description == known.description
+        and restart.limit == (None if limit == math.inf else limit)
+        and restart.priority == known.priority
+        and restart.idempotent == known.idempotent
+        and known.options["on_restart"] == _on(known)
     )
 
 

@@ -12,10 +12,14 @@ import pytest
 import sqlalchemy as sa
 
 from framework import background_task
+from framework._records.chains import After
+from framework._records.ids import TaskId
 from framework._records.records import OFFERED, Kind, Label, Restart, TaskRecord
+from framework._tasks.options import PRIORITIES
 from framework.stores.sql._dialects.postgresql import PostgreSQL
 from framework.stores.sql._dialects.sqlite import SQLite
 from framework.stores.sql._shared.free import claims
+from framework.stores.sql._tables.rows import COLUMNS, WRITTEN, TaskRow, begin, begun_row, row_of
 from framework.stores.sql._tables.schema import TASKS
 from tests.processes.executed import hearing
 from tests.processes.sql.siblings import PENDING, START, Peer, peers
@@ -113,6 +117,40 @@ def test_the_rule(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
             assert is_all == (len(expected) == len(able) < most)
             sizes.add(len(picked))
     assert sizes == {0, 1, 2, 3, 4, 5}
+
+
+def test_what_begins_is_written_as_its_record_would_be() -> None:
+    """The row of a task that begins as it is claimed is that of its record, RUNNING."""
+    rng = random.Random(7)
+    for number in range(200):
+        kept = TaskRecord()
+        kept.task_id, kept.label = (
+            TaskId(f"{number}"),
+            Label("tests.claimed", "Says \ud83d\ude00", "me"),
+        )
+        kept.status, kept.attempts = PENDING, rng.randrange(3)
+        kept.created_at, kept.created = START + number, float(number)
+        kept.started = kept.ended = kept.result = kept.rest = kept.code = None
+        kept.reason = rng.choice(["", OFFERED])
+        if rng.random() < 0.3:
+            kept.progress, kept.progress_message, kept.run_again_of = 0.5, "half", "9" * 32
+            kept.after = After(("first", "second"))
+        kept.restart = Restart(
+            "[[],{}]",
+            limit=rng.choice([None, 2.5]),
+            priority=rng.choice(PRIORITIES),
+            idempotent=rng.random() < 0.5,
+            offered=rng.random() < 0.5,
+            starts=rng.randrange(3),
+            failed=rng.randrange(2),
+        )
+        facts = dict(zip(WRITTEN, json.loads(row_of(kept).text), strict=True))
+        read = TaskRow(**{name: facts[name] for name in COLUMNS})
+        kept.restart.begin(number + 3.0)
+        written = begun_row(read, kept.restart, START + number + 3.0)
+        kept.restart.offered, kept.reason = False, ""
+        begin(kept, number + 3.0)
+        assert json.loads(written.text) == json.loads(row_of(kept).text)
 
 
 def test_only_as_many_as_there_are_places_for(sql_url: str) -> None:

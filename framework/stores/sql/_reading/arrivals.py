@@ -16,7 +16,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy.engine import Connection
@@ -33,7 +33,7 @@ from framework.stores.sql._shared.free.sharing import Sharing
 from framework.stores.sql._shared.site import Site
 from framework.stores.sql._shared.submissions import Submissions
 from framework.stores.sql._tables import calls as _calls
-from framework.stores.sql._tables.rows import TaskRow, Written, begin, row_of
+from framework.stores.sql._tables.rows import TaskRow, Written, begun_row, row_of
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -268,14 +268,17 @@ class Arrivals:
         passes = self.is_called
         chosen, more, left = _claims.choose(connection, dialect, names, room, passes)
         records = self._read(chosen)
-        begun = [one for one in records if beside is None and self._host.may_begin(one)]
-        others = {one.row.task_id for one in chosen}.difference(str(one.task_id) for one in begun)
+        begun, others = list[Written](), list[str]()
+        for one, record in zip(chosen, records, strict=True):
+            if beside is None and self._host.may_begin(record):
+                begun.append(self._begun(one.row, record))
+            else:
+                others.append(one.row.task_id)
         if others:
             _claims.give(connection, others, own, version)
         if begun:
-            rows = [_begun(one, self._host.clock.monotonic()) for one in begun]
-            self._statements.take_free(connection, rows, own, version)
-        told = self._sharing.tell(connection, sum(map(_is_for_thread, records)))
+            self._statements.take_free(connection, begun, own, version)
+        told = self._sharing.tell(connection, records)
         # One that waits for nothing but a place in a process has none in a line.
         inherits = bool(others) and _places.inherit(connection, version)
         if wakes or not self.waiting.intersection(room).issubset(more):
@@ -294,6 +297,13 @@ class Arrivals:
         if called is None:
             return False
         return _calls.call_next(connection, self._site.database.dialect, own, called)
+
+    def _begun(self, row: TaskRow, record: TaskRecord) -> Written:
+        """Return the row of a task that begins as it is claimed; the task itself still waits."""
+        restart: Restart | None = record.restart
+        assert restart is not None
+        restart.begin(self._host.clock.monotonic())
+        return begun_row(row, restart, self._host.clock.time())
 
     def _read(self, chosen: Sequence[Picked]) -> list[TaskRecord]:
         records = self._mirror.read(one.row for one in chosen)
@@ -339,22 +349,6 @@ class Arrivals:
         rows = [_freed(one) for one in self._claimed.values()]
         if rows:
             self._statements.hand_over(connection, rows, own, "", version)
-
-
-def _is_for_thread(record: TaskRecord) -> bool:
-    spec = registry.find_spec(record.name)
-    return spec is not None and spec.kind == "thread"
-
-
-def _begun(record: TaskRecord, now: float) -> Written:
-    """Return the row of a task that begins as it is claimed; the task itself still waits."""
-    restart: Restart | None = record.restart
-    assert restart is not None
-    restart.begin(now)
-    still = copy_record(record)
-    begin(still, now)
-    still.reason, still.restart = "", replace(restart, offered=False)
-    return row_of(still)
 
 
 def _freed(record: TaskRecord) -> Written:

@@ -35,6 +35,7 @@ from sqlalchemy.engine import Connection
 
 from framework._records.records import TaskRecord
 from framework._records.statuses import TaskStatus
+from framework._tasks import registry
 from framework._tasks.options import PRIORITIES
 from framework.stores.sql._shared.free import claims as _claims
 from framework.stores.sql._shared.free.claims import Waiting
@@ -161,20 +162,19 @@ class Sharing:
         self._told = self._places()
         return {"room": self._told, "takes": json.dumps(sorted(self._host.functions()["thread"]))}
 
-    def tell(self, connection: Connection, claimed: int = 0) -> bool:
+    def tell(self, connection: Connection, claimed: Collection[TaskRecord] = ()) -> bool:
         """Say for how many more tasks there are threads, if that has changed and others care.
 
         Args:
             connection: A transaction that writes.
-            claimed: How many tasks for threads are claimed in it that the framework does not
-                know yet.
+            claimed: The tasks that are claimed in it, and that the framework does not know yet.
 
         Returns:
             Whether it was said.
         """
         if not self._membership.has_others:
             return False
-        places = max(0, self._places() - claimed)
+        places = max(0, self._places() - sum(map(_is_for_thread, claimed)))
         if places == self._told:
             return False
         self._told = places
@@ -238,6 +238,11 @@ class Sharing:
 def _names_in(text: str) -> frozenset[str]:
     """Return the functions that a process has named; each says the same again and again."""
     return frozenset(json.loads(text))
+
+
+def _is_for_thread(record: TaskRecord) -> bool:
+    spec = registry.find_spec(record.name)
+    return spec is not None and spec.kind == "thread"
 
 
 def _waiting(record: TaskRecord) -> Waiting:
