@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
 from psycopg import sql
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from framework import setup_async_framework
 from framework._threads.clock import SystemClock
@@ -27,6 +28,7 @@ from framework.http import health_router
 from framework.stores.sql import SQLStore
 from framework.stores.sql._backlog import SECURE_PATIENCE
 from framework.stores.sql._dialects import dialect as _dialect
+from framework.stores.sql._dialects import postgresql as _postgresql
 from framework.stores.sql._dialects import sqlite as _sqlite
 from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._shared.site import Pace
@@ -333,6 +335,34 @@ def test_server_goes_and_comes_back(postgres_server: PostgresServer) -> None:
 
         ids = {record.task_id for record in store.fetch([first.task_id, second.task_id])}
         assert ids == {first.task_id, second.task_id}
+
+
+def test_a_connection_that_was_lost_meanwhile(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection is asked whether it works if the server has closed it, or if it is old."""
+    asked, ping = list[int](), PGDialect_psycopg.do_ping
+
+    def note(dialect: PGDialect_psycopg, connection: Any) -> bool:
+        asked.append(connection.info.backend_pid)
+        return bool(ping(dialect, connection))
+
+    def used() -> int:
+        with database.writing() as connection:
+            found: int = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+            return found
+
+    monkeypatch.setattr(PGDialect_psycopg, "do_ping", note)
+    monkeypatch.setattr(_postgresql, "_IS_FRESH", 0.0)
+    with closing(Database(checked_url(postgres_url), durable=False)) as database:
+        first = used()
+        assert (used(), asked) == (first, [])
+        with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as other:
+            other.execute("SELECT pg_terminate_backend(%s, 5000)", (first,))
+        second = used()
+        assert (second != first, asked) == (True, [first])
+        monkeypatch.setattr(_postgresql, "_IS_OLD", 0.0)
+        assert (used(), asked) == (second, [first, second])
 
 
 def test_who_stands_still_in_its_turn(postgres_url: str) -> None:

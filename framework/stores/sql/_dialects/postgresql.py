@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import selectors
 from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any, ClassVar, Final
@@ -64,6 +65,10 @@ _USED: Final = "asyncframe_used"
 _IS_FRESH: Final = 0.01
 """Seconds for which a connection that has worked is not tried before its next transaction. A small
 server restarts in 28 ms, measured on a RAM disk."""
+
+_IS_OLD: Final = 5.0
+"""Seconds after which one is always tried: what is between it and the server may have forgotten it.
+A process that lives uses one each second."""
 
 _NOW: Final = sa.select(
     sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()) * 1_000_000, sa.BigInteger)
@@ -230,7 +235,10 @@ class PostgreSQL(Dialect):
 
 
 class _Asking:
-    """Asks the server whether a connection still works, unless it did so a moment ago.
+    """Asks the server whether a connection still works, where it may have been lost meanwhile.
+
+    A server that ends says so to each connection, or closes it: either can be read from it. Only
+    after a while is a connection asked that says nothing, and one through a pooler, which keeps it.
 
     Args:
         engine: Whose connections.
@@ -246,18 +254,27 @@ class _Asking:
         entry.info[_USED] = self._monotonic()
 
     def require_alive(self, connection: Any, entry: Any, _: Any) -> None:  # Any: as above
-        """Ask, before a connection is used again.
+        """Ask, before a connection is used again, if need be.
 
         Raises:
             InvalidatePoolError: If it is lost; the pool makes others instead.
         """
-        used: float = entry.info.get(_USED, math.inf)
-        if self._monotonic() < used + _IS_FRESH:
+        age = self._monotonic() - entry.info.get(_USED, math.inf)
+        is_pooled = entry.info.get(_POOLED, False)
+        if age < _IS_FRESH or not (is_pooled or age > _IS_OLD or _says_something(connection)):
             return
         try:
             self._ping(connection)
         except self._fault as error:
             raise InvalidatePoolError from error
+
+
+def _says_something(connection: Any) -> bool:  # Any: of a driver
+    if connection.closed:
+        return True
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection, selectors.EVENT_READ)
+        return bool(selector.select(0))
 
 
 class _Session:
