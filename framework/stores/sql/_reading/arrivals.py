@@ -243,6 +243,7 @@ class Arrivals:
         self,
         connection: Connection,
         version: int,
+        free: int,
         written: Collection[str] = (),
         beside: Mapping[Kind, int] | None = None,
     ) -> Claimed:
@@ -251,6 +252,7 @@ class Arrivals:
         Args:
             connection: A transaction of this process's turn.
             version: Its version.
+            free: How many tasks are free in it at most, those that sleep too; without submissions.
             written: The tasks whose end, or that they are free, is written in it.
             beside: How many of each kind to claim that wait here beside own tasks; None for those
                 that begin at once, as many as there are places.
@@ -265,8 +267,8 @@ class Arrivals:
             _claims.wake(connection, now, version)
         moved = self._submissions.waits and self._submissions.move(connection, version)
         names, dialect = self._host.functions(), self._site.database.dialect
-        passes = self.is_called
-        chosen, more, left = _claims.choose(connection, dialect, names, room, passes)
+        chosen, more = _claims.choose(connection, dialect, names, room)
+        has_left = moved or were_open or free > len(chosen)
         records = self._read(chosen)
         begun, others = list[Written](), list[str]()
         for one, record in zip(chosen, records, strict=True):
@@ -283,13 +285,21 @@ class Arrivals:
         inherits = bool(others) and _places.inherit(connection, version)
         if wakes or not self.waiting.intersection(room).issubset(more):
             # Perhaps all that is left sleeps.
-            self._due_at = _claims.next_due(connection)
-        calls = left and self._call_next(connection)
+            self._due_at = _claims.next_due(connection) if has_left else None
+        calls = has_left and self._pass_on(connection)
         # Before the commit, from which on the rows are this process's.
         self._claimed = {**self._claimed, **{str(one.task_id): one for one in records}}
         is_own = not (wakes or moved or inherits)
         is_vain = is_own and not (records or were_open or told or calls)
         return Claimed(version, records, room, more, moved, is_own, is_vain)
+
+    def _pass_on(self, connection: Connection) -> bool:
+        """Call the next process for what may start and was not taken; return whether there is one.
+
+        Only if this one was called.
+        """
+        left = self.is_called and _claims.present(connection, self._site.database.dialect)
+        return bool(left) and self._call_next(connection)
 
     def _call_next(self, connection: Connection) -> bool:
         """Call the next process if this one was called, and return whether there is one."""

@@ -305,8 +305,8 @@ class Follower:
 
     def _claim(self, beside: Mapping[Kind, int] | None = None) -> list[str]:
         try:
-            with self._site.turn() as (connection, version, _):
-                claimed = self.arrivals.claim(connection, version, beside=beside)
+            with self._site.turn() as (connection, version, turn):
+                claimed = self.arrivals.claim(connection, version, turn.free, beside=beside)
                 if claimed.is_vain:
                     raise _VainError
         except _VainError:

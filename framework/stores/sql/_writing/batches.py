@@ -348,7 +348,7 @@ class Batches:
                 self.pulse.give_in(connection)
             started, ended = self._put(connection, rows, new, version)
             settled = self._chained.settle(connection, version, rows, chained=turn.chained)
-            claimed = self._claimed(connection, version, rows if claims else None)
+            claimed = self._claimed(connection, version, turn.free, rows if claims else None)
             tell = self._lines.let_leave(connection, version, {row.task_id for row in rows})
             latest = turn.removed if bound is None else max(turn.removed, bound)
             # A clean-up may have removed tasks that ended before it and are written only now.
@@ -391,14 +391,15 @@ class Batches:
         return None
 
     def _claimed(
-        self, connection: Connection, version: int, rows: Sequence[Written] | None
+        self, connection: Connection, version: int, free: int, rows: Sequence[Written] | None
     ) -> Claimed | None:
         """Claim free tasks after *rows* were written; if None, only say for how many is room."""
         if rows is None:
             self._sharing.tell(connection)
             return None
         gone = {row.task_id for row in rows if row.ended_at is not None or row.is_free}
-        return self._follower.arrivals.claim(connection, version, gone)
+        free += sum(row.is_free for row in rows)
+        return self._follower.arrivals.claim(connection, version, free, gone)
 
     def _let_go(self, freed: Sequence[Written], version: int) -> None:
         """Let go of tasks that were set free with *version*."""

@@ -190,34 +190,28 @@ def in_line(connection: Connection, names: Collection[str], most: int) -> list[W
 
 
 def choose(
-    connection: Connection, dialect: Dialect, names: Names, room: Mapping[Kind, int], passes: bool
-) -> tuple[list[Picked], set[Kind], bool]:
-    """Return the free tasks that a process takes, whose turn to write it is.
-
-    Also the kinds of which there may be more, and whether some are left to be passed on.
+    connection: Connection, dialect: Dialect, names: Names, room: Mapping[Kind, int]
+) -> tuple[list[Picked], set[Kind]]:
+    """Return the free tasks that a process takes, and the kinds of which there may be more.
 
     Args:
-        connection: A transaction that writes.
+        connection: A transaction in the turn of that process.
         dialect: The kind of database.
         names: The functions whose tasks the process takes.
         room: How many tasks of each kind the process has places for.
-        passes: Whether what is left is passed on to other processes.
     """
     chosen, more = list[Picked](), set[Kind]()
     found = set[str]().union(*(names[kind] for kind in room))
-    if passes or len(found) > _FEW:
+    if len(found) > _FEW:
         found = present(connection, dialect)
-    left = set(found)
     for kind, places in room.items():
         most, wanted = min(places, MOST), found.intersection(names[kind])
         if most > 0 and wanted:
             first, is_all = pick(connection, dialect, wanted, most)
             chosen += first
-            if is_all:
-                left -= wanted
-            else:
+            if not is_all:
                 more.add(kind)
-    return chosen, more, passes and bool(left)
+    return chosen, more
 
 
 def pick(
