@@ -25,6 +25,7 @@ __all__ = [
     "RunAgainError",
     "ScheduleBusyError",
     "ScheduleNotFoundError",
+    "StepInterruptedError",
     "StepMismatchError",
     "StepTakenError",
     "StoreUnavailableError",
@@ -364,6 +365,28 @@ class StepMismatchError(FrameworkError):
             f"step {self.name} of task {_cut(self.task_id)} was not called with these arguments "
             "before, and a call with others is recorded: arguments must be the same in each run; "
             "make what is new, such as an id or the time, in a step of its own"
+        )
+
+
+class StepInterruptedError(FrameworkError):
+    """Raised by a step that runs once at most, and whose process has ended while it ran.
+
+    Whether it has taken effect is not known here: ask whoever it has called.
+
+    Attributes:
+        task_id: The task's id.
+        name: The step's module and qualified name.
+    """
+
+    def __init__(self, task_id: str, name: str) -> None:
+        super().__init__(task_id, name)
+        self.task_id = task_id
+        self.name = name
+
+    def __str__(self) -> str:
+        return (
+            f"step {self.name} of task {_cut(self.task_id)} had begun when its process ended, and "
+            "is not run again: ask whoever it has called whether it has taken effect"
         )
 
 

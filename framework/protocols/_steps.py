@@ -25,6 +25,7 @@ class StepStore(Protocol):
         task_id: str,
         records: Sequence[StepRecord],
         told: Callable[[BaseException | None], object],
+        instead_of: Sequence[int] = (),
     ) -> None:
         """Store steps together that have ended, in the order of the calls; never blocks.
 
@@ -35,6 +36,7 @@ class StepStore(Protocol):
                 promises that, and never if the process ends before. With a `StepTakenError` if the
                 task belongs to another process by now, so that nothing was stored; with a
                 `StoreUnavailableError` if the store has failed for five seconds.
+            instead_of: Numbers of records that are deleted in the same transaction.
         """
         ...
 

@@ -25,6 +25,7 @@ from typing import Any, Final, NamedTuple
 from framework._records.records import Kind
 from framework._records.steps import StepRecord
 from framework._tasks.live import LiveTask, current_record
+from framework._tasks.places import stable_text
 from framework._tasks.wire import (
     codec_of,
     decode_error,
@@ -33,7 +34,7 @@ from framework._tasks.wire import (
     encode_result,
     settled,
 )
-from framework.exceptions import StepMismatchError
+from framework.exceptions import StepInterruptedError, StepMismatchError
 from framework.protocols import Interceptor, StepStore
 from framework.steps._branches import Branch, digest_of, entered
 from framework.steps._matching import PATIENCE, Answer, Call, Held, Matching
@@ -48,10 +49,14 @@ class DeclaredStep(NamedTuple):
     Attributes:
         name: Its module and qualified name.
         fn: The function.
+        key: Says of a call's arguments what its work is; None if they say it themselves.
+        once: Whether its start is recorded before its body is run.
     """
 
     name: str
     fn: Callable[..., Any]
+    key: Callable[..., Any] | None = None
+    once: bool = False
 
 
 @dataclass(eq=False)
@@ -123,7 +128,7 @@ class StepRun:
     def begin(self, coroutine: Any = None) -> Branch:
         """Begin an attempt; return its first branch."""
         root = Branch(self, (), None, ("", None), coroutine)
-        self.branches = [root]
+        self.branches, self._held, self._results = [root], [], []
         self._raised = []
         is_changed = any(one.code != self._code for one in self._records)
         self._matching = Matching([*self._records], self.branches, is_changed=is_changed)
@@ -131,7 +136,7 @@ class StepRun:
 
     def drop(self, error: BaseException) -> None:
         """Drop the error of a step that has ended an attempt: the next one runs it again."""
-        causes = set(map(id, _causes(error)))
+        causes = {id(one) for one in _causes(error) if not isinstance(one, StepInterruptedError)}
         dropped = [record for one, record in self._raised if id(one) in causes]
         for record in dropped:
             self._records.pop(record, None)
@@ -165,7 +170,13 @@ class StepRun:
         record = self._taken(answer, declared)
         if record is None:
             record = self._record_of(branch, call, answer)
-            value, error = await self._run(branch, declared, record, args, kwargs)
+            value, error = None, self._interrupted(answer, declared)
+            if error is None:
+                if declared.once:
+                    await self._waiting(branch, self._stored(record))
+                value, error = await self._run(branch, declared, record, args, kwargs)
+            else:
+                _failed(record, error)
             await self._waiting(branch, self._stored(record))
         else:
             value, error = _outcome(declared, record)
@@ -302,20 +313,30 @@ class StepRun:
         record = self._taken(answer, declared)
         if record is None:
             record = self._record_of(branch, call, answer)
-            value, error = self._run_sync(declared, record, args, kwargs)
-            stored, told = threading.Event(), list[BaseException | None]()
-
-            def tell(fault: BaseException | None) -> None:
-                told.append(fault)
-                stored.set()
-
-            self._write(record, tell)
-            stored.wait()
-            if told[0] is not None:
-                raise told[0]
+            value, error = None, self._interrupted(answer, declared)
+            if error is None:
+                if declared.once:
+                    self._store_sync(record)
+                value, error = self._run_sync(declared, record, args, kwargs)
+            else:
+                _failed(record, error)
+            self._store_sync(record)
         else:
             value, error = _outcome(declared, record)
         return self._give(record, value, error)
+
+    def _store_sync(self, record: StepRecord) -> None:
+        """Store a step, and block until it is."""
+        stored, told = threading.Event(), list[BaseException | None]()
+
+        def tell(fault: BaseException | None) -> None:
+            told.append(fault)
+            stored.set()
+
+        self._write(record, tell)
+        stored.wait()
+        if told[0] is not None:
+            raise told[0]
 
     def _run_sync(
         self, declared: DeclaredStep, record: StepRecord, args: Any, kwargs: Any
@@ -353,6 +374,12 @@ class StepRun:
             raise StepMismatchError(self._task_id, declared.name)
         return answer.record if answer.what == "take" else None
 
+    def _interrupted(self, answer: Answer, declared: DeclaredStep) -> BaseException | None:
+        """Return the error of a step that runs once at most, and had begun before; None if not."""
+        if answer.record is None or not declared.once:
+            return None
+        return StepInterruptedError(self._task_id, declared.name)
+
     def _record_of(self, branch: Branch, call: Call, answer: Answer) -> StepRecord:
         """Return the record of a step whose body is run."""
         if answer.record is not None:
@@ -363,16 +390,16 @@ class StepRun:
         return record
 
     def _write(self, record: StepRecord, told: Callable[[BaseException | None], object]) -> None:
-        record.number = next(self._next_number)
-        cancelled, self._cut_off = self._cut_off, []
-        for one in cancelled:
+        written, self._cut_off = [*self._cut_off, record], []
+        # Those of which the start is stored.
+        instead_of = [one.number for one in written if one.number]
+        for one in written:
             one.number = next(self._next_number)
-        written = [*cancelled, record]
         self._records |= dict.fromkeys(written)
         if self._store is None:
             told(None)
         else:
-            self._store.store_steps(self._task_id, written, told)
+            self._store.store_steps(self._task_id, written, told, instead_of)
 
     def _give(self, record: StepRecord, value: Any, error: BaseException | None) -> Any:
         if error is None:
@@ -382,6 +409,10 @@ class StepRun:
 
 
 def _call_of(declared: DeclaredStep, args: Any, kwargs: Any) -> Call:
+    if declared.key is not None:
+        text = stable_text(declared.name, "key", declared.key(*args, **kwargs))
+        # No arguments in JSON begin so.
+        return Call(declared.name, digest_of(f"key {text}"), has_key=True)
     codec = codec_of(declared.fn)
     codec.require_same(args, kwargs)
     return Call(declared.name, digest_of(codec.encode(args, kwargs)))

@@ -69,6 +69,7 @@ ERRORS: list[tuple[type[exceptions.FrameworkError], dict[str, Any]]] = [
     (exceptions.ScheduleBusyError, {"name": "nightly"}),
     (exceptions.ScheduleNotFoundError, {"name": "nightly", "known": ("hourly",)}),
     (exceptions.StepMismatchError, {"task_id": "1", "name": "shop.charge"}),
+    (exceptions.StepInterruptedError, {"task_id": "1", "name": "shop.charge"}),
     (exceptions.StepTakenError, {"task_id": "1"}),
     (exceptions.DeadlockError, {"chain": ("one", "two", "one")}),
     (exceptions.RunAgainError, {"task_id": "1", "name": "call", "reason": "it is running"}),

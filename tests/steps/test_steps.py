@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -104,6 +105,45 @@ async def test_an_error_that_was_caught_is_kept(asyncframe: Probe, effects: Effe
         "ship 1",
         "refund payment 1",
     ]
+
+
+@step(key=lambda order, _token: order)
+async def pay_for(order: int, token: object) -> str:
+    """Note that it runs, with what is no JSON."""
+    EFFECTS.append(f"pay {order}")
+    return f"payment {order}"
+
+
+@step(timeout=30)
+async def ask_slowly() -> None:
+    """Take too long."""
+    EFFECTS.append("ask")
+    await asyncio.Event().wait()
+
+
+@background_task(on_restart="resume", name="tests.left_over")
+@retry_task(max_retries=1, retry_delay=1, exceptions=ValueError)
+async def left_over() -> list[str]:
+    """Pay what is left to pay, with tokens made anew, and fail once after the first."""
+    found = []
+    for order in (2, 1) if "late" in EFFECTS else (1, 2):
+        found.append(await pay_for(order, object()))
+        if "late" not in EFFECTS:
+            with contextlib.suppress(TimeoutError):
+                await ask_slowly()
+            EFFECTS.append("late")
+            raise ValueError
+    return found
+
+
+async def test_a_key_says_what_the_work_is(asyncframe: Probe, effects: Effects) -> None:
+    """Calls with a key go in another order, with other arguments, and none is run again."""
+    began = asyncframe.clock.monotonic()
+    result = await asyncframe.manager.get_result(left_over())
+
+    assert result == ["payment 2", "payment 1"]
+    assert effects == ["pay 1", "ask", "late", "pay 2"]
+    assert asyncframe.clock.monotonic() - began == pytest.approx(31, abs=0.1)
 
 
 @background_task(on_restart="resume", name="tests.labels")

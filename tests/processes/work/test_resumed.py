@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from framework import background_task, get_task_manager, setup_async_framework
-from framework.exceptions import StepTakenError
+from framework.exceptions import StepInterruptedError, StepTakenError
 from framework.steps import step
 from framework.stores.sql import SQLStore
 from tests.patience import PATIENCE
@@ -53,6 +53,36 @@ async def ship(payment: str) -> str:
     if not World.is_open:
         await asyncio.Event().wait()
     return f"parcel for {payment}"
+
+
+@step(once=True)
+async def ship_once(payment: str) -> str:
+    """Wait until there is a carrier, and never ask it twice."""
+    return await ship(payment)
+
+
+@background_task(on_restart="resume", name="tests.asks")
+async def asks(order: int) -> str:
+    """Ask the carrier what became of a parcel if nobody knows."""
+    payment = await charge(order)
+    try:
+        return await ship_once(payment)
+    except StepInterruptedError:
+        return f"asked for {await charge(order + 1)}"
+
+
+async def test_a_step_that_runs_once_at_most(sql_url: str, effects: list[str]) -> None:
+    """A step that had begun raises in the next run, also after another restart."""
+    store = SQLStore(sql_url, durable=True)
+    async with setup_async_framework(None, store=store, graceful_shutdown_timeout=0.0):
+        task_id = await get_task_manager().submit(asks, (1,))
+        await World.started.wait()
+    World.is_open = True
+    async with setup_async_framework(None, store=SQLStore(sql_url, durable=True)):
+        result = await get_task_manager().get_result(task_id, timeout=PATIENCE)
+
+    assert result == "asked for payment 2"
+    assert effects == ["charge", "ship", "charge"]
 
 
 @background_task(on_restart="resume", name="tests.makes_up")

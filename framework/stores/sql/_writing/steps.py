@@ -122,9 +122,15 @@ class StepRows:
             raise StoreUnavailableError(f"steps could not be read: {why(error)}") from error
         return [_record(row) for row in rows]
 
-    def store_steps(self, task_id: str, records: Sequence[StepRecord], told: Told) -> None:
+    def store_steps(
+        self,
+        task_id: str,
+        records: Sequence[StepRecord],
+        told: Told,
+        instead_of: Sequence[int] = (),
+    ) -> None:
         """Store steps together; see `protocols.StepStore`."""
-        self._put(_Request(task_id, [_row(task_id, one) for one in records], (), told))
+        self._put(_Request(task_id, [_row(task_id, one) for one in records], instead_of, told))
 
     def drop_steps(self, task_id: str, numbers: Sequence[int]) -> None:
         """Delete some steps of a task; see `protocols.StepStore`."""
