@@ -168,7 +168,7 @@ class Core:
             self.engine,
             runs_of,
             pool._crew.queue.use_levels,
-            Resuming(self.ledger).around_attempt,
+            Resuming(self.ledger, lambda: self.policies).around_attempt,
         )
         joined = Joined(rules)
         self.keys = Keys(joined, self.runner, self.places, self.others, new_id)

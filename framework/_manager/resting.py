@@ -16,6 +16,8 @@ Lock order: the ledger's lock is held for the decision, and nothing else with it
 
 from __future__ import annotations
 
+from typing import Final
+
 from framework._manager.submitting.requeued import Requeued
 from framework._records.records import WAITS
 from framework._records.statuses import CANCELLED
@@ -25,6 +27,9 @@ from framework._running.runner import Runner
 from framework._running.waits.places import Delays
 from framework._tasks.live import LiveTask, Pause
 from framework.exceptions import TaskCancelledError
+
+LONG: Final = 60.0
+"""Seconds of a wait after which whichever process has a place goes on: until then it is a row."""
 
 
 class Resting:
@@ -94,7 +99,7 @@ class Resting:
         # Not by the wall second, which people may set.
         self._delays.delay(task, ledger.clock.monotonic() + again.delay, self._go_on)
         # 1 it rests, 2 its app stops and looks for tasks with a timer, 3 its timer is set.
-        if task.home.closed:
+        if task.home.closed or again.delay > LONG:
             self._requeued.let_go(task, WAITS)
 
     def _go_on(self, task: LiveTask) -> None:

@@ -83,6 +83,11 @@ def throttled(until: float | None, name: str, rate: int, window: float) -> str:
     return _text("throttled", until, name, rate, window)
 
 
+def sleeping(until: float) -> str:
+    """Return the reason of a task that sleeps until wall second *until*."""
+    return _text("sleeping", until)
+
+
 def error_text(error: BaseException) -> str:
     """Return the type and the message of an error in one text."""
     return f"{type(error).__name__}: {safe_str(error, _LONGEST)}"
@@ -166,6 +171,10 @@ def _delayed(due: Due) -> str:
     return "its delay is over" if _is_over(due) else f"delayed until {due}"
 
 
+def _sleeping(due: Due) -> str:
+    return "its sleep is over" if _is_over(due) else f"sleeps until {due}"
+
+
 def _retrying(due: Due, attempt: int, attempts: int, error: str | None) -> str:
     told = "" if error is None else f" with {error}"
     at = "is due now" if _is_over(due) else f"at {due}" if due.until is not None else "comes later"
@@ -196,6 +205,7 @@ _WORDS: Final[dict[str, Callable[..., str]]] = {
     "after": _after,
     "delayed": _delayed,
     "retrying": _retrying,
+    "sleeping": _sleeping,
     "throttled": _throttled,
 }
 """For each kind of facts the function that words them: of a `Due` and the values."""

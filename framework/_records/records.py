@@ -379,6 +379,7 @@ EVENT_KINDS: Final = (
     "progress",
     "retrying",
     "throttled",
+    "sleeping",
     "requeued",
     *EVENT_OF.values(),
     "late_result",
@@ -391,8 +392,8 @@ class TaskEvent:
     """Something that happened to a task.
 
     Attributes:
-        kind: ``submitted``, ``started``, ``progress``, ``retrying``, ``throttled``, ``requeued``,
-            ``completed``, ``failed``, ``timed_out``, ``cancelled``, ``interrupted``,
+        kind: ``submitted``, ``started``, ``progress``, ``retrying``, ``throttled``, ``sleeping``,
+            ``requeued``, ``completed``, ``failed``, ``timed_out``, ``cancelled``, ``interrupted``,
             ``late_result`` or ``evicted``.
         task_id: The task; None for a retry or throttle outside a task.
         name: Name of the task or of the throttled or retried function.
@@ -401,7 +402,8 @@ class TaskEvent:
         attempt: The number of the attempt, from 1; 0 before the first one.
         status: The task's status after the event; None outside a task.
         origin: The line that submitted the task; None if unknown.
-        delay: For ``retrying`` and ``throttled``, the seconds that it will wait; else None.
+        delay: For ``retrying``, ``throttled`` and ``sleeping``, the seconds that it will wait; else
+            None.
         progress: For ``progress``, from 0.0 to 1.0; else None.
         message: The message of the progress, or the reason for a final status.
         error: For ``failed``, ``timed_out``, ``interrupted`` and ``retrying``, the exception; for

@@ -416,7 +416,7 @@ class Ledger(Events):
     def announce(
         self, kind: str, task: LiveTask, delay: float, error: BaseException | None
     ) -> None:
-        """Count a wait for a retry or a throttle, and publish it unless the task is final."""
+        """Count a wait for a retry or a throttle, or a sleep, and publish it if the task lives."""
         with self.lock:
             self.extra[kind] += 1
             if self.sinks and task.status not in FINAL:

@@ -46,9 +46,9 @@ class PublishAgain(BaseException):  # no error, and nobody may catch it as one
     waits as a delayed task does.
 
     Attributes:
-        kind: ``retrying`` or ``throttled``.
+        kind: ``retrying``, ``throttled`` or ``sleeping``.
         delay: Seconds until then.
-        error: What ended the attempt; None for a throttle.
+        error: What ended the attempt; None if it goes on.
         reason: Why it waits, see `reasons`.
         turn: Key of the throttle's window that it waits for; "" for none.
         then: Called with the task and this error when its function was left; None on a worker.

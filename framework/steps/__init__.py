@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from framework.steps._declared import step
+from framework.steps._sleeping import sleep, sleep_sync, sleep_until, sleep_until_sync
 
-__all__ = ["step"]
+__all__ = ["sleep", "sleep_sync", "sleep_until", "sleep_until_sync", "step"]

@@ -107,6 +107,12 @@ class Answer(NamedTuple):
     what: Literal["take", "run", "never", "hold", "refuse"]
     record: StepRecord | None = None
 
+    @property
+    def recorded(self) -> StepRecord:
+        """The record; only of an answer that has one."""
+        assert self.record is not None
+        return self.record
+
 
 class Held(NamedTuple):
     """A call that is held.

@@ -8,10 +8,12 @@ from contextvars import ContextVar
 from typing import Any, Final
 
 from framework._running.ledger import Ledger
+from framework._running.waits.policies import Policies
 from framework._tasks.live import LiveTask
 from framework.steps._branches import entered, number_branches
 from framework.steps._code import code_of
 from framework.steps._runs import StepRun
+from framework.steps._sleeps import Sleeps
 
 
 class Resuming:
@@ -19,11 +21,14 @@ class Resuming:
 
     Args:
         ledger: Of the tasks; says what their store can do, and who is called around them.
+        policies: Returns what lets tasks sleep; called while one runs.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, policies: Callable[[], Policies]) -> None:
         self._store = ledger.features.steps
         self._interceptor = ledger.interceptor
+        self._ledger = ledger
+        self._policies = policies
 
     def around_attempt(self, task: LiveTask, attempt: int, call: Callable[[], Any]) -> Any:
         """Make an attempt with the records of the task; see `Interceptor.around_attempt`."""
@@ -38,30 +43,43 @@ class Resuming:
         root = run.begin(coroutine)
         root.asyncio_task = asyncio.current_task()
         outside = entered.set(root)
+        result = None
         try:
-            return await coroutine
+            result = await coroutine
         except BaseException as error:
-            run.drop(error)
-            raise
+            if run.sleeps.left is None:
+                run.drop(error)
+                raise
         finally:
             entered.reset(outside)
+        if run.sleeps.left is not None:
+            # However its code has ended: it goes on elsewhere.
+            await run.sleeps.end(run.branches)
+            raise run.sleeps.left
+        return result
 
     def _on_thread(self, task: LiveTask, call: Callable[[], Any]) -> Any:
         run = _known() or _know(self._run_of(task))
         outside = entered.set(run.begin())
+        result = None
         try:
-            return call()
+            result = call()
         except BaseException as error:
-            run.drop(error)
-            raise
+            if run.sleeps.left is None:
+                run.drop(error)
+                raise
         finally:
             entered.reset(outside)
+        if run.sleeps.left is not None:
+            raise run.sleeps.left
+        return result
 
     def _run_of(self, task: LiveTask) -> StepRun:
         """Return the steps of a task as they are stored; blocks."""
         store = self._store
         records = () if store is None else store.fetch_steps(str(task.task_id))
-        return StepRun(task, code_of(task.spec.fn), store, records, self._interceptor)
+        sleeps = Sleeps(task, self._policies(), self._ledger)
+        return StepRun(task, code_of(task.spec.fn), store, sleeps, records, self._interceptor)
 
 
 _RUN: Final[ContextVar[StepRun | None]] = ContextVar("asyncframe_steps", default=None)

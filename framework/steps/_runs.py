@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -38,6 +39,7 @@ from framework.exceptions import StepInterruptedError, StepMismatchError
 from framework.protocols import Interceptor, StepStore
 from framework.steps._branches import Branch, digest_of, entered
 from framework.steps._matching import PATIENCE, Answer, Call, Held, Matching
+from framework.steps._sleeps import Sleeps
 
 QUIET: Final = 4
 """Turns of the loop without a call of a step, after which the next result is given."""
@@ -85,11 +87,13 @@ class StepRun:
         task: The task.
         code: A digest of its code, see `_code`.
         store: Keeps the records; None to keep them here, until the task ends.
+        sleeps: Of this task.
         records: What is stored.
         interceptor: Is called around the bodies of steps; None for none.
 
     Attributes:
         branches: Those of the attempt, in the order in which they began.
+        sleeps: As above.
     """
 
     def __init__(
@@ -97,6 +101,7 @@ class StepRun:
         task: LiveTask,
         code: str,
         store: StepStore | None,
+        sleeps: Sleeps,
         records: Sequence[StepRecord] = (),
         interceptor: Interceptor | None = None,
     ) -> None:
@@ -105,6 +110,7 @@ class StepRun:
         self._task_id = str(task.task_id)
         self._code = code
         self._store = store
+        self.sleeps = sleeps
         self._records = dict.fromkeys(records)
         self._next_number = itertools.count(1 + max((one.number for one in records), default=0))
         self._came = itertools.count()
@@ -123,12 +129,18 @@ class StepRun:
         """Whether its task is the one that runs here: other tasks inherit the context."""
         return current_record.get() is self._whose
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it leaves this process: then no step runs any more."""
+        return self._whose.was_given_away or self.sleeps.left is not None
+
     # -- attempts
 
     def begin(self, coroutine: Any = None) -> Branch:
         """Begin an attempt; return its first branch."""
         root = Branch(self, (), None, ("", None), coroutine)
         self.branches, self._held, self._results = [root], [], []
+        self.sleeps.begin()
         self._raised = []
         is_changed = any(one.code != self._code for one in self._records)
         self._matching = Matching([*self._records], self.branches, is_changed=is_changed)
@@ -152,13 +164,37 @@ class StepRun:
             StepMismatchError: If it is refused.
             TypeError: If the task is a sync function.
         """
+        call = _call_of(declared, args, kwargs)
+        answer = await self.ask(branch, declared, call)
+        if answer.what != "take":
+            record = self.record_of(branch, call, answer)
+            value, error = None, self._interrupted(answer, declared)
+            if error is None:
+                if declared.once:
+                    await self.store(branch, record)
+                value, error = await self._run(branch, declared, record, args, kwargs)
+            else:
+                _failed(record, error)
+            await self.store(branch, record)
+        else:
+            record = answer.recorded
+            value, error = _outcome(declared, record)
+        await self.turn(branch, record)
+        return self._give(record, value, error)
+
+    async def ask(self, branch: Branch, declared: DeclaredStep, call: Call) -> Answer:
+        """Answer a call once that can be said: its record does, or its body is to be run.
+
+        Raises:
+            StepMismatchError: If it is refused.
+            TypeError: If the task is a sync function.
+        """
         self._require("loop", declared)
-        if self._whose.was_given_away:
-            # It leaves this process: what it does on its way out is done where it goes on.
+        if self.is_leaving:
+            # What it does on its way out is done where it goes on.
             raise asyncio.CancelledError
         if self._quiet is not None:
             self._quiet = 0
-        call = _call_of(declared, args, kwargs)
         answer = self._matching.ask(branch, call)
         # What is asked here may answer what is held elsewhere.
         self._watch()
@@ -167,21 +203,9 @@ class StepRun:
         if answer.what == "never":
             # It was cancelled here before, and will be again.
             await self._waiting(branch, asyncio.get_running_loop().create_future())
-        record = self._taken(answer, declared)
-        if record is None:
-            record = self._record_of(branch, call, answer)
-            value, error = None, self._interrupted(answer, declared)
-            if error is None:
-                if declared.once:
-                    await self._waiting(branch, self._stored(record))
-                value, error = await self._run(branch, declared, record, args, kwargs)
-            else:
-                _failed(record, error)
-            await self._waiting(branch, self._stored(record))
-        else:
-            value, error = _outcome(declared, record)
-        await self._waiting(branch, self._turn(record))
-        return self._give(record, value, error)
+        if answer.what == "refuse":
+            raise StepMismatchError(self._task_id, declared.name)
+        return answer
 
     async def _hold(self, branch: Branch, call: Call) -> Answer:
         loop = asyncio.get_running_loop()
@@ -214,10 +238,7 @@ class StepRun:
             value = await self._body(declared, args, kwargs)
             return _completed(declared, record, value)
         except asyncio.CancelledError:
-            # While its task is given to another process, which runs the step again.
-            if not self._whose.was_given_away:
-                record.state = "cancelled"
-                self._cut_off.append(record)
+            self.cut_off(record)
             raise
         except Exception as error:  # whatever the body raises is stored
             return _failed(record, error)
@@ -225,8 +246,17 @@ class StepRun:
             entered.reset(inside)
             branch.waits = None
 
+    def cut_off(self, record: StepRecord) -> None:
+        """Note that a step was cancelled, unless its task leaves, and runs it again elsewhere."""
+        if not self.is_leaving:
+            record.state = "cancelled"
+            self._cut_off.append(record)
+
+    async def store(self, branch: Branch, record: StepRecord) -> None:
+        """Store a step with what was cancelled before, and wait until that is done."""
+        await self._waiting(branch, self._stored(record))
+
     def _stored(self, record: StepRecord) -> asyncio.Future[None]:
-        """Store the end of a step, with what was cancelled before; done once it is stored."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
 
@@ -245,12 +275,12 @@ class StepRun:
         self._write(record, hear)
         return future
 
-    def _turn(self, record: StepRecord) -> asyncio.Future[None]:
-        """Return what is done when a result may be given."""
+    async def turn(self, branch: Branch, record: StepRecord) -> None:
+        """Wait until the result of a step that is stored may be given."""
         ready = _Ready(record.number, next(self._came), asyncio.get_running_loop().create_future())
         heapq.heappush(self._results, ready)
         self._watch()
-        return ready.given
+        await self._waiting(branch, ready.given)
 
     def ended(self, asyncio_task: object) -> None:
         """Look at the calls that are held again, since a branch has ended; on the loop."""
@@ -258,7 +288,7 @@ class StepRun:
 
     def _watch(self) -> None:
         """Count the turns of the loop in which nothing is called, from now on."""
-        if self._quiet is None and (self._results or self._held):
+        if self._quiet is None and (self._results or self._held or self.sleeps):
             self._quiet = 0
             asyncio.get_running_loop().call_soon(self._count)
 
@@ -274,6 +304,7 @@ class StepRun:
             elif not self._settle():
                 # The next call, the next end of a branch, or patience begins to count again.
                 self._quiet = None
+                self.sleeps.look(self.branches)
                 return
         asyncio.get_running_loop().call_soon(self._count)
 
@@ -293,7 +324,42 @@ class StepRun:
             waiting.answered.set_result(found[1])
         return True
 
+    async def sleep(self, branch: Branch, until_of: Callable[[float], float]) -> None:
+        """Let a branch sleep, once in all its runs.
+
+        Args:
+            branch: The branch.
+            until_of: Returns until which wall second, of the one at which it first sleeps.
+        """
+        answer = await self.ask(branch, _SLEEP, _SLEEPS)
+        record = self.record_of(branch, _SLEEPS, answer)
+        if answer.what != "take":
+            if record.answer is None:
+                record.answer = json.dumps(until_of(self.sleeps.now()))
+                await self.store(branch, record)
+            try:
+                await self.sleeps.sleep(branch, json.loads(record.answer), self._watch)
+            except asyncio.CancelledError:
+                self.cut_off(record)
+                raise
+            record.state = "completed"
+            await self.store(branch, record)
+        await self.turn(branch, record)
+
     # -- calls on a thread
+
+    def sleep_sync(self, branch: Branch, until_of: Callable[[float], float]) -> None:
+        """Sleep as `sleep` does, on the thread of a sync task."""
+        answer = self.ask_sync(branch, _SLEEP_SYNC, _SLEEPS)
+        if answer.what == "take":
+            return
+        record = self.record_of(branch, _SLEEPS, answer)
+        if record.answer is None:
+            record.answer = json.dumps(until_of(self.sleeps.now()))
+            self.store_sync(record)
+        self.sleeps.sleep_here(json.loads(record.answer))
+        record.state = "completed"
+        self.store_sync(record)
 
     def call_sync(self, branch: Branch, declared: DeclaredStep, args: Any, kwargs: Any) -> Any:
         """Answer a call of a sync step on the thread of its task.
@@ -302,30 +368,39 @@ class StepRun:
             StepMismatchError: If it is refused.
             TypeError: If the task is an ``async def`` function.
         """
-        self._require("thread", declared)
         call = _call_of(declared, args, kwargs)
+        answer = self.ask_sync(branch, declared, call)
+        if answer.what != "take":
+            record = self.record_of(branch, call, answer)
+            value, error = None, self._interrupted(answer, declared)
+            if error is None:
+                if declared.once:
+                    self.store_sync(record)
+                value, error = self._run_sync(declared, record, args, kwargs)
+            else:
+                _failed(record, error)
+            self.store_sync(record)
+        else:
+            record = answer.recorded
+            value, error = _outcome(declared, record)
+        return self._give(record, value, error)
+
+    def ask_sync(self, branch: Branch, declared: DeclaredStep, call: Call) -> Answer:
+        """Answer a call as `ask` does, on the thread of a sync task."""
+        self._require("thread", declared)
+        if self.sleeps.left is not None:
+            raise self.sleeps.left
         answer = self._matching.ask(branch, call)
         if answer.what == "hold":
             # There is no other branch that could ask.
             found = self._matching.settle([Held(branch, call, 0.0)], is_stuck=True)
             assert found is not None
             answer = found[1]
-        record = self._taken(answer, declared)
-        if record is None:
-            record = self._record_of(branch, call, answer)
-            value, error = None, self._interrupted(answer, declared)
-            if error is None:
-                if declared.once:
-                    self._store_sync(record)
-                value, error = self._run_sync(declared, record, args, kwargs)
-            else:
-                _failed(record, error)
-            self._store_sync(record)
-        else:
-            value, error = _outcome(declared, record)
-        return self._give(record, value, error)
+        if answer.what == "refuse":
+            raise StepMismatchError(self._task_id, declared.name)
+        return answer
 
-    def _store_sync(self, record: StepRecord) -> None:
+    def store_sync(self, record: StepRecord) -> None:
         """Store a step, and block until it is."""
         stored, told = threading.Event(), list[BaseException | None]()
 
@@ -368,19 +443,13 @@ class StepRun:
                 "an async step can call blocking code by await asyncio.to_thread(...)"
             )
 
-    def _taken(self, answer: Answer, declared: DeclaredStep) -> StepRecord | None:
-        """Return the record that answers a call; None if its body is to be run."""
-        if answer.what == "refuse":
-            raise StepMismatchError(self._task_id, declared.name)
-        return answer.record if answer.what == "take" else None
-
     def _interrupted(self, answer: Answer, declared: DeclaredStep) -> BaseException | None:
         """Return the error of a step that runs once at most, and had begun before; None if not."""
         if answer.record is None or not declared.once:
             return None
         return StepInterruptedError(self._task_id, declared.name)
 
-    def _record_of(self, branch: Branch, call: Call, answer: Answer) -> StepRecord:
+    def record_of(self, branch: Branch, call: Call, answer: Answer) -> StepRecord:
         """Return the record of a step whose body is run."""
         if answer.record is not None:
             return answer.record
@@ -406,6 +475,13 @@ class StepRun:
             return value
         self._raised.append((error, record))
         raise error
+
+
+_SLEEPS: Final = Call("framework.steps.sleep", "", has_key=True)
+"""Each sleep: of a branch the first one that has not been asked for answers, however long."""
+
+_SLEEP: Final = DeclaredStep("framework.steps.sleep", lambda: None)
+_SLEEP_SYNC: Final = DeclaredStep("framework.steps.sleep_sync", lambda: None)
 
 
 def _call_of(declared: DeclaredStep, args: Any, kwargs: Any) -> Call:

@@ -247,7 +247,7 @@ class Tracing:
         span.add_event(kind, told)
 
 
-_WAITS: Final = ("retrying", "throttled")
+_WAITS: Final = ("retrying", "throttled", "sleeping")
 _STATUS: Final = "asyncframe.task.status"
 _ATTEMPTS: Final = "asyncframe.task.attempts"
 

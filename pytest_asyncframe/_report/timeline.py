@@ -34,7 +34,11 @@ _LISTED = 20
 _DIGITS = 8
 """Number of characters that are shown of an id."""
 
-_DELAYED = {"retrying": "to try again", "throttled": "for its turn"}
+_DELAYED = {
+    "retrying": "to try again",
+    "throttled": "for its turn",
+    "sleeping": "for the end of its sleep",
+}
 
 
 class Timeline:
@@ -236,6 +240,8 @@ class _Formatter:
                 return f"retrying in {event.delay:.9g} s after {self._raised(event.error)}"
             case "throttled":
                 return f"throttled, waits {event.delay:.9g} s"
+            case "sleeping":
+                return f"sleeps for {event.delay:.9g} s"
             case "completed":
                 result = None if record is None else record.result
                 return "completed" if result is None else f"completed with {shown(result)}"

@@ -33,7 +33,8 @@ _ALLOWED: Mapping[TaskStatus | None, Mapping[str, TaskStatus]] = {
     None: {"submitted": _PENDING},
     _PENDING: {"started": _RUNNING}
     | {kind: end for kind, end in _ENDS.items() if kind not in ("completed", "timed_out")},
-    _RUNNING: dict.fromkeys(("started", "progress", "retrying", "throttled"), _RUNNING) | _ENDS,
+    _RUNNING: dict.fromkeys(("started", "progress", "retrying", "throttled", "sleeping"), _RUNNING)
+    | _ENDS,
     **{status: dict.fromkeys(_LATER, status) for status in _ENDS.values()},
 }
 """For each status the events that may come next, with the status after them."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import pytest
@@ -13,7 +14,7 @@ from fastapi import Depends
 
 from framework import background_task, retry_task
 from framework.exceptions import StepMismatchError
-from framework.steps import step
+from framework.steps import sleep, sleep_sync, sleep_until, sleep_until_sync, step
 from pytest_asyncframe.probe import Probe
 
 
@@ -144,6 +145,109 @@ async def test_a_key_says_what_the_work_is(asyncframe: Probe, effects: Effects) 
     assert result == ["payment 2", "payment 1"]
     assert effects == ["pay 1", "ask", "late", "pay 2"]
     assert asyncframe.clock.monotonic() - began == pytest.approx(31, abs=0.1)
+
+
+@background_task(on_restart="resume", name="tests.drowsy", timeout=60)
+@retry_task(max_retries=1, retry_delay=1, exceptions=ValueError)
+async def drowsy() -> tuple[float, float]:
+    """Sleep for a day and, beside that, for a minute; fail once after the day."""
+    clock = asyncio.get_running_loop()
+    before = clock.time()
+
+    async def beside() -> float:
+        await sleep(60)
+        await charge(1)
+        return clock.time() - before
+
+    async with asyncio.TaskGroup() as group:
+        other = group.create_task(beside())
+        await sleep(86_400)
+    EFFECTS.append("awake")
+    if EFFECTS.count("awake") < 2:
+        raise ValueError
+    await sleep_until(datetime.fromtimestamp(0, UTC))
+    return other.result(), clock.time() - before
+
+
+async def test_a_sleep_ends_once(asyncframe: Probe, effects: Effects) -> None:
+    """A sleep that has ended takes no time in the next attempt, and none counts for the limit."""
+    began = asyncframe.clock.monotonic()
+    task_id = drowsy()
+    task = await asyncframe.manager.get_task(task_id)
+    found = list[str]()
+    for seconds in (30, 30, 80_000):
+        await asyncframe.clock.run_for(seconds)
+        task = await asyncframe.manager.get_task(task_id)
+        assert task is not None
+        found.append(task.explain().partition(" UTC")[2])
+    beside, in_all = await asyncframe.manager.get_result(task_id)
+
+    assert found == [", in 30 s", ", in 23 h 59 min", ", in 1 h 45 min"]
+    assert effects == ["charge 1", "awake", "awake"]
+    assert (round(beside), round(in_all)) == (0, 0)
+    assert asyncframe.clock.monotonic() - began == pytest.approx(86_401, abs=1)
+
+
+@background_task(on_restart="resume", name="tests.drowsy_thread")
+@retry_task(max_retries=1, retry_delay=1, exceptions=ValueError)
+def drowsy_thread() -> None:
+    """Sleep on a thread, and fail once."""
+    sleep_sync(3_600)
+    sleep_until_sync(datetime.now(UTC) + timedelta(hours=1))
+    EFFECTS.append("awake")
+    if EFFECTS.count("awake") < 2:
+        raise ValueError
+
+
+async def test_a_thread_sleeps_once(asyncframe: Probe, effects: Effects) -> None:
+    """The same on a thread, also until a time that the code finds anew."""
+    began = asyncframe.clock.monotonic()
+    await asyncframe.manager.get_result(drowsy_thread())
+
+    assert effects == ["awake", "awake"]
+    assert asyncframe.clock.monotonic() - began == pytest.approx(7_201, abs=1)
+
+
+@background_task(on_restart="resume", name="tests.races")
+@retry_task(max_retries=1, retry_delay=1, exceptions=ValueError)
+async def races() -> str:
+    """Let a step run for no longer than a sleep, and fail once."""
+    asking = asyncio.create_task(ask_slowly())
+    sleeping = asyncio.create_task(sleep(10))
+    await asyncio.wait([asking, sleeping], return_when=asyncio.FIRST_COMPLETED)
+    first = "asked" if asking.done() else "slept"
+    asking.cancel()
+    await charge(1)
+    # What was cancelled is stored with the next step.
+    await charge(2)
+    EFFECTS.append(first)
+    if EFFECTS.count(first) < 2:
+        raise ValueError
+    return first
+
+
+async def test_a_race_with_a_sleep(asyncframe: Probe, effects: Effects) -> None:
+    """What came first in a race with a sleep comes first in the next attempt, at once."""
+    began = asyncframe.clock.monotonic()
+
+    assert await asyncframe.manager.get_result(races()) == "slept"
+    assert effects == ["ask", "charge 1", "charge 2", "slept", "slept"]
+    assert asyncframe.clock.monotonic() - began == pytest.approx(11, abs=0.1)
+
+
+async def test_a_sleep_beside_tasks(asyncframe: Probe) -> None:
+    """Outside of a task a sleep is a plain one, and refuses what is no time."""
+    began = asyncframe.clock.monotonic()
+    await sleep(5)
+    await sleep_until(datetime.fromtimestamp(asyncframe.clock.time() + 5, UTC))
+    assert asyncframe.clock.monotonic() - began == pytest.approx(10)
+
+    with pytest.raises(ValueError, match=r"^seconds must be a number at least 0, not -1$"):
+        await sleep(-1)
+    with pytest.raises(ValueError, match=r"^when must have a time zone, such as "):
+        sleep_until_sync(datetime(2030, 1, 1))  # noqa: DTZ001  # that is the mistake
+    with pytest.raises(TypeError, match=r"^when must be a datetime, not 5$"):
+        await sleep_until(5)  # type: ignore[arg-type]  # that is the mistake
 
 
 @background_task(on_restart="resume", name="tests.labels")

@@ -205,6 +205,22 @@ class Policies:
         if pause is not None:
             self._leave(pause, again, announces=False)
 
+    def asleep(
+        self, task: LiveTask, delay: float, reason: str
+    ) -> tuple[Pause, PublishAgain] | None:
+        """Return what a sleep of a running task is, whose code may begin anew where it sleeps.
+
+        Returns:
+            The wait, and what its function raises to wait outside; None if it is to sleep inside.
+        """
+        rests = self._rests
+        pause = None if rests is None else rests.pause(task, delay, begun=False)
+        if rests is None or pause is None:
+            return None
+        again = PublishAgain("sleeping", delay, None, reason)
+        again.then = lambda task, again: rests.rest(task, pause, again, True)
+        return pause, again
+
     def _leave(self, pause: Pause, again: PublishAgain, *, announces: bool) -> NoReturn:
         assert self._rests is not None
         rest = self._rests.rest

@@ -45,7 +45,7 @@ _SLICE: Final = 50
 _LOOK_EVERY: Final = 0.1
 """Seconds between two looks whether the server is leaving, as often as uvicorn itself looks."""
 
-_KINDS: Final = ("started", "progress", "retrying", "throttled", "requeued")
+_KINDS: Final = ("started", "progress", "retrying", "throttled", "sleeping", "requeued")
 """The events that change a live task. Of the end a `Topic` is told by itself."""
 
 

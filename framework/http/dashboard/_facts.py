@@ -26,7 +26,7 @@ from framework.http._access.access import Access
 _LONGEST: Final = 300
 """Characters of a text that a row shows; the task's details have all of it."""
 
-_WAITS: Final = ("delayed", "retrying", "throttled")
+_WAITS: Final = ("delayed", "retrying", "throttled", "sleeping")
 """The kinds of waits whose end is known, so that the page counts the seconds itself."""
 
 

@@ -16,7 +16,7 @@ import threading
 import uuid
 
 from framework import background_task, current_task, get_task_manager, setup_async_framework
-from framework.steps import step
+from framework.steps import sleep, sleep_sync, step
 from framework.stores.sql import SQLStore
 from framework.stores.sql._shared.site import Pace
 
@@ -62,8 +62,9 @@ def on_thread(part: str) -> str:
 
 @background_task(on_restart="resume", name="tests.fanned")
 async def fanned(number: int) -> dict[str, str]:
-    """Call a step, three beside each other, and one more."""
+    """Call a step, sleep, call three beside each other, and one more."""
     found = {"first": await on_loop("first")}
+    await sleep(PAUSE)
     parts = ["a", "b", "c"]
     tokens = await asyncio.gather(*(on_loop(one) for one in parts))
     found |= dict(zip(parts, tokens, strict=True))
@@ -73,7 +74,11 @@ async def fanned(number: int) -> dict[str, str]:
 @background_task(on_restart="resume", name="tests.chained")
 def chained(number: int) -> dict[str, str]:
     """Call steps one after the other on a thread."""
-    return {part: on_thread(part) for part in ("one", "two", "three")}
+    found = {}
+    for part in ("one", "two", "three"):
+        found[part] = on_thread(part)
+        sleep_sync(PAUSE)
+    return found
 
 
 KINDS = {"fanned": fanned, "chained": chained}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from framework import background_task, get_task_manager, setup_async_framework
+from framework import TaskManager, background_task, get_task_manager, setup_async_framework
+from framework._manager import resting
 from framework.exceptions import StepInterruptedError, StepTakenError
-from framework.steps import step
+from framework.protocols import TaskEvent
+from framework.steps import _sleeps, sleep, sleep_sync, step
 from framework.stores.sql import SQLStore
 from tests.patience import PATIENCE
 
@@ -83,6 +86,82 @@ async def test_a_step_that_runs_once_at_most(sql_url: str, effects: list[str]) -
 
     assert result == "asked for payment 2"
     assert effects == ["charge", "ship", "charge"]
+
+
+@background_task(on_restart="resume", name="tests.naps")
+async def naps(seconds: float) -> str:
+    """Sleep between two steps, and beside a third."""
+    payment = await charge(1)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(refund(payment))
+        await sleep(seconds)
+    return await charge(2)
+
+
+@background_task(on_restart="resume", name="tests.naps_on_a_thread")
+def naps_on_a_thread(seconds: float) -> str:
+    """Sleep on a thread."""
+    sleep_sync(seconds)
+    EFFECTS.append("awake")
+    return "awake"
+
+
+def _hearing(manager: TaskManager) -> asyncio.Event:
+    """Return what is set when a task sleeps."""
+    loop, sleeps = asyncio.get_running_loop(), asyncio.Event()
+
+    def hear(event: TaskEvent) -> None:
+        if event.kind == "sleeping":
+            loop.call_soon_threadsafe(sleeps.set)
+
+    manager.subscribe(hear)
+    return sleeps
+
+
+@pytest.mark.parametrize("function", [naps, naps_on_a_thread])
+async def test_who_sleeps_for_long_is_a_row(
+    sql_url: str, effects: list[str], function: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that sleeps for long leaves its process, and goes on in one when its row is due."""
+    monkeypatch.setattr(_sleeps, "LONG", 1.0)
+    monkeypatch.setattr(resting, "LONG", 1.0)
+    store = SQLStore(sql_url, durable=True)
+    async with setup_async_framework(None, store=store):
+        manager = get_task_manager()
+        kinds = list[str]()
+        manager.subscribe(lambda event: kinds.append(event.kind))
+        task_id = await manager.submit(function, (3.0,))
+        result = await manager.get_result(task_id, timeout=PATIENCE)
+        task = await manager.get_task(task_id)
+
+    assert kinds == [
+        *("submitted", "started", "sleeping"),
+        *("requeued", "started", "completed"),
+    ]
+    assert (result, effects) in [
+        ("payment 2", ["charge", "refund", "charge"]),
+        ("awake", ["awake"]),
+    ]
+    assert task is not None
+    assert task.attempts == 1
+
+
+async def test_who_sleeps_leaves_when_the_app_stops(sql_url: str, effects: list[str]) -> None:
+    """An app that stops does not wait for a sleep, and the next one does not begin it anew."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    store = SQLStore(sql_url, durable=True)
+    async with setup_async_framework(None, store=store, graceful_shutdown_timeout=PATIENCE):
+        sleeps = _hearing(get_task_manager())
+        task_id = await get_task_manager().submit(naps, (5.0,))
+        await asyncio.wait_for(sleeps.wait(), PATIENCE)
+    stopped = loop.time() - began
+    async with setup_async_framework(None, store=SQLStore(sql_url, durable=True)):
+        result = await get_task_manager().get_result(task_id, timeout=PATIENCE)
+
+    assert result == "payment 2"
+    assert effects == ["charge", "refund", "charge"]
+    assert stopped < 5 <= loop.time() - began
 
 
 @background_task(on_restart="resume", name="tests.makes_up")

@@ -1,0 +1,100 @@
+"""Sleeping in a task, for seconds or for months."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TypeAlias
+
+from framework._records import checks
+from framework.steps._branches import current_branch
+
+UntilOf: TypeAlias = Callable[[float], float]
+"""Returns until which wall second a sleep lasts that begins at another one."""
+
+
+async def sleep(seconds: float) -> None:
+    """Sleep, in a task that goes on also over restarts of its process.
+
+    When the sleep begins, its end is stored. After a restart the task sleeps until that moment, and
+    not for as long again. A task of which nothing but sleeps goes on for more than a minute leaves
+    its process: its code ends by a `asyncio.CancelledError`, in which no step runs, and begins anew
+    when it is due, wherever there is a place. The time of its limit stands still while it sleeps.
+
+    In a task without ``on_restart="resume"``, and outside of any, this is `asyncio.sleep`.
+
+    Args:
+        seconds: How long, 0 or more.
+
+    Raises:
+        TypeError: If *seconds* is no number, or the task is a sync function: see `sleep_sync`.
+        ValueError: If it is out of range.
+    """
+    await _sleep(_in(seconds))
+
+
+async def sleep_until(when: datetime) -> None:
+    """Sleep until a point in time, as `sleep` does; for no time if that has passed.
+
+    Args:
+        when: A datetime with a time zone. The one of the first call counts, also if the code finds
+            another one when the task goes on.
+
+    Raises:
+        TypeError: If *when* is no datetime.
+        ValueError: If it has no time zone.
+    """
+    await _sleep(_at(when))
+
+
+def sleep_sync(seconds: float) -> None:
+    """Sleep as `sleep` does, in a task that is a sync function; elsewhere this is `time.sleep`.
+
+    Such a task leaves its process by an exception that is no `Exception`.
+    """
+    _sleep_sync(_in(seconds))
+
+
+def sleep_until_sync(when: datetime) -> None:
+    """Sleep as `sleep_until` does, in a task that is a sync function."""
+    _sleep_sync(_at(when))
+
+
+async def _sleep(until_of: UntilOf) -> None:
+    branch = current_branch()
+    if branch is None:
+        # The loop's own time: there is no task whose framework has another one.
+        await asyncio.sleep(_left(until_of))  # noqa: TID251  # as it says
+    else:
+        await branch.run.sleep(branch, until_of)
+
+
+def _sleep_sync(until_of: UntilOf) -> None:
+    branch = current_branch()
+    if branch is None:
+        time.sleep(_left(until_of))  # noqa: TID251  # as it says
+    else:
+        branch.run.sleep_sync(branch, until_of)
+
+
+def _left(until_of: UntilOf) -> float:
+    now = datetime.now(UTC).timestamp()
+    return max(0.0, until_of(now) - now)
+
+
+def _in(seconds: float) -> UntilOf:
+    checked = checks.number("seconds", seconds, at_least=0)
+    return lambda now: now + checked
+
+
+def _at(when: datetime) -> UntilOf:
+    if not isinstance(when, datetime):
+        raise TypeError(f"when must be a datetime, not {checks.show(when)}")
+    if when.tzinfo is None:
+        raise ValueError(
+            f"when must have a time zone, such as datetime.now(UTC) has, not {checks.show(when)}"
+        )
+    second = when.timestamp()
+    return lambda _: second
