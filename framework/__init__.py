@@ -10,7 +10,10 @@ from framework._manager.cancelling import CancelAnswer
 from framework._manager.face.gathering import MapItem, TaskMap
 from framework._manager.face.listing import TaskPage
 from framework._manager.face.manager import TaskManager
+from framework._manager.face.messages import Kind as _Kind
+from framework._manager.face.messages import send_message as _send_message
 from framework._manager.frameworks import get_task_manager, get_thread_pool
+from framework._manager.frameworks import require_core as _require_core
 from framework._records import exports
 from framework._records.exports import provided as _provided
 from framework._records.ids import TaskId
@@ -84,7 +87,12 @@ def _load_view() -> object:
     return TaskView
 
 
+async def _send(task_id: str, kind: _Kind, value: object, key: str | None) -> None:
+    await _send_message(_require_core(), task_id, kind, value, key)
+
+
 # Loaded only for a function with dependencies, since it imports FastAPI.
 _provided.injector = _load_injector
 # And this only for a response model with a task.
 _provided.view = _load_view
+_provided.send_message = _send

@@ -18,6 +18,7 @@ __all__ = [
     "DuplicateTaskError",
     "FrameworkError",
     "FrameworkNotStartedError",
+    "MessageRefusedError",
     "NoWorkersError",
     "QueueFullError",
     "RateLimitExceededError",
@@ -343,6 +344,25 @@ class NoWorkersError(FrameworkError, RuntimeError):
             "nor in another one: declare it with @background_task(on_restart='requeue'), so that "
             "a worker may run it, or give this process workers"
         )
+
+
+class MessageRefusedError(FrameworkError):
+    """Raised when a message is sent that its task can never receive.
+
+    Attributes:
+        task_id: The task's id.
+        name: The message's name.
+        reason: Why, for people.
+    """
+
+    def __init__(self, task_id: str, name: str, reason: str) -> None:
+        super().__init__(task_id, name, reason)
+        self.task_id = task_id
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"message {self.name!r} to task {_cut(self.task_id)} is refused: {self.reason}"
 
 
 class StepMismatchError(FrameworkError):

@@ -152,7 +152,6 @@ class Core:
         self.places = Places(clock, places, pool._crew.waits)
         forget = None if self.remote is None else partial(self._forget, self.remote)
         retention = Retention(self.ledger, settings.max_finished_tasks, forget)
-        workers = abilities.logging
         settle = None if shared is None else shared.settle
         self.endings = parts.endings_type(
             self.ledger,
@@ -160,15 +159,17 @@ class Core:
             self.places,
             retention,
             settle if rules is None else rules.convert,
-            workers_log=workers is not None and workers.logs_failures,
+            workers_log=abilities.logging is not None and abilities.logging.logs_failures,
         )
+        # Before the policies, which it asks for while a task runs.
+        self.resuming = Resuming(self.ledger, lambda: self.policies)
         self.runner = Runner(
             self.endings,
             self.boxes,
             self.engine,
             runs_of,
             pool._crew.queue.use_levels,
-            Resuming(self.ledger, lambda: self.policies).around_attempt,
+            self.resuming.around_attempt,
         )
         joined = Joined(rules)
         self.keys = Keys(joined, self.runner, self.places, self.others, new_id)

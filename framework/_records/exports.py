@@ -6,7 +6,7 @@ import importlib
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any  # what is provided has types of the rooms above
 
@@ -33,11 +33,14 @@ class Provided:
         view: Returns the model that shows a task over HTTP, which imports FastAPI too.
         accept_routes: Lets the routes of an app return `framework.http.Accepted`. It does nothing
             while nobody has imported that.
+        send_message: Sends a message to a task, from the framework that runs here; see
+            `framework.steps.Message.send`.
         lasting: How many contexts ask for schedules that outlive the framework of their test.
     """
 
     injector: Callable[[], Any]
     view: Callable[[], Any]
+    send_message: Callable[[str, Any, Any, str | None], Awaitable[None]]
 
     def __init__(self) -> None:
         self.accept_routes: Callable[[Any], None] = lambda _: None

@@ -88,6 +88,17 @@ def sleeping(until: float) -> str:
     return _text("sleeping", until)
 
 
+def receiving(until: float | None, names: Sequence[str]) -> str:
+    """Return the reason of a task that waits for messages, until wall second *until* at most."""
+    return _text("receiving", until, *names)
+
+
+def waits_for(reason: str) -> Sequence[str]:
+    """Return the names of the messages that a task waits for, by its reason."""
+    facts = facts_of(reason)
+    return facts.values if facts is not None and facts.kind == "receiving" else ()
+
+
 def error_text(error: BaseException) -> str:
     """Return the type and the message of an error in one text."""
     return f"{type(error).__name__}: {safe_str(error, _LONGEST)}"
@@ -175,6 +186,12 @@ def _sleeping(due: Due) -> str:
     return "its sleep is over" if _is_over(due) else f"sleeps until {due}"
 
 
+def _receiving(due: Due, *names: str) -> str:
+    told = " or ".join(repr(name) for name in names)
+    at = "" if due.until is None else f" until {due}"
+    return f"waits for message {told}{at}"
+
+
 def _retrying(due: Due, attempt: int, attempts: int, error: str | None) -> str:
     told = "" if error is None else f" with {error}"
     at = "is due now" if _is_over(due) else f"at {due}" if due.until is not None else "comes later"
@@ -206,6 +223,7 @@ _WORDS: Final[dict[str, Callable[..., str]]] = {
     "delayed": _delayed,
     "retrying": _retrying,
     "sleeping": _sleeping,
+    "receiving": _receiving,
     "throttled": _throttled,
 }
 """For each kind of facts the function that words them: of a `Due` and the values."""

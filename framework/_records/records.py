@@ -402,8 +402,8 @@ class TaskEvent:
         attempt: The number of the attempt, from 1; 0 before the first one.
         status: The task's status after the event; None outside a task.
         origin: The line that submitted the task; None if unknown.
-        delay: For ``retrying``, ``throttled`` and ``sleeping``, the seconds that it will wait; else
-            None.
+        delay: For ``retrying``, ``throttled`` and ``sleeping``, the seconds that it will wait,
+            infinity for a message without a limit; else None.
         progress: For ``progress``, from 0.0 to 1.0; else None.
         message: The message of the progress, or the reason for a final status.
         error: For ``failed``, ``timed_out``, ``interrupted`` and ``retrying``, the exception; for

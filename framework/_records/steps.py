@@ -1,4 +1,4 @@
-"""What is kept of a step of a task: where it was called, with what, and how it ended."""
+"""What is kept of a step of a task, and of the messages that its steps receive."""
 
 from __future__ import annotations
 
@@ -35,3 +35,38 @@ class StepRecord:
     state: Literal["started", "completed", "failed", "cancelled"] = "started"
     answer: Any = None
     code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRecord:
+    """A message that its task has not received.
+
+    Attributes:
+        number: Which of the task's messages, from 1, in the order in which they were sent.
+        name: Under which name it was sent.
+        value: It, as JSON.
+    """
+
+    number: int
+    name: str
+    value: str
+
+
+class KeptMessages:
+    """The messages that a task keeps itself.
+
+    Attributes:
+        left: What no step has taken, the oldest first.
+        number: That of the latest.
+        keys: For each name and key that was sent, the value.
+    """
+
+    def __init__(self) -> None:
+        self.left: list[MessageRecord] = []
+        self.number = 0
+        self.keys: dict[tuple[str, str], str] = {}
+
+
+Sent: TypeAlias = Literal["sent", "again", "other", "unknown", "ended"]
+"""What became of a message: stored, there already, there with another value, or there is no such
+task, or it has ended."""

@@ -18,6 +18,7 @@ from framework._records.ids import TaskId
 from framework._records.jsonsafe import LONGEST_TEXT, cut
 from framework._records.records import Rare, TaskRecord
 from framework._records.statuses import PENDING, TaskStatus
+from framework._records.steps import KeptMessages
 from framework._tasks.places import TaskPlaces
 from framework._tasks.specs import Hooks, TaskSpec
 from framework._tasks.task import Task
@@ -190,6 +191,7 @@ class LiveTask(TaskRecord):
         secured: Whether its submission has returned once it was stored safely.
         parents: What was known, when it was submitted, of the tasks that it waits for; nothing once
             it is launched, or may be.
+        messages: What was sent to it, if no store keeps that; None if nothing was.
     """
 
     spec: TaskSpec
@@ -221,6 +223,7 @@ class LiveTask(TaskRecord):
     kept: Rare[bool] = Rare(False)
     secured: Rare[bool] = Rare(False)
     parents: Rare[Sequence[TaskRecord]] = Rare(())
+    messages: Rare[KeptMessages | None] = Rare(None)
 
     @property
     def level(self) -> int:

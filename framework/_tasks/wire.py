@@ -72,7 +72,7 @@ class _Codec:
     __slots__ = ("_adapter", "_has_bytes", "_plain", "is_typed", "refused")
 
     def __init__(self, annotation: Any) -> None:  # Any: any annotation
-        adapter = _adapter(annotation)
+        adapter = adapter_of(annotation)
         self._has_bytes = adapter is not None and json_bytes.has_bytes(adapter.core_schema)
         self._adapter = json_bytes.BytesAdapter(annotation) if self._has_bytes else adapter
         # Whether the annotation says what JSON is to become.
@@ -515,7 +515,7 @@ def _hints(fn: Function) -> dict[str, Any]:
         return {}
 
 
-def _adapter(annotation: Any) -> Any:  # Any: a TypeAdapter of whatever it is
+def adapter_of(annotation: Any) -> Any:  # Any: a TypeAdapter of whatever it is
     """Return pydantic's adapter, or None if there is no annotation that it can handle."""
     if annotation is _ANY or annotation is Any or annotation is inspect.Parameter.empty:
         return None

@@ -19,6 +19,7 @@ from framework.exceptions import FrameworkNotStartedError, RunAgainError, TaskNo
 from framework.http._accepting.apps import StatusRoute, StatusRouter
 from framework.http._access.access import Access, checked_owner
 from framework.http._access.mounted import warn_of_mistakes
+from framework.http._messages import add_messages
 from framework.http._responses import answer, answer_of_task, ended
 from framework.http._routes import mark_status
 from framework.http._streaming.streams import add_stream
@@ -31,6 +32,7 @@ from framework.http.views import (
     TaskStats,
     TaskView,
 )
+from framework.steps import Message
 
 
 def task_router(
@@ -41,6 +43,7 @@ def task_router(
     expose_errors: bool = False,
     include_in_schema: bool = True,
     buttons: Mapping[str, str] | None = None,
+    messages: Sequence[Message[Any]] = (),
 ) -> APIRouter:
     """Return a router with routes that show, follow and cancel tasks.
 
@@ -57,7 +60,10 @@ def task_router(
     - ``POST /tasks/{task_id}/run-again``: submits the task's call again, see
       `TaskManager.run_again`.
 
-    The last two require the header ``X-Requested-With``, with any value. A page of another site
+    - ``POST /tasks/{task_id}/messages/{name}``: sends one of *messages* to the task; its body is
+      the value in JSON, and a header ``Idempotency-Key`` its key; see `framework.steps.Message`.
+
+    The last three require the header ``X-Requested-With``, with any value. A page of another site
     cannot send it, so it cannot use a visitor's cookies to cancel tasks.
 
     Arguments, tracebacks and the lines that submitted tasks are never shown. Any result is shown
@@ -80,10 +86,11 @@ def task_router(
         buttons: Buttons of the page: for each label the path of a POST route of the app that
             needs no body, such as ``{"Send a report": "/reports"}``; None for no buttons.
             Everyone who sees the page sees all of them, and the routes say who may use them.
+        messages: The kinds of messages that clients may send to their tasks.
 
     Raises:
         TypeError: If a parameter is of the wrong type, or *owner* is async or has ``Depends``.
-        ValueError: If *prefix* or a path in *buttons* is no path.
+        ValueError: If *prefix* or a path in *buttons* is no path, or two *messages* have one name.
     """
     access = Access(checked_owner(owner), checks.flag("expose_errors", expose_errors))
     prefix = checks.path_prefix("prefix", prefix)
@@ -108,6 +115,7 @@ def task_router(
     _add_lists(router, access)
     _add_task(router, access)
     _add_changes(router, access)
+    add_messages(router, access, messages)
     add_stream(router, access)
     return router
 

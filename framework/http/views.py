@@ -214,6 +214,13 @@ class CancelResult(BaseModel):
     why: str = Field(description="The same in words")
 
 
+class MessageSent(BaseModel):
+    """A message that its task will receive."""
+
+    task_id: str
+    message: str = Field(description="Its name")
+
+
 class TaskStarted(BaseModel):
     """A new task that repeats another."""
 

@@ -15,7 +15,7 @@ from framework._records.pages import PageQuery
 from framework._records.records import Kind, Restart, TaskEvent, TaskRecord
 from framework._records.schedules import RunClaim, ScheduleState
 from framework._records.statuses import TaskStatus
-from framework._records.steps import StepRecord
+from framework._records.steps import MessageRecord, Sent, StepRecord
 from framework._tasks.facts import dump_record, load_record
 from framework._tasks.places import PlaceAnswer, PlaceRequest
 from framework._tasks.registry import find_function
@@ -67,7 +67,7 @@ from framework.protocols._features import (
 )
 from framework.protocols._observers import EventSink, Interceptor, TaskTracer, Telemetry
 from framework.protocols._processes import ProcessBook, ProcessInfo
-from framework.protocols._steps import StepStore
+from framework.protocols._steps import MessageCameError, StepChange, StepStore
 from framework.protocols._stores import SharedStore, StoreHost, TaskStore
 
 __all__ = [
@@ -91,6 +91,8 @@ __all__ = [
     "LargeStore",
     "LeavingStore",
     "LoggingWorkers",
+    "MessageCameError",
+    "MessageRecord",
     "NewsDirectory",
     "PageQuery",
     "PagedStore",
@@ -105,10 +107,12 @@ __all__ = [
     "RunClaim",
     "ScheduleBook",
     "ScheduleState",
+    "Sent",
     "SharedDirectory",
     "SharedPlaces",
     "SharedStore",
     "SharedWindows",
+    "StepChange",
     "StepRecord",
     "StepStore",
     "StoreHost",

@@ -14,6 +14,7 @@ from framework._records.pages import PageQuery
 from framework._records.records import TaskRecord
 from framework.protocols._books import ScheduleBook, SharedPlaces, SharedWindows
 from framework.protocols._engines import KeepingEngine, LoggingWorkers, TaskRules
+from framework.protocols._messages import MessageStore
 from framework.protocols._processes import ProcessBook
 from framework.protocols._steps import StepStore
 from framework.protocols._stores import SharedStore
@@ -360,6 +361,7 @@ class Features:
         transactional: It takes tasks in transactions of the app.
         chains: It keeps which tasks wait for others.
         steps: It keeps the steps of tasks that go on.
+        messages: It keeps messages to them.
         large: It does not hold all its tasks in memory.
         processes: It knows which processes share it; of stores only.
         schedules: It decides which process runs a schedule.
@@ -385,6 +387,7 @@ class Features:
     transactional: TransactionalStore | None = None
     chains: ChainStore | None = None
     steps: StepStore | None = None
+    messages: MessageStore | None = None
     large: LargeStore | None = None
     processes: ProcessBook | None = None
     schedules: ScheduleBook | None = None

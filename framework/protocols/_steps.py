@@ -3,9 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from framework._records.steps import StepRecord
+
+
+class MessageCameError(Exception):
+    """A message is there, although a step was to be stored only if it was not."""
+
+
+class StepChange(NamedTuple):
+    """What changes with steps that are stored.
+
+    Attributes:
+        instead_of: Numbers of records that are deleted.
+        takes: Numbers of messages to the task that one of the steps has received.
+        unless: The name of messages of which none must be there that was not taken; "" for none.
+    """
+
+    instead_of: Sequence[int] = ()
+    takes: Sequence[int] = ()
+    unless: str = ""
 
 
 @runtime_checkable
@@ -25,7 +43,7 @@ class StepStore(Protocol):
         task_id: str,
         records: Sequence[StepRecord],
         told: Callable[[BaseException | None], object],
-        instead_of: Sequence[int] = (),
+        change: StepChange | None = None,
     ) -> None:
         """Store steps together that have ended, in the order of the calls; never blocks.
 
@@ -36,7 +54,8 @@ class StepStore(Protocol):
                 promises that, and never if the process ends before. With a `StepTakenError` if the
                 task belongs to another process by now, so that nothing was stored; with a
                 `StoreUnavailableError` if the store has failed for five seconds.
-            instead_of: Numbers of records that are deleted in the same transaction.
+            change: What else changes in the same transaction; None for nothing. With a
+                `MessageCameError` if that cannot be, so that nothing was stored.
         """
         ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from framework.steps._declared import step
+from framework.steps._messages import Message
 from framework.steps._sleeping import sleep, sleep_sync, sleep_until, sleep_until_sync
 
-__all__ = ["sleep", "sleep_sync", "sleep_until", "sleep_until_sync", "step"]
+__all__ = ["Message", "sleep", "sleep_sync", "sleep_until", "sleep_until_sync", "step"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from asyncio import locks, queues, taskgroups, tasks
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextvars import ContextVar, copy_context
 from pathlib import Path
 from types import CoroutineType
@@ -38,14 +38,6 @@ class Caller(Protocol):
     @property
     def is_here(self) -> bool:
         """Whether its task is the one that runs here: other tasks inherit the context."""
-        ...
-
-    async def sleep(self, branch: Branch, until_of: Callable[[float], float]) -> None:
-        """Let a branch sleep."""
-        ...
-
-    def sleep_sync(self, branch: Branch, until_of: Callable[[float], float]) -> None:
-        """Let a thread sleep."""
         ...
 
     async def call(self, branch: Branch, declared: Any, args: Any, kwargs: Any) -> Any:

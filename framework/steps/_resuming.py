@@ -12,6 +12,7 @@ from framework._running.waits.policies import Policies
 from framework._tasks.live import LiveTask
 from framework.steps._branches import entered, number_branches
 from framework.steps._code import code_of
+from framework.steps._mail import Mail
 from framework.steps._runs import StepRun
 from framework.steps._sleeps import Sleeps
 
@@ -22,12 +23,16 @@ class Resuming:
     Args:
         ledger: Of the tasks; says what their store can do, and who is called around them.
         policies: Returns what lets tasks sleep; called while one runs.
+
+    Attributes:
+        mail: Has the messages to these tasks.
     """
 
     def __init__(self, ledger: Ledger, policies: Callable[[], Policies]) -> None:
         self._store = ledger.features.steps
         self._interceptor = ledger.interceptor
         self._ledger = ledger
+        self.mail = Mail(ledger)
         self._policies = policies
 
     def around_attempt(self, task: LiveTask, attempt: int, call: Callable[[], Any]) -> Any:
@@ -79,7 +84,8 @@ class Resuming:
         store = self._store
         records = () if store is None else store.fetch_steps(str(task.task_id))
         sleeps = Sleeps(task, self._policies(), self._ledger)
-        return StepRun(task, code_of(task.spec.fn), store, sleeps, records, self._interceptor)
+        found = task, code_of(task.spec.fn), store, sleeps, self.mail, records
+        return StepRun(*found, self._interceptor)
 
 
 _RUN: Final[ContextVar[StepRun | None]] = ContextVar("asyncframe_steps", default=None)

@@ -15,16 +15,15 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, NamedTuple
 
 from framework._records.records import Kind
-from framework._records.steps import StepRecord
+from framework._records.steps import MessageRecord, StepRecord
 from framework._tasks.live import LiveTask, current_record
 from framework._tasks.places import stable_text
 from framework._tasks.wire import (
@@ -36,8 +35,9 @@ from framework._tasks.wire import (
     settled,
 )
 from framework.exceptions import StepInterruptedError, StepMismatchError
-from framework.protocols import Interceptor, StepStore
+from framework.protocols import Interceptor, StepChange, StepStore
 from framework.steps._branches import Branch, digest_of, entered
+from framework.steps._mail import Mail
 from framework.steps._matching import PATIENCE, Answer, Call, Held, Matching
 from framework.steps._sleeps import Sleeps
 
@@ -88,12 +88,15 @@ class StepRun:
         code: A digest of its code, see `_code`.
         store: Keeps the records; None to keep them here, until the task ends.
         sleeps: Of this task.
+        mail: Has the messages to it.
         records: What is stored.
         interceptor: Is called around the bodies of steps; None for none.
 
     Attributes:
         branches: Those of the attempt, in the order in which they began.
         sleeps: As above.
+        mail: As above.
+        taking: The numbers of the messages that its branches receive right now.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class StepRun:
         code: str,
         store: StepStore | None,
         sleeps: Sleeps,
+        mail: Mail,
         records: Sequence[StepRecord] = (),
         interceptor: Interceptor | None = None,
     ) -> None:
@@ -111,6 +115,8 @@ class StepRun:
         self._code = code
         self._store = store
         self.sleeps = sleeps
+        self.mail = mail
+        self.taking = set[int]()
         self._records = dict.fromkeys(records)
         self._next_number = itertools.count(1 + max((one.number for one in records), default=0))
         self._came = itertools.count()
@@ -130,6 +136,20 @@ class StepRun:
         return current_record.get() is self._whose
 
     @property
+    def left(self) -> Sequence[MessageRecord]:
+        """The messages to its task that no step has taken, nor takes right now; may block."""
+        return [one for one in self.mail.left(self._whose) if one.number not in self.taking]
+
+    @contextmanager
+    def listening(self, call: Callable[[], object]) -> Iterator[None]:
+        """Call *call* when a message is sent to its task from this process; on any thread."""
+        self.mail.listen(self._task_id, call)
+        try:
+            yield
+        finally:
+            self.mail.unlisten(self._task_id, call)
+
+    @property
     def is_leaving(self) -> bool:
         """Whether it leaves this process: then no step runs any more."""
         return self._whose.was_given_away or self.sleeps.left is not None
@@ -140,6 +160,7 @@ class StepRun:
         """Begin an attempt; return its first branch."""
         root = Branch(self, (), None, ("", None), coroutine)
         self.branches, self._held, self._results = [root], [], []
+        self.taking.clear()
         self.sleeps.begin()
         self._raised = []
         is_changed = any(one.code != self._code for one in self._records)
@@ -197,12 +218,12 @@ class StepRun:
             self._quiet = 0
         answer = self._matching.ask(branch, call)
         # What is asked here may answer what is held elsewhere.
-        self._watch()
+        self.watch()
         if answer.what == "hold":
             answer = await self._hold(branch, call)
         if answer.what == "never":
             # It was cancelled here before, and will be again.
-            await self._waiting(branch, asyncio.get_running_loop().create_future())
+            await self.waiting(branch, asyncio.get_running_loop().create_future())
         if answer.what == "refuse":
             raise StepMismatchError(self._task_id, declared.name)
         return answer
@@ -211,16 +232,16 @@ class StepRun:
         loop = asyncio.get_running_loop()
         waiting = _Waiting(branch, call, loop.time(), loop.create_future())
         self._held.append(waiting)
-        loop.call_later(PATIENCE, self._watch)
-        self._watch()
+        loop.call_later(PATIENCE, self.watch)
+        self.watch()
         try:
-            answer: Answer = await self._waiting(branch, waiting.answered)
+            answer: Answer = await self.waiting(branch, waiting.answered)
             return answer
         finally:
             if waiting in self._held:
                 self._held.remove(waiting)
 
-    async def _waiting(self, branch: Branch, what: asyncio.Future[Any]) -> Any:
+    async def waiting(self, branch: Branch, what: asyncio.Future[Any]) -> Any:
         """Wait for something that the run itself gives."""
         branch.waits = "held"
         try:
@@ -252,11 +273,17 @@ class StepRun:
             record.state = "cancelled"
             self._cut_off.append(record)
 
-    async def store(self, branch: Branch, record: StepRecord) -> None:
-        """Store a step with what was cancelled before, and wait until that is done."""
-        await self._waiting(branch, self._stored(record))
+    async def store(
+        self, branch: Branch, record: StepRecord, change: StepChange | None = None
+    ) -> None:
+        """Store a step with what was cancelled before, and wait until that is done.
 
-    def _stored(self, record: StepRecord) -> asyncio.Future[None]:
+        Raises:
+            MessageCameError: If it was not stored, since a message has come.
+        """
+        await self.waiting(branch, self._stored(record, change))
+
+    def _stored(self, record: StepRecord, change: StepChange | None) -> asyncio.Future[None]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
 
@@ -272,21 +299,21 @@ class StepRun:
             with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
                 loop.call_soon_threadsafe(tell, error)
 
-        self._write(record, hear)
+        self._write(record, hear, change)
         return future
 
     async def turn(self, branch: Branch, record: StepRecord) -> None:
         """Wait until the result of a step that is stored may be given."""
         ready = _Ready(record.number, next(self._came), asyncio.get_running_loop().create_future())
         heapq.heappush(self._results, ready)
-        self._watch()
-        await self._waiting(branch, ready.given)
+        self.watch()
+        await self.waiting(branch, ready.given)
 
     def ended(self, asyncio_task: object) -> None:
         """Look at the calls that are held again, since a branch has ended; on the loop."""
-        self._watch()
+        self.watch()
 
-    def _watch(self) -> None:
+    def watch(self) -> None:
         """Count the turns of the loop in which nothing is called, from now on."""
         if self._quiet is None and (self._results or self._held or self.sleeps):
             self._quiet = 0
@@ -324,42 +351,7 @@ class StepRun:
             waiting.answered.set_result(found[1])
         return True
 
-    async def sleep(self, branch: Branch, until_of: Callable[[float], float]) -> None:
-        """Let a branch sleep, once in all its runs.
-
-        Args:
-            branch: The branch.
-            until_of: Returns until which wall second, of the one at which it first sleeps.
-        """
-        answer = await self.ask(branch, _SLEEP, _SLEEPS)
-        record = self.record_of(branch, _SLEEPS, answer)
-        if answer.what != "take":
-            if record.answer is None:
-                record.answer = json.dumps(until_of(self.sleeps.now()))
-                await self.store(branch, record)
-            try:
-                await self.sleeps.sleep(branch, json.loads(record.answer), self._watch)
-            except asyncio.CancelledError:
-                self.cut_off(record)
-                raise
-            record.state = "completed"
-            await self.store(branch, record)
-        await self.turn(branch, record)
-
     # -- calls on a thread
-
-    def sleep_sync(self, branch: Branch, until_of: Callable[[float], float]) -> None:
-        """Sleep as `sleep` does, on the thread of a sync task."""
-        answer = self.ask_sync(branch, _SLEEP_SYNC, _SLEEPS)
-        if answer.what == "take":
-            return
-        record = self.record_of(branch, _SLEEPS, answer)
-        if record.answer is None:
-            record.answer = json.dumps(until_of(self.sleeps.now()))
-            self.store_sync(record)
-        self.sleeps.sleep_here(json.loads(record.answer))
-        record.state = "completed"
-        self.store_sync(record)
 
     def call_sync(self, branch: Branch, declared: DeclaredStep, args: Any, kwargs: Any) -> Any:
         """Answer a call of a sync step on the thread of its task.
@@ -400,15 +392,15 @@ class StepRun:
             raise StepMismatchError(self._task_id, declared.name)
         return answer
 
-    def store_sync(self, record: StepRecord) -> None:
-        """Store a step, and block until it is."""
+    def store_sync(self, record: StepRecord, change: StepChange | None = None) -> None:
+        """Store a step, and block until it is; see `store`."""
         stored, told = threading.Event(), list[BaseException | None]()
 
         def tell(fault: BaseException | None) -> None:
             told.append(fault)
             stored.set()
 
-        self._write(record, tell)
+        self._write(record, tell, change)
         stored.wait()
         if told[0] is not None:
             raise told[0]
@@ -458,17 +450,25 @@ class StepRun:
         self._matching.add(record)
         return record
 
-    def _write(self, record: StepRecord, told: Callable[[BaseException | None], object]) -> None:
+    def _write(
+        self,
+        record: StepRecord,
+        told: Callable[[BaseException | None], object],
+        change: StepChange | None,
+    ) -> None:
         written, self._cut_off = [*self._cut_off, record], []
         # Those of which the start is stored.
         instead_of = [one.number for one in written if one.number]
         for one in written:
             one.number = next(self._next_number)
         self._records |= dict.fromkeys(written)
-        if self._store is None:
-            told(None)
-        else:
-            self._store.store_steps(self._task_id, written, told, instead_of)
+        if self._store is not None:
+            change = (change or StepChange())._replace(instead_of=instead_of)
+            self._store.store_steps(self._task_id, written, told, change)
+            return
+        if change is not None:
+            self.mail.take(self._whose, change.takes)
+        told(None)
 
     def _give(self, record: StepRecord, value: Any, error: BaseException | None) -> Any:
         if error is None:
@@ -477,11 +477,10 @@ class StepRun:
         raise error
 
 
-_SLEEPS: Final = Call("framework.steps.sleep", "", has_key=True)
-"""Each sleep: of a branch the first one that has not been asked for answers, however long."""
-
-_SLEEP: Final = DeclaredStep("framework.steps.sleep", lambda: None)
-_SLEEP_SYNC: Final = DeclaredStep("framework.steps.sleep_sync", lambda: None)
+def run_of(branch: Branch) -> StepRun:
+    """Return the run that a branch belongs to."""
+    assert isinstance(branch.run, StepRun)
+    return branch.run
 
 
 def _call_of(declared: DeclaredStep, args: Any, kwargs: Any) -> Call:

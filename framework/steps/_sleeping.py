@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from framework._records import checks
 from framework.steps._branches import current_branch
+from framework.steps._matching import Call
+from framework.steps._runs import DeclaredStep, run_of
+from framework.steps._sleeps import Wait
 
 UntilOf: TypeAlias = Callable[[float], float]
 """Returns until which wall second a sleep lasts that begins at another one."""
@@ -62,21 +66,50 @@ def sleep_until_sync(when: datetime) -> None:
     _sleep_sync(_at(when))
 
 
+_STEP: Final = DeclaredStep("framework.steps.sleep", lambda: None)
+_STEP_SYNC: Final = DeclaredStep("framework.steps.sleep_sync", lambda: None)
+_CALL: Final = Call("framework.steps.sleep", "", has_key=True)
+"""Each sleep: of a branch the first one that was not asked for answers, however long it is."""
+
+
 async def _sleep(until_of: UntilOf) -> None:
     branch = current_branch()
     if branch is None:
         # The loop's own time: there is no task whose framework has another one.
         await asyncio.sleep(_left(until_of))  # noqa: TID251  # as it says
-    else:
-        await branch.run.sleep(branch, until_of)
+        return
+    run = run_of(branch)
+    answer = await run.ask(branch, _STEP, _CALL)
+    record = run.record_of(branch, _CALL, answer)
+    if answer.what != "take":
+        if record.answer is None:
+            record.answer = json.dumps(until_of(run.sleeps.now()))
+            await run.store(branch, record)
+        try:
+            await run.sleeps.sleep(branch, Wait(json.loads(record.answer)), run.watch)
+        except asyncio.CancelledError:
+            run.cut_off(record)
+            raise
+        record.state = "completed"
+        await run.store(branch, record)
+    await run.turn(branch, record)
 
 
 def _sleep_sync(until_of: UntilOf) -> None:
     branch = current_branch()
     if branch is None:
         time.sleep(_left(until_of))  # noqa: TID251  # as it says
-    else:
-        branch.run.sleep_sync(branch, until_of)
+        return
+    run = run_of(branch)
+    answer = run.ask_sync(branch, _STEP_SYNC, _CALL)
+    record = run.record_of(branch, _CALL, answer)
+    if answer.what != "take":
+        if record.answer is None:
+            record.answer = json.dumps(until_of(run.sleeps.now()))
+            run.store_sync(record)
+        run.sleeps.sleep_here(Wait(json.loads(record.answer)))
+        record.state = "completed"
+        run.store_sync(record)
 
 
 def _left(until_of: UntilOf) -> float:

@@ -12,10 +12,11 @@ Lock order: none is held here.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
-from framework._records.reasons import sleeping
+from framework._records.reasons import receiving, sleeping
 from framework._running.ledger import Ledger
 from framework._running.outcomes import PublishAgain
 from framework._running.waits.policies import Policies, Sleep
@@ -31,6 +32,24 @@ _PATIENCE: Final = 5.0
 """For how many seconds branches may go on that were cancelled since their task leaves."""
 
 
+FOREVER: Final = 100 * 365 * 86_400.0
+"""Seconds of a wait without an end, where a moment is needed: a hundred years."""
+
+
+class Wait(NamedTuple):
+    """What a branch sleeps for.
+
+    Attributes:
+        until: The wall second at which it is due; infinite for never.
+        name: Of the message that it waits for; "" for none.
+        look_after: After how many seconds in this process it looks by itself.
+    """
+
+    until: float
+    name: str = ""
+    look_after: float = math.inf
+
+
 class Sleeps:
     """What sleeps in a task.
 
@@ -40,6 +59,7 @@ class Sleeps:
         ledger: Is told of its sleeps.
 
     Attributes:
+        clock: Its time.
         left: What its function raises since it leaves; None while it stays.
     """
 
@@ -47,58 +67,65 @@ class Sleeps:
         self._whose = task
         self._policies = policies
         self._ledger = ledger
-        self._clock = ledger.clock
+        self.clock = ledger.clock
         self._still: _Still | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.begin()
 
     def begin(self) -> None:
         """Begin an attempt."""
-        self._until: dict[Branch, float] = {}
+        self._waits: dict[Branch, Wait] = {}
+        self._told = ""
         self.left: PublishAgain | None = None
 
     def __bool__(self) -> bool:
         """Return whether a branch sleeps."""
-        return bool(self._until)
+        return bool(self._waits)
 
     def now(self) -> float:
         """Return the wall second."""
-        return self._clock.time()
+        return self.clock.time()
 
     # -- on a loop
 
-    async def sleep(self, branch: Branch, until: float, watch: Callable[[], object]) -> None:
-        """Let a branch sleep until wall second *until*.
+    async def sleep(
+        self,
+        branch: Branch,
+        wait: Wait,
+        watch: Callable[[], object],
+        sleeper: LoopSleeper | None = None,
+    ) -> None:
+        """Let a branch sleep until it is due, or its sleeper is signalled.
 
         Args:
             branch: Whose code sleeps.
-            until: When it is due.
+            wait: What it sleeps for.
             watch: Called once it sleeps; calls `look` when nothing goes on.
+            sleeper: Ends the sleep; None for one of its own.
         """
-        left = until - self._clock.time()
+        left = wait.until - self.clock.time()
         if left <= 0:
             return
-        due = self._clock.monotonic() + left
-        self._until[branch], branch.waits = until, "outside"
+        due = self.clock.monotonic() + min(left, wait.look_after)
+        self._waits[branch], branch.waits = wait, "outside"
         watch()
         try:
-            await LoopSleeper(self._clock).wait(due)
+            await (sleeper or LoopSleeper(self.clock)).wait(None if due == math.inf else due)
         finally:
             branch.waits = None
-            self._until.pop(branch, None)
+            self._waits.pop(branch, None)
             self._wake()
 
     def look(self, branches: Sequence[Branch]) -> None:
         """Leave the process, or be still, if nothing but sleeps goes on; on the loop."""
-        if not self._until or self.left is not None:
+        if not self._waits or self.left is not None:
             return
         self._wake()
-        if any(one not in self._until and one.state not in {"ended", "joins"} for one in branches):
+        if any(one not in self._waits and one.state not in {"ended", "joins"} for one in branches):
             # A branch that comes to wait for others calls nothing by that.
             self._timer = asyncio.get_running_loop().call_later(LONG, self.look, branches)
             return
-        until = min(self._until.values())
-        delay, reason = until - self._clock.time(), sleeping(until)
+        delay, reason = self._whole()
         found = self._policies.asleep(self._whose, delay, reason)
         if found is not None and delay > LONG:
             self._leave(found[1], branches)
@@ -107,14 +134,24 @@ class Sleeps:
         pause = None if found is None else found[0]
         self._still.sleep = Sleep(self._policies, self._still, reason, suspends=True, pause=pause)
         self._still.sleep.__enter__()
-        self._ledger.announce("sleeping", self._whose, delay, None)
+        if reason != self._told:
+            self._told = reason
+            self._ledger.announce("sleeping", self._whose, _told(delay), None)
+
+    def _whole(self) -> tuple[float, str]:
+        """Return for how many seconds the task sleeps, and why."""
+        waits = list(self._waits.values())
+        until = min(one.until for one in waits)
+        names = sorted({one.name for one in waits if one.name})
+        return _words(until, names, self.clock.time())
 
     def _interrupted(self, branches: Sequence[Branch]) -> None:
         """Leave at once, since the app stops; a cancellation comes by itself."""
         if self._still is None or self.left is not None or self._whose.cancel_requested:
             return
-        until = min(self._until.values(), default=0.0)
-        found = self._policies.asleep(self._whose, until - self._clock.time(), sleeping(until))
+        if not self._waits:
+            return
+        found = self._policies.asleep(self._whose, *self._whole())
         if found is not None:
             self._leave(found[1], branches)
 
@@ -141,35 +178,53 @@ class Sleeps:
 
     # -- on a thread
 
-    def sleep_here(self, until: float) -> None:
-        """Block until wall second *until*.
+    def sleep_here(self, wait: Wait, sleeper: ThreadSleeper | None = None) -> None:
+        """Block until it is due, or the sleeper is signalled.
+
+        Args:
+            wait: What it sleeps for.
+            sleeper: See `sleep`.
 
         Raises:
             PublishAgain: If the task leaves.
             TaskCancelledError: If it is cancelled, or its app stops and nobody else could go on.
         """
-        task, policies, clock = self._whose, self._policies, self._clock
-        delay, reason = until - clock.time(), sleeping(until)
-        if delay <= 0:
+        task, policies, clock = self._whose, self._policies, self.clock
+        if wait.until <= clock.time():
             return
+        delay, reason = _words(wait.until, [wait.name] if wait.name else [], clock.time())
         found = policies.asleep(task, delay, reason)
         if found is not None and delay > LONG:
             self.left = found[1]
             raise self.left
-        due, sleeper = clock.monotonic() + delay, ThreadSleeper(clock)
+        due = clock.monotonic() + min(delay, wait.look_after)
+        signalled, sleeper = sleeper is not None, sleeper or ThreadSleeper(clock)
         pause = None if found is None else found[0]
         with Sleep(policies, sleeper, reason, suspends=True, pause=pause) as sleep:
-            self._ledger.announce("sleeping", task, delay, None)
+            if reason != self._told:
+                self._told = reason
+                self._ledger.announce("sleeping", task, _told(delay), None)
             while not sleeper.interrupted and clock.monotonic() < due:
-                sleeper.wait(due)
+                if sleeper.wait(due) is None and signalled:
+                    break
         if not sleeper.interrupted:
             return
         sleep.raise_if_unwanted()
-        found = policies.asleep(task, until - clock.time(), reason)
+        found = policies.asleep(task, min(wait.until - clock.time(), FOREVER), reason)
         if found is None:
             raise TaskCancelledError(task.task_id, task.name)
         self.left = found[1]
         raise self.left
+
+
+def _told(delay: float) -> float:
+    return delay if delay < FOREVER else math.inf
+
+
+def _words(until: float, names: list[str], now: float) -> tuple[float, str]:
+    """Return for how many seconds a task sleeps that is due at wall second *until*, and why."""
+    moment = None if until == math.inf else until
+    return min(until - now, FOREVER), receiving(moment, names) if names else sleeping(until)
 
 
 class _Still:

@@ -7,6 +7,7 @@ of text that can be sent to another process.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -37,7 +38,7 @@ _DIGITS = 8
 _DELAYED = {
     "retrying": "to try again",
     "throttled": "for its turn",
-    "sleeping": "for the end of its sleep",
+    "sleeping": "for the end of its sleep, or a message",
 }
 
 
@@ -204,7 +205,7 @@ class _Formatter:
         if isinstance(event, TaskEvent) and event.kind in _DELAYED and event.delay is not None:
             until = event.at + event.delay
             # A throttled call that was not the next one goes on waiting without an event.
-            when = f"until {round(until - self._begun, 3):.9g} s " if until > now else ""
+            when = f"until {round(until - self._begun, 3):.9g} s " if now < until < math.inf else ""
             parts.append(f"waits {when}{_DELAYED[event.kind]}")
         return ended + ", ".join(parts)
 
@@ -240,6 +241,8 @@ class _Formatter:
                 return f"retrying in {event.delay:.9g} s after {self._raised(event.error)}"
             case "throttled":
                 return f"throttled, waits {event.delay:.9g} s"
+            case "sleeping" if event.delay == math.inf:
+                return "waits for a message"
             case "sleeping":
                 return f"sleeps for {event.delay:.9g} s"
             case "completed":

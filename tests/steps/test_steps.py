@@ -13,8 +13,8 @@ import pytest
 from fastapi import Depends
 
 from framework import background_task, retry_task
-from framework.exceptions import StepMismatchError
-from framework.steps import sleep, sleep_sync, sleep_until, sleep_until_sync, step
+from framework.exceptions import MessageRefusedError, StepMismatchError, TaskNotFoundError
+from framework.steps import Message, sleep, sleep_sync, sleep_until, sleep_until_sync, step
 from pytest_asyncframe.probe import Probe
 
 
@@ -248,6 +248,87 @@ async def test_a_sleep_beside_tasks(asyncframe: Probe) -> None:
         sleep_until_sync(datetime(2030, 1, 1))  # noqa: DTZ001  # that is the mistake
     with pytest.raises(TypeError, match=r"^when must be a datetime, not 5$"):
         await sleep_until(5)  # type: ignore[arg-type]  # that is the mistake
+
+
+APPROVAL = Message("approval", bool)
+NOTE = Message("note", str)
+
+
+@background_task(on_restart="resume", name="tests.asks_people")
+@retry_task(max_retries=1, retry_delay=1, exceptions=ValueError)
+async def asks_people() -> list[object]:
+    """Wait for two messages beside each other, and for one that does not come; fail once."""
+    first, second = await asyncio.gather(APPROVAL.receive(), APPROVAL.receive(timeout=100))
+    third = await APPROVAL.receive(timeout=3_600)
+    found: list[object] = [first, second, third, await NOTE.receive()]
+    EFFECTS.append("end")
+    if EFFECTS.count("end") < 2:
+        raise ValueError
+    return found
+
+
+async def test_a_message_is_received_once(asyncframe: Probe, effects: Effects) -> None:
+    """Each message is received by one wait, in order, and is the same in the next attempt."""
+    began = asyncframe.clock.monotonic()
+    task_id = asks_people()
+    await NOTE.send(task_id, "early")
+    await APPROVAL.send(task_id, True, key="a")
+    await APPROVAL.send(task_id, True, key="a")
+    await asyncframe.clock.run_for(10)
+    task = await asyncframe.manager.get_task(task_id)
+    assert task is not None
+    told = task.explain()
+    await APPROVAL.send(task_id, False)
+    result = await asyncframe.manager.get_result(task_id)
+
+    assert told.startswith("waits for message 'approval' until ")
+    assert told.endswith(", in 1 min 30 s")
+    assert result == [True, False, None, "early"]
+    assert effects == ["end", "end"]
+    assert asyncframe.clock.monotonic() - began == pytest.approx(3_611, abs=0.1)
+    with pytest.raises(MessageRefusedError, match=r"^message 'note' to task .* the task has ended"):
+        await NOTE.send(task_id, "late")
+    with pytest.raises(MessageRefusedError, match=r"^message .* key 'a' was used for another val"):
+        await APPROVAL.send(task_id, False, key="a")
+    await APPROVAL.send(task_id, True, key="a")
+
+
+@background_task(on_restart="resume", name="tests.asks_people_on_a_thread")
+@retry_task(max_retries=1, retry_delay=1, exceptions=ValueError)
+def asks_on_a_thread() -> list[object]:
+    """The same on a thread."""
+    first, second = APPROVAL.receive_sync(), NOTE.receive_sync(timeout=5)
+    found: list[object] = [first, second, APPROVAL.receive_sync()]
+    EFFECTS.append("end")
+    if EFFECTS.count("end") < 2:
+        raise ValueError
+    return found
+
+
+async def test_a_message_to_a_thread(asyncframe: Probe, effects: Effects) -> None:
+    """A sync task receives messages too, also one that was sent before it began."""
+    task_id = asks_on_a_thread()
+    await APPROVAL.send(task_id, False)
+    await asyncframe.clock.run_for(10)
+    await APPROVAL.send(task_id, True)
+
+    assert await asyncframe.manager.get_result(task_id) == [False, None, True]
+    assert effects == ["end", "end"]
+
+
+@pytest.mark.usefixtures("asyncframe")
+async def test_messages_that_are_no_messages() -> None:
+    """What cannot be received, or is no message, is refused where it is sent or made."""
+    with pytest.raises(TaskNotFoundError):
+        await NOTE.send("unknown", "hello")
+    with pytest.raises(ValueError, match=r"^1 validation error for bool"):
+        await APPROVAL.send("any", "perhaps")  # type: ignore[arg-type]  # the mistake
+    with pytest.raises(RuntimeError, match=r"^message 'note' can only be received in a task"):
+        await NOTE.receive()
+    with pytest.raises(ValueError, match=r"^name must be 1 to 100 letters, digits, "):
+        Message("a/b", str)
+    with pytest.raises(TypeError, match=r"^message 'lock' needs a type that pydantic reads"):
+        Message("lock", asyncio.Lock)
 
 
 @background_task(on_restart="resume", name="tests.labels")

@@ -36,6 +36,8 @@ from framework.stores.sql._writing.writer import Writer
 
 _LOGGER = logging.getLogger("asyncframe")
 
+_NOT_WRITTEN: Final = "the store could not write %d task records before it was closed: %s"
+
 
 class SQLStore:
     """Keeps the tasks of several processes in one database.
@@ -110,6 +112,7 @@ class SQLStore:
             requeue=self,
             leaving=self,
             steps=self._steps,
+            messages=self._steps.messages,
             batching=self,
             large=self,
             processes=self._roster,
@@ -160,7 +163,7 @@ class SQLStore:
         writer.enter()
         self._transactions.open(site.membership, writer.follower.submissions)
         self._history = History(site, self._mirror, writer.follower, writer.pages)
-        self._steps.open(site.membership, self._clock)
+        self._steps.open(site, writer.follower.submissions)
         writer.start()
         self._writer = writer
 
@@ -175,11 +178,8 @@ class SQLStore:
         self._open = False
         self._steps.close(patience)
         if not self._writer.close(patience):
-            _LOGGER.error(
-                "the store could not write %d task records before it was closed: %s",
-                len(self._backlog),
-                self._backlog.fault or f"it took longer than {patience:g} s",
-            )
+            fault = self._backlog.fault or f"it took longer than {patience:g} s"
+            _LOGGER.error(_NOT_WRITTEN, len(self._backlog), fault)
         self._backlog.close()
         self._clock.close()
         self._database.close()

@@ -11,8 +11,9 @@ from framework import TaskManager, background_task, get_task_manager, setup_asyn
 from framework._manager import resting
 from framework.exceptions import StepInterruptedError, StepTakenError
 from framework.protocols import TaskEvent
-from framework.steps import _sleeps, sleep, sleep_sync, step
+from framework.steps import Message, _sleeps, sleep, sleep_sync, step
 from framework.stores.sql import SQLStore
+from framework.stores.sql._writing.messages import MessageRows
 from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.extended("time")
@@ -162,6 +163,55 @@ async def test_who_sleeps_leaves_when_the_app_stops(sql_url: str, effects: list[
     assert result == "payment 2"
     assert effects == ["charge", "refund", "charge"]
     assert stopped < 5 <= loop.time() - began
+
+
+APPROVAL = Message("approval", bool)
+
+
+@background_task(on_restart="resume", name="tests.waits_for_a_person")
+async def waits_for_a_person(order: int) -> str:
+    """Charge, and ship if somebody approves."""
+    payment = await charge(order)
+    return f"{payment} {await APPROVAL.receive()} {await APPROVAL.receive(timeout=0.01)}"
+
+
+async def test_a_message_comes_while_the_task_is_a_row(sql_url: str, effects: list[str]) -> None:
+    """A task that has left for its message goes on when it comes, in the next app."""
+    async with setup_async_framework(None, store=SQLStore(sql_url, durable=True)):
+        waits = _hearing(get_task_manager())
+        task_id = await get_task_manager().submit(waits_for_a_person, (1,))
+        await asyncio.wait_for(waits.wait(), PATIENCE)
+    async with setup_async_framework(None, store=SQLStore(sql_url, durable=True)):
+        task = await get_task_manager().get_task(task_id)
+        assert task is not None
+        told = task.explain()
+        await APPROVAL.send(task_id, True)
+        result = await get_task_manager().get_result(task_id, timeout=PATIENCE)
+
+    assert told == "waits for message 'approval'"
+    assert result == "payment 1 True None"
+    assert effects == ["charge"]
+
+
+async def test_a_message_comes_between_a_look_and_the_leaving(
+    sql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the message or the task that waits for it is stored first: it goes on."""
+    looks, fetch = list[str](), MessageRows.fetch_messages
+
+    def fetch_and_send(rows: MessageRows, task_id: str) -> Any:
+        found = fetch(rows, task_id)
+        if not looks:
+            assert rows.send_message(task_id, "approval", "true", None) == "sent"
+        looks.append(task_id)
+        return found
+
+    monkeypatch.setattr(MessageRows, "fetch_messages", fetch_and_send)
+    async with setup_async_framework(None, store=SQLStore(sql_url, durable=True)):
+        task_id = await get_task_manager().submit(waits_for_a_person, (1,))
+        result = await get_task_manager().get_result(task_id, timeout=PATIENCE)
+
+    assert result == "payment 1 True None"
 
 
 @background_task(on_restart="resume", name="tests.makes_up")

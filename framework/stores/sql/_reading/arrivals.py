@@ -318,7 +318,8 @@ class Arrivals:
     def _read(self, chosen: Sequence[Picked]) -> list[TaskRecord]:
         records = self._mirror.read(one.row for one in chosen)
         for record, one in zip(records, chosen, strict=True):
-            record.restart = Restart.of(one.call, one.restart)
+            # It is awake, though its facts may name a later time: a message has come.
+            record.restart = replace(Restart.of(one.call, one.restart), due=None)
             record.restart.written.append(self._membership.process_id)
         return records
 

@@ -280,6 +280,19 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         "ALTER TABLE asyncframe_meta ADD COLUMN chained BIGINT NOT NULL DEFAULT 0",
         "ALTER TABLE asyncframe_tasks ADD COLUMN after TEXT",
     ),
+    (
+        """
+        CREATE TABLE asyncframe_messages (
+            task_id TEXT NOT NULL,
+            number BIGINT NOT NULL,
+            name TEXT NOT NULL,
+            key TEXT,
+            value TEXT NOT NULL,
+            taken INTEGER NOT NULL,
+            PRIMARY KEY (task_id, number)
+        )
+        """,
+    ),
 )
 """The steps from each version of the schema to the next; the first creates it."""
 
@@ -354,6 +367,10 @@ CHAINS: Final = _table("asyncframe_chains")
 
 STEPS_OF_TASKS: Final = _table("asyncframe_steps")
 """One row for each step of a task that has ended; ``branch`` has its path and origins as JSON."""
+
+
+MESSAGES: Final = _table("asyncframe_messages")
+"""One row for each message to a task; ``taken`` is 1 once a step of it has received it."""
 
 
 def prepare(

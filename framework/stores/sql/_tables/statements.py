@@ -23,7 +23,7 @@ from framework.stores.sql._dialects.dialect import Answer, Dialect
 from framework.stores.sql._dialects.direct import Direct
 from framework.stores.sql._tables import calls, free_rows
 from framework.stores.sql._tables.rows import COLUMNS, NEVER, WRITTEN, TaskRow, Written
-from framework.stores.sql._tables.schema import META, PROCESSES, STEPS_OF_TASKS, TASKS
+from framework.stores.sql._tables.schema import MESSAGES, META, PROCESSES, STEPS_OF_TASKS, TASKS
 
 CHUNK: Final = 256
 """Maximum number of rows to read at once; each result may be a megabyte."""
@@ -70,7 +70,9 @@ _OLDEST: Final = (
     .limit(bindparam("most"))
 )
 _REMOVE: Final = sa.delete(TASKS).where(TASKS.c.task_id.in_(_OLDEST))
-_REMOVE_STEPS: Final = sa.delete(STEPS_OF_TASKS).where(STEPS_OF_TASKS.c.task_id.in_(_OLDEST))
+_REMOVE_PARTS: Final = [
+    sa.delete(table).where(table.c.task_id.in_(_OLDEST)) for table in (STEPS_OF_TASKS, MESSAGES)
+]
 _SINCE: Final = (
     sa.select(*ROW, *_OWN_COLUMNS)
     .where(
@@ -281,7 +283,8 @@ class Statements:
         """
         most = min(most, DELETED)
         connection.execute(_REMOVED, {"bound": bound})
-        connection.execute(_REMOVE_STEPS, {"bound": bound, "most": most})
+        for remove in _REMOVE_PARTS:
+            connection.execute(remove, {"bound": bound, "most": most})
         done = connection.execute(_REMOVE, {"bound": bound, "most": most})
         return done.rowcount >= most
 

@@ -39,6 +39,7 @@ from framework.stores.sql._tables.rows import NOT_WHOLE, TaskRow, Written
 from framework.stores.sql._tables.statements import DELETED, Statements
 from framework.stores.sql._writing.chained import ChainedRows
 from framework.stores.sql._writing.drafts import Drafts
+from framework.stores.sql._writing.messages import wake_beside
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -466,6 +467,9 @@ class Batches:
             statements.add_free(connection, new, process, version)
         if known:
             statements.hand_over(connection, known, process, "", version)
+            if wake_beside(connection, known, version):
+                # If nothing is committed, it looks in vain.
+                self._follower.arrivals.note_all()
 
     def _tell_of_strangers(self, connection: Connection, rows: list[Written]) -> None:
         """Log the tasks whose chosen id another process has used before."""

@@ -29,11 +29,13 @@ from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
 from framework._records.steps import StepRecord
-from framework._threads.clock import SystemClock
 from framework.exceptions import StepTakenError, StoreUnavailableError
-from framework.stores.sql._shared.membership import Membership
+from framework.protocols import MessageCameError, StepChange
+from framework.stores.sql._shared.site import Site
+from framework.stores.sql._shared.submissions import Submissions
 from framework.stores.sql._tables.database import FAULTS, Database, why
 from framework.stores.sql._tables.schema import STEPS_OF_TASKS, TASKS
+from framework.stores.sql._writing.messages import MessageRows, left, take
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -69,11 +71,11 @@ _OWN: Final = (
 
 
 class _Request(NamedTuple):
-    """Steps of one task to store, or the numbers of those to delete."""
+    """Steps of one task to store, with what else changes."""
 
     task_id: str
     rows: Sequence[Mapping[str, Any]]
-    dropped: Sequence[int]
+    change: StepChange
     told: Told
 
 
@@ -82,23 +84,28 @@ class StepRows:
 
     Args:
         database: The database.
+
+    Attributes:
+        messages: To these tasks.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.messages = MessageRows(database)
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._asked = itertools.count()
 
-    def open(self, membership: Membership, clock: SystemClock) -> None:
-        """Let steps come; the thread starts with the first of them.
+    def open(self, site: Site, submissions: Submissions) -> None:
+        """Let steps and messages come; the thread starts with the first step.
 
         Args:
-            membership: Says which process this is.
-            clock: Real time.
+            site: Of the store.
+            submissions: The tasks that apps submit in transactions of their own.
         """
-        self._membership, self._clock = membership, clock
+        self._membership, self._clock = site.membership, site.clock
+        self.messages.open(site, submissions)
         self._requests, self._closing = queue.SimpleQueue(), threading.Event()
         self._thread, self._asked = None, itertools.count()
 
@@ -127,14 +134,15 @@ class StepRows:
         task_id: str,
         records: Sequence[StepRecord],
         told: Told,
-        instead_of: Sequence[int] = (),
+        change: StepChange | None = None,
     ) -> None:
         """Store steps together; see `protocols.StepStore`."""
-        self._put(_Request(task_id, [_row(task_id, one) for one in records], instead_of, told))
+        rows = [_row(task_id, one) for one in records]
+        self._put(_Request(task_id, rows, change or StepChange(), told))
 
     def drop_steps(self, task_id: str, numbers: Sequence[int]) -> None:
         """Delete some steps of a task; see `protocols.StepStore`."""
-        self._put(_Request(task_id, (), numbers, lambda _: None))
+        self._put(_Request(task_id, (), StepChange(numbers), lambda _: None))
 
     def _put(self, request: _Request) -> None:
         if self._closing.is_set():
@@ -170,7 +178,8 @@ class StepRows:
                 with self._database.writing() as connection:
                     own = self._own(connection, {one.task_id for one in some})
                     mine = [one for one in some if one.task_id in own]
-                    _execute(connection, mine, again)
+                    late = _too_late(connection, mine)
+                    _execute(connection, [one for one in mine if one not in late], again)
                 break
             except FAULTS as error:
                 if self._clock.monotonic() >= until or self._closing.is_set():
@@ -179,7 +188,8 @@ class StepRows:
                     return
                 self._closing.wait(_PAUSE)
                 again = True
-        self._tell(some, own)
+        self._tell(late, own, MessageCameError())
+        self._tell([one for one in some if one not in late], own)
 
     def _tell(
         self, some: Sequence[_Request], own: Collection[str], fault: BaseException | None = None
@@ -196,13 +206,25 @@ class StepRows:
         return set(connection.execute(_OWN, values).scalars())
 
 
+def _too_late(connection: Connection, some: Sequence[_Request]) -> list[_Request]:
+    """Return those that were not to be stored beside a message that is there by now."""
+    return [
+        one
+        for one in some
+        if one.change.unless
+        and any(message.name == one.change.unless for message in left(connection, one.task_id))
+    ]
+
+
 def _execute(connection: Connection, some: Sequence[_Request], again: bool) -> None:
     """Write and delete steps; *again* if an attempt before may have had its effect."""
     for one in some:
         stored = [row["number"] for row in one.rows] if again else []
-        if one.dropped or stored:
-            values = {"of_task": one.task_id, "numbers": [*one.dropped, *stored]}
+        if one.change.instead_of or stored:
+            values = {"of_task": one.task_id, "numbers": [*one.change.instead_of, *stored]}
             connection.execute(_DELETE, values)
+        if one.change.takes:
+            take(connection, one.task_id, one.change.takes)
     rows = [row for one in some for row in one.rows]
     if rows:
         connection.execute(_INSERT, rows)

@@ -1,0 +1,79 @@
+"""The routes that send messages to tasks, one for each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Body, Header, HTTPException, Path, Request, Response
+
+from framework._records import checks
+from framework.exceptions import MessageRefusedError
+from framework.http._access.access import Access
+from framework.http._responses import answer
+from framework.http.views import MessageSent, Problem
+from framework.steps import Message
+
+_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    404: {"model": Problem, "description": "No task has this id"},
+    409: {"model": Problem, "description": "The task has ended, or the key was used before"},
+    503: {"model": Problem, "description": "The store or the broker does not answer"},
+}
+
+
+def add_messages(router: APIRouter, access: Access, messages: Sequence[Message[Any]]) -> None:
+    """Add a route for each kind of message.
+
+    Args:
+        router: The router of the tasks.
+        access: Which tasks a request may see.
+        messages: What may be sent.
+
+    Raises:
+        TypeError: If one is no `Message`.
+        ValueError: If two have one name.
+    """
+    names = set[str]()
+    for one in messages:
+        if not isinstance(one, Message):
+            raise TypeError(f"messages must be framework.steps.Message, not {checks.show(one)}")
+        if one.name in names:
+            raise ValueError(f"messages has two of the name {one.name!r}")
+        names.add(one.name)
+        router.add_api_route(
+            f"/{{task_id}}/messages/{one.name}",
+            _route(one, access),
+            methods=["POST"],
+            status_code=202,
+            name=f"send_{one.name}",
+            response_model=MessageSent,
+            responses=_RESPONSES,
+            summary=f"Send {one.name}",
+        )
+
+
+def _route(kind: Message[Any], access: Access) -> Callable[..., Any]:
+    async def send(
+        task_id: Annotated[str, Path(description="The id of a task")],
+        value: Any,
+        request: Request,
+        x_requested_with: Annotated[  # noqa: ARG001  # FastAPI requires it
+            str,
+            Header(min_length=1, description="Any value; other sites' pages cannot send it"),
+        ],
+        idempotency_key: Annotated[
+            str | None,
+            Header(max_length=255, description="A second request with it sends nothing"),
+        ] = None,
+    ) -> Response:
+        await access.task(request, task_id)
+        try:
+            await kind.send(task_id, value, key=idempotency_key)
+        except MessageRefusedError as error:
+            raise HTTPException(409, f"This message is refused: {error.reason}") from None
+        return answer({"task_id": task_id, "message": kind.name}, 202)
+
+    send.__doc__ = f"Send the message ``{kind.name}`` to a task that waits for it, or will."
+    # A type that is known only here: what a strange annotation would say as text.
+    send.__annotations__["value"] = Annotated[kind.type_, Body()]
+    return send

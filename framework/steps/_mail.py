@@ -1,0 +1,105 @@
+"""Mail: the messages to tasks, from wherever they are sent, until a step receives them.
+
+Where no store keeps them, the task itself does, as long as it is in memory.
+
+Lock order: the ledger's lock is held for a change of what a task keeps, and nothing else with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from framework._records.statuses import FINAL
+from framework._records.steps import KeptMessages, MessageRecord, Sent
+from framework._running.ledger import Ledger
+from framework._tasks.live import LiveTask
+
+
+class Mail:
+    """The messages to the tasks of one framework.
+
+    Args:
+        ledger: Of the tasks; says what their store can do.
+
+    Attributes:
+        is_shared: Whether other processes send messages to the tasks of this one.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._store = ledger.features.messages
+        self.is_shared = self._store is not None
+        self._listeners: dict[str, dict[Callable[[], object], None]] = {}
+
+    def send(self, task_id: str, name: str, value: str, key: str | None) -> Sent:
+        """Keep a message, and wake who waits for it here; may block.
+
+        Args:
+            task_id: The task.
+            name: Of the message.
+            value: It, as JSON.
+            key: See `protocols.MessageStore.send_message`.
+
+        Raises:
+            StoreUnavailableError: If the store cannot be used.
+        """
+        if self._store is None:
+            sent = self._keep(task_id, name, value, key)
+        else:
+            task = self._ledger.find(task_id)
+            # Its end may not be stored yet.
+            has_ended = task is not None and task.status in FINAL
+            sent = self._store.send_message(task_id, name, value, key)
+            if sent == "sent" and has_ended:
+                return "ended"
+        if sent == "sent":
+            for call in list(self._listeners.get(task_id, ())):
+                call()
+        return sent
+
+    def _keep(self, task_id: str, name: str, value: str, key: str | None) -> Sent:
+        task = self._ledger.find(task_id)
+        if task is None:
+            return "unknown"
+        with self._ledger.lock:
+            kept = task.messages if isinstance(task, LiveTask) else None
+            if kept is not None and key is not None and (name, key) in kept.keys:
+                return "again" if kept.keys[name, key] == value else "other"
+            if not isinstance(task, LiveTask) or task.status in FINAL:
+                return "ended"
+            if kept is None:
+                kept = task.messages = KeptMessages()
+            kept.number += 1
+            kept.left.append(MessageRecord(kept.number, name, value))
+            if key is not None:
+                kept.keys[name, key] = value
+        return "sent"
+
+    def left(self, task: LiveTask) -> Sequence[MessageRecord]:
+        """Return the messages of a task that no step has taken, the oldest first; may block.
+
+        Raises:
+            StoreUnavailableError: If the store cannot be read.
+        """
+        if self._store is not None:
+            return self._store.fetch_messages(str(task.task_id))
+        with self._ledger.lock:
+            return () if task.messages is None else tuple(task.messages.left)
+
+    def take(self, task: LiveTask, numbers: Sequence[int]) -> None:
+        """Forget messages that a task keeps itself, since a step has received them."""
+        with self._ledger.lock:
+            kept = task.messages
+            if kept is not None:
+                kept.left = [one for one in kept.left if one.number not in numbers]
+
+    def listen(self, task_id: str, call: Callable[[], object]) -> None:
+        """Call *call* when a message is sent here to a task; on any thread."""
+        self._listeners.setdefault(task_id, {})[call] = None
+
+    def unlisten(self, task_id: str, call: Callable[[], object]) -> None:
+        """Do not call it any more."""
+        here = self._listeners.get(task_id, {})
+        here.pop(call, None)
+        if not here:
+            self._listeners.pop(task_id, None)
