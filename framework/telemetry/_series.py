@@ -68,6 +68,7 @@ class Metrics:
             "submitted": counter("tasks_submitted", "Tasks that were submitted."),
             "retrying": counter("task_retries", "Attempts that failed and are made again."),
             "throttled": counter("throttled_calls", "Calls that a throttle refused or delayed."),
+            "sleeping": counter("task_sleeps", "Waits of tasks for a time or a message."),
             "requeued": counter(
                 "tasks_requeued", "Tasks that were taken over from a process that had died."
             ),

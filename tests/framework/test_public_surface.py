@@ -155,12 +155,8 @@ def test_exports_say_where_they_are_imported_from() -> None:
     """What a public module exports names a public module as its own, and is found there."""
     wrong = []
     for face in map(importlib.import_module, PUBLIC_MODULES):
-        for name in set(face.__all__) - {
-            "BUCKETS",
-            "Kind",
-            "RunClaim",
-            "Sent",
-        }:  # a tuple, and aliases
+        # A tuple, and aliases.
+        for name in set(face.__all__) - {"BUCKETS", "Kind", "RunClaim", "Sent"}:
             exported = getattr(face, name)
             home = importlib.import_module(exported.__module__)
             if "._" in home.__name__ or getattr(home, name, None) is not exported:
