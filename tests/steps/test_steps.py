@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import pytest
 from fastapi import Depends
+from pydantic import ValidationError
 
 from framework import background_task, retry_task
 from framework.exceptions import MessageRefusedError, StepMismatchError, TaskNotFoundError
@@ -321,7 +322,7 @@ async def test_messages_that_are_no_messages() -> None:
     """What cannot be received, or is no message, is refused where it is sent or made."""
     with pytest.raises(TaskNotFoundError):
         await NOTE.send("unknown", "hello")
-    with pytest.raises(ValueError, match=r"^1 validation error for bool"):
+    with pytest.raises(ValidationError):
         await APPROVAL.send("any", "perhaps")  # type: ignore[arg-type]  # the mistake
     with pytest.raises(RuntimeError, match=r"^message 'note' can only be received in a task"):
         await NOTE.receive()
