@@ -69,6 +69,9 @@ MOST_AHEAD: Final = 100
 
 GRANTED: Final = PlaceAnswer(True)
 
+RUNNING: Final = "r:"
+"""How the keys of lines begin in which tasks of a function with ``max_running`` stand."""
+
 _MAX_TEXT: Final = 1_000_000
 _SHOWN: Final = 60
 _DEPTH: Final = 8
@@ -113,9 +116,9 @@ def running_key(spec: TaskSpec, args: Args, kwargs: Kwargs) -> tuple[str, str]:
     """
     name = name_of(spec.fn)
     if spec.options["key"] is None:
-        return f"r:{name}", ""
+        return f"{RUNNING}{name}", ""
     text = _key_text(spec, name, "key", args, kwargs)
-    return f"r:{name}:{key_digest(text)}", cut(text, _SHOWN)
+    return f"{RUNNING}{name}:{key_digest(text)}", cut(text, _SHOWN)
 
 
 def _key_text(

@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from framework import TaskManager, background_task, get_task_manager, setup_async_framework
+from framework import (
+    TaskManager,
+    background_task,
+    get_task_manager,
+    retry_task,
+    setup_async_framework,
+)
 from framework._manager import resting
 from framework.exceptions import StepInterruptedError, StepTakenError
 from framework.protocols import TaskEvent
@@ -191,6 +197,28 @@ async def test_a_message_comes_while_the_task_is_a_row(sql_url: str, effects: li
     assert told == "waits for message 'approval'"
     assert result == "payment 1 True None"
     assert effects == ["charge"]
+
+
+@background_task(on_restart="resume", name="tests.one_at_a_time", max_running=1)
+@retry_task(max_retries=1, retry_delay=0.01)
+async def one_at_a_time(order: int) -> str:
+    """Charge one order at a time, and wait for a person."""
+    payment = await charge(order)
+    return f"{payment} {await APPROVAL.receive()}"
+
+
+async def test_who_sleeps_gives_its_place_up(sql_url: str, effects: list[str]) -> None:
+    """A task that has left lets the next of its line run, and asks for its place anew."""
+    async with setup_async_framework(None, store=SQLStore(sql_url, durable=True)):
+        manager = get_task_manager()
+        task_ids = [await manager.submit(one_at_a_time, (order,)) for order in (1, 2)]
+        await APPROVAL.send(task_ids[1], True)
+        second = await manager.get_result(task_ids[1], timeout=PATIENCE)
+        await APPROVAL.send(task_ids[0], False)
+        first = await manager.get_result(task_ids[0], timeout=PATIENCE)
+
+    assert (first, second) == ("payment 1 False", "payment 2 True")
+    assert effects == ["charge", "charge"]
 
 
 async def test_a_message_comes_between_a_look_and_the_leaving(

@@ -26,6 +26,7 @@ from sqlalchemy.engine import Connection
 from framework._tasks.places import (
     GRANTED,
     MOST_AHEAD,
+    RUNNING,
     PlaceAnswer,
     PlaceRequest,
     ask,
@@ -182,20 +183,26 @@ class SharedLines:
         return [one for one in some if isinstance(one, str)]
 
     def let_leave(
-        self, connection: Connection, version: int, written: Collection[str]
+        self,
+        connection: Connection,
+        version: int,
+        written: Collection[str],
+        asleep: Collection[str],
     ) -> Callable[[], object]:
-        """Take the tasks out that leave before anything else is asked.
+        """Take the tasks out that leave before anything else is asked, and those that sleep.
 
         Args:
             connection: A transaction of this process's turn.
             version: Its version.
             written: The tasks that it writes. Others leave if they need not be written.
+            asleep: The tasks that it sets free and that sleep. They leave the lines of tasks that
+                run, and ask anew when they wake. What they are unique by they keep.
 
         Returns:
             Tells everybody, after the commit.
         """
         some = list(takewhile(lambda one: one in written or not self._comes(one), self.leaving()))
-        tell = self._answered(connection, version, some)
+        tell = self._answered(connection, version, some, asleep)
 
         def told() -> None:
             self.requests.drop(len(some))
@@ -208,10 +215,15 @@ class SharedLines:
         return not (isinstance(asked, str) and self._comes(asked))
 
     def _answered(
-        self, connection: Connection, version: int, some: Sequence[Asked]
+        self,
+        connection: Connection,
+        version: int,
+        some: Sequence[Asked],
+        asleep: Collection[str] = (),
     ) -> Callable[[], object]:
         """Answer requests in a transaction; return what tells everybody after its commit."""
         step = _Step(connection, self._membership.process_id, version)
+        step.let_sleep(asleep)
         answers = [step.answer(one) for one in some]
 
         def tell() -> None:
@@ -299,6 +311,15 @@ class _Step:
         self._refused: dict[tuple[str, int], PlaceAnswer] = {}
         self.granted: list[Place] = []
         self.replaced: list[tuple[str, str]] = []
+
+    def let_sleep(self, task_ids: Collection[str]) -> None:
+        """Take tasks out of the lines of those that run, and give their places on."""
+        for some in parts(task_ids):
+            left = sa.and_(PLACES.c.task_id.in_(some), PLACES.c.line.startswith(RUNNING))
+            lines = self._connection.execute(sa.select(PLACES.c.line).where(left)).scalars().all()
+            if lines:
+                self._connection.execute(sa.delete(PLACES).where(left))
+                grant_free(self, set(lines))
 
     def answer(self, asked: Asked) -> PlaceAnswer | None:
         """Do what is asked; return the answer, None for a task that leaves."""

@@ -112,6 +112,17 @@ class Written(NamedTuple):
         return self.restart is not None and self.restart.state == "free"
 
     @property
+    def sleeps(self) -> bool:
+        """Whether the task waits for a time or a message, of which its code knows."""
+        # As the reason stands in JSON.
+        return self.ended_at is None and ('@[\\"sleeping' in self.text or self.receives)
+
+    @property
+    def receives(self) -> bool:
+        """Whether it waits for a message, at least."""
+        return self.ended_at is None and '@[\\"receiving' in self.text
+
+    @property
     def is_new(self) -> bool:
         """Whether it sets a task free of which nothing was written, nor may have been."""
         # One that has ended may be free already, since it is written as its submission fails.

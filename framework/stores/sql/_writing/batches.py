@@ -350,7 +350,8 @@ class Batches:
             started, ended = self._put(connection, rows, new, version)
             settled = self._chained.settle(connection, version, rows, chained=turn.chained)
             claimed = self._claimed(connection, version, turn.free, rows if claims else None)
-            tell = self._lines.let_leave(connection, version, {row.task_id for row in rows})
+            asleep = [row.task_id for row in rows if row.is_free and row.sleeps]
+            tell = self._lines.let_leave(connection, version, {row.task_id for row in rows}, asleep)
             latest = turn.removed if bound is None else max(turn.removed, bound)
             # A clean-up may have removed tasks that ended before it and are written only now.
             if bound is not None or any(

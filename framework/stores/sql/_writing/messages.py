@@ -152,7 +152,7 @@ def wake_beside(connection: Connection, rows: Iterable[Written], version: int) -
     Returns:
         Whether there were some.
     """
-    free = [row for row in rows if row.is_free and not row.ended_at and "receiving" in row.text]
+    free = [row for row in rows if row.is_free and row.receives]
     names = {row.task_id: waits_for(row.as_read(version).reason) for row in free}
     waiting = [task_id for task_id, some in names.items() if some]
     found = set[str]()
