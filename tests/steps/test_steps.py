@@ -320,9 +320,9 @@ async def test_a_message_to_a_thread(asyncframe: Probe, effects: Effects) -> Non
 @pytest.mark.usefixtures("asyncframe")
 async def test_messages_that_are_no_messages() -> None:
     """What cannot be received, or is no message, is refused where it is sent or made."""
-    with pytest.raises(TaskNotFoundError):
+    with pytest.raises(TaskNotFoundError, match=r"^task .unknown. is unknown: "):
         await NOTE.send("unknown", "hello")
-    with pytest.raises(ValidationError):
+    with pytest.raises(ValidationError, match=r"^1 validation error for bool"):
         await APPROVAL.send("any", "perhaps")  # type: ignore[arg-type]  # the mistake
     with pytest.raises(RuntimeError, match=r"^message 'note' can only be received in a task"):
         await NOTE.receive()
