@@ -20,6 +20,7 @@ from framework._records.ids import TaskId
 from framework._records.records import CancelOutcome
 from framework._records.schedules import ScheduleInfo
 from framework._records.statuses import TaskStatus
+from framework._records.steps import StepInfo
 from framework._tasks.live import current_task
 from framework._tasks.task import Task
 from framework._threads.pool import ThreadPoolExecutorEnhanced
@@ -49,6 +50,7 @@ __all__ = [
     "QueueFullError",
     "RateLimitExceededError",
     "ScheduleInfo",
+    "StepInfo",
     "Task",
     "TaskCancelledError",
     "TaskFailedError",

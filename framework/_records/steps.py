@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, TypeAlias
 
 Path: TypeAlias = tuple[int, ...]
 """Which branch of a task: the how manyth of its parent, and so on from the first, which has ()."""
@@ -22,9 +25,12 @@ class StepRecord:
         function: Which step.
         digest: Of its arguments, or of its key.
         number: In which order steps of the task have ended, from 1; 0 for one that has not.
-        state: How far it came.
+        state: How far it came. ``ended`` is one that has failed, and whose error has ended an
+            attempt of its task: the next attempt runs it again.
         answer: Its result or its error as JSON; None while it has neither.
         code: A digest of the code that has called it.
+        began: Wall second at which its body began; None if unknown.
+        ended: Wall second at which it ended; None before, or if unknown.
     """
 
     path: Path
@@ -32,9 +38,104 @@ class StepRecord:
     function: str
     digest: str
     number: int = 0
-    state: Literal["started", "completed", "failed", "cancelled"] = "started"
+    state: Literal["started", "completed", "failed", "cancelled", "ended"] = "started"
     answer: Any = None
     code: str = ""
+    began: float | None = None
+    ended: float | None = None
+
+
+class KnownSteps:
+    """The steps of a task that has run in this process.
+
+    Args:
+        stored: Those that are stored, in the order in which they were.
+
+    Attributes:
+        stored: They.
+        under_way: Those that run, and are not stored.
+    """
+
+    def __init__(self, stored: Iterable[StepRecord]) -> None:
+        self.stored = dict.fromkeys(stored)
+        self.under_way: dict[StepRecord, None] = {}
+
+    def all(self) -> list[StepRecord]:
+        """Return all of them; any thread."""
+        return [*self.stored.copy(), *self.under_way.copy()]
+
+
+StepState: TypeAlias = Literal["running", "waiting", "completed", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepInfo:
+    """A step of a task, as it was when it was asked for.
+
+    Attributes:
+        name: The module and qualified name of its function. That of a sleep is
+            ``framework.steps.sleep``, and of a wait for the message ``approval``
+            ``framework.steps.receive approval``.
+        state: ``running``, or ``waiting`` of a sleep or a wait for a message; or how it ended.
+        branch: The number of the asyncio task of the run that called it, among those that its
+            parent has started, after the parent's own; empty for the task's function itself.
+        started_at: When its body began, in UTC; None if unknown.
+        ended_at: When it ended, in UTC; None before.
+        error_type: The name of its error's class; None if it has none.
+        error_message: The error's message; None if it has none.
+    """
+
+    name: str
+    state: StepState
+    branch: Path
+    started_at: datetime | None
+    ended_at: datetime | None
+    error_type: str | None
+    error_message: str | None
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds from its start to its end; None if it has not ended, or that is unknown."""
+        if self.started_at is None or self.ended_at is None:
+            return None
+        return (self.ended_at - self.started_at).total_seconds()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON."""
+        return {
+            "name": self.name,
+            "state": self.state,
+            "branch": list(self.branch),
+            "started_at": None if self.started_at is None else self.started_at.isoformat(),
+            "ended_at": None if self.ended_at is None else self.ended_at.isoformat(),
+            "duration": self.duration,
+            "error_type": self.error_type,
+            "error_message": self.error_message,
+        }
+
+
+_SHOWN: Final[dict[str, StepState]] = {
+    "completed": "completed",
+    "cancelled": "cancelled",
+    "failed": "failed",
+    "ended": "failed",
+}
+
+
+def info_of(record: StepRecord) -> StepInfo:
+    """Return what is shown of a record."""
+    shown = _SHOWN.get(record.state)
+    waiting: StepState = "running" if record.answer is None else "waiting"
+    kind = message = None
+    if shown == "failed":
+        error = json.loads(record.answer)
+        kind, message = error["type"][1], error["text"]
+    began, ended = _moment(record.began), _moment(record.ended)
+    return StepInfo(record.function, shown or waiting, record.path, began, ended, kind, message)
+
+
+def _moment(second: float | None) -> datetime | None:
+    return None if second is None else datetime.fromtimestamp(second, UTC)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from framework._records.ids import TaskId
 from framework._records.jsonsafe import LONGEST_TEXT, cut
 from framework._records.records import Rare, TaskRecord
 from framework._records.statuses import PENDING, TaskStatus
-from framework._records.steps import KeptMessages
+from framework._records.steps import KeptMessages, KnownSteps
 from framework._tasks.places import TaskPlaces
 from framework._tasks.specs import Hooks, TaskSpec
 from framework._tasks.task import Task
@@ -192,6 +192,7 @@ class LiveTask(TaskRecord):
         parents: What was known, when it was submitted, of the tasks that it waits for; nothing once
             it is launched, or may be.
         messages: What was sent to it, if no store keeps that; None if nothing was.
+        steps: Those of its run in this process; None if it has none.
     """
 
     spec: TaskSpec
@@ -224,6 +225,7 @@ class LiveTask(TaskRecord):
     secured: Rare[bool] = Rare(False)
     parents: Rare[Sequence[TaskRecord]] = Rare(())
     messages: Rare[KeptMessages | None] = Rare(None)
+    steps: Rare[KnownSteps | None] = Rare(None)
 
     @property
     def level(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from framework._manager.face.listing import checked_query, cursor
 from framework._records.pages import Key, PageQuery, key_of
 from framework._records.records import TaskRecord
+from framework._records.steps import StepInfo, info_of
 from framework._running.log import escaped
 from framework._threads.clock import SystemClock
 from framework.cli._facts import facts_of, lines_of, note_of, seen, short_id, span
@@ -82,7 +83,8 @@ def _row(facts: dict[str, Any]) -> tuple[str, ...]:  # Any: JSON
 def show(source: Source, screen: Screen, arguments: Namespace) -> int:
     """Print one task."""
     sight = _found(source, arguments.id)
-    _print(sight, screen)
+    steps = [info_of(one) for one in source.observer.steps(str(sight.record.task_id))]
+    _print(sight, screen, steps)
     return GOOD
 
 
@@ -242,8 +244,10 @@ def _until_final(
     return sight
 
 
-def _print(sight: Sight, screen: Screen) -> None:
+def _print(sight: Sight, screen: Screen, steps: Sequence[StepInfo] = ()) -> None:
     facts = facts_of(sight.record)
+    if steps:
+        facts["steps"] = [one.to_dict() for one in steps]
     if screen.as_json:
         screen.json(facts)
         return
@@ -252,3 +256,10 @@ def _print(sight: Sight, screen: Screen) -> None:
         its = sight.process
         process = "none" if its is None else f"{its.pid} on {its.host}"
     screen.pairs(lines_of(facts, process))
+    if steps:
+        screen.table(("STEP", "STATE", "TOOK", "ERROR"), map(_step_row, steps))
+
+
+def _step_row(step: StepInfo) -> tuple[str, ...]:
+    error = "" if step.error_type is None else f"{step.error_type}: {step.error_message}"
+    return escaped(step.name), step.state, span(step.duration), escaped(error)

@@ -27,6 +27,7 @@ from framework.http.dashboard._routes import add_dashboard
 from framework.http.views import (
     CancelResult,
     Problem,
+    StepList,
     TaskList,
     TaskStarted,
     TaskStats,
@@ -54,6 +55,7 @@ def task_router(
     - ``GET /tasks/stats``: how many tasks there are of each status.
     - ``GET /tasks/{task_id}``: a task's state and result, see `TaskView`. With ``?wait=10`` it
       answers when the task has ended, after 10 seconds at most, and 60 are allowed.
+    - ``GET /tasks/{task_id}/steps``: the task's steps, see `TaskManager.get_steps`.
     - ``GET /tasks/dashboard``: a page that shows all of this in a browser.
     - ``GET /tasks/{task_id}/events``: a stream of the task's states, until it has ended.
     - ``DELETE /tasks/{task_id}``: cancels a task, see `TaskManager.request_cancel`.
@@ -257,6 +259,15 @@ def _add_task(router: APIRouter, access: Access) -> None:
         return await answer_of_task(task, expose_errors=access.expose_errors)
 
     mark_status(get_task, access)
+
+    @router.get("/{task_id}/steps", response_model=StepList, responses={**_UNKNOWN, **_UNAVAILABLE})
+    async def get_task_steps(task_id: _Id, request: Request) -> Response:
+        """Return the steps of a task that goes on where it stopped, without their results."""
+        await access.task(request, task_id)
+        steps = [one.to_dict() for one in await get_task_manager().get_steps(task_id)]
+        if not access.expose_errors:
+            steps = [{**one, "error_message": None} for one in steps]
+        return answer({"steps": steps})
 
 
 def _add_changes(router: APIRouter, access: Access) -> None:

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Final, Generic, Self, TypeAlias, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Generic, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -212,6 +212,25 @@ class CancelResult(BaseModel):
     status: TaskStatus
     outcome: CancelOutcome
     why: str = Field(description="The same in words")
+
+
+class StepView(BaseModel):
+    """A step of a task; see `framework.StepInfo`."""
+
+    name: str
+    state: Literal["running", "waiting", "completed", "failed", "cancelled"]
+    branch: list[int]
+    started_at: datetime | None
+    ended_at: datetime | None
+    duration: float | None = Field(description="In seconds")
+    error_type: str | None
+    error_message: str | None = Field(description="Null unless the router exposes errors")
+
+
+class StepList(BaseModel):
+    """The steps of a task: those first that have ended, in that order."""
+
+    steps: list[StepView]
 
 
 class MessageSent(BaseModel):

@@ -17,11 +17,13 @@ class StepChange(NamedTuple):
 
     Attributes:
         instead_of: Numbers of records that are deleted.
+        retires: Numbers of records whose state becomes ``ended``.
         takes: Numbers of messages to the task that one of the steps has received.
         unless: The name of messages of which none must be there that was not taken; "" for none.
     """
 
     instead_of: Sequence[int] = ()
+    retires: Sequence[int] = ()
     takes: Sequence[int] = ()
     unless: str = ""
 
@@ -59,6 +61,9 @@ class StepStore(Protocol):
         """
         ...
 
-    def drop_steps(self, task_id: str, numbers: Sequence[int]) -> None:
-        """Delete some steps of a task that runs in this process; before what is stored later."""
+    def retire_steps(self, task_id: str, numbers: Sequence[int]) -> None:
+        """Store of some steps of a task of this process that their errors have ended an attempt.
+
+        Their state becomes ``ended``, before anything else is stored of the task.
+        """
         ...

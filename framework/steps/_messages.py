@@ -13,7 +13,7 @@ from framework._records.steps import MessageRecord, StepRecord
 from framework._tasks.wire import adapter_of
 from framework._threads.waiters import LoopSleeper, ThreadSleeper
 from framework.protocols import MessageCameError, StepChange
-from framework.steps._branches import Branch, current_branch, digest_of
+from framework.steps._branches import Branch, current_branch
 from framework.steps._matching import Call
 from framework.steps._runs import DeclaredStep, StepRun, run_of
 from framework.steps._sleeps import Wait
@@ -53,7 +53,7 @@ class Message(Generic[T]):
                 f"message {name!r} needs a type that pydantic reads from JSON, not "
                 f"{checks.show(type_)}"
             )
-        self._call = Call("framework.steps.receive", digest_of(name), has_key=True)
+        self._call = Call(f"framework.steps.receive {name}", "", has_key=True)
 
     def __repr__(self) -> str:
         return f"Message({self.name!r}, {getattr(self.type_, '__name__', self.type_)})"

@@ -23,7 +23,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from framework._records.records import Kind
-from framework._records.steps import MessageRecord, StepRecord
+from framework._records.steps import KnownSteps, MessageRecord, StepRecord
 from framework._tasks.live import LiveTask, current_record
 from framework._tasks.places import stable_text
 from framework._tasks.wire import (
@@ -117,7 +117,7 @@ class StepRun:
         self.sleeps = sleeps
         self.mail = mail
         self.taking = set[int]()
-        self._records = dict.fromkeys(records)
+        self._known = task.steps = KnownSteps(records)
         self._next_number = itertools.count(1 + max((one.number for one in records), default=0))
         self._came = itertools.count()
         self.branches: list[Branch] = []
@@ -160,11 +160,13 @@ class StepRun:
         """Begin an attempt; return its first branch."""
         root = Branch(self, (), None, ("", None), coroutine)
         self.branches, self._held, self._results = [root], [], []
+        self._known.under_way.clear()
         self.taking.clear()
         self.sleeps.begin()
         self._raised = []
-        is_changed = any(one.code != self._code for one in self._records)
-        self._matching = Matching([*self._records], self.branches, is_changed=is_changed)
+        is_changed = any(one.code != self._code for one in self._known.stored)
+        answering = [one for one in self._known.stored if one.state != "ended"]
+        self._matching = Matching(answering, self.branches, is_changed=is_changed)
         return root
 
     def drop(self, error: BaseException) -> None:
@@ -172,9 +174,9 @@ class StepRun:
         causes = {id(one) for one in _causes(error) if not isinstance(one, StepInterruptedError)}
         dropped = [record for one, record in self._raised if id(one) in causes]
         for record in dropped:
-            self._records.pop(record, None)
+            record.state = "ended"
         if dropped and self._store is not None:
-            self._store.drop_steps(self._task_id, [one.number for one in dropped])
+            self._store.retire_steps(self._task_id, [one.number for one in dropped])
 
     # -- calls on the loop
 
@@ -446,8 +448,10 @@ class StepRun:
         if answer.record is not None:
             return answer.record
         place = self._matching.place(branch)
-        record = StepRecord(place, branch.origins, call.function, call.digest, code=self._code)
+        found = place, branch.origins, call.function, call.digest
+        record = StepRecord(*found, code=self._code, began=self.sleeps.now())
         self._matching.add(record)
+        self._known.under_way[record] = None
         return record
 
     def _write(
@@ -461,7 +465,10 @@ class StepRun:
         instead_of = [one.number for one in written if one.number]
         for one in written:
             one.number = next(self._next_number)
-        self._records |= dict.fromkeys(written)
+            self._known.under_way.pop(one, None)
+            if one.state != "started":
+                one.ended = self.sleeps.now()
+        self._known.stored |= dict.fromkeys(written)
         if self._store is not None:
             change = (change or StepChange())._replace(instead_of=instead_of)
             self._store.store_steps(self._task_id, written, told, change)

@@ -31,6 +31,7 @@ NAMES = {
     "RateLimitExceededError",
     "MapItem",
     "ScheduleInfo",
+    "StepInfo",
     "Task",
     "TaskCancelledError",
     "TaskFailedError",

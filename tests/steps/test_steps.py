@@ -282,6 +282,14 @@ async def test_a_message_is_received_once(asyncframe: Probe, effects: Effects) -
     await APPROVAL.send(task_id, False)
     result = await asyncframe.manager.get_result(task_id)
 
+    steps = await asyncframe.manager.get_steps(task_id)
+    assert [(one.name.rpartition(".")[2], one.state, one.branch) for one in steps] == [
+        ("receive approval", "completed", (0,)),
+        ("receive approval", "completed", (1,)),
+        ("receive approval", "completed", ()),
+        ("receive note", "completed", ()),
+    ]
+    assert [round(one.duration or 0) for one in steps] == [0, 10, 3_600, 0]
     assert told.startswith("waits for message 'approval' until ")
     assert told.endswith(", in 1 min 30 s")
     assert result == [True, False, None, "early"]

@@ -26,12 +26,14 @@ from framework._manager.face.listing import (
 )
 from framework._manager.face.looking import find_task
 from framework._manager.face.schedules import ScheduleControl
+from framework._manager.face.steps import steps_of
 from framework._manager.face.waiting import Waiting
 from framework._manager.scene import ListScene
 from framework._records import checks
 from framework._records.ids import TaskId
 from framework._records.records import EVENT_KINDS, TaskRecord
 from framework._records.statuses import PENDING, RUNNING, TaskStatus
+from framework._records.steps import StepInfo
 from framework._tasks.task import Task
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework.protocols import Clock, EventSink, Telemetry
@@ -81,6 +83,20 @@ class TaskManager(Waiting):
             StoreUnavailableError: If a store that several processes share cannot be used.
         """
         return await find_task(self._core, task_id)
+
+    async def get_steps(self, task_id: str) -> list[StepInfo]:
+        """Return the steps of a task with ``on_restart="resume"``, in the order of their ends.
+
+        Those that run or wait come last; of a task in another process only those are known that
+        are stored. Without a store that processes share, they are known as long as the task is in
+        memory.
+
+        Raises:
+            TypeError: If *task_id* is not a string.
+            TaskNotFoundError: If the id is unknown.
+            StoreUnavailableError: If a store that several processes share cannot be read.
+        """
+        return await steps_of(self._core, task_id)
 
     async def list_tasks(
         self,

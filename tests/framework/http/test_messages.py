@@ -67,10 +67,17 @@ async def test_a_decision_over_http(asyncframe: Probe) -> None:
                 (f"/tasks/{task_id}/messages/rating", 6, {**ann, "Idempotency-Key": "r"}),
             ]
         ]
+        await asyncframe.clock.run_for(1)
+        steps = (await client.get(f"/tasks/{task_id}/steps", headers=ann)).json()["steps"]
+        foreign = await client.get(f"/tasks/{task_id}/steps", headers=bob)
         sent = await client.post(url, json=body, headers=ann)
         result = await asyncframe.manager.get_result(task_id)
         late = await client.post(url, json=body, headers=ann)
 
+    assert [(one["name"], one["state"]) for one in steps] == [
+        ("framework.steps.receive decision", "waiting")
+    ]
+    assert foreign.status_code == 404
     assert codes == [422, 404, 422, 404, 202, 409]
     assert (sent.status_code, sent.json()) == (202, {"task_id": task_id, "message": "decision"})
     assert (late.status_code, late.json()) == (

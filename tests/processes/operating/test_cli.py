@@ -15,9 +15,12 @@ from typing import Any
 
 import pytest
 
+from framework import background_task, get_task_manager, setup_async_framework
 from framework._records.reasons import delayed
 from framework._threads.clock import SystemClock
 from framework.cli import _screen, _tasks, main
+from framework.steps import step
+from framework.stores.sql import SQLStore
 from tests.children import python
 
 WRITER = """
@@ -355,6 +358,42 @@ def test_a_long_result(run: Any, written: Written, tmp_path: Path) -> None:
     assert run("show", task_id, *store).objects[0]["result"] == "a" * 5_000
 
 
+@step
+def weigh(item: str) -> int:
+    """Fail for what is no item."""
+    if not item:
+        raise LookupError("no item")
+    return len(item)
+
+
+@background_task(on_restart="resume", name="tests.weighs")
+def weighs() -> int:
+    """Weigh something, and nothing."""
+    return weigh("bike") + weigh("")
+
+
+@pytest.mark.extended("time")
+async def test_the_steps_of_a_task(run: Any, tmp_path: Path) -> None:
+    """Below a task its steps are listed, and its JSON has them."""
+    url = f"sqlite:///{tmp_path / 'tasks.db'}"
+    async with setup_async_framework(None, store=SQLStore(url, durable=True)):
+        task_id = await get_task_manager().submit(weighs)
+        with pytest.raises(LookupError, match=r"^no item$"):
+            await get_task_manager().get_result(task_id)
+    steps = run("show", task_id, "--store", url).objects[0]["steps"]
+    table = run("show", task_id, "--store", url, "--table").out.splitlines()[-3:]
+
+    name = f"{__name__}.weigh"
+    assert [(one["name"], one["state"], one["error_type"]) for one in steps] == [
+        (name, "completed", None),
+        (name, "failed", "LookupError"),
+    ]
+    assert table[0].split() == ["STEP", "STATE", "TOOK", "ERROR"]
+    assert table[1].split()[:2] == [name, "completed"]
+    assert table[2].split()[:2] == [name, "failed"]
+    assert table[2].endswith("LookupError: no item")
+
+
 # -- schedules
 
 
@@ -490,9 +529,12 @@ APPS = {
 
 RUNNER = """
 import contextlib, io, json
+from framework import background_task, get_task_manager, setup_async_framework
 from framework._records.reasons import delayed
 from framework._threads.clock import SystemClock
 from framework.cli import _screen, _tasks, main
+from framework.steps import step
+from framework.stores.sql import SQLStore
 said = []
 for arguments in {commands!r}:
     out, err = io.StringIO(), io.StringIO()

@@ -207,6 +207,7 @@ def test_a_step_that_has_landed_does_not_change() -> None:
         "9b807f7d00ce",
         "98c7a1f0c97e",
         "8161ca80580b",
+        "0d19a8f37c47",
     ]
 
 

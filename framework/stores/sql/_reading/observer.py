@@ -20,6 +20,7 @@ from framework._records.pages import PageQuery
 from framework._records.records import Restart, TaskRecord
 from framework._records.schedules import ScheduleState
 from framework._records.statuses import FINAL, TaskStatus
+from framework._records.steps import StepRecord
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import ProcessInfo
 from framework.stores.sql._dialects.chosen import checked_url
@@ -31,6 +32,7 @@ from framework.stores.sql._tables.database import FAULTS, Database, why
 from framework.stores.sql._tables.rows import TaskRow, can_be_kept, readable, record_of
 from framework.stores.sql._tables.schema import PROCESSES, SCHEDULES, STEPS, TASKS, version_of
 from framework.stores.sql._tables.statements import Statements
+from framework.stores.sql._tables.steps import read
 
 OUTSIDE: Final = "it was submitted from outside, and waits for a process that knows its function"
 """Reason of a task that no process has seen yet."""
@@ -196,6 +198,15 @@ class Observer:
             found = connection.execute(query.where(PROCESSES.c.process_id == row.process)).first()
         process = None if found is None else Process(found.host, found.pid)
         return Sight(self._record_of(row), process)
+
+    def steps(self, task_id: str) -> list[StepRecord]:
+        """Return the steps of a task that are stored, in the order in which they ended.
+
+        Raises:
+            StoreUnavailableError: If the database fails.
+        """
+        with self._reading() as connection:
+            return read(connection, task_id)
 
     def _record_of(self, row: TaskRow) -> TaskRecord:
         # Without an offset: its times are those of the wall clock.

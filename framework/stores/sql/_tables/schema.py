@@ -293,6 +293,10 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         )
         """,
     ),
+    (
+        "ALTER TABLE asyncframe_steps ADD COLUMN began DOUBLE PRECISION",
+        "ALTER TABLE asyncframe_steps ADD COLUMN ended DOUBLE PRECISION",
+    ),
 )
 """The steps from each version of the schema to the next; the first creates it."""
 

@@ -17,7 +17,6 @@ Lock order: there is no lock.
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import queue
 import threading
@@ -35,6 +34,7 @@ from framework.stores.sql._shared.site import Site
 from framework.stores.sql._shared.submissions import Submissions
 from framework.stores.sql._tables.database import FAULTS, Database, why
 from framework.stores.sql._tables.schema import STEPS_OF_TASKS, TASKS
+from framework.stores.sql._tables.steps import read, row_of
 from framework.stores.sql._writing.messages import MessageRows, left, take
 
 _LOGGER = logging.getLogger("asyncframe")
@@ -51,9 +51,13 @@ _MOST: Final = 200
 """How many requests go into one transaction at most."""
 
 _OF_TASK: Final = STEPS_OF_TASKS.c.task_id == bindparam("of_task")
-_ALL: Final = sa.select(STEPS_OF_TASKS).where(_OF_TASK).order_by(STEPS_OF_TASKS.c.number)
 _DELETE: Final = sa.delete(STEPS_OF_TASKS).where(
     _OF_TASK, STEPS_OF_TASKS.c.number.in_(bindparam("numbers", expanding=True))
+)
+_RETIRE: Final = (
+    sa.update(STEPS_OF_TASKS)
+    .where(_OF_TASK, STEPS_OF_TASKS.c.number.in_(bindparam("numbers", expanding=True)))
+    .values(state="ended")
 )
 _INSERT: Final = sa.insert(STEPS_OF_TASKS)
 _OWN: Final = (
@@ -124,10 +128,9 @@ class StepRows:
         """
         try:
             with self._database.reading() as connection:
-                rows = connection.execute(_ALL, {"of_task": task_id}).all()
+                return read(connection, task_id)
         except FAULTS as error:
             raise StoreUnavailableError(f"steps could not be read: {why(error)}") from error
-        return [_record(row) for row in rows]
 
     def store_steps(
         self,
@@ -137,12 +140,12 @@ class StepRows:
         change: StepChange | None = None,
     ) -> None:
         """Store steps together; see `protocols.StepStore`."""
-        rows = [_row(task_id, one) for one in records]
+        rows = [row_of(task_id, one) for one in records]
         self._put(_Request(task_id, rows, change or StepChange(), told))
 
-    def drop_steps(self, task_id: str, numbers: Sequence[int]) -> None:
-        """Delete some steps of a task; see `protocols.StepStore`."""
-        self._put(_Request(task_id, (), StepChange(numbers), lambda _: None))
+    def retire_steps(self, task_id: str, numbers: Sequence[int]) -> None:
+        """Store that some steps have ended an attempt; see `protocols.StepStore`."""
+        self._put(_Request(task_id, (), StepChange(retires=numbers), lambda _: None))
 
     def _put(self, request: _Request) -> None:
         if self._closing.is_set():
@@ -223,29 +226,11 @@ def _execute(connection: Connection, some: Sequence[_Request], again: bool) -> N
         if one.change.instead_of or stored:
             values = {"of_task": one.task_id, "numbers": [*one.change.instead_of, *stored]}
             connection.execute(_DELETE, values)
+        if one.change.retires:
+            values = {"of_task": one.task_id, "numbers": [*one.change.retires]}
+            connection.execute(_RETIRE, values)
         if one.change.takes:
             take(connection, one.task_id, one.change.takes)
     rows = [row for one in some for row in one.rows]
     if rows:
         connection.execute(_INSERT, rows)
-
-
-def _row(task_id: str, record: StepRecord) -> dict[str, Any]:
-    return {
-        "task_id": task_id,
-        "number": record.number,
-        "branch": json.dumps([record.path, record.origins]),
-        "function": record.function,
-        "digest": record.digest,
-        "state": record.state,
-        "answer": record.answer,
-        "code": record.code,
-    }
-
-
-def _record(row: sa.Row[Any]) -> StepRecord:
-    path, origins = json.loads(row.branch)
-    known = tuple((name, digest) for name, digest in origins)
-    number, answer = int(row.number), row.answer
-    found = tuple(path), known, row.function, row.digest, number, row.state, answer, row.code
-    return StepRecord(*found)
