@@ -146,14 +146,18 @@ class Sleeps:
         return _words(until, names, self.clock.time())
 
     def _interrupted(self, branches: Sequence[Branch]) -> None:
-        """Leave at once, since the app stops; a cancellation comes by itself."""
+        """Leave or end, since the app stops; a cancellation comes by itself."""
         if self._still is None or self.left is not None or self._whose.cancel_requested:
             return
         if not self._waits:
             return
-        found = self._policies.asleep(self._whose, *self._whole())
+        delay, reason = self._whole()
+        found = self._policies.asleep(self._whose, delay, reason)
         if found is not None:
             self._leave(found[1], branches)
+        elif delay > LONG and branches[0].asyncio_task is not None:
+            # Nobody could go on with it, and no shutdown waits for so long.
+            branches[0].asyncio_task.cancel()
 
     def _leave(self, left: PublishAgain, branches: Sequence[Branch]) -> None:
         self.left = left
@@ -187,7 +191,8 @@ class Sleeps:
 
         Raises:
             PublishAgain: If the task leaves.
-            TaskCancelledError: If it is cancelled, or its app stops and nobody else could go on.
+            TaskCancelledError: If it is cancelled; or if its app stops, nobody else could go on,
+                and it would sleep for more than `LONG`.
         """
         task, policies, clock = self._whose, self._policies, self.clock
         if wait.until <= clock.time():
@@ -211,10 +216,12 @@ class Sleeps:
             return
         sleep.raise_if_unwanted()
         found = policies.asleep(task, min(wait.until - clock.time(), FOREVER), reason)
-        if found is None:
+        if found is not None:
+            self.left = found[1]
+            raise self.left
+        if delay > LONG:
             raise TaskCancelledError(task.task_id, task.name)
-        self.left = found[1]
-        raise self.left
+        clock.sleep(max(0.0, due - clock.monotonic()))
 
 
 def _told(delay: float) -> float:

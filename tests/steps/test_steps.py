@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ import pytest
 from fastapi import Depends
 from pydantic import ValidationError
 
-from framework import background_task, retry_task
+from framework import background_task, get_task_manager, retry_task, setup_async_framework
 from framework.exceptions import MessageRefusedError, StepMismatchError, TaskNotFoundError
 from framework.steps import Message, sleep, sleep_sync, sleep_until, sleep_until_sync, step
 from pytest_asyncframe.probe import Probe
@@ -236,6 +237,39 @@ async def test_a_race_with_a_sleep(asyncframe: Probe, effects: Effects) -> None:
     assert asyncframe.clock.monotonic() - began == pytest.approx(11, abs=0.1)
 
 
+@background_task(on_restart="resume", name="tests.sleeps_for_a_day")
+async def sleeps_for_a_day() -> None:
+    """Refund on the way out."""
+    try:
+        await sleep(86_400)
+    finally:
+        await refund("payment 1")
+
+
+@background_task(on_restart="resume", name="tests.sleeps_for_a_day_on_a_thread")
+def sleeps_on_a_thread() -> None:
+    """Sleep for longer than any shutdown waits."""
+    sleep_sync(86_400)
+
+
+@pytest.mark.parametrize("function", [sleeps_for_a_day, sleeps_on_a_thread])
+async def test_no_shutdown_waits_for_a_day(effects: Effects, function: Any) -> None:
+    """A task that sleeps for long, and that nobody can go on with, ends when its app stops."""
+    waits = asyncio.Event()
+    async with setup_async_framework(None, graceful_shutdown_timeout=math.inf):
+        manager, loop = get_task_manager(), asyncio.get_running_loop()
+        manager.subscribe(
+            lambda event: event.kind == "sleeping" and loop.call_soon_threadsafe(waits.set)
+        )
+        task_id = function()
+        await waits.wait()
+    task = await manager.get_task(task_id)
+
+    assert task is not None
+    assert task.status.value in {"cancelled", "failed"}
+    assert effects == (["refund payment 1"] if function is sleeps_for_a_day else [])
+
+
 async def test_a_sleep_beside_tasks(asyncframe: Probe) -> None:
     """Outside of a task a sleep is a plain one, and refuses what is no time."""
     began = asyncframe.clock.monotonic()
@@ -325,8 +359,12 @@ async def test_a_message_to_a_thread(asyncframe: Probe, effects: Effects) -> Non
     assert effects == ["end", "end"]
 
 
-@pytest.mark.usefixtures("asyncframe")
-async def test_messages_that_are_no_messages() -> None:
+@background_task(name="tests.deaf")
+async def deaf() -> None:
+    """Receive nothing."""
+
+
+async def test_messages_that_are_no_messages(asyncframe: Probe) -> None:
     """What cannot be received, or is no message, is refused where it is sent or made."""
     with pytest.raises(TaskNotFoundError, match=r"^task .unknown. is unknown: "):
         await NOTE.send("unknown", "hello")
@@ -334,6 +372,13 @@ async def test_messages_that_are_no_messages() -> None:
         await APPROVAL.send("any", "perhaps")  # type: ignore[arg-type]  # the mistake
     with pytest.raises(RuntimeError, match=r"^message 'note' can only be received in a task"):
         await NOTE.receive()
+    task_id = deaf()
+    with pytest.raises(
+        MessageRefusedError,
+        match=r"^message .note. to task .*: a task without on_restart=.resume. receives",
+    ):
+        await NOTE.send(task_id, "hello")
+    await asyncframe.completed(task_id)
     with pytest.raises(ValueError, match=r"^name must be 1 to 100 letters, digits, "):
         Message("a/b", str)
     with pytest.raises(TypeError, match=r"^message 'lock' needs a type that pydantic reads"):

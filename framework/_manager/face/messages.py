@@ -8,6 +8,7 @@ from typing import Final, Protocol
 from framework._manager.core import Core
 from framework._records import checks
 from framework._records.steps import Sent
+from framework._tasks.live import LiveTask
 from framework.exceptions import MessageRefusedError, TaskNotFoundError
 
 _LONGEST: Final = 255
@@ -42,6 +43,10 @@ async def send_message(
     if key is not None and len(checks.filled_text("key", key)) > _LONGEST:
         raise ValueError(f"key must be at most {_LONGEST} characters, not {len(key)}")
     text, mail = kind.encode(value), core.resuming.mail
+    task = core.ledger.find(task_id)
+    if isinstance(task, LiveTask) and (task.remote or not task.spec.resumes):
+        why = "on Celery" if task.remote else 'without on_restart="resume"'
+        raise MessageRefusedError(task_id, kind.name, f"a task {why} receives no messages")
 
     async def send() -> Sent:
         if not mail.is_shared:
