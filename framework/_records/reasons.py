@@ -93,7 +93,7 @@ def receiving(until: float | None, names: Sequence[str]) -> str:
     return _text("receiving", until, *names)
 
 
-def waits_for(reason: str) -> Sequence[str]:
+def message_names(reason: str) -> Sequence[str]:
     """Return the names of the messages that a task waits for, by its reason."""
     facts = facts_of(reason)
     return facts.values if facts is not None and facts.kind == "receiving" else ()

@@ -12,6 +12,7 @@ from __future__ import annotations
 from framework._records import exports
 from framework._records.chains import After
 from framework._records.pages import PageQuery
+from framework._records.reasons import message_names
 from framework._records.records import Kind, Restart, TaskEvent, TaskRecord
 from framework._records.schedules import RunClaim, ScheduleState
 from framework._records.statuses import TaskStatus
@@ -139,6 +140,7 @@ __all__ = [
     "encode_result",
     "find_function",
     "load_record",
+    "message_names",
 ]
 
 exports.pin(globals())

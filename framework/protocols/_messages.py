@@ -13,7 +13,7 @@ class MessageStore(Protocol):
     """Optional methods of a `StepStore` that keeps messages to tasks until they are received.
 
     A task that is free, and whose reason says that it waits for messages, may start once one of
-    these names has come: `reasons.waits_for` says it. The store sees to that, whether the message
+    these names has come: `message_names` says it. The store sees to that, whether the message
     or the task that waits is stored first.
     """
 

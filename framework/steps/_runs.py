@@ -422,10 +422,8 @@ class StepRun:
 
     def _body(self, declared: DeclaredStep, args: Any, kwargs: Any) -> Any:
         """Call the function of a step, with the interceptor around it."""
-        call = partial(declared.fn, *args, **kwargs)
-        if self._interceptor is None:
-            return call()
-        return self._interceptor.around_step(self._whose, declared.name, call)
+        call, around = partial(declared.fn, *args, **kwargs), self._interceptor
+        return call() if around is None else around.around_step(self._whose, declared.name, call)
 
     def _require(self, kind: Kind, declared: DeclaredStep) -> None:
         """Refuse a step that is not of the kind of its task, whose branches nobody could order."""

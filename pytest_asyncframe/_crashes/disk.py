@@ -12,6 +12,7 @@ Relies on: a framework that stops once it is dead, in the middle of whatever it 
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,11 @@ from typing import Any, Protocol
 from framework import TaskInterruptedError
 from framework.protocols import (
     Features,
+    MessageCameError,
+    MessageRecord,
     Restart,
+    Sent,
+    StepChange,
     StepRecord,
     StoreHost,
     TaskRecord,
@@ -29,6 +34,7 @@ from framework.protocols import (
     dump_record,
     encode_result,
     find_function,
+    message_names,
 )
 from framework.testing import mirror
 
@@ -53,6 +59,21 @@ class Commits(Protocol):
 
 
 @dataclass(eq=False)
+class DiskMessage:
+    """A message to a task.
+
+    Attributes:
+        record: It.
+        key: Its sender's key; None for none.
+        taken: Whether a step has received it.
+    """
+
+    record: MessageRecord
+    key: str | None
+    taken: bool = False
+
+
+@dataclass(eq=False)
 class Disk:
     """What was committed.
 
@@ -61,12 +82,14 @@ class Disk:
         restarts: The call and the facts of those that another process may run, by their ids.
         calls: The arguments of tasks, by their ids.
         steps: Their steps, by their ids.
+        messages: The messages to them, by their ids.
     """
 
     records: dict[str, TaskRecord] = field(default_factory=dict)
     restarts: dict[str, tuple[str, str]] = field(default_factory=dict)
     calls: dict[str, str] = field(default_factory=dict)
     steps: dict[str, list[StepRecord]] = field(default_factory=dict)
+    messages: dict[str, list[DiskMessage]] = field(default_factory=dict)
 
     def write(self, record: TaskRecord) -> None:
         """Keep a record, which does not change any more."""
@@ -76,6 +99,10 @@ class Disk:
             self.restarts.pop(task_id, None)
         else:
             self.restarts[task_id] = restart.call, restart.facts()
+
+    def mail(self, task_id: str) -> list[MessageRecord]:
+        """Return the messages to a task that no step has taken."""
+        return [one.record for one in self.messages.get(task_id, ()) if not one.taken]
 
     def left(self, task_id: str) -> TaskRecord | None:
         """Return a task that a dead process has left, for the next one to run; None if it ends.
@@ -116,11 +143,15 @@ class ProcessStore:
         self._host: StoreHost | None = None
         # Of this process, also those whose end is not committed yet.
         self._ended: dict[str, TaskRecord] = {}
+        # Those that have left for a time or a message, until then.
+        self._asleep: dict[str, TaskRecord] = {}
 
     @property
     def features(self) -> Features:
         """What it can do; see `protocols.Featured`."""
-        return Features(shared=self, calls=self, requeue=self, steps=self, directory=self)
+        return Features(
+            shared=self, calls=self, requeue=self, steps=self, messages=self, directory=self
+        )
 
     # -- beginning and ending
 
@@ -140,7 +171,9 @@ class ProcessStore:
             if record.status.is_final:
                 continue
             free = disk.left(task_id)
-            if free is not None:
+            if free is not None and free.restart is not None and free.restart.due is not None:
+                self._let_sleep(free)
+            elif free is not None:
                 taken.append(free)
             else:
                 lost.append(self._interrupted(record, host.clock.monotonic()))
@@ -221,8 +254,35 @@ class ProcessStore:
 
     def release(self, record: TaskRecord) -> None:
         """Commit that a task is free; see `protocols.RequeueStore`."""
-        what = f"{short(record.name)} is set free"
-        self._commits.post(lambda: self._write(mirror(record), what))
+        self._commits.post(lambda: self._release(mirror(record)))
+
+    def _release(self, record: TaskRecord) -> None:
+        self._write(record, f"{short(record.name)} is set free")
+        restart: Restart | None = record.restart
+        if restart is not None and restart.due is not None:
+            self._let_sleep(record)
+
+    def _let_sleep(self, record: TaskRecord) -> None:
+        """Keep a free task until it is due, or a message is there that it waits for."""
+        host, restart, task_id = self._host, record.restart, str(record.task_id)
+        assert host is not None
+        assert restart is not None
+        assert restart.due is not None
+        self._asleep[task_id] = record
+        names = message_names(record.reason)
+        if any(one.name in names for one in self._disk.mail(task_id)):
+            self._wake(task_id)
+        else:
+            at = host.clock.monotonic() + max(0.0, restart.due - host.clock.time())
+            host.clock.call_at(at, lambda: self._commits.post(lambda: self._wake(task_id)))
+
+    def _wake(self, task_id: str) -> None:
+        free = None if self._asleep.pop(task_id, None) is None else self._disk.left(task_id)
+        restart: Restart | None = None if free is None else free.restart
+        if free is not None and restart is not None:
+            assert self._host is not None
+            restart.due = None
+            self._host.take_over([free])
 
     def settle(self, record: TaskRecord, result: Any) -> Any:  # whatever the task returned
         """Return a result as it is read again; see `protocols.SharedStore`."""
@@ -240,31 +300,76 @@ class ProcessStore:
         task_id: str,
         records: Sequence[StepRecord],
         told: Callable[[BaseException | None], object],
+        change: StepChange | None = None,
     ) -> None:
         """Commit steps that have ended."""
-        kept = [replace(one) for one in records]
-        self._commits.post(lambda: self._store_steps(task_id, kept, told))
+        kept, with_them = [replace(one) for one in records], change or StepChange()
+        self._commits.post(lambda: self._store_steps(task_id, kept, told, with_them))
 
     def _store_steps(
         self,
         task_id: str,
         kept: Sequence[StepRecord],
         told: Callable[[BaseException | None], object],
+        change: StepChange,
     ) -> None:
+        if change.unless and any(one.name == change.unless for one in self._disk.mail(task_id)):
+            told(MessageCameError())
+            return
         # There is no point before it: there is one at the end of the body.
         stored = self._disk.steps.setdefault(task_id, [])
-        numbers = {one.number for one in kept}
+        numbers = {*(one.number for one in kept), *change.instead_of}
+        for message in self._disk.messages.get(task_id, ()):
+            message.taken |= message.record.number in change.takes
         stored[:] = [one for one in stored if one.number not in numbers] + list(kept)
         self._commits.point(f"after the commit of {short(kept[-1].function)}")
         told(None)
 
-    def drop_steps(self, task_id: str, numbers: Sequence[int]) -> None:
-        """Commit that some steps are forgotten."""
-        self._commits.post(lambda: self._drop_steps(task_id, frozenset(numbers)))
+    def retire_steps(self, task_id: str, numbers: Sequence[int]) -> None:
+        """Commit that the errors of some steps have ended an attempt."""
+        self._commits.post(lambda: self._retire_steps(task_id, frozenset(numbers)))
 
-    def _drop_steps(self, task_id: str, numbers: Collection[int]) -> None:
+    def _retire_steps(self, task_id: str, numbers: Collection[int]) -> None:
         stored = self._disk.steps.get(task_id, [])
-        stored[:] = [one for one in stored if one.number not in numbers]
+        stored[:] = [
+            replace(one, state="ended") if one.number in numbers else one for one in stored
+        ]
+
+    # -- messages; see `protocols.MessageStore`
+
+    def fetch_messages(self, task_id: str) -> Sequence[MessageRecord]:
+        """Return the messages of a task that no step has taken."""
+        return self._disk.mail(task_id)
+
+    def send_message(self, task_id: str, name: str, value: str, key: str | None) -> Sent:
+        """Commit a message to a task, and wake it if it waits for that."""
+        told, answers = threading.Event(), list[Sent]()
+
+        def send() -> None:
+            answers.append(self._send(task_id, name, value, key))
+            told.set()
+
+        self._commits.post(send)
+        told.wait()
+        return answers[0]
+
+    def _send(self, task_id: str, name: str, value: str, key: str | None) -> Sent:
+        task = self._disk.records.get(task_id)
+        if task is None:
+            return "unknown"
+        kept = self._disk.messages.setdefault(task_id, [])
+        for one in kept:
+            if key is not None and (one.record.name, one.key) == (name, key):
+                return "again" if one.record.value == value else "other"
+        if task.status.is_final:
+            return "ended"
+        self._commits.point(f"before message {name} is stored")
+        kept.append(DiskMessage(MessageRecord(len(kept) + 1, name, value), key))
+        self._commits.point(f"after message {name} is stored")
+        asleep = self._asleep.get(task_id)
+        if asleep is not None and name in message_names(asleep.reason):
+            self._wake(task_id)
+        return "sent"
 
     # -- what the framework asks
 
@@ -297,7 +402,8 @@ class ProcessStore:
         for one in old:
             task_id = str(one.task_id)
             self._ended.pop(task_id, None)
-            for kept in (self._disk.records, self._disk.calls, self._disk.steps):
+            disk = self._disk
+            for kept in (disk.records, disk.calls, disk.steps, disk.messages):
                 kept.pop(task_id, None)
         return len(old), old
 

@@ -184,7 +184,7 @@ def settle(
         for parent, status in _rows(connection, _ENDED, {*ended, *begun})
         if status is not None or not is_coming(parent)
     }
-    cancelled = _cancelled(connection, statuses)
+    cancelled = _unwanted(connection, statuses)
     parents = {*statuses, *cancelled}
     touched = {one for one, *_ in _rows(connection, _OF_PARENTS, parents)}.difference(cancelled)
     # Those that have ended otherwise wait for nothing any more.
@@ -221,7 +221,7 @@ def released_among(connection: Connection, task_ids: Collection[str]) -> list[st
     return [task_id for (task_id,) in _rows(connection, _RELEASED, task_ids)]
 
 
-def _cancelled(connection: Connection, statuses: Mapping[str, TaskStatus | None]) -> dict[str, str]:
+def _unwanted(connection: Connection, statuses: Mapping[str, TaskStatus | None]) -> dict[str, str]:
     """Return why tasks are cancelled, by their ids, if some others have ended so."""
     failed = [one for one, status in statuses.items() if After(()).cancels(status)]
     found = dict[str, str]()

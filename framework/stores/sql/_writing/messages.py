@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
-from framework._records.reasons import waits_for
+from framework._records.reasons import message_names
 from framework._records.records import OFFERED
 from framework._records.steps import MessageRecord, Sent
 from framework.exceptions import StoreUnavailableError
@@ -125,7 +125,7 @@ def _send(
     last = int(connection.execute(_LAST, values).scalar_one())
     row = {"task_id": task_id, "number": last + 1, "name": name, "value": value, "key": key}
     connection.execute(_INSERT, {**row, "taken": 0})
-    if not task.process and task.due_at is not None and name in waits_for(task.reason):
+    if not task.process and task.due_at is not None and name in message_names(task.reason):
         connection.execute(_WAKE, {"task_ids": [task_id], "at_version": version})
         calls.call(connection, site.database.dialect, "", version, [task_id])
     return "sent"
@@ -153,7 +153,7 @@ def wake_beside(connection: Connection, rows: Iterable[Written], version: int) -
         Whether there were some.
     """
     free = [row for row in rows if row.is_free and row.receives]
-    names = {row.task_id: waits_for(row.as_read(version).reason) for row in free}
+    names = {row.task_id: message_names(row.as_read(version).reason) for row in free}
     waiting = [task_id for task_id, some in names.items() if some]
     found = set[str]()
     for some in parts(waiting):
