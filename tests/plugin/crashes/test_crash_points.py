@@ -226,16 +226,3 @@ def test_what_cannot_be_is_refused(
     result = pytester.runpytest()
     assert result.ret == 1
     assert message in " ".join(result.stdout.str().split())
-
-
-@pytest.mark.extended("time")
-@pytest.mark.timeout(120)
-def test_a_task_that_waits_for_days(pytester: pytest.Pytester) -> None:
-    """A task that sleeps and waits for a message goes on after a crash at any point."""
-    pytester.makeini(INI)
-    pytester.makepyfile(test_approvals=Path(__file__).with_name("approvals.py").read_text())
-    result = pytester.runpytest("-v", "--tb=short")
-    result.assert_outcomes(passed=1)
-    found = re.search(r"PASSED \(all (\d+) crash points, none fails\)", result.stdout.str())
-    assert found is not None
-    assert int(found[1]) >= 16
