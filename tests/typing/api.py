@@ -21,6 +21,7 @@ from framework import (
     QueueFullError,
     RateLimitExceededError,
     ScheduleInfo,
+    StepInfo,
     Task,
     TaskCancelledError,
     TaskFailedError,
@@ -46,6 +47,7 @@ from framework import (
 from framework.http import Accepted, Problem, TaskView, health_router, task_router
 from framework.lifespan import FrameworkLifespan
 from framework.protocols import Clock, EventSink, TaskEvent, Telemetry
+from framework.steps import Message, sleep, step
 from framework.telemetry.opentelemetry import OpenTelemetrySink
 from framework.telemetry.prometheus import PrometheusSink
 from framework.testing import override_framework
@@ -342,6 +344,36 @@ def daily() -> None:
 def of_the_day(due: datetime) -> str:
     """Be run each day, and be told for which."""
     return due.isoformat()
+
+
+@step
+async def charge(order: int) -> str:
+    """A step."""
+    return f"payment {order}"
+
+
+@step(key=lambda order: order, once=True)
+def ship(order: int) -> bytes:
+    """A step with options, on a thread."""
+    return b"parcel" * order
+
+
+approval = Message("approval", bool)
+
+
+async def use_steps(manager: TaskManager) -> None:
+    """Call steps, sleep, and send and receive messages."""
+    assert_type(await charge(1), str)
+    assert_type(ship(1), bytes)
+    assert_type(await approval.receive(), bool)
+    assert_type(await approval.receive(timeout=5), bool | None)
+    assert_type(approval.receive_sync(timeout=None), bool | None)
+    assert_type(await approval.send("id", True), None)
+    assert_type(await sleep(5), None)
+    assert_type(await manager.get_steps("id"), list[StepInfo])
+    await charge("one")  # type: ignore[arg-type]  # not a number
+    await approval.send("id", "yes")  # type: ignore[arg-type]  # not what is sent
+    step(once="yes")  # type: ignore[call-overload]  # not a flag
 
 
 async def use_schedules(manager: TaskManager) -> None:
