@@ -366,6 +366,7 @@ ROUTES_OF_TASKS = {
     ("get", "/tasks/stats"),
     ("get", "/tasks/{task_id}"),
     ("get", "/tasks/{task_id}/events"),
+    ("get", "/tasks/{task_id}/steps"),
     ("delete", "/tasks/{task_id}"),
     ("post", "/tasks/{task_id}/run-again"),
 }

@@ -20,7 +20,10 @@ def test_what_stores_say(tmp_path: Path) -> None:
     """A built-in store names exactly the protocols that it, or a part of it, has the methods of."""
     for store, parts in (
         (MemoryStore(), set[str]()),
-        (SQLStore(f"sqlite:///{tmp_path}/tasks.db"), {"processes", "steps", "transactional"}),
+        (
+            SQLStore(f"sqlite:///{tmp_path}/tasks.db"),
+            {"messages", "processes", "steps", "transactional"},
+        ),
     ):
         stated = store.features
         said = {field.name: getattr(stated, field.name) for field in fields(stated)}
