@@ -44,10 +44,10 @@ async def receive(invoice: str) -> TaskId[str]:
 
 
 async def test_it_is_paid_once_somebody_approves(asyncframe: Probe) -> None:
-    """The task waits for two days, and then for nothing more."""
+    """The task waits for an hour, and then for nothing more."""
     async with asyncframe.client(app) as client:
         task_id = (await client.post("/invoices/7")).json()
-        await asyncframe.clock.run_for(2 * 86_400)
+        await asyncframe.clock.run_for(3_600)
         assert paid == []
         await client.post(
             f"/tasks/{task_id}/messages/approval",
@@ -58,8 +58,3 @@ async def test_it_is_paid_once_somebody_approves(asyncframe: Probe) -> None:
 
     assert task.result == "paid"
     assert paid == ["7"]
-
-
-async def test_nobody_decides(asyncframe: Probe) -> None:
-    """After three days the task ends without an answer."""
-    assert await asyncframe.manager.get_result(settle("8")) == "nobody has decided"
