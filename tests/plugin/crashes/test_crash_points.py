@@ -179,7 +179,7 @@ def test_an_app_ends_with_its_last_client_whatever_crashes(pytester: pytest.Pyte
 
         app = FastAPI(lifespan=setup_async_framework)
 
-        @app.post("/work/{number}")
+        @app.post("/jobs/{number}")
         async def begin(number: int) -> str:
             return await get_task_manager().submit(work, (number,))
 
@@ -188,8 +188,8 @@ def test_an_app_ends_with_its_last_client_whatever_crashes(pytester: pytest.Pyte
             done.clear()
             async with asyncframe.client(app, on_crash="again") as first:
                 async with asyncframe.client(app, on_crash="again") as second:
-                    await second.post("/work/1")
-                await first.post("/work/2")
+                    await second.post("/jobs/1")
+                await first.post("/jobs/2")
             assert done == {1, 2}
         """
     )
