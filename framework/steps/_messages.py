@@ -103,9 +103,9 @@ class Message(Generic[T]):
     async def receive(self, *, timeout: float | None = None) -> T | None:
         """Return the next message of this kind to the task that runs here; waits for it.
 
-        A task of which nothing goes on but waits of more than a minute leaves its process, as it
-        does for `sleep`, and goes on when the message comes. A message that was received is
-        recorded: when the task goes on later, it is the same.
+        A task of which nothing goes on but waits, of which none ends within a minute, leaves its
+        process as it does for `sleep`, and goes on when the message comes. A message that was
+        received is recorded: when the task goes on later, it is the same.
 
         Args:
             timeout: Seconds to wait at most, from the first time on that the task comes here, 0 or

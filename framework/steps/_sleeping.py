@@ -23,9 +23,10 @@ async def sleep(seconds: float) -> None:
     """Sleep, in a task that goes on also over restarts of its process.
 
     When the sleep begins, its end is stored. After a restart the task sleeps until that moment, and
-    not for as long again. A task of which nothing but sleeps goes on for more than a minute leaves
-    its process: its code ends by a `asyncio.CancelledError`, in which no step runs, and begins anew
-    when it is due, wherever there is a place. The time of its limit stands still while it sleeps.
+    not for as long again. A task of which nothing goes on but sleeps, of which none ends within a
+    minute, leaves its process: its code ends by an `asyncio.CancelledError`, after which no step
+    runs, and begins anew when it is due, wherever there is a place. The time of its limit stands
+    still while it sleeps.
 
     In a task without ``on_restart="resume"``, and outside of any, this is `asyncio.sleep`.
 
