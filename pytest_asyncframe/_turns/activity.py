@@ -78,6 +78,8 @@ def glance(native_id: int | None) -> Glance:
     """
     if native_id is None:
         return BEGINNING
+    # First, since a sleep that ends while the rest is read is then seen, or has let the thread run.
+    naps = _naps(native_id)
     fields = _stat(_task(native_id))
     if not fields:
         return GONE
@@ -85,7 +87,7 @@ def glance(native_id: int | None) -> Glance:
     ticks = int(fields[11]) + int(fields[12])
     ran, turns = (int(counted[0]), int(counted[2])) if counted else (ticks * _TICK, 0)
     state = fields[0]
-    return Glance(ran, turns, state == "R", state == "D", state == "S" and _naps(native_id))
+    return Glance(ran, turns, state == "R", state == "D", naps)
 
 
 def waits_for_a_thread(native_id: int) -> bool:

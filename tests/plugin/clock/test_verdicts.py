@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import threading
+from itertools import combinations_with_replacement
 
-from pytest_asyncframe._turns.activity import BEGINNING, GONE, Glance
+import pytest
+
+from pytest_asyncframe._turns import activity
+from pytest_asyncframe._turns.activity import BEGINNING, GONE, Glance, glance
 from pytest_asyncframe._turns.outside import FILE_SILENCE, THREAD_PAUSE, Outside, Verdict
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.probe import Probe
@@ -35,6 +39,29 @@ def test_verdicts_about_a_thread() -> None:
 
     found = [(before, now, outside.judge({me: before}, {me: now})) for before, now, _ in LOOKS]
     assert found == LOOKS
+
+
+def files(state: str, ran: int, call: str) -> dict[str, str]:
+    """Return what the system's files say of a thread."""
+    return {"stat": f"1 (a) {state} {'0 ' * 12}", "schedstat": f"{ran} 0 1", "syscall": call}
+
+
+NAPS = files("S", 1_000, f"{activity._CALLS.get('clock_nanosleep')} 0x0 0x0 0x1 0x2")
+RUNS = files("R", 1_000, "running")
+WAITS = files("S", 1_001, f"{activity._CALLS.get('futex')} 0x1 0x0 0x0 0x0")
+
+
+@pytest.mark.skipif(not activity._CALLS, reason="numbers of system calls of this machine")
+def test_a_nap_that_ends_during_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread whose nap ends between two of the files that a look reads is not taken as idle."""
+    before = Glance(ran=1_000, turns=1, at_work=False, on_disk=False, naps=True)
+    outside, me = Outside(), threading.current_thread()
+    for ends, blocks in combinations_with_replacement(range(4), 2):
+        states = iter([NAPS] * ends + [RUNS] * (blocks - ends) + [WAITS] * (3 - blocks))
+        monkeypatch.setattr(activity, "_read", lambda _, name, states=states: next(states)[name])
+        seen = glance(1)
+        assert not list(states), "each file is read once"
+        assert outside.judge({me: before}, {me: seen}) is not Verdict.QUIET, (ends, blocks)
 
 
 def test_a_thread_that_ends_during_a_look() -> None:
