@@ -146,11 +146,11 @@ async def test_an_event_after_which_the_worker_crashes(
     """What an interceptor raises after an event is raised inside the task, which waits no more."""
     interceptor = CrashesAfter(kind)
     with override_framework(interceptor=interceptor) as manager:
-        *others, last = [await manager.submit(body) for body in bodies]
-        for other in others:
-            await manager.get_result(other)
+        *before, last = bodies
+        for body in before:
+            await manager.get_result(await manager.submit(body))
         with pytest.raises(TaskInterruptedError, match=INTERRUPTED):
-            await manager.get_result(last)
+            await manager.get_result(await manager.submit(last))
         stats = manager.get_stats()
     assert interceptor.heard == [kind]
     assert stats["interrupted"] == 1
