@@ -45,7 +45,7 @@ class Message(Generic[T]):
     """
 
     def __init__(self, name: str, type_: type[T]) -> None:
-        self.name = _checked(name)
+        self.name: str = _checked(name)
         self.type_ = type_
         self._adapter = adapter_of(type_)
         if self._adapter is None:
