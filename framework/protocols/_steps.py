@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from framework._records.steps import StepRecord
 
@@ -12,7 +13,8 @@ class MessageCameError(Exception):
     """A message is there, although a step was to be stored only if it was not."""
 
 
-class StepChange(NamedTuple):
+@dataclass(frozen=True)
+class StepChange:
     """What changes with steps that are stored.
 
     Attributes:

@@ -18,7 +18,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -468,7 +468,7 @@ class StepRun:
                 one.ended = self.sleeps.now()
         self._known.stored |= dict.fromkeys(written)
         if self._store is not None:
-            change = (change or StepChange())._replace(instead_of=instead_of)
+            change = replace(change or StepChange(), instead_of=instead_of)
             self._store.store_steps(self._task_id, written, told, change)
             return
         if change is not None:
