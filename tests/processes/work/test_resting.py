@@ -266,7 +266,8 @@ async def test_places_are_kept(sql_url: str, moves: bool) -> None:
 
 CALLS: list[float] = []
 CLOCK = SystemClock()
-WINDOW = 3.0
+WINDOW = 6.0
+"""Long enough for what must be seen within it on a machine that is several times as slow."""
 JITTER = 0.2
 """Seconds by which a call may begin later than it was counted, on a busy machine."""
 
@@ -332,7 +333,7 @@ async def test_a_turn_of_a_throttle(sql_url: str, fn: Any) -> None:
         assert (ended.status.value, ended.attempts, ended.reason) == ("completed", 1, "")
         kinds = [one.kind for one in events if one.task_id == task_id]
         assert kinds == ["submitted", "started", "throttled", "started", "completed"]
-    assert WINDOW - JITTER <= apart() < WINDOW + 1.5
+    assert WINDOW - JITTER <= apart() < 2 * WINDOW
 
 
 @turns
