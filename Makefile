@@ -55,7 +55,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := test
 .NOTPARALLEL: # pip must not install into an environment twice at a time
-.PHONY: demo test test-all coverage covered soak mutants fastapi lint format pages types imports docs changelog wheel bench clean
+.PHONY: demo test test-all coverage soak mutants fastapi lint format pages types imports docs changelog wheel bench clean
 
 demo: $(VENV)/.demo
 	PORT=$(PORT) $(BIN)/python -m framework.example
@@ -67,17 +67,13 @@ test: $(VENV)/.test
 test-all: $(VENV)/.test $(VENV)/.servers $(VENV)/.tools
 	$(BIN)/$(RUN) pytest -m 'not soak' -n $(JOBS_ALL) $(DIST) $(ARGS)
 
+# A process that a test killed while it saved leaves a damaged file; what it ran does not count.
 coverage:
 	rm -f .coverage .coverage.*
 	$(MAKE) test-all RUN='coverage run -m'
-	$(MAKE) covered
-
-# What the last run under coverage has reached (LEAST=85 for a run of a part). A process that a test
-# killed while it saved leaves a damaged file; what it ran does not count.
-covered:
 	$(BIN)/python .ci/damaged.py .coverage.* | xargs rm -fv
 	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report $(if $(LEAST),--fail-under $(LEAST))
+	$(BIN)/coverage report
 
 soak: $(VENV)/.test $(VENV)/.servers $(VENV)/.tools
 	$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)
