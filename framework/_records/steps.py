@@ -65,6 +65,9 @@ class KnownSteps:
         return [*self.stored.copy(), *self.under_way.copy()]
 
 
+RECEIVES: Final = "framework.steps.receive "
+"""How the names of the steps begin that wait for messages; those of the messages follow."""
+
 StepState: TypeAlias = Literal["running", "waiting", "completed", "failed", "cancelled"]
 
 
@@ -92,6 +95,11 @@ class StepInfo:
     ended_at: datetime | None
     error_type: str | None
     error_message: str | None
+
+    @property
+    def message(self) -> str | None:
+        """The name of the message that it has waited or waits for; None for any other step."""
+        return self.name.removeprefix(RECEIVES) if self.name.startswith(RECEIVES) else None
 
     @property
     def duration(self) -> float | None:

@@ -21,13 +21,8 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-def add_messages(router: APIRouter, access: Access, messages: Sequence[Message[Any]]) -> None:
-    """Add a route for each kind of message.
-
-    Args:
-        router: The router of the tasks.
-        access: Which tasks a request may see.
-        messages: What may be sent.
+def checked_messages(messages: Sequence[Message[Any]]) -> Sequence[Message[Any]]:
+    """Return the kinds of messages that clients may send.
 
     Raises:
         TypeError: If one is no `Message`.
@@ -40,6 +35,18 @@ def add_messages(router: APIRouter, access: Access, messages: Sequence[Message[A
         if one.name in names:
             raise ValueError(f"messages has two of the name {one.name!r}")
         names.add(one.name)
+    return messages
+
+
+def add_messages(router: APIRouter, access: Access, messages: Sequence[Message[Any]]) -> None:
+    """Add a route for each kind of message.
+
+    Args:
+        router: The router of the tasks.
+        access: Which tasks a request may see.
+        messages: What `checked_messages` returned.
+    """
+    for one in messages:
         router.add_api_route(
             f"/{{task_id}}/messages/{one.name}",
             _route(one, access),

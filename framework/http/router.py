@@ -19,7 +19,7 @@ from framework.exceptions import FrameworkNotStartedError, RunAgainError, TaskNo
 from framework.http._accepting.apps import StatusRoute, StatusRouter
 from framework.http._access.access import Access, checked_owner
 from framework.http._access.mounted import warn_of_mistakes
-from framework.http._messages import add_messages
+from framework.http._messages import add_messages, checked_messages
 from framework.http._responses import answer, answer_of_task, ended
 from framework.http._routes import mark_status
 from framework.http._streaming.streams import add_stream
@@ -88,13 +88,16 @@ def task_router(
         buttons: Buttons of the page: for each label the path of a POST route of the app that
             needs no body, such as ``{"Send a report": "/reports"}``; None for no buttons.
             Everyone who sees the page sees all of them, and the routes say who may use them.
-        messages: The kinds of messages that clients may send to their tasks.
+        messages: The kinds of messages that clients may send to their tasks. The page asks for
+            them, with a button for each answer if there are few, as of a ``bool``, an ``Enum`` or
+            a ``Literal``.
 
     Raises:
         TypeError: If a parameter is of the wrong type, or *owner* is async or has ``Depends``.
         ValueError: If *prefix* or a path in *buttons* is no path, or two *messages* have one name.
     """
     access = Access(checked_owner(owner), checks.flag("expose_errors", expose_errors))
+    messages = checked_messages(messages)
     prefix = checks.path_prefix("prefix", prefix)
 
     @asynccontextmanager
@@ -113,7 +116,7 @@ def task_router(
         route_class=StatusRoute,
         lifespan=lifespan,
     )
-    add_dashboard(router, access, {} if buttons is None else buttons)
+    add_dashboard(router, access, {} if buttons is None else buttons, messages)
     _add_lists(router, access)
     _add_task(router, access)
     _add_changes(router, access)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from typing import Final, Generic, TypeVar, overload
+from typing import Any, Final, Generic, TypeVar, overload
 
 from framework._records import checks
 from framework._records.exports import provided
-from framework._records.steps import MessageRecord, StepRecord
+from framework._records.steps import RECEIVES, MessageRecord, StepRecord
 from framework._tasks.wire import adapter_of
 from framework._threads.waiters import LoopSleeper, ThreadSleeper
 from framework.protocols import MessageCameError, StepChange
@@ -53,7 +53,7 @@ class Message(Generic[T]):
                 f"message {name!r} needs a type that pydantic reads from JSON, not "
                 f"{checks.show(type_)}"
             )
-        self._call = Call(f"framework.steps.receive {name}", "", has_key=True)
+        self._call = Call(RECEIVES + name, "", has_key=True)
 
     def __repr__(self) -> str:
         return f"Message({self.name!r}, {getattr(self.type_, '__name__', self.type_)})"
@@ -91,6 +91,11 @@ class Message(Generic[T]):
         fitting = self._adapter.validate_python(value)
         text: str = self._adapter.dump_json(fitting).decode()
         return text
+
+    def json_schema(self) -> dict[str, Any]:
+        """Return the JSON schema of what is sent."""
+        schema: dict[str, Any] = self._adapter.json_schema()
+        return schema
 
     # -- receiving
 

@@ -40,6 +40,7 @@ PICTURES: Final = (
     Picture("dashboard-light.png", 1280, 800, "light"),
     Picture("dashboard-dark.png", 1280, 800, "dark"),
     Picture("dashboard-details.png", 1280, 800, "light", "Next attempt"),
+    Picture("dashboard-steps.png", 1280, 800, "light", "refunds.settle"),
     Picture("dashboard-phone.png", 390, 780, "light"),
 )
 

@@ -25,6 +25,7 @@ from framework import (
     throttled_task,
 )
 from framework.http import task_router
+from framework.steps import Message, step
 from tests.framework.exact import ExactClock
 
 NOW: Final = datetime(2026, 11, 24, 14, 3, 20, tzinfo=UTC).timestamp()
@@ -154,6 +155,51 @@ async def check(seconds: float) -> None:
     raise KeyError("warehouse 7")
 
 
+APPROVAL: Final = Message("approval", bool)
+SETTLES: Final = asyncio.Event()
+"""Set once a refund is begun, which takes a thread a moment of real time."""
+
+
+@step
+@of_the_shop
+async def find_payment(seconds: float) -> None:
+    """Find what was paid."""
+    await take(seconds)
+
+
+@step
+@of_the_shop
+async def check_parcel(seconds: float) -> None:
+    """Ask whether the parcel has come back."""
+    await take(seconds)
+
+
+@step
+@of_the_shop
+async def estimate(seconds: float) -> None:
+    """Say how much it is worth."""
+    await take(seconds)
+
+
+@step
+@of_the_shop
+async def pay_back(seconds: float) -> None:
+    """Pay back."""
+    await take(seconds)
+
+
+@background_task(name="refunds.settle", on_restart="resume", description="Refund of order 1042")
+async def refund() -> None:
+    """Look, ask a person, and pay."""
+    SETTLES.set()
+    await find_payment(2.2)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(check_parcel(4.6))
+        group.create_task(estimate(2.9))
+    if await APPROVAL.receive():
+        await pay_back(0.4)
+
+
 @scheduled_task(every=300, name="stats.roll_up")
 async def roll_up() -> None:
     """Add up figures."""
@@ -167,7 +213,9 @@ async def forget() -> None:
 
 app = FastAPI(lifespan=lambda app: setup_async_framework(app, max_workers=8, clock=CLOCK))
 app.include_router(
-    task_router(buttons={"Import prices": "/prices", "Monthly report": "/reports"}),
+    task_router(
+        buttons={"Import prices": "/prices", "Monthly report": "/reports"}, messages=[APPROVAL]
+    ),
 )
 
 _Start = tuple[float, Callable[[], object]]
@@ -198,6 +246,7 @@ def plan() -> list[_Start]:
         (-40.0, load),
         (-37.0, load),
         (-33.0, lambda: report(38)),
+        (-15.5, refund),
         (-31.0, lambda: check(0.2)),
         (-28.5, lambda: index(60)),
         (-27.0, lambda: export(11.2)),
@@ -220,4 +269,6 @@ async def live() -> None:
         await CLOCK.pass_until(when)
         begin()
         await turns(3)
+        if begin is refund:
+            await SETTLES.wait()
     await CLOCK.pass_until(0.0)

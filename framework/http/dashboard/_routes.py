@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Annotated, Final, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
@@ -16,19 +16,27 @@ from framework.exceptions import ScheduleBusyError, ScheduleNotFoundError
 from framework.http._access.access import Access
 from framework.http.dashboard._facts import page_facts, row_of
 from framework.http.dashboard._page import page
+from framework.http.dashboard._steps import questions_of, steps_of
 from framework.http.views import view_of
+from framework.steps import Message
 
 _MOST: Final = 200
 """The most rows that one request may ask for; the page shows some forty at a time."""
 
 
-def add_dashboard(router: APIRouter, access: Access, buttons: Mapping[str, str]) -> None:
+def add_dashboard(
+    router: APIRouter,
+    access: Access,
+    buttons: Mapping[str, str],
+    messages: Sequence[Message[Any]],
+) -> None:
     """Add the page and what it asks for to the routes that show tasks.
 
     Args:
         router: Gets the routes; they pass its dependencies.
         access: What they may show.
         buttons: For each label the path of a POST route of the app.
+        messages: Those for which the router has routes.
 
     Raises:
         TypeError: If *buttons* is no mapping from strings to strings.
@@ -36,6 +44,7 @@ def add_dashboard(router: APIRouter, access: Access, buttons: Mapping[str, str])
     """
     _add_page(router)
     _add_facts(router, access, _checked_buttons(buttons))
+    _add_details(router, access, messages)
     if access.owner is None:
         _add_schedules(router, access)
 
@@ -100,6 +109,10 @@ def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) ->
         facts["buttons"] = [{"label": label, "path": root + buttons[label]} for label in buttons]
         return _answer(request, access, facts)
 
+
+def _add_details(router: APIRouter, access: Access, messages: Sequence[Message[Any]]) -> None:
+    questions = questions_of(messages)
+
     @router.get("/dashboard/details/{task_id:path}", include_in_schema=False)
     async def show_details(task_id: str, request: Request) -> Response:
         """Return all that the page may show of a task."""
@@ -107,7 +120,8 @@ def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) ->
         row, view = row_of(task), view_of(task, expose_errors=access.expose_errors)
         # Without the seconds that are left, which the page counts itself.
         view["reason"] = row["reason"]
-        return _answer(request, access, {"row": row, "view": view})
+        steps = await steps_of(task_id, questions)
+        return _answer(request, access, {"row": row, "view": view, **steps})
 
 
 def _add_schedules(router: APIRouter, access: Access) -> None:

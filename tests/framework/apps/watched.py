@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 
 from framework import (
     background_task,
@@ -17,6 +18,7 @@ from framework import (
     throttled_task,
 )
 from framework.http import task_router
+from framework.steps import Message, step
 from tests.framework.apps.hostile import HOSTILE
 
 _gates: dict[str, threading.Event] = {}
@@ -76,6 +78,12 @@ async def quick(number: int) -> int:
     return number
 
 
+class Remark(BaseModel):
+    """What somebody says."""
+
+    by: str
+
+
 @scheduled_task(every=86_400, name="daily")
 async def daily() -> None:
     """Do nothing, once a day."""
@@ -88,8 +96,32 @@ FUNCTIONS: dict[str, Any] = {
     "limited": limited,
 }
 
+APPROVAL = Message("approval", bool)
+REMARK = Message("remark", Remark)
+
+
+@step
+async def charge(order: str) -> str:
+    """Do nothing, for an order."""
+    return order
+
+
+@background_task(name="ordered", on_restart="resume")
+async def ordered(order: str) -> str:
+    """Charge, and wait for two people."""
+    await charge(order)
+    approved, remark = await APPROVAL.receive(), await REMARK.receive()
+    return f"{approved}, said {remark.by}"
+
+
 app = FastAPI(lifespan=setup_async_framework)
-app.include_router(task_router(buttons={"Fail": "/start/fails"}))
+app.include_router(task_router(buttons={"Fail": "/start/fails"}, messages=[APPROVAL, REMARK]))
+
+
+@app.post("/order/{order}")
+async def place(order: str) -> dict[str, str]:
+    """Start a task of several steps."""
+    return {"task_id": ordered(order)}
 
 
 @app.post("/start/{name}")
@@ -117,7 +149,7 @@ async def begin(key: str) -> dict[str, str]:
 
 
 @app.post("/step/{key}")
-async def step(key: str, progress: float | None = None, message: str = "") -> None:
+async def report(key: str, progress: float | None = None, message: str = "") -> None:
     """Tell a task what to report; without progress, to return."""
     queue = _steps.setdefault(key, asyncio.Queue())
     queue.put_nowait(None if progress is None else (progress, message))

@@ -6,7 +6,8 @@ import base64
 import gc
 import hashlib
 import re
-from typing import Any
+from enum import Enum
+from typing import Any, Literal
 
 import pytest
 from fastapi import FastAPI, Request
@@ -24,10 +25,12 @@ from framework._records.records import TaskRecord
 from framework._tasks.task import Task
 from framework.http import task_router
 from framework.http.dashboard import _facts
+from framework.http.dashboard._steps import questions_of
+from framework.steps import Message, sleep, step
 from pytest_asyncframe.probe import Probe
 from tests.framework.http.refused import Refusal, not_refused
 
-MOST = 60_000
+MOST = 80_000
 
 
 def made(**options: Any) -> FastAPI:
@@ -38,7 +41,7 @@ def made(**options: Any) -> FastAPI:
 
 
 def test_the_page_is_small_and_complete() -> None:
-    """The page is one file of less than 60 kB, and names no other one."""
+    """The page is one file of less than 80 kB, and names no other one."""
     answer = TestClient(made()).get("/tasks/dashboard")
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
@@ -241,6 +244,77 @@ async def test_what_a_task_waits_for(asyncframe: Probe) -> None:
             },
         ]
         await asyncframe.settled()
+
+
+class Size(Enum):
+    """What a parcel is."""
+
+    SMALL = "small"
+    LARGE = "large"
+
+
+YES, NO = ["Yes", "true"], ["No", "false"]
+QUESTIONS = [
+    (bool, [YES, NO], False),
+    (Size, [["small", '"small"'], ["large", '"large"']], True),
+    (Literal["by hand", 7], [["by hand", '"by hand"'], ["7", "7"]], False),
+    (Literal["only"], [["only", '"only"']], True),
+    (Literal[1, 2, 3, 4, 5, 6, 7], [], False),
+    (str, [], True),
+    (dict[str, int], [], False),
+]
+"""A type, the buttons for it, and whether what is written for it is no JSON."""
+
+
+@pytest.mark.parametrize(("type_", "choices", "plain"), QUESTIONS)
+def test_how_a_message_is_asked_for(type_: Any, choices: list[Any], plain: bool) -> None:
+    """A message of few values has a button for each, and any other a field."""
+    asked = questions_of([Message("m", type_)])
+    assert asked == {"m": {"choices": choices, "plain": plain}}
+
+
+async def test_steps_of_a_task(asyncframe: Probe) -> None:
+    """The details have the steps by their beginning, and ask for the message that is waited for."""
+    approval, other = Message("approval", bool), Message("other", bool)
+
+    @step
+    async def charge() -> None:
+        raise ConnectionError("the password is hunter2")
+
+    @background_task(on_restart="resume", name="tests.fulfils_an_order")
+    async def fulfil() -> object:
+        try:
+            await charge()
+        except ConnectionError:
+            await sleep(2)
+        await other.receive(timeout=1)
+        return await approval.receive(timeout=3_600)
+
+    async with asyncframe.client(made(messages=[approval])) as client:
+        task_id, begun = fulfil(), asyncframe.clock.time()
+
+        async def details() -> tuple[list[Any], int, list[Any]]:
+            shown = (await client.get(f"/tasks/dashboard/details/{task_id}")).json()
+            steps = [
+                (one["name"].rpartition(".")[2], one["state"], one["error"], one["asks"])
+                for one in shown["steps"]
+            ]
+            ends = [one["ended"] and round(one["ended"] - begun) for one in shown["steps"]]
+            return steps, shown["left"], ends
+
+        failed = ("charge", "failed", "ConnectionError", None)
+        await asyncframe.clock.run_for(1)
+        assert await details() == ([failed, ("sleep", "waiting", None, None)], 0, [0, None])
+        await asyncframe.clock.run_for(4)
+        slept = ("sleep", "completed", None, None)
+        missed = ("receive other", "completed", None, None)
+        asks = ("receive approval", "waiting", None, {"choices": [YES, NO], "plain": False})
+        assert await details() == ([failed, slept, missed, asks], 0, [0, 2, 3, None])
+        mark = {"X-Requested-With": "tests"}
+        sent = await client.post(f"/tasks/{task_id}/messages/approval", json=True, headers=mark)
+        assert sent.status_code == 202
+        assert await asyncframe.manager.get_result(task_id) is True
+        assert [asked for *_, asked in (await details())[0]] == [None] * 4
 
 
 async def test_counts_after_a_clean_up(asyncframe: Probe) -> None:

@@ -241,6 +241,28 @@ def test_a_button(page: Page) -> None:
     expect(find(page, answer.value.json()["task_id"])).to_contain_text("fails")
 
 
+def test_a_task_asks(page: Page, app: httpx.Client) -> None:
+    """Steps are shown as they end; what a task waits for is answered by a button or in a field."""
+    find(page, started(app, "/order/seven")).click()
+    panel = page.get_by_role("complementary")
+    steps = panel.locator("#steps li")
+    expect(steps).to_have_count(2)
+    expect(steps.first).to_contain_text("charge")
+    expect(steps.last).to_contain_text("message approval waits")
+    assert barriers(page) == []
+    panel.get_by_role("button", name="Yes").click()
+    expect(page.get_by_role("status")).to_have_text("The task gets approval: Yes")
+    field = panel.get_by_role("textbox", name="remark")
+    field.fill('{"bye": "Ann"}')
+    panel.get_by_role("button", name="Send").click()
+    expect(page.get_by_role("status")).to_have_text("It did not work: by: Field required")
+    expect(field).to_have_value('{"bye": "Ann"}')
+    field.fill('{"by": "Ann"}')
+    panel.get_by_role("button", name="Send").click()
+    expect(panel).to_contain_text('"True, said Ann"')
+    expect(steps).to_have_count(3)
+
+
 def test_a_schedule(page: Page) -> None:
     """A schedule is shown with its next run, and can be paused, resumed and run."""
     line = page.locator("#card-schedules li").filter(has_text="daily")
