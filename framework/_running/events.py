@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from framework._records.records import TaskEvent, TaskRecord
 from framework._records.statuses import END_KINDS, TaskStatus
 from framework._tasks.live import CARRIED, LiveTask, Outbox
-from framework.protocols import Clock, EventSink, TaskTracer
+from framework.protocols import Clock, EventSink, StepTracer, TaskTracer
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -32,6 +33,7 @@ class Events:
     Attributes:
         sinks: The sinks of each kind of event; empty if there are no sinks.
         tracers: The sinks that are tracers as well.
+        step_tracers: Those that are also told of steps.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -39,6 +41,7 @@ class Events:
         self.lock = threading.Lock()
         self.sinks: dict[str, tuple[EventSink, ...]] = {}
         self.tracers: tuple[TaskTracer, ...] = ()
+        self.step_tracers: tuple[StepTracer, ...] = ()
         self._subscriptions: dict[object, tuple[EventSink, Collection[str]]] = {}
 
     def enqueue(self, task: LiveTask, kind: str, **more: Any) -> None:
@@ -132,14 +135,16 @@ class Events:
     def _arrange(self) -> None:
         """Sort the subscriptions by kind, and find the tracers; with the lock held."""
         chosen: dict[str, tuple[EventSink, ...]] = {}
-        tracers = []
+        tracers, step_tracers = [], []
         for sink, kinds in self._subscriptions.values():
             for kind in kinds:
                 chosen[kind] = (*chosen.get(kind, ()), sink)
             # The method first: the check of a protocol takes long.
             if hasattr(sink, "starting") and isinstance(sink, TaskTracer):
                 tracers.append(sink)
-        self.tracers = tuple(tracers)
+            if hasattr(sink, "starting_step") and isinstance(sink, StepTracer):
+                step_tracers.append(sink)
+        self.tracers, self.step_tracers = tuple(tracers), tuple(step_tracers)
         if self.tracers:
             # They are called together with these events, even if they did not ask for them.
             chosen = {"submitted": (), "started": ()} | chosen
@@ -184,10 +189,35 @@ class Events:
         """Tell the tracers that a task goes on in another process."""
         self._tell(lambda tracer: tracer.leaving(task, kind, delay, error))
 
+    @contextmanager
+    def step(self, record: TaskRecord, name: str) -> Iterator[None]:
+        """Tell the tracers of steps that the body of one runs inside the block, and how it ends."""
+        ends: list[Callable[[BaseException | None], object]] = []
+        for tracer in self.step_tracers:
+            with _logged():
+                ends.append(tracer.starting_step(record, name))
+        error: BaseException | None = None
+        try:
+            yield
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            # What one has set in the context, it takes back before those around it do.
+            for end in reversed(ends):
+                with _logged():
+                    end(error)
+
     def _tell(self, call: Callable[[TaskTracer], object]) -> None:
         """Call each tracer; an error is logged."""
         for tracer in self.tracers:
-            try:
+            with _logged():
                 call(tracer)
-            except Exception:  # a user's tracer must not keep a task from running
-                _LOGGER.exception("a tracer raised an error")
+
+
+@contextmanager
+def _logged() -> Iterator[None]:
+    try:
+        yield
+    except Exception:  # a user's tracer must not keep a task from running
+        _LOGGER.exception("a tracer raised an error")

@@ -66,7 +66,7 @@ from framework.protocols._features import (
     SharedDirectory,
     TransactionalStore,
 )
-from framework.protocols._observers import EventSink, Interceptor, TaskTracer, Telemetry
+from framework.protocols._observers import EventSink, Interceptor, StepTracer, TaskTracer, Telemetry
 from framework.protocols._processes import ProcessBook, ProcessInfo
 from framework.protocols._steps import MessageCameError, StepChange, StepStore
 from framework.protocols._stores import SharedStore, StoreHost, TaskStore
@@ -116,6 +116,7 @@ __all__ = [
     "StepChange",
     "StepRecord",
     "StepStore",
+    "StepTracer",
     "StoreHost",
     "TaskEngine",
     "TaskEvent",

@@ -77,6 +77,33 @@ class TaskTracer(Protocol):
         return
 
 
+@runtime_checkable
+class StepTracer(Protocol):
+    """An optional method of an `EventSink` that knows in which context each step runs.
+
+    `TaskManager.subscribe` finds it by its name. If it raises, the error is logged, and the step
+    runs all the same.
+    """
+
+    def starting_step(
+        self, record: TaskRecord, name: str
+    ) -> Callable[[BaseException | None], object]:
+        """Called on the thread or event loop of a task, just before the body of a step runs.
+
+        It is called in the context of the body, so this sees the context variables that are set
+        here. It is not called for a step that is recorded, nor for a sleep or a message.
+
+        Args:
+            record: The task.
+            name: The module and the qualified name of the step.
+
+        Returns:
+            What is called when the body has ended, in the same context, with its error or None. A
+            task that leaves its process or is cancelled ends it with a `CancelledError`.
+        """
+        ...
+
+
 class Interceptor(Protocol):
     """Takes part in every task, for example to inject faults. There is none by default."""
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 from framework._running.ledger import Ledger
 from framework._running.waits.policies import Policies
 from framework._tasks.live import LiveTask
+from framework.steps._bodies import Bodies
 from framework.steps._branches import entered, number_branches
 from framework.steps._code import code_of
 from framework.steps._mail import Mail
@@ -30,7 +31,7 @@ class Resuming:
 
     def __init__(self, ledger: Ledger, policies: Callable[[], Policies]) -> None:
         self._store = ledger.features.steps
-        self._interceptor = ledger.interceptor
+        self._bodies = Bodies(ledger, ledger.interceptor)
         self._ledger = ledger
         self.mail = Mail(ledger)
         self._policies = policies
@@ -84,8 +85,8 @@ class Resuming:
         store = self._store
         records = () if store is None else store.fetch_steps(str(task.task_id))
         sleeps = Sleeps(task, self._policies(), self._ledger)
-        found = task, code_of(task.spec.fn), store, sleeps, self.mail, records
-        return StepRun(*found, self._interceptor)
+        found = task, code_of(task.spec.fn), store, sleeps, self.mail, self._bodies, records
+        return StepRun(*found)
 
 
 _RUN: Final[ContextVar[StepRun | None]] = ContextVar("asyncframe_steps", default=None)

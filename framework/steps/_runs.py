@@ -35,7 +35,8 @@ from framework._tasks.wire import (
     settled,
 )
 from framework.exceptions import StepInterruptedError, StepMismatchError
-from framework.protocols import Interceptor, StepChange, StepStore
+from framework.protocols import StepChange, StepStore
+from framework.steps._bodies import Bodies
 from framework.steps._branches import Branch, digest_of, entered
 from framework.steps._mail import Mail
 from framework.steps._matching import PATIENCE, Answer, Call, Held, Matching
@@ -89,8 +90,8 @@ class StepRun:
         store: Keeps the records; None to keep them here, until the task ends.
         sleeps: Of this task.
         mail: Has the messages to it.
+        bodies: Runs the bodies of steps.
         records: What is stored.
-        interceptor: Is called around the bodies of steps; None for none.
 
     Attributes:
         branches: Those of the attempt, in the order in which they began.
@@ -106,11 +107,11 @@ class StepRun:
         store: StepStore | None,
         sleeps: Sleeps,
         mail: Mail,
+        bodies: Bodies,
         records: Sequence[StepRecord] = (),
-        interceptor: Interceptor | None = None,
     ) -> None:
         self._whose = task
-        self._interceptor = interceptor
+        self._bodies = bodies
         self._task_id = str(task.task_id)
         self._code = code
         self._store = store
@@ -258,7 +259,8 @@ class StepRun:
         branch.waits = "runs"
         inside = entered.set(None)
         try:
-            value = await self._body(declared, args, kwargs)
+            body = partial(declared.fn, *args, **kwargs)
+            value = await self._bodies.await_(self._whose, declared.name, body)
             return _completed(declared, record, value)
         except asyncio.CancelledError:
             self.cut_off(record)
@@ -412,18 +414,14 @@ class StepRun:
     ) -> tuple[Any, BaseException | None]:
         inside = entered.set(None)
         try:
-            return _completed(declared, record, self._body(declared, args, kwargs))
+            body = partial(declared.fn, *args, **kwargs)
+            return _completed(declared, record, self._bodies.run(self._whose, declared.name, body))
         except Exception as error:  # whatever the body raises is stored
             return _failed(record, error)
         finally:
             entered.reset(inside)
 
     # -- what both do
-
-    def _body(self, declared: DeclaredStep, args: Any, kwargs: Any) -> Any:
-        """Call the function of a step, with the interceptor around it."""
-        call, around = partial(declared.fn, *args, **kwargs), self._interceptor
-        return call() if around is None else around.around_step(self._whose, declared.name, call)
 
     def _require(self, kind: Kind, declared: DeclaredStep) -> None:
         """Refuse a step that is not of the kind of its task, whose branches nobody could order."""

@@ -1,4 +1,4 @@
-"""OpenTelemetry: a span for each submission and each run of a task.
+"""OpenTelemetry: a span for each submission, each run and each step of a task.
 
 The spans follow the semantic conventions for messaging: a task is the message, and its function
 the destination. They have the real time of OpenTelemetry's SDK, also if the framework's clock
@@ -53,6 +53,9 @@ class OpenTelemetrySink:
     request ends with its response, and a task may run long after it. While the function runs
     this span is the current one, so the spans that it makes are its children. An ``async def``
     function that runs where it is awaited gets one span, a child of the caller's.
+
+    Each step of a task that goes on after a restart gets a span ``step <name>``, which is the
+    current one while its body runs. A step that is recorded has none in the run that goes on.
 
     Retries and waits for a throttle are events of the span. On Celery, each delivery to a
     worker is a run with its own span.
@@ -173,6 +176,26 @@ class Tracing:
             self._fail(span, error)
         span.set_attribute(_ATTEMPTS, record.attempts)
         span.end()
+
+    # -- protocols.StepTracer
+
+    def starting_step(
+        self, record: TaskRecord, name: str
+    ) -> Callable[[BaseException | None], object]:
+        """Start the span of a step, and make it the current one."""
+        if record.task_id not in self._spans:
+            return lambda _: None
+        span = self._tracer.start_span(f"step {name}", attributes={"asyncframe.step": name})
+        token = otel_context.attach(trace.set_span_in_context(span))
+
+        def end(error: BaseException | None) -> None:
+            otel_context.detach(token)
+            # One that is cancelled has not failed.
+            if isinstance(error, Exception) and span.is_recording():
+                self._fail(span, error)
+            span.end()
+
+        return end
 
     # -- protocols.EventSink
 

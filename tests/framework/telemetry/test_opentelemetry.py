@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -26,6 +26,8 @@ from framework import (
     retry_task,
     throttled_task,
 )
+from framework.protocols import TaskEvent, TaskRecord
+from framework.steps import step
 from framework.telemetry.opentelemetry import OpenTelemetrySink, Tracing
 from pytest_asyncframe.probe import Probe
 from tests.children import python
@@ -47,8 +49,12 @@ class Spans:
         """The names of the spans that have ended, in this order."""
         return [span.name for span in self._exporter.get_finished_spans()]
 
+    def all(self, name: str) -> list[ReadableSpan]:
+        """Return the spans of a name, in the order in which they ended."""
+        return [one for one in self._exporter.get_finished_spans() if one.name == name]
+
     def __getitem__(self, name: str) -> ReadableSpan:
-        (found,) = (one for one in self._exporter.get_finished_spans() if one.name == name)
+        (found,) = self.all(name)
         return found
 
 
@@ -541,3 +547,100 @@ MISSING = (
     "framework.telemetry.opentelemetry needs the API of OpenTelemetry: "
     "install the extra 'otel' of asyncframe"
 )
+
+
+@KINDS
+async def test_spans_of_steps(manager: TaskManager, spans: Spans, is_async: bool) -> None:
+    """The body of a step runs in a span of its own, which has its error; a recorded one in none."""
+    fails = iter([True, False])
+
+    def charge() -> None:
+        with own_span(spans):
+            pass
+
+    def ship() -> None:
+        if next(fails):
+            raise LookupError("no carrier")
+
+    async def async_charge() -> None:
+        charge()
+
+    async def async_ship() -> None:
+        ship()
+
+    first, second = step(charge), step(ship)
+    async_first, async_second = step(async_charge), step(async_ship)
+
+    def work() -> None:
+        first()
+        second()
+
+    async def async_work() -> None:
+        await async_first()
+        await async_second()
+
+    task = retry_task(max_retries=1, retry_delay=1)(async_work if is_async else work)
+    kept = background_task(on_restart="resume", name=f"tests.steps_{is_async}")(task)
+    await manager.get_result(await manager.submit(kept))
+
+    prefix = f"step {__name__}.{test_spans_of_steps.__name__}.<locals>.{'async_' * is_async}"
+    assert [name for name in spans.names if name.startswith("step ")] == [
+        f"{prefix}charge",
+        *[f"{prefix}ship"] * 2,
+    ]
+    run, charged, own = (
+        spans[f"process tests.steps_{is_async}"],
+        spans[f"{prefix}charge"],
+        spans["own"],
+    )
+    assert (parent_of(own), parent_of(charged)) == (id_of(charged), id_of(run))
+    failed, passed = spans.all(f"{prefix}ship")
+    assert [parent_of(one) for one in (failed, passed)] == [id_of(run)] * 2
+    assert (failed.status.status_code, attributes(failed)["error.type"]) == (
+        StatusCode.ERROR,
+        "LookupError",
+    )
+    assert passed.status.status_code is StatusCode.UNSET
+
+
+class BadStepTracer:
+    """Raises before and after each step."""
+
+    def __init__(self) -> None:
+        self.heard: list[BaseException | None] = []
+
+    def __call__(self, event: TaskEvent) -> None:
+        """Hear nothing."""
+
+    def starting_step(self, record: TaskRecord, name: str) -> Callable[[Any], object]:
+        """Tell how it ends, and fail."""
+
+        def end(error: BaseException | None) -> None:
+            self.heard.append(error)
+            raise RuntimeError("after")
+
+        if self.heard:
+            raise RuntimeError("before")
+        return end
+
+
+async def test_a_tracer_of_steps_that_fails(
+    manager: TaskManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The error of a tracer is logged, and the steps run all the same."""
+    tracer = BadStepTracer()
+    manager.subscribe(tracer)
+    ran: list[int] = []
+
+    @step
+    async def add(number: int) -> None:
+        ran.append(number)
+
+    @background_task(on_restart="resume", name="tests.badly_traced")
+    async def work() -> None:
+        await add(1)
+        await add(2)
+
+    await manager.get_result(await manager.submit(work))
+    assert (ran, tracer.heard) == ([1, 2], [None])
+    assert [str(one.exc_info[1]) for one in caplog.records if one.exc_info] == ["after", "before"]
