@@ -33,7 +33,7 @@ from pytest_asyncframe._crashes.disk import Disk, ProcessStore
 from pytest_asyncframe._crashes.lasting import Lasting
 from pytest_asyncframe._crashes.points import Points
 from pytest_asyncframe._crashes.requests import answer, async_client, sync_client
-from pytest_asyncframe._crashes.strand import Strand
+from pytest_asyncframe._crashes.strand import Strand, unlisted
 from pytest_asyncframe._crashes.watched import Watched
 from pytest_asyncframe._toolkit.lifespan import Lifespan
 from pytest_asyncframe._toolkit.toolkit import Toolkit
@@ -226,7 +226,7 @@ class Process:
         assert self._lasting is not None
         self._lasting.remember()
         life.end_idle_threads()
-        _thread.start_new_thread(self._live_again, (toolkit, arrival))
+        _thread.start_new_thread(unlisted(self._live_again), (toolkit, arrival))
         for job in life.under_way:
             if not job.again:
                 job.done.set_exception(ProcessDiedError())
@@ -340,7 +340,7 @@ class Life:
     def begin(self) -> None:
         """Start its thread, whose framework is there."""
         self.has_thread = True
-        _thread.start_new_thread(self._run, (self.sequencer.expect("process"),))
+        _thread.start_new_thread(unlisted(self._run), (self.sequencer.expect("process"),))
 
     def _run(self, arrival: Arrival) -> None:
         with self.sequencer.working(arrival):

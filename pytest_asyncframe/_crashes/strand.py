@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import _thread
+import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
+from typing import ParamSpec
 
 from pytest_asyncframe._turns.actors import Arrival, ProcessDeadError, leave_dead
 from pytest_asyncframe._turns.sequencer import Sequencer
+
+P = ParamSpec("P")
 
 
 class Strand:
@@ -44,7 +48,7 @@ class Strand:
         self._calls.put(self._sequencer.expect(self._name))
         if not self._has_begun:
             self._has_begun = True
-            _thread.start_new_thread(self._run, ())
+            _thread.start_new_thread(unlisted(self._run), ())
 
     def end(self) -> None:
         """End the thread once the jobs are done."""
@@ -70,3 +74,19 @@ class Strand:
         with self._lock:
             self._works = bool(self._jobs)
             return self._jobs.popleft() if self._works else None
+
+
+def unlisted(run: Callable[P, object]) -> Callable[P, None]:
+    """Return what a raw thread runs, which `threading` lists until it ends.
+
+    It lists a raw thread from the moment at which that asks for itself, as `logging` does. Until
+    Python 3.12 it does so for ever. Then time waits at each step for a thread that is no more.
+    """
+
+    def run_and_leave(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            run(*args, **kwargs)
+        finally:
+            threading._active.pop(_thread.get_ident(), None)  # type: ignore[attr-defined]
+
+    return run_and_leave

@@ -1,0 +1,28 @@
+"""Tests of the threads of a process that may die."""
+
+from __future__ import annotations
+
+import _thread
+import threading
+
+from pytest_asyncframe._crashes.strand import unlisted
+from tests.patience import PATIENCE
+
+
+def test_a_raw_thread_is_listed_until_it_ends() -> None:
+    """A raw thread that has asked for itself is among the threads, but not once it has ended."""
+    ended = threading.Event()
+    listed: list[bool] = []
+
+    def run() -> None:
+        threading.current_thread()
+        listed.append(_thread.get_ident() in threading._active)  # type: ignore[attr-defined]
+
+    def run_and_look() -> None:
+        unlisted(run)()
+        listed.append(_thread.get_ident() in threading._active)  # type: ignore[attr-defined]
+        ended.set()
+
+    _thread.start_new_thread(run_and_look, ())
+    assert ended.wait(PATIENCE)
+    assert listed == [True, False]
