@@ -221,6 +221,7 @@ class Process:
         toolkit.threads.before.update(mine)
         _hide(thread for thread in mine if thread.ident in stopped)
         abandon_framework()
+        life.leave_apps()
         self._life = None
         self._waiting += [job for job in life.under_way if job.again]
         assert self._lasting is not None
@@ -296,6 +297,8 @@ class Life:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lifespans: dict[Any, tuple[Lifespan, dict[str, Any]]] = {}
         self._failed: dict[Any, Exception] = {}
+        # What served its apps before it had begun.
+        self._stacks: dict[Any, Any] = {}
         self._takes_over = True
         self._doing: set[asyncio.Task[None]] = set()
 
@@ -369,6 +372,11 @@ class Life:
         if executor is not None:
             executor.shutdown(wait=False)
 
+    def leave_apps(self) -> None:
+        """Take itself off its apps once it is dead: a process that begins finds them bare."""
+        for app, stack in self._stacks.items():
+            app.middleware_stack = stack
+
     async def _main(self) -> Future[Any]:
         self._loop = loop = asyncio.get_running_loop()
         self._ending: asyncio.Future[Future[Any]] = loop.create_future()
@@ -422,6 +430,8 @@ class Life:
         if app in self._lifespans:
             return
         lifespan = Lifespan(app)
+        if hasattr(app, "middleware_stack"):
+            self._stacks[app] = app.middleware_stack
         try:
             state = await lifespan.__aenter__()
         except Exception as error:
@@ -438,6 +448,7 @@ class Life:
         if self._process.clients_of(app) == 1 and app in self._lifespans:
             lifespan, _ = self._lifespans.pop(app)
             await lifespan.__aexit__()
+            self._stacks.pop(app, None)
             await self._written()
         self._process.left(app)
 
