@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 BUGS = Path(__file__).with_name("bugs.py")
+APPROVALS = Path(__file__).with_name("approvals.py")
 
 FOUND = {
     "test_bug[charge between steps]": "before ship_once #1",
@@ -24,37 +25,55 @@ FOUND = {
 }
 """The first crash that shows each bug of the gallery."""
 
+FOUND_WAITING = {
+    "test_bug_of_an_effect_after_a_message": "before refund #1",
+    "test_bug_of_an_approval_that_is_not_repeated": "before message approval is stored #1",
+    "test_bug_of_an_approval_without_a_key": "after message approval is stored #1",
+}
+"""The first crash that shows each bug of a task that waits for a person."""
+
 
 INI = "[pytest]\nasyncio_default_fixture_loop_scope = function"
 
 
 @pytest.fixture
 def gallery(pytester: pytest.Pytester) -> pytest.Pytester:
-    """A folder with the module of bugs and cures."""
+    """A folder with the modules of bugs and cures."""
     pytester.makeini(INI)
-    pytester.makepyfile(test_bugs=BUGS.read_text())
+    pytester.makepyfile(test_bugs=BUGS.read_text(), test_approvals=APPROVALS.read_text())
     return pytester
 
 
 @pytest.mark.extended("time")
 @pytest.mark.timeout(120)
-def test_ten_bugs_are_found(gallery: pytest.Pytester) -> None:
+@pytest.mark.parametrize(("module", "found"), [("bugs", FOUND), ("approvals", FOUND_WAITING)])
+def test_each_bug_is_found(gallery: pytest.Pytester, module: str, found: dict[str, str]) -> None:
     """Each bug fails at the first crash that shows it, which the line for its replay names."""
-    result = gallery.runpytest("--tb=short", "-p", "no:randomly", "-k", "not cure")
-    result.assert_outcomes(failed=len(FOUND))
+    result = gallery.runpytest(
+        f"test_{module}.py", "--tb=short", "-p", "no:randomly", "-k", "not cure"
+    )
+    result.assert_outcomes(failed=len(found))
     text = result.stdout.str()
     lines = [shlex.split(one) for one in re.findall("^Again: pytest (.*)$", text, re.MULTILINE)]
-    assert {name.partition("::")[2]: crash for name, _, crash in lines} == FOUND
+    assert {name.partition("::")[2]: crash for name, _, crash in lines} == found
 
 
 @pytest.mark.extended("time")
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    "cure", ["each effect in a step", "key of a step", "random of a step", "now of a step"]
+    "cure",
+    [
+        "bugs.py::test_cure[each effect in a step]",
+        "bugs.py::test_cure[key of a step]",
+        "bugs.py::test_cure[random of a step]",
+        "bugs.py::test_cure[now of a step]",
+        "approvals.py::test_cure_that_waits",
+        "approvals.py::test_cure_that_sleeps",
+    ],
 )
 def test_a_cure_passes_at_all_pairs_of_crashes(gallery: pytest.Pytester, cure: str) -> None:
     """What is right fails at no crash, and at no second crash after it."""
-    result = gallery.runpytest("-v", f"test_bugs.py::test_cure[{cure}]")
+    result = gallery.runpytest("-v", "--timeout=300", f"test_{cure}")
     result.assert_outcomes(passed=1)
     proof = r"PASSED \(all (\d+) crash points and (\d+) pairs of them, none fails\)"
     found = re.search(proof, result.stdout.str())
@@ -87,11 +106,11 @@ def test_a_failure_is_repeated_by_its_line(gallery: pytest.Pytester) -> None:
 
 
 def test_nothing_of_a_dead_process_goes_on(pytester: pytest.Pytester) -> None:
-    """No ``finally`` runs, no thread and no timer goes on; the test and its waits live on."""
+    """No ``finally``, thread, timer or middleware of it; the test and its waits live on."""
     pytester.makeini(INI)
     pytester.makepyfile(
         """
-        import asyncio, time
+        import asyncio, inspect, time
         import httpx, pytest
         from fastapi import FastAPI, Depends
         from framework import background_task, get_task_manager, setup_async_framework
@@ -134,10 +153,15 @@ def test_nothing_of_a_dead_process_goes_on(pytester: pytest.Pytester) -> None:
             time.sleep(60)
             return number
 
+        @app.get("/depth")
+        async def depth() -> int:
+            return len(inspect.stack(0))
+
         @pytest.mark.crash_points(most=1)
         async def test_all(asyncframe):
             seen.clear()
             async with asyncframe.client(app) as client:
+                before = (await client.get("/depth")).json()
                 ids = (await client.post("/orders")).json()
                 asked = asyncio.create_task(client.get("/slow"))
                 await asyncframe.clock.run_for(30)
@@ -147,6 +171,7 @@ def test_nothing_of_a_dead_process_goes_on(pytester: pytest.Pytester) -> None:
                     await asked
                 assert [(await asyncframe.completed(one)).result for one in ids] == [1, 2]
                 assert asyncframe.clock.monotonic() == 91
+                assert (await client.get("/depth")).json() == before
             assert sorted(seen) == ["coroutine"] * 2 + ["coroutine left"] + ["thread"] * 2 + [
                 "thread left"
             ]
