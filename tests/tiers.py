@@ -42,6 +42,7 @@ BACK_ENDS = {
 """What back ends need, by the parts of their names."""
 
 EXAMPLES = {
+    "docs/examples/plugin/test_crash_approval.py::": "time",
     "docs/examples/plugin/test_outside.py::test_a_program": "processes",
     "tests/docs/test_examples.py::test_example[requeued]": "time",
     "tests/docs/test_examples.py::test_example[subprocess_engine]": "processes",
