@@ -1,13 +1,18 @@
 """A complete app with a route for every feature of the framework.
 
-``python -m framework.example`` serves it on 127.0.0.1, port 8000 or ``$PORT``.
+``python -m framework.example`` serves it on 127.0.0.1, port 8000 or ``$PORT``. If SQLAlchemy is
+installed, the tasks are in a database, and a button kills the process, which is started again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
+import signal
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -34,12 +39,26 @@ from framework import (
     throttled_task,
 )
 from framework.http import Accepted, Problem, health_router, task_router
+from framework.steps import Message, step
+
+DATABASE: str = os.environ.get("ASYNCFRAME_EXAMPLE_DATABASE", "")
+"""The URL of the database of the tasks, for a process that is started again; "" for memory."""
+
+
+def open_store() -> Any:
+    """Return what keeps the tasks; None for memory."""
+    if not DATABASE:
+        return None
+    from framework.stores.sql import SQLStore
+
+    return SQLStore(DATABASE, durable=True)
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Run the framework while the app runs."""
-    async with setup_async_framework(app, max_workers=10, graceful_shutdown_timeout=5.0):
+    settings: dict[str, Any] = {"max_workers": 10, "graceful_shutdown_timeout": 5.0}
+    async with setup_async_framework(app, store=open_store(), **settings):
         yield
 
 
@@ -107,11 +126,11 @@ class Processed(BaseModel):
 def process_large_data(data_id: str) -> Processed:
     """Work on a thread of the pool, and report progress."""
     task = current_task()
-    for step in range(1, 5):
+    for part in range(1, 5):
         time.sleep(0.02)  # noqa: TID251  # stands for blocking work
         if task is not None:
             task.check_cancelled()
-            task.report_progress(step / 4, f"part {step} of 4")
+            task.report_progress(part / 4, f"part {part} of 4")
     return Processed(status="completed", data_id=data_id)
 
 
@@ -240,12 +259,12 @@ demo: APIRouter = APIRouter(prefix="/demo", include_in_schema=False)
 @background_task(timeout=60, name="demo.slow", description="ten seconds, step by step")
 async def work_slowly() -> dict[str, int]:
     """Work on the event loop, and report progress; it can be cancelled at any time."""
-    steps = 50
-    for step in range(1, steps + 1):
+    parts = 50
+    for part in range(1, parts + 1):
         await asyncio.sleep(0.2)  # noqa: TID251  # stands for work
         if task := current_task():
-            task.report_progress(step / steps, f"step {step} of {steps}")
-    return {"steps": steps}
+            task.report_progress(part / parts, f"part {part} of {parts}")
+    return {"parts": parts}
 
 
 @demo.post("/slow")
@@ -311,6 +330,46 @@ async def start_delayed() -> Accepted[Any]:
     return work_slowly.options(delay=30, description="begins in 30 s")()
 
 
+# Tasks of several steps: after a crash they go on where they stopped.
+
+approval: Message[bool] = Message("approval", bool)
+
+
+@step
+async def charge(order: str) -> str:
+    """Charge a card, which must happen once."""
+    await asyncio.sleep(1.5)  # noqa: TID251  # stands for a bank
+    return f"payment of {order}"
+
+
+@step
+async def ship(order: str) -> str:
+    """Hand an order to the carrier."""
+    await asyncio.sleep(8)  # noqa: TID251  # stands for a carrier
+    return f"parcel of {order}"
+
+
+@background_task(name="demo.order", description="asks for approval", on_restart="resume")
+async def fulfil(order: str) -> list[str]:
+    """Charge, ask a person, and ship: what has ended is not done again."""
+    payment = await charge(order)
+    if not await approval.receive():
+        return [payment, "refused"]
+    return [payment, await ship(order)]
+
+
+@demo.post("/order")
+async def start_order() -> Accepted[Any]:
+    """Start a task that waits for a person."""
+    return fulfil("a chair")
+
+
+@demo.post("/kill", status_code=202)
+async def kill() -> None:
+    """Let this process end as by ``kill -9``, once this is answered."""
+    asyncio.get_running_loop().call_later(0.1, os._exit, KILLED)
+
+
 app.include_router(demo)
 
 
@@ -327,7 +386,11 @@ app.include_router(
             "A hundred at once": "/demo/hundred",
             "Ended by its time limit": "/demo/overrun",
             "Delayed by half a minute": "/demo/delayed",
+            "Waits for approval": "/demo/order",
+            # Else nobody would start it again.
+            **({"Kill the process": "/demo/kill"} if DATABASE else {}),
         },
+        messages=[approval],
     )
 )
 app.include_router(health_router())
@@ -387,12 +450,35 @@ async def create_custom_task(params: CustomParameters) -> Accepted[Sum]:
     )
 
 
+KILLED: int = 137
+"""With which status a process ends that was killed, as shells have it."""
+
+
 def main() -> None:
-    """Serve the app."""
-    try:
-        import uvicorn
-    except ModuleNotFoundError:
+    """Serve the app, in a process that is started again when it was killed."""
+    if importlib.util.find_spec("uvicorn") is None:
         sys.exit("the example needs uvicorn, which is not installed: pip install uvicorn")
+    if DATABASE or importlib.util.find_spec("sqlalchemy") is None:
+        serve()
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        database = f"sqlite:///{folder}/tasks.db"
+        environment = {**os.environ, "ASYNCFRAME_EXAMPLE_DATABASE": database}
+        # Ctrl+C ends the child, and with it this.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        status = KILLED
+        while status == KILLED:
+            with subprocess.Popen(
+                [sys.executable, "-m", "framework.example"], env=environment
+            ) as child:
+                signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+                status = child.wait()
+    sys.exit(status)
+
+
+def serve() -> None:
+    """Serve the app in this process."""
+    import uvicorn
 
     # With a limit for open requests, tasks get their own time at shutdown.
     uvicorn.run(

@@ -5,13 +5,24 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
 from types import ModuleType
 
+import httpx
+import psutil
 import pytest
 
 from framework import Task
 from pytest_asyncframe.probe import Probe
 from tests.patience import PATIENCE
+from tests.serving import READY, Server
+
+MARK = {"X-Requested-With": "tests"}
 
 deployed = pytest.mark.task_modes("auto")
 """Lets --asyncframe-on choose where a test runs."""
@@ -41,7 +52,7 @@ async def test_slow(asyncframe: Probe, example: ModuleType) -> None:
     assert task.status == "completed"
     assert task.duration == lasting(asyncframe, 10)
     shown = task.to_dict()
-    assert (shown["progress"], shown["progress_message"]) == (1.0, "step 50 of 50")
+    assert (shown["progress"], shown["progress_message"]) == (1.0, "part 50 of 50")
 
 
 @deployed
@@ -97,3 +108,36 @@ async def test_delayed(asyncframe: Probe, example: ModuleType) -> None:
     (task,) = await ends_of(asyncframe, example, "delayed")
     assert task.status == "completed"
     assert task.queue_time == lasting(asyncframe, 30)
+
+
+@deployed
+async def test_order(asyncframe: Probe, example: ModuleType) -> None:
+    """The order is charged, waits for a person, and is shipped."""
+    async with asyncframe.client(example.app, headers=MARK) as client:
+        task_id = (await client.post("/demo/order")).json()["task_id"]
+        sent = await client.post(f"/tasks/{task_id}/messages/approval", json=True)
+        assert sent.status_code == 202
+        task = await asyncframe.completed(task_id)
+    assert task.result == ["payment of a chair", "parcel of a chair"]
+
+
+@pytest.mark.extended("processes")
+def test_a_killed_demo(tmp_path: Path) -> None:
+    """The demo ends as by kill -9 and is started again; its order goes on, and Ctrl+C ends it."""
+    environment = {**os.environ, "PORT": "0", "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "framework.example"]
+    child = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    with closing(Server(child)) as server, httpx.Client(timeout=PATIENCE, headers=MARK) as client:
+        task_id = client.post(f"{server.url}/demo/order").json()["task_id"]
+        assert client.post(f"{server.url}/demo/kill").status_code == 202
+        server.wait_for(READY, 2)
+        url = server.wait_for("Uvicorn running on", 2).split("http://")[1].split()[0]
+        sent = client.post(f"http://{url}/tasks/{task_id}/messages/approval", json=False)
+        assert sent.status_code == 202
+        shown = client.get(f"http://{url}/tasks/{task_id}?wait=30").json()
+        assert shown["result"] == ["payment of a chair", "refused"]
+        psutil.Process(child.pid).children()[0].send_signal(signal.SIGINT)
+        assert server.wait(PATIENCE) == 0
+    assert list(tmp_path.iterdir()) == []
