@@ -32,7 +32,6 @@ FOUND_WAITING = {
 }
 """The first crash that shows each bug of a task that waits for a person."""
 
-
 INI = "[pytest]\nasyncio_default_fixture_loop_scope = function"
 
 
@@ -59,7 +58,7 @@ def test_each_bug_is_found(gallery: pytest.Pytester, module: str, found: dict[st
 
 
 @pytest.mark.extended("time")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "cure",
     [
@@ -67,13 +66,13 @@ def test_each_bug_is_found(gallery: pytest.Pytester, module: str, found: dict[st
         "bugs.py::test_cure[key of a step]",
         "bugs.py::test_cure[random of a step]",
         "bugs.py::test_cure[now of a step]",
-        "approvals.py::test_cure_that_waits",
-        "approvals.py::test_cure_that_sleeps",
+        pytest.param("approvals.py::test_cure_that_waits", marks=pytest.mark.soak),
+        pytest.param("approvals.py::test_cure_that_sleeps", marks=pytest.mark.soak),
     ],
 )
 def test_a_cure_passes_at_all_pairs_of_crashes(gallery: pytest.Pytester, cure: str) -> None:
     """What is right fails at no crash, and at no second crash after it."""
-    result = gallery.runpytest("-v", "--timeout=300", f"test_{cure}")
+    result = gallery.runpytest("-v", "--timeout=900", f"test_{cure}")
     result.assert_outcomes(passed=1)
     proof = r"PASSED \(all (\d+) crash points and (\d+) pairs of them, none fails\)"
     found = re.search(proof, result.stdout.str())
