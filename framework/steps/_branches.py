@@ -16,9 +16,10 @@ from pathlib import Path
 from types import CoroutineType
 from typing import Any, Final, Protocol
 
-from framework._records.steps import Origin
+from framework._records.steps import Origin, StepRecord
 from framework._records.steps import Path as BranchPath
 from framework._running import runner
+from framework._tasks.live import LiveTask, current_record
 from framework.steps._matching import State
 
 
@@ -104,14 +105,39 @@ class Branch:
         return made
 
 
-entered: ContextVar[Branch | None] = ContextVar("asyncframe_branch", default=None)
-"""The branch in whose context this runs; None outside of tasks that go on, and inside of a step."""
+class Body:
+    """The body of a step.
+
+    Attributes:
+        task: The task of the step.
+        record: Of the step.
+        submitted: How many tasks it has submitted of each call, while this run of it lasts.
+    """
+
+    __slots__ = ("record", "submitted", "task")
+
+    def __init__(self, task: LiveTask, record: StepRecord) -> None:
+        self.task = task
+        self.record = record
+        self.submitted: dict[str, int] = {}
+
+
+entered: ContextVar[Branch | Body | None] = ContextVar("asyncframe_branch", default=None)
+"""The branch, or the body of a step, in whose context this runs; None outside of tasks that go on.
+"""
 
 
 def current_branch() -> Branch | None:
     """Return the branch whose code runs here; None if that of no such branch does."""
     branch = entered.get()
-    return branch if branch is not None and branch.run.is_here else None
+    return branch if isinstance(branch, Branch) and branch.run.is_here else None
+
+
+def current_body() -> Body | None:
+    """Return the body of a step that runs here; None if none does."""
+    body = entered.get()
+    # Tasks that it has submitted inherit its context.
+    return body if isinstance(body, Body) and current_record.get() is body.task else None
 
 
 _JOINS: Final = {"_wait", "_wait_for_one", "wait", "wait_for", "gather"}

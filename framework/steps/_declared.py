@@ -105,7 +105,7 @@ def _declared(
     run = injected(fn)
     if inspect.iscoroutinefunction(fn):
         declared = DeclaredStep(name_of(fn), run if timeout is None else _limited(run, timeout))
-        declared = declared._replace(key=key, once=once)
+        declared = declared._replace(key=key, once=once, starts_first=once)
 
         @functools.wraps(fn)
         async def async_inner(*args: Any, **kwargs: Any) -> Any:
@@ -120,7 +120,7 @@ def _declared(
             f"step {name_of(fn)} is a sync function, which nothing can stop: timeout= is for async "
             "def steps; give the client that it uses a limit instead"
         )
-    declared = DeclaredStep(name_of(fn), run, key, once)
+    declared = DeclaredStep(name_of(fn), run, key, once, once)
 
     @functools.wraps(fn)
     def sync_inner(*args: Any, **kwargs: Any) -> Any:

@@ -37,7 +37,7 @@ from framework._tasks.wire import (
 from framework.exceptions import StepInterruptedError, StepMismatchError
 from framework.protocols import StepChange, StepStore
 from framework.steps._bodies import Bodies
-from framework.steps._branches import Branch, digest_of, entered
+from framework.steps._branches import Body, Branch, digest_of, entered
 from framework.steps._mail import Mail
 from framework.steps._matching import PATIENCE, Answer, Call, Held, Matching
 from framework.steps._sleeps import Sleeps
@@ -53,13 +53,15 @@ class DeclaredStep(NamedTuple):
         name: Its module and qualified name.
         fn: The function.
         key: Says of a call's arguments what its work is; None if they say it themselves.
-        once: Whether its start is recorded before its body is run.
+        once: Whether it is not run again if it was cut off.
+        starts_first: Whether its start is recorded before its body is run.
     """
 
     name: str
     fn: Callable[..., Any]
     key: Callable[..., Any] | None = None
     once: bool = False
+    starts_first: bool = False
 
 
 @dataclass(eq=False)
@@ -194,7 +196,7 @@ class StepRun:
             record = self.record_of(branch, call, answer)
             value, error = None, self._interrupted(answer, declared)
             if error is None:
-                if declared.once:
+                if declared.starts_first:
                     await self.store(branch, record)
                 value, error = await self._run(branch, declared, record, args, kwargs)
             else:
@@ -257,7 +259,7 @@ class StepRun:
     ) -> tuple[Any, BaseException | None]:
         """Run the body of a step, and return its result or its error, as JSON gives it again."""
         branch.waits = "runs"
-        inside = entered.set(None)
+        inside = entered.set(Body(self._whose, record))
         try:
             body = partial(declared.fn, *args, **kwargs)
             value = await self._bodies.await_(self._whose, declared.name, body)
@@ -370,7 +372,7 @@ class StepRun:
             record = self.record_of(branch, call, answer)
             value, error = None, self._interrupted(answer, declared)
             if error is None:
-                if declared.once:
+                if declared.starts_first:
                     self.store_sync(record)
                 value, error = self._run_sync(declared, record, args, kwargs)
             else:
@@ -412,7 +414,7 @@ class StepRun:
     def _run_sync(
         self, declared: DeclaredStep, record: StepRecord, args: Any, kwargs: Any
     ) -> tuple[Any, BaseException | None]:
-        inside = entered.set(None)
+        inside = entered.set(Body(self._whose, record))
         try:
             body = partial(declared.fn, *args, **kwargs)
             return _completed(declared, record, self._bodies.run(self._whose, declared.name, body))

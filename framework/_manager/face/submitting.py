@@ -5,6 +5,7 @@ Lock order: none is held here.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from types import FrameType, MethodType
@@ -15,12 +16,15 @@ from framework._manager.submitting.partner import Awaited
 from framework._records import checks
 from framework._records.checks import id_in_use
 from framework._records.ids import TaskId
+from framework._records.records import WAITS
 from framework._tasks.decorated import BackgroundCall
 from framework._tasks.functions import is_wrapper, layer_of, require_callable
-from framework._tasks.live import LiveTask
+from framework._tasks.live import LiveTask, current_record
 from framework._tasks.options import COPY, SUBMIT, SubmitOptions, merged
 from framework._tasks.places import Existing
 from framework._tasks.specs import TaskSpec, require_arguments, spec_for
+from framework.exceptions import FrameworkNotStartedError
+from framework.steps._children import submit_child, submits_children
 
 T = TypeVar("T")
 
@@ -57,6 +61,29 @@ async def accept(
     if must_wait(core, spec):
         return await core.intake.submit_patiently(*call, frame, awaited)
     return core.intake.submit(*call, frame, awaited)
+
+
+async def _submit_once(core: Core, call: Call, frame: FrameType, awaited: Awaited) -> str:
+    """Submit a call from the code of a task that goes on, and return the id of its child."""
+    spec, args, kwargs = call
+
+    async def submit(task_id: str) -> str:
+        used, found = await core.keys.find_made(spec.task_id or task_id)
+        # An id of the user's own may be that of other work.
+        if found is not None and (spec.task_id is None or found.name == spec.name):
+            return str(found.task_id)
+        named = spec if spec.task_id is not None else spec.replace({"task_id": used})
+        try:
+            return str((await accept(core, (named, args, kwargs), frame, awaited)).task_id)
+        except FrameworkNotStartedError:
+            parent = current_record.get()
+            if not isinstance(parent, LiveTask) or not core.requeued.let_go(parent, WAITS):
+                raise
+            # It goes on in another process, and submits there. Here it is cancelled.
+            await asyncio.get_running_loop().create_future()
+            raise
+
+    return await submit_child(spec, args, kwargs, submit)
 
 
 def must_wait(core: Core, spec: TaskSpec) -> bool:
@@ -227,7 +254,10 @@ class Submitting:
                 "wait must be False with session, not True: the task starts only after the "
                 "transaction has committed, which the caller could not do while it waits"
             )
-        if core.others.exist or in_transaction:
+        task: LiveTask | Existing
+        if submits_children() and not in_transaction:
+            task = Existing(TaskId(await _submit_once(core, call, frame, awaited)))
+        elif core.others.exist or in_transaction:
             task = await accept(core, call, frame, awaited)
         else:
             task = core.intake.submit(*call, frame, awaited)

@@ -165,10 +165,7 @@ class Keys:
         turn, line = self._new_id(), task_id
         try:
             await self._take_turn(line, turn)
-            found = await self._find(task_id)
-            while found is not None and _was_refused(found):
-                task_id = _next(task_id)
-                found = await self._find(task_id)
+            task_id, found = await self.find_made(task_id)
             held = HeldId(task_id, found)
             token = _current.set(held)
             try:
@@ -179,6 +176,18 @@ class Keys:
                 held.take()
         finally:
             self._give_turn(task_id, turn)
+
+    async def find_made(self, task_id: str) -> tuple[str, TaskRecord | None]:
+        """Return the id to use for one that is made of what a submission is for, and its task.
+
+        It is another id if the submission was refused before, and the task is None if there is
+        none yet.
+        """
+        found = await self._find(task_id)
+        while found is not None and _was_refused(found):
+            task_id = _next(task_id)
+            found = await self._find(task_id)
+        return task_id, found
 
     async def _find(self, task_id: str) -> TaskRecord | None:
         """Return the task with an id, of this process or another."""

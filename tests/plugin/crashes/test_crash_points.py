@@ -83,6 +83,17 @@ def test_a_cure_passes_at_all_pairs_of_crashes(gallery: pytest.Pytester, cure: s
     assert pairs >= many * (many - 1) // 2
 
 
+@pytest.mark.extended("time")
+@pytest.mark.timeout(300)
+def test_children_are_submitted_once(pytester: pytest.Pytester) -> None:
+    """A task that submits others submits each of them once, at whatever commit its process dies."""
+    pytester.makeini(INI)
+    pytester.makepyfile(test_children=BUGS.with_name("children.py").read_text())
+    result = pytester.runpytest("-v", "-p", "no:randomly")
+    result.assert_outcomes(passed=5)
+    result.stdout.fnmatch_lines(["*PASSED (all * crash points, none fails)*"] * 5)
+
+
 def test_a_failure_is_repeated_by_its_line(gallery: pytest.Pytester) -> None:
     """The line of a failure runs the test once, with that crash, and it fails in the same way."""
     name, crash = "test_bug[step that is not idempotent]", "after ship, before its commit #1"

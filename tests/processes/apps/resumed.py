@@ -81,7 +81,30 @@ def chained(number: int) -> dict[str, str]:
     return found
 
 
-KINDS = {"fanned": fanned, "chained": chained}
+@background_task(on_restart="requeue", idempotent=True, name="tests.child")
+async def child(number: int) -> None:
+    """Take a moment."""
+    await pause()
+
+
+@step
+async def submit_in_step(number: int) -> str:
+    """Submit a child, and take a moment before and after it."""
+    await pause()
+    task_id = await get_task_manager().submit(child, (number,))
+    await pause()
+    return task_id
+
+
+@background_task(on_restart="resume", name="tests.parent")
+async def parent(number: int) -> list[str]:
+    """Submit two children that are equal, and one in a step."""
+    submit = get_task_manager().submit
+    ids = [str(await submit(child, (number,))) for _ in range(2)]
+    return [*ids, await submit_in_step(number)]
+
+
+KINDS = {"fanned": fanned, "chained": chained, "parent": parent}
 
 
 async def main() -> None:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from framework import get_task_manager, setup_async_framework
 from framework.stores.sql import SQLStore
 from framework.stores.sql._dialects.chosen import checked_url
-from framework.stores.sql._tables.schema import STEPS_OF_TASKS
+from framework.stores.sql._tables.schema import STEPS_OF_TASKS, TASKS
 from tests.patience import PATIENCE
 from tests.processes.work.test_requeue_kills import Run
 
@@ -48,12 +48,30 @@ def bodies_in(ledger: Path) -> dict[tuple[str, str], list[str]]:
     return bodies
 
 
+def ids_of(url: str, name: str) -> list[str]:
+    """Return the ids of all stored tasks of a function."""
+    engine = sa.create_engine(checked_url(url), poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        asked = sa.select(TASKS.c.task_id).where(TASKS.c.name == name)
+        return list(connection.scalars(asked))
+
+
 async def check(run: Run, url: str, ledger: Path) -> None:
     """See that each step has one record, and that it is what its body has done last."""
     results: dict[str, Any] = {}
     async with setup_async_framework(None, store=SQLStore(url)):
+        manager = get_task_manager()
         for task_id in run.accepted:
-            results[task_id] = await get_task_manager().get_result(task_id, timeout=PATIENCE)
+            results[task_id] = await manager.get_result(task_id, timeout=PATIENCE)
+        # Not only those of which a process could tell before it was killed.
+        parents = ids_of(url, "tests.parent")
+        submitted = [await manager.get_result(one, timeout=PATIENCE) for one in parents]
+        children = [one for ids in submitted for one in ids]
+        for task_id in children:
+            await manager.get_result(task_id, timeout=PATIENCE)
+    # Each submission has one child, and there are no others.
+    assert len(set(children)) == 3 * len(parents) > 20
+    assert sorted(ids_of(url, "tests.child")) == sorted(children)
     bodies = bodies_in(ledger)
     engine = sa.create_engine(checked_url(url), poolclass=sa.NullPool)
     records = defaultdict[str, list[str]](list)
@@ -62,6 +80,8 @@ async def check(run: Run, url: str, ledger: Path) -> None:
             if row.state == "completed" and not row.function.startswith("framework.steps."):
                 records[row.task_id].append(json.loads(row.answer))
     for task_id, kind in run.accepted.items():
+        if kind == "parent":
+            continue
         found = results[task_id]
         assert list(found) == PARTS[kind]
         # Whoever ran a recorded step again would have left a later line, or a second record.
