@@ -135,7 +135,8 @@ def spec_of(func: Callable[..., Any], options: SubmitOptions) -> tuple[TaskSpec,
 
 def outcome(core: Core, task: LiveTask | Existing) -> Awaitable[Any]:
     """Wait for a task, perhaps one of another process, and return or raise its outcome."""
-    return core.results.get(task if isinstance(task, LiveTask) else task.task_id, None)
+    record = task if isinstance(task, LiveTask) else core.ledger.find(task.task_id)
+    return core.results.get(task.task_id if record is None else record, None)
 
 
 class Submitting:

@@ -63,6 +63,14 @@ async def in_a_loop(order: int) -> int:
 
 
 @background_task(on_restart="resume")
+async def waited_for(order: int) -> int:
+    """Submit three children, and wait for each."""
+    for number in (1, 1, 2):
+        await get_task_manager().submit(child, (number,), wait=True)
+    return 3
+
+
+@background_task(on_restart="resume")
 async def side_by_side(order: int) -> int:
     """Submit three children at once."""
     return len(set(await asyncio.gather(*map(submit, (1, 1, 2)))))
@@ -107,7 +115,13 @@ async def made_anew(order: int) -> int:
     return 3
 
 
-PARENTS = {"loop": in_a_loop, "gather": side_by_side, "step": in_a_step, "retry": retried}
+PARENTS = {
+    "loop": in_a_loop,
+    "waited for": waited_for,
+    "gather": side_by_side,
+    "step": in_a_step,
+    "retry": retried,
+}
 
 
 def app_of(parent: Callable[[int], Any]) -> FastAPI:

@@ -90,8 +90,8 @@ def test_children_are_submitted_once(pytester: pytest.Pytester) -> None:
     pytester.makeini(INI)
     pytester.makepyfile(test_children=BUGS.with_name("children.py").read_text())
     result = pytester.runpytest("-v", "-p", "no:randomly")
-    result.assert_outcomes(passed=5)
-    result.stdout.fnmatch_lines(["*PASSED (all * crash points, none fails)*"] * 5)
+    result.assert_outcomes(passed=6)
+    result.stdout.fnmatch_lines(["*PASSED (all * crash points, none fails)*"] * 6)
 
 
 def test_a_failure_is_repeated_by_its_line(gallery: pytest.Pytester) -> None:
