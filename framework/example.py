@@ -45,6 +45,10 @@ DATABASE: str = os.environ.get("ASYNCFRAME_EXAMPLE_DATABASE", "")
 """The URL of the database of the tasks, for a process that is started again; "" for memory."""
 
 
+# Windows has no SIGKILL, and ends a process at once by SIGTERM.
+KILL: signal.Signals = getattr(signal, "SIGKILL", signal.SIGTERM)
+
+
 def open_store() -> Any:
     """Return what keeps the tasks; None for memory."""
     if not DATABASE:
@@ -367,7 +371,7 @@ async def start_order() -> Accepted[Any]:
 @demo.post("/kill", status_code=202)
 async def kill() -> None:
     """Let this process end as by ``kill -9``, once this is answered."""
-    asyncio.get_running_loop().call_later(0.1, os._exit, KILLED)
+    asyncio.get_running_loop().call_later(0.1, os.kill, os.getpid(), KILL)
 
 
 app.include_router(demo)
@@ -450,10 +454,6 @@ async def create_custom_task(params: CustomParameters) -> Accepted[Sum]:
     )
 
 
-KILLED: int = 137
-"""With which status a process ends that was killed, as shells have it."""
-
-
 def main() -> None:
     """Serve the app, in a process that is started again when it was killed."""
     if importlib.util.find_spec("uvicorn") is None:
@@ -466,8 +466,9 @@ def main() -> None:
         environment = {**os.environ, "ASYNCFRAME_EXAMPLE_DATABASE": database}
         # Ctrl+C ends the child, and with it this.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        status = KILLED
-        while status == KILLED:
+        status: int = KILL
+        # Such a status is negative, but for Windows.
+        while abs(status) == KILL:
             with subprocess.Popen(
                 [sys.executable, "-m", "framework.example"], env=environment
             ) as child:
