@@ -60,7 +60,7 @@ def on_thread(part: str) -> str:
     return token
 
 
-@background_task(on_restart="resume", name="tests.fanned")
+@background_task(on_restart="resume", name="resumed.fanned")
 async def fanned(number: int) -> dict[str, str]:
     """Call a step, sleep, call three beside each other, and one more."""
     found = {"first": await on_loop("first")}
@@ -71,7 +71,7 @@ async def fanned(number: int) -> dict[str, str]:
     return found | {"last": await on_loop("last")}
 
 
-@background_task(on_restart="resume", name="tests.chained")
+@background_task(on_restart="resume", name="resumed.chained")
 def chained(number: int) -> dict[str, str]:
     """Call steps one after the other on a thread."""
     found = {}
@@ -81,7 +81,7 @@ def chained(number: int) -> dict[str, str]:
     return found
 
 
-@background_task(on_restart="requeue", idempotent=True, name="tests.child")
+@background_task(on_restart="requeue", idempotent=True, name="resumed.child")
 async def child(number: int) -> None:
     """Take a moment."""
     await pause()
@@ -96,7 +96,7 @@ async def submit_in_step(number: int) -> str:
     return task_id
 
 
-@background_task(on_restart="resume", name="tests.parent")
+@background_task(on_restart="resume", name="resumed.parent")
 async def parent(number: int) -> list[str]:
     """Submit two children that are equal, and one in a step."""
     submit = get_task_manager().submit
