@@ -110,7 +110,6 @@ async def test_delayed(asyncframe: Probe, example: ModuleType) -> None:
     assert task.queue_time == lasting(asyncframe, 30)
 
 
-@deployed
 async def test_order(asyncframe: Probe, example: ModuleType) -> None:
     """The order is charged, waits for a person, and is shipped."""
     async with asyncframe.client(example.app, headers=MARK) as client:

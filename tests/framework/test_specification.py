@@ -369,6 +369,7 @@ ROUTES_OF_TASKS = {
     ("get", "/tasks/{task_id}/steps"),
     ("delete", "/tasks/{task_id}"),
     ("post", "/tasks/{task_id}/run-again"),
+    ("post", "/tasks/{task_id}/messages/approval"),
 }
 
 
@@ -379,7 +380,7 @@ def test_example_start_page(example: Example) -> None:
     assert (response.status_code, response.url.path) == (200, "/tasks/dashboard")
     assert response.headers["content-type"].startswith("text/html")
     buttons = example[1].get("/tasks/dashboard/facts").json()["buttons"]
-    assert len(buttons) == 6
+    assert len(buttons) == 7
     assert {example[1].get(button["path"]).status_code for button in buttons} == {405}
 
 

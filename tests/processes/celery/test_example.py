@@ -97,13 +97,13 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]
     folder = tmp_path_factory.mktemp("shop")
     # Not imported: its schedule would run in every framework of this process.
     text = (Path(framework.__file__).parent / "example.py").read_text("utf-8")
-    plain, given = "setup_async_framework(app, ", "setup_async_framework(app, engine=engine, "
+    plain, given = "store=open_store(), **settings)", "engine=engine, store=store, **settings)"
     assert text.count(plain) == 1
     with closing(RedisServer("--appendonly", "no")) as server:
         server.start()
         head, mark, rest = text.partition("\nfrom fastapi import")
         text = head + PARTS.format(url=server.url, folder=folder) + mark + rest
-        text = text.replace(plain, f"{given}store=store, ")
+        text = text.replace(plain, given)
         text = text.replace(
             '\ndef main() -> None:\n    """Serve',
             f'{HOLD}{ENGINE}\ndef main() -> None:\n    """Serve',

@@ -29,5 +29,5 @@ def test_on(pytester: pytest.Pytester, back_end: str) -> None:
     file = ROOT / "tests/framework/test_demo.py"
     result = pytester.run(*command, file, f"--asyncframe-on={back_end}")
     said = result.stdout.str()
-    assert result.parseoutcomes() == {"passed": 4, "deselected": 2}, said
+    assert result.parseoutcomes() == {"passed": 5, "deselected": 3}, said
     assert said.count(f"(passes on {back_end})") == 3, said
