@@ -368,10 +368,13 @@ async def start_order() -> Accepted[Any]:
     return fulfil("a chair")
 
 
-@demo.post("/kill", status_code=202)
-async def kill() -> None:
-    """Let this process end as by ``kill -9``, once this is answered."""
-    asyncio.get_running_loop().call_later(0.1, os.kill, os.getpid(), KILL)
+# Else nobody would start the process again.
+if DATABASE:
+
+    @demo.post("/kill", status_code=202)
+    async def kill() -> None:
+        """Let this process end as by ``kill -9``, once this is answered."""
+        asyncio.get_running_loop().call_later(0.1, os.kill, os.getpid(), KILL)
 
 
 app.include_router(demo)
@@ -391,7 +394,6 @@ app.include_router(
             "Ended by its time limit": "/demo/overrun",
             "Delayed by half a minute": "/demo/delayed",
             "Waits for approval": "/demo/order",
-            # Else nobody would start it again.
             **({"Kill the process": "/demo/kill"} if DATABASE else {}),
         },
         messages=[approval],
