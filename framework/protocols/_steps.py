@@ -53,19 +53,12 @@ class StepStore(Protocol):
 
         Args:
             task_id: A task that runs in this process.
-            records: They, each with its number.
+            records: They, each with its number; none if only something else changes.
             told: Called once, on another thread: with None once all are on disk as far as the store
                 promises that, and never if the process ends before. With a `StepTakenError` if the
                 task belongs to another process by now, so that nothing was stored; with a
                 `StoreUnavailableError` if the store has failed for five seconds.
             change: What else changes in the same transaction; None for nothing. With a
                 `MessageCameError` if that cannot be, so that nothing was stored.
-        """
-        ...
-
-    def retire_steps(self, task_id: str, numbers: Sequence[int]) -> None:
-        """Store of some steps of a task of this process that their errors have ended an attempt.
-
-        Their state becomes ``ended``, before anything else is stored of the task.
         """
         ...

@@ -23,6 +23,10 @@ changes their order. The rule, which `Matching` decides by plain data alone:
    time, or at once if nothing else can move: arguments that are made anew in each run look like
    that. A step with a key is never refused.
 
+6. A step that was cancelled while it ran waits to be cancelled again, so that a race goes the same
+   way. If nobody does so for the same time, or nothing else can move, it is run again: what has
+   cancelled it may have been the end of an attempt.
+
 Nothing waits anywhere else, so no run hangs. Guarantees, for programs whose arguments are not made
 anew: no recorded step is run again, and no call gets the result of another one. What the rule
 cannot tell apart is said in 5: a loop over what is left to do, or over a set, is refused without
@@ -121,11 +125,13 @@ class Held(NamedTuple):
         branch: Whose it is.
         call: The call.
         since: For how many seconds.
+        cancelled: Its record, if it waits to be cancelled as it was; None otherwise.
     """
 
     branch: Branch
     call: Call
     since: float
+    cancelled: StepRecord | None = None
 
 
 class _Found(NamedTuple):
@@ -231,7 +237,8 @@ class Matching:
             held: They, in the order in which they came.
             is_stuck: Whether nothing can go on unless one is answered.
         """
-        found = [(one, self._look(one.branch, one.call)) for one in held]
+        asking = [one for one in held if one.cancelled is None]
+        found = [(one, self._look(one.branch, one.call)) for one in asking]
         for one, (what, record) in found:
             if what == "its own":
                 return one, self._take(record)
@@ -243,6 +250,9 @@ class Matching:
         for one, (what, record) in found:
             if is_stuck or one.since >= PATIENCE:
                 return one, self._last(one, what, record)
+        for one in held:
+            if one.cancelled is not None and (is_stuck or one.since >= PATIENCE):
+                return one, Answer("run", one.cancelled)
         return None
 
     def _last(self, held: Held, what: str, record: StepRecord | None) -> Answer:

@@ -54,7 +54,7 @@ class Resuming:
             result = await coroutine
         except BaseException as error:
             if run.sleeps.left is None:
-                run.drop(error)
+                await run.drop(error)
                 raise
         finally:
             entered.reset(outside)
@@ -72,7 +72,7 @@ class Resuming:
             result = call()
         except BaseException as error:
             if run.sleeps.left is None:
-                run.drop(error)
+                run.drop_sync(error)
                 raise
         finally:
             entered.reset(outside)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from framework._records.records import Kind
 from framework._records.steps import KnownSteps, MessageRecord, StepRecord
@@ -34,8 +34,14 @@ from framework._tasks.wire import (
     encode_result,
     settled,
 )
-from framework.exceptions import StepInterruptedError, StepMismatchError
+from framework.exceptions import (
+    StepInterruptedError,
+    StepMismatchError,
+    StepTakenError,
+    StoreUnavailableError,
+)
 from framework.protocols import StepChange, StepStore
+from framework.steps._attempts import dropped
 from framework.steps._bodies import Bodies
 from framework.steps._branches import Body, Branch, digest_of, entered
 from framework.steps._mail import Mail
@@ -44,6 +50,10 @@ from framework.steps._sleeps import Sleeps
 
 QUIET: Final = 4
 """Turns of the loop without a call of a step, after which the next result is given."""
+
+
+Told: TypeAlias = Callable[[BaseException | None], object]
+"""Called once something is stored, on any thread; with an error if it is not."""
 
 
 class DeclaredStep(NamedTuple):
@@ -72,6 +82,7 @@ class _Waiting:
     call: Call
     since: float
     answered: asyncio.Future[Answer]
+    cancelled: StepRecord | None
 
 
 @dataclass(order=True)
@@ -164,6 +175,7 @@ class StepRun:
         root = Branch(self, (), None, ("", None), coroutine)
         self.branches, self._held, self._results = [root], [], []
         self._known.under_way.clear()
+        self._cut_off = []
         self.taking.clear()
         self.sleeps.begin()
         self._raised = []
@@ -172,14 +184,22 @@ class StepRun:
         self._matching = Matching(answering, self.branches, is_changed=is_changed)
         return root
 
-    def drop(self, error: BaseException) -> None:
-        """Drop the error of a step that has ended an attempt: the next one runs it again."""
-        causes = {id(one) for one in _causes(error) if not isinstance(one, StepInterruptedError)}
-        dropped = [record for one, record in self._raised if id(one) in causes]
-        for record in dropped:
-            record.state = "ended"
-        if dropped and self._store is not None:
-            self._store.retire_steps(self._task_id, [one.number for one in dropped])
+    async def drop(self, error: BaseException) -> None:
+        """Let the next attempt run again what has ended this one, once that is stored.
+
+        If it cannot be stored, the task has ended, or goes on elsewhere.
+        """
+        change = dropped(error, self._raised)
+        if change is not None:
+            with suppress(StepTakenError, StoreUnavailableError):
+                await _told(partial(self._post, (), change))
+
+    def drop_sync(self, error: BaseException) -> None:
+        """Do what `drop` does, on the thread of a sync task."""
+        change = dropped(error, self._raised)
+        if change is not None:
+            with suppress(StepTakenError, StoreUnavailableError):
+                _block(partial(self._post, (), change))
 
     # -- calls on the loop
 
@@ -224,18 +244,15 @@ class StepRun:
         answer = self._matching.ask(branch, call)
         # What is asked here may answer what is held elsewhere.
         self.watch()
-        if answer.what == "hold":
-            answer = await self._hold(branch, call)
-        if answer.what == "never":
-            # It was cancelled here before, and will be again.
-            await self.waiting(branch, asyncio.get_running_loop().create_future())
+        if answer.what in ("hold", "never"):
+            answer = await self._hold(branch, call, answer.record)
         if answer.what == "refuse":
             raise StepMismatchError(self._task_id, declared.name)
         return answer
 
-    async def _hold(self, branch: Branch, call: Call) -> Answer:
+    async def _hold(self, branch: Branch, call: Call, cancelled: StepRecord | None) -> Answer:
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(branch, call, loop.time(), loop.create_future())
+        waiting = _Waiting(branch, call, loop.time(), loop.create_future(), cancelled)
         self._held.append(waiting)
         loop.call_later(PATIENCE, self.watch)
         self.watch()
@@ -287,26 +304,7 @@ class StepRun:
         Raises:
             MessageCameError: If it was not stored, since a message has come.
         """
-        await self.waiting(branch, self._stored(record, change))
-
-    def _stored(self, record: StepRecord, change: StepChange | None) -> asyncio.Future[None]:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-
-        def tell(error: BaseException | None) -> None:
-            if future.done():
-                return
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(error)
-
-        def hear(error: BaseException | None) -> None:
-            with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
-                loop.call_soon_threadsafe(tell, error)
-
-        self._write(record, hear, change)
-        return future
+        await self.waiting(branch, _told(partial(self._write, record, change)))
 
     async def turn(self, branch: Branch, record: StepRecord) -> None:
         """Wait until the result of a step that is stored may be given."""
@@ -346,7 +344,7 @@ class StepRun:
         if not self._held:
             return False
         now = asyncio.get_running_loop().time()
-        held = [Held(one.branch, one.call, now - one.since) for one in self._held]
+        held = [Held(one.branch, one.call, now - one.since, one.cancelled) for one in self._held]
         moves = any(one.state in {"runs", "inside", "outside"} for one in self.branches)
         found = self._matching.settle(held, is_stuck=not moves)
         if found is None:
@@ -400,16 +398,7 @@ class StepRun:
 
     def store_sync(self, record: StepRecord, change: StepChange | None = None) -> None:
         """Store a step, and block until it is; see `store`."""
-        stored, told = threading.Event(), list[BaseException | None]()
-
-        def tell(fault: BaseException | None) -> None:
-            told.append(fault)
-            stored.set()
-
-        self._write(record, tell, change)
-        stored.wait()
-        if told[0] is not None:
-            raise told[0]
+        _block(partial(self._write, record, change))
 
     def _run_sync(
         self, declared: DeclaredStep, record: StepRecord, args: Any, kwargs: Any
@@ -444,6 +433,8 @@ class StepRun:
     def record_of(self, branch: Branch, call: Call, answer: Answer) -> StepRecord:
         """Return the record of a step whose body is run."""
         if answer.record is not None:
+            if answer.what == "run":
+                answer.record.state = "started"
             return answer.record
         place = self._matching.place(branch)
         found = place, branch.origins, call.function, call.digest
@@ -452,12 +443,7 @@ class StepRun:
         self._known.under_way[record] = None
         return record
 
-    def _write(
-        self,
-        record: StepRecord,
-        told: Callable[[BaseException | None], object],
-        change: StepChange | None,
-    ) -> None:
+    def _write(self, record: StepRecord, change: StepChange | None, told: Told) -> None:
         written, self._cut_off = [*self._cut_off, record], []
         # Those of which the start is stored.
         instead_of = [one.number for one in written if one.number]
@@ -467,12 +453,13 @@ class StepRun:
             if one.state != "started":
                 one.ended = self.sleeps.now()
         self._known.stored |= dict.fromkeys(written)
+        self._post(written, replace(change or StepChange(), instead_of=instead_of), told)
+
+    def _post(self, written: Sequence[StepRecord], change: StepChange, told: Told) -> None:
         if self._store is not None:
-            change = replace(change or StepChange(), instead_of=instead_of)
             self._store.store_steps(self._task_id, written, told, change)
             return
-        if change is not None:
-            self.mail.take(self._whose, change.takes)
+        self.mail.take(self._whose, change.takes)
         told(None)
 
     def _give(self, record: StepRecord, value: Any, error: BaseException | None) -> Any:
@@ -520,15 +507,36 @@ def _outcome(declared: DeclaredStep, record: StepRecord) -> tuple[Any, BaseExcep
     return decode_result(declared.fn, record.answer), None
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and those that have led to it."""
-    seen, todo = set[int](), [error]
-    while todo:
-        one = todo.pop()
-        if one is None or id(one) in seen:
-            continue
-        seen.add(id(one))
-        yield one
-        todo += [one.__cause__, one.__context__]
-        if isinstance(one, BaseExceptionGroup):
-            todo += one.exceptions
+def _told(write: Callable[[Told], object]) -> asyncio.Future[None]:
+    """Store something, and return what is done once it is stored."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+
+    def tell(error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+    def hear(error: BaseException | None) -> None:
+        with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+            loop.call_soon_threadsafe(tell, error)
+
+    write(hear)
+    return future
+
+
+def _block(write: Callable[[Told], object]) -> None:
+    """Store something, and block until it is stored."""
+    stored, told = threading.Event(), list[BaseException | None]()
+
+    def tell(fault: BaseException | None) -> None:
+        told.append(fault)
+        stored.set()
+
+    write(tell)
+    stored.wait()
+    if told[0] is not None:
+        raise told[0]

@@ -322,18 +322,12 @@ class ProcessStore:
         for message in self._disk.messages.get(task_id, ()):
             message.taken |= message.record.number in change.takes
         stored[:] = [one for one in stored if one.number not in numbers] + list(kept)
-        self._commits.point(f"after the commit of {short(kept[-1].function)}")
+        for one in stored:
+            if one.number in change.retires:
+                one.state = "ended"
+        what = short(kept[-1].function) if kept else "how an attempt has ended"
+        self._commits.point(f"after the commit of {what}")
         told(None)
-
-    def retire_steps(self, task_id: str, numbers: Sequence[int]) -> None:
-        """Commit that the errors of some steps have ended an attempt."""
-        self._commits.post(lambda: self._retire_steps(task_id, frozenset(numbers)))
-
-    def _retire_steps(self, task_id: str, numbers: Collection[int]) -> None:
-        stored = self._disk.steps.get(task_id, [])
-        stored[:] = [
-            replace(one, state="ended") if one.number in numbers else one for one in stored
-        ]
 
     # -- messages; see `protocols.MessageStore`
 

@@ -404,7 +404,7 @@ class Life:
         found = self._matching.settle(held, is_stuck=not moves) if held else None
         if found is None:
             return False
-        (asking, _, since), answer = found
+        (asking, _, since, _), answer = found
         ((branch, step, _),) = (one for one in self._held if one[0] is asking)
         self._held = [one for one in self._held if one[0] is not branch]
         self._world.held.append(since)

@@ -143,10 +143,6 @@ class StepRows:
         rows = [row_of(task_id, one) for one in records]
         self._put(_Request(task_id, rows, change or StepChange(), told))
 
-    def retire_steps(self, task_id: str, numbers: Sequence[int]) -> None:
-        """Store that some steps have ended an attempt; see `protocols.StepStore`."""
-        self._put(_Request(task_id, (), StepChange(retires=numbers), lambda _: None))
-
     def _put(self, request: _Request) -> None:
         if self._closing.is_set():
             # A thread that was left behind may still run a task.
