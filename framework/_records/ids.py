@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, overload
 
@@ -69,6 +70,45 @@ def random_id() -> TaskId[Any]:
         found = fresh.pop()
         _SPARE.extend(fresh)
         return found
+
+
+_DIGITS: Final = 2 * _BYTES
+_NUMBER: Final = 8
+"""How many digits of an id tell it from those of the same line; the first ones."""
+
+_HEXADECIMAL: Final = frozenset("0123456789abcdef")
+
+_STRIDE: Final = 0x9E3779B1
+"""Odd, so that it passes all numbers; large, so that ids which follow each other look different."""
+
+
+def line_of(task_id: str, *, goes_on: bool) -> str:
+    """Return what the ids of a task, and of those that go on from it, have in common.
+
+    Args:
+        task_id: The id of one of them.
+        goes_on: Whether it goes on from another one itself, so that `following` made its id.
+    """
+    return _made(task_id, goes_on)[_NUMBER:]
+
+
+def following(task_id: str, *, goes_on: bool) -> TaskId[Any]:
+    """Return the id of the task that goes on from another one; the same in every process.
+
+    Args:
+        task_id: The id of that one.
+        goes_on: As above.
+    """
+    made = _made(task_id, goes_on)
+    number = (int(made[:_NUMBER], 16) + _STRIDE) % 16**_NUMBER
+    return TaskId(f"{number:0{_NUMBER}x}{made[_NUMBER:]}")
+
+
+def _made(task_id: str, goes_on: bool) -> str:
+    if goes_on and len(task_id) == _DIGITS and set(task_id) <= _HEXADECIMAL:
+        return task_id
+    # One that a user has chosen, or of which nobody knows how it was made.
+    return hashlib.sha256(task_id.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
 
 
 # A forked child must not use the ids that its parent will use.

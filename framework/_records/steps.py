@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TypeAlias
 
@@ -45,6 +45,10 @@ class StepRecord:
     ended: float | None = None
 
 
+LEFT_BEHIND: Final = "ended"
+"""The state of steps that a task does not get from the one that it goes on from."""
+
+
 class KnownSteps:
     """The steps of a task that has run in this process.
 
@@ -63,6 +67,10 @@ class KnownSteps:
     def all(self) -> list[StepRecord]:
         """Return all of them; any thread."""
         return [*self.stored.copy(), *self.under_way.copy()]
+
+    def carried(self) -> KnownSteps:
+        """Return those with which another task goes on; any thread."""
+        return KnownSteps(replace(one) for one in self.stored.copy() if one.state != LEFT_BEHIND)
 
 
 RECEIVES: Final = "framework.steps.receive "
@@ -174,6 +182,12 @@ class KeptMessages:
         self.left: list[MessageRecord] = []
         self.number = 0
         self.keys: dict[tuple[str, str], str] = {}
+
+    def carried(self) -> KeptMessages:
+        """Return a copy, for a task that goes on from that of these."""
+        made = KeptMessages()
+        made.left, made.number, made.keys = [*self.left], self.number, {**self.keys}
+        return made
 
 
 Sent: TypeAlias = Literal["sent", "again", "other", "unknown", "ended"]

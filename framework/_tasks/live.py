@@ -192,7 +192,8 @@ class LiveTask(TaskRecord):
         parents: What was known, when it was submitted, of the tasks that it waits for; nothing once
             it is launched, or may be.
         messages: What was sent to it, if no store keeps that; None if nothing was.
-        steps: Those of its run in this process; None if it has none.
+        steps: Those of its run in this process, or that it goes on from if no store keeps them;
+            None if it has none.
     """
 
     spec: TaskSpec

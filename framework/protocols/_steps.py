@@ -32,7 +32,12 @@ class StepChange:
 
 @runtime_checkable
 class StepStore(Protocol):
-    """Optional methods of a `RequeueStore` that keeps the steps of tasks that go on."""
+    """Optional methods of a `RequeueStore` that keeps the steps of tasks that go on.
+
+    A record that repeats another one, see `TaskRecord.run_again_of`, goes on from the steps of
+    that. With its first commit the store copies those that are not ``ended``, and all messages to
+    that task: the record is stored with all of them, or not at all.
+    """
 
     def fetch_steps(self, task_id: str) -> Sequence[StepRecord]:
         """Return what is stored of a task's steps, in the order in which they ended; may block.

@@ -5,6 +5,9 @@ submitted, then the step is stored with the child's id. The id is made of the st
 run that finds the start only submits with the same id, or finds the child. In the body of a step
 the id is made of that step's record, the call, and how manyth of such calls of the body it is.
 
+The id is that of a line of tasks, and not of the task: one that goes on from another, by
+`run_again`, finds the children of that.
+
 Guarantees: for each record of a submission there is one child at most, wherever the process is
 killed; with the same arguments, each submission in a body has one child.
 Relies on: whoever submits looks for a task with the id before.
@@ -13,9 +16,11 @@ Lock order: none is held here.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
+from framework._records.ids import line_of
 from framework._records.steps import StepRecord
 from framework._tasks.functions import name_of
 from framework._tasks.live import LiveTask
@@ -86,13 +91,15 @@ def _id_in(body: Body, call: str) -> str:
     body.submitted[call] = number + 1
     record = body.record
     place = record.path, record.function, record.digest, _occurrence(body.task, record)
-    return digest_of(repr((str(body.task.task_id), place, call, number)))
+    line = line_of(str(body.task.task_id), goes_on=bool(body.task.run_again_of))
+    return digest_of(repr((line, place, call, number)))
 
 
 def _occurrence(task: LiveTask, record: StepRecord) -> int:
     """Return how many of such calls its branch has made before that are not repeated by this."""
     key = record.path, record.function, record.digest
+    known = [] if task.steps is None else task.steps.all()
     return sum(
-        one is not record and one.state != "ended" and (one.path, one.function, one.digest) == key
-        for one in (() if task.steps is None else task.steps.all())
+        one.state != "ended" and (one.path, one.function, one.digest) == key
+        for one in itertools.takewhile(lambda one: one is not record, known)
     )

@@ -83,7 +83,11 @@ class Resuming:
     def _run_of(self, task: LiveTask) -> StepRun:
         """Return the steps of a task as they are stored; blocks."""
         store = self._store
-        records = () if store is None else store.fetch_steps(str(task.task_id))
+        if store is not None:
+            records = store.fetch_steps(str(task.task_id))
+        else:
+            # What the task has left from which it goes on.
+            records = [] if task.steps is None else task.steps.all()
         sleeps = Sleeps(task, self._policies(), self._ledger)
         found = task, code_of(task.spec.fn), store, sleeps, self.mail, self._bodies, records
         return StepRun(*found)

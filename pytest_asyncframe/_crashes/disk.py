@@ -94,11 +94,18 @@ class Disk:
     def write(self, record: TaskRecord) -> None:
         """Keep a record, which does not change any more."""
         task_id, restart = str(record.task_id), record.restart
+        if record.run_again_of and task_id not in self.records:
+            self._carry(record.run_again_of, task_id)
         self.records[task_id] = record
         if record.status.is_final or restart is None:
             self.restarts.pop(task_id, None)
         else:
             self.restarts[task_id] = restart.call, restart.facts()
+
+    def _carry(self, old: str, new: str) -> None:
+        """Let a task go on from the steps of another one, with the messages to that."""
+        self.steps[new] = [replace(one) for one in self.steps.get(old, ()) if one.state != "ended"]
+        self.messages[new] = [replace(one) for one in self.messages.get(old, ())]
 
     def mail(self, task_id: str) -> list[MessageRecord]:
         """Return the messages to a task that no step has taken."""

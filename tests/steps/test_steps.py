@@ -15,7 +15,12 @@ from fastapi import Depends
 from pydantic import ValidationError
 
 from framework import background_task, get_task_manager, retry_task, setup_async_framework
-from framework.exceptions import MessageRefusedError, StepMismatchError, TaskNotFoundError
+from framework.exceptions import (
+    MessageRefusedError,
+    RunAgainError,
+    StepMismatchError,
+    TaskNotFoundError,
+)
 from framework.steps import Message, sleep, sleep_sync, sleep_until, sleep_until_sync, step
 from pytest_asyncframe.probe import Probe
 
@@ -645,3 +650,70 @@ def test_what_is_no_function(what: Any) -> None:
     """Only a function can be a step."""
     with pytest.raises(TypeError, match=r"^step "):
         step(what)
+
+
+@background_task(on_restart="resume", on_error="silent", name="tests.goes_on")
+async def goes_on(order: int) -> str:
+    """Charge, ask a person, and let a group fail of which a sibling waits."""
+    payment = await charge(order)
+    with contextlib.suppress(ConnectionError):
+        await ship(order)
+    is_approved = await APPROVAL.receive()
+    try:
+        await in_a_group(order + 1)
+    except* ConnectionError:
+        await refund("nothing")
+        raise
+    return f"{payment} {is_approved} {await NOTE.receive()}"
+
+
+async def in_a_group(order: int) -> None:
+    """Ship, and be away meanwhile."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(ship(order))
+        group.create_task(stay_away())
+
+
+@step
+async def stay_away() -> None:
+    """Wait to be cancelled, as long as something fails."""
+    EFFECTS.append("away")
+    if EFFECTS.fails or EFFECTS.count("away") < 2:
+        await asyncio.Event().wait()
+
+
+async def test_run_again_goes_on(asyncframe: Probe, effects: Effects) -> None:
+    """The next task has all that is recorded, and runs what has ended the first one, or was cut."""
+    manager, effects.fails = asyncframe.manager, 2
+    first = goes_on(1)
+    await APPROVAL.send(first, True)
+    await NOTE.send(first, "kept")
+    await asyncframe.completed(first, check=False)
+    before = list(effects)
+    again = await asyncio.gather(manager.run_again(first), manager.run_again(first))
+    task = await asyncframe.completed(again[0])
+
+    assert before == ["charge 1", "ship 1", "ship 2", "away", "refund nothing"]
+    assert again[0] == again[1]
+    assert task.result == "payment 1 True kept"
+    assert effects[len(before) :] == ["ship 2", "away"]
+    with pytest.raises(RunAgainError, match=rf"has gone on as task {task.task_id}, which compl"):
+        await manager.run_again(first)
+
+
+@background_task(on_restart="resume", name="tests.regroups")
+@retry_task(max_retries=2, retry_delay=1)
+async def regroups() -> None:
+    """Let a group fail of which a sibling waits, and fail after it."""
+    await in_a_group(1)
+    EFFECTS.append("after")
+    if EFFECTS.count("after") < 2:
+        raise ValueError
+
+
+async def test_a_step_that_a_sibling_has_cancelled(asyncframe: Probe, effects: Effects) -> None:
+    """It is run again by the next attempt, and not by the one after that."""
+    effects.fails = 1
+    await asyncframe.manager.get_result(regroups())
+
+    assert effects == ["ship 1", "away", "ship 1", "away", "after", "after"]

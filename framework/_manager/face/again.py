@@ -1,5 +1,9 @@
 """Running tasks again: the call of a task that did not complete becomes a new task.
 
+A task that goes on from its steps does so here, too: the new one has the steps of the old one from
+the commit on that brings it. There is one such task for each that has ended, since its id is made
+of the id of that one: whoever asks again, wherever, finds the last of the line.
+
 In memory the call is kept as it was, by reference. A shared store or a remote engine keeps it
 as JSON, and the function is found by its name, so that every process gives the same answer.
 
@@ -15,6 +19,7 @@ from types import FrameType
 from framework._manager.core import Core
 from framework._manager.face.submitting import Call
 from framework._manager.request_bound.arguments import require_lasting
+from framework._records.ids import TaskId, following
 from framework._records.jsonsafe import safe_str
 from framework._records.records import TaskRecord
 from framework._records.statuses import COMPLETED
@@ -41,24 +46,42 @@ async def run_again(core: Core, task_id: str, frame: FrameType) -> LiveTask | Ex
         task_id: The task.
         frame: The frame of the caller.
     """
-    record = core.ledger.find(task_id)
-    if record is None:
-        record = await core.others.find(task_id)
-    if record is None:
-        raise TaskNotFoundError(task_id)
+    record = await _found(core, task_id)
     if not record.status.is_final:
         raise _refusal(record, f"it is {record.status.value}; wait until it has ended")
     if record.status is COMPLETED:
         raise _refusal(record, "it completed, and the arguments of such tasks are not kept")
-    call = await _call_of(core, record)
-    try:
-        require_lasting(*call)
-    except TypeError as error:  # the request that waited for it has ended
-        raise _refusal(record, str(error)) from None
-    if record.owner is not None:
-        # Those that the new task submits belong to it, too.
-        core.owners.expect()
-    return await core.intake.submit_patiently(*call, frame, repeated=record)
+    asked = record
+    while True:
+        call = await _call_of(core, record)
+        try:
+            require_lasting(*call)
+        except TypeError as error:  # the request that waited for it has ended
+            raise _refusal(record, str(error)) from None
+        if record.owner is not None:
+            # Those that the new task submits belong to it, too.
+            core.owners.expect()
+        # On workers of an engine its steps are kept for one delivery only.
+        if core.remote is not None or not call[0].resumes:
+            return await core.intake.submit_patiently(*call, frame, repeated=record)
+        next_id = following(str(record.task_id), goes_on=bool(record.run_again_of))
+        async with core.keys.hold(next_id) as held:
+            if held.found is None:
+                return await core.intake.submit_patiently(*call, frame, repeated=record)
+        record = held.found
+        if not record.status.is_final:
+            return Existing(TaskId(record.task_id))
+        if record.status is COMPLETED:
+            raise _refusal(asked, f"it has gone on as task {record.task_id}, which completed")
+
+
+async def _found(core: Core, task_id: str) -> TaskRecord:
+    record: TaskRecord | None = core.ledger.find(task_id)
+    if record is None:
+        record = await core.others.find(task_id)
+    if record is None:
+        raise TaskNotFoundError(task_id)
+    return record
 
 
 async def _call_of(core: Core, record: TaskRecord) -> Call:

@@ -344,6 +344,12 @@ class TaskManager(Waiting):
         id, and starts without a delay. `Task.run_again_of` says which task it repeats. The old
         task stays as it is, and can be run again once more.
 
+        One with ``on_restart="resume"`` goes on from the steps of the old task, and receives what
+        was sent to it: only what has not ended there runs, such as the step whose error ended it.
+        There is one such task for each: if the task was run again before, this returns the id of
+        that one, or of the one that goes on from it if that has failed too. On Celery it begins
+        anew.
+
         In memory, the arguments are kept by reference, of the latest 1,000 tasks that did not
         complete (see `MemoryStore`); if the function has changed them, the new task gets what
         it has left. A store or engine that several processes share keeps the arguments as JSON,
@@ -360,8 +366,8 @@ class TaskManager(Waiting):
         Raises:
             TypeError: If *task_id* is not a string.
             TaskNotFoundError: If the id is unknown.
-            RunAgainError: If the task has not ended or has completed, if its arguments were not
-                kept, or if this process does not know its function.
+            RunAgainError: If the task has not ended or has completed, or has gone on as one that
+                has; if its arguments were not kept, or this process does not know its function.
             QueueFullError: If the queue is full.
             StoreUnavailableError: If a store that several processes share cannot be used.
             FrameworkNotStartedError: If the framework is stopping or has stopped.

@@ -12,7 +12,6 @@ Lock order: none is held here.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -22,7 +21,7 @@ from typing import Any, ClassVar, Final
 from framework._manager.others.other_processes import OtherProcesses
 from framework._manager.submitting.partner import Awaited, Joined, Partner
 from framework._records.checks import id_in_use
-from framework._records.ids import TaskId
+from framework._records.ids import TaskId, following
 from framework._records.records import TaskRecord
 from framework._running.ledger import Ledger
 from framework._running.runner import Runner
@@ -32,6 +31,9 @@ from framework._tasks.places import PlaceAnswer, PlaceRequest
 from framework._tasks.specs import TaskSpec
 from framework._threads.waiters import Reply
 from framework.exceptions import StoreUnavailableError
+
+_MADE: Final = 32
+"""The length of ids that are made of what a submission is for."""
 
 _PATIENCE: Final = 5.0
 """How many seconds to wait for a sign of the store that keeps the places."""
@@ -217,8 +219,8 @@ class Keys:
         await told.wait()
         if not told.has_come:
             raise StoreUnavailableError(
-                f"no answer within {_PATIENCE:g} s whether another request has the same "
-                "Idempotency-Key; nothing was submitted"
+                f"no answer within {_PATIENCE:g} s whether another request submits the same; "
+                "nothing was submitted"
             )
         await granted.wait()
 
@@ -242,4 +244,4 @@ def _was_refused(task: TaskRecord) -> bool:
 
 def _next(task_id: str) -> str:
     """Return the id to use after a task that was refused; the same in every process."""
-    return hashlib.sha256(task_id.encode()).hexdigest()[:32]
+    return following(task_id, goes_on=len(task_id) == _MADE)

@@ -176,7 +176,8 @@ class Intake:
             kwargs: Its keyword arguments, already checked.
             frame: The frame of the caller.
             awaited: How its caller waits for its end.
-            repeated: The task that it repeats, whose owner it gets; None for none.
+            repeated: The task that it repeats, whose owner it gets, and from whose steps it goes
+                on if it is one that does; None for none.
 
         Raises:
             Exception: What `submit` raises.
@@ -186,6 +187,9 @@ class Intake:
         task = self._new_task(spec, args, kwargs, frame)
         if repeated is not None:
             task.run_again_of, task.owner = str(repeated.task_id), repeated.owner
+            # A store copies what it keeps of them itself, see `protocols.StepStore`.
+            if self.ledger.features.steps is None and isinstance(repeated, LiveTask):
+                _go_on(task, repeated)
         self._moments[spec.special].make(task)
         return await suspend(self.steps_of_made(task))
 
@@ -428,6 +432,12 @@ class Intake:
         self.ledger.add_home(home)
         # The latest app comes first: it gets the tasks that belong to no app.
         self.homes.insert(0, home)
+
+
+def _go_on(task: LiveTask, repeated: LiveTask) -> None:
+    """Give a task what another one has left that has ended."""
+    task.steps = None if repeated.steps is None else repeated.steps.carried()
+    task.messages = None if repeated.messages is None else repeated.messages.carried()
 
 
 def _settle(asked: list[Partner], task: LiveTask, added: bool) -> None:

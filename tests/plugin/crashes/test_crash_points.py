@@ -85,13 +85,14 @@ def test_a_cure_passes_at_all_pairs_of_crashes(gallery: pytest.Pytester, cure: s
 
 @pytest.mark.extended("time")
 @pytest.mark.timeout(300)
-def test_children_are_submitted_once(pytester: pytest.Pytester) -> None:
-    """A task that submits others submits each of them once, at whatever commit its process dies."""
+@pytest.mark.parametrize(("module", "many"), [("children", 6), ("going_on", 1)])
+def test_a_module_holds(pytester: pytest.Pytester, module: str, many: int) -> None:
+    """Its tests hold at whatever commit the process dies: of children, and of `run_again`."""
     pytester.makeini(INI)
-    pytester.makepyfile(test_children=BUGS.with_name("children.py").read_text())
+    pytester.makepyfile(test_module=BUGS.with_name(f"{module}.py").read_text())
     result = pytester.runpytest("-v", "-p", "no:randomly")
-    result.assert_outcomes(passed=6)
-    result.stdout.fnmatch_lines(["*PASSED (all * crash points, none fails)*"] * 6)
+    result.assert_outcomes(passed=many)
+    result.stdout.fnmatch_lines(["*PASSED (all * crash points, none fails)*"] * many)
 
 
 def test_a_failure_is_repeated_by_its_line(gallery: pytest.Pytester) -> None:

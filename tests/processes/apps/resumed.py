@@ -104,6 +104,33 @@ async def parent(number: int) -> list[str]:
     return [*ids, await submit_in_step(number)]
 
 
+@step
+async def breaks(part: str) -> str:
+    """Submit a child, and fail in a task that goes on from no other one."""
+    task = current_task()
+    assert task is not None
+    await get_task_manager().submit(child, (0,))
+    if task.run_again_of is None:
+        raise OSError(part)
+    return await on_loop(part)
+
+
+@background_task(on_restart="resume", name="resumed.broken", on_error="silent")
+async def broken(number: int) -> dict[str, str]:
+    """Call steps, submit a child, and call one that breaks."""
+    found = {"first": await on_loop("first"), "second": await on_loop("second")}
+    await get_task_manager().submit(child, (number,))
+    return found | {"third": await breaks("third"), "last": await on_loop("last")}
+
+
+async def run_again(number: int) -> None:
+    """Submit a task that breaks, and let it go on, as two people at once."""
+    manager = get_task_manager()
+    task_id = await manager.submit(broken, (number,))
+    await manager.wait(task_id)
+    await asyncio.gather(manager.run_again(task_id), manager.run_again(task_id))
+
+
 KINDS = {"fanned": fanned, "chained": chained, "parent": parent}
 
 
@@ -128,8 +155,10 @@ async def main() -> None:
         threading.Thread(target=read, daemon=True).start()
         for number in range(COUNT):
             await asyncio.gather(*(submit(kind, number) for kind in KINDS))
+        again = asyncio.gather(*map(run_again, range(COUNT)), return_exceptions=True)
         print("done", flush=True)
         await end.wait()
+    again.cancel()
 
 
 if __name__ == "__main__":

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import defaultdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from framework import get_task_manager, setup_async_framework
+from framework import TaskManager, TaskStatus, get_task_manager, setup_async_framework
+from framework._records.ids import following
 from framework.stores.sql import SQLStore
 from framework.stores.sql._dialects.chosen import checked_url
+from framework.stores.sql._reading.observer import Observer
 from framework.stores.sql._tables.schema import STEPS_OF_TASKS, TASKS
 from tests.patience import PATIENCE
 from tests.processes.work.test_requeue_kills import Run
@@ -23,6 +26,7 @@ PARTS = {
     "fanned": ["first", "a", "b", "c", "last"],
     "chained": ["one", "two", "three"],
 }
+BROKEN = ["first", "second", "third", "last"]
 
 
 async def disturbed(url: str, folder: Path, ways: list[str], *, count: int, seed: int) -> Run:
@@ -56,6 +60,30 @@ def ids_of(url: str, name: str) -> list[str]:
         return list(connection.scalars(asked))
 
 
+async def gone_on(url: str, manager: TaskManager) -> dict[str, list[str]]:
+    """Let all go on that have broken, and wait for them; return the ids of each by the last one."""
+    engine = sa.create_engine(checked_url(url), poolclass=sa.NullPool)
+    asked = sa.select(TASKS.c.task_id).where(
+        TASKS.c.name == "resumed.broken", TASKS.c.run_again_of.is_(None)
+    )
+    with engine.connect() as connection:
+        firsts = list(connection.scalars(asked))
+    lines = {}
+    for first in firsts:
+        ids, status = [first], (await manager.wait(first, timeout=PATIENCE)).status
+        while status is not TaskStatus.COMPLETED:
+            following_id = following(ids[-1], goes_on=len(ids) > 1)
+            if await manager.get_task(following_id) is None:
+                with contextlib.closing(Observer(url)) as observer:
+                    assert (
+                        observer.run_again(ids[-1], datetime.now(UTC).timestamp()) == following_id
+                    )
+            ids.append(following_id)
+            status = (await manager.wait(following_id, timeout=PATIENCE)).status
+        lines[ids[-1]] = ids
+    return lines
+
+
 async def check(run: Run, url: str, ledger: Path) -> None:
     """See that each step has one record, and that it is what its body has done last."""
     results: dict[str, Any] = {}
@@ -67,13 +95,21 @@ async def check(run: Run, url: str, ledger: Path) -> None:
         parents = ids_of(url, "resumed.parent")
         submitted = [await manager.get_result(one, timeout=PATIENCE) for one in parents]
         children = [one for ids in submitted for one in ids]
+        lines = await gone_on(url, manager)
+        gone = {last: await manager.get_result(last, timeout=PATIENCE) for last in lines}
         for task_id in children:
             # A process that stops in order cancels those that run.
             await manager.wait(task_id, timeout=PATIENCE)
+    bodies = bodies_in(ledger)
+    for last, ids in lines.items():
+        found = {part: [one for task in ids for one in bodies[task, part]] for part in BROKEN}
+        assert gone[last] == {part: found[part][-1] for part in BROKEN}
+        # What was recorded before the first one broke.
+        assert not any(bodies[task, part] for task in ids[1:] for part in BROKEN[:2])
     # Each submission has one child, and there are no others.
     assert len(set(children)) == 3 * len(parents) > 20
-    assert sorted(ids_of(url, "resumed.child")) == sorted(children)
-    bodies = bodies_in(ledger)
+    assert len(ids_of(url, "resumed.child")) == len(children) + 2 * len(lines)
+    assert set(ids_of(url, "resumed.child")).issuperset(children)
     engine = sa.create_engine(checked_url(url), poolclass=sa.NullPool)
     records = defaultdict[str, list[str]](list)
     with engine.connect() as connection:

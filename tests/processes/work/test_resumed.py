@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -15,10 +17,11 @@ from framework import (
     setup_async_framework,
 )
 from framework._manager import resting
-from framework.exceptions import StepInterruptedError, StepTakenError
+from framework.exceptions import RunAgainError, StepInterruptedError, StepTakenError
 from framework.protocols import TaskEvent
 from framework.steps import Message, _sleeps, sleep, sleep_sync, step
 from framework.stores.sql import SQLStore
+from framework.stores.sql._reading.observer import Observer
 from framework.stores.sql._writing.messages import MessageRows
 from tests.patience import PATIENCE
 
@@ -301,3 +304,58 @@ async def test_a_step_of_a_task_that_was_taken(sql_url: str) -> None:
     assert [str(one) for one in late] == ["a step ended after its store"]
     assert isinstance(error, StepTakenError)
     assert str(error).startswith("task 'unknown' has ended, or runs in another process by now")
+
+
+@background_task(on_restart="resume", on_error="silent", name="tests.ships_later")
+async def ships_later(order: int) -> str:
+    """Charge, and ship if there is a carrier, and somebody approves once more."""
+    payment = await charge(order)
+    is_approved = await APPROVAL.receive()
+    World.started.set()
+    if not World.is_open:
+        await refuse(payment)
+    await APPROVAL.receive()
+    return f"{await ship(payment)} {is_approved}"
+
+
+@step
+async def refuse(payment: str) -> None:
+    """Fail."""
+    EFFECTS.append("refuse")
+    raise OSError(payment)
+
+
+async def test_whoever_runs_it_again(sql_url: str, effects: list[str]) -> None:
+    """In two processes and from outside at once: one task goes on, and has all that is recorded."""
+    first, second = SQLStore(sql_url, durable=True), SQLStore(sql_url, durable=True)
+    async with setup_async_framework(None, store=first):
+        one = get_task_manager()
+        task_id = await one.submit(ships_later, (1,))
+        await APPROVAL.send(task_id, True)
+        await one.wait(task_id, timeout=PATIENCE)
+        failed = [step.state for step in await one.get_steps(task_id)]
+        async with setup_async_framework(None, store=second):
+            other = get_task_manager()
+            with closing(Observer(sql_url)) as observer:
+                outside = asyncio.to_thread(
+                    observer.run_again, task_id, datetime.now(UTC).timestamp()
+                )
+                again = await asyncio.gather(
+                    one.run_again(task_id), other.run_again(task_id), outside
+                )
+            await asyncio.gather(
+                *(manager.wait(again[0], timeout=PATIENCE) for manager in (one, other))
+            )
+            World.is_open = True
+            # Of the one that has failed, and from the first one on.
+            last = await one.run_again(again[0])
+            assert await one.run_again(task_id) == last
+            await APPROVAL.send(last, True)
+            result = await other.get_result(last, timeout=PATIENCE)
+            with pytest.raises(RunAgainError, match=rf"has gone on as task {last}, which comp"):
+                await one.run_again(task_id)
+
+    assert failed == ["completed", "completed", "failed"]
+    assert len(set(again)) == 1
+    assert result == "parcel for payment 1 True"
+    assert effects == ["charge", "refuse", "refuse", "ship"]

@@ -15,7 +15,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection
 
-from framework._records.ids import random_id
+from framework._records.ids import following, random_id
 from framework._records.pages import PageQuery
 from framework._records.records import Restart, TaskRecord
 from framework._records.schedules import ScheduleState
@@ -30,9 +30,16 @@ from framework.stores.sql._shared import schedules as _schedules
 from framework.stores.sql._tables import calls, free_rows
 from framework.stores.sql._tables.database import FAULTS, Database, why
 from framework.stores.sql._tables.rows import TaskRow, can_be_kept, readable, record_of
-from framework.stores.sql._tables.schema import PROCESSES, SCHEDULES, STEPS, TASKS, version_of
+from framework.stores.sql._tables.schema import (
+    PROCESSES,
+    SCHEDULES,
+    STEPS,
+    STEPS_OF_TASKS,
+    TASKS,
+    version_of,
+)
 from framework.stores.sql._tables.statements import Statements
-from framework.stores.sql._tables.steps import read
+from framework.stores.sql._tables.steps import carry, read
 
 OUTSIDE: Final = "it was submitted from outside, and waits for a process that knows its function"
 """Reason of a task that no process has seen yet."""
@@ -248,7 +255,8 @@ class Observer:
         """Submit the call of a task that ended without a result again, as a new task.
 
         It belongs to no process: one that knows its function takes it over within a second or
-        two, or when it starts.
+        two, or when it starts. If the task has steps, the new one goes on from them; there is one
+        such task only, which is returned if it has not ended.
 
         Args:
             task_id: The task.
@@ -266,9 +274,13 @@ class Observer:
             if row is None:
                 raise ValueError("it was removed from the store")
             _require_call(row)
-            again = random_id()
+            last, again, found = _line(connection, row)
+            if found is not None:
+                return again
             texts = {"name": row.name, "description": row.description, "owner": row.owner}
-            self._submit(connection, again, version, now, row.call, run_again_of=task_id, **texts)
+            old = last.task_id
+            self._submit(connection, again, version, now, row.call, run_again_of=old, **texts)
+            carry(connection, [(again, old)])
             return again
 
     def _submit(
@@ -358,11 +370,39 @@ _NO_ARGUMENTS: Final = "[[], {}]"
 
 _CALL: Final = sa.select(TASKS).where(TASKS.c.task_id == sa.bindparam("task_id"))
 
+_HAS_STEPS: Final = (
+    sa.select(STEPS_OF_TASKS.c.number).where(STEPS_OF_TASKS.c.task_id == sa.bindparam("task_id"))
+).limit(1)
+
 _LAST_IS_REMOTE: Final = (
     sa.select(TASKS.c.task_id)
     .join(SCHEDULES, SCHEDULES.c.task_id == TASKS.c.task_id)
     .where(SCHEDULES.c.name == sa.bindparam("name"), TASKS.c.remote == 1)
 )
+
+
+def _line(connection: Connection, row: Any) -> tuple[Any, str, Any]:  # Any: rows of `_CALL`
+    """Find out how a task that has ended is to go on; see `_manager.face.again`.
+
+    Returns:
+        The task that did so last, which has ended as well; the id of the next one; and that one, if
+        it is there. The id is a random one if the task has no steps.
+
+    Raises:
+        ValueError: If it has gone on already, and completed.
+    """
+    last = row
+    while True:
+        again: str = following(last.task_id, goes_on=bool(last.run_again_of))
+        found = connection.execute(_CALL, {"task_id": again}).one_or_none()
+        if found is None:
+            has_steps = connection.execute(_HAS_STEPS, {"task_id": row.task_id}).first() is not None
+            return last, again if has_steps or last is not row else random_id(), None
+        if found.ended_at is None:
+            return last, again, found
+        if found.status == TaskStatus.COMPLETED.value:
+            raise ValueError(f"it has gone on as task {again}, which completed")
+        last = found
 
 
 def _require_call(row: Any) -> None:  # Any: a row of `_CALL`

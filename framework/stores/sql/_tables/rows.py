@@ -96,6 +96,7 @@ class Written(NamedTuple):
         waits_for: For a task that begins to wait by this row: its id, one that it waits for, and
             what becomes of it if that has no result; each.
         unwritten: Whether those may be without a row yet.
+        goes_on_from: The task whose steps it has from this row on; "" for none.
     """
 
     text: str
@@ -105,6 +106,7 @@ class Written(NamedTuple):
     starts: bool = False
     waits_for: Sequence[tuple[str, str, str]] = ()
     unwritten: bool = False
+    goes_on_from: str = ""
 
     @property
     def is_free(self) -> bool:

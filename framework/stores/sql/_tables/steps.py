@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
-from framework._records.steps import StepRecord
-from framework.stores.sql._tables.schema import STEPS_OF_TASKS
+from framework._records.steps import LEFT_BEHIND, StepRecord
+from framework.stores.sql._tables.schema import MESSAGES, STEPS_OF_TASKS
 
 _ALL: Final = (
     sa.select(STEPS_OF_TASKS)
@@ -19,9 +20,40 @@ _ALL: Final = (
 )
 
 
+def _copying(table: sa.Table, wanted: sa.ColumnElement[bool]) -> sa.Insert:
+    """Return what gives wanted rows of one task to another one as well, unless that has some."""
+    names = [one.name for one in table.columns if one.name != "task_id"]
+    new, others = sa.cast(bindparam("new", type_=sa.Text()), sa.Text), table.alias()
+    rows = sa.select(new, *(table.c[name] for name in names)).where(
+        table.c.task_id == bindparam("old"),
+        wanted,
+        ~sa.exists().where(others.c.task_id == bindparam("new")),
+    )
+    return sa.insert(table).from_select(["task_id", *names], rows)
+
+
+_CARRY: Final = (
+    _copying(STEPS_OF_TASKS, STEPS_OF_TASKS.c.state != LEFT_BEHIND),
+    _copying(MESSAGES, sa.true()),
+)
+
+
 def read(connection: Connection, task_id: str) -> list[StepRecord]:
     """Return the steps of a task, in the order in which they ended."""
     return [_record(row) for row in connection.execute(_ALL, {"of_task": task_id})]
+
+
+def carry(connection: Connection, tasks: Iterable[tuple[str, str]]) -> None:
+    """Let tasks go on from the steps of others, and get the messages to these.
+
+    Args:
+        connection: The transaction in which their rows are first written, or again since nobody
+            knows whether an earlier one had its effect.
+        tasks: Each, and the one that it goes on from, which has ended.
+    """
+    for new, old in tasks:
+        for copy in _CARRY:
+            connection.execute(copy, {"new": new, "old": old})
 
 
 def row_of(task_id: str, record: StepRecord) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from framework.stores.sql._tables.chains import Settled
 from framework.stores.sql._tables.database import FAULTS, why
 from framework.stores.sql._tables.rows import NOT_WHOLE, TaskRow, Written
 from framework.stores.sql._tables.statements import DELETED, Statements
+from framework.stores.sql._tables.steps import carry
 from framework.stores.sql._writing.chained import ChainedRows
 from framework.stores.sql._writing.drafts import Drafts
 from framework.stores.sql._writing.messages import wake_beside
@@ -348,6 +349,7 @@ class Batches:
             if beats:
                 self.pulse.give_in(connection)
             started, ended = self._put(connection, rows, new, version)
+            carry(connection, [(row.task_id, row.goes_on_from) for row in rows if row.goes_on_from])
             settled = self._chained.settle(connection, version, rows, chained=turn.chained)
             claimed = self._claimed(connection, version, turn.free, rows if claims else None)
             asleep = [row.task_id for row in rows if row.is_free and row.sleeps]

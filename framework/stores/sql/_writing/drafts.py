@@ -59,7 +59,8 @@ class Drafts:
                     self._site.backlog.written([record])
                     continue
                 starts = restart is not None and self._begin(still, restart)
-                row = rows[record.task_id] = row_of(still, self.call_of(record, still), starts)
+                row = row_of(still, self.call_of(record, still), starts)
+                row = rows[record.task_id] = self._going_on(still, row)
             except Exception as error:
                 refused.append((record, error))
             else:
@@ -77,7 +78,14 @@ class Drafts:
         still = self._site.host.snapshot(record)
         restart = still.restart
         starts = restart is not None and self._begin(still, restart)
-        return bare_row_of(still, error, said)._replace(starts=starts)
+        return self._going_on(still, bare_row_of(still, error, said)._replace(starts=starts))
+
+    def _going_on(self, still: TaskRecord, row: Written) -> Written:
+        """Return a row, which brings the steps of another task if it is the first one."""
+        repeated = still.run_again_of
+        if not repeated or row.restart is None or row.task_id in self._with_call:
+            return row
+        return row._replace(goes_on_from=repeated)
 
     def _may_write(self, restart: Restart) -> bool:
         """Return whether a task that others may run is this process's to write."""
