@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,21 +14,18 @@ from types import CodeType, MethodType
 from typing import Any, NoReturn  # Any: a task's function may take anything
 
 from framework._decorators.throttled import throttled_inner
-from framework._manager.core import Core, Parts
+from framework._manager.core import Core
 from framework._manager.drain import REASON
 from framework._manager.face.manager import TaskManager
 from framework._manager.frameworks import (
     STATE,
-    Framework,
     Promise,
-    override,
     set_override,
     set_promise,
     without_override,
 )
 from framework._manager.inside import core_of, crew_of
-from framework._manager.settings import Settings
-from framework._manager.submitting.tested import AppRules
+from framework._manager.overriding import override_framework
 from framework._records import exports
 from framework._records.statuses import TRAITS
 from framework._running.outcomes import WorkerCrashError
@@ -46,7 +42,7 @@ from framework._tasks.functions import (
     without_partials,
 )
 from framework._tasks.injection import signature_of_task
-from framework._tasks.live import Home, adopt_state, copy_record, live
+from framework._tasks.live import adopt_state, copy_record, live
 from framework._tasks.options import NORMAL
 from framework._threads import user_threads
 from framework._threads.pool import ThreadPoolExecutorEnhanced
@@ -55,14 +51,9 @@ from framework._threads.queue.item_queue import IDLE
 from framework._threads.queue.levels import Ranking
 from framework.engines._controlled import Control, ControlledEngine, ControlledExecutor, Queued
 from framework.protocols import (
-    Clock,
-    Interceptor,
     Kind,
-    TaskEngine,
     TaskRecord,
-    TaskStore,
 )
-from framework.protocols._features import features_of
 
 __all__ = [
     "Call",
@@ -430,87 +421,6 @@ def _is_throttled(fn: Any) -> bool:
         if layer is None or layer == "throttled_task":
             return layer is not None
         fn = fn.fn
-
-
-@contextmanager
-def override_framework(
-    *,
-    clock: Clock | None = None,
-    engine: TaskEngine | None = None,
-    pool: ThreadPoolExecutorEnhanced | None = None,
-    store: TaskStore | None = None,
-    interceptor: Interceptor | None = None,
-    new_id: Callable[[], str] | None = None,
-    rng: random.Random | None = None,
-    loop: asyncio.AbstractEventLoop | None = None,
-    nested: bool = False,
-    app_rules: bool = False,
-    offers: bool = False,
-) -> Iterator[TaskManager]:
-    """Make one framework current in the whole process, for a test.
-
-    ``get_task_manager()``, the decorators and every ``setup_async_framework(app)`` inside the
-    block use it. The settings of an app apply, but not its clock, executor, store or engine.
-    Each app still drains its own tasks when it stops. Schedules that are created inside the
-    block, and not by an import, end with it. The override is not a context variable, because
-    test clients and runners run the app in other contexts.
-
-    Args:
-        clock: Source of all time; None for the system's clock.
-        engine: What runs the tasks; None for *pool* and the apps' event loops.
-        pool: Thread pool, which you shut down; None for one that ends with the override.
-        store: Where finished tasks are kept; None for memory.
-        interceptor: Takes part in every task; None for no interceptor.
-        new_id: Creates task ids; None for random ones.
-        rng: Random generator for jitter; None for a new one.
-        loop: Event loop for ``async def`` tasks that threads submit while no app is set up;
-            None for no loop.
-        nested: Whether it may replace an active override, which becomes current again
-            afterwards. Tasks of the outer override continue, and use this one meanwhile.
-        app_rules: Whether to apply the rules of an app's own engine and store to its tasks
-            although both are replaced: what they would refuse is refused, and arguments
-            and results are converted as they would be; see `protocols.TaskRules` and
-            `protocols.SharedStore.settle`.
-        offers: Whether it has no workers, and leaves its tasks to other processes that share
-            *store*, as an app with ``max_workers=0`` does; see `follow`.
-
-    Yields:
-        The manager.
-
-    Raises:
-        RuntimeError: If an override is active already and *nested* is false.
-    """
-    shared = features_of(store).shared
-    settle = None if shared is None else shared.settle
-    parts = Parts(
-        clock=clock,
-        pool=pool,
-        store=store,
-        engine=engine,
-        interceptor=interceptor,
-        rules=AppRules(settle) if app_rules else None,
-        new_id=new_id,
-        rng=rng,
-    )
-    framework = Framework(parts, Settings(max_workers=0 if offers else None))
-    # Also outside of requests, since a test may call there what a request calls in production.
-    framework.core.guard.refuse_where(lambda: True)
-    if loop is not None:
-        framework.core.intake.add_home(Home(framework.core, None, loop))
-    before = override() if nested else None
-    if nested:
-        set_override(None)
-    set_override(framework)
-    try:
-        framework.connect()
-        yield framework.manager
-    finally:
-        # Unless it was abandoned: what belongs to it is as it was then.
-        if STATE.override is framework:
-            set_override(None)
-            framework.hand_over(0.0)
-            framework.close(0.0)
-            set_override(before)
 
 
 def abandon_framework() -> None:
