@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TypeAlias
@@ -58,11 +58,13 @@ class KnownSteps:
     Attributes:
         stored: They.
         under_way: Those that run, and are not stored.
+        unasked: Those that the last attempt had when it began, and did not ask for.
     """
 
     def __init__(self, stored: Iterable[StepRecord]) -> None:
         self.stored = dict.fromkeys(stored)
         self.under_way: dict[StepRecord, None] = {}
+        self.unasked: Sequence[StepRecord] = ()
 
     def all(self) -> list[StepRecord]:
         """Return all of them; any thread."""
@@ -75,6 +77,12 @@ class KnownSteps:
 
 RECEIVES: Final = "framework.steps.receive "
 """How the names of the steps begin that wait for messages; those of the messages follow."""
+
+SUBMITS: Final = "framework.steps.submit "
+"""How the names of the steps begin that submit tasks; those of the functions follow."""
+
+SLEEPS: Final = "framework.steps.sleep"
+"""The name of each sleep."""
 
 StepState: TypeAlias = Literal["running", "waiting", "completed", "failed", "cancelled"]
 
@@ -148,6 +156,17 @@ def info_of(record: StepRecord) -> StepInfo:
         kind, message = error["type"][1], error["text"]
     began, ended = _moment(record.began), _moment(record.ended)
     return StepInfo(record.function, shown or waiting, record.path, began, ended, kind, message)
+
+
+def said(function: str) -> str:
+    """Return what a step is called in a sentence, by the name in its record."""
+    if function == SLEEPS:
+        return "a sleep"
+    if function.startswith(RECEIVES):
+        return f"the wait for message {function.removeprefix(RECEIVES)!r}"
+    if function.startswith(SUBMITS):
+        return f"the submission of {function.removeprefix(SUBMITS)}"
+    return function
 
 
 def _moment(second: float | None) -> datetime | None:

@@ -18,19 +18,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 from framework._records.ids import line_of
-from framework._records.steps import StepRecord
+from framework._records.steps import SUBMITS, StepRecord
 from framework._tasks.functions import name_of
 from framework._tasks.live import LiveTask
 from framework._tasks.specs import TaskSpec
 from framework._tasks.wire import codec_of
 from framework.steps._branches import Body, current_body, current_branch, digest_of
 from framework.steps._runs import DeclaredStep, run_of
-
-SUBMITS: Final = "framework.steps.submit "
-"""How the names of the steps begin that submit tasks; those of the functions follow."""
 
 Submit: TypeAlias = Callable[[str], Awaitable[str]]
 """Submits a task with an id, or finds the one that has it; returns its id."""

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Final, TypeAlias
 
 from framework._records import checks
+from framework._records.steps import SLEEPS
 from framework.steps._branches import current_branch
 from framework.steps._matching import Call
 from framework.steps._runs import DeclaredStep, run_of
@@ -67,9 +68,9 @@ def sleep_until_sync(when: datetime) -> None:
     _sleep_sync(_at(when))
 
 
-_STEP: Final = DeclaredStep("framework.steps.sleep", lambda: None)
+_STEP: Final = DeclaredStep(SLEEPS, lambda: None)
 _STEP_SYNC: Final = DeclaredStep("framework.steps.sleep_sync", lambda: None)
-_CALL: Final = Call("framework.steps.sleep", "", has_key=True)
+_CALL: Final = Call(SLEEPS, "", has_key=True)
 """Each sleep: of a branch the first one that was not asked for answers, however long it is."""
 
 
