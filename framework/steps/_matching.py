@@ -177,6 +177,11 @@ class Matching:
         """Add the record of a step that this run has started."""
         self._many[_key_of(record)] += 1
 
+    @property
+    def unasked(self) -> list[StepRecord]:
+        """What nobody has asked for yet, by branch and in the order of its end."""
+        return [one for path in sorted(self._left) for one in self._left[path]]
+
     # -- which branch
 
     def place(self, branch: Branch) -> Path:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,7 +24,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from framework._records.records import Kind
-from framework._records.steps import KnownSteps, MessageRecord, StepRecord
+from framework._records.steps import KnownSteps, MessageRecord, StepRecord, said
 from framework._tasks.live import LiveTask, current_record
 from framework._tasks.places import stable_text
 from framework._tasks.wire import (
@@ -47,6 +48,13 @@ from framework.steps._branches import Body, Branch, digest_of, entered
 from framework.steps._mail import Mail
 from framework.steps._matching import PATIENCE, Answer, Call, Held, Matching
 from framework.steps._sleeps import Sleeps
+
+_LOGGER = logging.getLogger("asyncframe")
+
+_LEFT_OUT: Final = (
+    "task %s (%s) went on from its steps, and did not call again what is recorded: %s; what these "
+    "did stays done"
+)
 
 QUIET: Final = 4
 """Turns of the loop without a call of a step, after which the next result is given."""
@@ -131,6 +139,7 @@ class StepRun:
         self.sleeps = sleeps
         self.mail = mail
         self.taking = set[int]()
+        self._before = frozenset(records)
         self._known = task.steps = KnownSteps(records)
         self._next_number = itertools.count(1 + max((one.number for one in records), default=0))
         self._came = itertools.count()
@@ -201,6 +210,17 @@ class StepRun:
             with suppress(StepTakenError, StoreUnavailableError):
                 _block(partial(self._post, (), change))
 
+    def complete(self) -> None:
+        """Note, and tell, what an attempt has not asked for that has brought the task to its end.
+
+        Told is what an earlier process has stored: a deploy has led the task elsewhere, or its code
+        does not take the same way each time. Of a retry's attempts, an earlier one may have called
+        what the last one does not need.
+        """
+        left = [one for one in self._matching.unasked if one.state != "cancelled"]
+        self._known.unasked = left
+        _tell_left_out(self._whose, [one for one in left if one in self._before])
+
     # -- calls on the loop
 
     async def call(self, branch: Branch, declared: DeclaredStep, args: Any, kwargs: Any) -> Any:
@@ -214,7 +234,7 @@ class StepRun:
         answer = await self.ask(branch, declared, call)
         if answer.what != "take":
             record = self.record_of(branch, call, answer)
-            value, error = None, self._interrupted(answer, declared)
+            value, error = None, _interrupted(self._task_id, answer, declared)
             if error is None:
                 if declared.starts_first:
                     await self.store(branch, record)
@@ -235,7 +255,7 @@ class StepRun:
             StepMismatchError: If it is refused.
             TypeError: If the task is a sync function.
         """
-        self._require("loop", declared)
+        _require(self._whose, "loop", declared)
         if self.is_leaving:
             # What it does on its way out is done where it goes on.
             raise asyncio.CancelledError
@@ -368,7 +388,7 @@ class StepRun:
         answer = self.ask_sync(branch, declared, call)
         if answer.what != "take":
             record = self.record_of(branch, call, answer)
-            value, error = None, self._interrupted(answer, declared)
+            value, error = None, _interrupted(self._task_id, answer, declared)
             if error is None:
                 if declared.starts_first:
                     self.store_sync(record)
@@ -383,7 +403,7 @@ class StepRun:
 
     def ask_sync(self, branch: Branch, declared: DeclaredStep, call: Call) -> Answer:
         """Answer a call as `ask` does, on the thread of a sync task."""
-        self._require("thread", declared)
+        _require(self._whose, "thread", declared)
         if self.sleeps.left is not None:
             raise self.sleeps.left
         answer = self._matching.ask(branch, call)
@@ -413,22 +433,6 @@ class StepRun:
             entered.reset(inside)
 
     # -- what both do
-
-    def _require(self, kind: Kind, declared: DeclaredStep) -> None:
-        """Refuse a step that is not of the kind of its task, whose branches nobody could order."""
-        if kind != self._whose.spec.kind:
-            is_async = kind == "loop"
-            raise TypeError(
-                f"step {declared.name} is {'async' if is_async else 'sync'}, and the task that "
-                f"calls it is {'sync' if is_async else 'async'}: make both def, or both async def; "
-                "an async step can call blocking code by await asyncio.to_thread(...)"
-            )
-
-    def _interrupted(self, answer: Answer, declared: DeclaredStep) -> BaseException | None:
-        """Return the error of a step that runs once at most, and had begun before; None if not."""
-        if answer.record is None or not declared.once:
-            return None
-        return StepInterruptedError(self._task_id, declared.name)
 
     def record_of(self, branch: Branch, call: Call, answer: Answer) -> StepRecord:
         """Return the record of a step whose body is run."""
@@ -469,10 +473,34 @@ class StepRun:
         raise error
 
 
+def _tell_left_out(task: LiveTask, left: Sequence[StepRecord]) -> None:
+    if left:
+        names = ", ".join(dict.fromkeys(said(one.function) for one in left))
+        _LOGGER.warning(_LEFT_OUT, task.task_id, task.name, names)
+
+
 def run_of(branch: Branch) -> StepRun:
     """Return the run that a branch belongs to."""
     assert isinstance(branch.run, StepRun)
     return branch.run
+
+
+def _require(task: LiveTask, kind: Kind, declared: DeclaredStep) -> None:
+    """Refuse a step that is not of the kind of its task, whose branches nobody could order."""
+    if kind != task.spec.kind:
+        is_async = kind == "loop"
+        raise TypeError(
+            f"step {declared.name} is {'async' if is_async else 'sync'}, and the task that "
+            f"calls it is {'sync' if is_async else 'async'}: make both def, or both async def; "
+            "an async step can call blocking code by await asyncio.to_thread(...)"
+        )
+
+
+def _interrupted(task_id: str, answer: Answer, declared: DeclaredStep) -> BaseException | None:
+    """Return the error of a step that runs once at most, and had begun before; None if not."""
+    if answer.record is None or not declared.once:
+        return None
+    return StepInterruptedError(task_id, declared.name)
 
 
 def _call_of(declared: DeclaredStep, args: Any, kwargs: Any) -> Call:
