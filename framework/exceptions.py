@@ -384,7 +384,8 @@ class StepMismatchError(FrameworkError):
         return (
             f"step {self.name} of task {_cut(self.task_id)} was not called with these arguments "
             "before, and a call with others is recorded: arguments must be the same in each run; "
-            "make what is new, such as an id or the time, in a step of its own"
+            "make what is new, such as an id or the time, in a step of its own, or say with key= "
+            "of the step what its work is"
         )
 
 

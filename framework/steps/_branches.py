@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
+import warnings
+import weakref
 from asyncio import locks, queues, taskgroups, tasks
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from pathlib import Path
 from types import CoroutineType
@@ -19,7 +23,7 @@ from typing import Any, Final, Protocol
 from framework._records.steps import Origin, StepRecord
 from framework._records.steps import Path as BranchPath
 from framework._running import runner
-from framework._tasks.live import LiveTask, current_record
+from framework._tasks.live import LiveTask, current_home, current_record
 from framework.steps._matching import State
 
 
@@ -61,6 +65,7 @@ class Branch:
         coroutine: What it runs; None for a thread.
 
     Attributes:
+        coroutine: What it runs; None for a thread.
         asyncio_task: The one that runs it; None for a thread, and before it is made.
         waits: What it does by the run's own doing: ``held``, or ``runs`` while a step's body does;
             None while its own code says.
@@ -76,7 +81,7 @@ class Branch:
         self.children: list[Branch] = []
         self.asyncio_task: asyncio.Task[Any] | None = None
         self.waits: State | None = None
-        self._coroutine = coroutine
+        self.coroutine = coroutine
 
     @property
     def origins(self) -> tuple[Origin, ...]:
@@ -94,7 +99,7 @@ class Branch:
         # Private, but of each Python since 3.5: what the asyncio task waits for, if for anything.
         if task is None or getattr(task, "_fut_waiter", None) is None:
             return "runs"
-        return _waiting_in(self._coroutine, task)
+        return _waiting_in(self.coroutine, task)
 
     def start(self, coroutine: Any) -> Branch:
         """Add the branch that runs a coroutine which has not begun."""
@@ -131,6 +136,44 @@ def current_branch() -> Branch | None:
     """Return the branch whose code runs here; None if that of no such branch does."""
     branch = entered.get()
     return branch if isinstance(branch, Branch) and branch.run.is_here else None
+
+
+_UNDER_WAY: Final[weakref.WeakSet[Caller]] = weakref.WeakSet()
+"""The runs whose code runs now, on whichever threads."""
+
+
+@contextmanager
+def under_way(root: Branch) -> Iterator[None]:
+    """Let the code inside be that of the first branch of a run."""
+    outside = entered.set(root)
+    _UNDER_WAY.add(root.run)
+    try:
+        yield
+    finally:
+        _UNDER_WAY.discard(root.run)
+        entered.reset(outside)
+
+
+def warn_if_lost(name: str) -> None:
+    """Warn if a sync step is called on a thread that knows of no task, while some go on from steps.
+
+    Args:
+        name: The step's.
+    """
+    if not _UNDER_WAY or entered.get() is not None or current_record.get() is not None:
+        return
+    thread = threading.current_thread()
+    # A loop is that of an app or a script, and a request has a home: both may call steps plainly.
+    if thread is threading.main_thread() or asyncio._get_running_loop() is not None:
+        return
+    if current_home.get() is None:
+        warnings.warn(
+            f"step {name} was called on thread {thread.name!r}, which knows of no task, while a "
+            "task that goes on from its steps runs: it is a plain call there, and nothing records "
+            "it; call it by asyncio.to_thread(), or run it in contextvars.copy_context()",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def current_body() -> Body | None:

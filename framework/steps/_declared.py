@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar, overload
 from framework._records import checks
 from framework._tasks.functions import check_key, name_of, require_callable
 from framework._tasks.injection import injected
-from framework.steps._branches import current_branch
+from framework.steps._branches import current_branch, warn_if_lost
 from framework.steps._runs import DeclaredStep
 
 P = ParamSpec("P")
@@ -126,6 +126,7 @@ def _declared(
     def sync_inner(*args: Any, **kwargs: Any) -> Any:
         branch = current_branch()
         if branch is None:
+            warn_if_lost(declared.name)
             return run(*args, **kwargs)
         return branch.run.call_sync(branch, declared, args, kwargs)
 

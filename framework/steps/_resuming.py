@@ -11,7 +11,7 @@ from framework._running.ledger import Ledger
 from framework._running.waits.policies import Policies
 from framework._tasks.live import LiveTask
 from framework.steps._bodies import Bodies
-from framework.steps._branches import entered, number_branches
+from framework.steps._branches import number_branches, under_way
 from framework.steps._code import code_of
 from framework.steps._mail import Mail
 from framework.steps._runs import StepRun
@@ -43,42 +43,11 @@ class Resuming:
         return self._on_loop(task, call)
 
     async def _on_loop(self, task: LiveTask, call: Callable[[], Any]) -> Any:
-        number_branches(asyncio.get_running_loop())
         run = _known() or _know(await asyncio.to_thread(self._run_of, task))
-        coroutine = call()
-        root = run.begin(coroutine)
-        root.asyncio_task = asyncio.current_task()
-        outside = entered.set(root)
-        result = None
-        try:
-            result = await coroutine
-        except BaseException as error:
-            if run.sleeps.left is None:
-                await run.drop(error)
-                raise
-        finally:
-            entered.reset(outside)
-        if run.sleeps.left is not None:
-            # However its code has ended: it goes on elsewhere.
-            await run.sleeps.end(run.branches)
-            raise run.sleeps.left
-        return result
+        return await attempt_on_loop(run, call)
 
     def _on_thread(self, task: LiveTask, call: Callable[[], Any]) -> Any:
-        run = _known() or _know(self._run_of(task))
-        outside = entered.set(run.begin())
-        result = None
-        try:
-            result = call()
-        except BaseException as error:
-            if run.sleeps.left is None:
-                run.drop_sync(error)
-                raise
-        finally:
-            entered.reset(outside)
-        if run.sleeps.left is not None:
-            raise run.sleeps.left
-        return result
+        return attempt_on_thread(_known() or _know(self._run_of(task)), call)
 
     def _run_of(self, task: LiveTask) -> StepRun:
         """Return the steps of a task as they are stored; blocks."""
@@ -91,6 +60,60 @@ class Resuming:
         sleeps = Sleeps(task, self._policies(), self._ledger)
         found = task, code_of(task.spec.fn), store, sleeps, self.mail, self._bodies, records
         return StepRun(*found)
+
+
+async def attempt_on_loop(run: StepRun, call: Callable[[], Any]) -> Any:
+    """Make an attempt of an ``async def`` task, in its context.
+
+    Args:
+        run: Its steps.
+        call: Returns the coroutine of its function.
+
+    Raises:
+        PublishAgain: If the task leaves, however its code has ended.
+    """
+    number_branches(asyncio.get_running_loop())
+    coroutine = call()
+    root = run.begin(coroutine)
+    root.asyncio_task = asyncio.current_task()
+    result = None
+    try:
+        with under_way(root):
+            result = await coroutine
+    except BaseException as error:
+        if run.sleeps.left is None:
+            await run.drop(error)
+            raise
+    if run.sleeps.left is not None:
+        # However its code has ended: it goes on elsewhere.
+        await run.sleeps.end(run.branches)
+        raise run.sleeps.left
+    run.complete()
+    return result
+
+
+def attempt_on_thread(run: StepRun, call: Callable[[], Any]) -> Any:
+    """Make an attempt of a sync task, in its context and on its thread.
+
+    Args:
+        run: Its steps.
+        call: Calls its function.
+
+    Raises:
+        PublishAgain: If the task leaves, however its code has ended.
+    """
+    result = None
+    try:
+        with under_way(run.begin()):
+            result = call()
+    except BaseException as error:
+        if run.sleeps.left is None:
+            run.drop_sync(error)
+            raise
+    if run.sleeps.left is not None:
+        raise run.sleeps.left
+    run.complete()
+    return result
 
 
 _RUN: Final[ContextVar[StepRun | None]] = ContextVar("asyncframe_steps", default=None)

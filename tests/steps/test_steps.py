@@ -520,7 +520,7 @@ async def test_an_argument_made_anew_is_refused(asyncframe: Probe, effects: Effe
     """A step that is recorded with another argument is not run, and the error says what to do."""
     with pytest.raises(
         StepMismatchError,
-        match=r"^step .*pay of task .* make what is new, .* in a step of its own$",
+        match=r"^step .*pay of task .* make what is new, .* or say with key= of .*$",
     ):
         await asyncframe.manager.get_result(made_anew())
 
@@ -541,6 +541,21 @@ async def test_outside_of_a_task_a_step_is_a_plain_call(effects: Effects) -> Non
         "payment 2",
     ]
     assert effects == ["charge 1", "charge 1", "charge 2"]
+
+
+@background_task(on_restart="resume", name="tests.on_bare_threads")
+async def on_bare_threads() -> None:
+    """Call a sync step by an executor, which does not know the task, and outside of any."""
+    await asyncio.get_running_loop().run_in_executor(None, print_label, 1)
+
+
+async def test_a_step_that_has_lost_its_task_is_told(asyncframe: Probe, effects: Effects) -> None:
+    """A step that is called on a thread without context runs, and warns, but only beside a task."""
+    with pytest.warns(RuntimeWarning, match=r"^step .*print_label .* asyncio\.to_thread\(\)"):
+        await asyncframe.manager.get_result(on_bare_threads())
+    await asyncio.get_running_loop().run_in_executor(None, print_label, 2)
+
+    assert effects == ["label 1", "label 2"]
 
 
 def connected() -> Iterator[str]:
