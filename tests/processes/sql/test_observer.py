@@ -259,3 +259,18 @@ def test_tables_of_another_release(peer: Peer, sql_url: str) -> None:
             Observer(sql_url)
     with peer.database.writing() as connection:
         connection.execute(sa.update(META).values(schema_version=len(STEPS)))
+
+
+def test_what_is_under_way_is_read_where_nothing_can_be_written(
+    observer: Observer, peer: Peer
+) -> None:
+    """Tasks that have not ended are read in a transaction in which the database refuses writes."""
+    live = [str(task.task_id) for task in filled(peer) if not task.status.is_final]
+    found = [one.task_id for some in observer.under_way({"mail", "shop"}) for one in some]
+    assert sorted(found) == sorted(live)
+    assert not [one for some in observer.under_way(()) for one in some]
+
+    refused = pytest.raises(StoreUnavailableError, match=r"^.* cannot be read: .*read.?only")
+    with refused, observer._reading() as connection:
+        observer._database.dialect.only_read(connection)
+        connection.execute(sa.delete(TASKS))

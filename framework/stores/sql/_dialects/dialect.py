@@ -111,6 +111,10 @@ class Dialect(ABC):
         """Return which run of the server this is, and the locks that sessions hold now."""
         return "", ()
 
+    @abstractmethod
+    def only_read(self, connection: Connection) -> None:
+        """Let the database refuse what would write, in this transaction at least."""
+
     # -- errors
 
     @abstractmethod

@@ -139,6 +139,10 @@ class PostgreSQL(Dialect):
         """Return one whose transactions see one moment."""
         return engine.execution_options(isolation_level="REPEATABLE READ")
 
+    def only_read(self, connection: Connection) -> None:
+        """Refuse it, in this transaction."""
+        connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+
     def holders(self, connection: Connection) -> tuple[str, Collection[int]]:
         """Return the run, and the advisory locks of this database."""
         run = str(connection.exec_driver_sql(_RUN).scalar_one())

@@ -88,6 +88,10 @@ class SQLite(Dialect):
         engine.dialect.statement_compiler = _WithHints
         return _File(engine, durable).link
 
+    def only_read(self, connection: Connection) -> None:
+        """Refuse it, as long as there is the connection."""
+        connection.exec_driver_sql("PRAGMA query_only = ON")
+
     # -- errors
 
     def blames_data(self, cause: object) -> bool | None:

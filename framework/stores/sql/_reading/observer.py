@@ -7,7 +7,7 @@ and gives no process up, however long it looks.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -24,8 +24,9 @@ from framework._records.steps import StepRecord
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import ProcessInfo
 from framework.stores.sql._dialects.chosen import checked_url
-from framework.stores.sql._reading.pages import Pages, may_have_rows
+from framework.stores.sql._reading.pages import Live, Pages, may_have_rows
 from framework.stores.sql._reading.roster import Roster, waiting
+from framework.stores.sql._reading.under_way import FIRST, TaskUnderWay, read_under_way
 from framework.stores.sql._shared import schedules as _schedules
 from framework.stores.sql._tables import calls, free_rows
 from framework.stores.sql._tables.database import FAULTS, Database, why
@@ -214,6 +215,24 @@ class Observer:
         """
         with self._reading() as connection:
             return read(connection, task_id)
+
+    def under_way(self, names: Collection[str]) -> Iterator[list[TaskUnderWay]]:
+        """Yield the tasks that have not ended and have recorded steps, some at a time.
+
+        Not those of workers. The database refuses whatever would write meanwhile.
+
+        Args:
+            names: Of the functions whose tasks come also if they have no steps yet.
+
+        Raises:
+            StoreUnavailableError: If the database fails.
+        """
+        after: Live | None = FIRST
+        while after is not None:
+            with self._reading() as connection:
+                self._database.dialect.only_read(connection)
+                found, after = read_under_way(connection, self._pages, after, names)
+            yield found
 
     def _record_of(self, row: TaskRow) -> TaskRecord:
         # Without an offset: its times are those of the wall clock.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -12,11 +12,18 @@ from sqlalchemy.engine import Connection
 
 from framework._records.steps import LEFT_BEHIND, StepRecord
 from framework.stores.sql._tables.schema import MESSAGES, STEPS_OF_TASKS
+from framework.stores.sql._tables.statements import parts
 
 _ALL: Final = (
     sa.select(STEPS_OF_TASKS)
     .where(STEPS_OF_TASKS.c.task_id == bindparam("of_task"))
     .order_by(STEPS_OF_TASKS.c.number)
+)
+
+_OF_SOME: Final = (
+    sa.select(STEPS_OF_TASKS)
+    .where(STEPS_OF_TASKS.c.task_id.in_(bindparam("task_ids", expanding=True)))
+    .order_by(STEPS_OF_TASKS.c.task_id, STEPS_OF_TASKS.c.number)
 )
 
 
@@ -54,6 +61,17 @@ def carry(connection: Connection, tasks: Iterable[tuple[str, str]]) -> None:
     for new, old in tasks:
         for copy in _CARRY:
             connection.execute(copy, {"new": new, "old": old})
+
+
+def read_of(
+    connection: Connection, task_ids: Collection[str]
+) -> Mapping[str, Sequence[StepRecord]]:
+    """Return the steps of some tasks, of each in the order in which they ended."""
+    found: dict[str, list[StepRecord]] = {}
+    for some in parts(task_ids):
+        for row in connection.execute(_OF_SOME, {"task_ids": some}):
+            found.setdefault(row.task_id, []).append(_record(row))
+    return found
 
 
 def row_of(task_id: str, record: StepRecord) -> dict[str, Any]:
