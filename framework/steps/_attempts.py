@@ -22,14 +22,14 @@ def dropped(
     Returns:
         What changes in the store; None for nothing.
     """
-    causes = {id(one) for one in _causes(error) if not isinstance(one, StepInterruptedError)}
+    causes = {id(one) for one in causes_of(error) if not isinstance(one, StepInterruptedError)}
     ended = [record for one, record in raised if id(one) in causes]
     for record in ended:
         record.state = "ended"
     return StepChange(retires=[one.number for one in ended]) if ended else None
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes_of(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an error and those that have led to it."""
     seen, todo = set[int](), [error]
     while todo:
