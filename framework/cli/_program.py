@@ -12,7 +12,7 @@ from typing import Final
 from framework import __version__
 from framework._records import checks
 from framework._records.statuses import TaskStatus
-from framework.cli import _schedules, _tasks, _worker, _workers
+from framework.cli import _replay, _schedules, _tasks, _worker, _workers
 from framework.cli._mistakes import FOUND, GOOD, USAGE, CommandError
 from framework.cli._screen import Screen
 from framework.cli._sources import APP, STORE, Source, opened
@@ -109,19 +109,16 @@ def _parser() -> argparse.ArgumentParser:
         where = made.add_argument_group("where the tasks are")
         where.add_argument("--store", metavar="URL", help="such as sqlite:///tasks.db")
         where.add_argument("--app", metavar="MODULE:APP", help="an app, as uvicorn takes it")
-        form = made.add_mutually_exclusive_group()
-        form.add_argument(
-            "--json", action="store_true", default=None, help="print JSON on a terminal, too"
-        )
-        form.add_argument(
-            "--table", action="store_false", dest="json", help="print tables into a pipe, too"
-        )
+        _add_form(made)
         return made
 
     _add_tasks(add)
     scheduling = add("schedules", _schedules.schedules, "list, pause, resume and run schedules")
     scheduling.add_argument("action", nargs="?", choices=_schedules.ACTIONS, default="list")
     scheduling.add_argument("name", nargs="?", help="the schedule to pause, resume or run")
+    _add_replay(
+        commands.add_parser("replay", help=_REPLAYS, description=_ABOUT_REPLAYS, allow_abbrev=False)
+    )
     add("workers", _workers.workers, "list the processes, and what each of them has to do")
     _add_worker(
         commands.add_parser(
@@ -169,6 +166,47 @@ def _add_tasks(add: Callable[[str, Command, str], argparse.ArgumentParser]) -> N
     )
 
 
+def _add_form(made: argparse.ArgumentParser) -> None:
+    form = made.add_mutually_exclusive_group()
+    form.add_argument(
+        "--json", action="store_true", default=None, help="print JSON on a terminal, too"
+    )
+    form.add_argument(
+        "--table", action="store_false", dest="json", help="print tables into a pipe, too"
+    )
+
+
+_REPLAYS: Final = "say which tasks under way an app's code would lead elsewhere"
+_ABOUT_REPLAYS: Final = """\
+Run the code of each task again that has not ended and goes on from its steps. Each step is
+answered from its record: none runs, and nothing is written. The code between the steps does run,
+here and now. The app is imported, and not started. Exits with 1 if a task would go elsewhere."""
+
+
+def _add_replay(replaying: argparse.ArgumentParser) -> None:
+    replaying.set_defaults(run=_replay.replay)
+    replaying.add_argument(
+        "app", nargs="?", metavar="module:app", help="an app with the new code, as uvicorn takes it"
+    )
+    replaying.add_argument(
+        "--store", metavar="URL", help="where the tasks are, if not in the app's own store"
+    )
+    replaying.add_argument(
+        "--only",
+        action="append",
+        metavar="NAME",
+        help="replay only tasks of this function; may be given more than once",
+    )
+    replaying.add_argument(
+        "--timeout",
+        type=_limit,
+        default=5.0,
+        metavar="SECONDS",
+        help="how long each task may take (default: 5)",
+    )
+    _add_form(replaying)
+
+
 _WORKS: Final = "run an app without its server, and take the tasks that wait"
 
 
@@ -214,6 +252,13 @@ def _places(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text!r}")
     return int(text)
+
+
+def _limit(text: str) -> float:
+    found = _seconds(text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"must be more than 0 seconds, not {text!r}")
+    return found
 
 
 def _seconds(text: str) -> float:
