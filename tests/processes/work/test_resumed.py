@@ -311,7 +311,6 @@ async def ships_later(order: int) -> str:
     """Charge, and ship if there is a carrier, and somebody approves once more."""
     payment = await charge(order)
     is_approved = await APPROVAL.receive()
-    World.started.set()
     if not World.is_open:
         await refuse(payment)
     await APPROVAL.receive()
@@ -320,8 +319,10 @@ async def ships_later(order: int) -> str:
 
 @step
 async def refuse(payment: str) -> None:
-    """Fail."""
+    """Fail, in a later task not before it may."""
     EFFECTS.append("refuse")
+    if EFFECTS.count("refuse") > 1:
+        await World.started.wait()
     raise OSError(payment)
 
 
@@ -343,6 +344,7 @@ async def test_whoever_runs_it_again(sql_url: str, effects: list[str]) -> None:
                 again = await asyncio.gather(
                     one.run_again(task_id), other.run_again(task_id), outside
                 )
+            World.started.set()
             await asyncio.gather(
                 *(manager.wait(again[0], timeout=PATIENCE) for manager in (one, other))
             )
