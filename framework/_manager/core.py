@@ -23,7 +23,7 @@ from framework._manager.settings import Settings
 from framework._manager.submitting.durable import Durable
 from framework._manager.submitting.guard import Guard
 from framework._manager.submitting.held import Chained, Delayed, Limited
-from framework._manager.submitting.ids import ChosenIds, Keys
+from framework._manager.submitting.ids import Children, ChosenIds, Keys
 from framework._manager.submitting.intake import Intake
 from framework._manager.submitting.offered import Offered
 from framework._manager.submitting.owner import Owners
@@ -110,7 +110,7 @@ class Core:
         abilities: What *remote* can do besides.
         others: Looks for tasks of other processes, if there can be any.
         scene: What is needed to say why a task waits.
-        keys, guard, owners, requeued, chained, durable: The partners that others use.
+        keys, guard, owners, children, requeued, chained, durable: The partners that others use.
         only: The names of the functions whose tasks and schedules it runs; None for all.
         role: What kind of process it runs in; see `protocols.StoreHost`.
         has_workers: Whether tasks run in this process, or where *remote* runs them.
@@ -126,8 +126,7 @@ class Core:
     ) -> None:
         engine, interceptor, rules = parts.engine, parts.interceptor, parts.rules
         new_id = parts.new_id or random_id
-        self.pool = pool
-        self.clock = clock
+        self.pool, self.clock = pool, clock
         self.rng = parts.rng or random.Random()
         self.rules = rules
         self.boxes = Mailboxes()
@@ -161,8 +160,10 @@ class Core:
             settle if rules is None else rules.convert,
             workers_log=abilities.logging is not None and abilities.logging.logs_failures,
         )
+        joined = Joined(rules)
+        self.children = Children(joined, self.ledger, is_remote=self.remote is not None)
         # Before the policies, which it asks for while a task runs.
-        self.resuming = Resuming(self.ledger, lambda: self.policies)
+        self.resuming = Resuming(self.ledger, lambda: self.policies, self.children.expect)
         self.runner = Runner(
             self.endings,
             self.boxes,
@@ -171,7 +172,6 @@ class Core:
             pool._crew.queue.use_levels,
             self.resuming.around_attempt,
         )
-        joined = Joined(rules)
         self.keys = Keys(joined, self.runner, self.places, self.others, new_id)
         self.guard = Guard(joined)
         self.owners = Owners(joined)
@@ -193,6 +193,7 @@ class Core:
         # In the order in which they are asked; see `partner`.
         partners: list[Partner | None] = [
             self.owners,
+            self.children,
             ChosenIds(self.ledger),
             Transacted(self.ledger, rules, self._accept, is_remote=self.remote is not None),
             self.chained,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, overload
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -47,6 +47,24 @@ class TaskId(str, Accepted[T_co]):
         from pydantic_core import core_schema
 
         return core_schema.no_info_after_validator_function(cls, core_schema.str_schema())
+
+
+class ChildId(TaskId[Any]):
+    """The id of a task that is submitted by the code of one that goes on; the same in each run.
+
+    Attributes:
+        may_be_stored: Whether an earlier run may have submitted it.
+    """
+
+    __slots__ = ("may_be_stored",)
+
+    may_be_stored: bool
+
+    def __new__(cls, task_id: str, *, may_be_stored: bool) -> Self:
+        """Make it."""
+        made = super().__new__(cls, task_id)
+        made.may_be_stored = may_be_stored
+        return made
 
 
 _BATCH: Final = 256

@@ -79,17 +79,24 @@ class Results:
                 task = _require_found(task, await self._others.until_final(task, timeout))
         return raise_or_return(task)
 
-    async def ended(self, task: LiveTask) -> TaskRecord:
+    async def ended(self, task: TaskRecord | str) -> TaskRecord:
         """Suspend until *task* is final, and return its record.
+
+        Args:
+            task: Its record, or the id of a task that this process does not have.
 
         Raises:
             FrameworkNotStartedError: If the framework stops following it before.
         """
-        await self.until_final(task, None)
-        _require_final(task)
-        if not task.was_given_away:
+        task_id = task if isinstance(task, str) else str(task.task_id)
+        if isinstance(task, LiveTask):
+            await self.until_final(task, None)
+            _require_final(task)
+            if not task.was_given_away:
+                return task
+            task_id, _ = self.elsewhere(task, None)
+        elif isinstance(task, TaskRecord) and task.status in FINAL:
             return task
-        task_id, _ = self.elsewhere(task, None)
         with self._crew.standing_in(self._own(current_pool_thread(), None)):
             return _require_found(task_id, await self._others.until_final(task_id, None))
 

@@ -214,10 +214,12 @@ class Existing:
         task_id: Its id.
         is_pledged: Whether it is the submission's own, and nobody can see it before the caller has
             committed a transaction.
+        is_same: Whether an earlier run of the same code has submitted it.
     """
 
     task_id: TaskId[Any]
     is_pledged: bool = False
+    is_same: bool = False
 
 
 class PlaceState(Enum):

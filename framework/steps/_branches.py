@@ -13,6 +13,7 @@ import threading
 import warnings
 import weakref
 from asyncio import locks, queues, taskgroups, tasks
+from collections import Counter
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
@@ -38,6 +39,16 @@ class Caller(Protocol):
 
     def ended(self, asyncio_task: object) -> None:
         """Hear that a branch has ended; on the loop."""
+        ...
+
+    @property
+    def task(self) -> LiveTask:
+        """Its task."""
+        ...
+
+    @property
+    def has_run(self) -> bool:
+        """Whether its task may have made an attempt before, or goes on from another one."""
         ...
 
     @property
@@ -69,6 +80,7 @@ class Branch:
         asyncio_task: The one that runs it; None for a thread, and before it is made.
         waits: What it does by the run's own doing: ``held``, or ``runs`` while a step's body does;
             None while its own code says.
+        submitted: How many tasks its code has submitted by each call without waiting for that.
     """
 
     def __init__(
@@ -81,12 +93,24 @@ class Branch:
         self.children: list[Branch] = []
         self.asyncio_task: asyncio.Task[Any] | None = None
         self.waits: State | None = None
+        self.submitted: dict[str, int] = {}
         self.coroutine = coroutine
+        # Those that it has started, by what they were started with.
+        self._started = Counter[Origin]()
+        self._rank = 0
 
     @property
     def origins(self) -> tuple[Origin, ...]:
         """What each branch on its path was started with."""
         return () if self.parent is None else (*self.parent.origins, self.origin)
+
+    @property
+    def descent(self) -> tuple[Any, ...]:
+        """What each branch on its path was started with, and how many siblings were so before.
+
+        Unlike its path, it does not depend on the order of siblings that can be told apart.
+        """
+        return () if self.parent is None else (*self.parent.descent, (self.origin, self._rank))
 
     @property
     def state(self) -> State:
@@ -105,6 +129,8 @@ class Branch:
         """Add the branch that runs a coroutine which has not begun."""
         path = (*self.path, len(self.children))
         made = Branch(self.run, path, self, origin_of(coroutine), coroutine)
+        made._rank = self._started[made.origin]
+        self._started[made.origin] += 1
         self.children.append(made)
         self.run.branches.append(made)
         return made
@@ -114,15 +140,15 @@ class Body:
     """The body of a step.
 
     Attributes:
-        task: The task of the step.
+        run: The run of the task.
         record: Of the step.
         submitted: How many tasks it has submitted of each call, while this run of it lasts.
     """
 
-    __slots__ = ("record", "submitted", "task")
+    __slots__ = ("record", "run", "submitted")
 
-    def __init__(self, task: LiveTask, record: StepRecord) -> None:
-        self.task = task
+    def __init__(self, run: Caller, record: StepRecord) -> None:
+        self.run = run
         self.record = record
         self.submitted: dict[str, int] = {}
 
@@ -180,7 +206,7 @@ def current_body() -> Body | None:
     """Return the body of a step that runs here; None if none does."""
     body = entered.get()
     # Tasks that it has submitted inherit its context.
-    return body if isinstance(body, Body) and current_record.get() is body.task else None
+    return body if isinstance(body, Body) and body.run.is_here else None
 
 
 _JOINS: Final = {"_wait", "_wait_for_one", "wait", "wait_for", "gather"}

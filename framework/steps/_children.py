@@ -1,15 +1,20 @@
 """Children: tasks that a task submits while it goes on, each of them once.
 
-A submission in the code of the task is a step of its own. Its start is stored, then the child is
-submitted, then the step is stored with the child's id. The id is made of the step's record, so a
-run that finds the start only submits with the same id, or finds the child. In the body of a step
-the id is made of that step's record, the call, and how manyth of such calls of the body it is.
+An awaited submission in the code of the task is a step of its own. Its start is stored, then the
+child is submitted, then the step is stored with the child's id. The id is made of the step's
+record, so a run that finds the start only submits with the same id, or finds the child. In the body
+of a step the id is made of that step's record, the call, and how manyth of such calls of the body
+it is.
+
+Submissions that cannot wait, those of several tasks, those in sync tasks and in transactions of the
+app are no steps: the id is made of the branch, the call, and how manyth of such calls of the branch
+it is.
 
 The id is that of a line of tasks, and not of the task: one that goes on from another, by
 `run_again`, finds the children of that.
 
 Guarantees: for each record of a submission there is one child at most, wherever the process is
-killed; with the same arguments, each submission in a body has one child.
+killed; with the same arguments, each other submission has one child.
 Relies on: whoever submits looks for a task with the id before.
 Lock order: none is held here.
 """
@@ -20,7 +25,7 @@ import itertools
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
-from framework._records.ids import line_of
+from framework._records.ids import ChildId, line_of
 from framework._records.steps import SUBMITS, StepRecord
 from framework._tasks.functions import name_of
 from framework._tasks.live import LiveTask
@@ -73,6 +78,39 @@ async def submit_child(
     return task_id
 
 
+def child_of(spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ChildId | None:
+    """Return the id of a child that is submitted by a call right here, the same in each run.
+
+    Args:
+        spec: What to run.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+
+    Returns:
+        None if the code that runs here is not that of a task that goes on.
+    """
+    body, branch = current_body(), current_branch()
+    if body is None and branch is None:
+        return None
+    call = f"{name_of(spec.fn)} {_text_of(spec, args, kwargs)}"
+    if body is not None:
+        return ChildId(_id_in(body, call), may_be_stored=body.run.has_run)
+    assert branch is not None
+    number = _next(branch.submitted, call)
+    made = digest_of(repr((_line(branch.run.task), branch.descent, call, number)))
+    return ChildId(made, may_be_stored=branch.run.has_run)
+
+
+def _line(task: LiveTask) -> str:
+    return line_of(str(task.task_id), goes_on=bool(task.run_again_of))
+
+
+def _next(submitted: dict[str, int], call: str) -> int:
+    """Return how many there were of a call, and count one more."""
+    submitted[call] = number = submitted.get(call, -1) + 1
+    return number
+
+
 def _text_of(spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """Return what tells a call from others of its function; "" if JSON has nothing for it."""
     try:
@@ -84,12 +122,9 @@ def _text_of(spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> s
 
 def _id_in(body: Body, call: str) -> str:
     """Return the id of the task that a body submits next by a call; the same in each run."""
-    number = body.submitted.get(call, 0)
-    body.submitted[call] = number + 1
-    record = body.record
-    place = record.path, record.function, record.digest, _occurrence(body.task, record)
-    line = line_of(str(body.task.task_id), goes_on=bool(body.task.run_again_of))
-    return digest_of(repr((line, place, call, number)))
+    number, task, record = _next(body.submitted, call), body.run.task, body.record
+    place = record.path, record.function, record.digest, _occurrence(task, record)
+    return digest_of(repr((_line(task), place, call, number)))
 
 
 def _occurrence(task: LiveTask, record: StepRecord) -> int:

@@ -24,20 +24,25 @@ class Resuming:
     Args:
         ledger: Of the tasks; says what their store can do, and who is called around them.
         policies: Returns what lets tasks sleep; called while one runs.
+        begins: Called before each attempt.
 
     Attributes:
         mail: Has the messages to these tasks.
     """
 
-    def __init__(self, ledger: Ledger, policies: Callable[[], Policies]) -> None:
+    def __init__(
+        self, ledger: Ledger, policies: Callable[[], Policies], begins: Callable[[], object]
+    ) -> None:
         self._store = ledger.features.steps
         self._bodies = Bodies(ledger, ledger.interceptor)
         self._ledger = ledger
         self.mail = Mail(ledger)
         self._policies = policies
+        self._begins = begins
 
     def around_attempt(self, task: LiveTask, attempt: int, call: Callable[[], Any]) -> Any:
         """Make an attempt with the records of the task; see `Interceptor.around_attempt`."""
+        self._begins()
         if task.spec.kind == "thread":
             return self._on_thread(task, call)
         return self._on_loop(task, call)

@@ -115,6 +115,7 @@ class StepRun:
         records: What is stored.
 
     Attributes:
+        task: As above.
         branches: Those of the attempt, in the order in which they began.
         sleeps: As above.
         mail: As above.
@@ -131,7 +132,8 @@ class StepRun:
         bodies: Bodies,
         records: Sequence[StepRecord] = (),
     ) -> None:
-        self._whose = task
+        self.task = task
+        self._has_records = bool(records)
         self._bodies = bodies
         self._task_id = str(task.task_id)
         self._code = code
@@ -154,14 +156,20 @@ class StepRun:
         self._raised: list[tuple[BaseException, StepRecord]] = []
 
     @property
+    def has_run(self) -> bool:
+        """Whether its task may have made an attempt before, or goes on from another one."""
+        # One that was killed before its first step has left no record.
+        return self._has_records or self.task.attempts > 1 or bool(self.task.run_again_of)
+
+    @property
     def is_here(self) -> bool:
         """Whether its task is the one that runs here: other tasks inherit the context."""
-        return current_record.get() is self._whose
+        return current_record.get() is self.task
 
     @property
     def left(self) -> Sequence[MessageRecord]:
         """The messages to its task that no step has taken, nor takes right now; may block."""
-        return [one for one in self.mail.left(self._whose) if one.number not in self.taking]
+        return [one for one in self.mail.left(self.task) if one.number not in self.taking]
 
     @contextmanager
     def listening(self, call: Callable[[], object]) -> Iterator[None]:
@@ -175,7 +183,7 @@ class StepRun:
     @property
     def is_leaving(self) -> bool:
         """Whether it leaves this process: then no step runs any more."""
-        return self._whose.was_given_away or self.sleeps.left is not None
+        return self.task.was_given_away or self.sleeps.left is not None
 
     # -- attempts
 
@@ -219,7 +227,7 @@ class StepRun:
         """
         left = [one for one in self._matching.unasked if one.state != "cancelled"]
         self._known.unasked = left
-        _tell_left_out(self._whose, [one for one in left if one in self._before])
+        _tell_left_out(self.task, [one for one in left if one in self._before])
 
     # -- calls on the loop
 
@@ -255,7 +263,7 @@ class StepRun:
             StepMismatchError: If it is refused.
             TypeError: If the task is a sync function.
         """
-        _require(self._whose, "loop", declared)
+        _require(self.task, "loop", declared)
         if self.is_leaving:
             # What it does on its way out is done where it goes on.
             raise asyncio.CancelledError
@@ -296,10 +304,10 @@ class StepRun:
     ) -> tuple[Any, BaseException | None]:
         """Run the body of a step, and return its result or its error, as JSON gives it again."""
         branch.waits = "runs"
-        inside = entered.set(Body(self._whose, record))
+        inside = entered.set(Body(self, record))
         try:
             body = partial(declared.fn, *args, **kwargs)
-            value = await self._bodies.await_(self._whose, declared.name, body)
+            value = await self._bodies.await_(self.task, declared.name, body)
             return _completed(declared, record, value)
         except asyncio.CancelledError:
             self.cut_off(record)
@@ -403,7 +411,7 @@ class StepRun:
 
     def ask_sync(self, branch: Branch, declared: DeclaredStep, call: Call) -> Answer:
         """Answer a call as `ask` does, on the thread of a sync task."""
-        _require(self._whose, "thread", declared)
+        _require(self.task, "thread", declared)
         if self.sleeps.left is not None:
             raise self.sleeps.left
         answer = self._matching.ask(branch, call)
@@ -423,10 +431,10 @@ class StepRun:
     def _run_sync(
         self, declared: DeclaredStep, record: StepRecord, args: Any, kwargs: Any
     ) -> tuple[Any, BaseException | None]:
-        inside = entered.set(Body(self._whose, record))
+        inside = entered.set(Body(self, record))
         try:
             body = partial(declared.fn, *args, **kwargs)
-            return _completed(declared, record, self._bodies.run(self._whose, declared.name, body))
+            return _completed(declared, record, self._bodies.run(self.task, declared.name, body))
         except Exception as error:  # whatever the body raises is stored
             return _failed(record, error)
         finally:
@@ -463,7 +471,7 @@ class StepRun:
         if self._store is not None:
             self._store.store_steps(self._task_id, written, told, change)
             return
-        self.mail.take(self._whose, change.takes)
+        self.mail.take(self.task, change.takes)
         told(None)
 
     def _give(self, record: StepRecord, value: Any, error: BaseException | None) -> Any:

@@ -67,7 +67,8 @@ async def run_again(core: Core, task_id: str, frame: FrameType) -> LiveTask | Ex
         next_id = following(str(record.task_id), goes_on=bool(record.run_again_of))
         async with core.keys.hold(next_id) as held:
             if held.found is None:
-                return await core.intake.submit_patiently(*call, frame, repeated=record)
+                spec = call[0].replace({"task_id": held.task_id})
+                return await core.intake.submit_patiently(spec, *call[1:], frame, repeated=record)
         record = held.found
         if not record.status.is_final:
             return Existing(TaskId(record.task_id))

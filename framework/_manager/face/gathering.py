@@ -24,7 +24,7 @@ from framework._records import checks
 from framework._records.records import TaskRecord
 from framework._records.statuses import COMPLETED
 from framework._running.outcomes import raise_or_return
-from framework._tasks.live import LiveTask, current_record
+from framework._tasks.live import current_record
 from framework._tasks.task import Task
 from framework.exceptions import DeadlockError, QueueFullError
 
@@ -115,8 +115,8 @@ class TaskMap(Generic[I, T]):
         submit: Any,
         until_final: Any,
     ) -> None:
-        self._submit: Callable[[list[I]], Awaitable[list[LiveTask | Exception]]] = submit
-        self._until_final: Callable[[LiveTask], Awaitable[TaskRecord]] = until_final
+        self._submit: Callable[[list[I]], Awaitable[list[TaskRecord | str | Exception]]] = submit
+        self._until_final: Callable[[TaskRecord | str], Awaitable[TaskRecord]] = until_final
         self._items = _one_by_one(items)
         # Of the others the next one may take long to come.
         self._are_there = isinstance(items, Iterable)
@@ -239,7 +239,7 @@ class TaskMap(Generic[I, T]):
                 return
             self._next.append(taken)
 
-    def _follow(self, task: LiveTask) -> None:
+    def _follow(self, task: TaskRecord | str) -> None:
         """Wait for the task of the first item that was taken."""
         number, item = self._next.pop(0)
         self.submitted += 1

@@ -15,9 +15,10 @@ from framework._manager.face.submitting import Submitting, checked, must_wait, s
 from framework._manager.face.together import submit_all, submit_each
 from framework._records import checks
 from framework._records.ids import TaskId
+from framework._records.records import TaskRecord
+from framework._running.ledger import Ledger
 from framework._tasks.decorated import BackgroundCall
 from framework._tasks.functions import name_of, require_callable
-from framework._tasks.live import LiveTask
 from framework._tasks.options import MAP, RunOptions, SubmitOptions
 from framework._tasks.places import Existing
 from framework._tasks.task import Task
@@ -288,16 +289,25 @@ class Waiting(Submitting):
         # The frame goes on, and the line of this call with it.
         site = cast(FrameType, CallSite(frame.f_code, frame.f_lasti))
 
-        async def submit(some: list[Any]) -> list[LiveTask | Exception]:
+        async def submit(some: list[Any]) -> list[TaskRecord | str | Exception]:
             calls = (checked("submit", func, (item,), None, given) for item in some)
             patient = must_wait(core, spec_of(func, given)[0])
             return [
-                # A task of another process is not followed here.
-                DuplicateTaskError(name_of(func), one.task_id) if isinstance(one, Existing) else one
+                _followed(core.ledger, func, one) if isinstance(one, Existing) else one
                 for one in await submit_each(core.intake, calls, site, patient=patient)
             ]
 
         return TaskMap(items, most, submit, core.results.ended)
+
+
+def _followed(
+    ledger: Ledger, func: Callable[..., Any], task: Existing
+) -> TaskRecord | str | DuplicateTaskError:
+    """Return what to follow of a task of an earlier run; an error of one that others submitted."""
+    if not task.is_same:
+        # A task of another process is not followed here.
+        return DuplicateTaskError(name_of(func), task.task_id)
+    return ledger.find(task.task_id) or str(task.task_id)
 
 
 class CallSite(NamedTuple):

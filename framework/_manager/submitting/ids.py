@@ -3,6 +3,10 @@
 An idempotency key holds an id for the next submission, so that whoever makes it again finds its
 task.
 
+What a task that goes on submits without a step gets an id, too, which is the same in each run of
+its code, see `framework.steps._children`. So the child of an earlier run is found by its id: in
+this process, and in the store that all share, if the task may have run elsewhere before.
+
 Guarantees: of all that hold one id at the same time, in all processes that share
 their places, only one goes on at a time; when the next one does, it finds the task of the one
 before, if that has submitted any. Submissions cost no more as long as nobody has held an id.
@@ -21,16 +25,17 @@ from typing import Any, ClassVar, Final
 from framework._manager.others.other_processes import OtherProcesses
 from framework._manager.submitting.partner import Awaited, Joined, Partner
 from framework._records.checks import id_in_use
-from framework._records.ids import TaskId, following
+from framework._records.ids import ChildId, TaskId, following
 from framework._records.records import TaskRecord
 from framework._running.ledger import Ledger
 from framework._running.runner import Runner
 from framework._running.waits.places import Places
 from framework._tasks.live import LiveTask
-from framework._tasks.places import PlaceAnswer, PlaceRequest
+from framework._tasks.places import Existing, PlaceAnswer, PlaceRequest
 from framework._tasks.specs import TaskSpec
 from framework._threads.waiters import Reply
 from framework.exceptions import StoreUnavailableError
+from framework.steps._children import child_of
 
 _MADE: Final = 32
 """The length of ids that are made of what a submission is for."""
@@ -80,6 +85,59 @@ class ChosenIds(Partner):
         """End the reservation: the task has the id now, or was refused."""
         with self._ledger.lock:
             self._reserved.discard(task.task_id)
+
+
+class Children(Partner):
+    """Gives children their ids, and uses those that are there.
+
+    Args:
+        joined: The partners of all submissions.
+        ledger: Has the tasks of this process, and the store.
+        is_remote: Whether tasks run on the workers of an engine.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("task_id",)
+
+    def __init__(self, joined: Joined, ledger: Ledger, *, is_remote: bool) -> None:
+        self._joined = joined
+        self._ledger = ledger
+        self._is_remote = is_remote
+
+    def expect(self) -> None:
+        """Look from now on whether a submission is that of a child; others pay for that."""
+        if not self._is_remote:
+            self._joined.check_by(self._check)
+
+    def _check(
+        self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], awaited: Awaited
+    ) -> TaskSpec:
+        if awaited == "called" or spec.task_id is not None:
+            return spec
+        child = child_of(spec, args, kwargs)
+        return spec if child is None else spec.replace({"task_id": child})
+
+    def enter(self, task: LiveTask, patient: bool) -> LiveTask | Existing | None:
+        """Return the child if it is there; asks the store, if it may be.
+
+        Raises:
+            StoreUnavailableError: If the store cannot be read.
+        """
+        child = task.spec.task_id
+        if not isinstance(child, ChildId):
+            return None
+        found = self._find(child, child.may_be_stored)
+        while found is not None and _was_refused(found):
+            task.task_id = _next(task.task_id)
+            found = self._find(task.task_id, child.may_be_stored)
+        if found is None or isinstance(found, LiveTask):
+            return found
+        return Existing(TaskId(found.task_id), is_same=True)
+
+    def _find(self, task_id: str, may_be_stored: bool) -> TaskRecord | None:
+        found: TaskRecord | None = self._ledger.find(task_id)
+        if found is None and may_be_stored and self._ledger.shared is not None:
+            found = next(iter(self._ledger.shared.fetch([task_id])), None)
+        return found
 
 
 class HeldId:
@@ -242,6 +300,6 @@ def _was_refused(task: TaskRecord) -> bool:
     return isinstance(task.error, StoreUnavailableError) and not task.attempts
 
 
-def _next(task_id: str) -> str:
+def _next(task_id: str) -> TaskId[Any]:
     """Return the id to use after a task that was refused; the same in every process."""
     return following(task_id, goes_on=len(task_id) == _MADE)

@@ -13,7 +13,7 @@ from typing import ClassVar, Final, NoReturn
 from framework._manager.submitting.ids import is_held
 from framework._manager.submitting.partner import Partner
 from framework._manager.submitting.tested import AppRules
-from framework._records.ids import TaskId
+from framework._records.ids import ChildId, TaskId
 from framework._records.reasons import delayed
 from framework._records.records import OFFERED, Restart
 from framework._running.ledger import Ledger
@@ -137,7 +137,7 @@ def _known(spec: TaskSpec) -> TaskSpec:
     for option, why in _EXCLUDED.items():
         value = given[option]  # type: ignore[literal-required]  # its keys are options
         # By an idempotency key, whose next request finds the task if this one has committed.
-        if value and not (option == "task_id" and is_held(value)):
+        if value and not (option == "task_id" and _is_made(value)):
             _refuse(spec, f"it cannot have the option {option!r}: {why}")
     spec.require_kept()
     return known
@@ -149,6 +149,11 @@ _EXCLUDED: Final = {
     "task_id": "whether it is in use is only known when the transaction has committed",
 }
 """Options that need an answer about other tasks, which a transaction would not keep true."""
+
+
+def _is_made(task_id: str) -> bool:
+    """Return whether an id was made for a submission, which finds the task if it is repeated."""
+    return is_held(task_id) or isinstance(task_id, ChildId)
 
 
 def _refuse(spec: TaskSpec, why: str) -> NoReturn:

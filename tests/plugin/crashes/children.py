@@ -106,6 +106,69 @@ async def retried(order: int) -> int:
 
 
 @background_task(on_restart="resume")
+async def called(order: int) -> int:
+    """Call the decorated function in branches, which begin in any order."""
+
+    async def call(number: int) -> str:
+        return child(number)
+
+    async with asyncio.TaskGroup() as group:
+        calls = [group.create_task(call(number)) for number in anyhow([1, 1, 2])]
+    return len({one.result() for one in calls})
+
+
+def anyhow(numbers: list[int]) -> list[int]:
+    """Return them in an order that differs from run to run."""
+    return sorted(numbers, reverse=len(made) % 2 == 1)
+
+
+@background_task(on_restart="resume")
+@retry_task(max_retries=1, retry_delay=1)
+async def without_waiting(order: int) -> int:
+    """Submit before, between and after steps, and fail the first time."""
+    manager = get_task_manager()
+    ids = [manager.submit_nowait(child, (1,)), *await nowait_in_a_step(order)]
+    ids.append(manager.submit_nowait(child, (2,)))
+    if not failed:
+        failed.append("once")
+        raise ConnectionError
+    return len(set(ids))
+
+
+@step
+async def nowait_in_a_step(order: int) -> list[str]:
+    """Submit one without waiting for it."""
+    return [get_task_manager().submit_nowait(child, (1,))]
+
+
+@background_task(on_restart="resume")
+async def together(order: int) -> int:
+    """Submit three in one go."""
+    return len(set(await get_task_manager().submit_many(child, [1, 1, 2])))
+
+
+@background_task(on_restart="resume")
+async def mapped(order: int) -> int:
+    """Run three for their results, two at a time."""
+    results = await get_task_manager().map(child, [1, 1, 2], max_running=2)
+    assert results == [1, 1, 2]
+    return len(results)
+
+
+@background_task(on_restart="resume")
+def on_a_thread(order: int) -> int:
+    """Submit from a sync task."""
+    manager = get_task_manager()
+    return len({child(1), manager.submit_nowait(child, (1,)), sync_in_a_step(order)})
+
+
+@step
+def sync_in_a_step(order: int) -> str:
+    """Submit one in a sync step."""
+    return child(2)
+
+
+@background_task(on_restart="resume")
 async def made_anew(order: int) -> int:
     """Submit a child with an argument that no other run has."""
     try:
@@ -121,6 +184,11 @@ PARENTS = {
     "gather": side_by_side,
     "step": in_a_step,
     "retry": retried,
+    "called": called,
+    "nowait": without_waiting,
+    "many": together,
+    "map": mapped,
+    "thread": on_a_thread,
 }
 
 

@@ -85,7 +85,7 @@ def test_a_cure_passes_at_all_pairs_of_crashes(gallery: pytest.Pytester, cure: s
 
 @pytest.mark.extended("time")
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("module", "many"), [("children", 6), ("going_on", 1)])
+@pytest.mark.parametrize(("module", "many"), [("children", 11), ("going_on", 1)])
 def test_a_module_holds(pytester: pytest.Pytester, module: str, many: int) -> None:
     """Its tests hold at whatever commit the process dies: of children, and of `run_again`."""
     pytester.makeini(INI)

@@ -98,10 +98,37 @@ async def submit_in_step(number: int) -> str:
 
 @background_task(on_restart="resume", name="resumed.parent")
 async def parent(number: int) -> list[str]:
-    """Submit two children that are equal, and one in a step."""
-    submit = get_task_manager().submit
-    ids = [str(await submit(child, (number,))) for _ in range(2)]
-    return [*ids, await submit_in_step(number)]
+    """Submit children that are equal, in each way there is."""
+    manager = get_task_manager()
+    ids = [str(await manager.submit(child, (number,))) for _ in range(2)]
+    ids += [await submit_in_step(number), manager.submit_nowait(child, (number,)), child(number)]
+    await sleep(PAUSE)
+    ids += await manager.submit_many(child, [number] * 2)
+    return [*ids, plain(number)]
+
+
+@background_task(name="resumed.child_that_ends_with_its_process")
+async def plain(number: int) -> None:
+    """Take a moment."""
+    await pause()
+
+
+@step
+def submit_on_thread(number: int) -> str:
+    """Submit a child, and take a moment before and after it."""
+    NEVER.wait(PAUSE)
+    task_id = child(number)
+    NEVER.wait(PAUSE)
+    return task_id
+
+
+@background_task(on_restart="resume", name="resumed.parent_on_a_thread")
+def parent_on_a_thread(number: int) -> list[str]:
+    """Do the same on a thread."""
+    manager = get_task_manager()
+    ids = [child(number), manager.submit_nowait(child, (number,)), submit_on_thread(number)]
+    sleep_sync(PAUSE)
+    return [*ids, child(number)]
 
 
 @step
@@ -131,7 +158,7 @@ async def run_again(number: int) -> None:
     await asyncio.gather(manager.run_again(task_id), manager.run_again(task_id))
 
 
-KINDS = {"fanned": fanned, "chained": chained, "parent": parent}
+KINDS = {"fanned": fanned, "chained": chained, "parent": parent, "thread": parent_on_a_thread}
 
 
 async def main() -> None:

@@ -92,7 +92,7 @@ async def check(run: Run, url: str, ledger: Path) -> None:
         for task_id in run.accepted:
             results[task_id] = await manager.get_result(task_id, timeout=PATIENCE)
         # Not only those of which a process could tell before it was killed.
-        parents = ids_of(url, "resumed.parent")
+        parents = ids_of(url, "resumed.parent") + ids_of(url, "resumed.parent_on_a_thread")
         submitted = [await manager.get_result(one, timeout=PATIENCE) for one in parents]
         children = [one for ids in submitted for one in ids]
         lines = await gone_on(url, manager)
@@ -107,9 +107,10 @@ async def check(run: Run, url: str, ledger: Path) -> None:
         # What was recorded before the first one broke.
         assert not any(bodies[task, part] for task in ids[1:] for part in BROKEN[:2])
     # Each submission has one child, and there are no others.
-    assert len(set(children)) == 3 * len(parents) > 20
-    assert len(ids_of(url, "resumed.child")) == len(children) + 2 * len(lines)
-    assert set(ids_of(url, "resumed.child")).issuperset(children)
+    assert len(set(children)) == len(children) > 100
+    made = ids_of(url, "resumed.child") + ids_of(url, "resumed.child_that_ends_with_its_process")
+    assert len(made) == len(children) + 2 * len(lines)
+    assert set(made).issuperset(children)
     engine = sa.create_engine(checked_url(url), poolclass=sa.NullPool)
     records = defaultdict[str, list[str]](list)
     with engine.connect() as connection:
@@ -117,7 +118,7 @@ async def check(run: Run, url: str, ledger: Path) -> None:
             if row.state == "completed" and not row.function.startswith("framework.steps."):
                 records[row.task_id].append(json.loads(row.answer))
     for task_id, kind in run.accepted.items():
-        if kind == "parent":
+        if kind not in PARTS:
             continue
         found = results[task_id]
         assert list(found) == PARTS[kind]

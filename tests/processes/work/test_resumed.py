@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from framework import (
     TaskManager,
@@ -21,6 +23,7 @@ from framework.exceptions import RunAgainError, StepInterruptedError, StepTakenE
 from framework.protocols import TaskEvent
 from framework.steps import Message, _sleeps, sleep, sleep_sync, step
 from framework.stores.sql import SQLStore
+from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._reading.observer import Observer
 from framework.stores.sql._writing.messages import MessageRows
 from tests.patience import PATIENCE
@@ -361,3 +364,40 @@ async def test_whoever_runs_it_again(sql_url: str, effects: list[str]) -> None:
     assert len(set(again)) == 1
     assert result == "parcel for payment 1 True"
     assert effects == ["charge", "refuse", "refuse", "ship"]
+
+
+@background_task(on_restart="requeue", name="tests.child")
+async def child(number: int) -> None:
+    """Do nothing."""
+
+
+@step
+async def submit_with(url: str) -> str:
+    """Submit a child in a transaction of the app, and fail after its commit the first time."""
+    with Session(sa.create_engine(url, poolclass=sa.NullPool)) as session, session.begin():
+        task_id = await get_task_manager().submit(child, (1,), session=session)
+    EFFECTS.append(task_id)
+    if len(EFFECTS) == 1:
+        raise OSError
+    return task_id
+
+
+@background_task(on_restart="resume", name="tests.submits_with")
+@retry_task(max_retries=1, retry_delay=0.01)
+async def submits_with(url: str) -> str:
+    """Submit in a step."""
+    return await submit_with(url)
+
+
+async def test_a_child_in_a_transaction(sql_url: str, effects: list[str]) -> None:
+    """A step that runs again after the commit finds the child that the transaction brought."""
+    url = checked_url(sql_url).render_as_string(hide_password=False)
+    async with setup_async_framework(None, store=SQLStore(sql_url, durable=True)):
+        manager = get_task_manager()
+        task_id = await manager.submit(submits_with, (url,))
+        found = await manager.get_result(task_id, timeout=PATIENCE)
+        await manager.wait(found, timeout=PATIENCE)
+        page = await manager.list_tasks(name="tests.child")
+
+    assert effects == [found, found]
+    assert [one.task_id for one in page.tasks] == [found]
