@@ -51,7 +51,10 @@ def silent_framework(clock: Clock | None = None) -> Iterator[Core]:
         clock: Source of its time; None for the system's.
     """
     with override_framework(clock=clock, engine=Nowhere(), nested=True) as manager:
-        yield core_of(manager)
+        core = core_of(manager)
+        # Their ids may be arguments of steps.
+        core.children.expect()
+        yield core
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class Recorded:
         is_complete: Whether it has COMPLETED, so that it must call nothing that is not recorded.
         error: The error by which it has FAILED; None if it has not.
         unneeded: Numbers of steps that its last attempt did not call.
+        run_again_of: The task that it goes on from; "" for none.
     """
 
     task_id: str
@@ -81,6 +85,7 @@ class Recorded:
     is_complete: bool = False
     error: BaseException | None = None
     unneeded: Collection[int] = ()
+    run_again_of: str = ""
 
 
 class Replay:
@@ -202,5 +207,5 @@ def _live(core: Core, one: Recorded) -> LiveTask:
     task = new_task(TaskId(one.task_id), one.spec, context, home, core.clock.monotonic(), now)
     context.run(current_record.set, task)
     task.attempts, task.status = one.attempts, RUNNING
-    task.args, task.kwargs = one.args, one.kwargs
+    task.args, task.kwargs, task.run_again_of = one.args, one.kwargs, one.run_again_of
     return task

@@ -86,7 +86,8 @@ def _differences(task: TaskUnderWay, app: object, replays: InTime) -> list[Diffe
     if not task.steps:
         # Nothing is known of its way.
         return []
-    recorded = Recorded(task.task_id, spec, args, kwargs, task.steps, app, task.attempts)
+    found = task.task_id, spec, args, kwargs, task.steps, app, task.attempts
+    recorded = Recorded(*found, run_again_of=task.run_again_of)
     return replays.replay(recorded)
 
 

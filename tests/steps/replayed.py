@@ -139,5 +139,23 @@ async def failed() -> None:
     await fail("the last one")
 
 
-PROGRAMS: list[Callable[[], Any]] = [gathered, grouped, raced, shared_out, limited, caught, failed]
+@background_task
+async def child(number: int) -> None:
+    """Do nothing."""
+
+
+@background_task(on_restart="resume")
+async def submits() -> list[str]:
+    """Give the ids of children to steps, from branches that begin in any order."""
+
+    async def branch(number: int) -> str:
+        await _pause(number)
+        return await work(child(number), 1)
+
+    return [await work(child(0)), *await asyncio.gather(*map(branch, range(3)))]
+
+
+PROGRAMS: list[Callable[[], Any]] = [
+    *(gathered, grouped, raced, shared_out, limited, caught, failed, submits)
+]
 """All of them; each takes the same way whenever it runs."""

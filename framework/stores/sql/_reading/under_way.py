@@ -40,6 +40,7 @@ class TaskUnderWay:
         attempts: How many it has made.
         call: Its arguments, as `wire.encode_call` returned them; None if they are not kept.
         steps: What is recorded of its steps, in the order in which they ended.
+        run_again_of: The task that it goes on from; "" for none.
     """
 
     task_id: str
@@ -48,6 +49,7 @@ class TaskUnderWay:
     attempts: int
     call: str | None
     steps: tuple[StepRecord, ...]
+    run_again_of: str
 
 
 def read_under_way(
@@ -77,6 +79,7 @@ def read_under_way(
             one.attempts,
             calls.get(one.task_id),
             tuple(steps.get(one.task_id, ())),
+            one.run_again_of or "",
         )
         for one in wanted
     ], last
