@@ -71,34 +71,35 @@ class LocalEngine:
             return
         home = self.loop_of(task)
         if here is home:
-            self._start_here(home, task, run)
+            # It may be time to start the tasks for threads.
+            if home in self._staged:
+                self._stage(home, task.queued)
+            if not self._join(home, task, run):
+                self._stage(home, task.queued).coroutines.append(task)
         else:
             self._post(home, task, run)
 
-    def _start_here(self, loop: asyncio.AbstractEventLoop, task: EngineTask, run: Run) -> None:
-        """Run an ``async def`` task in the next iteration of the running *loop*.
+    def _join(self, loop: asyncio.AbstractEventLoop, task: EngineTask, run: Run) -> bool:
+        """Let an ``async def`` task start in the next iteration of the running *loop*, with others.
 
-        All that are submitted until then share one asyncio task, as far as they are not
-        suspended: one for each would take a quarter longer.
+        All that come until then share one asyncio task, as far as they are not suspended: one for
+        each would take a quarter longer. False if its run has to be called, or an app's own factory
+        may count asyncio tasks, or start them at once; not that of steps.
         """
-        if loop in self._staged:
-            # It may be time to start the tasks for threads.
-            self._stage(loop, task.queued)
-        batch = self._batches.get(loop)
-        if batch is not None and not batch.owner.done():
-            batch.tasks.append(task)
-            return
-        # An app's own factory may count asyncio tasks, or start them at once; not that of steps.
         factory = loop.get_task_factory()
         is_plain = factory is None or getattr(factory, "is_plain", False)
         together = getattr(run, "together", None) if is_plain else None
         if together is None:
-            self._stage(loop, task.queued).coroutines.append(task)
-            return
+            return False
+        batch = self._batches.get(loop)
+        if batch is not None and not batch.owner.done():
+            batch.tasks.append(task)
+            return True
         if batch is not None:
             # It was cancelled before its first step.
             self._stage(loop, task.queued).coroutines += batch.tasks
         self._batches[loop] = _Batch(together(task, self._batch_of(loop)), [task])
+        return True
 
     def _batch_of(self, loop: asyncio.AbstractEventLoop) -> Iterator[EngineTask]:
         """Yield the tasks of *loop* that share an asyncio task, and let none be added."""

@@ -22,6 +22,7 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
+from tests.framework.running.asked import Store
 from tests.framework.running.messages import CANCELLED
 from tests.patience import PATIENCE
 
@@ -47,6 +48,12 @@ def in_real_time(test: Callable[[TaskManager], Coroutine[Any, Any, None]]) -> Ca
 @background_task(on_restart="resume", name="tests.resumes")
 async def resumes() -> None:
     """Go on from its steps, of which it has none."""
+
+
+@background_task(on_restart="requeue", name="tests.asks")
+async def asks() -> str:
+    """Run once its start is permitted."""
+    return "ran"
 
 
 async def owner(name: str, seen: Seen) -> None:
@@ -264,3 +271,27 @@ async def test_an_asyncio_task_that_is_cancelled_before_it_starts(manager: TaskM
 
     assert await ended(manager, lost, later) == [TaskStatus.COMPLETED] * 2
     assert sorted(told(seen)) == ["first in asyncframe first", "second in asyncframe second"]
+
+
+@pytest.mark.parametrize("from_thread", [False, True])
+def test_one_that_needs_a_permit_shares_with_no_other(from_thread: bool) -> None:
+    """A coroutine that starts only when the store permits it does not start with those before it."""
+    store, seen = Store(), Seen()
+
+    def both() -> tuple[str, str]:
+        return first(seen), asks()
+
+    async def run() -> None:
+        async with setup_async_framework(None, store=store, graceful_shutdown_timeout=0):
+            manager = get_task_manager()
+            before, asking = await asyncio.to_thread(both) if from_thread else both()
+            assert await ended(manager, before) == [TaskStatus.COMPLETED]
+            assert await asyncio.to_thread(store.has_asked.wait, PATIENCE)
+            task = await manager.get_task(asking)
+            assert task is not None
+            assert task.status is TaskStatus.PENDING
+            store.asked.pop()(True)
+
+            assert await manager.get_result(asking, timeout=PATIENCE) == "ran"
+
+    asyncio.run(run())
