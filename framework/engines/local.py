@@ -112,8 +112,12 @@ class LocalEngine:
             RuntimeError: If the loop is closed.
         """
         task.handler = run
-        if not self._boxes.of(home).post(partial(run, task)):
+        if not self._boxes.of(home).post(partial(self._arrive, home, task, run)):
             raise RuntimeError("the event loop of the task's app is closed")
+
+    def _arrive(self, loop: asyncio.AbstractEventLoop, task: EngineTask, run: Run) -> None:
+        if not self._join(loop, task, run):
+            run(task)
 
     def loop_of(self, task: EngineTask) -> asyncio.AbstractEventLoop:
         """Return the loop that an ``async def`` task runs on.

@@ -275,7 +275,7 @@ async def test_an_asyncio_task_that_is_cancelled_before_it_starts(manager: TaskM
 
 @pytest.mark.parametrize("from_thread", [False, True])
 def test_one_that_needs_a_permit_shares_with_no_other(from_thread: bool) -> None:
-    """A coroutine that starts only when the store permits it does not start with those before it."""
+    """A coroutine that starts only when the store permits it does not start with one before it."""
     store, seen = Store(), Seen()
 
     def both() -> tuple[str, str]:
