@@ -19,7 +19,8 @@ from framework._tasks.options import PRIORITIES
 from framework.stores.sql._dialects.postgresql import PostgreSQL
 from framework.stores.sql._dialects.sqlite import SQLite
 from framework.stores.sql._shared.free import claims
-from framework.stores.sql._tables.rows import COLUMNS, WRITTEN, TaskRow, begin, begun_row, row_of
+from framework.stores.sql._tables import free_rows
+from framework.stores.sql._tables.rows import WRITTEN, Written, begin, row_of
 from framework.stores.sql._tables.schema import TASKS
 from tests.processes.executed import hearing
 from tests.processes.sql.siblings import PENDING, START, Peer, peers
@@ -119,15 +120,12 @@ def test_the_rule(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sizes == {0, 1, 2, 3, 4, 5}
 
 
-def test_what_begins_is_written_as_its_record_would_be() -> None:
+def test_what_begins_is_written_as_its_record_would_be(sql_url: str) -> None:
     """The row of a task that begins as it is claimed is that of its record, RUNNING."""
-    rng = random.Random(7)
-    for number in range(200):
+    rng, rows, begun, expected = random.Random(7), list[Written](), dict[str, str | None](), []
+    for number in range(60):
         kept = TaskRecord()
-        kept.task_id, kept.label = (
-            TaskId(f"{number}"),
-            Label("tests.claimed", "Says \ud83d\ude00", "me"),
-        )
+        kept.task_id, kept.label = TaskId(f"'{number}\"\\"), Label("tests.claimed", "Says", "me")
         kept.status, kept.attempts = PENDING, rng.randrange(3)
         kept.created_at, kept.created = START + number, float(number)
         kept.started = kept.ended = kept.result = kept.rest = kept.code = None
@@ -135,7 +133,7 @@ def test_what_begins_is_written_as_its_record_would_be() -> None:
         if rng.random() < 0.3:
             kept.progress, kept.progress_message, kept.run_again_of = 0.5, "half", "9" * 32
             kept.after = After(("first", "second"))
-        kept.restart = Restart(
+        kept.restart = restart = Restart(
             "[[],{}]",
             limit=rng.choice([None, 2.5]),
             priority=rng.choice(PRIORITIES),
@@ -144,13 +142,25 @@ def test_what_begins_is_written_as_its_record_would_be() -> None:
             starts=rng.randrange(3),
             failed=rng.randrange(2),
         )
-        facts = dict(zip(WRITTEN, json.loads(row_of(kept).text), strict=True))
-        read = TaskRow(**{name: facts[name] for name in COLUMNS})
-        kept.restart.begin(number + 3.0)
-        written = begun_row(read, kept.restart, START + number + 3.0)
-        kept.restart.offered, kept.reason = False, ""
-        begin(kept, number + 3.0)
-        assert json.loads(written.text) == json.loads(row_of(kept).text)
+        rows.append(row_of(kept, "[[],{}]"))
+        restart.begin(100.0)
+        restart.offered, kept.reason = False, ""
+        if rng.random() < 0.8:
+            begun[kept.task_id] = restart.facts() if restart.idempotent else None
+            begin(kept, 100.0)
+            expected.append(json.loads(row_of(kept, "[[],{}]").text))
+    with (
+        peers(sql_url, 1) as (peer,),
+        peer.writer._site.turn(len(rows)) as (connection, version, _),
+    ):
+        statements = peer.writer.statements
+        statements.add_free(connection, rows, "", version)
+        statements.begin(connection, begun, "me", version, START + 100.0)
+        columns = [TASKS.c[name] for name in WRITTEN]
+        query = sa.select(*columns).where(TASKS.c.process == "me").order_by(TASKS.c.created_at)
+        found = [list(row) for row in connection.execute(query)]
+        assert connection.execute(free_rows.KEPT).scalar_one() == len(rows) - len(begun)
+    assert found == expected
 
 
 def test_only_as_many_as_there_are_places_for(sql_url: str) -> None:

@@ -145,6 +145,10 @@ class Dialect(ABC):
         """Return the rows of a JSON text, which is a list of lists, and their columns."""
 
     @abstractmethod
+    def among(self, column: Any, text: Any) -> sa.ColumnElement[bool]:
+        """Return the condition that a column is in a JSON text, a list; found by its index."""
+
+    @abstractmethod
     def insert(self, table: sa.Table) -> Any:  # Any: a statement of the dialect
         """Return an insert that has ON CONFLICT."""
 
@@ -168,6 +172,15 @@ class Dialect(ABC):
         )
         # Otherwise SQLAlchemy lets go of it after an insert.
         return upsert.execution_options(preserve_rowcount=True)
+
+    def followed(
+        self, change: sa.Update, then: Callable[[sa.ColumnElement[int]], sa.Update]
+    ) -> sa.Update | None:
+        """Return one statement for a change, and *then* one of another table with its row count.
+
+        None if it takes two.
+        """
+        return None
 
     @abstractmethod
     def microsecond(self, connection: Connection, clock: SystemClock) -> int:

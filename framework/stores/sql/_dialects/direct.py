@@ -85,22 +85,26 @@ class Direct:
         given: Any = {**known, **values}
         if order is not None:
             given = tuple([given[name] for name in order])
-        pooled = connection.connection
         try:
-            cursor = pooled.info.get(_CURSOR)
-            if cursor is None:
-                cursor = pooled.info[_CURSOR] = pooled.cursor()
+            cursor = _cursor_of(connection)
             cursor.execute(words, given)
             # SQLite finds a row when it is fetched, and may fail then.
             taken = take(cursor)
         except dialect.loaded_dbapi.Error as error:
-            is_lost = dialect.is_disconnect(error, pooled.driver_connection, None)
+            is_lost = dialect.is_disconnect(error, connection.connection.driver_connection, None)
             if is_lost:
                 connection.invalidate(error)
             raise _wrapped(error, words, given, dialect, is_lost) from error
         if cursor.rowcount >= _MANY:
-            del pooled.info[_CURSOR]
+            del connection.info[_CURSOR]
         return taken
+
+
+def _cursor_of(connection: Connection) -> Any:  # Any: a module's without types
+    cursor = connection.info.get(_CURSOR)
+    if cursor is None:
+        cursor = connection.info[_CURSOR] = connection.connection.cursor()
+    return cursor
 
 
 def _fetched(cursor: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import selectors
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, ClassVar, Final
 
@@ -179,9 +179,22 @@ class PostgreSQL(Dialect):
         ]
         return batch, items
 
+    def among(self, column: Any, text: Any) -> sa.ColumnElement[bool]:
+        """Make an array of it: a join could be planned by a table that was still small."""
+        items = sa.func.jsonb_array_elements_text(sa.cast(text, postgresql.JSONB))
+        some = sa.select(items.column_valued("some")).scalar_subquery()
+        return column == sa.any_(sa.func.array(some))  # type: ignore[no-any-return]
+
     def insert(self, table: sa.Table) -> Any:
         """Return the insert of the dialect."""
         return postgresql.insert(table)
+
+    def followed(
+        self, change: sa.Update, then: Callable[[sa.ColumnElement[int]], sa.Update]
+    ) -> sa.Update:
+        """Make the change in a WITH of the other one."""
+        done = change.returning(sa.literal_column("1").label("one")).cte("done")
+        return then(sa.select(sa.func.count()).select_from(done).scalar_subquery())
 
     def microsecond(self, connection: Connection, clock: SystemClock) -> int:
         """Return that of the server."""

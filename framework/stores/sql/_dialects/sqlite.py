@@ -123,6 +123,11 @@ class SQLite(Dialect):
         items = [sa.func.json_extract(batch.c.value, f"$[{at}]") for at in range(len(types))]
         return batch, items
 
+    def among(self, column: Any, text: Any) -> sa.ColumnElement[bool]:
+        """Take the text apart."""
+        found = sa.func.json_each(text).table_valued("value", name="some")
+        return column.in_(sa.select(found.c.value))  # type: ignore[no-any-return]
+
     def insert(self, table: sa.Table) -> Any:
         """Return the insert of the dialect."""
         return sqlite.insert(table)

@@ -33,7 +33,7 @@ from framework.stores.sql._shared.free.sharing import Sharing
 from framework.stores.sql._shared.site import Site
 from framework.stores.sql._shared.submissions import Submissions
 from framework.stores.sql._tables import calls as _calls
-from framework.stores.sql._tables.rows import TaskRow, Written, begun_row, row_of
+from framework.stores.sql._tables.rows import TaskRow, Written, row_of
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -270,16 +270,16 @@ class Arrivals:
         chosen, more = _claims.choose(connection, dialect, names, room)
         has_left = moved or were_open or free > len(chosen)
         records = self._read(chosen)
-        begun, others = list[Written](), list[str]()
-        for one, record in zip(chosen, records, strict=True):
+        begun, others = dict[str, str | None](), list[str]()
+        for record in records:
             if beside is None and self._host.may_begin(record):
-                begun.append(self._begun(one.row, record))
+                begun[str(record.task_id)] = self._begun(record)
             else:
-                others.append(one.row.task_id)
+                others.append(str(record.task_id))
         if others:
             _claims.give(connection, others, own, version)
         if begun:
-            self._statements.take_free(connection, begun, own, version)
+            self._statements.begin(connection, begun, own, version, now)
         told = self._sharing.tell(connection, records)
         # One that waits for nothing but a place in a process has none in a line.
         inherits = bool(others) and _places.inherit(connection, version)
@@ -308,12 +308,15 @@ class Arrivals:
             return False
         return _calls.call_next(connection, self._site.database.dialect, own, called)
 
-    def _begun(self, row: TaskRow, record: TaskRecord) -> Written:
-        """Return the row of a task that begins as it is claimed; the task itself still waits."""
+    def _begun(self, record: TaskRecord) -> str | None:
+        """Note that a task begins as it is claimed; return what another process needs to run it.
+
+        None if no other may. The task itself still waits.
+        """
         restart: Restart | None = record.restart
         assert restart is not None
         restart.begin(self._host.clock.monotonic())
-        return begun_row(row, restart, self._host.clock.time())
+        return replace(restart, offered=False).facts() if restart.idempotent else None
 
     def _read(self, chosen: Sequence[Picked]) -> list[TaskRecord]:
         records = self._mirror.read(one.row for one in chosen)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final
 
 import sqlalchemy as sa
@@ -20,7 +20,7 @@ from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
 from framework.stores.sql._dialects.dialect import Dialect
-from framework.stores.sql._dialects.direct import Direct
+from framework.stores.sql._dialects.direct import Direct, Values
 from framework.stores.sql._tables.schema import META, TASKS
 
 # Literals, since databases choose the indexes of the few free tasks only for these.
@@ -58,6 +58,15 @@ def add(connection: Connection, by: int) -> None:
     """Add to the number of free tasks, in a writer's turn."""
     if by:
         _ADD.count(connection, {"by": by})
+
+
+def taking(dialect: Dialect, change: sa.Update) -> Callable[[Connection, Values], object]:
+    """Return what executes a statement that takes free tasks, and takes their number off."""
+    both = dialect.followed(change, lambda many: sa.update(META).values(free=META.c.free - many))
+    if both is not None:
+        return Direct(both).count
+    alone = Direct(change)
+    return lambda connection, values: add(connection, -alone.count(connection, values))
 
 
 def is_wrong(kept: int, least: int) -> bool:

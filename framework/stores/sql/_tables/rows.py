@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from framework._records.chains import After
@@ -205,25 +204,6 @@ def row_of(record: TaskRecord, call: str | None = None, starts: bool = False) ->
         return written
     links = [(record.task_id, parent, after.on_failure) for parent in sorted(after.open)]
     return written._replace(waits_for=links, unwritten=after.unwritten)
-
-
-def begun_row(row: TaskRow, restart: Restart, started_at: float) -> Written:
-    """Return the row of a free task that is RUNNING from wall second *started_at* on.
-
-    It is what `row_of` would return of its record after `begin`, which nobody else has yet.
-
-    Args:
-        row: What was read of it.
-        restart: What else was read, with this start.
-        started_at: The wall second.
-    """
-    running = row._replace(
-        status=_RUNNING.value, started_at=started_at, attempts=row.attempts + 1, reason=""
-    )
-    kept = replace(restart, offered=False).facts() if restart.idempotent else None
-    *facts, after = running[: len(COLUMNS)]
-    facts += (None, kept, PRIORITIES.index(restart.priority), None, after)
-    return Written(json.dumps(facts), None, row.task_id, restart)
 
 
 def begin(still: TaskRecord, started: float) -> None:

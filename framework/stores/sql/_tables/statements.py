@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -144,6 +144,7 @@ class Statements:
         self._turn = Direct(turn.where(META.c.one == sa.literal_column("1")))
         self._put = _put_of(dialect)
         self._hand_over = _put_of(dialect, hand_over=True)
+        self._begin = free_rows.taking(dialect, _begin_of(dialect))
         self._ended = dialect.answer(
             sa.select(*_WITHOUT_RESULT).where(TASKS.c.task_id.in_(_OLDEST)).order_by(*BY_END)
         )
@@ -209,11 +210,28 @@ class Statements:
         if free_now > free:
             calls.call(connection, self.dialect, before, version, task_ids)
 
-    def take_free(
-        self, connection: Connection, rows: Sequence[Written], process: str, version: int
+    def begin(
+        self,
+        connection: Connection,
+        tasks: Mapping[str, str | None],
+        process: str,
+        version: int,
+        now: float,
     ) -> None:
-        """Write rows of free tasks that *process* takes, found free in this turn."""
-        free_rows.add(connection, -self._write_over(connection, rows, "", process, version))
+        """Give free tasks to *process*, found free in this turn; from wall second *now* they run.
+
+        Args:
+            connection: A transaction in a writer's turn.
+            tasks: By their ids, what another process needs to run each once more; see
+                `Restart.facts`. None if no other may.
+            process: Who takes them.
+            version: The version of the turn.
+            now: The wall second.
+        """
+        kept = [one for one in tasks.items() if one[1] is not None]
+        values = {"process": process, "at_version": version, "now": now}
+        lists = {"ids": json.dumps(list(tasks)), "kept": json.dumps(kept)}
+        self._begin(connection, {**values, **lists})
 
     def add_free(
         self, connection: Connection, rows: Sequence[Written], process: str, version: int
@@ -392,6 +410,27 @@ def _put_of(dialect: Dialect, *, hand_over: bool = False) -> Direct:
     rows = sa.select(*items, *own).select_from(batch).where(sa.true())
     change = partial(_changed, hand_over=hand_over)
     return Direct(dialect.upsert(TASKS, [*WRITTEN, *_OWN], rows, change))
+
+
+def _begin_of(dialect: Dialect) -> sa.Update:
+    """Return the statement by which free tasks run, of their ids and of what is kept of some."""
+    batch, (task_id, facts) = dialect.split(bindparam("kept", type_=sa.Text()), [sa.Text()] * 2)
+    kept = sa.select(facts).select_from(batch).where(task_id == TASKS.c.task_id)
+    # As the row of the record would be: see `rows.row_of`, for a task that is RUNNING.
+    values = {
+        "process": bindparam("process"),
+        "version": bindparam("at_version"),
+        "status": TaskStatus.RUNNING.value,
+        "started_at": bindparam("now"),
+        "attempts": TASKS.c.attempts + 1,
+        "restart": kept.scalar_subquery(),
+        "reason": "",
+        "due_at": sa.null(),
+    }
+    # By the ids alone: an index of what is free has all that was, too.
+    is_free = dialect.hidden(TASKS.c.process) == ""
+    these = dialect.among(TASKS.c.task_id, bindparam("ids", type_=sa.Text()))
+    return sa.update(TASKS).values(values).where(these, is_free)
 
 
 _KEPT: Final = frozenset(
