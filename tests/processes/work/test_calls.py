@@ -235,3 +235,22 @@ def test_following_begins_beside_a_writer(postgres_url: str) -> None:
         assert reader.writer.attempt()
 
         assert reader.mirror.has_other(str(task.task_id))
+
+
+def test_an_end_is_no_claim(postgres_url: str) -> None:
+    """A process that has just written an end claims at once what it is called for."""
+    with crowd(postgres_url, [2]) as (web, (worker,)):
+        submit(web)
+        wait_for(worker)
+        assert worker.writer.attempt()
+        worker.clock.pass_time(0.09)
+        (first,) = worker.host.taken_over
+        worker.start(first)
+        worker.end(first)
+        assert worker.writer.attempt()
+        (second,) = submit(web)
+        wait_for(worker)
+        worker.clock.pass_time(0.02)
+        assert worker.writer.attempt()
+
+        assert ids(worker.host.taken_over[1:]) == [second]

@@ -92,7 +92,7 @@ class Arrivals:
         self.many = 0
         # How many were called before this process, if it is to call the next one.
         self._called: int | None = None
-        # When it has claimed last.
+        # When it has claimed some last, or was called and found none.
         self._claimed_at = -math.inf
         # The version at the last beat.
         self._watched = -1
@@ -259,7 +259,6 @@ class Arrivals:
         """
         room = self._places(written) if beside is None else beside
         own, now = self._membership.process_id, self._host.clock.time()
-        self._claimed_at = self._site.clock.monotonic()
         were_open = self.are_open
         self.put_back(connection, version)
         wakes = self._is_due(now)
@@ -270,6 +269,8 @@ class Arrivals:
         chosen, more = _claims.choose(connection, dialect, names, room)
         has_left = moved or were_open or free > len(chosen)
         records = self._read(chosen)
+        if records or self.is_called:
+            self._claimed_at = self._site.clock.monotonic()
         begun, others = dict[str, str | None](), list[str]()
         for record in records:
             if beside is None and self._host.may_begin(record):
