@@ -54,6 +54,7 @@ from framework.protocols import (
     Kind,
     TaskRecord,
 )
+from framework.steps._branches import forget_runs
 
 __all__ = [
     "Call",
@@ -436,6 +437,7 @@ def abandon_framework() -> None:
     if framework is None:
         raise RuntimeError("there is no override_framework() that could be abandoned")
     set_override(None)
+    forget_runs(framework.core)
     # The one thread that nobody else can stop: it asks the store what others want to know.
     framework.core.others.close()
 

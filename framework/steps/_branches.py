@@ -24,7 +24,7 @@ from typing import Any, Final, Protocol
 from framework._records.steps import Origin, StepRecord
 from framework._records.steps import Path as BranchPath
 from framework._running import runner
-from framework._tasks.live import LiveTask, current_home, current_record
+from framework._tasks.live import HomeCore, LiveTask, current_home, current_record
 from framework.steps._matching import State
 
 
@@ -178,6 +178,12 @@ def under_way(root: Branch) -> Iterator[None]:
     finally:
         _UNDER_WAY.discard(root.run)
         entered.reset(outside)
+
+
+def forget_runs(core: HomeCore) -> None:
+    """Forget the runs of a framework that goes on no more, as if its process had died."""
+    for run in [one for one in list(_UNDER_WAY) if one.task.home.core is core]:
+        _UNDER_WAY.discard(run)
 
 
 def warn_if_lost(name: str) -> None:
