@@ -41,6 +41,8 @@ class HurriedLoop(asyncio.SelectorEventLoop):
         self._until = 0.0
         self._may_hurry: Callable[[], bool] = bool
         super().__init__(_Selector(self._before_wait))
+        # Of what code has left behind that was cut off, nobody need hear.
+        self.set_exception_handler(lambda _loop, _context: None)
 
     def time(self) -> float:
         """Return its second, which is that of the clock or ahead of it."""
@@ -71,11 +73,11 @@ class HurriedLoop(asyncio.SelectorEventLoop):
         return True
 
     def _before_wait(self, timeout: float | None) -> float | None:
-        if timeout is not None and self._may_hurry():
-            self._ahead += timeout
-            return 0.0
         left = self._until - self._clock.monotonic()
         if left <= 0:
             self.stop()
+            return 0.0
+        if timeout is not None and self._may_hurry():
+            self._ahead += timeout
             return 0.0
         return left if timeout is None else min(left, timeout)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from framework._records.checks import nearest
@@ -43,6 +44,8 @@ def replay(source: Source, screen: Screen, arguments: Namespace) -> int:
         silent_framework() as core,
         closing(InTime(core, arguments.timeout)) as replays,
         screen.progress("replaying") as update,
+        # What the code prints is none of the answer, which may be JSON.
+        redirect_stdout(sys.stderr),
     ):
         for some in source.observer.under_way(names):
             for task in some:

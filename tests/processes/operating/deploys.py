@@ -111,10 +111,23 @@ async def at_random() -> None:
 
 @background_task(on_restart="resume", name="impatient")
 async def impatient() -> None:
+    await greet("somebody")
+    print("what the code prints")
     if not STOPS:
         await asyncio.to_thread(sys.modules["time"].sleep, 3)
-    await greet("somebody")
     await ship(1)
+
+
+@step
+def greet_here(name: str) -> str:
+    return name
+
+
+@background_task(on_restart="resume", name="blocked")
+def blocked() -> None:
+    greet_here("somebody")
+    sys.modules["time"].sleep(30)
+    greet_here("nobody")
 """
 
 OLD = """

@@ -24,6 +24,7 @@ _STEPS = {
     "of_a_machine": 1,
     "at_random": 1,
     "impatient": 1,
+    "blocked": 1,
 }
 """How many steps of each task are stored when the first release is killed."""
 
@@ -105,7 +106,10 @@ def test_a_deploy_does_what_its_replay_has_said(old: Shop, tmp_path: Path, chang
 
 
 def test_what_differs_from_process_to_process_is_found(old: Shop, tmp_path: Path) -> None:
-    """With the same code, a task goes elsewhere by the order of a set, a machine, or chance."""
+    """With the same code, a task goes elsewhere by the order of a set, a machine, or chance.
+
+    One that waits outside of its steps is told, too, on its loop or on a thread.
+    """
     shop = old.copy(tmp_path, "import asyncio", "import asyncio")
     found = shop.replay("--timeout", "1", status=1, PYTHONHASHSEED="2", SHOP_HOST="the second")
     first = {one["task_id"]: one["differences"][0] for one in found}
@@ -116,6 +120,7 @@ def test_what_differs_from_process_to_process_is_found(old: Shop, tmp_path: Path
         "of_a_machine": "refused",
         "at_random": "refused",
         "impatient": "stuck",
+        "blocked": "stuck",
     }
     assert first["of_a_machine"]["what"] == (
         "calls shop.greet('the second') at shop.py:96 in of_a_machine, and shop.greet is recorded "
