@@ -21,8 +21,8 @@ def calling() -> str:
 
 
 def of_thread(frame: FrameType | None) -> str:
-    """Return the innermost line of the user's from a frame outwards."""
-    while frame is not None:
+    """Return the innermost line of the user's from a frame outwards, up to its event loop."""
+    while frame is not None and frame.f_code is not asyncio.events.Handle._run.__code__:
         if _is_users(frame):
             return _line(frame, frame.f_lineno)
         frame = frame.f_back

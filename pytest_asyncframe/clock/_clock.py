@@ -14,8 +14,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
@@ -62,6 +62,7 @@ class VirtualClock:
     def __init__(self, sequencer: Sequencer | None = None, wall: float | None = None) -> None:
         self.sequencer: Sequencer = Sequencer() if sequencer is None else sequencer
         self._wall = time.time() if wall is None else wall
+        self._later = 0
         self.date_is_real: bool = False
         self.end()
         self.make_ready: Callable[[], deque[Any]] = deque
@@ -85,7 +86,30 @@ class VirtualClock:
 
     def time(self) -> float:
         """Return the wall clock time in seconds since the epoch."""
-        return self._wall + self.sequencer.now / 1e9
+        return self._wall + self.date_moved / 1e9
+
+    @property
+    def date_moved(self) -> int:
+        """By how many nanoseconds the date has moved since the test began."""
+        return self.sequencer.now + self._later
+
+    @contextmanager
+    def later(self, seconds: float) -> Iterator[None]:
+        """Let the date be a later one inside the block; no timer fires by that.
+
+        Args:
+            seconds: By how many seconds.
+        """
+        self._move_date(nanoseconds(seconds))
+        try:
+            yield
+        finally:
+            self._move_date(-nanoseconds(seconds))
+
+    def _move_date(self, by: int) -> None:
+        self._later += by
+        if self.sequencer.on_move is not None:
+            self.sequencer.on_move()
 
     def monotonic(self) -> float:
         """Return the virtual seconds since the test began."""

@@ -273,11 +273,11 @@ def _show_wall(stack: ExitStack, clock: VirtualClock) -> None:
         return
     begun = clock.time()
     traveller = stack.enter_context(time_machine.travel(begun, tick=False))
-    shown = clock.sequencer.now
+    shown = clock.date_moved
 
     def follow() -> None:
         nonlocal shown
-        now = clock.sequencer.now
+        now = clock.date_moved
         if now != shown:
             traveller.shift((now - shown) / 1e9)
             shown = now
