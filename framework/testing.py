@@ -7,7 +7,7 @@ import functools
 import inspect
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from types import CodeType, MethodType
@@ -28,6 +28,8 @@ from framework._manager.inside import core_of, crew_of
 from framework._manager.overriding import override_framework
 from framework._records import exports
 from framework._records.statuses import TRAITS
+from framework._replays.at_end import call_of_resumed, replay_all
+from framework._replays.differences import Difference
 from framework._running.outcomes import WorkerCrashError
 from framework._running.results import BEFORE_WAITS, Results
 from framework._running.waits import policies
@@ -42,7 +44,7 @@ from framework._tasks.functions import (
     without_partials,
 )
 from framework._tasks.injection import signature_of_task
-from framework._tasks.live import adopt_state, copy_record, live
+from framework._tasks.live import LiveTask, adopt_state, copy_record, live
 from framework._tasks.options import NORMAL
 from framework._threads import user_threads
 from framework._threads.pool import ThreadPoolExecutorEnhanced
@@ -51,6 +53,7 @@ from framework._threads.queue.item_queue import IDLE
 from framework._threads.queue.levels import Ranking
 from framework.engines._controlled import Control, ControlledEngine, ControlledExecutor, Queued
 from framework.protocols import (
+    Clock,
     Kind,
     TaskRecord,
 )
@@ -61,6 +64,7 @@ __all__ = [
     "Control",
     "ControlledEngine",
     "ControlledExecutor",
+    "Difference",
     "Queued",
     "Ranking",
     "RateLimit",
@@ -72,6 +76,7 @@ __all__ = [
     "bare_function",
     "before_waits",
     "call_of",
+    "call_to_replay",
     "deliver_again",
     "driver_of",
     "follow",
@@ -94,6 +99,7 @@ __all__ = [
     "rate_limits",
     "refuse",
     "registered_functions",
+    "replay_tasks",
     "retried_errors",
     "set_up_apps",
     "signature_of",
@@ -263,6 +269,39 @@ def retried_errors(record: TaskRecord) -> tuple[type[BaseException], ...]:
 def is_idempotent(record: TaskRecord) -> bool:
     """Return whether a task runs again if its process dies while it runs."""
     return live(record).spec.idempotent
+
+
+def call_to_replay(record: TaskRecord) -> str | None:
+    """Return what `replay_tasks` needs to know of a task whose function is about to begin.
+
+    Returns:
+        None if the task does not go on from its steps, or JSON has nothing for its arguments; or
+        if the record is that of another process.
+    """
+    return call_of_resumed(record) if isinstance(record, LiveTask) else None
+
+
+def replay_tasks(
+    calls: Mapping[TaskRecord, str],
+    clock: Clock | None,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None,
+) -> dict[TaskRecord, list[Difference]]:
+    """Run the code of tasks that have ended again from the records of their steps; blocks.
+
+    Each step is answered from its record, and its body does not run; all else of the code does. A
+    task that has COMPLETED must call what is recorded, and nothing else; any other one as far as
+    its records go.
+
+    Args:
+        calls: The tasks, each with what `call_to_replay` has returned.
+        clock: Source of their time; None for the system's.
+        loop_factory: Makes the event loop of each; None to run each one on a thread of its own, in
+            real time, for five seconds at most.
+
+    Returns:
+        Those that go another way, with what was found.
+    """
+    return replay_all({live(one): call for one, call in calls.items()}, clock, loop_factory)
 
 
 def is_plain(record: TaskRecord) -> bool:

@@ -64,8 +64,20 @@ class Difference:
         return f"{self.what}; {self.cure}"
 
 
-def new(asked: Asked, left: Sequence[StepRecord]) -> Difference:
-    """Return that a step is called that is not recorded."""
+_SAME_CODE: Final = (
+    "the code between the steps must take the same way each time: let what it reads, such as the "
+    "time, chance or what is left to do, come from a step"
+)
+
+
+def new(asked: Asked, left: Sequence[StepRecord], *, is_changed: bool) -> Difference:
+    """Return that a step is called that is not recorded.
+
+    Args:
+        asked: The call.
+        left: What is recorded and was not called before.
+        is_changed: Whether the code is not that of the records.
+    """
     what = f"calls {asked}, of which there is no record"
     if left:
         what += f"; what is recorded and not called before: {_names(left)}"
@@ -74,7 +86,7 @@ def new(asked: Asked, left: Sequence[StepRecord]) -> Difference:
         "With another name, or in another module, a step is another one and runs again: keep the "
         "old one until such tasks have ended"
     )
-    return Difference("new", asked.function, what, cure)
+    return Difference("new", asked.function, what, cure if is_changed else _SAME_CODE)
 
 
 def refused(asked: Asked) -> Difference:
@@ -88,14 +100,14 @@ def refused(asked: Asked) -> Difference:
     return Difference("refused", asked.function, what, cure)
 
 
-def left_out(left: Sequence[StepRecord]) -> Difference:
-    """Return that recorded steps are not called."""
+def left_out(left: Sequence[StepRecord], *, is_changed: bool) -> Difference:
+    """Return that recorded steps are not called; see `new`."""
     cure = (
         "what these did stays done, and their results are not used: leave them in the code until "
         "such tasks have ended, or make up for them"
     )
     what = f"does not call what is recorded: {_names(left)}"
-    return Difference("left out", left[0].function, what, cure)
+    return Difference("left out", left[0].function, what, cure if is_changed else _SAME_CODE)
 
 
 def raised(error: BaseException, at: str) -> Difference:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from framework._manager.core import Core
 from framework._manager.inside import core_of
@@ -19,7 +19,7 @@ from framework._records.statuses import RUNNING
 from framework._records.steps import StepRecord
 from framework._replays import lines
 from framework._replays.differences import Difference, left_out, new, raised, refused, stuck
-from framework._replays.run import ReplayRun
+from framework._replays.run import PATIENCE, ReplayRun
 from framework._running.outcomes import PublishAgain
 from framework._tasks.functions import Args, Kwargs, bare_function
 from framework._tasks.injection import injected
@@ -32,6 +32,10 @@ from framework.steps._resuming import attempt_on_loop, attempt_on_thread
 
 _Outcome: TypeAlias = BaseException | Literal["ended", "over"]
 """What has ended a replay: an error, the end of the function, or that nothing went on."""
+
+
+_MOMENTS: Final = 60.0
+"""For how many seconds of its loop's time one goes on that may have waited when it was cut off."""
 
 
 class Nowhere(TaskEngine):
@@ -71,6 +75,7 @@ class Recorded:
         attempts: How many it has made.
         is_complete: Whether it has COMPLETED, so that it must call nothing that is not recorded.
         error: The error by which it has FAILED; None if it has not.
+        is_cut_off: Whether its end came from outside, perhaps while its own code waited.
         unneeded: Numbers of steps that its last attempt did not call.
         run_again_of: The task that it goes on from; "" for none.
     """
@@ -84,6 +89,7 @@ class Recorded:
     attempts: int = 1
     is_complete: bool = False
     error: BaseException | None = None
+    is_cut_off: bool = False
     unneeded: Collection[int] = ()
     run_again_of: str = ""
 
@@ -104,7 +110,8 @@ class Replay:
         # Copies: a run changes what becomes of records.
         records = [replace(record) for record in one.records]
         parts = core.policies, core.ledger, core.resuming.mail
-        self._run = ReplayRun(task, code_of(one.spec.fn), *parts, records)
+        patience = _MOMENTS if one.is_cut_off else PATIENCE
+        self._run = ReplayRun(task, code_of(one.spec.fn), *parts, records, patience)
         self._outcome: _Outcome | None = None
 
     # -- running it
@@ -173,12 +180,13 @@ class Replay:
                 found.append(raised(outcome, lines.raising(outcome.__traceback__)))
             return found
         if run.waits_outside and not run.refused:
-            return [stuck(run.line, None)]
+            return [] if self._one.is_cut_off else [stuck(run.line, None)]
         left = self._left(outcome == "over")
         if run.unrecorded and (left or self._one.is_complete):
-            return found + [new(one, left) for one in run.unrecorded]
+            is_changed = run.is_changed
+            return found + [new(one, left, is_changed=is_changed) for one in run.unrecorded]
         if left and not (run.unrecorded or run.refused or run.repeats):
-            found.append(left_out(left))
+            found.append(left_out(left, is_changed=run.is_changed))
         return found
 
     def _is_expected(self, error: BaseException) -> bool:

@@ -32,7 +32,7 @@ from framework.steps._matching import Answer, Call, State
 from framework.steps._runs import DeclaredStep, StepRun
 from framework.steps._sleeps import Sleeps
 
-_PATIENCE: Final = 7 * 86_400.0
+PATIENCE: Final = 7 * 86_400.0
 """For how many seconds of its loop's time a replay goes on that waits outside of steps."""
 
 _FIRST_LOOK: Final = 0.001
@@ -52,6 +52,7 @@ class ReplayRun(StepRun):
         ledger: Of the same one.
         mail: As above.
         records: Of its steps; it changes them.
+        patience: For how many seconds of its loop's time it goes on that waits outside of steps.
 
     Attributes:
         refused: The calls that were refused.
@@ -71,10 +72,16 @@ class ReplayRun(StepRun):
         ledger: Ledger,
         mail: Mail,
         records: Sequence[StepRecord],
+        patience: float,
     ) -> None:
-        self.ends = Ends(self, task, policies, ledger)
+        self.ends = Ends(self, task, policies, ledger, patience)
         self._stopped: dict[Branch, None] = {}
         super().__init__(task, code, None, self.ends, mail, Bodies(ledger, None), records)
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether the code is not that of the records."""
+        return any(one.code != self._code for one in self._known.stored)
 
     def begin(self, coroutine: Any = None) -> Branch:
         """Begin it; return its first branch."""
@@ -215,10 +222,18 @@ class Ends(Sleeps):
         task: Its task.
         policies: As `Sleeps` has them.
         ledger: As above.
+        patience: As `ReplayRun` has it.
     """
 
-    def __init__(self, run: ReplayRun, task: LiveTask, policies: Policies, ledger: Ledger) -> None:
-        self._run = run
+    def __init__(
+        self,
+        run: ReplayRun,
+        task: LiveTask,
+        policies: Policies,
+        ledger: Ledger,
+        patience: float,
+    ) -> None:
+        self._run, self._patience = run, patience
         super().__init__(task, policies, ledger)
 
     def begin(self) -> None:
@@ -241,7 +256,7 @@ class Ends(Sleeps):
         self._wake()
         pause, moves = 0.0, bool(self._run.moving())
         if moves:
-            if self._since < _PATIENCE:
+            if self._since < self._patience:
                 pause = self._pause
                 self._since += pause
                 self._pause *= 2
