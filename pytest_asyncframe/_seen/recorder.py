@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from framework import current_task
 from framework.protocols import Interceptor, TaskEvent, TaskRecord
-from framework.testing import call_of, driver_of, function_name
+from framework.testing import call_of, call_to_replay, driver_of, function_name
 from pytest_asyncframe._locations import at, inwards, location_of, outwards, users_frame
 from pytest_asyncframe._seen import entries
 from pytest_asyncframe._seen.entries import OWN_ENDS, Injected, Moment, Submission, unwrapped
@@ -77,6 +77,8 @@ class Recorder(Interceptor):
         admit: Returns the record to keep of a task that is about to be accepted, or raises; None
             for its own.
         accepted: Called with a task that was accepted; None for nothing.
+        to_replay: For each task that has begun, what `framework.testing.replay_tasks` needs; None
+            if it is not to be replayed.
     """
 
     injector: Injector | None = None
@@ -90,6 +92,7 @@ class Recorder(Interceptor):
         self.begun: float = 0.0
         self.snapshots: list[entries.Snapshot] = []
         self.delivered_again: dict[TaskRecord, None] = {}
+        self.to_replay: dict[TaskRecord, str | None] = {}
         self.admit: Callable[[TaskRecord], TaskRecord] | None = None
         self.accepted: Callable[[TaskRecord], object] | None = None
         self._monotonic = monotonic
@@ -128,6 +131,8 @@ class Recorder(Interceptor):
     ) -> Any:  # Any: whatever the task returns
         """Record the start of an attempt."""
         one = self._submission(record)
+        if record not in self.to_replay:
+            self.to_replay[record] = call_to_replay(record)
         if one is not None:
             if not one.call.throttled:
                 self.starts.append(entries.Start(self._monotonic(), one))

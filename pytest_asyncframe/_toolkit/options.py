@@ -30,6 +30,10 @@ _CHOICES: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "lost_failures": (SEVERITIES, "how to report failures of tasks that nobody has read"),
     "blocked_loop": (SEVERITIES, "how to report calls that block an event loop"),
+    "replay_steps": (
+        SEVERITIES,
+        "how to report tasks that go another way when they are replayed from their steps",
+    ),
     "app_rules": (SWITCHES, "whether the rules of the app's own engine and store apply to tasks"),
 }
 """The ini keys and keywords of the marker that take one of some words, and what they say."""
@@ -70,9 +74,9 @@ _LOOPTIMES = pytest.StashKey[list[str]]()
 """Names of looptime's plugins, after the first test that needs them."""
 
 MARKERS = {
-    "asyncframe": "(mode=, seed=, start=, leaks=, lost_failures=, blocked_loop=, app_rules=, "
-    "pollers=): configure asyncframe's fixtures for a test: how tasks run, when virtual time "
-    "starts, and what fails the test",
+    "asyncframe": "(mode=, seed=, start=, leaks=, lost_failures=, blocked_loop=, replay_steps=, "
+    "app_rules=, pollers=): configure asyncframe's fixtures for a test: how tasks run, when "
+    "virtual time starts, and what fails the test",
     "interleave": "(seeds=200, policy='delays', level='auto', faults=False, races=False, "
     "benign=[]): run a test that uses asyncframe under many schedules of its threads and event "
     "loops, to find races",
@@ -102,6 +106,7 @@ class Settings:
         leaks: Whether what a test leaves behind is an error, a warning or ignored.
         lost_failures: The same for task failures that nobody has read.
         blocked_loop: The same for calls that block an event loop.
+        replay_steps: The same for tasks that go another way when they are replayed.
         stuck_timeout: Real seconds without progress after which a test is reported as
             stuck, above 0.
         app_rules: Whether the rules of the app's own engine and store apply.
@@ -118,6 +123,7 @@ class Settings:
     leaks: Severity = "error"
     lost_failures: Severity = "error"
     blocked_loop: Severity = "error"
+    replay_steps: Severity = "error"
     stuck_timeout: float = 5.0
     app_rules: Switch = "on"
     pollers: tuple[Callable[..., Any] | str, ...] = ()
@@ -347,7 +353,9 @@ def check_surroundings(item: pytest.Item) -> None:
         )
 
 
-_KEYWORDS = "mode, seed, start, leaks, lost_failures, blocked_loop, app_rules, pollers"
+_KEYWORDS = (
+    "mode, seed, start, leaks, lost_failures, blocked_loop, replay_steps, app_rules, pollers"
+)
 
 
 def require_keywords(marker: pytest.Mark, allowed: str) -> None:
