@@ -34,7 +34,7 @@ from framework._tasks.wire import codec_of
 from framework.steps._branches import Body, current_body, current_branch, digest_of
 from framework.steps._runs import DeclaredStep, run_of
 
-Submit: TypeAlias = Callable[[str], Awaitable[str]]
+Submit: TypeAlias = Callable[[ChildId], Awaitable[str]]
 """Submits a task with an id, or finds the one that has it; returns its id."""
 
 
@@ -94,7 +94,7 @@ def child_of(spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> C
         return None
     call = f"{name_of(spec.fn)} {_text_of(spec, args, kwargs)}"
     if body is not None:
-        return ChildId(_id_in(body, call), may_be_stored=body.run.has_run)
+        return _id_in(body, call)
     assert branch is not None
     number = _next(branch.submitted, call)
     made = digest_of(repr((_line(branch.run.task), branch.descent, call, number)))
@@ -120,11 +120,12 @@ def _text_of(spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> s
         return ""
 
 
-def _id_in(body: Body, call: str) -> str:
+def _id_in(body: Body, call: str) -> ChildId:
     """Return the id of the task that a body submits next by a call; the same in each run."""
     number, task, record = _next(body.submitted, call), body.run.task, body.record
     place = record.path, record.function, record.digest, _occurrence(task, record)
-    return digest_of(repr((_line(task), place, call, number)))
+    made = digest_of(repr((_line(task), place, call, number)))
+    return ChildId(made, may_be_stored=body.run.has_run)
 
 
 def _occurrence(task: LiveTask, record: StepRecord) -> int:

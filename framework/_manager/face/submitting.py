@@ -15,7 +15,7 @@ from framework._manager.core import Core
 from framework._manager.submitting.partner import Awaited
 from framework._records import checks
 from framework._records.checks import id_in_use
-from framework._records.ids import TaskId
+from framework._records.ids import ChildId, TaskId
 from framework._records.records import WAITS
 from framework._tasks.decorated import BackgroundCall
 from framework._tasks.functions import is_wrapper, layer_of, require_callable
@@ -56,8 +56,11 @@ async def accept(
         return await session.run_sync(  # type: ignore[no-any-return]
             lambda inner: core.intake.submit(spec.replace({"session": inner}), *call[1:], frame)
         )
-    if spec.task_id is not None and await core.others.find(spec.task_id, patient=False):
-        raise id_in_use(spec.task_id)
+    chosen = spec.task_id
+    # A child was looked for, if it may be there.
+    is_child = isinstance(chosen, ChildId)
+    if chosen is not None and not is_child and await core.others.find(chosen, patient=False):
+        raise id_in_use(chosen)
     if must_wait(core, spec):
         return await core.intake.submit_patiently(*call, frame, awaited)
     return core.intake.submit(*call, frame, awaited)
@@ -67,12 +70,16 @@ async def _submit_once(core: Core, call: Call, frame: FrameType, awaited: Awaite
     """Submit a call from the code of a task that goes on, and return the id of its child."""
     spec, args, kwargs = call
 
-    async def submit(task_id: str) -> str:
-        used, found = await core.keys.find_made(spec.task_id or task_id)
+    async def submit(child: ChildId) -> str:
+        used, found = spec.task_id or str(child), None
+        if spec.task_id is not None or child.may_be_stored:
+            used, found = await core.keys.find_made(used)
         # An id of the user's own may be that of other work.
         if found is not None and (spec.task_id is None or found.name == spec.name):
             return str(found.task_id)
-        named = spec if spec.task_id is not None else spec.replace({"task_id": used})
+        named = spec
+        if spec.task_id is None:
+            named = spec.replace({"task_id": ChildId(used, may_be_stored=False)})
         try:
             return str((await accept(core, (named, args, kwargs), frame, awaited)).task_id)
         except FrameworkNotStartedError:
