@@ -34,6 +34,7 @@ from framework._manager.submitting.tested import AppRules, Intercepted
 from framework._manager.submitting.transacted import Transacted
 from framework._manager.submitting.unique import Unique
 from framework._records.ids import random_id
+from framework._records.records import WAITS
 from framework._records.statuses import EVENT_OF, FAILURES
 from framework._running.coroutines import runs_of
 from framework._running.endings import Endings
@@ -161,7 +162,12 @@ class Core:
             workers_log=abilities.logging is not None and abilities.logging.logs_failures,
         )
         joined = Joined(rules)
-        self.children = Children(joined, self.ledger, is_remote=self.remote is not None)
+        self.children = Children(
+            joined,
+            self.ledger,
+            lambda parent: self.requeued.let_go(parent, WAITS),
+            is_remote=self.remote is not None,
+        )
         # Before the policies, which it asks for while a task runs.
         self.resuming = Resuming(self.ledger, lambda: self.policies, self.children.expect)
         self.runner = Runner(

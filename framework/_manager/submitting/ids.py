@@ -16,6 +16,7 @@ Lock order: none is held here.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -30,7 +31,7 @@ from framework._records.records import TaskRecord
 from framework._running.ledger import Ledger
 from framework._running.runner import Runner
 from framework._running.waits.places import Places
-from framework._tasks.live import LiveTask
+from framework._tasks.live import LiveTask, current_record
 from framework._tasks.places import Existing, PlaceAnswer, PlaceRequest
 from framework._tasks.specs import TaskSpec
 from framework._threads.waiters import Reply
@@ -93,14 +94,23 @@ class Children(Partner):
     Args:
         joined: The partners of all submissions.
         ledger: Has the tasks of this process, and the store.
+        let_go: Gives a task to the other processes; returns whether that can be.
         is_remote: Whether tasks run on the workers of an engine.
     """
 
     options: ClassVar[tuple[str, ...]] = ("task_id",)
 
-    def __init__(self, joined: Joined, ledger: Ledger, *, is_remote: bool) -> None:
+    def __init__(
+        self,
+        joined: Joined,
+        ledger: Ledger,
+        let_go: Callable[[LiveTask], bool],
+        *,
+        is_remote: bool,
+    ) -> None:
         self._joined = joined
         self._ledger = ledger
+        self._let_go = let_go
         self._is_remote = is_remote
 
     def expect(self) -> None:
@@ -114,7 +124,10 @@ class Children(Partner):
         if awaited == "called" or spec.task_id is not None:
             return spec
         child = child_of(spec, args, kwargs)
-        return spec if child is None else spec.replace({"task_id": child})
+        if child is None:
+            return spec
+        self._leave_if_it_stops()
+        return spec.replace({"task_id": child})
 
     def enter(self, task: LiveTask, patient: bool) -> LiveTask | Existing | None:
         """Return the child if it is there; asks the store, if it may be.
@@ -132,6 +145,19 @@ class Children(Partner):
         if found is None or isinstance(found, LiveTask):
             return found
         return Existing(TaskId(found.task_id), is_same=True)
+
+    def settle(self, task: LiveTask, added: bool) -> None:
+        """Leave if the app has begun to stop since the submission did, which is refused then."""
+        if not added and isinstance(task.spec.task_id, ChildId):
+            self._leave_if_it_stops()
+
+    def _leave_if_it_stops(self) -> None:
+        """Let the task go on elsewhere whose code runs here, and submit there, if the app stops."""
+        if self._ledger.state != "running":
+            parent = current_record.get()
+            if isinstance(parent, LiveTask) and self._let_go(parent):
+                # No error that its code or a step of it handles as one, on a thread either.
+                raise asyncio.CancelledError
 
     def _find(self, task_id: str, may_be_stored: bool) -> TaskRecord | None:
         found: TaskRecord | None = self._ledger.find(task_id)

@@ -19,6 +19,7 @@ from framework import (
     setup_async_framework,
 )
 from framework._manager import resting
+from framework._manager.inside import core_of
 from framework.exceptions import RunAgainError, StepInterruptedError, StepTakenError
 from framework.protocols import TaskEvent
 from framework.steps import Message, _sleeps, sleep, sleep_sync, step
@@ -38,6 +39,7 @@ class World:
 
     started = asyncio.Event()
     is_open = False
+    loop: asyncio.AbstractEventLoop
 
 
 @pytest.fixture(autouse=True)
@@ -400,4 +402,50 @@ async def test_a_child_in_a_transaction(sql_url: str, effects: list[str]) -> Non
         page = await manager.list_tasks(name="tests.child")
 
     assert effects == [found, found]
+    assert [one.task_id for one in page.tasks] == [found]
+
+
+async def _until_it_stops() -> None:
+    """Wait until the app stops, in the first of two apps."""
+    ledger = core_of(get_task_manager()).ledger
+    World.started.set()
+    while not World.is_open and ledger.state == "running":  # noqa: ASYNC110  # nothing else tells
+        await asyncio.sleep(0)  # noqa: TID251  # a turn of the loop
+
+
+@background_task(on_restart="resume", name="tests.submits_late")
+async def submits_late() -> str:
+    """Submit once the app stops."""
+    await _until_it_stops()
+    return child(1)
+
+
+@step
+def submit_late() -> str:
+    """Do the same in a step on a thread."""
+    asyncio.run_coroutine_threadsafe(_until_it_stops(), World.loop).result(PATIENCE)
+    return child(1)
+
+
+@background_task(on_restart="resume", name="tests.submits_late_on_a_thread")
+def submits_late_on_a_thread() -> str:
+    """Submit in a step once the app stops."""
+    return submit_late()
+
+
+@pytest.mark.parametrize("function", [submits_late, submits_late_on_a_thread])
+async def test_a_child_that_is_submitted_while_the_app_stops(sql_url: str, function: Any) -> None:
+    """The task leaves, and submits its child where it goes on."""
+    World.loop = asyncio.get_running_loop()
+    store = SQLStore(sql_url, durable=True)
+    async with setup_async_framework(None, store=store, graceful_shutdown_timeout=PATIENCE):
+        task_id = await get_task_manager().submit(function)
+        await World.started.wait()
+    World.is_open = True
+    async with setup_async_framework(None, store=SQLStore(sql_url, durable=True)):
+        manager = get_task_manager()
+        found = await manager.get_result(task_id, timeout=PATIENCE)
+        await manager.wait(found, timeout=PATIENCE)
+        page = await manager.list_tasks(name="tests.child")
+
     assert [one.task_id for one in page.tasks] == [found]
