@@ -157,7 +157,10 @@ class Replay:
 
     def may_hurry(self) -> bool:
         """Return whether nothing of it goes on until a timer of its loop fires; on the loop."""
-        return all(lines.sleeps(one.coroutine) for one in self._run.moving())
+        return all(
+            one.state in {"held", "inside"} or lines.sleeps(one.coroutine)
+            for one in self._run.moving()
+        )
 
     @property
     def line(self) -> str:
@@ -181,7 +184,7 @@ class Replay:
             return found
         if run.waits_outside and not run.refused:
             return [] if self._one.is_cut_off else [stuck(run.line, None)]
-        left = self._left(outcome == "over")
+        left = self._left()
         if run.unrecorded and (left or self._one.is_complete):
             is_changed = run.is_changed
             return found + [new(one, left, is_changed=is_changed) for one in run.unrecorded]
@@ -196,15 +199,14 @@ class Replay:
         # Nobody here knows of other tasks, and so how it would go on.
         return isinstance(error, TaskNotFoundError)
 
-    def _left(self, is_over: bool) -> list[StepRecord]:
+    def _left(self) -> list[StepRecord]:
         """Return what it has not called, and would not have called if it had gone on."""
         unneeded = self._one.unneeded
-        left = [
+        return [
             one
             for one in self._run.unasked
-            if one.state != "cancelled" and one.number not in unneeded
+            if one.state != "cancelled" and one.number not in unneeded and self._run.is_past(one)
         ]
-        return [one for one in left if self._run.is_past(one)] if is_over else left
 
 
 def _live(core: Core, one: Recorded) -> LiveTask:

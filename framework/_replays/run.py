@@ -28,7 +28,7 @@ from framework.steps._attempts import causes_of
 from framework.steps._bodies import Bodies
 from framework.steps._branches import Branch
 from framework.steps._mail import Mail
-from framework.steps._matching import Answer, Call, State
+from framework.steps._matching import Answer, Call
 from framework.steps._runs import DeclaredStep, StepRun
 from framework.steps._sleeps import Sleeps
 
@@ -90,7 +90,7 @@ class ReplayRun(StepRun):
         self.repeats = False
         self.unasked: Sequence[StepRecord] = ()
         self.waits_outside, self.line = False, ""
-        self._states: dict[Path, State] = {}
+        self._states: dict[Path, str] = {}
         self._calls: dict[Branch, str] = {}
         self._stopped.clear()
         root = super().begin(coroutine)
@@ -99,8 +99,9 @@ class ReplayRun(StepRun):
         return root
 
     def complete(self) -> None:
-        """Note what was not asked for."""
-        self.unasked = self._matching.unasked
+        """Note how everything is, since the function has ended."""
+        self.look_around()
+        self._states[()], self.waits_outside = "ended", False
 
     async def drop(self, error: BaseException) -> None:
         """Drop nothing: no attempt follows."""
@@ -139,9 +140,11 @@ class ReplayRun(StepRun):
         try:
             return await never
         finally:
-            # It was cancelled, perhaps by another branch.
             branch.waits = None
             del self._stopped[branch]
+            if self.ends.left is None and asked in self.unrecorded:
+                # Another branch has cancelled it, so nobody uses its result.
+                self.unrecorded.remove(asked)
 
     def ask_sync(self, branch: Branch, declared: DeclaredStep, call: Call) -> Answer:
         """Answer a call from its record, or end the replay."""
@@ -183,35 +186,43 @@ class ReplayRun(StepRun):
         return Asked(call.function, text, lines.calling(), branch.path)
 
     def is_past(self, record: StepRecord) -> bool:
-        """Return whether what it waits for was called after a step that it has not called."""
+        """Return whether a step that was not called would not have been called later, either.
+
+        Nobody knows that of a branch that waits for something which a step may bring about.
+        """
         path = record.path
         while path not in self._states and path:
             path = path[:-1]
         state = self._states.get(path, "ended")
         if state == "joins":
             # What it waits for may be anything, unless all of that waits for a step.
-            return not {"runs", "inside", "outside"}.intersection(self._states.values())
-        return state in {"held", "ended"}
+            return not {"runs", "inside", "outside", "held"}.intersection(self._states.values())
+        return state in {"stopped", "ended"}
 
     def moving(self) -> list[Branch]:
-        """Return the branches whose own code may go on, or waits for something outside."""
+        """Return the branches whose own code may go on, or waits for something that may come."""
         states = {one: one.state for one in self.branches if one not in self._stopped}
-        # What this process gives, such as a lock, may be given by one that waits for ever.
-        may_wait = bool(self._stopped) or "held" in states.values()
-        going = {"runs", "outside"} if may_wait else {"runs", "outside", "inside"}
+        going = {"runs", "outside"}
+        if not self._stopped:
+            # Otherwise one that waits for ever may have what these wait for.
+            going |= {"inside", "held"}
         return [one for one, state in states.items() if state in going]
 
     def look_around(self) -> None:
         """Note how everything is, since nothing goes on any more."""
-        self._states = {
-            self._matching.place(one): "held" if one in self._stopped else one.state
-            for one in self.branches
-        }
+        self._states = {self._matching.place(one): self._state(one) for one in self.branches}
         self.unasked = self._matching.unasked
         waiting = self.moving()
         found = (lines.waiting(one.coroutine) for one in waiting)
         self.line = next((one for one in found if one), "")
         self.waits_outside = bool(waiting)
+
+    def _state(self, branch: Branch) -> str:
+        if branch in self._stopped:
+            return "stopped"
+        asyncio_task = branch.asyncio_task
+        is_cancelled = asyncio_task is not None and asyncio_task.done() and asyncio_task.cancelled()
+        return "cancelled" if is_cancelled else branch.state
 
 
 class Ends(Sleeps):
