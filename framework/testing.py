@@ -278,7 +278,8 @@ def call_to_replay(record: TaskRecord) -> str | None:
         None if the task does not go on from its steps, or JSON has nothing for its arguments; or
         if the record is that of another process.
     """
-    return call_of_resumed(record) if isinstance(record, LiveTask) else None
+    is_resumed = isinstance(record, LiveTask) and record.spec.resumes
+    return call_of_resumed(live(record)) if is_resumed else None
 
 
 def replay_tasks(

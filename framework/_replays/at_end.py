@@ -24,8 +24,8 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
 def call_of_resumed(task: LiveTask) -> str | None:
-    """Return the call of a task that goes on from its steps, as JSON; None if there is none."""
-    if not task.spec.resumes or task.args is None:
+    """Return the call of a task that goes on from its steps, as JSON; None if it has none."""
+    if task.args is None:
         return None
     try:
         return encode_call(task.spec.fn, task.args, task.kwargs)
