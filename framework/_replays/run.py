@@ -159,6 +159,20 @@ class ReplayRun(StepRun):
         self.look_around()
         raise self.ends.leave(self.branches)
 
+    async def turn(self, branch: Branch, record: StepRecord) -> None:
+        """Wait for the turn of a result; see `StepRun.turn`."""
+        await super().turn(branch, record)
+        self.ends.stir()
+
+    def ended(self, asyncio_task: object) -> None:
+        """Hear that a branch has ended; see `StepRun.ended`."""
+        self.ends.stir()
+        super().ended(asyncio_task)
+
+    def _settle(self) -> bool:
+        """Answer a call that is held once nothing goes on; see `StepRun._settle`."""
+        return self.ends.is_still and super()._settle()
+
     def _is_known(
         self, branch: Branch, declared: DeclaredStep, call: Call, answer: Answer, asked: Asked
     ) -> bool:
@@ -234,6 +248,11 @@ class Ends(Sleeps):
         policies: As `Sleeps` has them.
         ledger: As above.
         patience: As `ReplayRun` has it.
+
+    Attributes:
+        is_still: Whether a timer has been set since anything went on. A result, an end or a
+            cancellation takes some turns until it has reached all that wait for it, and a timer
+            fires after them.
     """
 
     def __init__(
@@ -250,11 +269,11 @@ class Ends(Sleeps):
     def begin(self) -> None:
         """Begin an attempt."""
         super().begin()
-        self._pause, self._since, self._was_still = _FIRST_LOOK, 0.0, False
+        self._pause, self._since, self.is_still = _FIRST_LOOK, 0.0, False
 
     def stir(self) -> None:
-        """Note that a step is called."""
-        self._was_still = False
+        """Note that something goes on."""
+        self.is_still = False
 
     def __bool__(self) -> bool:
         """Return True, so that turns are counted until nothing goes on."""
@@ -265,18 +284,16 @@ class Ends(Sleeps):
         if self.left is not None:
             return
         self._wake()
-        pause, moves = 0.0, bool(self._run.moving())
-        if moves:
-            if self._since < self._patience:
-                pause = self._pause
-                self._since += pause
-                self._pause *= 2
-        elif not self._was_still:
-            # An end takes some turns to reach all that wait for it; a timer fires after them.
+        pause = 0.0
+        if not self.is_still:
             pause = _FIRST_LOOK
-        self._was_still = not moves
+            self.is_still = True
+        elif self._run.moving() and self._since < self._patience:
+            pause = self._pause
+            self._since += pause
+            self._pause *= 2
         if pause:
-            self._timer = asyncio.get_running_loop().call_later(pause, self.look, branches)
+            self._timer = asyncio.get_running_loop().call_later(pause, self._run.watch)
             return
         self._run.look_around()
         self.leave(branches)
