@@ -158,8 +158,11 @@ class StepRun:
     @property
     def has_run(self) -> bool:
         """Whether its task may have made an attempt before, or goes on from another one."""
-        # One that was killed before its first step has left no record.
-        return self._has_records or self.task.attempts > 1 or bool(self.task.run_again_of)
+        task = self.task
+        # One that was killed before its first step has left no record, nor has a delivery of a
+        # worker, which may come again.
+        is_first = task.attempts <= 1 and not task.run_again_of and task.delivery is None
+        return self._has_records or not is_first
 
     @property
     def is_here(self) -> bool:
