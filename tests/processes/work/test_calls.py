@@ -118,6 +118,7 @@ def test_what_is_left_is_passed_on(postgres_url: str) -> None:
     """A process that has places for some of what is free calls the next one for the rest."""
     with crowd(postgres_url, [2, 3]) as (web, others):
         tasks = submit(web, 5)
+        wait_for(others[1])
         others[1].clock.pass_time(0.2)
         assert others[1].writer.attempt()
         assert ids(others[1].host.taken_over) == tasks[:3]
