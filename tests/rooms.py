@@ -28,6 +28,7 @@ TESTS = {
     "_app": ("tests/framework/manager", "tests/framework/decorators"),
     "_decorators": ("tests/framework/decorators", "tests/framework/faults"),
     "_manager": ("tests/framework/manager", "tests/framework/faults"),
+    "_replays": ("tests/steps/test_replays.py", "tests/processes/operating/test_replay.py"),
     "steps": ("tests/steps",),
     "_running": ("tests/framework/running", "tests/framework/faults"),
     "engines": ("tests/framework/test_engine_seam.py", "tests/processes"),
