@@ -3,8 +3,8 @@
 Guarantees: a step that is recorded is not run again, but for a deploy that `_code` does not see. A
 result is given to the code of the task only after its step is stored. Results are given one at a
 time, in the order in which the steps ended, in a run that goes on as in the first one: the next one
-after `QUIET` turns of the loop in which the task called no step. So what comes first in a race
-comes first in each run.
+after `QUIET` turns of the loop in which the task called no step and none of its branches ended. So
+what comes first in a race comes first in each run.
 Relies on: one event loop for each run of an ``async def`` task, on which all is called; a sync task
 calls its steps on its own thread, one after the other.
 Lock order: none is held here.
@@ -57,7 +57,7 @@ _LEFT_OUT: Final = (
 )
 
 QUIET: Final = 4
-"""Turns of the loop without a call of a step, after which the next result is given."""
+"""Turns of the loop without a call of a step or an end, after which the next result is given."""
 
 
 Told: TypeAlias = Callable[[BaseException | None], object]
@@ -346,6 +346,9 @@ class StepRun:
 
     def ended(self, asyncio_task: object) -> None:
         """Look at the calls that are held again, since a branch has ended; on the loop."""
+        if self._quiet is not None:
+            # Who waits for it hears of that some turns later, and may cancel what is held.
+            self._quiet = 0
         self.watch()
 
     def watch(self) -> None:

@@ -527,6 +527,39 @@ async def test_an_argument_made_anew_is_refused(asyncframe: Probe, effects: Effe
     assert effects.count("pay") == 1
 
 
+async def charge_below(depth: int) -> None:
+    """Charge in a branch of a branch, and so on."""
+    if depth:
+        await asyncio.gather(charge_below(depth - 1))
+    else:
+        await charge(1)
+
+
+@background_task(on_restart="resume", name="tests.deep_race")
+@retry_task(max_retries=1, retry_delay=1, exceptions=ValueError)
+async def deep_race(depth: int) -> None:
+    """Let a race be won deep below, cancel the other one, and fail once."""
+    tasks = [asyncio.create_task(charge_below(depth)), asyncio.create_task(ask_slowly())]
+    _, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for one in rest:
+        one.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
+    await refund("payment")
+    if "end" not in EFFECTS:
+        EFFECTS.append("end")
+        raise ValueError
+
+
+async def test_what_a_race_has_cancelled_is_not_run_again(
+    asyncframe: Probe, effects: Effects
+) -> None:
+    """A step that its race has cancelled waits for that, however deep the winner's step was."""
+    for depth in range(8):
+        effects.clear()
+        await asyncframe.manager.get_result(deep_race(depth))
+        assert (depth, sorted(effects)) == (depth, ["ask", "charge 1", "end", "refund payment"])
+
+
 @step
 async def outer(order: int) -> str:
     """Call another step."""
