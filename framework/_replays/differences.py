@@ -86,7 +86,22 @@ def new(asked: Asked, left: Sequence[StepRecord], *, is_changed: bool) -> Differ
         "With another name, or in another module, a step is another one and runs again: keep the "
         "old one until such tasks have ended"
     )
-    return Difference("new", asked.function, what, cure if is_changed else _SAME_CODE)
+    moved = [one.function for one in left if _has_moved(one.function, asked.function)]
+    if moved:
+        cure = (
+            f"it has the name of {moved[0]} in another module, and so it is another step and would "
+            "run again: let the app be imported by one name wherever it runs, or keep the old one "
+            "until such tasks have ended"
+        )
+    elif not is_changed:
+        cure = _SAME_CODE
+    return Difference("new", asked.function, what, cure)
+
+
+def _has_moved(recorded: str, called: str) -> bool:
+    """Return whether a step is another one only by the name of its module."""
+    same = recorded.rpartition(".")[2] == called.rpartition(".")[2]
+    return same and recorded != called
 
 
 def refused(asked: Asked) -> Difference:

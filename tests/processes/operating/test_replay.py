@@ -129,6 +129,21 @@ def test_what_differs_from_process_to_process_is_found(old: Shop, tmp_path: Path
     )
 
 
+def test_a_module_under_another_name(old: Shop, tmp_path: Path) -> None:
+    """A step whose module has another name, such as that of a program, is told as what it is."""
+    shop = old.copy(tmp_path, "import asyncio", "import asyncio")
+    (shop.folder / "market.py").write_text(SHOP)
+    command = ("-m", "framework", "replay", "market:app", "--json", "--only", "fulfil")
+    done = shop.run(*command, "--store", shop.url, status=1)
+
+    (difference,) = json.loads(done.stdout)["differences"]
+    assert difference["step"] == "market.charge"
+    assert difference["cure"].startswith(
+        "it has the name of shop.charge in another module, and so it is another step and would run "
+        "again: let the app be imported by one name"
+    )
+
+
 def test_people_are_told_once_of_tasks_of_one_function(old: Shop, tmp_path: Path) -> None:
     """For people there is one paragraph for each function and step, and a line at the end."""
     shop = old.copy(tmp_path, "    await pack(number)\n", "")
