@@ -473,7 +473,7 @@ async def test_calls_of_a_submission(bare_manager: TaskManager) -> None:
         "delay": 10,
         "max_running": 22,
         "unique": 28,
-        "task_id": 13,
+        "task_id": 15,
         "owner": 8,
         "owner's": 6,
     }

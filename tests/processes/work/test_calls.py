@@ -249,6 +249,8 @@ def test_an_end_is_no_claim(postgres_url: str) -> None:
         worker.start(first)
         worker.end(first)
         assert worker.writer.attempt()
+        # The end has woken it as well.
+        worker.backlog._wake.clear()
         (second,) = submit(web)
         wait_for(worker)
         worker.clock.pass_time(0.02)

@@ -368,7 +368,7 @@ async def test_whoever_runs_it_again(sql_url: str, effects: list[str]) -> None:
     assert effects == ["charge", "refuse", "refuse", "ship"]
 
 
-@background_task(on_restart="requeue", name="tests.child")
+@background_task(on_restart="requeue", name="tests.resumed_child")
 async def child(number: int) -> None:
     """Do nothing."""
 
@@ -399,7 +399,7 @@ async def test_a_child_in_a_transaction(sql_url: str, effects: list[str]) -> Non
         task_id = await manager.submit(submits_with, (url,))
         found = await manager.get_result(task_id, timeout=PATIENCE)
         await manager.wait(found, timeout=PATIENCE)
-        page = await manager.list_tasks(name="tests.child")
+        page = await manager.list_tasks(name="tests.resumed_child")
 
     assert effects == [found, found]
     assert [one.task_id for one in page.tasks] == [found]
@@ -446,6 +446,6 @@ async def test_a_child_that_is_submitted_while_the_app_stops(sql_url: str, funct
         manager = get_task_manager()
         found = await manager.get_result(task_id, timeout=PATIENCE)
         await manager.wait(found, timeout=PATIENCE)
-        page = await manager.list_tasks(name="tests.child")
+        page = await manager.list_tasks(name="tests.resumed_child")
 
     assert [one.task_id for one in page.tasks] == [found]
