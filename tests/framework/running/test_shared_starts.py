@@ -50,7 +50,7 @@ async def resumes() -> None:
     """Go on from its steps, of which it has none."""
 
 
-@background_task(on_restart="requeue", name="tests.asks")
+@background_task(on_restart="requeue", name="tests.permitted")
 async def asks() -> str:
     """Run once its start is permitted."""
     return "ran"
