@@ -112,6 +112,8 @@ async def _run(
         what = "1 task is" if running == 1 else f"{running} tasks are"
         _say(screen, f"{name} is stopping, {what} running")
     finally:
+        # Whoever called this in a process of their own, such as a test, goes on after it.
+        gc.unfreeze()
         await lifespan.stop()
 
 
