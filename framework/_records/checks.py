@@ -81,8 +81,8 @@ def seconds(
         return number(name, given, above=above, at_least=at_least, finite=finite)
     except (TypeError, ValueError) as error:
         hint = ""
-        if name == "delay" and isinstance(value, datetime):
-            hint = ": for a moment, use delay=moment - datetime.now(moment.tzinfo)"
+        if isinstance(value, datetime):
+            hint = f": for a moment, use {name}=moment - datetime.now(moment.tzinfo)"
         raise type(error)(
             f"{name} must be {_range(above, at_least, math.inf)} or a timedelta, not "
             f"{show(value)}{hint}"

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import inspect
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from framework._records import checks
@@ -35,7 +36,7 @@ def step(
     *,
     key: Callable[..., Any] | None = None,
     once: bool = False,
-    timeout: float | None = None,
+    timeout: float | timedelta | None = None,
 ) -> StepDecorator: ...
 
 
@@ -45,7 +46,7 @@ def step(
     *,
     key: Callable[..., Any] | None = None,
     once: bool = False,
-    timeout: float | None = None,
+    timeout: float | timedelta | None = None,
 ) -> Any:
     """Make a function a step of the tasks that call it.
 
@@ -69,8 +70,9 @@ def step(
         once: Whether to record the start too, before the body. A step whose process was killed in
             between is then not run again, but raises `StepInterruptedError` when the task goes on,
             so that the task can look whether it has taken effect. Costs one more commit.
-        timeout: Seconds, more than 0, after which an ``async def`` step ends with `TimeoutError`,
-            which is recorded like any other error. None for no limit but the task's.
+        timeout: Seconds or a timedelta, more than 0, after which an ``async def`` step ends with
+            `TimeoutError`, which is recorded like any other error. None for no limit but that of
+            the task.
 
     Returns:
         A function with the same parameters and result, or a decorator if there is no *fn*. In such
@@ -87,7 +89,7 @@ def step(
     if key is not None and not callable(key):
         raise TypeError(f"key must be a function of the call's arguments, not {checks.show(key)}")
     if timeout is not None:
-        timeout = checks.number("timeout", timeout, above=0)
+        timeout = checks.seconds("timeout", timeout, above=0)
 
     def declare(one: Callable[..., Any]) -> Callable[..., Any]:
         return _declared(one, key, once, timeout)

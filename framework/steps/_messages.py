@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, Final, Generic, TypeVar, overload
 
 from framework._records import checks
@@ -103,9 +104,9 @@ class Message(Generic[T]):
     async def receive(self) -> T: ...
 
     @overload
-    async def receive(self, *, timeout: float | None) -> T | None: ...
+    async def receive(self, *, timeout: float | timedelta | None) -> T | None: ...
 
-    async def receive(self, *, timeout: float | None = None) -> T | None:
+    async def receive(self, *, timeout: float | timedelta | None = None) -> T | None:
         """Return the next message of this kind to the task that runs here; waits for it.
 
         A task of which nothing goes on but waits, of which none ends within a minute, leaves its
@@ -113,16 +114,16 @@ class Message(Generic[T]):
         received is recorded: when the task goes on later, it is the same.
 
         Args:
-            timeout: Seconds to wait at most, from the first time on that the task comes here, 0 or
-                more. None to wait for as long as it takes.
+            timeout: Seconds or a timedelta to wait at most, from the first time on that the task
+                comes here, 0 or more. None to wait for as long as it takes.
 
         Returns:
             The message; None if none has come in time.
 
         Raises:
             RuntimeError: Outside of a task with ``on_restart="resume"``, or inside a step.
-            TypeError: If the task is a sync function: see `receive_sync`; or if *timeout* is no
-                number.
+            TypeError: If the task is a sync function: see `receive_sync`; or if *timeout* is
+                neither a number nor a timedelta.
             ValueError: If *timeout* is out of range.
             StoreUnavailableError: If a store that several processes share cannot be used.
         """
@@ -172,9 +173,9 @@ class Message(Generic[T]):
     def receive_sync(self) -> T: ...
 
     @overload
-    def receive_sync(self, *, timeout: float | None) -> T | None: ...
+    def receive_sync(self, *, timeout: float | timedelta | None) -> T | None: ...
 
-    def receive_sync(self, *, timeout: float | None = None) -> T | None:
+    def receive_sync(self, *, timeout: float | timedelta | None = None) -> T | None:
         """Receive as `receive` does, in a task that is a sync function; blocks its thread."""
         limit, branch = _checked_limit(timeout), self._branch()
         run = run_of(branch)
@@ -270,8 +271,8 @@ def _checked(name: str) -> str:
     return name
 
 
-def _checked_limit(timeout: float | None) -> float | None:
-    return None if timeout is None else checks.number("timeout", timeout, at_least=0)
+def _checked_limit(timeout: float | timedelta | None) -> float | None:
+    return None if timeout is None else checks.seconds("timeout", timeout, at_least=0)
 
 
 _LONGEST: Final = 100

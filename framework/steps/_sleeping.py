@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, TypeAlias
 
 from framework._records import checks
@@ -20,7 +20,7 @@ UntilOf: TypeAlias = Callable[[float], float]
 """Returns until which wall second a sleep lasts that begins at another one."""
 
 
-async def sleep(seconds: float) -> None:
+async def sleep(seconds: float | timedelta) -> None:
     """Sleep, in a task that goes on also over restarts of its process.
 
     When the sleep begins, its end is stored. After a restart the task sleeps until that moment, and
@@ -32,10 +32,11 @@ async def sleep(seconds: float) -> None:
     In a task without ``on_restart="resume"``, and outside of any, this is `asyncio.sleep`.
 
     Args:
-        seconds: How long, 0 or more.
+        seconds: How long, 0 or more, or a timedelta.
 
     Raises:
-        TypeError: If *seconds* is no number, or the task is a sync function: see `sleep_sync`.
+        TypeError: If *seconds* is neither a number nor a timedelta, or the task is a sync
+            function: see `sleep_sync`.
         ValueError: If it is out of range.
     """
     await _sleep(_in(seconds))
@@ -55,7 +56,7 @@ async def sleep_until(when: datetime) -> None:
     await _sleep(_at(when))
 
 
-def sleep_sync(seconds: float) -> None:
+def sleep_sync(seconds: float | timedelta) -> None:
     """Sleep as `sleep` does, in a task that is a sync function; elsewhere this is `time.sleep`.
 
     Such a task leaves its process by an exception that is no `Exception`.
@@ -119,8 +120,8 @@ def _left(until_of: UntilOf) -> float:
     return max(0.0, until_of(now) - now)
 
 
-def _in(seconds: float) -> UntilOf:
-    checked = checks.number("seconds", seconds, at_least=0)
+def _in(seconds: float | timedelta) -> UntilOf:
+    checked = checks.seconds("seconds", seconds, at_least=0)
     return lambda now: now + checked
 
 

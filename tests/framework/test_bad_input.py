@@ -445,12 +445,13 @@ def test_timedelta() -> None:
     assert found + ends == (30.0,) * 5
 
     moment = datetime(2026, 1, 1, tzinfo=UTC)
-    error, text = told_by(background_task(int).options, delay=moment)
-    assert error is TypeError
-    assert text == (
-        f"delay must be {DELAY}, not {moment!r}: for a moment, use delay=moment - "
-        "datetime.now(moment.tzinfo)"
-    )
+    for name, wanted in (("delay", DELAY), ("timeout", LIMIT)):
+        error, text = told_by(background_task(int).options, **{name: moment})
+        assert error is TypeError
+        assert text == (
+            f"{name} must be {wanted}, not {moment!r}: for a moment, use {name}=moment - "
+            "datetime.now(moment.tzinfo)"
+        )
 
 
 def test_options() -> None:

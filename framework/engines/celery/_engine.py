@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from datetime import timedelta
 from typing import Any, Final
 
 import redis
@@ -44,14 +45,15 @@ class CeleryEngine:
 
     Args:
         celery_app: The Celery app.
-        default_limit: The limit in seconds of tasks without their own, above 0; None to
-            refuse such tasks.
-        max_limit: The longest limit in seconds that a task may have, above 0; None for the
-            longest of *default_limit* and the decorated functions. The broker's visibility
-            timeout follows from it: with a longer one, the death of a whole worker is
-            noticed later.
-        result_ttl: Seconds for which Redis keeps a finished task, above 0.
-        publish_timeout: Seconds for which a task waits for an unavailable broker, above 0.
+        default_limit: The limit of tasks without their own, in seconds or as a timedelta, above
+            0; None to refuse such tasks.
+        max_limit: The longest limit that a task may have, in seconds or as a timedelta, above
+            0; None for the longest of *default_limit* and the decorated functions. The
+            broker's visibility timeout follows from it: with a longer one, the death of a
+            whole worker is noticed later.
+        result_ttl: Seconds, or a timedelta, for which Redis keeps a finished task, above 0.
+        publish_timeout: Seconds, or a timedelta, for which a task waits for an unavailable
+            broker, above 0.
         queue_size: How many tasks of this process may wait to be published, from 1 on.
         functions: Functions without a decorator that may be submitted as well.
         queue: The Celery queue to publish to; None to follow the app's routes and its
@@ -88,10 +90,10 @@ class CeleryEngine:
         self,
         celery_app: Any,  # Any: Celery has no types
         *,
-        default_limit: float | None = None,
-        max_limit: float | None = None,
-        result_ttl: float = 86_400.0,
-        publish_timeout: float = 300.0,
+        default_limit: float | timedelta | None = None,
+        max_limit: float | timedelta | None = None,
+        result_ttl: float | timedelta = 86_400.0,
+        publish_timeout: float | timedelta = 300.0,
         queue_size: int = 10_000,
         functions: Iterable[Callable[..., Any]] = (),
         queue: str | None = None,
@@ -111,8 +113,8 @@ class CeleryEngine:
             raise ValueError(
                 f"default_limit must be at most max_limit={max_limit!r}, not {default_limit!r}"
             )
-        self._result_ttl = checks.number("result_ttl", result_ttl, above=0)
-        self._publish_timeout = checks.number("publish_timeout", publish_timeout, above=0)
+        self._result_ttl = checks.seconds("result_ttl", result_ttl, above=0)
+        self._publish_timeout = checks.seconds("publish_timeout", publish_timeout, above=0)
         self._queue_size = checks.integer("queue_size", queue_size, at_least=1)
         self._queue = None if queue is None else checks.filled_text("queue", queue)
         self._state_url = None if state_url is None else checks.filled_text("state_url", state_url)
@@ -384,4 +386,4 @@ class CeleryEngine:
 
 
 def _finite(name: str, value: object) -> float | None:
-    return None if value is None else checks.number(name, value, above=0)
+    return None if value is None else checks.seconds(name, value, above=0)

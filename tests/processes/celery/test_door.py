@@ -396,14 +396,26 @@ async def test_engine_in_use(celery_redis: RedisDatabase) -> None:
 def test_wrong_parameters() -> None:
     """A wrong parameter is refused where the engine is made, by its name."""
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"default_limit": 0}, "ValueError: default_limit must be a number above 0, not 0"),
+        (
+            {"default_limit": 0},
+            "ValueError: default_limit must be a number above 0 or a timedelta, not 0",
+        ),
         (
             {"default_limit": 61.0},
             "ValueError: default_limit must be at most max_limit=60.0, not 61.0",
         ),
-        ({"max_limit": float("inf")}, "ValueError: max_limit must be a number above 0, not inf"),
-        ({"result_ttl": 0}, "ValueError: result_ttl must be a number above 0, not 0"),
-        ({"publish_timeout": -1}, "ValueError: publish_timeout must be a number above 0, not -1"),
+        (
+            {"max_limit": float("inf")},
+            "ValueError: max_limit must be a number above 0 or a timedelta, not inf",
+        ),
+        (
+            {"result_ttl": 0},
+            "ValueError: result_ttl must be a number above 0 or a timedelta, not 0",
+        ),
+        (
+            {"publish_timeout": -1},
+            "ValueError: publish_timeout must be a number above 0 or a timedelta, not -1",
+        ),
         (
             {"queue_size": 0},
             "ValueError: queue_size must be a whole number of at least 1, not 0",
