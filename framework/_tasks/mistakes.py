@@ -24,7 +24,7 @@ def explain(error: BaseException) -> None:
         text = str(error)
         if "TaskId" in text and "await" in text:
             error.add_note(_AWAITED_ID)
-    elif type(error) is AttributeError and error.name in _OF_CELERY:
+    elif type(error) is AttributeError and error.name in _OF_OTHERS:
         await_it = {"background_task": "", "async_task": "await "}.get(layer_of(error.obj) or "")
         if await_it is not None:
             name = getattr(error.obj, "__name__", "")
@@ -74,5 +74,5 @@ _AWAITED_ID: Final = (
     "a background task returns its id at once, without 'await': get the result with "
     "'await get_task_manager().get_result(task_id)', or decorate it with async_task"
 )
-_OF_CELERY: Final = ("delay", "apply_async")
-"""What calls a task of Celery."""
+_OF_OTHERS: Final = ("delay", "apply_async", "send", "send_with_options", "kiq", "defer")
+"""What submits a task of Celery, Dramatiq, Taskiq or Procrastinate."""

@@ -322,7 +322,7 @@ async def look_up() -> int:
     return 7
 
 
-AS_CELERY: tuple[tuple[Callable[[], Any], str], ...] = (
+AS_OTHERS: tuple[tuple[Callable[[], Any], str], ...] = (
     (
         lambda: count.delay(1),  # type: ignore[attr-defined]  # what is wrong
         "call the function itself: count(...); with options: count.options(delay=3)(...)",
@@ -334,13 +334,20 @@ AS_CELERY: tuple[tuple[Callable[[], Any], str], ...] = (
             "look_up.options(delay=3)(...)"
         ),
     ),
+    *(
+        (
+            lambda name=name: getattr(count, name)(1),
+            "call the function itself: count(...); with options: count.options(delay=3)(...)",
+        )
+        for name in ("send", "kiq")
+    ),
 )
 
 
-def test_calling_as_celery_does_is_told(task_manager: TaskManager) -> None:
-    """The error of a route or a task that calls another one as Celery does says how to call it."""
+def test_calling_as_others_do_is_told(task_manager: TaskManager) -> None:
+    """The error of a call as Celery, Dramatiq or Taskiq have it says how to call the task."""
     refused = r"^'function' object has no attribute "
-    for call, told in AS_CELERY:
+    for call, told in AS_OTHERS:
         app = FastAPI(lifespan=setup_async_framework)
         app.get("/call")(call)
         with pytest.raises(AttributeError, match=refused) as caught:
