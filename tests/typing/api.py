@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, time, timedelta
 from typing import Annotated, Any, assert_type
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 
 from framework import (
     CancelAnswer,
@@ -781,6 +781,10 @@ async def accept(manager: TaskManager, app: FastAPI) -> None:
     @app.post("/results")
     async def maybe(text: str) -> int | Accepted[int]:
         return bare_background(text) if text else 0
+
+    @app.post("/responses")
+    async def redirected(text: str) -> Accepted[int] | Response:
+        return bare_background(text) if text else Response()
 
     @app.post("/others")
     async def mistaken() -> Accepted[str]:

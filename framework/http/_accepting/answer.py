@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from fastapi import Response
 from pydantic import BaseModel, Field, GetJsonSchemaHandler, TypeAdapter, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
@@ -19,8 +20,30 @@ from framework.http._routes import Urls, shown_at
 
 T = TypeVar("T")
 
+if TYPE_CHECKING:
+    # A type checker knows what "|" means between types.
+    from pydantic._internal._model_construction import ModelMetaclass as _OrResponse
+else:
 
-class Accepted(BaseModel, Generic[T]):
+    class _OrResponse(type(BaseModel)):
+        """The class of `Accepted`, so that ``Accepted[T] | Response`` may be a return type.
+
+        FastAPI refuses a class of responses inside a union, which it cannot describe. A route may
+        return a response whatever its return type says, so that the other type says it all.
+        """
+
+        def __or__(cls, other):
+            return cls if _is_response(other) else super().__or__(other)
+
+        def __ror__(cls, other):
+            return cls if _is_response(other) else super().__ror__(other)
+
+
+def _is_response(other: object) -> bool:
+    return isinstance(other, type) and issubclass(other, Response)
+
+
+class Accepted(BaseModel, Generic[T], metaclass=_OrResponse):
     """The return type of a route that answers 202 with a task's id and the URL of its status.
 
     The route returns the id of a task whose result is a ``T``, or a `Task`. Its response has the
