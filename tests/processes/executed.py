@@ -45,5 +45,10 @@ class _Heard:
         self._told(statement, values)
         self._cursor.execute(statement, values)
 
+    def executemany(self, statement: str, values: Any) -> None:
+        """Tell of a statement with all its values, and execute it."""
+        self._told(statement, values)
+        self._cursor.executemany(statement, values)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cursor, name)

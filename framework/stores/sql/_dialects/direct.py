@@ -11,7 +11,8 @@ not tell of these statements.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
@@ -43,6 +44,11 @@ class _Text(NamedTuple):
     known: Values
     order: Sequence[str] | None
 
+    def given(self, values: Values) -> Any:  # Any: as the driver takes them
+        """Return all values for the driver."""
+        all_values = {**self.known, **values}
+        return all_values if self.order is None else tuple([all_values[one] for one in self.order])
+
 
 class Direct:
     """One statement. SQLAlchemy executes it all the same if it has lists among its values.
@@ -73,31 +79,52 @@ class Direct:
         """
         return int(self._execute(connection, values, _counted))
 
+    def each(self, connection: Connection, rows: Sequence[Values]) -> None:
+        """Execute it in a transaction with each of some values, one or more.
+
+        Raises:
+            DBAPIError: If the database fails, as SQLAlchemy raises it.
+        """
+        text = self._text(connection.dialect)
+        if text is None:
+            connection.execute(self._statement, rows)
+            return
+        given = [text.given(values) for values in rows]
+        with _driving(connection, text.words, given) as cursor:
+            cursor.executemany(text.words, given)
+
     def _execute(self, connection: Connection, values: Values, take: Callable[[Any], Any]) -> Any:
-        dialect = connection.dialect
-        try:
-            text = self._texts[dialect.name]
-        except KeyError:
-            text = self._texts[dialect.name] = _text_of(self._statement, dialect)
+        text = self._text(connection.dialect)
         if text is None:
             return take(connection.execute(self._statement, values))
-        words, known, order = text
-        given: Any = {**known, **values}
-        if order is not None:
-            given = tuple([given[name] for name in order])
-        try:
-            cursor = _cursor_of(connection)
-            cursor.execute(words, given)
+        given = text.given(values)
+        with _driving(connection, text.words, given) as cursor:
+            cursor.execute(text.words, given)
             # SQLite finds a row when it is fetched, and may fail then.
-            taken = take(cursor)
-        except dialect.loaded_dbapi.Error as error:
-            is_lost = dialect.is_disconnect(error, connection.connection.driver_connection, None)
-            if is_lost:
-                connection.invalidate(error)
-            raise _wrapped(error, words, given, dialect, is_lost) from error
-        if cursor.rowcount >= _MANY:
-            del connection.info[_CURSOR]
-        return taken
+            return take(cursor)
+
+    def _text(self, dialect: sa.Dialect) -> _Text | None:
+        try:
+            return self._texts[dialect.name]
+        except KeyError:
+            text = self._texts[dialect.name] = _text_of(self._statement, dialect)
+            return text
+
+
+@contextmanager
+def _driving(connection: Connection, words: str, given: Any) -> Iterator[Any]:  # Any: a driver's
+    """Give the cursor that executes a statement, whose errors are raised as SQLAlchemy does."""
+    dialect = connection.dialect
+    try:
+        cursor = _cursor_of(connection)
+        yield cursor
+    except dialect.loaded_dbapi.Error as error:
+        is_lost = dialect.is_disconnect(error, connection.connection.driver_connection, None)
+        if is_lost:
+            connection.invalidate(error)
+        raise _wrapped(error, words, given, dialect, is_lost) from error
+    if cursor.rowcount >= _MANY:
+        del connection.info[_CURSOR]
 
 
 def _cursor_of(connection: Connection) -> Any:  # Any: a module's without types
