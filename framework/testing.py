@@ -47,6 +47,7 @@ from framework._tasks.injection import signature_of_task
 from framework._tasks.live import LiveTask, adopt_state, copy_record, live
 from framework._tasks.options import NORMAL
 from framework._threads import user_threads
+from framework._threads.courier import Courier
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.pool_threads import PoolThread
 from framework._threads.queue.item_queue import IDLE
@@ -82,6 +83,7 @@ __all__ = [
     "follow",
     "function_name",
     "is_caller",
+    "is_courier",
     "is_idempotent",
     "is_idle",
     "is_in_place",
@@ -353,6 +355,12 @@ def was_cut_short(record: TaskRecord) -> bool:
 def is_caller(thread: threading.Thread) -> bool:
     """Return whether a thread only calls a hook, callbacks, an app's handler or a dependency."""
     return thread.name in user_threads.NAMES
+
+
+def is_courier(thread: threading.Thread, clock: Clock) -> bool:
+    """Return whether a thread of the framework carries out what others hand in, on *clock*."""
+    owner = getattr(getattr(thread, "_target", None), "__self__", None)
+    return isinstance(owner, Courier) and owner.clock is clock
 
 
 def is_pool_thread(thread: threading.Thread) -> bool:

@@ -78,6 +78,7 @@ class Parts:
         rules: Those of the apps, whose engines and stores this framework replaces; None for none.
         new_id: Returns a new task id.
         rng: Source of jitter.
+        asking_clock: Time of the questions to other processes; None for real time.
         endings_type: Class that ends the tasks; a worker of a remote engine has its own.
         policies_type: Class of the policies, unless there is an interceptor.
         in_place: Whether awaited coroutines run where they are awaited, even with a remote engine.
@@ -91,6 +92,7 @@ class Parts:
     rules: AppRules | None = None
     new_id: Callable[[], str] | None = None
     rng: random.Random | None = None
+    asking_clock: Clock | None = None
     endings_type: type[Endings] = Endings
     policies_type: type[Policies] = Policies
     in_place: bool = False
@@ -146,7 +148,7 @@ class Core:
         features, shared = self.ledger.features, self.ledger.shared
         # The engine first, since it knows more: the store gets its news from it.
         directories = [one for one in (self.remote, shared) if one is not None]
-        self.others = OtherProcesses(directories, clock, self.boxes)
+        self.others = OtherProcesses(directories, clock, self.boxes, parts.asking_clock)
         # From here on, each part is given those before it, and needs none after it.
         places = abilities.places or features.places
         self.places = Places(clock, places, pool._crew.waits)

@@ -28,6 +28,7 @@ def override_framework(
     interceptor: Interceptor | None = None,
     new_id: Callable[[], str] | None = None,
     rng: random.Random | None = None,
+    asking_clock: Clock | None = None,
     loop: asyncio.AbstractEventLoop | None = None,
     nested: bool = False,
     app_rules: bool = False,
@@ -49,6 +50,8 @@ def override_framework(
         interceptor: Takes part in every task; None for no interceptor.
         new_id: Creates task ids; None for random ones.
         rng: Random generator for jitter; None for a new one.
+        asking_clock: Time of the questions to *store* about tasks of other processes, which are
+            asked on a thread; None for real time, since these processes have no other.
         loop: Event loop for ``async def`` tasks that threads submit while no app is set up;
             None for no loop.
         nested: Whether it may replace an active override, which becomes current again
@@ -77,6 +80,7 @@ def override_framework(
         rules=AppRules(settle) if app_rules else None,
         new_id=new_id,
         rng=rng,
+        asking_clock=asking_clock,
     )
     framework = Framework(parts, Settings(max_workers=0 if offers else None))
     # Also outside of requests, since a test may call there what a request calls in production.

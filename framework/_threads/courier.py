@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from framework._threads.clock import SystemClock
+from framework.protocols import Clock
 
 PAUSES: Final = (0.1, 0.2, 0.4, 0.8, 1.6, 2.0)
 """Seconds between two tries, by how many have failed; the last one is repeated."""
@@ -44,6 +45,7 @@ class Courier:
     Attributes:
         is_failing: Whether the last try has failed; its error was handed on before this is true.
         is_stopped: Whether no further call and no further turn begins.
+        clock: Its time.
 
     Args:
         name: The name of the thread.
@@ -52,7 +54,7 @@ class Courier:
         pauses: The seconds between two tries of what fails; the last one is repeated.
         failed: Called on the thread with the error of each try, before it pauses.
         ended: Called on the thread when it ends.
-        clock: Its time.
+        clock: Its time; None for real time.
     """
 
     def __init__(
@@ -63,14 +65,14 @@ class Courier:
         pauses: Sequence[float] = PAUSES,
         failed: Callable[[Exception], object] | None = None,
         ended: Callable[[], object] | None = None,
-        clock: SystemClock | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._name = name
         self._turn = turn
         self._pauses = pauses
         self._failed = failed
         self._ended = ended
-        self._clock = clock or SystemClock()
+        self.clock: Clock = clock or SystemClock()
         # Two steps: what is left is still done, and then no more of it.
         self._closed = self.is_stopped = False
         self._begin()
@@ -183,20 +185,20 @@ class Courier:
         """Wait until there is something to do; False if the thread is to end."""
         with self._condition:
             while not self.is_stopped:
-                wait = self._due - self._clock.monotonic()
+                wait = self._due - self.clock.monotonic()
                 if self._calls or wait < GRAIN:
                     return True
                 self._busy = False
                 self._condition.notify_all()
                 if self._closed:
                     break
-                self._clock.wait(self._condition, None if wait == math.inf else wait)
+                self.clock.wait(self._condition, None if wait == math.inf else wait)
         return False
 
     def _work(self) -> None:
         """Take a turn if it is due, and make a call if there is one."""
         with self._condition:
-            is_due = self._due - self._clock.monotonic() < GRAIN
+            is_due = self._due - self.clock.monotonic() < GRAIN
             call = self._calls[0] if self._calls else None
             if is_due:
                 self._due = math.inf
@@ -209,7 +211,7 @@ class Courier:
             if wait is not None:
                 with self._condition:
                     # Somebody may have asked for the next one meanwhile.
-                    self._due = min(self._due, self._clock.monotonic() + wait)
+                    self._due = min(self._due, self.clock.monotonic() + wait)
         if call is not None:
             call()
             with self._condition:
@@ -217,12 +219,12 @@ class Courier:
 
     def _pause(self, seconds: float) -> None:
         """Wait before the next try; `close` and `stop` end it."""
-        end = self._clock.monotonic() + seconds
+        end = self.clock.monotonic() + seconds
         with self._condition:
             self.is_failing, closed = True, self._closed
             self._condition.notify_all()
             while not self.is_stopped and self._closed is closed:
-                left = end - self._clock.monotonic()
+                left = end - self.clock.monotonic()
                 if left < GRAIN:
                     break
-                self._clock.wait(self._condition, left)
+                self.clock.wait(self._condition, left)

@@ -15,8 +15,7 @@ from collections.abc import Collection, Sequence
 from typing import Final, Protocol
 
 from framework._records.records import TaskRecord
-from framework._threads.clock import SystemClock
-from framework.protocols import AskingDirectory, Features
+from framework.protocols import AskingDirectory, Clock, Features
 from framework.protocols._features import features_of
 
 _BETWEEN: Final = 1.0
@@ -89,13 +88,13 @@ class Inquiries:
 
     Args:
         directories: What each of the directories can do; those that cannot ask others take no part.
-        clock: Real time.
+        clock: The clock of the queries.
 
     Attributes:
         certain: Whether all directories can ask, so that nothing has to be guessed.
     """
 
-    def __init__(self, directories: Sequence[Features], clock: SystemClock) -> None:
+    def __init__(self, directories: Sequence[Features], clock: Clock) -> None:
         self._asking = [one.asking for one in directories if one.asking is not None]
         self.certain = len(self._asking) == len(directories)
         self._clock = clock

@@ -72,7 +72,7 @@ class OtherProcesses:
         directories: The directories, in the order in which to query them.
         clock: The framework's clock, for the timeouts of callers.
         boxes: The mailboxes of the event loops.
-        real: A clock of real time for the queries, since virtual time is only in this process.
+        real: The clock of the queries; None for real time, which others who answer have.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class OtherProcesses:
         directories: Sequence[Directory],
         clock: Clock,
         boxes: Mailboxes,
-        real: SystemClock | None = None,
+        real: Clock | None = None,
     ) -> None:
         self.exist = bool(directories)
         self.learned: Callable[[TaskRecord], object] = id

@@ -16,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 from types import CodeType, FrameType
 from typing import Any
 
-from framework.testing import is_caller, is_idle, is_pool_thread
+from framework.testing import is_caller, is_courier, is_idle, is_pool_thread
 from pytest_asyncframe._locations import called_at, is_installed, is_users, location_of, outwards
 from pytest_asyncframe._turns.activity import GONE, glance
 from pytest_asyncframe._turns.actors import Arrival, TestEndedError
@@ -67,7 +67,7 @@ def start_on(present: Present, real: Start) -> Start:
         users = _is_users_timer(self, sys._getframe(1)) or (
             sequencer.takes_threads and sequencer.here is not None and _runs_users_code(self)
         )
-        counted = users or is_caller(self)
+        counted = users or is_caller(self) or is_courier(self, present.clock)
         pooled = sequencer.here is None or _works_on_the_clock(self)
         server = None
         if sequencer.takes_threads and not (counted or pooled) and _may_serve(self):
