@@ -122,7 +122,7 @@ class Edges:
                     look = partial(self._look, _condition(owner, name, queue), name)
                     patch.setattr(owner, name, preceded(getattr(owner, name), look))
             on_event = partial(self._on_event, explored)
-            unsubscribe = explored.manager.subscribe(on_event, kinds=EDGES)
+            unsubscribe = explored.sinks.add(on_event, EDGES)
             try:
                 yield
             finally:

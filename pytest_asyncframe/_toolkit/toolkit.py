@@ -39,6 +39,7 @@ from pytest_asyncframe._seen.matchers import Expectation
 from pytest_asyncframe._seen.names import Names, Scope
 from pytest_asyncframe._seen.pool_calls import PoolCalls
 from pytest_asyncframe._seen.recorder import Recorder
+from pytest_asyncframe._seen.sinks import Sinks
 from pytest_asyncframe._toolkit import pristine
 from pytest_asyncframe._toolkit.clients import Client, LiveServer, ServingProcess
 from pytest_asyncframe._toolkit.options import Settings
@@ -152,6 +153,7 @@ class Toolkit:
         is_virtual: Whether time is virtual.
         pace: What happens by itself in it.
         recorder: Records the tasks of the test.
+        sinks: What hears the events of each framework that it has.
         expectations: The failures that the test expects.
         clients: The clients and servers that the test has created.
         not_awaited: Waits of the test that were never awaited, a line each.
@@ -204,12 +206,12 @@ class Toolkit:
         now = self._real_now if self.clock is None else self.clock.monotonic
         self.recorder: Recorder = Recorder(now)
         self.recorder.pollers = settings.pollers
+        self.sinks: Sinks = Sinks(self._on_event)
         self.invariants: Invariants = Invariants(self.recorder)
         self.histories: list[History] = []
         self.blocked: BlockedLoops = BlockedLoops(now, find_own)
-        self.reads: RealTimeReads | None = None
-        if sequencer is not None:
-            self.reads = RealTimeReads(lambda: sequencer.now, self.recorder.note)
+        seen = None if sequencer is None else (lambda: sequencer.now)
+        self.reads = None if seen is None else RealTimeReads(seen, self.recorder.note)
         self.pace: Pace = Pace(sequencer, self.mode, moves=moves, drains=settings.drains)
 
     def open(self) -> None:
@@ -294,12 +296,13 @@ class Toolkit:
                 interceptor=parts.interceptor or self.recorder,
                 new_id=None if run is None else run.new_id,
                 rng=rng,
+                asking_clock=None if process is None else self.clock,
                 app_rules=self.settings.app_rules == "on",
                 offers=parts.offers,
             ) as manager,
         ):
             self._manager, self._calls = manager, PoolCalls(pool)
-            manager.subscribe(self._on_event)
+            self.sinks.attach(manager)
             if parts.are_elsewhere:
                 self._elsewhere = Elsewhere(self.back_end, manager, self.recorder)
             yield manager
@@ -327,9 +330,8 @@ class Toolkit:
         return RandomChooser(self.settings.seed) if self.mode == "seeded" else None
 
     def _make_clock(self, sequencer: Sequencer) -> VirtualClock:
-        start = self.settings.start
-        if start is None and self._exploration is not None:
-            start = self._exploration.start
+        run = self._exploration
+        start = self.settings.start or (None if run is None else run.start)
         return VirtualClock(sequencer, None if start is None else start.timestamp())
 
     def _make_pool(self) -> ThreadPoolExecutorEnhanced:
@@ -502,9 +504,8 @@ class Toolkit:
 
     def unfired_faults(self) -> list[str]:
         """Return the planned faults that did not take place in a whole test, a line each."""
-        if self.cut_short or self.recorder.injector is None:
-            return []
-        return self.faults.findings()
+        is_planned = not self.cut_short and self.recorder.injector is not None
+        return self.faults.findings() if is_planned else []
 
     def polling(self) -> Polling | None:
         """Return what lets time pass while a test asks an app again and again."""

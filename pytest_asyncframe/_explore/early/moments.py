@@ -45,7 +45,7 @@ class EarlyTimeouts:
 
     Args:
         clock: The test's clock.
-        manager: The manager of the tasks.
+        manager: Returns the manager of the tasks.
         own: The code of the test and its fixtures, whose time limits are kept.
         known: Returns the identity of an asyncio task; None if it has none.
         woken_by: See `WokenBy`.
@@ -54,7 +54,7 @@ class EarlyTimeouts:
     def __init__(
         self,
         clock: VirtualClock,
-        manager: TaskManager,
+        manager: Callable[[], TaskManager],
         own: Collection[CodeType],
         known: Callable[[asyncio.Task[Any]], str | None],
         woken_by: WokenBy,
@@ -142,7 +142,7 @@ class EarlyTimeouts:
         return served
 
     def _find_limits(self) -> None:
-        before, self._limits = self._limits, dict(time_limits(self._manager))
+        before, self._limits = self._limits, dict(time_limits(self._manager()))
         for task, seconds in self._limits.items():
             if before.get(task) != seconds:
                 self._set.append(TaskLimit(task, seconds, lambda: self._limits))

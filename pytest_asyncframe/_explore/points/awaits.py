@@ -45,13 +45,13 @@ _OURS = "asyncframe "
 
 @contextmanager
 def installed(
-    clock: VirtualClock, manager: TaskManager, own: Collection[CodeType] = ()
+    clock: VirtualClock, manager: Callable[[], TaskManager], own: Collection[CodeType] = ()
 ) -> Iterator[Identities]:
     """Let the chooser order the steps of loops that are created inside the block.
 
     Args:
         clock: The test's clock.
-        manager: The manager of its tasks.
+        manager: Returns the manager of its tasks.
         own: The code of the test and its fixtures, which others do not notice.
     """
     names = Identities(clock.sequencer)

@@ -127,12 +127,12 @@ def installed(
         names = None
         if at_least >= LEVELS.index("awaits"):
             names = stack.enter_context(
-                awaits.installed(clock, explored.manager, explored.blocked.own)
+                awaits.installed(clock, lambda: explored.manager, explored.blocked.own)
             )
             stack.enter_context(messages.installed())
         if at_least >= LEVELS.index("framework"):
             stack.enter_context(edges.watching(explored))
-            stack.enter_context(_framework_calls(clock.sequencer, explored.manager, edges))
+            stack.enter_context(_framework_calls(clock.sequencer, explored, edges))
         else:
             calls = None
         if faults:
@@ -148,7 +148,7 @@ def installed(
         if witness is not None:
             known = None if names is None else names.known
             stack.enter_context(witness.watching(clock.sequencer, known, note))
-            stack.callback(explored.manager.subscribe(witness.on_event))
+            stack.callback(explored.sinks.add(witness.on_event))
             point = witness.at_lines(point)
         met = clock.sequencer.outside.met
         watched = []
@@ -171,8 +171,8 @@ def installed(
 
 
 @contextmanager
-def _framework_calls(sequencer: Sequencer, manager: TaskManager, edges: Edges) -> Iterator[None]:
-    """Make calls and events of *manager* and starts of threads points, and *edges* if they are any.
+def _framework_calls(sequencer: Sequencer, explored: Toolkit, edges: Edges) -> Iterator[None]:
+    """Make calls and events of managers and starts of threads points, and *edges* if they are any.
 
     Events are published without a lock of the framework.
     """
@@ -191,7 +191,7 @@ def _framework_calls(sequencer: Sequencer, manager: TaskManager, edges: Edges) -
         for owner, names in _CALLS:
             for name in names:
                 patch.setattr(owner, name, _with_point(sequencer, getattr(owner, name)))
-        unsubscribe = manager.subscribe(on_event)
+        unsubscribe = explored.sinks.add(on_event)
         sequencer.on_start = on_start
         try:
             yield
