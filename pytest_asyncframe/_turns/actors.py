@@ -77,7 +77,7 @@ class Actor:
         error: Raised when it runs again; None for nothing.
         refusals: How many of its waits were refused.
         is_gone: Whether its process was killed, so that it never goes on.
-        stop: Called on its thread once it is gone; does not return.
+        stop: Called on its thread once it is gone and at rest; does not return.
         looked: What it saw at its last check while it was ready, and how many checks in a
             row had seen the same before.
         heard: What it saw at its last check while it was parked: `Turns.beats`, the seconds
@@ -129,6 +129,11 @@ class Actor:
     def is_stopped(self) -> bool:
         """Whether it is parked, or waits until it is free."""
         return self.state is State.PARKED or self.free is not None
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether it waits in its event loop, or between two jobs, and in the middle of nothing."""
+        return self.yields or self.has_work is not _never
 
     def drop_timer(self) -> None:
         """Cancel the timer that would wake it, if any."""

@@ -38,7 +38,15 @@ from contextlib import contextmanager
 from functools import partial
 
 from pytest_asyncframe._turns.activity import activity
-from pytest_asyncframe._turns.actors import Actor, Arrival, State, Timers, Waiter, nothing
+from pytest_asyncframe._turns.actors import (
+    Actor,
+    Arrival,
+    State,
+    Timers,
+    Waiter,
+    halt,
+    nothing,
+)
 from pytest_asyncframe._turns.lock import InnermostLock
 from pytest_asyncframe._turns.outside import Outside, Verdict
 from pytest_asyncframe._turns.roster import Roster
@@ -502,7 +510,7 @@ class Watchdog:
                 be another one by now.
         """
         if actor.is_gone:
-            actor.stop()
+            (actor.stop if actor.is_at_rest else halt)()
         is_parked = actor.state is State.PARKED
         # Also one that waits until it is free: it may be alone, and its time must come.
         is_stopped = actor.is_stopped
