@@ -37,7 +37,7 @@ from pytest_asyncframe._crashes.strand import Strand, unlisted
 from pytest_asyncframe._crashes.watched import Watched
 from pytest_asyncframe._toolkit.lifespan import Lifespan
 from pytest_asyncframe._toolkit.toolkit import Toolkit
-from pytest_asyncframe._turns.actors import Arrival, ProcessDeadError, halt, leave_dead
+from pytest_asyncframe._turns.actors import Arrival, ProcessDeadError, halt, leave_dead, nothing
 
 _DEAD: list[object] = []
 """What belongs to dead processes: a coroutine that is freed would run its ``finally``."""
@@ -74,13 +74,15 @@ class Process:
 
     Args:
         points: Where it may die, and where it does.
+        died: Called with each point at which it has died.
 
     Attributes:
         points: Like the argument.
     """
 
-    def __init__(self, points: Points) -> None:
+    def __init__(self, points: Points, died: Callable[[str], object] = nothing) -> None:
         self.points: Points = points
+        self._died = died
         self.disk: Disk = Disk()
         # How many clients each app has.
         self._apps: Counter[Any] = Counter()
@@ -106,11 +108,11 @@ class Process:
             with _daemons():
                 yield
         finally:
-            life = self._life
-            if life is not None and life.has_thread:
-                self.ask(Life.end).result()
-            if life is not None:
-                life.strand.end()
+            # None while the next life is about to begin: the test may be faster.
+            if self._life is None or self._life.has_thread:
+                self.ask(Life.end, again=True).result()
+            if self._life is not None:
+                self._life.strand.end()
             self._frameworks.close()
             if self._lasting is not None:
                 self._lasting.end()
@@ -186,6 +188,16 @@ class Process:
         """The points at which it has died so far."""
         return self.points.died_at
 
+    @property
+    def met(self) -> Sequence[str]:
+        """The points that it has come to so far."""
+        return self.points.met
+
+    @property
+    def missed(self) -> Sequence[str]:
+        """Those at which it was to die and has not, so far."""
+        return self.points.missed
+
     def crash(self) -> None:
         """Die now; called on the thread of the test."""
         life = self._life
@@ -214,6 +226,7 @@ class Process:
         """End a life, and let the next one begin."""
         toolkit, sequencer = life.toolkit, life.sequencer
         toolkit.recorder.note(f"the process dies: {where}")
+        self._died(where)
         mine = set(threading.enumerate()) - toolkit.threads.before
         stopped = sequencer.actors.keys() - {sequencer.first and sequencer.first.ident}
         _DEAD.append((life, life.coroutines()))
