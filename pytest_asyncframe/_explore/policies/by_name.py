@@ -22,7 +22,7 @@ POLICIES = ("delays", "mixed", "random", "pos", "pct:3", "exhaustive:2", "exhaus
 _NAME_AND_NUMBER = re.compile(r"(pct|exhaustive):([0-9]{1,6})")
 
 
-def make_policy(text: str, seed: int, runs: int = 200) -> Policy:
+def make_policy(text: str, seed: int, runs: int = 200, begin: float = 0.0) -> Policy:
     """Return the policy of a name.
 
     Args:
@@ -31,6 +31,7 @@ def make_policy(text: str, seed: int, runs: int = 200) -> Policy:
         seed: Of what is drawn; see `base_seed`. Equal arguments give policies that behave
             equally in every process.
         runs: How many runs there will be at the most, from 1 on. ``delays`` divides them.
+        begin: Where ``delays`` begins among its schedules; see `DelaysPolicy`.
 
     Raises:
         ValueError: If there is no such policy.
@@ -39,7 +40,7 @@ def make_policy(text: str, seed: int, runs: int = 200) -> Policy:
     name, number = (text, None) if numbered is None else (numbered[1], int(numbered[2]))
     match name, number:
         case "delays", None:
-            return DelaysPolicy(seed, runs)
+            return DelaysPolicy(seed, runs, begin)
         case "mixed", None:
             return RandomPolicy(mixed, seed, "schedules drawn in several ways")
         case "random", None:

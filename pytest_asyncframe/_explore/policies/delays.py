@@ -50,12 +50,13 @@ class DelaysPolicy:
         seed: Equal seeds give equal drawn schedules.
         runs: How many runs there will be at the most. More may follow, but they are divided
             for so many.
+        begin: How far along the ways to leave a run it begins, from 0.0 to below 1.0.
     """
 
-    def __init__(self, seed: int, runs: int) -> None:
+    def __init__(self, seed: int, runs: int, begin: float = 0.0) -> None:
         self._seed = seed
         self._runs = runs
-        self._search = Search(_level, "deviation", spread_out, Holds)
+        self._search = Search(_level, "deviation", functools.partial(_spread_from, begin), Holds)
         self._lengths = Lengths()
         self._begun = 0
         self._drawn = 0
@@ -141,6 +142,12 @@ def spread_out(steps: Sequence[Step], branches: list[Branch]) -> list[Branch]:
         is_alone = isinstance(what, Location) and what.is_alone
         (alone if is_alone else shared).append(coarse_to_fine(visits))
     return in_turn(coarse_to_fine(shared)) + in_turn(coarse_to_fine(alone))
+
+
+def _spread_from(begin: float, steps: Sequence[Step], branches: list[Branch]) -> list[Branch]:
+    found = spread_out(steps, branches)
+    first = int(len(found) * begin)
+    return found[first:] + found[:first]
 
 
 @functools.lru_cache(4096)
