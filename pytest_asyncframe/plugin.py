@@ -83,7 +83,9 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     crashes = items.closeness(item, "crash_points")
     if not (modes or schedules or crashes):
         return None
-    if crashes >= max(modes, schedules):
+    if crashes == schedules > modes:
+        from pytest_asyncframe._crashes.interleaved import protocol  # only if it is used
+    elif crashes >= max(modes, schedules):
         from pytest_asyncframe._crashes.searched import protocol  # only if it is used
     elif modes >= schedules:
         from pytest_asyncframe._modes.variant_runs import protocol  # only if it is used

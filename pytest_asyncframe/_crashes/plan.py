@@ -75,9 +75,8 @@ def _check_test(item: pytest.Item, settings: Settings, asked: Collection[str]) -
             f"{item.name} is marked with crash_points, whose runs must be the same up to the "
             f"crash, but its mode is {settings.mode!r}: use the mode 'auto', or remove the marker"
         )
-    for name in ("interleave", "task_modes"):
-        if closeness(item, name) == closeness(item, "crash_points"):
-            raise pytest.UsageError(
-                f"{item.name} has the markers crash_points and {name} side by side: remove one of "
-                "them"
-            )
+    if closeness(item, "task_modes") == closeness(item, "crash_points"):
+        raise pytest.UsageError(
+            f"{item.name} has the markers crash_points and task_modes side by side: remove one of "
+            "them"
+        )

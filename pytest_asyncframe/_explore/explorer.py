@@ -8,6 +8,7 @@ run, which users see.
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 import time
@@ -19,11 +20,11 @@ from typing import Any
 import pytest
 
 from pytest_asyncframe._explore import conclusions, replay, world
+from pytest_asyncframe._explore.deaths import Crashes, Deaths, Row, Rows
 from pytest_asyncframe._explore.deepening import Deepening
 from pytest_asyncframe._explore.plan import Plan, plan_for
 from pytest_asyncframe._explore.points import levels
 from pytest_asyncframe._explore.points.follower import Followed, Follower, followed_of
-from pytest_asyncframe._explore.policies.by_name import make_policy
 from pytest_asyncframe._explore.policies.haste import Trial
 from pytest_asyncframe._explore.policies.minimise import minimise
 from pytest_asyncframe._explore.policies.paused import MOST_SECONDS, Paused, PausedPolicy
@@ -68,6 +69,11 @@ RACES_NEED_LINES = (
 NO_RACE = "Nothing is read or written by two threads such that another order could make it wrong."
 NOT_LOOKED = "It is not known whether there are races, since it is only partially controlled."
 
+NOT_MET = (
+    "this run has not met the point {!r}, though it has done the same up to there as a run that "
+    "has: the test is not deterministic, or what it tests is not"
+)
+
 _EVERY = 5.0
 """Real seconds between two lines that say how far a long exploration is."""
 
@@ -80,6 +86,7 @@ def protocol(
     next_item: pytest.Item | None,
     settings: Settings,
     asked: Collection[str],
+    crashes: Crashes | None = None,
 ) -> bool | None:
     """Explore a test that has the marker; see the hook ``pytest_runtest_protocol``.
 
@@ -88,6 +95,7 @@ def protocol(
         next_item: The test after it; None if it is the last one.
         settings: The settings of the session.
         asked: The fixtures of asyncframe that it requests.
+        crashes: What is searched of the deaths of its process; None if that does not die.
 
     Returns:
         None if the test is to be run as any other: it cannot be explored.
@@ -99,7 +107,9 @@ def protocol(
         try:
             plan = plan_for(item, settings_for(item, settings), asked)
             edges = plan.line is not None and plan.line.edges
-            deepening = Deepening(item, plan.levels, stack, edges=edges)
+            # With crashes there are few runs of each level, and the last one has all points.
+            planned = plan.levels if crashes is None else plan.levels[::2]
+            deepening = Deepening(item, planned, stack, edges=edges)
             repeated = Repeated(item, next_item)
             stack.enter_context(repeated.calls.claimed())
         except pytest.UsageError as error:
@@ -110,7 +120,7 @@ def protocol(
         collector = world.Collector(item.config)
         stack.enter_context(collector.instead())
         stack.enter_context(logged(item))
-        Explorer(repeated, plan, deepening, collector).explore()
+        Explorer(repeated, plan, deepening, collector, crashes).explore()
     return True
 
 
@@ -122,6 +132,7 @@ class Explorer:
     _plan: Plan
     _deepening: Deepening
     _collector: world.Collector
+    _crashes: Crashes | None = None
 
     def __post_init__(self) -> None:
         self._item = self._repeated.item
@@ -130,6 +141,10 @@ class Explorer:
         self._scope = followed_of(self._item, with_own=True)
         # Of the test, whatever they were for.
         self._runs = 0
+        # Where the process dies in the runs from now on, and the rows of each level.
+        self._deaths: Deaths = ()
+        self._rows: Sequence[Deaths] = [()]
+        self._most = self._plan.seeds
 
     def explore(self) -> None:
         """Run the test until it fails, or all is done, or the budget is spent."""
@@ -139,6 +154,10 @@ class Explorer:
             ended = self._repeated.first(self._run(Default()))
         if ended.failure is not None or ended.was_skipped:
             return
+        if self._crashes is not None:
+            self._rows = self._crashes.rows(ended.met)
+            self._most = min(self._most, self._crashes.most)
+            self._deaths = self._crashes.deaths
         if line is None:
             self._deepening.edges = bool(ended.noticed)
             self._end(self._races() or self._search())
@@ -151,7 +170,11 @@ class Explorer:
         self._runs += 1
         at = self._deepening
         followed = lines or at.lines
-        run = Run(strategy, at.level, self._plan.seed, followed, scope, edges=at.edges)
+        make, crashes = None, self._crashes
+        if crashes is not None:
+            make = functools.partial(crashes.make_process, self._deaths)
+        seed = self._plan.seed
+        run = Run(strategy, at.level, seed, followed, scope, edges=at.edges, make_process=make)
         run.end = self._collector.at_end
         run.faults = self._plan.faults
         self._collector.before_run()
@@ -225,7 +248,7 @@ class Explorer:
                 return found
             if searched.uncontrolled:
                 return self._search_paused(searched) or self._passed(searched)
-            if self._stops or searched.runs >= self._plan.seeds:
+            if self._stops or searched.runs >= self._most:
                 return self._passed(searched)
             if not self._deepening.deepen():
                 return self._search_on(searched) or self._passed(searched)
@@ -233,9 +256,10 @@ class Explorer:
     def _search_level(self, searched: Searched) -> conclusions.Conclusion | None:
         """Search at one level; return what was found, None for nothing."""
         plan, level = self._plan, self._deepening.level
-        most = self._deepening.share_of(plan.seeds - searched.runs)
+        most = self._deepening.share_of(self._most - searched.runs)
         searched.begin(level)
-        at = AtLevel(level, make_policy(plan.policy, plan.seed, most))
+        depth = 1 if self._crashes is None else self._crashes.depth
+        at = AtLevel(level, Rows(plan.policy, plan.seed, most, self._rows, depth))
         return self._search_at(at, searched, most)
 
     def _search_on(self, searched: Searched) -> conclusions.Conclusion | None:
@@ -244,7 +268,7 @@ class Explorer:
         if at is None or at.is_done:
             return None
         self._deepening.go_back(at.level)
-        return self._search_at(at, searched, self._plan.seeds - searched.runs)
+        return self._search_at(at, searched, self._most - searched.runs)
 
     def _search_at(
         self, at: AtLevel, searched: Searched, most: int
@@ -252,17 +276,20 @@ class Explorer:
         """Run so many more schedules of a level at the most; return what was found."""
         plan, until = self._plan, searched.runs + most
         while searched.runs < until and not self._stops:
-            strategy = at.policy.next()
-            if strategy is None:
+            found = at.rows.next()
+            if found is None:
                 at.is_done = True
                 break
+            row, strategy = found
+            self._deaths = row.deaths
             searched.runs += 1
             at.runs += 1
-            words = f"{searched.runs} of at most {plan.seeds} schedules, none fails"
+            words = f"{searched.runs} of at most {self._most} schedules, none fails"
             is_first = at.runs == 1
             watch = Watch(followed_of(self._item).file_of) if is_first and self._hints else None
             ended = self._quietly(strategy, words, watch)
-            at.policy.ended(ended.steps)
+            row.policy.ended(ended.steps)
+            at.rows.ended(row, ended.met, ended.missed)
             if watch is not None:
                 searched.hint = hint(without(self._races_of(ended, watch), plan.benign))
             searched.faults = searched.faults or any(step.kind == FAULT for step in ended.steps)
@@ -271,10 +298,9 @@ class Explorer:
                 strategy.failed = ended.failure is not None
             elif ended.failure is not None:
                 return self._found(ended, ended.failure, searched.runs)
-            is_checked = plan.twice and ended.failure is None
-            difference = self._difference(ended) if is_checked else ""
-            if difference:
-                return conclusions.Wrong(self._item, difference)
+            strange = self._strange(ended, row)
+            if strange:
+                return conclusions.Wrong(self._item, strange)
             if ended.noticed:
                 return self._search_again(searched)
             if is_first:
@@ -290,14 +316,15 @@ class Explorer:
         """Search a level with more points, from its beginning; what has run is not claimed."""
         self._deepening.edges = True
         searched.default = None
-        is_over = self._stops or searched.runs >= self._plan.seeds
+        is_over = self._stops or searched.runs >= self._most
         return None if is_over or searched.uncontrolled else self._search_level(searched)
 
     def _search_paused(self, searched: Searched) -> conclusions.Conclusion | None:
         """Use the runs that are left to meet what no chooser controls at other moments."""
-        plan, policy = self._plan, PausedPolicy(self._plan.seed)
+        policy = PausedPolicy(self._plan.seed)
         until = self._progress.seconds + MOST_SECONDS
-        while searched.runs < plan.seeds and not self._stops and self._progress.seconds < until:
+        self._deaths = ()
+        while searched.runs < self._most and not self._stops and self._progress.seconds < until:
             searched.runs += 1
             searched.paused += 1
             words = f"{searched.paused} runs with drawn delays, none fails"
@@ -310,13 +337,13 @@ class Explorer:
 
     def _claim(self, searched: Searched, at: AtLevel) -> None:
         """Take note of what was searched at one level."""
-        where, seeds = f" of level {at.level}", self._plan.seeds
+        where, seeds = f" of level {at.level}", self._most
         if at.runs and self._is_over and searched.runs < seeds:
             left = seeds - (searched.runs - at.runs)
             most = f"at most {left} schedules{where} in {self._plan.budget:g} s"
             searched.claims[at.level] = f"{at.runs} of {most}"
         elif at.runs:
-            searched.claims[at.level] = at.policy.claim(at.runs, where)
+            searched.claims[at.level] = at.rows.claim(at.runs, where)
 
     @property
     def _stops(self) -> bool:
@@ -329,7 +356,7 @@ class Explorer:
         return budget is not None and self._progress.seconds >= budget
 
     def _passed(self, searched: Searched) -> conclusions.Conclusion:
-        plan = self._plan
+        plan, self._deaths = self._plan, ()
         # The last run, which is still to come, is the same as one of these.
         runs = self._runs + 1
         if not searched.runs:
@@ -372,7 +399,7 @@ class Explorer:
     ) -> conclusions.Conclusion:
         policy = self._plan.policy if paused is None else "drawn delays"
         how = self._settings(self._deepening.level, policy)
-        lines = [f"run {runs} of at most {self._plan.seeds} fails: {how}"]
+        lines = [f"run {runs} of at most {self._most} fails: {how}"]
         same = (
             Deviating(deviations_of(ended.failing))
             if paused is None
@@ -384,6 +411,13 @@ class Explorer:
             over = "The time limit came in this run; the default schedule keeps it."
             return conclusions.Found(failure, Default(), lines, over)
         chosen = paused is not None or deviations_of(ended.failing)
+        if self._deaths:
+            self._blame(same, failure)
+        if self._deaths:
+            lines.append(f"The process dies {' and then '.join(self._deaths)}.")
+            if not chosen:
+                lines.append(f"replay: {_command(self._item, self._deaths)}")
+                return conclusions.Found(failure, same, lines)
         if not chosen or self._fails(Default()) is not None:
             return conclusions.Found(failure, same, [*lines, conclusions.AGAIN])
         if paused is not None:
@@ -410,9 +444,19 @@ class Explorer:
         if least.uncontrolled:
             lines += partially(least.uncontrolled)
         else:
-            node = shlex.quote(_relative_node(self._item))
-            lines.append(f"replay: pytest {node} --asyncframe-replay={replay.encode(line)}")
+            command = _command(self._item, self._deaths)
+            lines.append(f"replay: {command} --asyncframe-replay={replay.encode(line)}")
         return conclusions.Found(least.failure or failure, replay.Following(line), lines)
+
+    def _blame(self, same: Strategy, failure: pytest.TestReport) -> None:
+        """Leave out the deaths without which the test fails as well."""
+        all_of_them = self._deaths
+        for fewer in ((), *((one,) for one in all_of_them[1:])):
+            self._deaths = fewer
+            again = self._fails(same)
+            if again is not None and again.failure and same_failure(again.failure, failure):
+                return
+        self._deaths = all_of_them
 
     def _minimised(self, ended: Ended, failure: pytest.TestReport) -> tuple[Ended, str]:
         """Return the smallest run that fails in the same way, and how small it is."""
@@ -453,6 +497,12 @@ class Explorer:
 
     # -- determinism
 
+    def _strange(self, ended: Ended, row: Row) -> str:
+        """Return how a run that passed is not what it should be; "" if that is not so."""
+        if ended.missed and row.runs == 1:
+            return NOT_MET.format(ended.missed[0])
+        return self._difference(ended) if self._plan.twice and ended.failure is None else ""
+
     def _difference(self, ended: Ended) -> str:
         """Run the same choices again; return how that run differs, "" if it does not."""
         again = self._quietly(Deviating(deviations_of(ended.steps)), "each schedule twice")
@@ -471,6 +521,14 @@ def _is_time_limit(report: pytest.TestReport) -> bool:
     """Whether a phase failed since pytest-timeout ended it."""
     crash = crash_of(report)
     return crash is not None and crash.message.startswith("Failed: Timeout (>")
+
+
+def _command(item: pytest.Item, deaths: Deaths) -> str:
+    """Return what runs a test with the same deaths."""
+    words = ["pytest", _relative_node(item)]
+    for one in deaths:
+        words += ["--asyncframe-crash", one]
+    return shlex.join(words)
 
 
 def _relative_node(item: pytest.Item) -> str:

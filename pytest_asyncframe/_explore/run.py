@@ -13,7 +13,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -22,6 +22,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from pytest_asyncframe._explore import world
+from pytest_asyncframe._explore.deaths import MortalProcess
 from pytest_asyncframe._explore.edges import Edges
 from pytest_asyncframe._explore.locks.found import FoundLocks, kept_by
 from pytest_asyncframe._explore.points import levels
@@ -36,6 +37,7 @@ from pytest_asyncframe._explore.telling.witness import Witness
 from pytest_asyncframe._toolkit.items import RUN, is_from, is_strict_pass
 from pytest_asyncframe._toolkit.repeating import SeveralRuns, line_of, withheld
 from pytest_asyncframe._toolkit.toolkit import Toolkit
+from pytest_asyncframe._turns.actors import nothing
 from pytest_asyncframe._turns.choices import Chooser
 from pytest_asyncframe._turns.outside import Outside
 
@@ -53,6 +55,8 @@ class Run:
         lines: What follows the user's code; None if nothing does.
         scope: The code whose lines are kept for a story; None for no story.
         edges: Whether the starts and the ends of tasks are points.
+        make_process: Makes the process that runs the apps and may die, given what is called with
+            where it has died; None if the test runs them.
 
     Attributes:
         steps: Its choices so far.
@@ -67,7 +71,6 @@ class Run:
     """
 
     start: datetime = world.START
-    process: None = None
 
     def __init__(
         self,
@@ -78,6 +81,7 @@ class Run:
         scope: Followed | None = None,
         *,
         edges: bool,
+        make_process: Callable[[Callable[[str], object]], MortalProcess] | None = None,
     ) -> None:
         self._course = course = Course(strategy)
         self._pause = strategy.pause if isinstance(strategy, Paused) else None
@@ -98,6 +102,8 @@ class Run:
         self._level: Level = level
         self._lines = lines
         self._outside: Outside | None = None
+        died = nothing if self.witness is None else self.witness.died
+        self.process: MortalProcess | None = None if make_process is None else make_process(died)
 
     def reported(self, report: pytest.TestReport) -> pytest.TestReport:
         """Return the report that users see, given that of a phase; see `ReportedRun`."""
@@ -130,7 +136,9 @@ class Run:
             faults=self.faults,
             watch=self.watch,
         )
-        with world.same(self.seed), world.ordered(clock), points:
+        process = self.process
+        running = nullcontext() if process is None else process.running(explored)
+        with world.same(self.seed), world.ordered(clock), points, running:
             yield
 
 
@@ -148,6 +156,8 @@ class Ended:
         uncontrolled: See `Run.uncontrolled`.
         offered: See `Run.offered`.
         noticed: See `Edges.noticed`.
+        met: The points that its process has come to; see `MortalProcess`.
+        missed: Those at which it was to die and has not.
     """
 
     def __init__(self, run: Run, reports: list[pytest.TestReport]) -> None:
@@ -157,6 +167,9 @@ class Ended:
         self.uncontrolled: list[str] = run.uncontrolled
         self.offered: int = run.offered
         self.noticed: str = run.edges.noticed
+        process = run.process
+        self.met: Sequence[str] = () if process is None else tuple(process.met)
+        self.missed: Sequence[str] = () if process is None else tuple(process.missed)
 
     @property
     def failure(self) -> pytest.TestReport | None:

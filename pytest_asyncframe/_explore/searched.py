@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+from pytest_asyncframe._explore.deaths import Rows
 from pytest_asyncframe._explore.points.levels import Level
 from pytest_asyncframe._explore.policies.search import counted
-from pytest_asyncframe._explore.schedule import Policy, Step
+from pytest_asyncframe._explore.schedule import Step
 
 NO_FAULT = (
     "No fault was possible: no task that has run is retried or idempotent, so the app does not "
@@ -21,13 +22,13 @@ class AtLevel:
 
     Attributes:
         level: The level.
-        policy: Decides which schedules are run there.
+        rows: Decide which schedules are run there, and where the process dies in them.
         runs: How many runs there were.
-        is_done: Whether all schedules of the policy have run.
+        is_done: Whether all schedules have run.
     """
 
     level: Level
-    policy: Policy
+    rows: Rows
     runs: int = 0
     is_done: bool = False
 

@@ -125,6 +125,11 @@ class Witness:
         self._passed.discard(taken)
         return chosen
 
+    def died(self, where: str) -> None:
+        """Keep that the process of the test has died."""
+        self._settle()
+        self.entries.append(Deviation("", f"the process: it dies {where}", FAULT, paused=False))
+
     def pass_time(self, pending: Sequence[Pending], served: Sequence[str]) -> int | None:
         """Return the index of the timeout until which time passes; see `Chooser`."""
         chosen = self._chooser.pass_time(pending, served)
