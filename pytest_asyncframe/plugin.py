@@ -315,8 +315,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
         broken = toolkit.end_of_call(passed=passed)
     if broken:
         pytest.fail(broken, pytrace=False)
-    # Of a test that runs several times, each run has its own order, or lets tasks go on for real.
-    if toolkit.settings.replay_steps != "off" and items.RUN not in item.stash:
+    run = item.stash.get(items.RUN, None)
+    if toolkit.settings.replay_steps != "off" and (run is None or run.replays):
         from pytest_asyncframe._report import gates, replays  # only if it is used
 
         # Before the fixtures end: the code of the tasks may need them.

@@ -75,6 +75,8 @@ class CrashRun:
 
     start: datetime = world.START
     seed: int = 0
+    # They go on for real.
+    replays: bool = False
 
     def __init__(self, points: Points) -> None:
         self.process: Process = Process(points)

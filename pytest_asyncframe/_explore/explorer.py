@@ -151,7 +151,10 @@ class Explorer:
         line = self._plan.line
         # Who replays a schedule wants to stop in that.
         with nullcontext() if line is None else hushed(self._item.config):
-            ended = self._repeated.first(self._run(Default()))
+            first = self._run(Default())
+            # Once will do: other orders have other ways, and a crash lets tasks go on for real.
+            first.replays = self._crashes is None
+            ended = self._repeated.first(first)
         if ended.failure is not None or ended.was_skipped:
             return
         if self._crashes is not None:

@@ -66,6 +66,7 @@ class Run:
         witness: Keeps what happens, for a story; None if it is not told.
         calls: What watches the calls that others may notice; None if nothing does.
         faults: Whether faults are choices too.
+        replays: Whether tasks are replayed from their steps at its end.
         watch: Keeps what the lines read and write that *lines* follows; None if nothing does.
         edges: The points at the start and the end of tasks.
     """
@@ -97,6 +98,7 @@ class Run:
         self.until: int | None = None
         self.calls: Calls | None = None
         self.faults: bool = False
+        self.replays: bool = False
         self.watch: Watch | None = None
         self.edges: Edges = Edges(are_points=edges)
         self._level: Level = level

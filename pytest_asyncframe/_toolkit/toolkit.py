@@ -119,7 +119,13 @@ class Exploration(Protocol):
 
 
 class ReportedRun(Exploration, Protocol):
-    """One run of such a test by pytest."""
+    """One run of such a test by pytest.
+
+    Attributes:
+        replays: Whether its tasks are replayed from their steps at its end.
+    """
+
+    replays: bool
 
     def end(self) -> None:
         """Free what the run has left behind; called when all parts of it have ended.

@@ -110,6 +110,11 @@ async def test_it(asyncframe, fn):
 @pytest.mark.asyncframe(mode="threads")
 async def test_in_real_time(asyncframe):
     await asyncframe.completed(by_id())
+
+
+@pytest.mark.interleave(seeds=1)
+async def test_in_several_orders(asyncframe):
+    await asyncframe.completed(by_chance())
 """
 
 GOOD = """
@@ -176,6 +181,11 @@ async def test_it(asyncframe, mode):
     await asyncframe.settled()
 
 
+@pytest.mark.interleave(seeds=1)
+async def test_in_several_orders(asyncframe):
+    await asyncframe.completed(parent([]))
+
+
 @pytest.mark.asyncframe(replay_steps="off")
 async def test_off(asyncframe):
     await asyncframe.completed(by_id())
@@ -191,9 +201,9 @@ def test_what_goes_another_way_fails(pytester: pytest.Pytester) -> None:
     """A task that depends on chance, time or what is left fails its test, and not without this."""
     pytester.makepyfile(APP + BAD)
     off = pytester.runpytest_inprocess(*PLAIN, *LOOPS, "-o", "asyncframe_replay_steps=off")
-    off.assert_outcomes(passed=9)
+    off.assert_outcomes(passed=10)
     told = pytester.runpytest_inprocess(*PLAIN, *LOOPS)
-    told.assert_outcomes(failed=9)
+    told.assert_outcomes(failed=10)
     told.stdout.fnmatch_lines(
         [
             "another way from its steps: *.by_id (*) is completed*",
@@ -212,5 +222,5 @@ def test_what_goes_the_same_way_passes(pytester: pytest.Pytester) -> None:
     """Sleeps, messages, children, retries and chance in a step are the same; it can be off."""
     pytester.makepyfile(APP + GOOD)
     told = pytester.runpytest_inprocess(*PLAIN, *LOOPS, "-W", "default")
-    told.assert_outcomes(passed=5, warnings=1)
+    told.assert_outcomes(passed=6, warnings=1)
     told.stdout.fnmatch_lines(["*AsyncframeWarning: another way from its steps: *.by_id (*"])
