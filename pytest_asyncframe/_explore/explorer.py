@@ -106,7 +106,8 @@ def protocol(
     with ExitStack() as stack:
         try:
             plan = plan_for(item, settings_for(item, settings), asked)
-            edges = plan.line is not None and plan.line.edges
+            # A process that dies is an event loop, whose tasks always notice them.
+            edges = crashes is not None or (plan.line is not None and plan.line.edges)
             # With crashes there are few runs of each level, and the last one has all points.
             planned = plan.levels if crashes is None else plan.levels[::2]
             deepening = Deepening(item, planned, stack, edges=edges)
@@ -162,7 +163,7 @@ class Explorer:
             self._most = min(self._most, self._crashes.most)
             self._deaths = self._crashes.deaths
         if line is None:
-            self._deepening.edges = bool(ended.noticed)
+            self._deepening.edges = self._crashes is not None or bool(ended.noticed)
             self._end(self._races() or self._search())
         else:
             self._end(conclusions.Replayed(self._item, replay.Following(line)))
