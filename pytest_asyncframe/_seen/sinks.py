@@ -9,14 +9,10 @@ from framework.protocols import EventSink
 
 
 class Sinks:
-    """Sinks that are subscribed to one framework after the other.
+    """Sinks that are subscribed to one framework after the other."""
 
-    Args:
-        first: Hears all events, before the others.
-    """
-
-    def __init__(self, first: EventSink) -> None:
-        self._kinds: dict[EventSink, Collection[str] | None] = {first: None}
+    def __init__(self) -> None:
+        self._kinds: dict[EventSink, Collection[str] | None] = {}
         self._ends: dict[EventSink, Callable[[], object]] = {}
         self._manager: TaskManager | None = None
 

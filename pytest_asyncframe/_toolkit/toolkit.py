@@ -196,8 +196,7 @@ class Toolkit:
         self._elsewhere: Elsewhere | None = None
         self._calls: PoolCalls | None = None
         self._make_framework: Callable[[], object] = lambda: None
-        self._most_workers = 0
-        self._stopped = 0
+        self._most_workers = self._stopped = 0
         self._stack = ExitStack()
         self.is_virtual: bool = self.mode != "threads" and (
             "asyncframe" in fixtures or "task_clock" in fixtures
@@ -212,7 +211,7 @@ class Toolkit:
         now = self._real_now if self.clock is None else self.clock.monotonic
         self.recorder: Recorder = Recorder(now)
         self.recorder.pollers = settings.pollers
-        self.sinks: Sinks = Sinks(self._on_event)
+        self.sinks: Sinks = Sinks()
         self.invariants: Invariants = Invariants(self.recorder)
         self.histories: list[History] = []
         self.blocked: BlockedLoops = BlockedLoops(now, find_own)
@@ -308,6 +307,7 @@ class Toolkit:
             ) as manager,
         ):
             self._manager, self._calls = manager, PoolCalls(pool)
+            manager.subscribe(self._on_event)
             self.sinks.attach(manager)
             if parts.are_elsewhere:
                 self._elsewhere = Elsewhere(self.back_end, manager, self.recorder)
