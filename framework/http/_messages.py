@@ -10,6 +10,7 @@ from fastapi import APIRouter, Body, Header, HTTPException, Path, Request, Respo
 from framework._records import checks
 from framework.exceptions import MessageRefusedError
 from framework.http._access.access import Access
+from framework.http._access.marker import marked
 from framework.http._responses import answer
 from framework.http.views import MessageSent, Problem
 from framework.steps import Message
@@ -54,7 +55,7 @@ def add_messages(router: APIRouter, access: Access, messages: Sequence[Message[A
             status_code=202,
             name=f"send_{one.name}",
             response_model=MessageSent,
-            responses=_RESPONSES,
+            **marked(_RESPONSES, csrf_header=access.csrf_header),
             summary=f"Send {one.name}",
         )
 
@@ -64,10 +65,6 @@ def _route(kind: Message[Any], access: Access) -> Callable[..., Any]:
         task_id: Annotated[str, Path(description="The id of a task")],
         value: Any,
         request: Request,
-        x_requested_with: Annotated[  # noqa: ARG001  # FastAPI requires it
-            str,
-            Header(min_length=1, description="Any value; other sites' pages cannot send it"),
-        ],
         idempotency_key: Annotated[
             str | None,
             Header(max_length=255, description="A second request with it sends nothing"),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from fastapi import Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from framework._manager.face.manager import TaskManager
@@ -36,6 +37,18 @@ def answer(body: Any, status: int = 200, headers: Mapping[str, str] | None = Non
         headers: Further headers.
     """
     return JSONResponse(body, status, headers={**_PRIVATE, **(headers or {})})
+
+
+def refused_query(name: str, why: str, value: object) -> RequestValidationError:
+    """Return the error whose answer, 422, says what is wrong with a parameter of the query.
+
+    Args:
+        name: The parameter.
+        why: What is wrong.
+        value: What was given.
+    """
+    found = {"type": "value_error", "loc": ("query", name), "msg": why, "input": value}
+    return RequestValidationError([found])
 
 
 async def answer_of_task(task: Task, *, expose_errors: bool) -> JSONResponse:

@@ -18,6 +18,7 @@ from framework._records.statuses import TaskStatus
 from framework.exceptions import FrameworkNotStartedError, RunAgainError, TaskNotFoundError
 from framework.http._accepting.apps import StatusRoute, StatusRouter
 from framework.http._access.access import Access, checked_owner
+from framework.http._access.marker import marked
 from framework.http._access.mounted import warn_of_mistakes
 from framework.http._messages import add_messages, checked_messages
 from framework.http._responses import answer, answer_of_task, ended
@@ -42,6 +43,7 @@ def task_router(
     dependencies: Sequence[params.Depends] = (),
     owner: Callable[[Request], str | None] | None = None,
     expose_errors: bool = False,
+    csrf_header: bool = True,
     include_in_schema: bool = True,
     buttons: Mapping[str, str] | None = None,
     messages: Sequence[Message[Any]] = (),
@@ -65,8 +67,8 @@ def task_router(
     - ``POST /tasks/{task_id}/messages/{name}``: sends one of *messages* to the task; its body is
       the value in JSON, and a header ``Idempotency-Key`` its key; see `framework.steps.Message`.
 
-    The last three require the header ``X-Requested-With``, with any value. A page of another site
-    cannot send it, so it cannot use a visitor's cookies to cancel tasks.
+    The last three require the header ``X-Requested-With``, with any value, and answer 403 without
+    it. A page of another site cannot send it, so it cannot use a visitor's cookies to cancel tasks.
 
     Arguments, tracebacks and the lines that submitted tasks are never shown. Any result is shown
     as valid JSON. At start, a warning in the log names routes without dependencies, and routes
@@ -84,6 +86,10 @@ def task_router(
             exist. None to show all tasks.
         expose_errors: Whether the messages of errors are shown, and not only their types. They
             may have secrets.
+        csrf_header: Whether the routes that change something require ``X-Requested-With``. False is
+            safe if every client logs in by a header that it adds itself, such as ``Authorization:
+            Bearer ...``; not with cookies, HTTP Basic or client certificates, which browsers send
+            on their own, and not if the network alone protects the routes.
         include_in_schema: Whether the routes are in the OpenAPI schema.
         buttons: Buttons of the page: for each label the path of a POST route of the app that
             needs no body, such as ``{"Send a report": "/reports"}``; None for no buttons.
@@ -96,7 +102,11 @@ def task_router(
         TypeError: If a parameter is of the wrong type, or *owner* is async or has ``Depends``.
         ValueError: If *prefix* or a path in *buttons* is no path, or two *messages* have one name.
     """
-    access = Access(checked_owner(owner), checks.flag("expose_errors", expose_errors))
+    access = Access(
+        checked_owner(owner),
+        checks.flag("expose_errors", expose_errors),
+        checks.flag("csrf_header", csrf_header),
+    )
     messages = checked_messages(messages)
     prefix = checks.path_prefix("prefix", prefix)
 
@@ -192,14 +202,6 @@ _Offset = Annotated[
     int, Query(ge=0, le=1_000_000_000, description="How many of the newest tasks to leave out")
 ]
 _After = Annotated[str | None, Query(description="The `next` of the page before")]
-_Marker = Annotated[
-    str,
-    Header(
-        alias="X-Requested-With",
-        min_length=1,
-        description="Any value; other sites' pages cannot send it",
-    ),
-]
 
 
 # -- the routes
@@ -275,13 +277,11 @@ def _add_task(router: APIRouter, access: Access) -> None:
 
 def _add_changes(router: APIRouter, access: Access) -> None:
     @router.delete(
-        "/{task_id}", response_model=CancelResult, responses={**_UNKNOWN, **_UNAVAILABLE}
+        "/{task_id}",
+        response_model=CancelResult,
+        **marked({**_UNKNOWN, **_UNAVAILABLE}, csrf_header=access.csrf_header),
     )
-    async def cancel_task(
-        task_id: _Id,
-        request: Request,
-        x_requested_with: _Marker,  # noqa: ARG001  # FastAPI requires it
-    ) -> Response:
+    async def cancel_task(task_id: _Id, request: Request) -> Response:
         """Cancel a task, if it can be cancelled, and say what came of it."""
         await access.task(request, task_id)
         manager = get_task_manager()
@@ -302,13 +302,12 @@ def _add_changes(router: APIRouter, access: Access) -> None:
         "/{task_id}/run-again",
         status_code=202,
         response_model=TaskStarted,
-        responses={202: {"headers": _TASK_LOCATION}, **_UNKNOWN, **_REFUSED},
+        **marked(
+            {202: {"headers": _TASK_LOCATION}, **_UNKNOWN, **_REFUSED},
+            csrf_header=access.csrf_header,
+        ),
     )
-    async def run_task_again(
-        task_id: _Id,
-        request: Request,
-        x_requested_with: _Marker,  # noqa: ARG001  # FastAPI requires it
-    ) -> Response:
+    async def run_task_again(task_id: _Id, request: Request) -> Response:
         """Submit the call of a task again that has ended without a result, as a new task."""
         await access.task(request, task_id)
         try:

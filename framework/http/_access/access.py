@@ -38,10 +38,12 @@ class Access:
         expose_errors: Whether the messages of errors are shown.
     """
 
+        csrf_header: Whether requests that change something must have a header, see `marker`.
     owner: OwnerFunction | None = None
     expose_errors: bool = False
 
     def begin(self, app: object) -> None:
+    csrf_header: bool = True
         """Called when the framework of *app* starts, which has the router or mounts one with it.
 
         Raises:

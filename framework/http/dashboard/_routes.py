@@ -15,6 +15,8 @@ from framework._records.statuses import TaskStatus
 from framework.exceptions import ScheduleBusyError, ScheduleNotFoundError
 from framework.http._access.access import Access
 from framework.http.dashboard._facts import page_facts, row_of
+from framework.http._access.marker import marked
+from framework.http._responses import refused_query
 from framework.http.dashboard._page import page
 from framework.http.dashboard._steps import questions_of, steps_of
 from framework.http.views import view_of
@@ -125,11 +127,14 @@ def _add_details(router: APIRouter, access: Access, messages: Sequence[Message[A
 
 
 def _add_schedules(router: APIRouter, access: Access) -> None:
-    @router.post("/dashboard/schedules/{action}", include_in_schema=False)
+    @router.post(
+        "/dashboard/schedules/{action}",
+        include_in_schema=False,
+        **marked({}, csrf_header=access.csrf_header),
+    )
     async def change_schedule(
         action: Literal["pause", "resume", "trigger"],
         name: str,
-        _: Annotated[str, Header(alias="X-Requested-With", min_length=1)],
         request: Request,
     ) -> Response:
         """Pause or resume a schedule, or run it now."""

@@ -331,16 +331,6 @@ async def test_counts_after_a_clean_up(asyncframe: Probe) -> None:
     assert sum(counts.values()) == counts["completed"] == total == 1
 
 
-def test_schedules_need_the_header() -> None:
-    """A page of another site cannot pause a schedule, since it cannot send the header."""
-    with TestClient(made()) as client:
-        path = "/tasks/dashboard/schedules"
-        assert client.post(f"{path}/pause?name=x").status_code == 422
-        asked = {"X-Requested-With": "x"}
-        assert client.post(f"{path}/pause?name=unknown", headers=asked).status_code == 404
-        assert client.post(f"{path}/delete?name=unknown", headers=asked).status_code == 422
-
-
 def test_buttons() -> None:
     """Buttons call the app where it is, also behind a proxy that adds to its paths."""
     for root in ("", "/behind/a/proxy"):

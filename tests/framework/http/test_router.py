@@ -354,7 +354,7 @@ async def test_cancelling_a_thread(asyncframe: Probe) -> None:
 
 
 async def test_a_change_without_the_header(asyncframe: Probe) -> None:
-    """Without the header that other sites' pages cannot send, nothing is changed."""
+    """Without the header that other sites' pages cannot send, nothing is changed, if it must be."""
     async with asyncframe.client(made()) as client:
         task_id = double(1)
         none: dict[str, str] = {}
@@ -368,9 +368,20 @@ async def test_a_change_without_the_header(asyncframe: Probe) -> None:
         ]
         (shown,) = (await listed(client)).tasks
         assert not shown.cancel_requested
-    assert [one.status_code for one in answers] == [422] * 4
+    assert (pauses.status_code, deletes.status_code) == (404, 422)
+    assert [one.status_code for one in answers] == [403] * 6
     for answer in answers:
-        assert answer.json()["detail"][0]["loc"] == ["header", "X-Requested-With"]
+        assert answer.json()["detail"] == (
+            "Send the header X-Requested-With, with any value: it shows that the request does not "
+            "come from a page of another site"
+        )
+
+    app = made(csrf_header=False)
+    async with asyncframe.client(app) as client:
+        changed = await client.delete(f"/tasks/{double(1)}")
+        await asyncframe.settled()
+    assert changed.status_code == 200
+    assert "X-Requested-With" not in str(app.openapi())
 
 
 async def test_running_again(asyncframe: Probe) -> None:
@@ -407,14 +418,18 @@ async def test_a_full_queue(asyncframe: Probe) -> None:
     app.include_router(task_router(dependencies=LOGIN))
     async with asyncframe.client(app) as client:
         task_id = fail()
+        schedules = "/tasks/dashboard/schedules"
         asyncframe.expect_failure(fail, LookupError)
         await asyncframe.settled()
         double(1)
         answer = await client.post(f"/tasks/{task_id}/run-again", headers=ASKED)
     assert answer.status_code == 503
     assert int(answer.headers["retry-after"]) >= 1
+                await client.post(f"{schedules}/pause?name=unknown", headers=headers),
 
 
+        pauses = await client.post(f"{schedules}/pause?name=unknown", headers=ASKED)
+        deletes = await client.post(f"{schedules}/delete?name=unknown", headers=ASKED)
 # -- where the routes are
 
 
@@ -528,8 +543,8 @@ _ANSWERS = {
     "list_tasks": ["200", "422", "503"],
     "get_task_stats": ["200", "503"],
     "get_task": ["200", "404", "422", "503"],
-    "cancel_task": ["200", "404", "422", "503"],
-    "run_task_again": ["202", "404", "409", "422", "503"],
+    "cancel_task": ["200", "403", "404", "422", "503"],
+    "run_task_again": ["202", "403", "404", "409", "422", "503"],
 }
 
 
