@@ -139,7 +139,9 @@ def _add_tasks(add: Callable[[str, Command, str], argparse.ArgumentParser]) -> N
         choices=[str(one) for one in TaskStatus],
         help="only tasks with this status; may be given more than once",
     )
-    listing.add_argument("--name", help="only tasks with exactly this name")
+    listing.add_argument(
+        "--name", help="only tasks of this name, or of the one that ends with it after a dot"
+    )
     listing.add_argument("--owner", help="only tasks that belong to this owner")
     listing.add_argument(
         "--search", metavar="TEXT", help="only tasks with this in their id, name or description"

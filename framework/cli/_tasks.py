@@ -9,10 +9,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from framework._manager.face.listing import checked_query, cursor
+from framework._manager.face.names import full_name, unknown_name
 from framework._records.pages import Key, PageQuery, key_of
 from framework._records.records import TaskRecord
 from framework._records.steps import StepInfo, info_of
 from framework._running.log import escaped
+from framework._tasks import registry
 from framework._threads.clock import SystemClock
 from framework.cli._facts import facts_of, lines_of, note_of, seen, short_id, span
 from framework.cli._mistakes import FOUND, GOOD, USAGE, CommandError
@@ -34,7 +36,7 @@ _HEAD: Final = ("ID", "NAME", "STATUS", "SUBMITTED", "RAN", "NOTE")
 
 def list_tasks(source: Source, screen: Screen, arguments: Namespace) -> int:
     """Print a page of tasks, or all of them."""
-    query = _query(arguments)
+    query = _named(source, screen, _query(arguments))
     while True:
         records, place = _page(source, query)
         screen.objects([facts_of(one) for one in records], _HEAD, _row, "no tasks")
@@ -44,6 +46,21 @@ def list_tasks(source: Source, screen: Screen, arguments: Namespace) -> int:
     if place is not None:
         screen.say(f"more: --all, or --after {cursor(place, query.oldest_first)}")
     return GOOD
+
+
+def _named(source: Source, screen: Screen, query: PageQuery) -> PageQuery:
+    """Return a query with the full name of what it asks for; complain of one that nobody has."""
+    if query.name is None or source.observer.page(replace(query, limit=1)):
+        return query
+    known = {*source.observer.names(), *(() if source.app is None else registry.names())}
+    try:
+        name = full_name(query.name, known)
+    except ValueError as error:
+        raise CommandError(f"--{error}", USAGE) from None
+    if name is None:
+        screen.complain(f"--{unknown_name(query.name, known)}")
+        return query
+    return replace(query, name=name)
 
 
 def _page(source: Source, query: PageQuery) -> tuple[list[TaskRecord], Key | None]:

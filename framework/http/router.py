@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any, Final
 from urllib.parse import quote
 
-from fastapi import APIRouter, Header, HTTPException, Path, Query, Request, Response, params
-from fastapi.exceptions import RequestValidationError
+from fastapi import APIRouter, HTTPException, Path, Query, Request, Response, params
 from fastapi.routing import APIRoute
 
+from framework._manager.face.names import SeveralNamesError
 from framework._manager.frameworks import get_task_manager
 from framework._manager.inside import state_of
 from framework._records import checks
@@ -21,7 +21,7 @@ from framework.http._access.access import Access, checked_owner
 from framework.http._access.marker import marked
 from framework.http._access.mounted import warn_of_mistakes
 from framework.http._messages import add_messages, checked_messages
-from framework.http._responses import answer, answer_of_task, ended
+from framework.http._responses import answer, answer_of_task, ended, refused_query
 from framework.http._routes import mark_status
 from framework.http._streaming.streams import add_stream
 from framework.http.dashboard._routes import add_dashboard
@@ -192,7 +192,10 @@ _Wait = Annotated[
 _Statuses = Annotated[
     list[TaskStatus] | None, Query(description="Only tasks with one of these; may be repeated")
 ]
-_Name = Annotated[str | None, Query(description="Only tasks of exactly this name")]
+_Name = Annotated[
+    str | None,
+    Query(description="Only tasks of this name, or of the one that ends with it after a dot"),
+]
 _Search = Annotated[
     str | None,
     Query(max_length=255, description="Only tasks with this text in id, name or description"),
@@ -230,8 +233,14 @@ def _add_lists(router: APIRouter, access: Access) -> None:
                 offset=offset,
                 after=after or None,
             )
+        except SeveralNamesError as error:
+            raise refused_query("name", str(error), name) from None
         except ValueError as error:
-            raise RequestValidationError([_bad_query("after", error, after)]) from None
+            raise refused_query("after", str(error), after) from None
+        if name and not page.total:
+            told = await access.unknown_name(owner, name)
+            if told is not None:
+                raise refused_query("name", told, name)
         shown = [state_of(task, expose_errors=access.expose_errors) for task in page.tasks]
         return answer({"tasks": shown, "total": page.total, "next": page.next})
 
@@ -248,10 +257,6 @@ def _add_lists(router: APIRouter, access: Access) -> None:
         else:
             counts = await access.counts(owner)
         return answer({"submitted": sum(counts.values()), **counts})
-
-
-def _bad_query(name: str, error: ValueError, value: object) -> dict[str, Any]:
-    return {"type": "value_error", "loc": ("query", name), "msg": str(error), "input": value}
 
 
 def _add_task(router: APIRouter, access: Access) -> None:

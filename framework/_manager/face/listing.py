@@ -15,12 +15,14 @@ from itertools import chain
 from typing import Any, Final, TypeVar
 
 from framework._manager.core import Core
+from framework._manager.face.names import full_name
 from framework._manager.scene import ListScene
 from framework._records import checks
 from framework._records.pages import FIELDS, STATUS, Field, Key, PageQuery, key_of, with_own
 from framework._records.records import TaskRecord
 from framework._records.statuses import WITHOUT_RESULT, TaskStatus
 from framework._running.ledger import Ledger
+from framework._tasks import registry
 from framework._tasks.live import LiveTask
 from framework._tasks.task import Task
 
@@ -147,12 +149,13 @@ def _moment(since: object, now: float) -> float | None:
 
 
 async def page_of(core: Core, query: PageQuery) -> TaskPage:
-    """Return the tasks that match *query*.
+    """Return the tasks that match *query*, whose name may be the end of one, see `full_name`.
 
     Raises:
+        ValueError: If several names end with it.
         StoreUnavailableError: If a store that several processes share cannot be read.
     """
-    return await _looked(core, partial(read_page, core, query))
+    return await _looked(core, partial(_named_page, core, query))
 
 
 async def counts_of(core: Core, query: PageQuery, field: str) -> dict[Any, int]:
@@ -180,6 +183,24 @@ def _counts_of(core: Core, query: PageQuery, field: Field) -> dict[Any, int]:
     found.update(_Stored(core.ledger).count_by(query, field))
     found.update(field.of(one) for one in own if core.overview.is_unstored(one))
     return dict(found)
+
+
+def _named_page(core: Core, query: PageQuery) -> TaskPage:
+    page = read_page(core, query)
+    named = query if page.total else _with_full_name(core, query)
+    return page if named is query else read_page(core, named)
+
+
+def _with_full_name(core: Core, query: PageQuery) -> PageQuery:
+    """Return a query that has found nothing with the full name of what it asks for, if it can.
+
+    It is looked for only then, since the names in a store take a while to count.
+    """
+    if query.name is None or registry.find_function(query.name) is not None:
+        return query
+    seen = _counts_of(core, PageQuery(limit=1, owner=query.owner), FIELDS["name"])
+    name = full_name(query.name, seen)
+    return query if name in (None, query.name) else replace(query, name=name)
 
 
 def read_page(core: Core, query: PageQuery) -> TaskPage:
@@ -271,6 +292,12 @@ def dicts_of(core: Core, query: PageQuery, limit: int | None) -> dict[str, dict[
         query: Which tasks; its limit is not used.
         limit: How many at most; None for all.
     """
+    found = _dicts_of(core, query, limit)
+    named = query if found else _with_full_name(core, query)
+    return found if named is query else _dicts_of(core, named, limit)
+
+
+def _dicts_of(core: Core, query: PageQuery, limit: int | None) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     left, place = math.inf if limit is None else limit, None
     own, store = core.overview.matching(query), _Stored(core.ledger)

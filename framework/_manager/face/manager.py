@@ -118,7 +118,8 @@ class TaskManager(Waiting):
 
         Args:
             status: Only tasks with this status, or with one of these; None for all.
-            name: Only tasks with exactly this name, see `Task.name`; None for all.
+            name: Only tasks with this `Task.name`, such as ``"jobs.resize"``, or with the one that
+                ends so after a dot, as of ``"resize"``; None for all.
             owner: Only tasks that belong to this owner, see `Task.owner`; None for all.
             search: Only tasks whose id, name or description contains this text, in upper or
                 lower case; at most 255 characters. None or "" for all.
@@ -135,9 +136,9 @@ class TaskManager(Waiting):
 
         Raises:
             TypeError: If an argument has the wrong type.
-            ValueError: If *status* is not a status, *owner* cannot be one, *search* is too long,
-                *limit* or *offset* is out of range, or *after* is not the ``next`` of a page in
-                this order.
+            ValueError: If *status* is not a status, *owner* cannot be one, several names end with
+                *name*, *search* is too long, *limit* or *offset* is out of range, or *after* is not
+                the ``next`` of a page in this order.
             StoreUnavailableError: If a store that several processes share cannot be read.
             FrameworkNotStartedError: If there is such a store, and the framework has stopped.
         """
@@ -162,7 +163,7 @@ class TaskManager(Waiting):
             since: Only tasks that ended at or after this moment, a datetime with a time zone,
                 or in the last so many seconds, a timedelta or a number from 0 on; None for all
                 that are kept.
-            name: Only tasks with exactly this name, see `Task.name`; None for all.
+            name: Only tasks with this name, as in `list_tasks`; None for all.
             limit: How many tasks at most, 1 to 1,000.
             after: The ``next`` of the page before, with the same *name*; None for the first
                 page.
@@ -173,7 +174,8 @@ class TaskManager(Waiting):
         Raises:
             TypeError: If an argument has the wrong type.
             ValueError: If *since* is a datetime without a time zone or a negative number,
-                *limit* is out of range, or *after* is not the ``next`` of a page.
+                several names end with *name*, *limit* is out of range, or *after* is not the
+                ``next`` of a page.
             StoreUnavailableError: If a store that several processes share cannot be read.
             FrameworkNotStartedError: If there is such a store, and the framework has stopped.
         """

@@ -13,11 +13,13 @@ from fastapi import Request, params
 
 from framework._manager.face.listing import TaskPage, checked_query, counts_of
 from framework._manager.face.looking import find_task
+from framework._manager.face.names import full_name, unknown_name
 from framework._manager.frameworks import get_task_manager, require_core
 from framework._manager.inside import without_places
 from framework._records import checks
 from framework._records.pages import FIELDS
 from framework._records.records import TaskRecord
+from framework._tasks import registry
 from framework._tasks.current import OVER, current_scope
 from framework._tasks.functions import is_async
 from framework._tasks.live import Home, current_home
@@ -36,14 +38,14 @@ class Access:
     Attributes:
         owner: Returns whom the tasks of a request belong to; None if all tasks are shown.
         expose_errors: Whether the messages of errors are shown.
+        csrf_header: Whether requests that change something must have a header, see `marker`.
     """
 
-        csrf_header: Whether requests that change something must have a header, see `marker`.
     owner: OwnerFunction | None = None
     expose_errors: bool = False
+    csrf_header: bool = True
 
     def begin(self, app: object) -> None:
-    csrf_header: bool = True
         """Called when the framework of *app* starts, which has the router or mounts one with it.
 
         Raises:
@@ -97,6 +99,20 @@ class Access:
         if own is None:
             return dict.fromkeys(FIELDS["status"].values, 0)
         return await counts_of(require_core(), checked_query(**own), "status")
+
+    async def unknown_name(self, owner: str | None, name: str) -> str | None:
+        """Return the message that nobody knows a name; None if it may be that of a task.
+
+        Owners are told the names of their own tasks alone.
+        """
+        own = self._query_of(owner)
+        if own is None:
+            return None
+        seen = await counts_of(require_core(), checked_query(**own), "name")
+        known = {*registry.names(), *seen}
+        if full_name(name, known) is not None:
+            return None
+        return unknown_name(name, known if self.owner is None else seen)
 
     def _query_of(self, owner: str | None) -> dict[str, Any] | None:
         """Return what all queries of *owner* ask for; None if they see no task, as nobody does."""

@@ -7,16 +7,17 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
+from framework._manager.face.names import SeveralNamesError
 from framework._manager.frameworks import get_task_manager
 from framework._records import checks
 from framework._records.statuses import TaskStatus
 from framework.exceptions import ScheduleBusyError, ScheduleNotFoundError
 from framework.http._access.access import Access
-from framework.http.dashboard._facts import page_facts, row_of
 from framework.http._access.marker import marked
 from framework.http._responses import refused_query
+from framework.http.dashboard._facts import page_facts, row_of
 from framework.http.dashboard._page import page
 from framework.http.dashboard._steps import questions_of, steps_of
 from framework.http.views import view_of
@@ -92,14 +93,17 @@ def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) ->
     ) -> Response:
         """Return some rows of the list, and how many it has in all."""
         owner = access.owner_of(request)
-        found = await access.tasks(
-            owner,
-            status=status or None,
-            name=name or None,
-            search=search,
-            offset=offset,
-            limit=limit,
-        )
+        try:
+            found = await access.tasks(
+                owner,
+                status=status or None,
+                name=name or None,
+                search=search,
+                offset=offset,
+                limit=limit,
+            )
+        except SeveralNamesError as error:
+            raise refused_query("name", str(error), name) from None
         rows = [row_of(task) for task in found.tasks]
         return _answer(request, access, {"total": found.total, "rows": rows})
 

@@ -48,6 +48,12 @@ def double(number: int) -> int:
     return 2 * number
 
 
+@background_task
+def quadruplicate(number: int) -> int:
+    """Quadruple a number, by a name that nothing else has."""
+    return 4 * number
+
+
 @background_task(name="fails")
 def fail() -> None:
     """Fail."""
@@ -230,6 +236,54 @@ async def listed(client: AsyncClient, query: str = "") -> TaskList:
     return TaskList.model_validate(answer.json())
 
 
+async def refused_name(client: AsyncClient, name: str) -> str:
+    """Return why a list is refused because of a name."""
+    answer = await client.get("/tasks", params={"name": name})
+    assert answer.status_code == 422
+    (why,) = answer.json()["detail"]
+    assert why["loc"] == ["query", "name"]
+    return str(why["msg"])
+
+
+async def test_names_that_are_refused(asyncframe: Probe) -> None:
+    """A name that nobody knows is answered with those near it, and half a name with all it is of.
+
+    Owners are told those of their own tasks alone.
+    """
+    full = "tests.framework.http.test_router.quadruplicate"
+    async with asyncframe.client(made()) as client:
+        wrong = await refused_name(client, "quadruplicat")
+        assert (
+            wrong
+            == f"name must be that of a function or task, not 'quadruplicat'; near are '{full}'"
+        )
+        assert await refused_name(client, "\0") == (
+            "name must be that of a function or task, not '\\x00'"
+        )
+        for module in ("one", "other"):
+            double.options(name=f"{module}.requintuple")(1)
+        several = "name must say which of several is meant, not 'requintuple': "
+        assert (
+            await refused_name(client, "requintuple")
+            == f"{several}'one.requintuple', 'other.requintuple'"
+        )
+        page = await client.get("/tasks/dashboard/list", params={"name": "requintuple"})
+        assert page.status_code == 422
+        await asyncframe.settled()
+        found = asyncframe.manager.get_all_tasks(name="quadruplicate")
+    assert found == {}
+
+    app = made(owner=lambda request: request.headers.get("x-user"))
+    async with asyncframe.client(app, headers={"X-User": "ann"}) as client:
+        assert await refused_name(client, "quadruplicat") == wrong.partition(";")[0]
+        quadruplicate.options(owner="ann")(1)
+        assert await refused_name(client, "quadruplicat") == wrong
+        double.options(owner="bob", name="secret.requintuple")(1)
+        assert "secret" not in await refused_name(client, "requintupl")
+        assert "secret" not in await refused_name(client, "requintuple")
+        await asyncframe.settled()
+
+
 @pytest.mark.asyncframe(mode="manual")
 async def test_a_list(asyncframe: Probe) -> None:
     """The list has the newest tasks first, and shows what it is asked for."""
@@ -256,7 +310,14 @@ async def test_a_list(asyncframe: Probe) -> None:
             assert ([one.task_id for one in found.tasks], found.total) == ([ids[3]], 1), query
         both = await listed(client, "?status=pending&status=completed")
         assert both.total == 4
-        assert (await listed(client, "?name=%00&search=%00")).total == 0
+        assert (await listed(client, "?search=%00")).total == 0
+        doubles = await listed(client, "?name=test_router.double&limit=2")
+        assert ([one.task_id for one in doubles.tasks], doubles.total) == (ids[2:0:-1], 3)
+        second = await listed(client, f"?name=test_router.double&limit=2&after={doubles.next}")
+        assert [one.task_id for one in second.tasks] == ids[:1]
+        # A name that is known, and of which there is no such task now.
+        assert (await listed(client, "?name=test_router.double&status=failed")).total == 0
+        assert (await listed(client, "?name=fails")).total == 0
         asyncframe.executor.drain()
 
 
@@ -358,14 +419,18 @@ async def test_a_change_without_the_header(asyncframe: Probe) -> None:
     async with asyncframe.client(made()) as client:
         task_id = double(1)
         none: dict[str, str] = {}
+        schedules = "/tasks/dashboard/schedules"
         answers = [
             answer
             for headers in (none, {"X-Requested-With": ""})
             for answer in (
                 await client.delete(f"/tasks/{task_id}", headers=headers),
                 await client.post(f"/tasks/{task_id}/run-again", headers=headers),
+                await client.post(f"{schedules}/pause?name=unknown", headers=headers),
             )
         ]
+        pauses = await client.post(f"{schedules}/pause?name=unknown", headers=ASKED)
+        deletes = await client.post(f"{schedules}/delete?name=unknown", headers=ASKED)
         (shown,) = (await listed(client)).tasks
         assert not shown.cancel_requested
     assert (pauses.status_code, deletes.status_code) == (404, 422)
@@ -418,18 +483,14 @@ async def test_a_full_queue(asyncframe: Probe) -> None:
     app.include_router(task_router(dependencies=LOGIN))
     async with asyncframe.client(app) as client:
         task_id = fail()
-        schedules = "/tasks/dashboard/schedules"
         asyncframe.expect_failure(fail, LookupError)
         await asyncframe.settled()
         double(1)
         answer = await client.post(f"/tasks/{task_id}/run-again", headers=ASKED)
     assert answer.status_code == 503
     assert int(answer.headers["retry-after"]) >= 1
-                await client.post(f"{schedules}/pause?name=unknown", headers=headers),
 
 
-        pauses = await client.post(f"{schedules}/pause?name=unknown", headers=ASKED)
-        deletes = await client.post(f"{schedules}/delete?name=unknown", headers=ASKED)
 # -- where the routes are
 
 

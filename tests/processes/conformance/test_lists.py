@@ -115,6 +115,8 @@ async def test_lists(owned: TaskManager) -> None:
     assert await walk(owned, status=("failed", TaskStatus.PENDING)) == [ids[9], *failed]
     assert await walk(owned, status=list(TaskStatus)) == newest
     assert await walk(owned, name=name, owner="bob") == [ids[7], ids[1]]
+    assert await walk(owned, name="tasks.add", owner="bob") == [ids[7], ids[1]]
+    assert await walk(owned, name="asks.add", owner="bob") == []
     assert await walk(owned, name=name, status={"completed"}, owner="ann") == [ids[6], ids[3]]
     assert await walk(owned, search="NUMBER 3") == [ids[3]]
     assert await walk(owned, search=mine.swapcase()) == newest

@@ -145,6 +145,7 @@ def test_list_of_some(run: Any, written: Written) -> None:
         ("--search 'adds ONE' --oldest-first", [0, 1, 3]),
         ("--search fails --owner ann", []),
         ("--name adds", [3, 1, 0]),
+        ("--name dds", []),
         ("--limit 2", [3, 2]),
         ("--oldest-first --limit 1", [0]),
         ("--oldest-first --limit 3 --all", [0, 1, 2, 3]),
@@ -155,6 +156,10 @@ def test_list_of_some(run: Any, written: Written) -> None:
         said = run("list", "--store", written.url, *shlex.split(options))
         found.append((options, [written.ids.index(task["task_id"]) for task in said.objects]))
     assert found == cases
+    said = run("list", "--store", written.url, "--name", "add")
+    assert said.err == (
+        "asyncframe: --name must be that of a function or task, not 'add'; near are 'adds'\n"
+    )
 
 
 @pytest.mark.extended("processes")

@@ -153,6 +153,15 @@ class Observer:
                 rows += self._pages.page(connection, whole, removed)
         return query.first(self._record_of(row) for row in rows)
 
+    def names(self) -> list[str]:
+        """Return the names of all tasks.
+
+        Raises:
+            StoreUnavailableError: If the database fails.
+        """
+        with self._reading() as connection:
+            return list(connection.scalars(_NAMES))
+
     def find(self, start: str) -> list[str]:
         """Return the ids that are *start*, or else begin with it; at most `AMBIGUOUS`.
 
@@ -386,6 +395,8 @@ class Observer:
 
 _NO_ARGUMENTS: Final = "[[], {}]"
 """The call of a function without arguments; see `wire.encode_call`."""
+
+_NAMES: Final = sa.select(TASKS.c.name).distinct()
 
 _CALL: Final = sa.select(TASKS).where(TASKS.c.task_id == sa.bindparam("task_id"))
 
