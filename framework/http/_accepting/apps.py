@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from framework._app.endpoints import routes_within
 from framework.http._accepting.contract import ACCEPTS, accept
+from framework.http._access.routes import mark_changed
 from framework.http._routes import routes_of, status_route_of
 
 _ADOPTED: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
@@ -58,10 +59,7 @@ def accept_routes(app: Any) -> None:  # Any: as above
         adopt(getattr(route, "app", None))
     changed = [accept(route) for route in routes if isinstance(route, APIRoute)]
     if any(changed):
-        # From 0.13x on FastAPI keeps what it has made of an included router's routes, and has no
-        # public way to say that one of them has changed.
-        for router in (getattr(route, "original_router", None) for route in routes):
-            getattr(router, "_mark_routes_changed", bool)()
+        mark_changed(routes)
         app.openapi_schema = None
 
 

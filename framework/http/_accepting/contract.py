@@ -34,6 +34,7 @@ from framework._tasks.task import Task
 from framework._threads.waiters import suspend
 from framework.exceptions import TaskNotFoundError
 from framework.http._accepting.answer import Accepted, body_of
+from framework.http._access.routes import options_of, remake
 from framework.http._responses import pause_of
 from framework.http._routes import (
     AT_START,
@@ -119,14 +120,8 @@ def accept(route: APIRoute) -> bool:
     model, others = _split(_model_of(route))
     if model is None:
         return False
-    endpoint, options = _accepting(route, model, others)
-    # Not that of its own class, which may take something else, and has done so.
-    APIRoute.__init__(route, route.path, endpoint, **options)
+    remake(route, *_accepting(route, model, others))
     return True
-
-
-_OPTIONS: Final = tuple(inspect.signature(APIRoute.__init__).parameters)[3:]
-"""The parameters of a route but its path and endpoint; it has an attribute for each."""
 
 
 def _model_of(route: APIRoute) -> Any:  # Any: an annotation
@@ -167,7 +162,7 @@ def _accepting(
     route: APIRoute, model: type[Accepted[Any]], others: tuple[Any, ...]
 ) -> tuple[Any, dict[str, Any]]:
     """Return the endpoint and the options of a route that returns *model*, or one of *others*."""
-    options, status = {name: getattr(route, name) for name in _OPTIONS}, 202
+    options, status = options_of(route), 202
     responses: dict[Any, dict[str, Any]] = {503: _FULL}
     if others:
         # What else it returns has the route's own status and model.
