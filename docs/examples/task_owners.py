@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import Cookie, Depends, FastAPI, HTTPException, Request
+from fastapi import Cookie, Depends, FastAPI, HTTPException
 from fastapi.testclient import TestClient
 
 from framework import TaskId, background_task, get_task_manager, setup_async_framework
@@ -11,29 +11,22 @@ from framework.http import task_router
 SESSIONS = {"session-of-ann": "ann", "session-of-bob": "bob", "session-of-root": "root"}
 
 
-def log_in(request: Request, session: Annotated[str, Cookie()] = "") -> str:
+def current_user(session: Annotated[str, Cookie()] = "") -> str:
     """Find out who sends a request, and refuse strangers."""
     user = SESSIONS.get(session)
     if user is None:
         raise HTTPException(401, "Log in first")
-    request.state.user = user
     return user
 
 
-def owner_of(request: Request) -> str | None:
-    """Return who has sent a request; None where nobody had to log in."""
-    user: str | None = getattr(request.state, "user", None)
-    return user
-
-
-def require_root(user: Annotated[str, Depends(log_in)]) -> None:
+def require_root(user: Annotated[str, Depends(current_user)]) -> None:
     """Refuse everybody but the administrator."""
     if user != "root":
         raise HTTPException(403)
 
 
 app = FastAPI(lifespan=setup_async_framework)
-app.include_router(task_router(owner=owner_of, dependencies=[Depends(log_in)]))
+app.include_router(task_router(owner=Depends(current_user)))
 app.include_router(task_router(prefix="/admin/tasks", dependencies=[Depends(require_root)]))
 
 
@@ -43,14 +36,14 @@ def make_report(title: str) -> str:
     return title
 
 
-@app.post("/reports", status_code=202, dependencies=[Depends(log_in)])
+@app.post("/reports", status_code=202, dependencies=[Depends(current_user)])
 async def create(title: str) -> TaskId[str]:
     """Start to make a report, which belongs to who has sent the request."""
     return make_report(title)
 
 
 @app.get("/reports/{task_id}")
-async def show(task_id: str, user: Annotated[str, Depends(log_in)]) -> str:
+async def show(task_id: str, user: Annotated[str, Depends(current_user)]) -> str:
     """Return the title of a user's own report."""
     task = await get_task_manager().get_task(task_id)
     if task is None or task.owner != user:

@@ -9,9 +9,12 @@ from functools import partial
 from typing import Any, Final, TypeAlias  # Any: attributes of routes and values of scopes
 from urllib.parse import quote
 
+from framework._app.endpoints import routes_within
 from framework._tasks.live import current_home
 from framework.http._access.access import Access
+from framework.http._access.dependency import OwnerDependency
 from framework.http._access.mounted import unfolded
+from framework.http._access.routes import mark_changed
 from framework.http.views import TaskView
 
 _ACCESS: Final = "__asyncframe_access__"
@@ -26,7 +29,16 @@ So it is for the routes of mounted apps, too, whose lifespans never run.
 def mark_status(endpoint: object, access: Access) -> None:
     """Mark the function of the route that shows a task's status, as `task_router` has it."""
     setattr(endpoint, _ACCESS, access)
-    setattr(endpoint, AT_START, access.begin)
+    setattr(endpoint, AT_START, partial(_begin, access))
+
+
+def _begin(access: Access, app: object) -> None:
+    """Called when the framework of an app starts that has the router, or mounts one with it."""
+    access.begin(app)
+    owner = access.owner
+    routes = (route for _, route in routes_of(app, all_hosts=True))
+    if isinstance(owner, OwnerDependency) and owner.keep_in(routes):
+        mark_changed(route for _, route in routes_within(app))
 
 
 def routes_of(app: Any, prefix: str = "", *, all_hosts: bool = False) -> Iterator[tuple[str, Any]]:

@@ -18,6 +18,7 @@ from framework._records.statuses import TaskStatus
 from framework.exceptions import FrameworkNotStartedError, RunAgainError, TaskNotFoundError
 from framework.http._accepting.apps import StatusRoute, StatusRouter
 from framework.http._access.access import Access, checked_owner
+from framework.http._access.dependency import OwnerDependency
 from framework.http._access.marker import marked
 from framework.http._access.mounted import warn_of_mistakes
 from framework.http._messages import add_messages, checked_messages
@@ -41,7 +42,7 @@ def task_router(
     *,
     prefix: str = "/tasks",
     dependencies: Sequence[params.Depends] = (),
-    owner: Callable[[Request], str | None] | None = None,
+    owner: Callable[[Request], str | None] | params.Depends | None = None,
     expose_errors: bool = False,
     csrf_header: bool = True,
     include_in_schema: bool = True,
@@ -78,12 +79,12 @@ def task_router(
         prefix: The beginning of all paths: a path such as ``/tasks``, or "" if you include the
             router with a prefix.
         dependencies: What each request must pass, such as ``[Depends(require_login)]``.
-        owner: A plain function of the request, which returns whom its tasks belong to: 1 to 255
-            printable characters, or None for no
-            owner. It is called where a request submits a task,
-            and by these routes, which then show the tasks of that owner alone. A task of
-            another owner, or without an owner, is answered as if it did not
-            exist. None to show all tasks.
+        owner: Says whom the tasks of a request belong to: 1 to 255 printable characters, or None
+            for no owner. Either ``Depends(current_user_id)``, for which these routes call the
+            function, and those of the app that depend on it; or a plain function of the request,
+            which is called where a request submits a task, and by these routes. They show the
+            tasks of that owner alone. A task of another owner, or without an owner, is answered
+            as if it did not exist. None to show all tasks.
         expose_errors: Whether the messages of errors are shown, and not only their types. They
             may have secrets.
         csrf_header: Whether the routes that change something require ``X-Requested-With``. False is
@@ -99,11 +100,14 @@ def task_router(
             a ``Literal``.
 
     Raises:
-        TypeError: If a parameter is of the wrong type, or *owner* is async or has ``Depends``.
+        TypeError: If a parameter is of the wrong type, or *owner* is an async function, has
+            ``Depends``, or is a dependency that returns no string.
         ValueError: If *prefix* or a path in *buttons* is no path, or two *messages* have one name.
     """
+    found = checked_owner(owner)
+    keeping = [found.keeping] if isinstance(found, OwnerDependency) else []
     access = Access(
-        checked_owner(owner),
+        found,
         checks.flag("expose_errors", expose_errors),
         checks.flag("csrf_header", csrf_header),
     )
@@ -119,7 +123,7 @@ def task_router(
 
     router = StatusRouter(
         prefix=prefix,
-        dependencies=_checked_dependencies(dependencies),
+        dependencies=[*_checked_dependencies(dependencies), *keeping],
         tags=["tasks"],
         include_in_schema=checks.flag("include_in_schema", include_in_schema),
         generate_unique_id_function=_operation_ids(prefix),

@@ -752,6 +752,7 @@ def use_routes(app: FastAPI, task: Task) -> None:
     assert_type(view.result_problem, str | None)
     assert_type(view.status, TaskStatus)
     assert_type(Problem(detail="gone").detail, str)
+    task_router(owner=Depends(length))
     task_router(owner=length)  # type: ignore[arg-type]  # no function of a request
     task_router(dependencies=[length])  # type: ignore[list-item]  # no Depends
 

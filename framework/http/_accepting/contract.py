@@ -34,6 +34,7 @@ from framework._tasks.task import Task
 from framework._threads.waiters import suspend
 from framework.exceptions import TaskNotFoundError
 from framework.http._accepting.answer import Accepted, body_of
+from framework.http._access.access import why_nobody
 from framework.http._access.routes import options_of, remake
 from framework.http._responses import pause_of
 from framework.http._routes import (
@@ -289,7 +290,7 @@ class _Accepting:
         shown_to = None if route.access is None else route.access.owner
         nobodys = task is not None and task.owner is None and shown_to is not None
         if nobodys and self._is_news(_NOBODY):
-            _LOGGER.warning(_NOBODY, self._label)
+            _LOGGER.warning(_NOBODY, self._label, why_nobody(shown_to))
         body = self._model.model_construct(**body_of(task_id, task, urls))
         headers = response.headers
         headers.setdefault("location", body.status_url)
@@ -382,9 +383,8 @@ _KEYLESS: Final = (
     "one that the route submits, without a task_id of its own"
 )
 _NOBODY: Final = (
-    "%s: the task that it has started has no owner, so its Location answers 404 to everybody: the "
-    "function owner returned None for this request; give the route the same login dependency as "
-    "task_router(), or the task an owner, as in make_report.options(owner=user)(...)"
+    "%s: the task that it has started has no owner, so its Location answers 404 to everybody: %s, "
+    "or the task an owner, as in make_report.options(owner=user)(...)"
 )
 
 

@@ -25,6 +25,7 @@ from framework._tasks.functions import is_async
 from framework._tasks.live import Home, current_home
 from framework._tasks.task import Task
 from framework.exceptions import TaskNotFoundError
+from framework.http._access.dependency import OwnerDependency
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -174,14 +175,14 @@ def use(owner: OwnerFunction, *, late: bool = False) -> None:
     """
     core, home = require_core(), current_home.get()
     owners = core.owners.whose
-    if isinstance(owners, Owners) and owners.functions.get(home) is owner:
+    if isinstance(owners, Owners) and owners.functions.get(home) == owner:
         return
     if late and core.ledger.state != "running":
         return
     if not isinstance(owners, Owners):
         owners = Owners()
         core.owners.own_by(owners)
-    if owners.functions.setdefault(home, owner) is not owner:
+    if owners.functions.setdefault(home, owner) != owner:
         raise ValueError(
             "the task routers of this app, and of the apps that are mounted in it, have different "
             "functions as owner, but a task has one owner: use the same function for all of them, "
@@ -208,34 +209,53 @@ def answer_of(owner: OwnerFunction, request: Request) -> str | None:
     return checks.owner("what owner returns", found)
 
 
-_CURE = (
-    "it is also called where a task is submitted, with the request alone; let a dependency of the "
-    "routes set request.state.user, and return that"
-)
+def why_nobody(owner: OwnerFunction | None) -> str:
+    """Return why a task may have no owner that a route has accepted, and what the route needs."""
+    if isinstance(owner, OwnerDependency):
+        return (
+            f"the route does not depend on {owner}, or that returned None; give the route "
+            f"dependencies=[Depends({owner})]"
+        )
+    return (
+        "the function owner returned None for this request; give the route the same login "
+        "dependency as task_router()"
+    )
+
+
+def _cure(owner: object) -> str:
+    name = getattr(owner, "__name__", "current_user_id")
+    return (
+        "it is also called where a task is submitted, with the request alone; for a dependency "
+        f"use owner=Depends({name})"
+    )
 
 
 def checked_owner(owner: object) -> OwnerFunction | None:
-    """Return *owner* if it is a plain function of a request, or None.
+    """Return *owner* as a function of a request, or None.
 
     Raises:
-        TypeError: If it is not.
+        TypeError: If it is neither a plain function of a request, nor a dependency.
     """
     if owner is None:
         return None
+    if isinstance(owner, params.Depends):
+        return OwnerDependency(owner)
     if not callable(owner):
-        raise TypeError(f"owner must be a function of a request or None, not {checks.show(owner)}")
+        raise TypeError(
+            f"owner must be a function of a request, Depends(...) or None, not {checks.show(owner)}"
+        )
     if is_async(owner):
         raise TypeError(
-            f"owner must be a plain function, not the async {checks.show(owner)}: {_CURE}"
+            f"owner must be a plain function, not the async {checks.show(owner)}: {_cure(owner)}"
         )
     if _has_depends(owner):
-        raise TypeError(f"owner cannot have Depends, as {checks.show(owner)} has: {_CURE}")
+        raise TypeError(f"owner cannot have Depends, as {checks.show(owner)} has: {_cure(owner)}")
     try:
         inspect.signature(owner).bind(None)
     except TypeError as error:
         raise TypeError(
             f"owner must take one argument, the request, not as {checks.show(owner)} does "
-            f"({error}): {_CURE}"
+            f"({error}): {_cure(owner)}"
         ) from None
     except ValueError:  # a built-in function without a signature
         pass

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, WebSocket
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, WebSocket
 from fastapi.testclient import TestClient
 from httpx import AsyncClient
 
@@ -306,6 +306,79 @@ def test_an_owner_from_a_dependency(caplog: pytest.LogCaptureFixture) -> None:
     assert [one for one in caplog.messages if "has no owner" in one] == [said]
 
 
+async def sent_by(x_user: Annotated[str | None, Header()] = None) -> AsyncIterator[str]:
+    """Find out who sends a request, and refuse strangers; an owner as FastAPI has it."""
+    if x_user is None:
+        raise HTTPException(401)
+    yield x_user
+
+
+def served(user: Annotated[str, Depends(sent_by)]) -> str:
+    """Depend on the owner by another dependency."""
+    return user
+
+
+def as_dependency() -> FastAPI:
+    """Return an app whose routes depend on the owner in several ways, and two that do not."""
+    app = made(owner=Depends(sent_by), dependencies=[])
+    own, below = [Depends(sent_by)], FastAPI()
+    app.post("/own", dependencies=own)(child)
+    app.post("/deep", response_model=Accepted[str], dependencies=[Depends(served)])(child)
+    router = APIRouter(prefix="/router")
+    router.post("/sub")(child)
+    app.include_router(router, dependencies=own)
+    below.post("/sub", dependencies=own)(child)
+    app.mount("/mounted", below)
+    app.post("/public", response_model=Accepted[str])(child)
+    app.include_router(task_router(prefix="/more", owner=Depends(sent_by)))
+
+    @app.middleware("http")
+    async def copied(request: Request, go_on: Any) -> Any:
+        return await go_on(Request(dict(request.scope), request.receive))
+
+    return app
+
+
+def test_an_owner_that_is_a_dependency(caplog: pytest.LogCaptureFixture) -> None:
+    """A dependency of FastAPI says whose tasks a route submits that depends on it, and refuses.
+
+    Another route stays as it is: its tasks are of nobody, which the log says once.
+    """
+    app = as_dependency()
+    found = {}
+    for _ in range(2):  # a lifespan may begin again
+        with TestClient(app) as client:
+            for path in ("/own", "/deep", "/router/sub", "/mounted/sub", "/public", "/parent"):
+                answer = client.post(path, headers=as_user("ann"))
+                task_id = answer.headers.get("location", answer.json()).rpartition("/")[2]
+                shown = [
+                    client.get(f"{prefix}/{task_id}", headers=as_user(user)).status_code
+                    for prefix in ("/tasks", "/more")
+                    for user in ("ann", "bob")
+                ]
+                found[path] = (client.post(path).status_code, shown)
+            unknown = client.get("/tasks").status_code, client.get("/more/stats").status_code
+            app.dependency_overrides[sent_by] = lambda: "carl"
+            client.post("/own")
+            total = client.get("/tasks").json()["total"]
+            app.dependency_overrides.clear()
+    own, foreign = [200, 404] * 2, [404] * 4
+    assert found == {
+        **dict.fromkeys(("/own", "/deep", "/router/sub", "/mounted/sub"), (401, own)),
+        "/public": (202, foreign),
+        "/parent": (200, foreign),
+    }
+    assert (unknown, total) == ((401, 401), 1)
+    said = (
+        "POST /public: the task that it has started has no owner, so its Location answers 404 to "
+        "everybody: the route does not depend on sent_by, or that returned None; give the route "
+        "dependencies=[Depends(sent_by)], or the task an owner, as in "
+        "make_report.options(owner=user)(...)"
+    )
+    assert [one for one in caplog.messages if "has no owner" in one] == [said]
+    assert "dependencies, so everybody" not in caplog.text
+
+
 async def test_an_awaited_task_has_an_owner(asyncframe: Probe) -> None:
     """A task that a route awaits belongs to the request, in a thread too."""
     app = made()
@@ -362,13 +435,22 @@ def two_arguments(request: Request, user: str) -> str:
     return f"{user} {request}"
 
 
+def let_in_as_number() -> int:
+    """Return a number."""
+    return 7
+
+
 def refused(owner: Any, message: str) -> Refusal:
     """Return how a function is refused."""
     return {"owner": owner}, TypeError, message
 
 
 REFUSED = [
-    refused("ann", "owner must be a function of a request or None, not 'ann'"),
+    refused("ann", r"owner must be a function of a request, Depends\(\.\.\.\) or None, not 'ann'"),
+    refused(Depends(), r"owner must be Depends\(\.\.\.\) of a function, not Depends\(\)"),
+    refused(
+        Depends(let_in_as_number), "owner must be a dependency that returns a string or None, .*"
+    ),
     refused(async_owner, "owner must be a plain function, not the async <function async_owner.*"),
     refused(AsyncOwner(), "owner must be a plain function, not the async <.*AsyncOwner object.*"),
     refused(partial(async_owner), r"owner must be a plain function, not the async functools\.p.*"),
