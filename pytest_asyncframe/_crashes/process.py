@@ -226,11 +226,11 @@ class Process:
         """End a life, and let the next one begin."""
         toolkit, sequencer = life.toolkit, life.sequencer
         toolkit.recorder.note(f"the process dies: {where}")
-        self._died(where)
         mine = set(threading.enumerate()) - toolkit.threads.before
         stopped = sequencer.actors.keys() - {sequencer.first and sequencer.first.ident}
         _DEAD.append((life, life.coroutines()))
         arrival = sequencer.kill(mine, "process")
+        self._died(where)
         toolkit.threads.before.update(mine)
         _hide(thread for thread in mine if thread.ident in stopped)
         abandon_framework()

@@ -69,6 +69,7 @@ class Run:
         replays: Whether tasks are replayed from their steps at its end.
         watch: Keeps what the lines read and write that *lines* follows; None if nothing does.
         edges: The points at the start and the end of tasks.
+        bury: Frees what a dead process has, and the next one has anew.
     """
 
     start: datetime = world.START
@@ -104,8 +105,14 @@ class Run:
         self._level: Level = level
         self._lines = lines
         self._outside: Outside | None = None
-        died = nothing if self.witness is None else self.witness.died
-        self.process: MortalProcess | None = None if make_process is None else make_process(died)
+        self.bury: Callable[[], object] = nothing
+        make = make_process
+        self.process: MortalProcess | None = None if make is None else make(self._died)
+
+    def _died(self, where: str) -> None:
+        self.bury()
+        if self.witness is not None:
+            self.witness.died(where)
 
     def reported(self, report: pytest.TestReport) -> pytest.TestReport:
         """Return the report that users see, given that of a phase; see `ReportedRun`."""
@@ -284,7 +291,7 @@ class Repeated(SeveralRuns):
     @contextmanager
     def _prepared(self, run: Run) -> Iterator[None]:
         """Make this the present run inside the block, with models of locks."""
-        run.calls = self.calls
+        run.calls, run.bury = self.calls, self._locks.free_from_dead
         with self.prepared(RUN, run), self._locks.modelled(), warnings.catch_warnings():
             # pytest only warns of an error that has ended a thread. Filters of users come first.
             category = pytest.PytestUnhandledThreadExceptionWarning

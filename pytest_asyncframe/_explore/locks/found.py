@@ -76,6 +76,11 @@ class FoundLocks:
                 for exchange in self._exchanges:
                     exchange.end()
 
+    def free_from_dead(self) -> None:
+        """Let those be free that a dead process has: the next one has locks of its own."""
+        for one in self._models.values():
+            one.free_from_dead()
+
     def _look(self) -> None:
         """Look through the modules that were not there last time."""
         known = self._known

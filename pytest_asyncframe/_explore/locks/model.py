@@ -164,6 +164,11 @@ class Modelled:
         control.await_free(self, actor)
         return actor
 
+    def free_from_dead(self) -> None:
+        """Let the lock be free if its holder belonged to a process that has died."""
+        if isinstance(self.holder, Actor) and self.holder.is_gone:
+            self._at_fork_reinit()
+
     def _at_fork_reinit(self) -> None:
         self.holder = None
         self.real._at_fork_reinit()

@@ -114,6 +114,38 @@ async def test_counted(asyncframe: Probe) -> None:
 
 
 @pytest.mark.extended("time")
+@pytest.mark.timeout(300)
+def test_a_lock_of_the_dead_is_free_in_the_next_life(races: pytest.Pytester) -> None:
+    """A lock of a module, which a thread of the dead process has, keeps nobody out after that."""
+    write(races, CRASHES, ORDERS.format(40))
+    with (races.path / "test_races.py").open("a") as module:
+        module.write("""
+import threading
+
+lock = threading.Lock()
+
+@step
+def note(order: str) -> None:
+    disk.paid[order] = 1
+
+@background_task(on_restart="resume")
+def locks(order: str) -> None:
+    with lock:
+        note(order)
+
+LOCKED = app_of(locks)
+
+async def test_locked(asyncframe: Probe) -> None:
+    async with asyncframe.client(LOCKED, on_crash="again") as client:
+        await place_both(asyncframe, client)
+    assert disk.paid == {"a": 1, "b": 1}
+""")
+    result = races.runpytest("-v", "-p", "no:randomly", "-k", "test_locked")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*PASSED (all * crash points under *"])
+
+
+@pytest.mark.extended("time")
 def test_pairs_of_crashes_are_rows_of_their_own(races: pytest.Pytester) -> None:
     """With depth=2 the summary says how many pairs have had a schedule."""
     write(races, "pytest.mark.crash_points(depth=2)", ORDERS.format(40))
