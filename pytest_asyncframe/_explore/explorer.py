@@ -69,6 +69,11 @@ RACES_NEED_LINES = (
 NO_RACE = "Nothing is read or written by two threads such that another order could make it wrong."
 NOT_LOOKED = "It is not known whether there are races, since it is only partially controlled."
 
+NO_FAULTS = (
+    "{} is marked with crash_points and with interleave(faults=True), but in a process that may "
+    "die the crash is the fault: leave out faults=True"
+)
+
 NOT_MET = (
     "this run has not met the point {!r}, though it has done the same up to there as a run that "
     "has: the test is not deterministic, or what it tests is not"
@@ -106,6 +111,8 @@ def protocol(
     with ExitStack() as stack:
         try:
             plan = plan_for(item, settings_for(item, settings), asked)
+            if crashes is not None and plan.faults:
+                raise pytest.UsageError(NO_FAULTS.format(item.name))
             # A process that dies is an event loop, whose tasks always notice them.
             edges = crashes is not None or (plan.line is not None and plan.line.edges)
             # With crashes there are few runs of each level, and the last one has all points.
@@ -378,6 +385,8 @@ class Explorer:
             lines.append(f"level {refused} was not tried: {reason}")
         if plan.races:
             lines.append(NOT_LOOKED if searched.uncontrolled else NO_RACE)
+        if self._crashes is not None and not any(self._rows):
+            proof = f"no crash points: {proof}"
         if plan.faults and not searched.faults:
             proof = f"no fault was possible: {proof}"
             lines.append(NO_FAULT)

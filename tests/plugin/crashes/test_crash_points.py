@@ -239,6 +239,7 @@ def test_an_app_ends_with_its_last_client_whatever_crashes(pytester: pytest.Pyte
         ("crash_points(depth=3)", "", "depth must be a whole number from 1 to 2"),
         ("crash_points(points=1)", "", "has no keyword 'points'; it takes depth, most"),
         ("crash_points\n@pytest.mark.task_modes", "", "crash_points and task_modes side by side"),
+        ("crash_points\n@pytest.mark.interleave(faults=True)", "", "leave out faults=True"),
         ("crash_points\n@pytest.mark.asyncframe(mode='manual')", "", "use the mode 'auto'"),
         ("asyncframe()", "asyncframe.crash()", "mark the test with @pytest.mark.crash_points"),
         ("crash_points", "asyncframe.manager.submit_nowait(print)", "let a route of the app"),
