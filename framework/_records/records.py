@@ -386,6 +386,9 @@ EVENT_KINDS: Final = (
     "evicted",
 )
 
+STEPS_CHANGED: Final = "steps"
+"""What streams are told when a step of a task begins or ends; nobody else can subscribe to it."""
+
 
 @dataclass(frozen=True, slots=True)
 class TaskEvent:

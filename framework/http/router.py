@@ -34,6 +34,7 @@ from framework.http.views import (
     TaskStarted,
     TaskStats,
     TaskView,
+    steps_view,
 )
 from framework.steps import Message
 
@@ -278,10 +279,8 @@ def _add_task(router: APIRouter, access: Access) -> None:
     async def get_task_steps(task_id: _Id, request: Request) -> Response:
         """Return the steps of a task that goes on where it stopped, without their results."""
         await access.task(request, task_id)
-        steps = [one.to_dict() for one in await get_task_manager().get_steps(task_id)]
-        if not access.expose_errors:
-            steps = [{**one, "error_message": None} for one in steps]
-        return answer({"steps": steps})
+        steps = await get_task_manager().get_steps(task_id)
+        return answer(steps_view(steps, expose_errors=access.expose_errors))
 
 
 def _add_changes(router: APIRouter, access: Access) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Final, Generic, Literal, Self, TypeAlias, TypeVar
 
@@ -20,10 +20,11 @@ from pydantic import (
 )
 
 from framework._manager.inside import state_of, without_places
-from framework._records.jsonsafe import examined
+from framework._records.jsonsafe import examined, jsonable
 from framework._records.reasons import error_text
 from framework._records.records import CancelOutcome
 from framework._records.statuses import TaskStatus
+from framework._records.steps import StepInfo
 from framework._tasks.task import Task
 
 _LOGGER = logging.getLogger("asyncframe")
@@ -231,6 +232,12 @@ class StepList(BaseModel):
     """The steps of a task: those first that have ended, in that order."""
 
     steps: list[StepView]
+
+
+def steps_view(steps: Iterable[StepInfo], *, expose_errors: bool) -> dict[str, Any]:
+    """Return a `StepList` as valid JSON."""
+    hidden: dict[str, Any] = {} if expose_errors else {"error_message": None}
+    return {"steps": [jsonable({**one.to_dict(), **hidden}) for one in steps]}
 
 
 class MessageSent(BaseModel):

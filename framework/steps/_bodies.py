@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from framework._records.records import STEPS_CHANGED
 from framework._running.events import Events
 from framework._tasks.live import LiveTask
 from framework.protocols import Interceptor
@@ -31,6 +32,10 @@ class Bodies:
         """Run the body of an async step, and return its result."""
         with self._events.step(task, name):
             return await self._intercepted(task, name, body)
+
+    def changed(self, task: LiveTask) -> None:
+        """Tell those who follow the task that a step of it has begun or ended."""
+        self._events.emit(STEPS_CHANGED, task, task.status, task.attempts)
 
     def _intercepted(self, task: LiveTask, name: str, body: Callable[[], Any]) -> Any:
         around = self._interceptor

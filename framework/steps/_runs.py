@@ -459,6 +459,7 @@ class StepRun:
         record = StepRecord(*found, code=self._code, began=self.sleeps.now())
         self._matching.add(record)
         self._known.under_way[record] = None
+        self._bodies.changed(self.task)
         return record
 
     def _write(self, record: StepRecord, change: StepChange | None, told: Told) -> None:
@@ -471,6 +472,7 @@ class StepRun:
             if one.state != "started":
                 one.ended = self.sleeps.now()
         self._known.stored |= dict.fromkeys(written)
+        self._bodies.changed(self.task)
         self._post(written, replace(change or StepChange(), instead_of=instead_of), told)
 
     def _post(self, written: Sequence[StepRecord], change: StepChange, told: Told) -> None:

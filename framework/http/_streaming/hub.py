@@ -22,10 +22,11 @@ from typing import Final
 from framework._manager.core import Core
 from framework._manager.inside import source_of
 from framework._manager.servers import find_server, is_leaving
-from framework._records.records import TaskEvent, TaskRecord
+from framework._records.records import STEPS_CHANGED, TaskEvent, TaskRecord
 from framework._tasks.live import LiveTask
 from framework._tasks.task import Task
 from framework._threads.clock import SystemClock
+from framework.http._streaming.followed import FollowedSteps, StepsFrame
 from framework.http._streaming.frames import Frame, mark_of
 from framework.protocols import TimerHandle
 
@@ -45,7 +46,15 @@ _SLICE: Final = 50
 _LOOK_EVERY: Final = 0.1
 """Seconds between two looks whether the server is leaving, as often as uvicorn itself looks."""
 
-_KINDS: Final = ("started", "progress", "retrying", "throttled", "sleeping", "requeued")
+_KINDS: Final = (
+    "started",
+    "progress",
+    "retrying",
+    "throttled",
+    "sleeping",
+    "requeued",
+    STEPS_CHANGED,
+)
 """The events that change a live task. Of the end a `Topic` is told by itself."""
 
 
@@ -173,7 +182,9 @@ class Hub:
         topic = self._topics.get(event.task_id or "")
         if topic is None:
             return
-        if event.kind == "progress":
+        if event.kind == STEPS_CHANGED:
+            topic.steps.hear()
+        elif event.kind == "progress":
             topic.wake_soon()
         else:
             topic.wake()
@@ -223,6 +234,7 @@ class Topic:
         hub: Like the argument.
         task_id: The id.
         seats: Its clients.
+        steps: Its steps.
     """
 
     reads: bool = False
@@ -231,6 +243,7 @@ class Topic:
         self.task_id: str = str(task.task_id)
         self.seats: dict[Seat, None] = {}
         self.hub = hub
+        self.steps = FollowedSteps(hub.core, hub.post, self.task_id, partial(hub.tell, self))
         self._record = source_of(task)
         self._frame = Frame(task)
         self._shown_at = hub.core.clock.monotonic()
@@ -251,6 +264,7 @@ class Topic:
 
     def close(self) -> None:
         """Stop following it."""
+        self.steps.close()
         if self._awaited is not None:
             self.hub.core.ledger.unregister(self._awaited, self)
             self._awaited = None
@@ -276,6 +290,7 @@ class Topic:
     # -- a task of this process
 
     def _await(self, task: LiveTask) -> None:
+        self.steps.follow_here(task)
         if self.hub.core.ledger.register(task, self):
             self._awaited = task
 
@@ -323,6 +338,7 @@ class Topic:
             self._end()
             return
         self._stop_following = others.follow(self.task_id, self._heard)
+        self.steps.follow_elsewhere(self._record)
 
     def _heard(self, record: TaskRecord | None) -> None:
         """Take in what is known of the task; on another thread."""
@@ -356,12 +372,14 @@ class Seat:
     Attributes:
         topic: The task.
         seen: The id of the last state that the client got; "" for none.
+        seen_steps: Which state of the steps it got last; 0 for none.
         is_gone: Whether the client is not to be sent anything more.
         on_slow: Called once if the client takes nothing for too long.
     """
 
     topic: Topic
     seen: str = ""
+    seen_steps: int = 0
     is_gone: bool = False
     on_slow: Callable[[], object] = bool
     _ended: bool = False
@@ -371,8 +389,10 @@ class Seat:
     # Since when it is being sent something; None while there is nothing to send.
     _busy_since: float | None = None
 
-    async def next(self) -> Frame | None:
-        """Suspend until there is a new state, and return it; None if a comment is due.
+    async def next(self) -> Frame | StepsFrame | None:
+        """Suspend until there is a new state, or new steps; None if a comment is due.
+
+        The state of now comes before its steps, and the final one after them.
 
         Raises:
             EndOfStreamError: If the stream is to end.
@@ -380,11 +400,16 @@ class Seat:
         hub = self.topic.hub
         self._busy_since = None
         while not self.is_gone:
-            frame = self.topic.frame()
-            if frame.id != self.seen:
+            frame, steps = self.topic.frame(), self.topic.steps
+            has_steps = steps.number != self.seen_steps
+            if frame.id != self.seen and not (frame.is_final and has_steps):
                 self._busy_since = hub.core.clock.monotonic()
                 self.seen = frame.id
                 return frame
+            if has_steps:
+                self._busy_since = hub.core.clock.monotonic()
+                self.seen_steps = steps.number
+                return steps.frame()
             if self._ended or hub.leaving:
                 break
             if self._beats:

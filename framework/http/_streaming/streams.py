@@ -37,6 +37,10 @@ The states of the task as server-sent events. The data of each event is what `GE
 answers. The first event has the state of now. Then comes a `progress` event when only the progress
 has changed, and else a `status` event. The stream ends after a final status.
 
+Of a task that has steps, a `steps` event has what `GET /tasks/{id}/steps` answers: one comes after
+the first event, and then when a step begins or ends. Of a task that runs in another process they
+are looked at once a second.
+
 A client that comes back with the header `Last-Event-ID`, as an `EventSource` does, gets the state
 only if it has changed, and 204 if it has seen the final one: there is nothing more to read."""
 
@@ -116,14 +120,19 @@ class EventStreamResponse(Response):
 
 _EVENT: Final = {
     "type": "object",
-    "required": ["data", "event", "id"],
+    "required": ["data", "event"],
     "properties": {
         "data": {
             "type": "string",
             "contentMediaType": "application/json",
-            "contentSchema": {"$ref": "#/components/schemas/TaskView"},
+            "contentSchema": {
+                "anyOf": [
+                    {"$ref": "#/components/schemas/TaskView"},
+                    {"$ref": "#/components/schemas/StepList"},
+                ]
+            },
         },
-        "event": {"enum": ["status", "progress"]},
+        "event": {"enum": ["status", "progress", "steps"]},
         "id": {"type": "string"},
     },
 }

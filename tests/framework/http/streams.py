@@ -12,7 +12,7 @@ class Event(NamedTuple):
 
     Attributes:
         kind: Its name.
-        id: Its id.
+        id: Its id; "" for none.
         data: Its data, read as JSON.
     """
 
@@ -34,5 +34,5 @@ def events(lines: Iterable[str]) -> Iterator[Event]:
         if line:
             fields[name] = value
         elif "data" in fields:
-            yield Event(fields["event"], fields["id"], json.loads(fields["data"]))
+            yield Event(fields["event"], fields.get("id", ""), json.loads(fields["data"]))
             fields = {}

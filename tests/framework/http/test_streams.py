@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from framework._manager.core import Core
 from framework._manager.frameworks import require_core
 from framework.http import TaskView, task_router
 from framework.http._streaming.hub import Hub
+from framework.steps import sleep, step
 from pytest_asyncframe.clock import VirtualDeadlockError
 from pytest_asyncframe.probe import Probe
 from tests.framework.http.streams import events
@@ -95,6 +97,39 @@ async def test_coming_back(asyncframe: Probe, app: FastAPI) -> None:
     assert [one.id for one in events(late.text.split("\n"))] == ["completed"]
 
 
+@step
+async def bind() -> None:
+    """Fail, with a message that is nobody's business."""
+    raise ValueError("password=secret")
+
+
+@background_task(on_restart="resume", name="tests.bound_book")
+async def dry_and_bind() -> None:
+    """Let a book dry for two seconds, and fail to bind it."""
+    await sleep(2)
+    with suppress(ValueError):
+        await bind()
+    await sleep(1)
+
+
+async def test_steps_of_a_task(asyncframe: Probe, app: FastAPI) -> None:
+    """A stream has the steps as their route has them, again with each change, before the end."""
+    async with asyncframe.client(app) as client:
+        path = f"/tasks/{dry_and_bind()}"
+        told = list(events((await client.get(f"{path}/events")).text.split("\n")))
+        shown = (await client.get(f"{path}/steps")).json()
+    steps = [one.data for one in told if one.kind == "steps"]
+    assert [[two["state"] for two in one["steps"]] for one in steps] == [
+        ["waiting"],
+        ["completed"],
+        ["completed", "failed"],
+        ["completed", "failed", "waiting"],
+        ["completed", "failed", "completed"],
+    ]
+    assert (steps[-1], steps[-1]["steps"][1]["error_message"]) == (shown, None)
+    assert [one.kind for one in (told[0], told[-1])] == ["status", "status"]
+
+
 async def test_an_unknown_task(asyncframe: Probe, app: FastAPI) -> None:
     """A stream of an unknown task is a 404 with a body in JSON."""
     async with asyncframe.client(app) as client:
@@ -160,7 +195,11 @@ def test_openapi(app: FastAPI) -> None:
     route = document["paths"]["/tasks/{task_id}/events"]["get"]
     (content,) = route["responses"]["200"]["content"].values()
     data = content["x-itemSchema"]["properties"]["data"]
-    assert data["contentSchema"] == {"$ref": "#/components/schemas/TaskView"}
+    shapes = [one["$ref"].rpartition("/")[2] for one in data["contentSchema"]["anyOf"]]
+    assert (shapes, shapes[1] in document["components"]["schemas"]) == (
+        ["TaskView", "StepList"],
+        True,
+    )
     assert route["operationId"] == "stream_task_events"
     assert list(route["responses"]["404"]["content"]) == ["application/json"]
     assert {"204", "404", "422"} <= route["responses"].keys()

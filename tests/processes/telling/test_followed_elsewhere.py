@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -13,19 +14,25 @@ import pytest
 from framework import (
     TaskManager,
     TaskStatus,
+    background_task,
     current_task,
     get_task_manager,
     setup_async_framework,
 )
 from framework._records.records import TaskRecord
 from framework.engines.celery import CeleryEngine
+from framework.http._streaming.followed import StepsFrame
+from framework.http._streaming.frames import Frame
 from framework.http._streaming.hub import Seat, hub_of
+from framework.steps import step
 from framework.stores.sql import SQLStore
 from tests.patience import PATIENCE
 from tests.processes.celery import tasks as celery_tasks
 from tests.processes.celery.app import make
 from tests.processes.celery.workers import CeleryWorker
 from tests.processes.sharing import RedisDatabase
+
+GOING: dict[str, threading.Event] = {}
 
 Pair = tuple[TaskManager, TaskManager]
 
@@ -54,17 +61,23 @@ async def seat_of(manager: TaskManager, task_id: str) -> Seat:
     return hub_of(manager._core).listen(task)
 
 
+async def next_state(seat: Seat) -> Frame:
+    """Return the next state that a seat gets."""
+    while not isinstance(frame := await seat.next(), Frame):
+        pass
+    return frame
+
+
 async def states(seat: Seat) -> list[tuple[str, float | None]]:
     """Return the states that a seat gets, up to the final one."""
     found = []
     async with asyncio.timeout(PATIENCE):
         while True:
-            frame = await seat.next()
-            if frame is not None:
-                found.append((frame._task.status.value, frame._task.progress))
-                if frame.is_final:
-                    seat.topic.hub.unlisten(seat)
-                    return found
+            frame = await next_state(seat)
+            found.append((frame._task.status.value, frame._task.progress))
+            if frame.is_final:
+                seat.topic.hub.unlisten(seat)
+                return found
 
 
 class Steps:
@@ -90,13 +103,42 @@ async def test_a_task_of_another_process(two: Pair) -> None:
     task_id = await here.submit(steps.body)
     seat = await seat_of(there, task_id)
     async with asyncio.timeout(PATIENCE):
-        while (frame := await seat.next()) is None or frame._task.status.value != "running":
+        while (await next_state(seat))._task.status.value != "running":
             pass
         steps.going[0].set()
-        while (frame := await seat.next()) is None or frame._task.progress != 0.5:
+        while (await next_state(seat))._task.progress != 0.5:
             pass
         steps.going[1].set()
     assert await states(seat) == [("completed", 0.5)]
+    assert hub_of(there._core).is_idle
+
+
+@step
+def note_half() -> None:
+    """End at once."""
+
+
+@background_task(on_restart="resume", name="telling.stepping")
+def stepping(going: str) -> None:
+    """Make a step, and go on when it is told to."""
+    note_half()
+    assert GOING[going].wait(PATIENCE)
+
+
+@pytest.mark.extended("time")
+async def test_steps_of_a_task_of_another_process(two: Pair) -> None:
+    """A stream has the steps of a task that another process runs, within a second or so."""
+    here, there = two
+    GOING["stepping"] = threading.Event()
+    task_id = await here.submit(stepping, ("stepping",))
+    seat = await seat_of(there, task_id)
+    async with asyncio.timeout(PATIENCE):
+        while not isinstance(frame := await seat.next(), StepsFrame):
+            pass
+    (told,) = json.loads(frame.event("", True, False).partition(b"data: ")[2])["steps"]
+    assert (told["name"], told["state"]) == (f"{__name__}.note_half", "completed")
+    GOING["stepping"].set()
+    assert (await states(seat))[-1] == ("completed", None)
     assert hub_of(there._core).is_idle
 
 
@@ -110,7 +152,7 @@ async def test_both_processes_give_a_state_the_same_id(two: Pair) -> None:
     for manager in two:
         seat = await seat_of(manager, task_id)
         async with asyncio.timeout(PATIENCE):
-            while (frame := await seat.next()) is None or frame._task.progress != 0.5:
+            while (frame := await next_state(seat))._task.progress != 0.5:
                 pass
         ids.append(frame.id)
         seat.topic.hub.unlisten(seat)
@@ -149,8 +191,8 @@ async def test_a_cancelled_wait_leaves_nothing(two: Pair) -> None:
     wait.cancel()
     await asyncio.wait([wait])
     assert not elsewhere._watched
-    for step in steps.going:
-        step.set()
+    for going in steps.going:
+        going.set()
 
 
 async def test_a_task_of_a_worker(
