@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -17,6 +19,7 @@ from framework.exceptions import ScheduleBusyError, ScheduleNotFoundError
 from framework.http._access.access import Access
 from framework.http._access.marker import marked
 from framework.http._responses import refused_query
+from framework.http.dashboard._bulk import Action, change_some
 from framework.http.dashboard._facts import page_facts, row_of
 from framework.http.dashboard._page import page
 from framework.http.dashboard._steps import questions_of, steps_of
@@ -93,7 +96,7 @@ def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) ->
     ) -> Response:
         """Return some rows of the list, and how many it has in all."""
         owner = access.owner_of(request)
-        try:
+        with _one_name(name):
             found = await access.tasks(
                 owner,
                 status=status or None,
@@ -102,10 +105,28 @@ def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) ->
                 offset=offset,
                 limit=limit,
             )
-        except SeveralNamesError as error:
-            raise refused_query("name", str(error), name) from None
         rows = [row_of(task) for task in found.tasks]
         return _answer(request, access, {"total": found.total, "rows": rows})
+
+    @router.post(
+        "/dashboard/all/{action}",
+        include_in_schema=False,
+        **marked({}, csrf_header=access.csrf_header),
+    )
+    async def change_all(
+        action: Action,
+        request: Request,
+        status: Annotated[list[TaskStatus] | None, Query()] = None,
+        name: str | None = None,
+        search: Annotated[str | None, Query(max_length=255)] = None,
+        after: str | None = None,
+    ) -> Response:
+        """Change some of the tasks that the list matches, and say where to go on."""
+        query = {"name": name or None, "search": search, "after": after}
+        owner = access.owner_of(request)
+        with _one_name(name):
+            told = await change_some(access, owner, action, status, **query)
+        return _answer(request, access, asdict(told))
 
     @router.get("/dashboard/facts", include_in_schema=False)
     async def show_facts(request: Request) -> Response:
@@ -114,6 +135,15 @@ def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) ->
         root = request.scope.get("root_path", "")
         facts["buttons"] = [{"label": label, "path": root + buttons[label]} for label in buttons]
         return _answer(request, access, facts)
+
+
+@contextmanager
+def _one_name(name: str | None) -> Iterator[None]:
+    """Refuse a request for the tasks of a *name* that several functions have."""
+    try:
+        yield
+    except SeveralNamesError as error:
+        raise refused_query("name", str(error), name) from None
 
 
 def _add_details(router: APIRouter, access: Access, messages: Sequence[Message[Any]]) -> None:

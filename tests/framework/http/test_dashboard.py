@@ -112,6 +112,12 @@ async def send(text: str) -> str:
     return text
 
 
+@background_task(name="tests.wait_for_long")
+async def wait_for_long() -> None:
+    """Wait for a day."""
+    await sleep(86_400)
+
+
 @pytest.fixture
 def roll_up() -> Any:
     """Give a schedule; at the top of the module, it would run in all tests of this process."""
@@ -157,6 +163,28 @@ async def test_owners_see_their_own(roll_up: Any, asyncframe: Probe) -> None:
             "/tasks/dashboard/schedules/pause?name=roll_up", headers={"X-Requested-With": "x"}
         )
         assert paused.status_code == 404
+
+
+async def test_all_that_match_are_changed_in_parts(asyncframe: Probe) -> None:
+    """Of the tasks that match, an owner cancels or runs again their own, a hundred at a time."""
+    app, headers = made(owner=caller), {"X-Requested-With": "x", "X-User": "anna"}
+    app.post("/send")(wait_for_long)
+    async with asyncframe.client(app) as client:
+        for at in range(104):
+            await client.post("/send", headers={"X-User": "bert" if at % 26 == 0 else "anna"})
+        path = "/tasks/dashboard/all/{}?name=tests.wait_for_long"
+        refused = await client.post(path.format("cancel"), headers={"X-User": "anna"})
+        nothing = (await client.post(path.format("run-again"), headers=headers)).json()
+        first = (await client.post(path.format("cancel"), headers=headers)).json()
+        last = (await client.post(path.format("cancel"), headers=headers)).json()
+        again = (await client.post(path.format("run-again"), headers=headers)).json()
+        left = (await asyncframe.manager.list_tasks(owner="bert")).tasks
+        await client.post(path.format("cancel"), headers=headers)
+        await client.post(path.format("cancel"), headers={**headers, "X-User": "bert"})
+    assert refused.status_code == 403
+    assert (nothing["done"], first["done"], last["done"], last["next"]) == (0, 100, 0, None)
+    assert (again["done"], len(set(again["new"])), again["refused"]) == (100, 100, 0)
+    assert (len(left), [one for one in left if one.status.is_final]) == (4, [])
 
 
 async def test_who_sees_all(roll_up: Any, asyncframe: Probe) -> None:

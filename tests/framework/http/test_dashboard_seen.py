@@ -110,6 +110,35 @@ def test_cancel_and_run_again(page: Page, app: httpx.Client) -> None:
     app.post("/step/cancelled")
 
 
+def test_all_that_match(page: Page, app: httpx.Client) -> None:
+    """All tasks of a list are cancelled, or run again and taken back, once somebody is sure."""
+    for _ in range(3):
+        started(app, "/steps/bulk")
+    page.get_by_role("searchbox").fill("steps")
+    page.get_by_role("button", name=re.compile("^Running")).click()
+    rows = page.locator("#rows").get_by_role("row")
+    expect(rows).to_have_count(3)
+    bulk, sure = page.locator("#bulk"), page.get_by_role("dialog")
+    bulk.click()
+    expect(sure).to_contain_text("Cancel 3 tasks?")
+    page.keyboard.press("Escape")
+    expect(rows).to_have_count(3)
+    bulk.click()
+    sure.get_by_role("button", name="Cancel them").click()
+    expect(page.get_by_role("status")).to_have_text("3 tasks cancelled")
+    expect(rows).to_have_count(0)
+    page.get_by_role("button", name=re.compile("^Cancelled")).click()
+    cancelled = int(rows.count() or 0)
+    bulk.click()
+    sure.get_by_role("button", name="Run them").click()
+    expect(page.get_by_role("status")).to_contain_text("run again, as new tasks")
+    page.get_by_role("button", name="Undo").click()
+    expect(page.get_by_role("status")).to_contain_text("cancelled")
+    page.get_by_role("button", name=re.compile("^Running")).click()
+    expect(rows).to_have_count(0)
+    assert cancelled >= 3
+
+
 def test_a_thread_that_is_asked_to_stop(page: Page, app: httpx.Client) -> None:
     """A thread cannot be stopped, so its task goes on, and says that it was asked."""
     row = find(page, started(app, "/hold/asked"))
