@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from framework import background_task, setup_async_framework
+from framework import background_task, current_task, setup_async_framework
 from framework.http import Accepted, task_router
 from framework.steps import step
 from pytest_asyncframe.probe import Probe
@@ -101,10 +101,27 @@ async def write_all(order: str) -> None:
     disk.taken = sorted(memory.taken)
 
 
+@step
+def write_copy_on_thread(order: str) -> None:
+    """Write all orders as they were before somebody was told of the progress."""
+    memory.taken.add(order)
+    copy = sorted(memory.taken)
+    task = current_task()
+    assert task is not None
+    task.report_progress(0.5, "writing")
+    disk.taken = copy
+
+
 @background_task(on_restart="resume")
 async def takes_a_copy(order: str) -> None:
     """Take an order: what was written last may be older."""
     await write_copy(order)
+
+
+@background_task(on_restart="resume")
+def takes_a_copy_on_a_thread(order: str) -> None:
+    """Take an order: the same with threads."""
+    write_copy_on_thread(order)
 
 
 @background_task(on_restart="resume")
@@ -164,12 +181,18 @@ async def check_coupon(asyncframe: Probe, app: FastAPI) -> None:
 
 
 COPY, CURED_COPY = app_of(takes_a_copy), app_of(takes)
+COPY_ON_A_THREAD = app_of(takes_a_copy_on_a_thread)
 COUPON, CURED_COUPON = app_of(uses_coupon_first), app_of(claims_coupon)
 
 
 async def test_bug_of_a_copy(asyncframe: Probe) -> None:
     """An older copy is written over a newer one."""
     await check_taken(asyncframe, COPY)
+
+
+async def test_bug_of_a_copy_on_a_thread(asyncframe: Probe) -> None:
+    """The same on two threads."""
+    await check_taken(asyncframe, COPY_ON_A_THREAD)
 
 
 async def test_bug_of_a_coupon(asyncframe: Probe) -> None:
