@@ -294,11 +294,11 @@ QUESTIONS = [
 """A type, the buttons for it, and whether what is written for it is no JSON."""
 
 
-@pytest.mark.parametrize(("type_", "choices", "plain"), QUESTIONS)
-def test_how_a_message_is_asked_for(type_: Any, choices: list[Any], plain: bool) -> None:
+def test_how_a_message_is_asked_for() -> None:
     """A message of few values has a button for each, and any other a field."""
-    asked = questions_of([Message("m", type_)])
-    assert asked == {"m": {"choices": choices, "plain": plain}}
+    for type_, choices, plain in QUESTIONS:
+        asked = questions_of([Message("m", type_)])
+        assert asked == {"m": {"choices": choices, "plain": plain}}, type_
 
 
 async def test_steps_of_a_task(asyncframe: Probe) -> None:
