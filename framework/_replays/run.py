@@ -19,6 +19,7 @@ from framework._records.steps import Path, StepRecord, said
 from framework._replays import lines
 from framework._replays.differences import Asked
 from framework._running.ledger import Ledger
+from framework._running.mail import Mail
 from framework._running.outcomes import PublishAgain
 from framework._running.waits.policies import Policies
 from framework._tasks.functions import Args, Kwargs
@@ -27,7 +28,6 @@ from framework.exceptions import StepMismatchError
 from framework.steps._attempts import causes_of
 from framework.steps._bodies import Bodies
 from framework.steps._branches import Branch
-from framework.steps._mail import Mail
 from framework.steps._matching import Answer, Call
 from framework.steps._runs import DeclaredStep, StepRun
 from framework.steps._sleeps import Sleeps

@@ -8,12 +8,12 @@ from contextvars import ContextVar
 from typing import Any, Final
 
 from framework._running.ledger import Ledger
+from framework._running.mail import Mail
 from framework._running.waits.policies import Policies
 from framework._tasks.live import LiveTask
 from framework.steps._bodies import Bodies
 from framework.steps._branches import number_branches, under_way
 from framework.steps._code import code_of
-from framework.steps._mail import Mail
 from framework.steps._runs import StepRun
 from framework.steps._sleeps import Sleeps
 

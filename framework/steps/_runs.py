@@ -25,6 +25,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from framework._records.records import Kind
 from framework._records.steps import KnownSteps, MessageRecord, StepRecord, said
+from framework._running.mail import Mail
 from framework._tasks.live import LiveTask, current_record
 from framework._tasks.places import stable_text
 from framework._tasks.wire import (
@@ -45,7 +46,6 @@ from framework.protocols import StepChange, StepStore
 from framework.steps._attempts import dropped
 from framework.steps._bodies import Bodies
 from framework.steps._branches import Body, Branch, digest_of, entered
-from framework.steps._mail import Mail
 from framework.steps._matching import PATIENCE, Answer, Call, Held, Matching
 from framework.steps._sleeps import Sleeps
 
@@ -257,7 +257,7 @@ class StepRun:
             record = answer.recorded
             value, error = _outcome(declared, record)
         await self.turn(branch, record)
-        return self._give(record, value, error)
+        return self.give(record, value, error)
 
     async def ask(self, branch: Branch, declared: DeclaredStep, call: Call) -> Answer:
         """Answer a call once that can be said: its record does, or its body is to be run.
@@ -413,7 +413,7 @@ class StepRun:
         else:
             record = answer.recorded
             value, error = _outcome(declared, record)
-        return self._give(record, value, error)
+        return self.give(record, value, error)
 
     def ask_sync(self, branch: Branch, declared: DeclaredStep, call: Call) -> Answer:
         """Answer a call as `ask` does, on the thread of a sync task."""
@@ -482,7 +482,7 @@ class StepRun:
         self.mail.take(self.task, change.takes)
         told(None)
 
-    def _give(self, record: StepRecord, value: Any, error: BaseException | None) -> Any:
+    def give(self, record: StepRecord, value: Any, error: BaseException | None) -> Any:
         if error is None:
             return value
         self._raised.append((error, record))
