@@ -23,6 +23,9 @@ from framework.exceptions import TaskTimeoutError
 _MARK: Final = "@["
 """How the text of facts begins; no reason in words does."""
 
+_TASK: Final = "task "
+"""How what stands for the result of a task begins. No name of a message has a space."""
+
 _FEW: Final = 3
 """How many of the tasks are named that one waits for."""
 
@@ -89,14 +92,30 @@ def sleeping(until: float) -> str:
 
 
 def receiving(until: float | None, names: Sequence[str]) -> str:
-    """Return the reason of a task that waits for messages, until wall second *until* at most."""
+    """Return the reason of a task that waits for messages, until wall second *until* at most.
+
+    Args:
+        until: None for no end.
+        names: Those of the messages, and `result_of` the tasks for whose results it waits.
+    """
     return _text("receiving", until, *names)
+
+
+def result_of(task_id: str) -> str:
+    """Return what stands among the names of messages for the result of a task."""
+    return f"{_TASK}{task_id}"
 
 
 def message_names(reason: str) -> Sequence[str]:
     """Return the names of the messages that a task waits for, by its reason."""
     facts = facts_of(reason)
     return facts.values if facts is not None and facts.kind == "receiving" else ()
+
+
+def awaited_tasks(reason: str) -> Sequence[str]:
+    """Return the ids of the tasks for whose results a task waits, by its reason."""
+    names = message_names(reason)
+    return [one.removeprefix(_TASK) for one in names if one.startswith(_TASK)]
 
 
 def error_text(error: BaseException) -> str:
@@ -187,9 +206,14 @@ def _sleeping(due: Due) -> str:
 
 
 def _receiving(due: Due, *names: str) -> str:
-    told = " or ".join(repr(name) for name in names)
+    messages = [repr(one) for one in names if not one.startswith(_TASK)]
+    tasks = [one for one in names if one.startswith(_TASK)]
+    told = [f"message {' or '.join(messages)}"] if messages else []
+    if tasks:
+        more = [f"{len(tasks) - _FEW:,} more"] if len(tasks) > _FEW else []
+        told.append(f"{' or '.join([*tasks[:_FEW], *more])} to end")
     at = "" if due.until is None else f" until {due}"
-    return f"waits for message {told}{at}"
+    return f"waits for {' or '.join(told)}{at}"
 
 
 def _retrying(due: Due, attempt: int, attempts: int, error: str | None) -> str:

@@ -84,6 +84,9 @@ SUBMITS: Final = "framework.steps.submit "
 SLEEPS: Final = "framework.steps.sleep"
 """The name of each sleep."""
 
+AWAITS: Final = "framework.steps.result"
+"""The name of each wait for the result of another task."""
+
 StepState: TypeAlias = Literal["running", "waiting", "completed", "failed", "cancelled"]
 
 
@@ -93,9 +96,11 @@ class StepInfo:
 
     Attributes:
         name: The module and qualified name of its function. That of a sleep is
-            ``framework.steps.sleep``, and of a wait for the message ``approval``
-            ``framework.steps.receive approval``.
-        state: ``running``, or ``waiting`` of a sleep or a wait for a message; or how it ended.
+            ``framework.steps.sleep``, of a wait for the message ``approval``
+            ``framework.steps.receive approval``, and of one for the result of another task
+            ``framework.steps.result``.
+        state: ``running``, or ``waiting`` of a sleep or a wait for a message or a result; or how it
+            ended.
         branch: The number of the asyncio task of the run that called it, among those that its
             parent has started, after the parent's own; empty for the task's function itself.
         started_at: When its body began, in UTC; None if unknown.
@@ -162,6 +167,8 @@ def said(function: str) -> str:
     """Return what a step is called in a sentence, by the name in its record."""
     if function == SLEEPS:
         return "a sleep"
+    if function == AWAITS:
+        return "the wait for the result of another task"
     if function.startswith(RECEIVES):
         return f"the wait for message {function.removeprefix(RECEIVES)!r}"
     if function.startswith(SUBMITS):

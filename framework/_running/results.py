@@ -65,54 +65,56 @@ class Results:
             task: Its record, or the id of a task that this process does not have.
             timeout: Seconds, 0 or more; None for no limit.
         """
+        return raise_or_return(await self.awaited(task, timeout))
+
+    async def awaited(self, task: TaskRecord | str, timeout: float | None) -> TaskRecord:
+        """Suspend until a task is final whose result somebody wants, and return its record."""
         if isinstance(task, LiveTask):
             for told in BEFORE_WAITS:
                 told()
-            until = None if timeout is None else self._clock.monotonic() + timeout
-            await self.until_final(task, timeout)
-            _require_final(task)
-            if task.rest is None or not task.was_given_away:
-                return raise_or_return(task)
-            task, timeout = self.elsewhere(task, until)
-        if isinstance(task, str):
-            with self._crew.standing_in(self._own(current_pool_thread(), timeout)):
-                task = _require_found(task, await self._others.until_final(task, timeout))
-        return raise_or_return(task)
+        return await self.ended(task, timeout)
 
-    async def ended(self, task: TaskRecord | str) -> TaskRecord:
+    async def ended(self, task: TaskRecord | str, timeout: float | None = None) -> TaskRecord:
         """Suspend until *task* is final, and return its record.
 
         Args:
             task: Its record, or the id of a task that this process does not have.
+            timeout: Seconds, 0 or more; None for no limit.
 
         Raises:
             FrameworkNotStartedError: If the framework stops following it before.
         """
         task_id = task if isinstance(task, str) else str(task.task_id)
         if isinstance(task, LiveTask):
-            await self.until_final(task, None)
+            until = None if timeout is None else self._clock.monotonic() + timeout
+            await self.until_final(task, timeout)
             _require_final(task)
-            if not task.was_given_away:
+            if task.rest is None or not task.was_given_away:
                 return task
-            task_id, _ = self.elsewhere(task, None)
+            task_id, timeout = self.elsewhere(task, until)
         elif isinstance(task, TaskRecord) and task.status in FINAL:
             return task
-        with self._crew.standing_in(self._own(current_pool_thread(), None)):
-            return _require_found(task_id, await self._others.until_final(task_id, None))
+        with self._crew.standing_in(self._own(current_pool_thread(), timeout)):
+            return _require_found(task_id, await self._others.until_final(task_id, timeout))
 
     def wait(self, task: TaskRecord | str, timeout: float | None) -> Any:
         """Block until a task is final, like `get`; see `TaskManager.wait_result`."""
+        return raise_or_return(self.block_until_ended(task, timeout))
+
+    def block_until_ended(self, task: TaskRecord | str, timeout: float | None) -> TaskRecord:
+        """Block until a task is final, and return its record; see `ended`."""
+        task_id = task if isinstance(task, str) else str(task.task_id)
         if isinstance(task, LiveTask):
             until = None if timeout is None else self._clock.monotonic() + timeout
             self._block_until_final(task, timeout)
             _require_final(task)
             if task.rest is None or not task.was_given_away:
-                return raise_or_return(task)
-            task, timeout = self.elsewhere(task, until)
-        if isinstance(task, str):
-            with self._crew.standing_in(self._own(current_pool_thread(), timeout)):
-                task = _require_found(task, self._others.block_until_final(task, timeout))
-        return raise_or_return(task)
+                return task
+            task_id, timeout = self.elsewhere(task, until)
+        elif isinstance(task, TaskRecord) and task.status in FINAL:
+            return task
+        with self._crew.standing_in(self._own(current_pool_thread(), timeout)):
+            return _require_found(task_id, self._others.block_until_final(task_id, timeout))
 
     def elsewhere(self, task: LiveTask, until: float | None) -> tuple[str, float | None]:
         """Return what to wait for when another process has a task, and for how many seconds.

@@ -12,7 +12,7 @@ from __future__ import annotations
 from framework._records import exports
 from framework._records.chains import After
 from framework._records.pages import PageQuery
-from framework._records.reasons import message_names
+from framework._records.reasons import awaited_tasks, message_names
 from framework._records.records import Kind, Restart, TaskEvent, TaskRecord
 from framework._records.schedules import RunClaim, ScheduleState
 from framework._records.statuses import TaskStatus
@@ -132,6 +132,7 @@ __all__ = [
     "TransactionalStore",
     "WindowAnswer",
     "WindowRequest",
+    "awaited_tasks",
     "decode_call",
     "decode_error",
     "decode_result",

@@ -15,6 +15,9 @@ class MessageStore(Protocol):
     A task that is free, and whose reason says that it waits for messages, may start once one of
     these names has come: `message_names` says it. The store sees to that, whether the message
     or the task that waits is stored first.
+
+    So may one whose reason says that it waits for the results of other tasks, `awaited_tasks`, once
+    one of these has ended, or is gone. If nobody wakes it, it looks by itself after an hour.
     """
 
     def send_message(self, task_id: str, name: str, value: str, key: str | None) -> Sent:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from framework._records.reasons import receiving, sleeping
@@ -36,18 +37,27 @@ FOREVER: Final = 100 * 365 * 86_400.0
 """Seconds of a wait without an end, where a moment is needed: a hundred years."""
 
 
+_MOST: Final = 1_000
+"""For how many things a task waits out of memory at most: its row names them."""
+
+
 class Wait(NamedTuple):
     """What a branch sleeps for.
 
     Attributes:
         until: The wall second at which it is due; infinite for never.
-        name: Of the message that it waits for; "" for none.
+        name: Of the message that it waits for, or `result_of` a task; "" for none.
         look_after: After how many seconds in this process it looks by itself.
+        stays_until: The monotonic second before which the task does not leave, unless its app
+            stops: what it waits for may come at any moment.
+        away: For how many seconds at most it is out of memory before it looks by itself.
     """
 
     until: float
     name: str = ""
     look_after: float = math.inf
+    stays_until: float = -math.inf
+    away: float = math.inf
 
 
 class Sleeps:
@@ -107,10 +117,16 @@ class Sleeps:
         if left <= 0:
             return
         due = self.clock.monotonic() + min(left, wait.look_after)
+        with self.waiting(branch, wait, watch):
+            await (sleeper or LoopSleeper(self.clock)).wait(None if due == math.inf else due)
+
+    @contextmanager
+    def waiting(self, branch: Branch, wait: Wait, watch: Callable[[], object]) -> Iterator[None]:
+        """Let a branch wait inside the block, as it does in `sleep`."""
         self._waits[branch], branch.waits = wait, "outside"
         watch()
         try:
-            await (sleeper or LoopSleeper(self.clock)).wait(None if due == math.inf else due)
+            yield
         finally:
             branch.waits = None
             self._waits.pop(branch, None)
@@ -127,9 +143,12 @@ class Sleeps:
             return
         delay, reason = self._whole()
         found = self._policies.asleep(self._whose, delay, reason)
-        if found is not None and delay > LONG:
-            self._leave(found[1], branches)
-            return
+        stays = max(one.stays_until for one in self._waits.values()) - self.clock.monotonic()
+        if found is not None and delay > LONG and len(self._waits) <= _MOST:
+            if stays <= 0:
+                self._leave(found[1], branches)
+                return
+            self._timer = asyncio.get_running_loop().call_later(stays, self.look, branches)
         self._still = _Still(lambda: self._interrupted(branches))
         pause = None if found is None else found[0]
         self._still.sleep = Sleep(self._policies, self._still, reason, suspends=True, pause=pause)
@@ -140,10 +159,11 @@ class Sleeps:
 
     def _whole(self) -> tuple[float, str]:
         """Return for how many seconds the task sleeps, and why."""
-        waits = list(self._waits.values())
+        waits, now = list(self._waits.values()), self.clock.time()
         until = min(one.until for one in waits)
         names = sorted({one.name for one in waits if one.name})
-        return _words(until, names, self.clock.time())
+        delay, reason = _words(until, names, now)
+        return min(delay, *(one.away for one in waits)), reason
 
     def _interrupted(self, branches: Sequence[Branch]) -> None:
         """Leave or end, since the app stops; a cancellation comes by itself."""
@@ -181,6 +201,13 @@ class Sleeps:
             await asyncio.wait(others, timeout=_PATIENCE)
 
     # -- on a thread
+
+    def leaving_here(self, wait: Wait) -> PublishAgain | None:
+        """Return what a sync task raises to leave for a wait; None if it is to wait inside."""
+        until, now = min(wait.until, self.clock.time() + wait.away), self.clock.time()
+        _, reason = _words(wait.until, [wait.name], now)
+        found = self._policies.asleep(self._whose, min(until - now, FOREVER), reason)
+        return None if found is None or until - now <= LONG else found[1]
 
     def sleep_here(self, wait: Wait, sleeper: ThreadSleeper | None = None) -> None:
         """Block until it is due, or the sleeper is signalled.

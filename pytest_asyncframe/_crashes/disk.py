@@ -30,6 +30,7 @@ from framework.protocols import (
     StoreHost,
     TaskRecord,
     TaskStatus,
+    awaited_tasks,
     decode_result,
     dump_record,
     encode_result,
@@ -228,6 +229,10 @@ class ProcessStore:
             record.restart = replace(record.restart)
         self._disk.write(record)
         self._commits.point(f"after {what}")
+        if record.status.is_final:
+            for task_id, one in list(self._asleep.items()):
+                if record.task_id in awaited_tasks(one.reason):
+                    self._wake(task_id)
         self._commits.stored(record)
 
     def put(self, record: TaskRecord) -> None:
@@ -277,11 +282,16 @@ class ProcessStore:
         assert restart.due is not None
         self._asleep[task_id] = record
         names = message_names(record.reason)
-        if any(one.name in names for one in self._disk.mail(task_id)):
+        has_ended = any(map(self._has_ended, awaited_tasks(record.reason)))
+        if has_ended or any(one.name in names for one in self._disk.mail(task_id)):
             self._wake(task_id)
         else:
             at = host.clock.monotonic() + max(0.0, restart.due - host.clock.time())
             host.clock.call_at(at, lambda: self._commits.post(lambda: self._wake(task_id)))
+
+    def _has_ended(self, task_id: str) -> bool:
+        record = self._disk.records.get(task_id)
+        return record is None or record.status.is_final
 
     def _wake(self, task_id: str) -> None:
         free = None if self._asleep.pop(task_id, None) is None else self._disk.left(task_id)

@@ -6,23 +6,32 @@ import asyncio
 import sys
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from datetime import timedelta
+from functools import partial
 from types import CodeType, FrameType
 from typing import Any, Literal, NamedTuple, TypeVar, Unpack, cast, overload
 
+from framework._manager.core import Core
 from framework._manager.face.gathering import TaskMap, gather
 from framework._manager.face.looking import snapshot_of, until_ended
 from framework._manager.face.submitting import Submitting, checked, must_wait, spec_of
 from framework._manager.face.together import submit_all, submit_each
 from framework._records import checks
 from framework._records.ids import TaskId
-from framework._records.records import TaskRecord
+from framework._records.records import WAITS, TaskRecord
 from framework._running.ledger import Ledger
 from framework._tasks.decorated import BackgroundCall
 from framework._tasks.functions import name_of, require_callable
+from framework._tasks.live import LiveTask, current_record
 from framework._tasks.options import MAP, RunOptions, SubmitOptions
 from framework._tasks.places import Existing
 from framework._tasks.task import Task
 from framework.exceptions import DuplicateTaskError, TaskNotFoundError
+from framework.steps._results import (
+    awaits_in_a_step,
+    blocks_in_a_step,
+    result_in_a_step,
+    result_on_a_thread,
+)
 
 I = TypeVar("I")  # noqa: E741  # an item
 T = TypeVar("T")
@@ -42,13 +51,17 @@ class Waiting(Submitting):
     async def get_result(self, task_id: str, timeout: float | timedelta | None = None) -> Any:
         """Wait until a task has ended, and return its result. It does not poll.
 
+        Between the steps of a task with ``on_restart="resume"`` this is a step, whose outcome is
+        recorded. If it takes longer than a minute, that task leaves its process, as for
+        `framework.steps.sleep`, and goes on when the other one has ended.
+
         Args:
             task_id: The task.
             timeout: How many seconds to wait, 0 or more, or a timedelta; None for no limit. It
                 only limits the wait; the task continues.
 
         Returns:
-            The return value of the task's function.
+            The return value of the task's function; in such a step, as JSON gives it back.
 
         Raises:
             BaseException: The task's own exception, if it FAILED.
@@ -62,9 +75,13 @@ class Waiting(Submitting):
             TimeoutError: If *timeout* has passed.
             DeadlockError: If the task waits for the caller, directly or through other tasks.
         """
-        limit = checks.timeout(timeout)
-        record = self._core.ledger.find(task_id)
-        return await self._core.results.get(task_id if record is None else record, limit)
+        limit, core = checks.timeout(timeout), self._core
+        record = core.ledger.find(task_id)
+        task = task_id if record is None else record
+        if awaits_in_a_step(core):
+            ended = partial(core.results.awaited, task)
+            return await result_in_a_step(task_id, limit, ended, partial(_let_go, core))
+        return await core.results.get(task, limit)
 
     @overload
     def wait_result(self, task_id: TaskId[T], timeout: float | timedelta | None = None) -> T: ...
@@ -77,7 +94,7 @@ class Waiting(Submitting):
 
         If a thread of the pool waits for a task that is still queued, it runs that task itself,
         or, with *timeout*, a spare thread does. So tasks that wait for tasks do not block the
-        pool.
+        pool. Between the steps of a sync task that resumes it is a step, as `get_result` is.
 
         Raises:
             RuntimeError: On the thread of a running event loop, which it would block.
@@ -88,9 +105,13 @@ class Waiting(Submitting):
                 "wait_result() would block the event loop of this thread: use "
                 "'await get_result(task_id)' here"
             )
-        limit = checks.timeout(timeout)
-        record = self._core.ledger.find(task_id)
-        return self._core.results.wait(task_id if record is None else record, limit)
+        limit, core = checks.timeout(timeout), self._core
+        record = core.ledger.find(task_id)
+        task = task_id if record is None else record
+        if blocks_in_a_step(core):
+            ended = partial(core.results.block_until_ended, task)
+            return result_on_a_thread(task_id, limit, ended, partial(_let_go, core))
+        return core.results.wait(task, limit)
 
     async def wait(self, task_id: str, timeout: float | timedelta | None = None) -> Task:
         """Wait until a task has ended, whatever its outcome, and return it. It does not poll.
@@ -298,6 +319,12 @@ class Waiting(Submitting):
             ]
 
         return TaskMap(items, most, submit, core.results.ended)
+
+
+def _let_go(core: Core) -> bool:
+    """Give the task whose code runs here to the other processes; return whether that can be."""
+    task = current_record.get()
+    return isinstance(task, LiveTask) and core.requeued.let_go(task, WAITS)
 
 
 def _followed(

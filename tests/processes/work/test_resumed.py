@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from framework import (
+    TaskCancelledError,
     TaskManager,
     background_task,
     get_task_manager,
@@ -26,6 +28,7 @@ from framework.steps import Message, _sleeps, sleep, sleep_sync, step
 from framework.stores.sql import SQLStore
 from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._reading.observer import Observer
+from framework.stores.sql._tables.schema import TASKS
 from framework.stores.sql._writing.messages import MessageRows
 from tests.patience import PATIENCE
 
@@ -449,3 +452,125 @@ async def test_a_child_that_is_submitted_while_the_app_stops(sql_url: str, funct
         page = await manager.list_tasks(name="tests.resumed_child")
 
     assert [one.task_id for one in page.tasks] == [found]
+
+
+@background_task(on_restart="resume", on_error="silent", name="tests.awaited")
+async def awaited() -> str:
+    """Ship if somebody approves, and fail if not."""
+    if not await APPROVAL.receive():
+        raise LookupError("no carrier")
+    return "parcel"
+
+
+@step
+async def note(text: str) -> None:
+    """Note a text."""
+    EFFECTS.append(text)
+
+
+@background_task(on_restart="resume", name="tests.awaits")
+async def awaits(task_id: str) -> str:
+    """Wait for another task, and for a person."""
+    try:
+        found = str(await get_task_manager().get_result(task_id))
+    except (LookupError, TaskCancelledError) as error:
+        found = type(error).__name__
+    await note(found)
+    await APPROVAL.receive()
+    return found
+
+
+@background_task(on_restart="resume", name="tests.awaits_on_a_thread")
+def awaits_on_a_thread(task_id: str) -> str:
+    """Do the same on a thread."""
+    try:
+        found = str(get_task_manager().wait_result(task_id))
+    except (LookupError, TaskCancelledError) as error:
+        found = type(error).__name__
+    EFFECTS.append(found)
+    APPROVAL.receive_sync()
+    return found
+
+
+@pytest.fixture
+async def left(monkeypatch: pytest.MonkeyPatch) -> dict[str, asyncio.Semaphore]:
+    """Of each task what is released whenever it has left its process."""
+    loop, rest = asyncio.get_running_loop(), resting.Resting.rest
+    found = defaultdict[str, asyncio.Semaphore](lambda: asyncio.Semaphore(0))
+
+    def rest_and_tell(self: resting.Resting, task: Any, *given: Any) -> None:
+        rest(self, task, *given)
+        loop.call_soon_threadsafe(found[str(task.task_id)].release)
+
+    monkeypatch.setattr(resting.Resting, "rest", rest_and_tell)
+    return found
+
+
+@pytest.mark.parametrize("function", [awaits, awaits_on_a_thread])
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [("approved", "parcel"), ("refused", "LookupError"), ("cancelled", "TaskCancelledError")],
+)
+async def test_who_awaits_another_task_for_long_is_a_row(
+    sql_url: str,
+    effects: list[str],
+    function: Any,
+    how: str,
+    expected: str,
+    left: dict[str, asyncio.Semaphore],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It leaves, goes on when the other one ends, and has its outcome once that is forgotten."""
+    monkeypatch.setattr(_sleeps, "LONG", 0.5)
+    monkeypatch.setattr(resting, "LONG", 0.5)
+    async with setup_async_framework(None, store=SQLStore(sql_url, durable=True)):
+        manager = get_task_manager()
+        other = str(await manager.submit(awaited))
+        task_id = await manager.submit(function, (other,))
+        await asyncio.wait_for(left[task_id].acquire(), PATIENCE)
+        task = await manager.get_task(task_id)
+        assert task is not None
+        told = task.explain()
+        if how == "cancelled":
+            await manager.cancel_task(other)
+        else:
+            await APPROVAL.send(other, how == "approved")
+        # It has gone on, and leaves for the message.
+        await asyncio.wait_for(left[task_id].acquire(), PATIENCE)
+    engine = sa.create_engine(checked_url(sql_url), poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.execute(sa.delete(TASKS).where(TASKS.c.task_id == other))
+    async with setup_async_framework(None, store=SQLStore(sql_url, durable=True)):
+        manager = get_task_manager()
+        await APPROVAL.send(task_id, True)
+        result = await manager.get_result(task_id, timeout=PATIENCE)
+        task = await manager.get_task(task_id)
+
+    assert told == f"waits for task {other} to end"
+    assert (result, effects[0]) == (expected, expected)
+    assert task is not None
+    assert task.attempts == 1
+
+
+@pytest.mark.parametrize("function", [awaits, awaits_on_a_thread])
+async def test_who_awaits_leaves_when_the_app_stops(sql_url: str, function: Any) -> None:
+    """A task that waits for another one when its app stops goes on in the next, and waits there."""
+    store = SQLStore(sql_url, durable=True)
+    async with setup_async_framework(None, store=store, graceful_shutdown_timeout=0.1):
+        manager = get_task_manager()
+        begun, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def hear(event: TaskEvent) -> None:
+            if event.kind == "started" and event.task_id != other:
+                loop.call_soon_threadsafe(begun.set)
+
+        other = str(await manager.submit(awaited))
+        manager.subscribe(hear)
+        task_id = await manager.submit(function, (other,))
+        await asyncio.wait_for(begun.wait(), PATIENCE)
+    async with setup_async_framework(None, store=SQLStore(sql_url, durable=True)):
+        for one in (other, task_id):
+            await APPROVAL.send(one, True)
+        result = await get_task_manager().get_result(task_id, timeout=PATIENCE)
+
+    assert result == "parcel"

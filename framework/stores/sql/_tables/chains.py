@@ -5,6 +5,11 @@ the tasks is due `NEVER` until then, so that it is asleep for all who look for w
 long as nobody has it. Its number of rows is kept beside the version, so that nobody who ends a task
 asks for them in vain.
 
+A task that has left its process and waits for the result of another one has such a row, too, with
+`WAKES`: its code runs again once one of those has ended, however. It is due, and sleeps, as one
+that waits for a message. A row of one that goes on for another reason is left until then, and
+wakes nobody.
+
 The invariants:
 
 1. A task that is due `NEVER` waits for one at least that has not ended, or that its process has yet
@@ -13,7 +18,7 @@ The invariants:
    other after its own change: the later of the two finds the earlier. So no end is missed.
 3. What an end decides is written with it: the tasks that may start by it, and those that are
    cancelled, down to the last that waits for these. Their own processes only hear of it. So whoever
-   dies, in between or later, nothing has to be looked at again.
+   dies, in between or later, nothing has to be looked at again. So it is with those that it wakes.
 4. A process that has such a task neither starts it nor changes until when it waits. So the row may
    be changed by others, though it is not theirs, until it is released or has ended.
 
@@ -33,13 +38,16 @@ from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
 from framework._records.chains import After, why_cancelled
-from framework._records.reasons import delayed
+from framework._records.reasons import awaited_tasks, delayed
 from framework._records.records import OFFERED, Restart
 from framework._records.statuses import TaskStatus
 from framework.stores.sql._dialects.dialect import Dialect
 from framework.stores.sql._tables import calls, free_rows
 from framework.stores.sql._tables.rows import NEVER
 from framework.stores.sql._tables.schema import CHAINS, META, SUBMISSIONS, TASKS
+
+WAKES: Final = "wake"
+"""What becomes of a task that waits for a result, instead of "cancel" or "run"."""
 
 _CHUNK: Final = 500
 """How many ids a statement names at most."""
@@ -62,7 +70,12 @@ _ENDED: Final = (
         ),
     )
 )
-_OF_PARENTS: Final = sa.select(CHAINS.c.task_id).distinct().where(CHAINS.c.parent.in_(_THESE))
+_OF_PARENTS: Final = sa.select(CHAINS.c.task_id, CHAINS.c.parent).where(
+    CHAINS.c.parent.in_(_THESE), CHAINS.c.on_failure != WAKES
+)
+_AWAITED: Final = sa.select(CHAINS.c.task_id, CHAINS.c.parent).where(
+    CHAINS.c.parent.in_(_THESE), CHAINS.c.on_failure == WAKES
+)
 _CANCELS: Final = CHAINS.c.on_failure == "cancel"
 _FIRST: Final = (
     sa.select(CHAINS.c.task_id, CHAINS.c.parent)
@@ -91,6 +104,20 @@ _RELEASED: Final = sa.select(TASKS.c.task_id).where(
     TASKS.c.ended_at.is_(None),
     sa.or_(TASKS.c.due_at.is_(None), TASKS.c.due_at < NEVER),
 )
+_AWAY: Final = sa.select(TASKS.c.task_id, TASKS.c.reason).where(
+    TASKS.c.task_id.in_(_THESE), free_rows.IS_FREE, TASKS.c.due_at.is_not(None)
+)
+WAKE: Final = (
+    sa.update(TASKS)
+    .where(
+        TASKS.c.task_id.in_(_THESE),
+        free_rows.IS_FREE,
+        TASKS.c.due_at.is_not(None),
+    )
+    .values(due_at=None, reason=OFFERED, version=bindparam("at_version"))
+)
+"""Lets tasks go on that sleep, and that no process has."""
+
 _CANCEL: Final = (
     sa.update(TASKS)
     .where(TASKS.c.task_id == bindparam("its_id"))
@@ -186,17 +213,20 @@ def settle(
     }
     cancelled = _unwanted(connection, statuses)
     parents = {*statuses, *cancelled}
-    touched = {one for one, *_ in _rows(connection, _OF_PARENTS, parents)}.difference(cancelled)
+    touched = {one for one, _ in _rows(connection, _OF_PARENTS, parents)}.difference(cancelled)
+    woken = _wake(connection, parents, version)
     # Those that have ended otherwise wait for nothing any more.
     _drop(connection, _DROP_TASKS, {*ended, *cancelled})
     _drop(connection, _DROP_PARENTS, parents)
-    if not touched and not cancelled:
+    if not touched and not cancelled and not woken:
         return NOTHING
     left = {task_id for (task_id,) in _rows(connection, _LEFT, touched)}
     waiting = _rows(connection, _WAITING, {*cancelled, *touched.difference(left)})
     # In the order in which they would start.
     waiting.sort(key=attrgetter("level", "created_at", "task_id"))
     ended_by_it, released = dict[str, dict[str, str]](), dict[str, list[str]]()
+    if woken:
+        released[""] = woken
     ends, starts = list[dict[str, Any]](), list[dict[str, Any]]()
     for row in waiting:
         why = cancelled.get(row.task_id)
@@ -214,6 +244,20 @@ def settle(
     if "" in released:
         calls.call(connection, dialect, process, version, released[""])
     return Settled(released, ended_by_it)
+
+
+def _wake(connection: Connection, parents: Collection[str], version: int) -> list[str]:
+    """Wake those that are out of memory and wait for the results of some tasks that have ended."""
+    links = {(one, parent) for one, parent in _rows(connection, _AWAITED, parents)}
+    if not links:
+        return []
+    woken = list[str]()
+    for task_id, reason in _rows(connection, _AWAY, {one for one, _ in links}):
+        if any((task_id, one) in links for one in awaited_tasks(reason)):
+            woken.append(task_id)
+    for some in _parts(woken):
+        connection.execute(WAKE, {"task_ids": some, "at_version": version})
+    return woken
 
 
 def released_among(connection: Connection, task_ids: Collection[str]) -> list[str]:

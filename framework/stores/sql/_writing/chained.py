@@ -9,11 +9,12 @@ from collections.abc import Sequence
 
 from sqlalchemy.engine import Connection
 
+from framework._records.reasons import awaited_tasks
 from framework.stores.sql._reading.chained import Over
 from framework.stores.sql._reading.follower import Follower
 from framework.stores.sql._shared.site import Site
 from framework.stores.sql._tables import chains
-from framework.stores.sql._tables.chains import NOTHING, Settled
+from framework.stores.sql._tables.chains import NOTHING, WAKES, Settled
 from framework.stores.sql._tables.rows import Written
 
 
@@ -42,6 +43,12 @@ class ChainedRows:
         """
         dialect = self._site.database.dialect
         links = [link for row in rows for link in row.waits_for]
+        links += [
+            (row.task_id, awaited, WAKES)
+            for row in rows
+            if row.is_free and row.receives
+            for awaited in awaited_tasks(row.as_read(version).reason)
+        ]
         if links:
             chains.begin(connection, dialect, links)
         ended = [row.task_id for row in rows if row.ended_at is not None]

@@ -17,14 +17,13 @@ from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
 from framework._records.reasons import message_names
-from framework._records.records import OFFERED
 from framework._records.steps import MessageRecord, Sent
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._shared.site import Site
 from framework.stores.sql._shared.submissions import Submissions
 from framework.stores.sql._tables import calls
+from framework.stores.sql._tables.chains import WAKE
 from framework.stores.sql._tables.database import FAULTS, Database, why
-from framework.stores.sql._tables.free_rows import IS_FREE
 from framework.stores.sql._tables.rows import Written
 from framework.stores.sql._tables.schema import MESSAGES, TASKS
 from framework.stores.sql._tables.statements import parts
@@ -50,15 +49,6 @@ _WHOSE: Final = sa.select(TASKS.c.ended_at, TASKS.c.process, TASKS.c.due_at, TAS
 )
 _WAITING: Final = sa.select(MESSAGES.c.task_id, MESSAGES.c.name).where(
     MESSAGES.c.task_id.in_(bindparam("task_ids", expanding=True)), MESSAGES.c.taken == 0
-)
-_WAKE: Final = (
-    sa.update(TASKS)
-    .where(
-        TASKS.c.task_id.in_(bindparam("task_ids", expanding=True)),
-        IS_FREE,
-        TASKS.c.due_at.is_not(None),
-    )
-    .values(due_at=None, reason=OFFERED, version=bindparam("at_version"))
 )
 
 
@@ -126,7 +116,7 @@ def _send(
     row = {"task_id": task_id, "number": last + 1, "name": name, "value": value, "key": key}
     connection.execute(_INSERT, {**row, "taken": 0})
     if not task.process and task.due_at is not None and name in message_names(task.reason):
-        connection.execute(_WAKE, {"task_ids": [task_id], "at_version": version})
+        connection.execute(WAKE, {"task_ids": [task_id], "at_version": version})
         calls.call(connection, site.database.dialect, "", version, [task_id])
     return "sent"
 
@@ -161,7 +151,7 @@ def wake_beside(connection: Connection, rows: Iterable[Written], version: int) -
             if name in names[task_id]:
                 found.add(task_id)
     for some in parts(sorted(found)):
-        connection.execute(_WAKE, {"task_ids": some, "at_version": version})
+        connection.execute(WAKE, {"task_ids": some, "at_version": version})
     return bool(found)
 
 
