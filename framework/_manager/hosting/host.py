@@ -133,19 +133,24 @@ class RemoteHost:
 
         There are as many places for threads as threads, and as many for ``async def`` tasks. Tasks
         that wait for something else than a place, such as their time, need none. One that has ended
-        or was given away has its place until the store knows, and can count it.
+        or was given away has its place until the store knows, and can count it. If all that run
+        only wait, as for the results of others, there is one place more.
         """
         core, ledger = self._core, self._ledger
         if not core.takes_over or not core.requeued.is_possible or ledger.state != "running":
             return {}
         most = ledger.queue_size - ledger.pending
         free = dict.fromkeys(KINDS, core.pool._crew.max_workers)
+        goes_on = False
         for task in ledger.unstored():
             if task.status is not PENDING or not core.places.keeps(task):
                 free[task.spec.kind] -= 1
+                goes_on |= task.spec.kind == "loop" and task.sleeper is None
         # What they wait for may itself wait for a place, in every process.
         if core.pool._crew.is_stuck:
             free["thread"] = max(1, free["thread"])
+        if not goes_on:
+            free["loop"] = max(1, free["loop"])
         return {kind: min(left, most) for kind, left in free.items() if min(left, most) > 0}
 
     def functions(self) -> dict[Kind, list[str]]:

@@ -9,9 +9,10 @@ from framework._manager.others.other_processes import OtherProcesses
 from framework._manager.submitting.partner import Joined, Partner
 from framework._manager.submitting.remote import Remote
 from framework._manager.submitting.requeued import Requeued
+from framework._records.ids import ChildId
 from framework._records.statuses import CANCELLED, FAILED
 from framework._running.runner import NOT_STARTED, Runner
-from framework._tasks.live import LiveTask
+from framework._tasks.live import LiveTask, current_record
 from framework._tasks.places import Existing
 from framework._threads.waiters import Reply, Steps
 from framework.exceptions import StoreUnavailableError, TaskCancelledError
@@ -75,7 +76,7 @@ class Durable(Partner):
             yield reply.wait
         except GeneratorExit:
             # The caller was cancelled, so nobody will ever know the id.
-            if own:
+            if own and not _is_awaited_elsewhere(task):
                 self._cancel(task)
             raise
         error = reply.answer
@@ -133,3 +134,10 @@ class Durable(Partner):
 
         for one in parts:
             one.secure(task, secured)
+
+
+def _is_awaited_elsewhere(task: LiveTask) -> bool:
+    """Return whether a task is the child of one that leaves, and finds it where it goes on."""
+    parent = current_record.get()
+    is_child = isinstance(task.spec.task_id, ChildId)
+    return is_child and isinstance(parent, LiveTask) and parent.was_given_away

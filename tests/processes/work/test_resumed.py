@@ -22,6 +22,7 @@ from framework import (
 )
 from framework._manager import resting
 from framework._manager.inside import core_of
+from framework._manager.submitting.durable import Durable
 from framework.exceptions import RunAgainError, StepInterruptedError, StepTakenError
 from framework.protocols import TaskEvent
 from framework.steps import Message, _sleeps, sleep, sleep_sync, step
@@ -574,3 +575,62 @@ async def test_who_awaits_leaves_when_the_app_stops(sql_url: str, function: Any)
         result = await get_task_manager().get_result(task_id, timeout=PATIENCE)
 
     assert result == "parcel"
+
+
+@background_task(on_restart="resume", name="tests.ended_soon")
+async def ended_soon() -> str:
+    """Wait until there is a carrier."""
+    if not World.is_open:
+        await asyncio.Event().wait()
+    return "ended"
+
+
+@background_task(on_restart="resume", name="tests.awaits_its_child")
+async def awaits_its_child() -> str:
+    """Submit another task, and wait for it."""
+    task_id = await get_task_manager().submit(ended_soon)
+    World.started.set()
+    return await get_task_manager().get_result(task_id)
+
+
+async def test_who_waits_lets_others_have_a_place(sql_url: str) -> None:
+    """In a process whose places all have tasks that wait for others, these may start."""
+    store = SQLStore(sql_url, durable=True)
+    async with setup_async_framework(
+        None, store=store, max_workers=1, graceful_shutdown_timeout=0.0
+    ):
+        manager = get_task_manager()
+        task_ids = [await manager.submit(awaits_its_child) for _ in range(3)]
+        await World.started.wait()
+    World.is_open = True
+    async with setup_async_framework(None, store=SQLStore(sql_url, durable=True), max_workers=1):
+        manager = get_task_manager()
+        results = [await manager.get_result(one, timeout=PATIENCE / 2) for one in task_ids]
+
+    assert results == ["ended"] * 3
+
+
+async def test_who_leaves_while_it_submits_keeps_its_child(
+    sql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child that is written while its parent leaves is not cancelled, but found by it."""
+    ask = Durable._ask
+
+    def ask_later(self: Durable, task: Any, reply: Any) -> None:
+        if task.name == "tests.ended_soon" and not World.is_open:
+            World.started.set()
+        else:
+            ask(self, task, reply)
+
+    monkeypatch.setattr(Durable, "_ask", ask_later)
+    store = SQLStore(sql_url, durable=True)
+    async with setup_async_framework(None, store=store, graceful_shutdown_timeout=0.0):
+        task_id = await get_task_manager().submit(awaits_its_child)
+        await World.started.wait()
+    World.is_open = True
+    async with setup_async_framework(None, store=SQLStore(sql_url, durable=True)):
+        result = await get_task_manager().get_result(task_id, timeout=PATIENCE)
+        page = await get_task_manager().list_tasks(name="tests.ended_soon")
+
+    assert result == "ended"
+    assert len(page.tasks) == 1
