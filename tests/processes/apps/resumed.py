@@ -14,6 +14,8 @@ import os
 import sys
 import threading
 import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from framework import background_task, current_task, get_task_manager, setup_async_framework
 from framework.steps import sleep, sleep_sync, step
@@ -29,10 +31,15 @@ def note(part: str) -> str:
     """Append a line, and return its token."""
     task, token = current_task(), uuid.uuid4().hex
     assert task is not None
-    file = os.open(LEDGER, os.O_APPEND | os.O_WRONLY | os.O_CREAT)
-    os.write(file, f"{task.task_id} {part} {token}\n".encode())
-    os.close(file)
+    note_for(task.task_id, part, token)
     return token
+
+
+def note_for(task_id: str, part: str, token: str) -> None:
+    """Append a line about a task."""
+    file = os.open(LEDGER, os.O_APPEND | os.O_WRONLY | os.O_CREAT)
+    os.write(file, f"{task_id} {part} {token}\n".encode())
+    os.close(file)
 
 
 async def pause() -> None:
@@ -150,7 +157,7 @@ async def broken(number: int) -> dict[str, str]:
     return found | {"third": await breaks("third"), "last": await on_loop("last")}
 
 
-async def run_again(number: int) -> None:
+async def run_again(number: int, _: Mapping[str, str]) -> None:
     """Submit a task that breaks, and let it go on, as two people at once."""
     manager = get_task_manager()
     task_id = await manager.submit(broken, (number,))
@@ -161,8 +168,15 @@ async def run_again(number: int) -> None:
 KINDS = {"fanned": fanned, "chained": chained, "parent": parent, "thread": parent_on_a_thread}
 
 
-async def main() -> None:
-    """Submit, tell what was accepted, and run until the input ends."""
+async def serve(
+    kinds: Mapping[str, Any], beside: Callable[[int, Mapping[str, str]], Awaitable[None]]
+) -> None:
+    """Submit, tell what was accepted, and run until the input ends.
+
+    Args:
+        kinds: What is submitted.
+        beside: Called once for each number, with the ids of what was submitted.
+    """
     store = SQLStore(URL, durable=True)
     store._pace = Pace(beat=0.1)
     end = asyncio.Event()
@@ -172,21 +186,25 @@ async def main() -> None:
         sys.stdin.read()
         loop.call_soon_threadsafe(end.set)
 
-    async def submit(kind: str, number: int) -> None:
-        task_id = await get_task_manager().submit(KINDS[kind], (number,))
+    async def submit(kind: str, number: int) -> str:
+        task_id = await get_task_manager().submit(kinds[kind], (number,))
         print("accepted", task_id, kind, flush=True)
+        return str(task_id)
 
     async with setup_async_framework(
         None, store=store, max_workers=2, graceful_shutdown_timeout=0.05
     ):
         threading.Thread(target=read, daemon=True).start()
+        submitted = list[Mapping[str, str]]()
         for number in range(COUNT):
-            await asyncio.gather(*(submit(kind, number) for kind in KINDS))
-        again = asyncio.gather(*map(run_again, range(COUNT)), return_exceptions=True)
+            ids = await asyncio.gather(*(submit(kind, number) for kind in kinds))
+            submitted.append(dict(zip(kinds, ids, strict=True)))
+        calls = (beside(number, ids) for number, ids in enumerate(submitted))
+        also = asyncio.gather(*calls, return_exceptions=True)
         print("done", flush=True)
         await end.wait()
-    again.cancel()
+    also.cancel()
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(serve(KINDS, run_again))
