@@ -89,7 +89,8 @@ async def result_in_a_step(
         return raise_or_return(await ended(limit))
     if record.answer is None:
         record.answer = _waiting(run, limit)
-        if limit is not None:
+        if limit is not None or not run.is_recorded:
+            # So that it looks for its children when it goes on, also if it has left in order.
             await run.store(branch, record)
     until, stays = _until(record), run.sleeps.clock.monotonic() + _sleeps.LONG
     wait = Wait(until, result_of(task_id), stays_until=stays, away=_AWAY)
@@ -128,7 +129,7 @@ def result_on_a_thread(
         return raise_or_return(ended(limit))
     if record.answer is None:
         record.answer = _waiting(run, limit)
-        if limit is not None:
+        if limit is not None or not run.is_recorded:
             run.store_sync(record)
     wait = Wait(_until(record), result_of(task_id), away=_AWAY)
     found: TaskRecord | Exception

@@ -165,6 +165,11 @@ class StepRun:
         return self._has_records or not is_first
 
     @property
+    def is_recorded(self) -> bool:
+        """Whether something of its task is stored, by which the next run knows of this one."""
+        return bool(self._known.stored)
+
+    @property
     def is_here(self) -> bool:
         """Whether its task is the one that runs here: other tasks inherit the context."""
         return current_record.get() is self.task

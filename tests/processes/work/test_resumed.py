@@ -634,3 +634,43 @@ async def test_who_leaves_while_it_submits_keeps_its_child(
 
     assert result == "ended"
     assert len(page.tasks) == 1
+
+
+@background_task(on_restart="resume", name="tests.calls_on_a_thread")
+def calls_on_a_thread() -> str:
+    """Call another task, and wait for it before any step."""
+    return get_task_manager().wait_result(awaited())
+
+
+@background_task(on_restart="resume", name="tests.calls")
+async def calls() -> str:
+    """Do the same on the loop."""
+    return await get_task_manager().get_result(awaited())
+
+
+@pytest.mark.parametrize("function", [calls, calls_on_a_thread])
+async def test_who_leaves_before_any_step_finds_its_child(
+    sql_url: str,
+    function: Any,
+    left: dict[str, asyncio.Semaphore],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A task that leaves since it waits for a child that no step has submitted has that again."""
+    monkeypatch.setattr(_sleeps, "LONG", 0.5)
+    monkeypatch.setattr(resting, "LONG", 0.5)
+    async with setup_async_framework(None, store=SQLStore(sql_url, durable=True)):
+        manager = get_task_manager()
+        task_id = await manager.submit(function)
+        await asyncio.wait_for(left[task_id].acquire(), PATIENCE)
+    async with setup_async_framework(None, store=SQLStore(sql_url, durable=True)):
+        manager = get_task_manager()
+        steps = await manager.get_steps(task_id)
+        (child,) = (await manager.list_tasks(name="tests.awaited")).tasks
+        await APPROVAL.send(child.task_id, True)
+        result = await manager.get_result(task_id, timeout=PATIENCE)
+        page = await manager.list_tasks(name="tests.awaited")
+
+    # By that it knows that there may be a child.
+    assert [(one.name, one.state) for one in steps] == [("framework.steps.result", "waiting")]
+    assert result == "parcel"
+    assert len(page.tasks) == 1
