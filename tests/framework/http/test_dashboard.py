@@ -282,7 +282,7 @@ class Size(Enum):
 
 
 YES, NO = ["Yes", "true"], ["No", "false"]
-QUESTIONS = [
+QUESTIONS: list[tuple[Any, list[list[str]], bool]] = [
     (bool, [YES, NO], False),
     (Size, [["small", '"small"'], ["large", '"large"']], True),
     (Literal["by hand", 7], [["by hand", '"by hand"'], ["7", "7"]], False),
