@@ -181,10 +181,8 @@ class Explorer:
         self._runs += 1
         at = self._deepening
         followed = lines or at.lines
-        make, crashes = None, self._crashes
-        if crashes is not None:
-            make = functools.partial(crashes.make_process, self._deaths)
-        seed = self._plan.seed
+        crashes, seed = self._crashes, self._plan.seed
+        make = None if crashes is None else functools.partial(crashes.make_process, self._deaths)
         run = Run(strategy, at.level, seed, followed, scope, edges=at.edges, make_process=make)
         run.end = self._collector.at_end
         run.faults = self._plan.faults
@@ -267,7 +265,9 @@ class Explorer:
     def _search_level(self, searched: Searched) -> conclusions.Conclusion | None:
         """Search at one level; return what was found, None for nothing."""
         plan, level = self._plan, self._deepening.level
-        most = self._deepening.share_of(self._most - searched.runs)
+        left = self._most - searched.runs
+        # No level is begun before each row has had the default schedule at the one before.
+        most = max(self._deepening.share_of(left), min(left, len(self._rows)))
         searched.begin(level)
         depth = 1 if self._crashes is None else self._crashes.depth
         at = AtLevel(level, Rows(plan.policy, plan.seed, most, self._rows, depth))
@@ -349,7 +349,7 @@ class Explorer:
     def _claim(self, searched: Searched, at: AtLevel) -> None:
         """Take note of what was searched at one level."""
         where, seeds = f" of level {at.level}", self._most
-        if at.runs and self._is_over and searched.runs < seeds:
+        if at.runs and self._is_over and searched.runs < seeds and len(self._rows) == 1:
             left = seeds - (searched.runs - at.runs)
             most = f"at most {left} schedules{where} in {self._plan.budget:g} s"
             searched.claims[at.level] = f"{at.runs} of {most}"

@@ -147,6 +147,16 @@ async def test_locked(asyncframe: Probe) -> None:
 
 
 @pytest.mark.extended("time")
+def test_a_small_budget_is_spent_on_the_default_schedule(races: pytest.Pytester) -> None:
+    """No deeper level is begun before each point has had a crash, and the summary says how far."""
+    write(races, "pytest.mark.crash_points(most=15)", "pytest.mark.interleave")
+    result = races.runpytest("-v", "-p", "no:randomly", "-k", "cure_of_a_copy")
+    result.assert_outcomes(passed=1)
+    proof = "*PASSED (14 of 23 crash points under the default schedule of level framework, none*"
+    result.stdout.fnmatch_lines([proof])
+
+
+@pytest.mark.extended("time")
 def test_pairs_of_crashes_are_rows_of_their_own(races: pytest.Pytester) -> None:
     """With depth=2 the summary says how many pairs have had a schedule."""
     write(races, "pytest.mark.crash_points(depth=2)", ORDERS.format(40))
