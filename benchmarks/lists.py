@@ -22,7 +22,7 @@ from benchmarks._servers import databases
 from benchmarks.history import fill
 from framework import TaskManager, TaskStatus, get_task_manager, setup_async_framework
 from framework._records.ids import random_id
-from framework._records.records import TaskRecord, label_of
+from framework._records.records import TaskRecord, heading_of
 from framework.protocols import TaskStore
 from framework.stores.memory import MemoryStore
 from framework.stores.sql import SQLStore
@@ -71,7 +71,7 @@ def _filled_memory(many: int) -> MemoryStore:
         record = TaskRecord()
         record.task_id = random_id()
         owner = "big" if number % 2 else f"user{number % _OWNERS}"
-        record.label = label_of(f"shop.tasks.job_{number % 20}", "sends a mail", owner)
+        record.heading = heading_of(f"shop.tasks.job_{number % 20}", "sends a mail", owner)
         record.status = TaskStatus.FAILED if number % 50 == 0 else TaskStatus.COMPLETED
         # Not quite in the order in which they end.
         record.created = record.queued = number * spacing - 2 * drawn.random()

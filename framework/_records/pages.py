@@ -1,6 +1,6 @@
 """Pages of tasks, in the order in which they were submitted, and the fields to find them by.
 
-To filter and count by one more field, add it to `LABELLED`, to `PageQuery` and to `Label`, and to
+To filter and count by one more field, add it to `HEADED`, to `PageQuery` and to `Heading`, and to
 the schema of `SQLStore` as a column with an index. The stores have the rest from here.
 """
 
@@ -44,18 +44,18 @@ class Field:
         return getattr(record, self.name)
 
 
-LABELLED: Final = (Field("owner", optional=True), Field("name"))
-"""The attributes of a `Label` that a query may give, beginning with the one of the fewest tasks."""
+HEADED: Final = (Field("owner", optional=True), Field("name"))
+"""The attributes of a `Heading` that a query may give, the one of the fewest tasks first."""
 
-_NAMES: Final = tuple(one.name for one in LABELLED)
+_NAMES: Final = tuple(one.name for one in HEADED)
 
 STATUS: Final = Field("status", values=tuple(TaskStatus))
 
-FIELDS: Final = {one.name: one for one in (*LABELLED, STATUS)}
+FIELDS: Final = {one.name: one for one in (*HEADED, STATUS)}
 """All fields, by name."""
 
-SEARCHED_LABEL: Final = ("name", "description")
-"""The attributes of a `Label` that a search looks at; it looks at a task's id as well."""
+SEARCHED_HEADING: Final = ("name", "description")
+"""The attributes of a `Heading` that a search looks at; it looks at a task's id as well."""
 
 
 def key_of(record: TaskRecord) -> Key:
@@ -112,8 +112,8 @@ class PageQuery:
 
     @property
     def given(self) -> tuple[Field, ...]:
-        """The fields of labels that it has a value for."""
-        return tuple([one for one in LABELLED if getattr(self, one.name) is not None])
+        """The fields of headings that it has a value for."""
+        return tuple([one for one in HEADED if getattr(self, one.name) is not None])
 
     @property
     def texts(self) -> list[str]:
@@ -154,10 +154,10 @@ class PageQuery:
 
     def may_count(self, record: TaskRecord) -> bool:
         """Return whether a task matches, apart from its status and from `after`."""
-        label = record.label
+        heading = record.heading
         for name in _NAMES:
             wanted = getattr(self, name)
-            if wanted is not None and getattr(label, name) != wanted:
+            if wanted is not None and getattr(heading, name) != wanted:
                 return False
         since = self.ended_since
         if since is not None and (record.ended is None or wall_end(record) < since):
@@ -165,8 +165,8 @@ class PageQuery:
         if not self.search:
             return True
         has = finder(self.search)
-        for name in SEARCHED_LABEL:
-            if has(getattr(label, name)):
+        for name in SEARCHED_HEADING:
+            if has(getattr(heading, name)):
                 return True
         return has(str(record.task_id))
 

@@ -150,7 +150,7 @@ class Origin:
 
 
 @dataclass(slots=True, eq=False)
-class Label:
+class Heading:
     """Name, description and owner of a task, shared by the tasks of one function and owner.
 
     So an owner costs a task nothing, and a store that packs its records keeps it once.
@@ -162,13 +162,13 @@ class Label:
 
 
 @functools.lru_cache(maxsize=1_024)
-def label_of(name: str, description: str, owner: str | None = None) -> Label:
-    """Return the label with these texts; recently used ones are shared.
+def heading_of(name: str, description: str, owner: str | None = None) -> Heading:
+    """Return the heading with these texts; recently used ones are shared.
 
-    A function that is not decorated, or is submitted with options, asks for its label at each
-    submission. Without sharing, each kept task would hold a label of its own.
+    A function that is not decorated, or is submitted with options, asks for its heading at each
+    submission. Without sharing, each kept task would hold a heading of its own.
     """
-    return Label(name, description, owner)
+    return Heading(name, description, owner)
 
 
 class Rare(Generic[T]):
@@ -230,7 +230,7 @@ class TaskRecord:
 
     Attributes:
         task_id: The id.
-        label: Name, description and owner, shared by the tasks of one function and owner.
+        heading: Name, description and owner, shared by the tasks of one function and owner.
         status: The status.
         created_at: When it was submitted, in seconds since the epoch. The only wall-clock time:
             the others are shown by their distance from it, so that durations are right even
@@ -264,7 +264,7 @@ class TaskRecord:
     """
 
     task_id: str
-    label: Label
+    heading: Heading
     status: TaskStatus
     created_at: float
     created: float
@@ -299,21 +299,21 @@ class TaskRecord:
     @property
     def name(self) -> str:
         """The name from the decorator, or the name of the task's function."""
-        return self.label.name
+        return self.heading.name
 
     @property
     def description(self) -> str:
         """A text for people; "" if there is none."""
-        return self.label.description
+        return self.heading.description
 
     @property
     def owner(self) -> str | None:
         """Whom it belongs to; None if it has no owner."""
-        return self.label.owner
+        return self.heading.owner
 
     @owner.setter
     def owner(self, owner: str | None) -> None:
-        self.label = label_of(self.label.name, self.label.description, owner)
+        self.heading = heading_of(self.heading.name, self.heading.description, owner)
 
     @property
     def origin(self) -> Origin | None:

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 from framework._records.chains import After
 from framework._records.ids import TaskId
-from framework._records.records import TaskRecord, label_of
+from framework._records.records import TaskRecord, heading_of
 from framework._records.statuses import COMPLETED, TaskStatus
 from framework._tasks import registry
 from framework._tasks.wire import (
@@ -109,7 +109,7 @@ def load_record(facts: Mapping[str, Any], clock: _Times) -> TaskRecord:
     record = TaskRecord()
     record.task_id = TaskId(facts["task_id"])
     about, owner = facts.get("description") or "", facts.get("owner") or None
-    record.label = label_of(facts["name"], about, owner)
+    record.heading = heading_of(facts["name"], about, owner)
     record.status = TaskStatus(facts["status"])
     record.created_at = float(facts["created_at"])
     record.created = record.queued = clock.monotonic() - (clock.time() - record.created_at)

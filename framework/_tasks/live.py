@@ -291,7 +291,7 @@ def new_task(
     # Every field is set: a slot that is not set raises AttributeError when it is read.
     task = LiveTask()
     task.task_id = task_id
-    task.label = spec.label
+    task.heading = spec.heading
     task.status = PENDING
     task.created_at = wall
     task.created = task.queued = created
@@ -326,7 +326,7 @@ def copy_record(record: TaskRecord) -> TaskRecord:
     return copy
 
 
-_OWN: Final = ("code", "instruction", "label", "task_id")
+_OWN: Final = ("code", "instruction", "heading", "task_id")
 """What a process knows better of a task that it has submitted than the store does."""
 
 

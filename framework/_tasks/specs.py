@@ -10,7 +10,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Final, TypeAlias, cast
 
 from framework._records.due import DueTimes
-from framework._records.records import Kind, Label, label_of
+from framework._records.records import Heading, Kind, heading_of
 from framework._tasks.functions import Check, checker_for, is_wrapper, kind_of, layer_of, name_of
 from framework._tasks.injection import injected
 from framework._tasks.options import (
@@ -38,7 +38,7 @@ class TaskSpec:
     Attributes:
         fn: The function to run, with its retry and throttle decorators.
         name: The name in records and logs.
-        label: Name and description, for records.
+        heading: Name and description, for records.
         kind: Where it runs.
         description: A text for people.
         timeout: Time limit in seconds, counted from the start; None for the framework's,
@@ -63,7 +63,7 @@ class TaskSpec:
 
     fn: Callable[..., Any]
     name: str
-    label: Label
+    heading: Heading
     kind: Kind
     check: Check | None
     description: str
@@ -96,7 +96,7 @@ class TaskSpec:
         complete, error = options["on_complete"], options["on_error"]
         self.fn = fn
         self.name = name
-        self.label = label_of(name, description)
+        self.heading = heading_of(name, description)
         self.kind = kind
         self.check = check
         self.description = description

@@ -12,8 +12,8 @@ from operator import attrgetter
 from typing import Any, Final
 
 from framework._records.ids import TaskId
-from framework._records.pages import SEARCHED_LABEL, STATUS, Field, PageQuery, finder
-from framework._records.records import Label, TaskRecord, label_of
+from framework._records.pages import SEARCHED_HEADING, STATUS, Field, PageQuery, finder
+from framework._records.records import Heading, TaskRecord, heading_of
 from framework._records.statuses import TaskStatus
 
 _ID_BYTES: Final = 16
@@ -23,20 +23,20 @@ _COMPLETED: Final = TaskStatus.COMPLETED
 _ALL: Final = PageQuery(1)
 
 _NO, _BY_ID, _YES = range(3)
-"""Whether a task with a label matches: not, if its id has what is searched for, or yes."""
+"""Whether a task with a heading matches: not, if its id has what is searched for, or yes."""
 
-_FIELDS: Final = tuple(one.name for one in fields(Label))
+_FIELDS: Final = tuple(one.name for one in fields(Heading))
 
 _WIDTH: Final = len(_FIELDS)
-"""How many texts a label has."""
+"""How many texts a heading has."""
 
 _texts_of: Final = attrgetter(*_FIELDS)
-"""Returns the texts of a label."""
+"""Returns the texts of a heading."""
 
 
-def _texts(labels: Sequence[Any], name: str) -> Sequence[Any]:
-    """Return one text of each label, of labels whose texts are in one row."""
-    return labels[_FIELDS.index(name) :: _WIDTH]
+def _texts(headings: Sequence[Any], name: str) -> Sequence[Any]:
+    """Return one text of each heading, of headings whose texts are in one row."""
+    return headings[_FIELDS.index(name) :: _WIDTH]
 
 
 class Filter:
@@ -69,21 +69,21 @@ class Filter:
         self._known: set[str] = set()
         self._having: set[str] = set()
 
-    def fits(self, labels: Sequence[Any]) -> list[int]:  # Any: of three kinds in turn
-        """Return for each label whether its tasks match: `_NO`, `_BY_ID` or `_YES`.
+    def fits(self, headings: Sequence[Any]) -> list[int]:  # Any: of three kinds in turn
+        """Return for each heading whether its tasks match: `_NO`, `_BY_ID` or `_YES`.
 
         Args:
-            labels: For each its texts, in one row.
+            headings: For each its texts, in one row.
         """
-        fits = [_YES] * (len(labels) // _WIDTH)
+        fits = [_YES] * (len(headings) // _WIDTH)
         for name, wanted in self._given:
-            found = _texts(labels, name)
+            found = _texts(headings, name)
             fits = [fit if one == wanted else _NO for fit, one in zip(fits, found, strict=True)]
-        return fits if self._has is None or _YES not in fits else self._searched(fits, labels)
+        return fits if self._has is None or _YES not in fits else self._searched(fits, headings)
 
-    def _searched(self, fits: list[int], labels: Sequence[Any]) -> list[int]:
-        """Return `_BY_ID` in place of `_YES` for each label that has not what is searched for."""
-        columns = [_texts(labels, name) for name in SEARCHED_LABEL]
+    def _searched(self, fits: list[int], headings: Sequence[Any]) -> list[int]:
+        """Return `_BY_ID` in place of `_YES` for each heading that has not what is searched for."""
+        columns = [_texts(headings, name) for name in SEARCHED_HEADING]
         fresh = {*chain(*columns)} - self._known
         if fresh:
             self._known |= fresh
@@ -138,16 +138,16 @@ class Block:
         self._ids = _packed_ids(ids)
         # A tuple, which the garbage collector leaves alone if nothing in it concerns it.
         self._results = tuple([record.result for record in records])
-        labels = [record.label for record in records]
-        place_of = dict.fromkeys(labels, 0)
+        headings = [record.heading for record in records]
+        place_of = dict.fromkeys(headings, 0)
         places: dict[tuple[Any, ...], int] = {}
-        for label in place_of:
-            place_of[label] = places.setdefault(_texts_of(label), len(places))
-        # Their texts in one row, and not the labels: they take less memory, and the garbage
+        for heading in place_of:
+            place_of[heading] = places.setdefault(_texts_of(heading), len(places))
+        # Their texts in one row, and not the headings: they take less memory, and the garbage
         # collector leaves a tuple of texts alone.
-        self._labels = tuple(chain.from_iterable(places))
-        # By place, the place of its label; there are no more labels than a byte can tell.
-        self._label_of = None if len(places) == 1 else bytes(map(place_of.__getitem__, labels))
+        self._headings = tuple(chain.from_iterable(places))
+        # By place, the place of its heading; there are no more headings than a byte can tell.
+        self._heading_of = None if len(places) == 1 else bytes(map(place_of.__getitem__, headings))
         # Tasks that were begun more than once are rare, and then few of a block.
         attempts = [record.attempts for record in records]
         self._attempts = None if attempts.count(1) == len(attempts) else attempts
@@ -234,7 +234,7 @@ class Block:
             found = Counter(one.status for at, one in self._whole.items() if at in matching)
             found[_COMPLETED] += len(matching) - found.total()
             return found
-        values, codes = _texts(self._labels, field.name), self._label_of
+        values, codes = _texts(self._headings, field.name), self._heading_of
         if codes is None:
             return Counter({values[0]: len(places)})
         found = Counter[Any]()
@@ -253,14 +253,14 @@ class Block:
         Returns:
             A byte for each, the first one that was not dropped first; none if none matches.
         """
-        fits, labels, first = wanted.fits(self._labels), self._label_of, self._first
+        fits, headings, first = wanted.fits(self._headings), self._heading_of, self._first
         if not any(fits):
             return b""
-        if labels is None:
+        if headings is None:
             found = bytes(fits) * len(self)
         else:
             # Hundreds in one step.
-            found = labels[first:].translate(bytes(fits).ljust(256, b"\0"))
+            found = headings[first:].translate(bytes(fits).ljust(256, b"\0"))
         if _BY_ID not in fits:
             return found
         by_id = bytearray(found.replace(bytes([_BY_ID]), bytes([_NO])))
@@ -355,8 +355,8 @@ class Block:
             return whole
         record = TaskRecord()
         record.task_id = self._task_id(place)
-        at = 0 if self._label_of is None else _WIDTH * self._label_of[place]
-        record.label = label_of(*self._labels[at : at + _WIDTH])
+        at = 0 if self._heading_of is None else _WIDTH * self._heading_of[place]
+        record.heading = heading_of(*self._headings[at : at + _WIDTH])
         record.status = _COMPLETED
         stamps = memoryview(self._stamps).cast("d")[place :: self._size]
         record.created_at, record.created, record.started, record.ended = stamps

@@ -400,14 +400,14 @@ WAYS: dict[str, Callable[[TaskManager], str]] = {
 
 
 def test_no_label_for_each_call(task_manager: TaskManager) -> None:
-    """However a function is submitted, its tasks share one label, which each kept one has."""
-    labels: dict[str, set[int]] = {}
+    """However a function is submitted, its tasks share one heading, which each kept one has."""
+    headings: dict[str, set[int]] = {}
     for way, submit in WAYS.items():
         for _ in range(3):
             record = task_manager._core.ledger.find(submit(task_manager))
             assert record is not None
-            labels.setdefault(way, set()).add(id(record.label))
-    assert {way: len(found) for way, found in labels.items()} == dict.fromkeys(WAYS, 1)
+            headings.setdefault(way, set()).add(id(record.heading))
+    assert {way: len(found) for way, found in headings.items()} == dict.fromkeys(WAYS, 1)
 
 
 def test_a_signature_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -212,7 +212,7 @@ class RemoteHost:
         task = new_task(
             TaskId(record.task_id), spec, copy_context(), home, created, record.created_at
         )
-        task.label, task.remote = record.label, True
+        task.heading, task.remote = record.heading, True
         try:
             self._ledger.add(task, bounded=False, emit_submitted=False)
         except (FrameworkError, ValueError):  # it is stopping, or has it already

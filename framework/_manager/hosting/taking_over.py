@@ -204,7 +204,7 @@ def _task_of(core: Core, record: TaskRecord, restart: Restart, spec: TaskSpec) -
     context.run(CARRIED.set, restart.carried)
     task = new_task(TaskId(record.task_id), spec, context, home, created, record.created_at)
     task.queued = core.clock.monotonic()
-    task.label = record.label
+    task.heading = record.heading
     core.owners.give(task, record.owner)
     task.limit = restart.limit
     task.attempts = record.attempts

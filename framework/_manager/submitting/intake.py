@@ -395,7 +395,7 @@ class Intake:
         # would pay twice as much for a function or a constructor with a parameter for each.
         task = LiveTask()
         task.task_id = self._new_task_id()
-        task.label = spec.label
+        task.heading = spec.heading
         task.status = PENDING
         task.created = task.queued = self._monotonic()
         task.created_at = self._time()

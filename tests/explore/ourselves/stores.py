@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from framework._manager.others.other_processes import OtherProcesses
-from framework._records.records import TaskRecord, label_of
+from framework._records.records import TaskRecord, heading_of
 from framework._records.statuses import TaskStatus
 from framework._threads.waiters import Mailboxes
 from framework.exceptions import FrameworkNotStartedError
@@ -26,7 +26,7 @@ def record(number: int, status: TaskStatus = TaskStatus.COMPLETED) -> TaskRecord
     """Return the record of a task that has ended at second *number*."""
     made = TaskRecord()
     made.task_id = f"{number:032x}"
-    made.label = label_of("task", "")
+    made.heading = heading_of("task", "")
     made.status = status
     made.created_at = made.created = made.queued = made.started = made.ended = float(number)
     made.attempts, made.instruction = 1, 0

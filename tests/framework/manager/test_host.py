@@ -26,7 +26,7 @@ from framework import (
 from framework._manager.hosting import host as _host
 from framework._manager.hosting.host import RemoteHost
 from framework._records.ids import random_id
-from framework._records.records import Label, TaskEvent, TaskRecord
+from framework._records.records import Heading, TaskEvent, TaskRecord
 from framework._tasks.places import PlaceRequest
 from framework.exceptions import BrokerUnavailableError
 from framework.protocols import EngineHost, EngineTask, Kind, Run
@@ -460,7 +460,7 @@ async def test_engine_that_secures_tasks() -> None:
 def record_of(task_id: str, end: TaskStatus, now: float) -> TaskRecord:
     """Return a record as a store or an engine has it."""
     record = TaskRecord()
-    record.task_id, record.label, record.status = task_id, Label(work_name(), "kept"), end
+    record.task_id, record.heading, record.status = task_id, Heading(work_name(), "kept"), end
     record.created_at, record.created = now - 2.0, 0.0
     record.queued, record.started = 0.0, None if end is TaskStatus.PENDING else 1.0
     record.ended = 2.0 if end.is_final else None
@@ -501,7 +501,7 @@ async def test_adopted(manager: TaskManager, host: RemoteHost, workers: Workers)
 async def test_adopted_of_an_unknown_function(manager: TaskManager, host: RemoteHost) -> None:
     """A task of a function that this process does not know can be adopted as well."""
     record = record_of("strange", TaskStatus.PENDING, host.clock.time())
-    record.label = Label("nowhere.at_all", "")
+    record.heading = Heading("nowhere.at_all", "")
     host.adopt([record])
     assert (await status(manager, "strange")) in {TaskStatus.PENDING, TaskStatus.INTERRUPTED}
 
@@ -624,7 +624,7 @@ async def test_tasks_of_the_dead_are_told_of() -> None:
         records = []
         for status in (TaskStatus.INTERRUPTED, TaskStatus.CANCELLED):
             record = TaskRecord()
-            record.task_id, record.label = random_id(), Label("shop.resize", "")
+            record.task_id, record.heading = random_id(), Heading("shop.resize", "")
             record.rest = record.code = None
             record.status, record.attempts, record.instruction = status, 1, 0
             record.created = record.queued = record.started = 1.0

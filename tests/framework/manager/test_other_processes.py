@@ -11,7 +11,7 @@ import pytest
 
 from framework import FrameworkNotStartedError, TaskStatus
 from framework._manager.others.other_processes import _PAUSES, _STEP, OtherProcesses
-from framework._records.records import Label, TaskRecord
+from framework._records.records import Heading, TaskRecord
 from framework._threads.clock import SystemClock
 from framework._threads.waiters import Mailboxes
 from framework.exceptions import BrokerUnavailableError, StoreUnavailableError
@@ -22,7 +22,7 @@ from tests.patience import PATIENCE
 def record_of(task_id: str, status: TaskStatus = TaskStatus.COMPLETED) -> TaskRecord:
     """Return a record that another process might have written."""
     record = TaskRecord()
-    record.task_id, record.status, record.label = task_id, status, Label("call", "")
+    record.task_id, record.status, record.heading = task_id, status, Heading("call", "")
     record.rest, record.attempts = None, 0
     return record
 

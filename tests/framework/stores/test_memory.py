@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 
 from framework._records.ids import TaskId, random_id
 from framework._records.pages import FIELDS, PageQuery
-from framework._records.records import Label, TaskRecord
+from framework._records.records import Heading, TaskRecord
 from framework._records.statuses import TaskStatus
 from framework.stores import memory
 from framework.stores._blocks import Block, Filter
 from framework.stores.memory import MemoryStore
 
-LABELS = [
-    Label("mail.send", ""),
-    Label("shop.pack", "Packs", "ann"),
-    Label("mail.send", "again", "bob"),
+HEADINGS = [
+    Heading("mail.send", ""),
+    Heading("shop.pack", "Packs", "ann"),
+    Heading("mail.send", "again", "bob"),
 ]
 COMPLETED, FAILED = TaskStatus.COMPLETED, TaskStatus.FAILED
 
@@ -44,7 +44,7 @@ def record(
     """Return the record of a finished task, every field of which tells its number."""
     made = TaskRecord()
     made.task_id = random_id() if task_id is None else task_id
-    made.label = LABELS[number % 3]
+    made.heading = HEADINGS[number % 3]
     made.status = status
     made.created_at = 1_700_000_000.0 + number
     made.created = made.queued = number + 0.25
@@ -289,9 +289,9 @@ def test_results_are_let_go_at_removal() -> None:
 
 
 @pytest.mark.parametrize("task_id", [None, "order {}"])
-@pytest.mark.parametrize("label", [None, "always the same", "number {}"])
+@pytest.mark.parametrize("heading", [None, "always the same", "number {}"])
 def test_packed_tasks_are_nothing_to_the_garbage_collector(
-    monkeypatch: pytest.MonkeyPatch, label: str | None, task_id: str | None
+    monkeypatch: pytest.MonkeyPatch, heading: str | None, task_id: str | None
 ) -> None:
     """A block of 256 tasks with plain results is at most eight objects that it looks at.
 
@@ -302,8 +302,8 @@ def test_packed_tasks_are_nothing_to_the_garbage_collector(
     before = len(gc.get_objects())
     store, records = MemoryStore(), [record(number) for number in range(21 * 256)]
     for number, one in enumerate(records):
-        if label is not None:
-            one.label = Label("mail.send", label.format(number))
+        if heading is not None:
+            one.heading = Heading("mail.send", heading.format(number))
         if task_id is not None:
             one.task_id = TaskId(task_id.format(number))
         store.put(one)
@@ -312,7 +312,7 @@ def test_packed_tasks_are_nothing_to_the_garbage_collector(
     one = records[0]
     records.clear()
     gc.collect()
-    # The latest are kept whole, each with its label.
+    # The latest are kept whole, each with its heading.
     assert len(gc.get_objects()) - before <= 4 * 256 + 20 * 8
     assert [one.description for one in store.list()] == described
 

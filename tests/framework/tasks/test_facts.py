@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from framework import TaskStatus, background_task
-from framework._records.records import Label
+from framework._records.records import Heading
 from framework.exceptions import (
     RemoteTaskError,
     TaskCancelledError,
@@ -43,7 +43,7 @@ def price() -> Decimal:
 def record(status: TaskStatus, **known: Any) -> TaskRecord:
     """Return a record of a task of `price`, submitted at second 1,000 of the epoch."""
     made = TaskRecord()
-    made.task_id, made.label, made.status = "7", Label("facts.price", ""), status
+    made.task_id, made.heading, made.status = "7", Heading("facts.price", ""), status
     made.created_at, made.created, made.queued = 1_000.0, 50.0, 50.0
     made.started = made.ended = made.result = made.code = made.rest = None
     made.attempts = made.instruction = 0

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framework._records.pages import PageQuery, key_of, with_own
-from framework._records.records import Label, TaskRecord
+from framework._records.records import Heading, TaskRecord
 from framework._records.statuses import TaskStatus
 
 PLACES = st.tuples(st.integers(0, 6), st.sampled_from("abcdefgh"))
@@ -20,7 +20,7 @@ def record(place: tuple[int, str]) -> TaskRecord:
     """Return the record of a task with this place."""
     made = TaskRecord()
     made.task_id, made.created_at = f"{place[1]}{place[0]}", float(place[0])
-    made.label, made.status, made.rest = Label("task", ""), TaskStatus.COMPLETED, None
+    made.heading, made.status, made.rest = Heading("task", ""), TaskStatus.COMPLETED, None
     return made
 
 

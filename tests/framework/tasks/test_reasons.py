@@ -8,7 +8,7 @@ from typing import Any
 from framework import Task, TaskStatus
 from framework._records import reasons
 from framework._records.ids import TaskId
-from framework._records.records import Kind, Label, TaskRecord
+from framework._records.records import Heading, Kind, TaskRecord
 from framework.exceptions import TaskInterruptedError, TaskTimeoutError
 
 NOON = 1_800_014_400.0
@@ -41,7 +41,7 @@ class Scene:
 def record(status: TaskStatus = TaskStatus.PENDING, **fields: Any) -> TaskRecord:
     """Return the record of a task that was submitted at noon; ``ran`` is started and ended."""
     made = TaskRecord()
-    made.task_id, made.label, made.status = TaskId("1"), Label("app.send", ""), status
+    made.task_id, made.heading, made.status = TaskId("1"), Heading("app.send", ""), status
     made.created_at, made.created, made.queued = NOON, SUBMITTED, SUBMITTED
     made.attempts, made.instruction = 0, 0
     made.started = made.ended = made.result = made.code = made.rest = None

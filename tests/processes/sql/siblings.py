@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from framework._records.ids import TaskId, random_id
-from framework._records.records import Kind, Label, TaskRecord
+from framework._records.records import Heading, Kind, TaskRecord
 from framework._records.statuses import TaskStatus
 from framework._tasks import registry
 from framework._tasks.live import copy_record
@@ -246,7 +246,7 @@ def new_record(clock: SystemClock, task_id: str | None = None, **rest: Any) -> T
     """Return the record of a task that was accepted just now."""
     record = TaskRecord()
     record.task_id = random_id() if task_id is None else TaskId(task_id)
-    record.label = Label("tests.task", "a task of the tests")
+    record.heading = Heading("tests.task", "a task of the tests")
     record.status = PENDING
     record.created_at = clock.time()
     record.created = record.queued = clock.monotonic()

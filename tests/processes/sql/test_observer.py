@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from framework import background_task, get_task_manager, setup_async_framework
 from framework._records.pages import PageQuery, key_of
-from framework._records.records import Label, TaskRecord
+from framework._records.records import Heading, TaskRecord
 from framework._tasks.live import current_record
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql import SQLStore
@@ -47,7 +47,7 @@ def filled(peer: Peer) -> list[TaskRecord]:
     """Let there be twelve tasks of two names, a third of them live, some of the same moment."""
     tasks = []
     for number in range(12):
-        task = peer.accept(label=Label("mail" if number % 2 else "shop", ""))
+        task = peer.accept(heading=Heading("mail" if number % 2 else "shop", ""))
         if number % 3:
             peer.end(task, COMPLETED if number % 4 else FAILED, result={"number": number})
         elif number % 2:

@@ -11,7 +11,7 @@ import pytest
 
 from framework import TaskManager, background_task, get_task_manager, setup_async_framework
 from framework._records.pages import FIELDS, STATUS, PageQuery, key_of, wall_end
-from framework._records.records import Label, TaskRecord
+from framework._records.records import Heading, TaskRecord
 from framework._records.statuses import TaskStatus
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql import SQLStore
@@ -49,7 +49,7 @@ def filled(peer: Peer, count: int) -> list[TaskRecord]:
     """Let tasks of several names end in several ways, two of them submitted at each moment."""
     tasks = []
     for number in range(count):
-        task = peer.accept(label=Label(NAMES[number % 3], ""))
+        task = peer.accept(heading=Heading(NAMES[number % 3], ""))
         tasks.append(peer.end(task, STATUSES[number % 4]))
         if number % 2:
             peer.clock.pass_time(1.0)
@@ -77,7 +77,7 @@ def test_every_task_once(sql_url: str) -> None:
         tasks = filled(one, 13)
         one.writer.batches.write()
         tasks += filled(one, 4)
-        tasks.append(two.accept(label=Label("mail", "")))
+        tasks.append(two.accept(heading=Heading("mail", "")))
         two.writer.batches.write()
         one.writer.follower.look()
         one.mirror.move()
@@ -151,11 +151,11 @@ def test_own_record_is_shown(sql_url: str) -> None:
         assert peer.history.page(PageQuery(5)) == [task]
 
 
-LABELS = (
-    Label("shop.pack", "Order 50% off", "ann"),
-    Label("shop.send", "to_Über", "bob"),
-    Label("mail", "[a] *?^", "ann"),
-    Label("mail", "\u212aelvin", None),
+HEADINGS = (
+    Heading("shop.pack", "Order 50% off", "ann"),
+    Heading("shop.send", "to_Über", "bob"),
+    Heading("mail", "[a] *?^", "ann"),
+    Heading("mail", "\u212aelvin", None),
 )
 IDS = ("{}", "ORDER-{}", "a_b%{}", "\u03a3{}", "")
 """Ids that tasks choose; "" for a random one."""
@@ -203,7 +203,7 @@ def many(peer: Peer, count: int) -> list[TaskRecord]:
     tasks = []
     for number in range(count):
         task_id = IDS[number % 5].format(number) or None
-        task = peer.accept(task_id, label=LABELS[number % 4])
+        task = peer.accept(task_id, heading=HEADINGS[number % 4])
         tasks.append(peer.end(task, STATUSES[number // 4 % 4]))
         if number % 3 == 2:
             peer.clock.pass_time(1.0)
@@ -223,7 +223,7 @@ def test_lists_are_those_of_records(sql_url: str, monkeypatch: pytest.MonkeyPatc
         two.writer.batches.write()
         one.writer.follower.look()
         one.mirror.move()
-        tasks += [one.end(one.accept(label=LABELS[2]), FAILED)]
+        tasks += [one.end(one.accept(heading=HEADINGS[2]), FAILED)]
         for few in (1_000, 2):
             monkeypatch.setattr(pages, "_FEW", few)
             for filters in FILTERS:
@@ -236,10 +236,10 @@ def test_lists_are_those_of_records(sql_url: str, monkeypatch: pytest.MonkeyPatc
 
 def many_more(peer: Peer) -> list[TaskRecord]:
     """Let one task end and others stay live, one of them submitted before all others."""
-    first = peer.accept("early", label=LABELS[0])
+    first = peer.accept("early", heading=HEADINGS[0])
     first.created_at -= 50.0
-    live = [peer.accept(label=LABELS[1]), peer.accept("ORDER-live", label=LABELS[2])]
-    return [first, peer.end(peer.accept(label=LABELS[3]), COMPLETED), *live]
+    live = [peer.accept(heading=HEADINGS[1]), peer.accept("ORDER-live", heading=HEADINGS[2])]
+    return [first, peer.end(peer.accept(heading=HEADINGS[3]), COMPLETED), *live]
 
 
 def require_same(peer: Peer, tasks: list[TaskRecord], query: PageQuery) -> None:

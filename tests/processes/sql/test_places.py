@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
-from framework._records.records import Label, Restart
+from framework._records.records import Heading, Restart
 from framework._records.statuses import TaskStatus
 from framework.protocols import PlaceAnswer, PlaceRequest
 from framework.stores.sql._shared import places as _places
@@ -217,12 +217,12 @@ def test_a_request_that_replaces_is_asked_once(sql_url: str) -> None:
 @pytest.mark.parametrize("dies", ["before", "after"])
 def test_a_task_without_a_process_is_replaced(sql_url: str, dies: str) -> None:
     """A task that waits for a process that knows its function is cancelled when it is replaced."""
-    label = Label("tests.not_here", "")
+    heading = Heading("tests.not_here", "")
     with peers(sql_url) as (dead, alive):
         first = Guest(dead)
         dead.end(first.record)
         dead.writer.batches.write()
-        orphan = Guest(dead, label=label, restart=Restart("[[],{}]"))
+        orphan = Guest(dead, heading=heading, restart=Restart("[[],{}]"))
         orphan.join()
         second = Guest(alive)
         if dies == "after":

@@ -26,7 +26,7 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework._records.records import OFFERED, Label, Restart, TaskRecord
+from framework._records.records import OFFERED, Heading, Restart, TaskRecord
 from framework.stores.sql import SQLStore
 from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._shared.site import Pace
@@ -112,7 +112,7 @@ def submit(peer: Peer, session: Session | Connection, number: int) -> TaskRecord
     transactions = AppTransactions(peer.database, "the store")
     transactions.open(peer.writer.membership, peer.writer.follower.submissions)
     call = f"[[{number}],{{}}]"
-    record = new_record(peer.clock, label=Label("tests.transacted", ""), reason=OFFERED)
+    record = new_record(peer.clock, heading=Heading("tests.transacted", ""), reason=OFFERED)
     record.restart = Restart(call, fresh=True, offered=True)
     transactions.submit_in(session, record)
     return record

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from framework import background_task
 from framework._records.chains import After
 from framework._records.ids import TaskId
-from framework._records.records import OFFERED, Kind, Label, Restart, TaskRecord
+from framework._records.records import OFFERED, Heading, Kind, Restart, TaskRecord
 from framework._tasks.options import PRIORITIES
 from framework.stores.sql._dialects.postgresql import PostgreSQL
 from framework.stores.sql._dialects.sqlite import SQLite
@@ -41,7 +41,7 @@ async def claimed_too(number: int) -> int:
 def offer(peer: Peer, number: int = 1, *, name: str = "tests.claimed", **facts: Any) -> TaskRecord:
     """Let a process without places submit a task that others may run."""
     restart = Restart(f"[[{number}],{{}}]", **facts)
-    task = peer.accept(label=Label(name, ""), restart=restart)
+    task = peer.accept(heading=Heading(name, ""), restart=restart)
     free = peer.host.snapshot(task)
     free.restart, free.reason = restart.free_copy(), OFFERED
     free.restart.offered = True
@@ -125,7 +125,10 @@ def test_what_begins_is_written_as_its_record_would_be(sql_url: str) -> None:
     rng, rows, begun, expected = random.Random(7), list[Written](), dict[str, str | None](), []
     for number in range(60):
         kept = TaskRecord()
-        kept.task_id, kept.label = TaskId(f"'{number}\"\\"), Label("tests.claimed", "Says", "me")
+        kept.task_id, kept.heading = (
+            TaskId(f"'{number}\"\\"),
+            Heading("tests.claimed", "Says", "me"),
+        )
         kept.status, kept.attempts = PENDING, rng.randrange(3)
         kept.created_at, kept.created = START + number, float(number)
         kept.started = kept.ended = kept.result = kept.rest = kept.code = None
@@ -202,7 +205,7 @@ def test_an_end_that_is_not_written_keeps_its_place(
     with peers(sql_url) as (web, worker):
         task = offer(web)
         web.writer.batches.write()
-        own = worker.accept(label=Label("tests.claimed", ""), restart=Restart("[[1],{}]"))
+        own = worker.accept(heading=Heading("tests.claimed", ""), restart=Restart("[[1],{}]"))
         worker.start(own)
         if by == "a look":
             worker.writer.batches.write()

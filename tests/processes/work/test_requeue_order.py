@@ -12,14 +12,14 @@ import sqlalchemy as sa
 
 from framework import background_task
 from framework._records.ids import random_id
-from framework._records.records import WAITS, Label, Restart, TaskRecord
+from framework._records.records import WAITS, Heading, Restart, TaskRecord
 from framework.stores.sql._shared.free import claims as _claims
 from framework.stores.sql._shared.free import orphans as _orphans
 from framework.stores.sql._shared.membership import MISSED
 from framework.stores.sql._tables.schema import TASKS
 from tests.processes.sql.siblings import FAILED, PENDING, Peer, peers
 
-LABEL = Label("tests.requeued", "a task that others may run")
+HEADING = Heading("tests.requeued", "a task that others may run")
 
 
 @background_task(on_restart="requeue", name="tests.requeued")
@@ -30,7 +30,7 @@ def requeued(number: int) -> int:
 
 def accept(peer: Peer, number: int = 1, *, written: bool = True, **facts: Any) -> TaskRecord:
     """Let a process accept a task that others may run."""
-    task = peer.accept(label=LABEL, restart=Restart(f"[[{number}],{{}}]", **facts))
+    task = peer.accept(heading=HEADING, restart=Restart(f"[[{number}],{{}}]", **facts))
     if written:
         peer.writer.batches.write()
     return task
@@ -335,9 +335,9 @@ def test_id_that_another_process_uses(sql_url: str) -> None:
     """Of two tasks with one chosen id, the second one never starts."""
     with peers(sql_url) as (one, two):
         task_id = random_id()
-        first = one.accept(task_id, label=LABEL, restart=Restart("[[1],{}]"))
+        first = one.accept(task_id, heading=HEADING, restart=Restart("[[1],{}]"))
         one.writer.batches.write()
-        second = two.accept(task_id, label=LABEL, restart=Restart("[[2],{}]"))
+        second = two.accept(task_id, heading=HEADING, restart=Restart("[[2],{}]"))
         answers = starts(two, second)
         two.writer.batches.write()
 

@@ -20,7 +20,7 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework._records.records import CancelOutcome, Label, Restart, TaskRecord
+from framework._records.records import CancelOutcome, Heading, Restart, TaskRecord
 from framework.stores.sql import SQLStore
 from framework.stores.sql._shared.free.claims import Waiting
 from framework.stores.sql._shared.free.sharing import Room, share
@@ -180,7 +180,7 @@ def test_only_who_takes_the_function_counts() -> None:
 def waiting_at(peer: Peer, number: int) -> TaskRecord:
     """Let a task wait for a thread of a process."""
     restart = Restart(f"[[{number}],{{}}]")
-    task = peer.accept(label=Label("tests.shared_out", ""), restart=restart)
+    task = peer.accept(heading=Heading("tests.shared_out", ""), restart=restart)
     peer.host.line.append(task)
     peer.clock.pass_time(1.0)
     return task

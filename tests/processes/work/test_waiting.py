@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from framework import background_task
 from framework._records.pages import FIELDS, PageQuery, key_of
-from framework._records.records import OFFERED, WAITS, Label, Restart, TaskRecord
+from framework._records.records import OFFERED, WAITS, Heading, Restart, TaskRecord
 from framework._records.statuses import FINAL, TaskStatus
 from framework.stores.sql._dialects.dialect import Answer
 from framework.stores.sql._reading import pages
@@ -27,10 +27,10 @@ from tests.processes.sql.siblings import COMPLETED, FAILED, PENDING, Peer, peers
 FEW = 3
 """How many free tasks the processes of the tests hold."""
 
-LABELS = (
-    Label("tests.waiting.a", "sends a Mail", "ann"),
-    Label("tests.waiting.b", "", "bob"),
-    Label("tests.waiting.b", "packs", None),
+HEADINGS = (
+    Heading("tests.waiting.a", "sends a Mail", "ann"),
+    Heading("tests.waiting.b", "", "bob"),
+    Heading("tests.waiting.b", "packs", None),
 )
 
 
@@ -71,8 +71,8 @@ class World:
         peer = self.rng.choice(self.peers)
         for _ in range(self.rng.randrange(1, 4)):
             due = peer.clock.time() + 50 if self.rng.random() < 0.2 else None
-            label = self.rng.choice(LABELS)
-            self.free(peer, peer.accept(label=label, restart=Restart("[[1],{}]", due=due)))
+            heading = self.rng.choice(HEADINGS)
+            self.free(peer, peer.accept(heading=heading, restart=Restart("[[1],{}]", due=due)))
             peer.clock.pass_time(float(self.rng.randrange(2)))
         peer.writer.batches.write()
 
@@ -313,7 +313,7 @@ def test_left_as_it_is_written(sql_url: str) -> None:
     that lives, so that the next one finds it.
     """
     with peers(sql_url, 2) as (one, two):
-        tasks = [one.accept(label=LABELS[0], restart=Restart("[[1],{}]")) for _ in range(7)]
+        tasks = [one.accept(heading=HEADINGS[0], restart=Restart("[[1],{}]")) for _ in range(7)]
         assert not one.backlog.leave(tasks[0])
         one.writer.batches.write()
         one.backlog.note(tasks[1])
@@ -338,7 +338,7 @@ def test_orphans_in_several_steps(sql_url: str, monkeypatch: pytest.MonkeyPatch)
     """Many waiting tasks of a dead process become free a few at a time, and none is ended."""
     monkeypatch.setattr(orphans, "MOST", 3)
     with peers(sql_url, 2) as (one, two):
-        tasks = [one.accept(label=LABELS[0], restart=Restart("[[1],{}]")) for _ in range(7)]
+        tasks = [one.accept(heading=HEADINGS[0], restart=Restart("[[1],{}]")) for _ in range(7)]
         running = one.accept()
         one.start(running)
         one.writer.batches.write()

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
-from framework._records.pages import FIELDS, SEARCHED_LABEL, STATUS, Field, Key, PageQuery
+from framework._records.pages import FIELDS, SEARCHED_HEADING, STATUS, Field, Key, PageQuery
 from framework._records.statuses import FINAL, TaskStatus
 from framework.stores.sql._dialects.dialect import TICKS, Answer, Dialect
 from framework.stores.sql._reading.mirror import CODES, STATUSES
@@ -400,7 +400,7 @@ def _where(dialect: Dialect, shape: Shape, by: By) -> list[sa.ColumnElement[bool
     if shape.search:
         is_ascii = shape.search == "ascii"
         search: Any = bindparam("search")
-        texts = (*SEARCHED_LABEL, "task_id")
+        texts = (*SEARCHED_HEADING, "task_id")
         wanted.append(sa.or_(*(dialect.has(TASKS.c[one], search, is_ascii) for one in texts)))
     return wanted
 
@@ -450,7 +450,7 @@ def _page(dialect: Dialect, shape: Shape) -> Answer:
     for one, index in found_by:
         part = sa.select(TASKS.c.task_id, TASKS.c.created_at)
         part = part.where(*_where(dialect, one, index), *behind)
-        part = _by_label(part, one) if index == "free" else part
+        part = _by_heading(part, one) if index == "free" else part
         parts.append(sa.select(part.order_by(*order).limit(bindparam("most")).subquery()))
     found = (parts[0] if len(parts) == 1 else sa.union_all(*parts)).subquery()
     chosen = sa.select(found.c.task_id).order_by(*_order(dialect, shape, found.c)[0])
@@ -494,7 +494,7 @@ def _count(dialect: Dialect, shape: Shape, field: Field | None = None) -> sa.Sel
 def _count_free(dialect: Dialect, shape: Shape, field: Field | None) -> sa.Select[Any]:
     """Return the same query for free tasks."""
     query = sa.select(sa.func.count()).select_from(TASKS).where(*_where(dialect, shape, "free"))
-    query = _by_label(query, shape)
+    query = _by_heading(query, shape)
     if field is None:
         return query
     column = dialect.hidden(TASKS.c[field.name])
@@ -507,8 +507,8 @@ _FREE_BY: Final = {
 }
 
 
-def _by_label(query: sa.Select[Any], shape: Shape) -> sa.Select[Any]:
-    """Return a query for free tasks with the index of the first label that it gives, if any.
+def _by_heading(query: sa.Select[Any], shape: Shape) -> sa.Select[Any]:
+    """Return a query for free tasks with the index of the first text that it gives, if any.
 
     As in `Dialect.by_index`; PostgreSQL takes no hint, and needs none.
     """

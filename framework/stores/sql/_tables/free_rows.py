@@ -29,7 +29,7 @@ IS_FREE: Final = sa.and_(TASKS.c.process == sa.literal_column("''"), TASKS.c.end
 IS_LISTED_FREE: Final = sa.and_(
     sa.func.length(TASKS.c.process) == sa.literal_column("0"), TASKS.c.ended_at.is_(None)
 )
-"""The same in the words of the indexes for lists by a label, which serve nothing else."""
+"""The same in the words of the indexes for lists by a text, which serve nothing else."""
 
 READY: Final = (
     "process = '' AND ended_at IS NULL AND due_at IS NULL"

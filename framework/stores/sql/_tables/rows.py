@@ -14,7 +14,7 @@ from framework._records.chains import After
 from framework._records.ids import TaskId
 from framework._records.jsonsafe import safe_str
 from framework._records.pages import wall_end
-from framework._records.records import Label, Restart, TaskRecord, label_of
+from framework._records.records import Heading, Restart, TaskRecord, heading_of
 from framework._records.statuses import TaskStatus
 from framework._tasks import registry
 from framework._tasks.options import NORMAL, PRIORITIES
@@ -225,7 +225,7 @@ def bare_row_of(record: TaskRecord, error: BaseException, why: str) -> Written:
         error: Why it was refused.
         why: The same in words.
     """
-    record.label = Label(record.name[:_MAX_BARE], "", record.owner)
+    record.heading = Heading(record.name[:_MAX_BARE], "", record.owner)
     record.attempts = min(record.attempts, 2**31 - 1)
     record.progress, record.progress_message = None, ""
     record.reason = NOT_WHOLE + why
@@ -293,7 +293,7 @@ def record_of(row: TaskRow, offset: float) -> TaskRecord:
     """
     record = TaskRecord()
     record.task_id = TaskId(row.task_id)
-    record.label = label_of(row.name, row.description, row.owner)
+    record.heading = heading_of(row.name, row.description, row.owner)
     record.status = kind = _STATUS_OF[row.status]
     record.created_at = row.created_at
     record.created = record.queued = created = row.created_at - offset
