@@ -44,7 +44,7 @@ class Field:
         return getattr(record, self.name)
 
 
-HEADED: Final = (Field("owner", optional=True), Field("name"))
+HEADED: Final = (Field("label", optional=True), Field("owner", optional=True), Field("name"))
 """The attributes of a `Heading` that a query may give, the one of the fewest tasks first."""
 
 _NAMES: Final = tuple(one.name for one in HEADED)
@@ -54,7 +54,7 @@ STATUS: Final = Field("status", values=tuple(TaskStatus))
 FIELDS: Final = {one.name: one for one in (*HEADED, STATUS)}
 """All fields, by name."""
 
-SEARCHED_HEADING: Final = ("name", "description")
+SEARCHED_HEADING: Final = ("name", "description", "label")
 """The attributes of a `Heading` that a search looks at; it looks at a task's id as well."""
 
 
@@ -88,7 +88,8 @@ class PageQuery:
         ended_since: Only tasks that ended at this wall second or later; None for all.
         statuses: Only tasks with one of these statuses; empty for all.
         owner: Only tasks of this owner; None for all.
-        search: Only tasks that have this text in their id, name or description, in upper or
+        label: Only tasks with exactly this label; None for all.
+        search: Only tasks that have this text in their id, name, description or label, in upper or
             lower case; "" for all.
         offset: How many to skip, from 0.
     """
@@ -101,6 +102,7 @@ class PageQuery:
     ended_since: float | None = None
     statuses: frozenset[TaskStatus] = frozenset()
     owner: str | None = None
+    label: str | None = None
     search: str = ""
     offset: int = 0
 
@@ -166,7 +168,8 @@ class PageQuery:
             return True
         has = finder(self.search)
         for name in SEARCHED_HEADING:
-            if has(getattr(heading, name)):
+            text = getattr(heading, name)
+            if text and has(text):
                 return True
         return has(str(record.task_id))
 

@@ -151,23 +151,36 @@ class Origin:
 
 @dataclass(slots=True, eq=False)
 class Heading:
-    """Name, description and owner of a task, shared by the tasks of one function and owner.
+    """Name, description, owner and label of a task, shared by the tasks of one function and owner.
 
-    So an owner costs a task nothing, and a store that packs its records keeps it once.
+    So an owner costs a task nothing, and a store that packs its records keeps it once. Tasks with
+    labels of their own have headings of their own.
     """
 
     name: str
     description: str
     owner: str | None = None
+    label: str | None = None
 
 
-@functools.lru_cache(maxsize=1_024)
-def heading_of(name: str, description: str, owner: str | None = None) -> Heading:
-    """Return the heading with these texts; recently used ones are shared.
+def heading_of(
+    name: str, description: str, owner: str | None = None, label: str | None = None
+) -> Heading:
+    """Return the heading with these texts; recently used ones without a label are shared.
 
     A function that is not decorated, or is submitted with options, asks for its heading at each
     submission. Without sharing, each kept task would hold a heading of its own.
     """
+    # Few tasks have the same label, and the others would be forgotten for them.
+    return (
+        _shared(name, description, owner)
+        if label is None
+        else Heading(name, description, owner, label)
+    )
+
+
+@functools.lru_cache(maxsize=1_024)
+def _shared(name: str, description: str, owner: str | None) -> Heading:
     return Heading(name, description, owner)
 
 
@@ -230,7 +243,7 @@ class TaskRecord:
 
     Attributes:
         task_id: The id.
-        heading: Name, description and owner, shared by the tasks of one function and owner.
+        heading: Name, description, owner and label, shared by the tasks of one function and owner.
         status: The status.
         created_at: When it was submitted, in seconds since the epoch. The only wall-clock time:
             the others are shown by their distance from it, so that durations are right even
@@ -313,7 +326,18 @@ class TaskRecord:
 
     @owner.setter
     def owner(self, owner: str | None) -> None:
-        self.heading = heading_of(self.heading.name, self.heading.description, owner)
+        known = self.heading
+        self.heading = heading_of(known.name, known.description, owner, known.label)
+
+    @property
+    def label(self) -> str | None:
+        """What it is about, such as ``"order 7"``; None if nobody has said it."""
+        return self.heading.label
+
+    @label.setter
+    def label(self, label: str | None) -> None:
+        known = self.heading
+        self.heading = heading_of(known.name, known.description, known.owner, label)
 
     @property
     def origin(self) -> Origin | None:

@@ -142,6 +142,11 @@ class EngineTask(Item, Protocol):
         ...
 
     @property
+    def label(self) -> str | None:
+        """What it is about; None if nobody has said it. It has to travel with the task, too."""
+        ...
+
+    @property
     def args(self) -> tuple[Any, ...] | None:
         """The positional arguments; None once the task has ended, unless they are kept."""
         ...

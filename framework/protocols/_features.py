@@ -42,8 +42,8 @@ class PagedStore(Protocol):
 class CountingStore(PagedStore, Protocol):
     """Another optional method of a `PagedStore`, one that uses all of a `PageQuery`.
 
-    Without it, ``page`` is not asked for what needs ``statuses``, ``owner``, ``search`` or
-    ``offset``, and each page costs a call of ``list`` for its total.
+    Without it, ``page`` is not asked for what needs ``statuses``, ``owner``, ``label``, ``search``
+    or ``offset``, and each page costs a call of ``list`` for its total.
     """
 
     def count(self, query: PageQuery) -> int:
@@ -70,7 +70,7 @@ class GroupingStore(CountingStore, Protocol):
 
         Args:
             query: Which records.
-            field: The attribute of a record: ``"status"``, ``"name"`` or ``"owner"``.
+            field: The attribute of a record: ``"status"``, ``"name"``, ``"owner"`` or ``"label"``.
 
         Raises:
             StoreUnavailableError: If the store cannot be read.

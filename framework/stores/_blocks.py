@@ -84,7 +84,7 @@ class Filter:
     def _searched(self, fits: list[int], headings: Sequence[Any]) -> list[int]:
         """Return `_BY_ID` in place of `_YES` for each heading that has not what is searched for."""
         columns = [_texts(headings, name) for name in SEARCHED_HEADING]
-        fresh = {*chain(*columns)} - self._known
+        fresh = {*chain(*columns)} - self._known - {None}
         if fresh:
             self._known |= fresh
             self._having.update(filter(self._has, fresh))

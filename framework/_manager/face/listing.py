@@ -67,6 +67,7 @@ def checked_query(
     offset: object = 0,
     after: object = None,
     oldest_first: object = False,
+    label: object = None,
 ) -> PageQuery:
     """Return what `TaskManager.list_tasks` was asked for.
 
@@ -85,6 +86,7 @@ def checked_query(
         oldest_first=oldest,
         statuses=wanted if len(wanted) > 1 else frozenset(),
         owner=checks.owner("owner", owner),
+        label=None if label is None else checks.text("label", label),
         search=_checked_search(search),
         # No store has so many, and a database cannot read any larger number.
         offset=min(checks.integer("offset", offset, at_least=0), 2**53),
@@ -159,7 +161,7 @@ async def page_of(core: Core, query: PageQuery) -> TaskPage:
 
 
 async def counts_of(core: Core, query: PageQuery, field: str) -> dict[Any, int]:
-    """Return how many tasks match *query*, by "status", "name" or "owner".
+    """Return how many tasks match *query*, by "status", "name", "owner" or "label".
 
     Those of each status, also where there are none; by all else in no order.
 

@@ -104,6 +104,7 @@ class TaskManager(Waiting):
         status: TaskStatus | str | Collection[TaskStatus | str] | None = None,
         name: str | None = None,
         owner: str | None = None,
+        label: str | None = None,
         search: str | None = None,
         limit: int = 50,
         offset: int = 0,
@@ -121,7 +122,8 @@ class TaskManager(Waiting):
             name: Only tasks with this `Task.name`, such as ``"jobs.resize"``, or with the one that
                 ends so after a dot, as of ``"resize"``; None for all.
             owner: Only tasks that belong to this owner, see `Task.owner`; None for all.
-            search: Only tasks whose id, name or description contains this text, in upper or
+            label: Only tasks with exactly this label, see `Task.label`; None for all.
+            search: Only tasks whose id, name, description or label contains this text, in upper or
                 lower case; at most 255 characters. None or "" for all.
             limit: How many tasks at most, 1 to 1,000.
             offset: How many of the first tasks to leave out, from 0. Unlike *after*, it counts
@@ -142,7 +144,9 @@ class TaskManager(Waiting):
             StoreUnavailableError: If a store that several processes share cannot be read.
             FrameworkNotStartedError: If there is such a store, and the framework has stopped.
         """
-        query = checked_query(status, name, owner, search, limit, offset, after, oldest_first)
+        query = checked_query(
+            status, name, owner, search, limit, offset, after, oldest_first, label
+        )
         return await page_of(self._core, query)
 
     async def failed(
@@ -188,6 +192,7 @@ class TaskManager(Waiting):
         status: TaskStatus | str | Collection[TaskStatus | str] | None = None,
         name: str | None = None,
         owner: str | None = None,
+        label: str | None = None,
         search: str | None = None,
         limit: int | None = None,
         offset: int = 0,
@@ -207,7 +212,7 @@ class TaskManager(Waiting):
             StoreUnavailableError: If a store that several processes share cannot be read.
         """
         most = None if limit is None else checks.integer("limit", limit, at_least=1)
-        query = checked_query(status, name, owner, search, offset=offset)
+        query = checked_query(status, name, owner, search, offset=offset, label=label)
         if most is None and query == checked_query():
             return _as_dicts(self._core, self._core.overview.records().values())
         return dicts_of(self._core, query, most)

@@ -25,7 +25,7 @@ from framework.stores.memory import MemoryStore
 
 HEADINGS = [
     Heading("mail.send", ""),
-    Heading("shop.pack", "Packs", "ann"),
+    Heading("shop.pack", "Packs", "ann", "apple"),
     Heading("mail.send", "again", "bob"),
 ]
 COMPLETED, FAILED = TaskStatus.COMPLETED, TaskStatus.FAILED
@@ -325,7 +325,8 @@ QUERIES = st.builds(
     status=st.sampled_from([None, None, COMPLETED, FAILED, TaskStatus.RUNNING]),
     statuses=st.frozensets(st.sampled_from([COMPLETED, FAILED, TaskStatus.TIMEOUT])),
     owner=st.sampled_from([None, None, "ann", "bob", "eve"]),
-    search=st.sampled_from(["", "", "PACK", "a", "AGAIN", "12", "f", "nothing", "0123456789"]),
+    label=st.sampled_from([None, None, None, "apple", "pear"]),
+    search=st.sampled_from(["", "", "PACK", "a", "AGAIN", "PPL", "12", "f", "no", "0123456789"]),
     offset=st.integers(0, 30),
     name=st.sampled_from([None, "mail.send", "shop.pack", "nobody"]),
     after=st.none() | st.tuples(st.integers(0, 12).map(float), st.sampled_from(["", "b", "f"])),

@@ -152,9 +152,9 @@ def test_own_record_is_shown(sql_url: str) -> None:
 
 
 HEADINGS = (
-    Heading("shop.pack", "Order 50% off", "ann"),
-    Heading("shop.send", "to_Über", "bob"),
-    Heading("mail", "[a] *?^", "ann"),
+    Heading("shop.pack", "Order 50% off", "ann", "parcel 7"),
+    Heading("shop.send", "to_Über", "bob", "parcel 8"),
+    Heading("mail", "[a] *?^", "ann", "parcel 7"),
     Heading("mail", "\u212aelvin", None),
 )
 IDS = ("{}", "ORDER-{}", "a_b%{}", "\u03a3{}", "")
@@ -171,6 +171,10 @@ FILTERS: tuple[dict[str, Any], ...] = (
     {"owner": "bob", "name": "shop.send", "status": COMPLETED},
     {"owner": "eve"},
     {"owner": "a\0b"},
+    {"label": "parcel 7"},
+    {"label": "parcel 7", "name": "mail", "status": FAILED},
+    {"label": "parcel 8", "owner": "bob"},
+    {"label": "parcel"},
     {"ended_since": START + 7.5},
     {"ended_since": START + 7.5, "owner": "ann", "status": COMPLETED},
 )
@@ -193,6 +197,7 @@ SEARCHES = (
     "1",
     "\\",
     "nothing",
+    "ARCEL 7",
     "a\0b",
     "\ud800",
 )

@@ -208,6 +208,7 @@ def test_a_step_that_has_landed_does_not_change() -> None:
         "98c7a1f0c97e",
         "8161ca80580b",
         "0d19a8f37c47",
+        "5f7c201f02bc",
     ]
 
 
@@ -221,8 +222,12 @@ def test_first_version_is_upgraded(sql_url: str) -> None:
         assert {index["name"]: index["column_names"] for index in found} == {
             "asyncframe_tasks_asleep": ["process", "due_at"],
             "asyncframe_tasks_ended": ["ended_at", "task_id", "status"],
+            "asyncframe_tasks_free_label": ["label", "created_at", "owner", "name"],
             "asyncframe_tasks_free_name": ["name", "created_at"],
             "asyncframe_tasks_free_owner": ["owner", "created_at", "name"],
+            "asyncframe_tasks_label": [
+                *("label", "created_at", "status", "owner", "name", "ended_at")
+            ],
             "asyncframe_tasks_live": ["process", "created_at", "task_id", "name", "owner"],
             "asyncframe_tasks_created": ["created_at", "status", "ended_at"],
             "asyncframe_tasks_name": ["name", "created_at", "status", "ended_at"],

@@ -127,7 +127,7 @@ def test_what_begins_is_written_as_its_record_would_be(sql_url: str) -> None:
         kept = TaskRecord()
         kept.task_id, kept.heading = (
             TaskId(f"'{number}\"\\"),
-            Heading("tests.claimed", "Says", "me"),
+            Heading("tests.claimed", "Says", "me", "a claim"),
         )
         kept.status, kept.attempts = PENDING, rng.randrange(3)
         kept.created_at, kept.created = START + number, float(number)

@@ -28,7 +28,7 @@ FEW = 3
 """How many free tasks the processes of the tests hold."""
 
 HEADINGS = (
-    Heading("tests.waiting.a", "sends a Mail", "ann"),
+    Heading("tests.waiting.a", "sends a Mail", "ann", "order 7"),
     Heading("tests.waiting.b", "", "bob"),
     Heading("tests.waiting.b", "packs", None),
 )
@@ -211,6 +211,7 @@ FILTERS = (
     PageQuery(4, owner="ann", status=PENDING),
     PageQuery(4, statuses=frozenset({PENDING, FAILED})),
     PageQuery(4, search="mail"),
+    PageQuery(4, label="order 7"),
     PageQuery(4, search="waiting.B", status=PENDING),
 )
 

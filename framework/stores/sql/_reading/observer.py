@@ -305,7 +305,7 @@ class Observer:
             last, again, found = _line(connection, row)
             if found is not None:
                 return again
-            texts = {"name": row.name, "description": row.description, "owner": row.owner}
+            texts = {name: getattr(row, name) for name in _TEXTS}
             old = last.task_id
             self._submit(connection, again, version, now, row.call, run_again_of=old, **texts)
             carry(connection, [(again, old)])
@@ -395,6 +395,9 @@ class Observer:
 
 _NO_ARGUMENTS: Final = "[[], {}]"
 """The call of a function without arguments; see `wire.encode_call`."""
+
+_TEXTS: Final = ("name", "description", "owner", "label")
+"""The columns that a task has of the one that it repeats."""
 
 _NAMES: Final = sa.select(TASKS.c.name).distinct()
 

@@ -504,6 +504,7 @@ def _count_free(dialect: Dialect, shape: Shape, field: Field | None) -> sa.Selec
 _FREE_BY: Final = {
     "name": "asyncframe_tasks_free_name",
     "owner": "asyncframe_tasks_free_owner",
+    "label": "asyncframe_tasks_free_label",
 }
 
 

@@ -55,6 +55,7 @@ class TaskRow(NamedTuple):
     run_again_of: str | None
     owner: str | None
     after: str | None = None
+    label: str | None = None
     version: int = 0
     process: str = ""
 
@@ -62,7 +63,7 @@ class TaskRow(NamedTuple):
 COLUMNS: Final = TaskRow._fields[:-2]
 """The facts of a record, in this order."""
 
-WRITTEN: Final = (*COLUMNS[:-1], "call", "restart", "level", "due_at", "after")
+WRITTEN: Final = (*COLUMNS[:-2], "call", "restart", "level", "due_at", "after", "label")
 """What is written of a task. A new one comes last, since `SUBMISSIONS` has rows in this order."""
 
 _NOTHING: Final[dict[str, Any]] = {}
@@ -198,6 +199,7 @@ def row_of(record: TaskRecord, call: str | None = None, starts: bool = False) ->
         NORMAL if restart is None else PRIORITIES.index(restart.priority),
         NEVER if waits else None if restart is None or status is not _PENDING else restart.due,
         None if after is None else after.text(),
+        None if record.label is None else clean(record.label),
     )
     written = Written(json.dumps(row), ended_at, record.task_id, restart, starts)
     if after is None or not waits or after.stored:
@@ -293,7 +295,7 @@ def record_of(row: TaskRow, offset: float) -> TaskRecord:
     """
     record = TaskRecord()
     record.task_id = TaskId(row.task_id)
-    record.heading = heading_of(row.name, row.description, row.owner)
+    record.heading = heading_of(row.name, row.description, row.owner, row.label)
     record.status = kind = _STATUS_OF[row.status]
     record.created_at = row.created_at
     record.created = record.queued = created = row.created_at - offset

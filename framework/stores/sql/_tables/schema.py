@@ -297,6 +297,20 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         "ALTER TABLE asyncframe_steps ADD COLUMN began DOUBLE PRECISION",
         "ALTER TABLE asyncframe_steps ADD COLUMN ended DOUBLE PRECISION",
     ),
+    (
+        "ALTER TABLE asyncframe_tasks ADD COLUMN label TEXT",
+        # Like those of owners, of which a label has fewer tasks still.
+        """
+        CREATE INDEX asyncframe_tasks_label
+        ON asyncframe_tasks (label, created_at, status, owner, name, ended_at)
+        WHERE label IS NOT NULL AND ended_at IS NOT NULL
+        """,
+        """
+        CREATE INDEX asyncframe_tasks_free_label
+        ON asyncframe_tasks (label, created_at, owner, name)
+        WHERE label IS NOT NULL AND length(process) = 0 AND ended_at IS NULL
+        """,
+    ),
 )
 """The steps from each version of the schema to the next; the first creates it."""
 

@@ -436,7 +436,7 @@ def _begin_of(dialect: Dialect) -> sa.Update:
 _KEPT: Final = frozenset(
     {
         *("task_id", "name", "description", "remote", "created_at", "process", "owner"),
-        *("level", "after"),
+        *("level", "after", "label"),
     }
 )
 """The columns that stay as they are first written."""
