@@ -22,11 +22,11 @@ from framework._manager.scheduling.schedules import Schedules
 from framework._manager.settings import Settings
 from framework._manager.submitting.durable import Durable
 from framework._manager.submitting.guard import Guard
+from framework._manager.submitting.headings import Labels, Owners
 from framework._manager.submitting.held import Chained, Delayed, Limited
 from framework._manager.submitting.ids import Children, ChosenIds, Keys
 from framework._manager.submitting.intake import Intake
 from framework._manager.submitting.offered import Offered
-from framework._manager.submitting.owner import Owners
 from framework._manager.submitting.partner import Joined, Partner
 from framework._manager.submitting.remote import Remote
 from framework._manager.submitting.requeued import Requeued
@@ -201,6 +201,7 @@ class Core:
         # In the order in which they are asked; see `partner`.
         partners: list[Partner | None] = [
             self.owners,
+            Labels(),
             self.children,
             ChosenIds(self.ledger),
             Transacted(self.ledger, rules, self._accept, is_remote=self.remote is not None),

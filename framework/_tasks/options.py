@@ -69,9 +69,30 @@ def _description(name: str, value: object) -> str:
     return cut(checks.text(name, value), LONGEST_TEXT)
 
 
+def label_text(text: str) -> str | None:
+    """Return a text as the label of a task: in one line, and cut; None for "" and blanks."""
+    # Cut first as well, since it may be a megabyte.
+    words = " ".join(text[: 10 * LONGEST_LABEL].split())
+    return one_line(cut(words, LONGEST_LABEL)) or None
+
+
+def _label(name: str, value: object) -> object:
+    if callable(value):
+        return checks.function(name, value, of="the call's arguments")
+    if not isinstance(value, str):
+        raise TypeError(
+            f"{name} must be a string, a function of the call's arguments or None, not "
+            f"{checks.show(value)}"
+        )
+    return label_text(value)
+
+
 def _hook(name: str, value: object) -> object:
     return value if callable(value) else checks.function(name, value, of="the task")
 
+
+LONGEST_LABEL: Final = 200
+"""How many characters a label has at most."""
 
 PRIORITIES: Final = ("high", "normal", "low")
 """The priorities, highest first."""
@@ -132,6 +153,13 @@ class RunOptions(TypedDict, total=False):
         "A text for people; cut at 2,000 characters.",
         checks.optional(_description),
         Default(""),
+    ]
+    label: Annotated[
+        str | Callable[..., str | None] | None,
+        'What the task is about, such as ``"order 7"``, to find it by: a text in one line, cut at '
+        "200 characters, or a function of the arguments that returns one, or None. It goes into "
+        "lists, logs and traces. If the function raises an error, the task is not submitted.",
+        checks.optional(_label),
     ]
     priority: Annotated[
         Literal["high", "normal", "low"],

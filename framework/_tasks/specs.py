@@ -38,7 +38,7 @@ class TaskSpec:
     Attributes:
         fn: The function to run, with its retry and throttle decorators.
         name: The name in records and logs.
-        heading: Name and description, for records.
+        heading: Name, description and label, for records.
         kind: Where it runs.
         description: A text for people.
         timeout: Time limit in seconds, counted from the start; None for the framework's,
@@ -96,7 +96,10 @@ class TaskSpec:
         complete, error = options["on_complete"], options["on_error"]
         self.fn = fn
         self.name = name
-        self.heading = heading_of(name, description)
+        label = options["label"]
+        self.heading = heading_of(
+            name, description, None, label if isinstance(label, str) else None
+        )
         self.kind = kind
         self.check = check
         self.description = description
@@ -130,6 +133,8 @@ class TaskSpec:
             special += [one for one in ("unique", "max_running") if options[one]]
         if options["owner"]:
             special.append("owner")
+        if callable(label):
+            special.append("label")
         self.special = tuple(special) if special else ()
         self.options = options
         self.engine_note = None
@@ -183,7 +188,7 @@ class TaskSpec:
 
 
 _OF_ONE_TASK: Final = frozenset(
-    {"task_id", "delay", "name", "description", "after", "after_failure"}
+    {"task_id", "delay", "name", "description", "label", "after", "after_failure"}
 )
 
 

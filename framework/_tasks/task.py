@@ -89,6 +89,11 @@ class Task(Accepted[Any]):
         return self._record.owner
 
     @property
+    def label(self) -> str | None:
+        """What the task is about, such as ``"order 7"``; None if nobody has said it."""
+        return self._record.label
+
+    @property
     def status(self) -> TaskStatus:
         """The status; a final status never changes."""
         return self._record.status
@@ -231,6 +236,7 @@ class Task(Accepted[Any]):
             "task_id": jsonable(str(record.task_id)),
             "name": jsonable(record.name),
             "description": jsonable(record.description),
+            "label": record.label and jsonable(record.label),
             "status": record.status.value,
             "created_at": self.created_at.isoformat(),
             "start_time": _iso(self.started_at),

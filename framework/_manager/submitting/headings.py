@@ -1,14 +1,17 @@
-"""Owners: whom a task belongs to."""
+"""Headings: whom a task belongs to, and what it is about."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar, Final  # what a user's function returns
 
 from framework._manager.submitting.partner import Joined, Partner
 from framework._records import checks
+from framework._records.jsonsafe import safe_str
 from framework._tasks.current import hook_owner
+from framework._tasks.functions import check_key, name_of
 from framework._tasks.live import LiveTask, current_record
+from framework._tasks.options import label_text
 
 
 class Owners(Partner):
@@ -70,3 +73,46 @@ class Owners(Partner):
         if self.whose is None:
             return None
         return checks.owner("the owner of the request", self.whose())
+
+
+class Labels(Partner):
+    """Gives tasks the labels that the functions of their options make of the arguments.
+
+    A label that is a text is part of a spec's heading, and needs nobody.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("label",)
+    in_place = True
+
+    def make(self, task: LiveTask) -> None:
+        """Find out the label of a new task; calls the user's function.
+
+        Raises:
+            TypeError: If the function cannot take the arguments, or returns neither a string nor
+                None.
+            ValueError: If it raises an error.
+        """
+        # It has that of the task that it repeats.
+        if task.rest is not None and task.run_again_of:
+            return
+        spec = task.spec
+        function: Any = spec.options["label"]
+        try:
+            found = function(*(task.args or ()), **(task.kwargs or {}))
+        except Exception as error:
+            # A submission's own function has not been checked before.
+            check_key("label", function, spec.fn)
+            raise ValueError(
+                f"the label function of {name_of(spec.fn)} raised {type(error).__name__}: "
+                f"{safe_str(error, _SHOWN)}; the task was not submitted"
+            ) from error
+        if found is not None and not isinstance(found, str):
+            raise TypeError(
+                f"the label function of {name_of(spec.fn)} must return a string or None, not "
+                f"{checks.show(found)}"
+            )
+        task.label = None if found is None else label_text(found)
+
+
+_SHOWN: Final = 200
+"""How many characters of the error a message has."""
