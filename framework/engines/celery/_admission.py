@@ -165,6 +165,7 @@ class Admission:
             keep=self.keep if may_keep else 0,
             run_again_of=task.run_again_of if isinstance(task, TaskRecord) else "",
             owner=task.owner or "",
+            label=task.label or "",
         )
 
 

@@ -53,6 +53,7 @@ class Message:
         level: The place of its priority in `options.PRIORITIES`; None if no task has one.
         run_again_of: The task that it repeats; "" for none, and in messages of earlier releases.
         owner: Whom the task belongs to; "" for nobody, and in messages of earlier releases.
+        label: What it is about; "" for nothing, and in messages of earlier releases.
         version: `VERSION`.
     """
 
@@ -76,6 +77,7 @@ class Message:
     level: int | None = None
     run_again_of: str = ""
     owner: str = ""
+    label: str = ""
     version: int = VERSION
 
     def as_json(self) -> dict[str, Any]:
@@ -120,6 +122,7 @@ _LATER: Final[dict[str, Any]] = {
     "level": None,
     "run_again_of": "",
     "owner": "",
+    "label": "",
 }
 """Fields that messages of earlier releases lack, and what they are then."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import pytest
@@ -37,6 +38,13 @@ async def owner_of(manager: TaskManager, task_id: str) -> str | None:
     return task.owner
 
 
+async def label_of(manager: TaskManager, task_id: str) -> str | None:
+    """Return the label of a task that is known."""
+    task = await manager.get_task(task_id)
+    assert task is not None
+    return task.label
+
+
 async def test_the_owner_is_kept(owned: TaskManager) -> None:
     """A task belongs to the user from its submission on, and still does when it has ended."""
     USER.set("ann")
@@ -63,9 +71,9 @@ async def test_the_owner_travels(owned: TaskManager) -> None:
 
 
 async def test_a_repeated_task_keeps_its_owner(owned: TaskManager) -> None:
-    """A task that is run again belongs to the owner of the old one."""
+    """A task that is run again belongs to the owner of the old one, and has its label."""
     USER.set("ann")
-    first = tasks.fail("own")
+    first = tasks.fail.options(label="of {}".format)("own")
     with pytest.raises(ShopError, match=r"^\('tea', 3\)$"):
         await owned.get_result(first, timeout=PATIENCE)
     USER.set("bob")
@@ -74,6 +82,7 @@ async def test_a_repeated_task_keeps_its_owner(owned: TaskManager) -> None:
     except RunAgainError as error:
         pytest.skip(error.reason)
     assert await owner_of(owned, second) == "ann"
+    assert await label_of(owned, second) == await label_of(owned, first) == "of own"
     with pytest.raises(ShopError, match=r"^\('tea', 3\)$"):
         await owned.get_result(second, timeout=PATIENCE)
 
@@ -100,8 +109,11 @@ async def test_lists(owned: TaskManager) -> None:
         USER.set(("ann", "bob", None)[number % 3])
         function, args = (tasks.fail, ("own",)) if number % 4 == 0 else (tasks.add, (number,))
         about = f"Number {number} of 9"
+        label = partial("{} {}".format, mine) if number % 2 else f"{mine} even"
         ids.append(
-            await owned.submit(function, args, description=about, task_id=f"{mine}_{number}")
+            await owned.submit(
+                function, args, description=about, task_id=f"{mine}_{number}", label=label
+            )
         )
         await asyncio.wait([asyncio.ensure_future(owned.get_result(ids[-1], timeout=PATIENCE))])
     ids.append(await owned.submit(tasks.add, (9,), delay=3_600, task_id=f"{mine}_9"))
@@ -118,6 +130,9 @@ async def test_lists(owned: TaskManager) -> None:
     assert await walk(owned, name="tasks.add", owner="bob") == [ids[7], ids[1]]
     assert await walk(owned, name="asks.add", owner="bob") == []
     assert await walk(owned, name=name, status={"completed"}, owner="ann") == [ids[6], ids[3]]
+    assert await walk(owned, label=f"{mine} 3") == [ids[3]]
+    assert await walk(owned, label=f"{mine} even", owner="bob") == [ids[4]]
+    assert await walk(owned, search="EVEN", status="failed") == failed
     assert await walk(owned, search="NUMBER 3") == [ids[3]]
     assert await walk(owned, search=mine.swapcase()) == newest
     assert await walk(owned, search="tasks.FAIL", owner="bob") == [ids[4]]

@@ -499,4 +499,5 @@ def _facts(message: Message) -> list[str]:
         "" if message.limit is None else repr(message.limit),
         *(("run_again_of", message.run_again_of) if message.run_again_of else ()),
         *(("owner", message.owner) if message.owner else ()),
+        *(("label", message.label) if message.label else ()),
     ]
