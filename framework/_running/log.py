@@ -313,6 +313,7 @@ class _TaskFields:
             fields["task_id"] = str(task.task_id)
             fields["task_name"] = task.name
             fields["task_attempt"] = task.attempts
+            fields["task_label"] = task.label
         # A logger refuses an `extra` with a name that the record has already.
         extra = _extra(sys._getframe(1))
         if extra:
@@ -321,7 +322,7 @@ class _TaskFields:
         return made
 
 
-_OUTSIDE: Final = dict.fromkeys(("task_id", "task_name", "task_attempt"))
+_OUTSIDE: Final = dict.fromkeys(("task_id", "task_name", "task_attempt", "task_label"))
 """The fields of a record that was not made in a task."""
 
 _FACTORIES: Final = 5
@@ -345,7 +346,7 @@ def _extra(frame: FrameType | None) -> Mapping[str, object] | None:
 
 
 def install_task_fields() -> None:
-    """Give every log record ``task_id``, ``task_name`` and ``task_attempt``.
+    """Give every log record ``task_id``, ``task_name``, ``task_attempt`` and ``task_label``.
 
     They are of the task that logs, and None outside a task. A value that the caller passes in
     ``extra`` stays as it is. The factory is never removed: when the framework stops, another

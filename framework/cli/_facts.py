@@ -95,6 +95,7 @@ def lines_of(facts: dict[str, Any], process: str) -> list[tuple[str, str]]:
         ("id", facts["task_id"]),
         ("name", facts["name"]),
         ("description", facts["description"]),
+        ("label", facts["label"] or ""),
         ("owner", facts["owner"] or ""),
         ("status", facts["status"]),
         ("submitted", moment(facts["created_at"])),

@@ -142,9 +142,12 @@ def _add_tasks(add: Callable[[str, Command, str], argparse.ArgumentParser]) -> N
     listing.add_argument(
         "--name", help="only tasks of this name, or of the one that ends with it after a dot"
     )
+    listing.add_argument("--label", help="only tasks with exactly this label")
     listing.add_argument("--owner", help="only tasks that belong to this owner")
     listing.add_argument(
-        "--search", metavar="TEXT", help="only tasks with this in their id, name or description"
+        "--search",
+        metavar="TEXT",
+        help="only tasks with this in id, name, description or label",
     )
     listing.add_argument("--limit", type=int, default=20, help="at most so many, up to 1000")
     listing.add_argument("--after", metavar="PLACE", help="go on where another list ended")

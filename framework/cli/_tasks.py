@@ -80,6 +80,7 @@ def _query(arguments: Namespace) -> PageQuery:
             limit=arguments.limit,
             after=arguments.after,
             oldest_first=arguments.oldest_first,
+            label=arguments.label,
         )
     except ValueError as error:
         raise CommandError(f"--{error}", USAGE) from None
@@ -89,7 +90,7 @@ def _row(facts: dict[str, Any]) -> tuple[str, ...]:  # Any: JSON
     passed = datetime.now(UTC) - datetime.fromisoformat(facts["created_at"])
     return (
         short_id(facts["task_id"]),
-        escaped(facts["name"]),
+        escaped(facts["name"] if facts["label"] is None else f"{facts['name']}: {facts['label']}"),
         facts["status"],
         f"{span(max(passed.total_seconds(), 0.0))} ago",
         span(facts["duration"]),

@@ -201,9 +201,10 @@ _Name = Annotated[
     str | None,
     Query(description="Only tasks of this name, or of the one that ends with it after a dot"),
 ]
+_Label = Annotated[str | None, Query(description="Only tasks with exactly this label")]
 _Search = Annotated[
     str | None,
-    Query(max_length=255, description="Only tasks with this text in id, name or description"),
+    Query(max_length=255, description="Only tasks with this in id, name, description or label"),
 ]
 _Limit = Annotated[int, Query(ge=1, le=1_000, description="How many tasks at most")]
 _Offset = Annotated[
@@ -221,6 +222,7 @@ def _add_lists(router: APIRouter, access: Access) -> None:
         request: Request,
         status: _Statuses = None,
         name: _Name = None,
+        label: _Label = None,
         search: _Search = None,
         limit: _Limit = 50,
         offset: _Offset = 0,
@@ -233,6 +235,7 @@ def _add_lists(router: APIRouter, access: Access) -> None:
                 owner,
                 status=status or None,
                 name=name or None,
+                label=label or None,
                 search=search,
                 limit=limit,
                 offset=offset,

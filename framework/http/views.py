@@ -53,6 +53,7 @@ class TaskSummary(BaseModel):
     task_id: str
     name: str
     description: str
+    label: str | None = Field(description="What the task is about, if the app says it")
     status: TaskStatus
     created_at: Stamp
     start_time: Stamp | None

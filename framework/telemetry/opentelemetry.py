@@ -277,7 +277,8 @@ _ATTEMPTS: Final = "asyncframe.task.attempts"
 
 def _attributes(record: TaskRecord, operation: str) -> dict[str, Any]:
     # Any: what attributes of spans may be
-    return {
+    label = {} if record.label is None else {"asyncframe.task.label": record.label}
+    return label | {
         "messaging.system": "asyncframe",
         "messaging.operation.name": operation,
         "messaging.operation.type": operation,

@@ -39,6 +39,7 @@ def row_of(task: Task) -> dict[str, Any]:
     return {
         "id": state["task_id"],
         "name": cut(state["name"], _LONGEST),
+        "label": state["label"],
         "text": cut(state["description"], _LONGEST),
         "status": state["status"],
         "created": _second(task.created_at),

@@ -13,7 +13,7 @@ from framework._running.log import install_task_fields
 from tests.framework.kinds import EVERY_KIND, Run
 
 LOGGER = logging.getLogger("user")
-FIELDS = ("task_id", "task_name", "task_attempt")
+FIELDS = ("task_id", "task_name", "task_attempt", "task_label")
 
 
 @pytest.fixture(autouse=True)
@@ -35,19 +35,19 @@ def fields(caplog: pytest.LogCaptureFixture) -> list[tuple[Any, ...]]:
 async def test_records_inside_a_task(
     task_manager: TaskManager, make: Any, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A record made in a task has its id, name and attempt, and one outside has None."""
-    seen: list[tuple[str, str, int]] = []
+    """A record made in a task has its id, name, attempt and label, and one outside has None."""
+    seen: list[tuple[str, str, int, str | None]] = []
 
     def body() -> None:
         task = current_task()
         assert task is not None
-        seen.append((str(task.task_id), task.name, 1))
+        seen.append((str(task.task_id), task.name, 1, None))
         LOGGER.warning("inside")
 
     await run(task_manager, make(body))
     LOGGER.warning("outside")
 
-    assert fields(caplog) == [*seen, (None, None, None)]
+    assert fields(caplog) == [*seen, (None,) * 4]
 
 
 async def test_each_attempt_has_its_number(
@@ -55,7 +55,7 @@ async def test_each_attempt_has_its_number(
 ) -> None:
     """A record of a retry has the number of that attempt."""
 
-    @background_task(name="flaky")
+    @background_task(name="flaky", label="order 7")
     @retry_task(max_retries=2, retry_delay=0.0)
     def flaky() -> None:
         LOGGER.warning("try")
@@ -65,11 +65,11 @@ async def test_each_attempt_has_its_number(
     task_id = flaky()
     await task_manager.get_result(task_id)
 
-    assert fields(caplog) == [(task_id, "flaky", attempt) for attempt in (1, 2, 3)]
+    assert fields(caplog) == [(task_id, "flaky", attempt, "order 7") for attempt in (1, 2, 3)]
 
 
 def test_a_format_may_name_them() -> None:
-    """A format with all three fields works outside a task, too."""
+    """A format with these fields works outside a task, too."""
     record = LOGGER.makeRecord("user", logging.INFO, "", 0, "hello", (), None)
     text = logging.Formatter("%(task_id)s %(task_name)s %(task_attempt)s %(message)s")
 
@@ -106,7 +106,7 @@ def test_extra_wins_through_other_factories(caplog: pytest.LogCaptureFixture) ->
 
     LOGGER.warning("mine", extra={"task_id": 7})
 
-    assert fields(caplog) == [(7, None, None)]
+    assert fields(caplog) == [(7, None, None, None)]
 
 
 def test_installed_once() -> None:

@@ -144,10 +144,11 @@ async def test_a_run_is_linked_to_its_submission(
 
 async def test_attributes(manager: TaskManager, spans: Spans) -> None:
     """Spans have the attributes of messages, and a run has the task's end as well."""
-    task_id = background_task(name="resize")(nothing)()
+    task_id = background_task(name="resize", label="image 7")(nothing)()
     await manager.get_result(task_id)
 
     message = {
+        "asyncframe.task.label": "image 7",
         "messaging.system": "asyncframe",
         "messaging.destination.name": "resize",
         "messaging.message.id": task_id,
