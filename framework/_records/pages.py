@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import heapq
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
@@ -76,7 +77,7 @@ class PageQuery:
     A task keeps its position when it starts or ends. So while somebody reads page after page,
     other tasks may come and go, and none is shown twice or left out.
 
-    The last four attributes are only used with a `protocols.CountingStore`.
+    The last five attributes are only used with a `protocols.CountingStore`.
 
     Attributes:
         limit: How many at most, from 1.
@@ -92,6 +93,7 @@ class PageQuery:
         search: Only tasks that have this text in their id, name, description or label, in upper or
             lower case; "" for all.
         offset: How many to skip, from 0.
+        ended_before: Only tasks that ended before this wall second; None for all.
     """
 
     limit: int
@@ -105,12 +107,18 @@ class PageQuery:
     label: str | None = None
     search: str = ""
     offset: int = 0
+    ended_before: float | None = None
 
     @property
     def is_plain(self) -> bool:
         """Whether it uses nothing that only a `protocols.CountingStore` can answer."""
-        asks_more = self.statuses or self.search or self.offset
+        asks_more = self.statuses or self.search or self.offset or self.ended_before is not None
         return not asks_more and {one.name for one in self.given} <= {"name"}
+
+    @property
+    def asks_for_ends(self) -> bool:
+        """Whether only tasks match that have ended, at some time."""
+        return self.ended_since is not None or self.ended_before is not None
 
     @property
     def given(self) -> tuple[Field, ...]:
@@ -161,9 +169,14 @@ class PageQuery:
             wanted = getattr(self, name)
             if wanted is not None and getattr(heading, name) != wanted:
                 return False
-        since = self.ended_since
-        if since is not None and (record.ended is None or wall_end(record) < since):
-            return False
+        if self.asks_for_ends:
+            if record.ended is None:
+                return False
+            ended, since, before = wall_end(record), self.ended_since, self.ended_before
+            if since is not None and ended < since:
+                return False
+            if before is not None and ended >= before:
+                return False
         if not self.search:
             return True
         has = finder(self.search)
@@ -282,3 +295,12 @@ def finder(search: str) -> Test:
         return found(text) is not None
 
     return has
+
+
+Spans = Counter[tuple[int, TaskStatus]]
+"""How many tasks ended in each span of time, by its number and their status."""
+
+
+def span_of(record: TaskRecord, since: float, width: float) -> tuple[int, TaskStatus]:
+    """Return the number of the span, of *width* seconds, in which a task ended, and its status."""
+    return int((wall_end(record) - since) // width), record.status

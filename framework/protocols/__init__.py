@@ -64,6 +64,7 @@ from framework.protocols._features import (
     PagedStore,
     RequeueStore,
     SharedDirectory,
+    TimedStore,
     TransactionalStore,
 )
 from framework.protocols._observers import EventSink, Interceptor, StepTracer, TaskTracer, Telemetry
@@ -128,6 +129,7 @@ __all__ = [
     "TaskTracer",
     "TaskWaiter",
     "Telemetry",
+    "TimedStore",
     "TimerHandle",
     "TransactionalStore",
     "WindowAnswer",

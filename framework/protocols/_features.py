@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol, get_args, get_type_hints, runtime_check
 
 from framework._records.pages import PageQuery
 from framework._records.records import TaskRecord
+from framework._records.statuses import TaskStatus
 from framework.protocols._books import ScheduleBook, SharedPlaces, SharedWindows
 from framework.protocols._engines import KeepingEngine, LoggingWorkers, TaskRules
 from framework.protocols._messages import MessageStore
@@ -71,6 +72,27 @@ class GroupingStore(CountingStore, Protocol):
         Args:
             query: Which records.
             field: The attribute of a record: ``"status"``, ``"name"``, ``"owner"`` or ``"label"``.
+
+        Raises:
+            StoreUnavailableError: If the store cannot be read.
+        """
+        ...
+
+
+@runtime_checkable
+class TimedStore(GroupingStore, Protocol):
+    """Another optional method of a `GroupingStore`, one that counts over time in one look.
+
+    Without it, what ended when is counted with a call of ``list``.
+    """
+
+    def count_ends(self, query: PageQuery, width: float) -> Mapping[tuple[int, TaskStatus], int]:
+        """Return how many of the records that ``count`` counts ended in each span, and how.
+
+        Args:
+            query: Which records, with its ``ended_since``.
+            width: How many seconds a span has; the first one, of number 0, begins at
+                ``ended_since``.
 
         Raises:
             StoreUnavailableError: If the store cannot be read.
@@ -354,6 +376,7 @@ class Features:
         pages: It reads a few tasks without the others.
         counts: It uses all of a query, and counts; then `pages` is the same object.
         groups: It counts by a field in one look; then `counts` is the same object.
+        times: It can count what ended when in one look.
         calls: It keeps the arguments of tasks.
         requeue: Other processes can run the tasks of an ended one.
         leaving: It leaves tasks as they are stored when the process ends.
@@ -380,6 +403,7 @@ class Features:
     pages: PagedStore | None = None
     counts: CountingStore | None = None
     groups: GroupingStore | None = None
+    times: TimedStore | None = None
     calls: CallStore | None = None
     requeue: RequeueStore | None = None
     leaving: LeavingStore | None = None
@@ -439,9 +463,10 @@ def features_of(part: object) -> Features:
             return stated
     # Any: a value for a field only if it has the field's protocol
     found: dict[str, Any] = {name: part for name, kind in _KINDS.items() if isinstance(part, kind)}
-    if _is_older(type(part), "count_by", than="count"):
-        # It counts in a way of its own, of which the method that it was derived from knows nothing.
-        found.pop("groups", None)
+    for field, method in (("groups", "count_by"), ("times", "count_ends")):
+        if _is_older(type(part), method, than="count"):
+            # It counts in a way of its own, of which what it was derived from knows nothing.
+            found.pop(field, None)
     return Features(**found)
 
 

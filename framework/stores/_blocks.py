@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from operator import attrgetter
 from typing import Any, Final
 
 from framework._records.ids import TaskId
-from framework._records.pages import SEARCHED_HEADING, STATUS, Field, PageQuery, finder
+from framework._records.pages import SEARCHED_HEADING, STATUS, Field, PageQuery, Spans, finder
 from framework._records.records import Heading, TaskRecord, heading_of
 from framework._records.statuses import TaskStatus
 
@@ -127,6 +128,7 @@ class Block:
         self._first = 0
         self._size = len(records)
         self._span: tuple[float, float] | None = None
+        self._latest_end: float | None = None
         # The latest filter that was counted by, and how many records it matches.
         self._token: PageQuery | None = None
         self._matching = 0
@@ -213,7 +215,7 @@ class Block:
         return self._matching
 
     def _count(self, wanted: Filter) -> int:
-        if wanted.query.ended_since is not None:
+        if wanted.query.asks_for_ends:
             return len(self._places(wanted))
         fitting = self._fitting(wanted)
         count = fitting.count(_YES)
@@ -302,12 +304,34 @@ class Block:
         places = [place for place, fit in enumerate(fitting, self._first) if fit == _YES]
         if wanted.statuses is not None:
             places = [place for place in places if self._status(place) in wanted.statuses]
-        since = wanted.query.ended_since
-        if since is not None:
-            stamps, size = memoryview(self._stamps).cast("d").tolist(), self._size
-            created_at, created, ended = stamps, stamps[size:], stamps[3 * size :]
-            places = [at for at in places if created_at[at] + (ended[at] - created[at]) >= since]
+        if wanted.query.asks_for_ends:
+            since, before = wanted.query.ended_since, wanted.query.ended_before
+            first = -math.inf if since is None else since
+            last = math.inf if before is None else before
+            ends = self._wall_ends()
+            places = [at for at in places if first <= ends[at] < last]
         return places
+
+    def _wall_ends(self) -> Sequence[float]:
+        """Return the wall seconds at which its records ended, as `wall_end` does."""
+        stamps, size = memoryview(self._stamps).cast("d").tolist(), self._size
+        created_at, created, ended = stamps[:size], stamps[size : 2 * size], stamps[3 * size :]
+        return [
+            at + (end - begun) for at, begun, end in zip(created_at, created, ended, strict=True)
+        ]
+
+    def latest_end(self) -> float:
+        """Return the wall second at which the last of its records ended."""
+        if self._latest_end is None:
+            self._latest_end = max(self._wall_ends())
+        return self._latest_end
+
+    def ends(self, wanted: Filter, since: float, width: float) -> Spans:
+        """Return how many of the records that match ended in each span; see `span_of`."""
+        ends = self._wall_ends()
+        return Counter(
+            (int((ends[at] - since) // width), self._status(at)) for at in self._places(wanted)
+        )
 
     def _status(self, place: int) -> TaskStatus:
         whole = self._whole.get(place)

@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 from framework._records import checks
-from framework._records.pages import FIELDS, PageQuery
+from framework._records.pages import FIELDS, PageQuery, span_of
 from framework._records.records import TaskRecord
 from framework._records.statuses import TaskStatus
 from framework.protocols import Features
@@ -80,7 +80,7 @@ class MemoryStore:
     @property
     def features(self) -> Features:
         """What it can do; see `protocols.Featured`."""
-        return Features(pages=self, counts=self, groups=self)
+        return Features(pages=self, counts=self, groups=self, times=self)
 
     def put(self, record: TaskRecord) -> None:
         """Keep a record that has just become final."""
@@ -184,6 +184,19 @@ class MemoryStore:
                 # The count is remembered, and many blocks have no task of an owner.
                 if block.count(wanted):
                     found += block.counts(wanted, by)
+        return found
+
+    def count_ends(self, query: PageQuery, width: float) -> Mapping[tuple[int, TaskStatus], int]:
+        """Return how many kept records ended when; see `protocols.TimedStore`."""
+        since = query.ended_since or 0.0
+        with self._lock:
+            wanted = self._filter(query)
+            found = Counter(
+                span_of(one, since, width) for one in filter(query.counts, self._whole())
+            )
+            for block in self._blocks():
+                if block.latest_end() >= since:
+                    found += block.ends(wanted, since, width)
         return found
 
     def _filter(self, query: PageQuery) -> Filter:

@@ -18,7 +18,16 @@ from framework._manager.core import Core
 from framework._manager.face.names import full_name
 from framework._manager.scene import ListScene
 from framework._records import checks
-from framework._records.pages import FIELDS, STATUS, Field, Key, PageQuery, key_of, with_own
+from framework._records.pages import (
+    FIELDS,
+    STATUS,
+    Field,
+    Key,
+    PageQuery,
+    key_of,
+    span_of,
+    with_own,
+)
 from framework._records.records import TaskRecord
 from framework._records.statuses import WITHOUT_RESULT, TaskStatus
 from framework._running.ledger import Ledger
@@ -126,26 +135,35 @@ _LONGEST_SEARCH: Final = 255
 def failures_query(core: Core, since: object, name: object, limit: int, after: object) -> PageQuery:
     """Return what `TaskManager.failed` was asked for; raises like `checked_query`."""
     query = checked_query(WITHOUT_RESULT, name, limit=limit, after=after)
-    return replace(query, ended_since=_moment(since, core.clock.time()))
+    return replace(query, ended_since=_moment("since", since, core.clock.time()))
 
 
-def _moment(since: object, now: float) -> float | None:
+def ended_between(core: Core, query: PageQuery, since: object, before: object) -> PageQuery:
+    """Return *query* for tasks that ended in some time; raises like `checked_query`."""
+    if since is None and before is None:
+        return query
+    now = core.clock.time()
+    found = _moment("ended_since", since, now), _moment("ended_before", before, now)
+    return replace(query, ended_since=found[0], ended_before=found[1])
+
+
+def _moment(name: str, since: object, now: float) -> float | None:
     """Return a point of time, or how long ago it was, as a wall second."""
     if since is None:
         return None
     if isinstance(since, datetime):
         if since.utcoffset() is None:
             raise ValueError(
-                f"since must be a datetime with a time zone, not {since!r}: use "
+                f"{name} must be a datetime with a time zone, not {since!r}: use "
                 "datetime.now(UTC), or replace(tzinfo=...)"
             )
         # A microsecond earlier: the `Task.ended_at` of a task is rounded.
         return since.timestamp() - 1e-6
     ago = since.total_seconds() if isinstance(since, timedelta) else since
     if isinstance(ago, (int, float)) and not isinstance(ago, bool):
-        return now - checks.number("since", ago, at_least=0)
+        return now - checks.number(name, ago, at_least=0)
     raise TypeError(
-        "since must be a datetime with a time zone, a timedelta, a number of seconds or None, "
+        f"{name} must be a datetime with a time zone, a timedelta, a number of seconds or None, "
         f"not {checks.show(since)}"
     )
 
@@ -171,6 +189,20 @@ async def counts_of(core: Core, query: PageQuery, field: str) -> dict[Any, int]:
     return await _looked(core, partial(_counts_of, core, query, FIELDS[field]))
 
 
+async def ends_of(core: Core, query: PageQuery, width: float) -> dict[tuple[int, TaskStatus], int]:
+    """Return how many tasks that match ended in each span of *width* seconds, and how.
+
+    Args:
+        core: The core.
+        query: Which tasks, with its ``ended_since``, at which the span of number 0 begins.
+        width: Seconds above 0.
+
+    Raises:
+        StoreUnavailableError: If a store that several processes share cannot be read.
+    """
+    return await _looked(core, partial(_ends_of, core, query, width))
+
+
 async def _looked(core: Core, read: Callable[[], T]) -> T:
     """Return what *read* returns, called where it may block if the store does."""
     if core.ledger.shared is None or core.ledger.features.pages is None:
@@ -184,6 +216,14 @@ def _counts_of(core: Core, query: PageQuery, field: Field) -> dict[Any, int]:
     found = Counter[Any](dict.fromkeys(field.values, 0))
     found.update(_Stored(core.ledger).count_by(query, field))
     found.update(field.of(one) for one in own if core.overview.is_unstored(one))
+    return dict(found)
+
+
+def _ends_of(core: Core, query: PageQuery, width: float) -> dict[tuple[int, TaskStatus], int]:
+    # First: a task that ends meanwhile is in the store then.
+    own, since = core.overview.matching(query), query.ended_since or 0.0
+    found = Counter(_Stored(core.ledger).count_ends(query, width))
+    found.update(span_of(one, since, width) for one in own if core.overview.is_unstored(one))
     return dict(found)
 
 
@@ -279,6 +319,13 @@ class _Stored:
             return Counter(map(field.of, filter(query.counts, self._listed())))
         each = replace(query, statuses=frozenset())
         return {one: counts.count(replace(each, status=one)) for one in query.chosen or TaskStatus}
+
+    def count_ends(self, query: PageQuery, width: float) -> Mapping[tuple[int, TaskStatus], int]:
+        """Return how many of them ended in each span of *width* seconds, and how."""
+        if self._features.times is not None:
+            return self._features.times.count_ends(query, width)
+        since = query.ended_since or 0.0
+        return Counter(span_of(one, since, width) for one in filter(query.counts, self._listed()))
 
     def _listed(self) -> Sequence[TaskRecord]:
         if self._all is None:

@@ -21,6 +21,7 @@ from framework._manager.face.listing import (
     checked_query,
     checked_status,
     dicts_of,
+    ended_between,
     failures_query,
     page_of,
 )
@@ -110,6 +111,8 @@ class TaskManager(Waiting):
         offset: int = 0,
         after: str | None = None,
         oldest_first: bool = False,
+        ended_since: datetime | timedelta | float | None = None,
+        ended_before: datetime | timedelta | float | None = None,
     ) -> TaskPage:
         """Return a page of tasks, in the order of their submission.
 
@@ -131,6 +134,10 @@ class TaskManager(Waiting):
             after: The ``next`` of the page before, with the same filters and *oldest_first*;
                 None for the first page.
             oldest_first: Whether the oldest submission comes first, and not the newest.
+            ended_since: Only tasks that ended at or after this moment, a datetime with a time
+                zone, or in the last so many seconds, a timedelta or a number from 0 on; None for
+                all.
+            ended_before: Only tasks that ended before this moment, said likewise; None for all.
 
         Returns:
             The tasks, in ``next`` what to pass as *after* for more, and in ``total`` how many
@@ -139,14 +146,16 @@ class TaskManager(Waiting):
         Raises:
             TypeError: If an argument has the wrong type.
             ValueError: If *status* is not a status, *owner* cannot be one, several names end with
-                *name*, *search* is too long, *limit* or *offset* is out of range, or *after* is not
-                the ``next`` of a page in this order.
+                *name*, *search* is too long, *limit* or *offset* is out of range, *after* is not
+                the ``next`` of a page in this order, or a moment has no time zone or is a negative
+                number.
             StoreUnavailableError: If a store that several processes share cannot be read.
             FrameworkNotStartedError: If there is such a store, and the framework has stopped.
         """
         query = checked_query(
             status, name, owner, search, limit, offset, after, oldest_first, label
         )
+        query = ended_between(self._core, query, ended_since, ended_before)
         return await page_of(self._core, query)
 
     async def failed(

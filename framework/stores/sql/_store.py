@@ -108,6 +108,7 @@ class SQLStore:
             pages=self,
             counts=self,
             groups=self,
+            times=self,
             calls=self,
             requeue=self,
             leaving=self,
@@ -315,6 +316,11 @@ class SQLStore:
         """Return what `count` does for each value of a field; see `protocols.GroupingStore`."""
         with self._answering():
             return self._history.counts(query, FIELDS[field])
+
+    def count_ends(self, query: PageQuery, width: float) -> Mapping[tuple[int, TaskStatus], int]:
+        """Return how many ended in each span of time; see `protocols.TimedStore`."""
+        with self._answering():
+            return self._history.ends(query, width)
 
     def has(self, task_id: str) -> bool:
         """Return whether a task that is not live here has this id; see `protocols.LargeStore`."""

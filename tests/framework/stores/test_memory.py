@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from framework._records.ids import TaskId, random_id
-from framework._records.pages import FIELDS, PageQuery
+from framework._records.pages import FIELDS, PageQuery, wall_end
 from framework._records.records import Heading, TaskRecord
 from framework._records.statuses import TaskStatus
 from framework.stores import memory
@@ -332,6 +332,7 @@ QUERIES = st.builds(
     after=st.none() | st.tuples(st.integers(0, 12).map(float), st.sampled_from(["", "b", "f"])),
     oldest_first=st.booleans(),
     ended_since=st.none() | st.integers(0, 12).map(lambda number: number + 0.5),
+    ended_before=st.none() | st.integers(0, 12).map(lambda number: number + 1.5),
 )
 
 
@@ -369,6 +370,11 @@ def test_pages_are_those_of_a_list(
     for by in FIELDS.values():
         counted = Counter(map(by.of, filter(query.counts, records[removed:])))
         assert store.count_by(query, by.name) == counted, by
+    since = query.ended_since or 0.0
+    late = replace(query, ended_since=since)
+    ended = [one for one in records[removed:] if late.counts(one)]
+    spans = Counter(((wall_end(one) - since) // 3, one.status) for one in ended)
+    assert store.count_ends(late, 3.0) == spans
 
 
 def test_a_page_of_tasks_that_ended_in_another_order() -> None:

@@ -177,6 +177,8 @@ FILTERS: tuple[dict[str, Any], ...] = (
     {"label": "parcel"},
     {"ended_since": START + 7.5},
     {"ended_since": START + 7.5, "owner": "ann", "status": COMPLETED},
+    {"ended_before": START + 7.5},
+    {"ended_since": START + 3.0, "ended_before": START + 9.0, "name": "mail"},
 )
 SEARCHES = (
     "",
@@ -252,6 +254,11 @@ def require_same(peer: Peer, tasks: list[TaskRecord], query: PageQuery) -> None:
     for field in FIELDS.values():
         counted = Counter(map(field.of, filter(query.counts, tasks)))
         assert peer.history.counts(query, field) == counted, (query, field)
+    since = query.ended_since or START
+    late = replace(query, ended_since=since)
+    ended = [one for one in tasks if late.counts(one)]
+    spans = Counter(((wall_end(one) - since) // 4, one.status) for one in ended)
+    assert peer.history.ends(late, 4.0) == spans, late
     for oldest_first in (False, True):
         query = replace(query, oldest_first=oldest_first)
         wanted = expected(tasks, query)

@@ -16,7 +16,16 @@ from typing import Any, Final
 
 from sqlalchemy.engine import Connection
 
-from framework._records.pages import STATUS, Field, PageQuery, key_of, wall_end, with_own
+from framework._records.pages import (
+    STATUS,
+    Field,
+    PageQuery,
+    Spans,
+    key_of,
+    span_of,
+    wall_end,
+    with_own,
+)
 from framework._records.records import TaskRecord
 from framework._records.statuses import FINAL, TaskStatus
 from framework.stores.sql._reading.follower import Follower
@@ -171,6 +180,19 @@ class History:
                     found = self._pages.counts(connection, query, removed, field, free)
                 own = self._unwritten(connection, own, free)
         found.update(None if field is None else field.of(one) for one in own)
+        return found
+
+    def ends(self, query: PageQuery, width: float) -> Spans:
+        """Return how many tasks that match ended in each span of time; raises like `counts`."""
+        self._follower.catch_up()
+        since = query.ended_since or 0.0
+        own = self._held(query, self._follower.removed, False)
+        found = Spans()
+        if _is_in_rows(query, False):
+            with self._database.reading() as connection:
+                found = self._pages.ends(connection, query, self._follower.removed, width)
+                own = self._unwritten(connection, own, False)
+        found.update(span_of(one, since, width) for one in own)
         return found
 
     def _unwritten(

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
-from framework._records.pages import FIELDS, SEARCHED_HEADING, STATUS, Field, Key, PageQuery
+from framework._records.pages import FIELDS, SEARCHED_HEADING, STATUS, Field, Key, PageQuery, Spans
 from framework._records.statuses import FINAL, TaskStatus
 from framework.stores.sql._dialects.dialect import TICKS, Answer, Dialect
 from framework.stores.sql._reading.mirror import CODES, STATUSES
@@ -182,6 +182,13 @@ class Pages:
                 found[None] += few
         return found
 
+    def ends(self, connection: Connection, query: PageQuery, removed: float, width: float) -> Spans:
+        """Return how many of the rows that match ended in each span; see `span_of`."""
+        values = {**_values(self._dialect, query, removed), "width": width}
+        values["since"] = query.ended_since or 0.0
+        rows = connection.execute(_ends(self._dialect, shape_of(query)), values)
+        return Counter({(int(at), TaskStatus(status)): many for many, at, status in rows})
+
     def _few_free(self, connection: Connection, shape: Shape, values: dict[str, Any]) -> int | None:
         """Return how many free tasks have a name, if few have it, or few another one; else None.
 
@@ -297,6 +304,7 @@ def _values(dialect: Dialect, query: PageQuery, removed: float) -> dict[str, Any
         "limit": query.limit,
         "offset": query.offset,
         "most": query.limit + query.offset,
+        "before": query.ended_before,
     }
 
 
@@ -322,8 +330,8 @@ def _marks(dialect: Dialect, last: bool) -> sa.Select[Any]:
 By: TypeAlias = str
 """What finds the rows.
 
-The index that begins with a field, which has its name, or with "created"; all "rows" one after the
-other; or whether they are "live" or "free".
+The index that begins with a field, which has its name, with "created" or with "ended_at"; all
+"rows" one after the other; or whether they are "live" or "free".
 """
 
 
@@ -337,6 +345,7 @@ class Shape:
         search: How to search: not, for ASCII letters, or for others too.
         oldest_first: Whether the order begins with the oldest submission.
         free: Whether free tasks match, besides those that have ended.
+        until: Whether only tasks match that ended before some moment.
     """
 
     statuses: tuple[TaskStatus, ...] | None
@@ -344,6 +353,7 @@ class Shape:
     search: Literal["", "ascii", "other"]
     oldest_first: bool
     free: bool = False
+    until: bool = False
 
     @property
     def by(self) -> By:
@@ -370,7 +380,8 @@ def shape_of(query: PageQuery, free: bool = False) -> Shape:
         given=query.given,
         search="" if not query.search else "ascii" if query.search.isascii() else "other",
         oldest_first=query.oldest_first,
-        free=free and query.has_status(TaskStatus.PENDING) and query.ended_since is None,
+        free=free and query.has_status(TaskStatus.PENDING) and not query.asks_for_ends,
+        until=query.ended_before is not None,
     )
 
 
@@ -394,6 +405,8 @@ def _where(dialect: Dialect, shape: Shape, by: By) -> list[sa.ColumnElement[bool
         # The first one is for the indexes, which have only those.
         wanted = [] if by == "rows" else [TASKS.c.ended_at.is_not(None)]
         wanted.append(ended_at > bindparam("removed"))
+        if shape.until:
+            wanted.append(ended_at < bindparam("before"))
     if statuses is not None:
         wanted.append(is_one_of(column(STATUS.name), statuses))
     wanted += [column(one.name) == bindparam(one.name) for one in shape.given]
@@ -488,6 +501,18 @@ def _count(dialect: Dialect, shape: Shape, field: Field | None = None) -> sa.Sel
     column = TASKS.c[field.name] if by == field.name else dialect.hidden(TASKS.c[field.name])
     query = query.add_columns(column).where(*_where(dialect, shape, by)).group_by(column)
     return query.where(column.is_not(None)) if by == field.name and field.optional else query
+
+
+@functools.lru_cache(maxsize=256)
+def _ends(dialect: Dialect, shape: Shape) -> sa.Select[Any]:
+    """Return the query for how many rows ended in each span of time, by their status."""
+    since: Any = bindparam("since", type_=sa.Double())
+    width: Any = bindparam("width", type_=sa.Double())
+    number = dialect.whole((TASKS.c.ended_at - since) / width).label("number")
+    # The index by the end has the status as well.
+    rows = sa.select(number, TASKS.c.status).where(*_where(dialect, shape, "ended_at")).subquery()
+    found = sa.select(sa.func.count(), rows.c.number, rows.c.status)
+    return found.group_by(rows.c.number, rows.c.status)
 
 
 @functools.lru_cache(maxsize=256)
