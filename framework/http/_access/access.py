@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, cast, get_type_hints
 
 from fastapi import Request, params
 
-from framework._manager.face.listing import TaskPage, checked_query, counts_of
+from framework._manager.face.listing import TaskPage, checked_query, counts_of, ends_of
 from framework._manager.face.looking import find_task
 from framework._manager.face.names import full_name, unknown_name
 from framework._manager.frameworks import get_task_manager, require_core
@@ -19,6 +19,7 @@ from framework._manager.inside import without_places
 from framework._records import checks
 from framework._records.pages import FIELDS
 from framework._records.records import TaskRecord
+from framework._records.statuses import TaskStatus
 from framework._tasks import registry
 from framework._tasks.current import OVER, current_scope
 from framework._tasks.functions import is_async
@@ -100,6 +101,16 @@ class Access:
         if own is None:
             return dict.fromkeys(FIELDS["status"].values, 0)
         return await counts_of(require_core(), checked_query(**own), "status")
+
+    async def ends(
+        self, owner: str | None, since: float, width: float, **query: Any
+    ) -> dict[tuple[int, TaskStatus], int]:
+        """Return how many tasks that *owner* sees ended in each span; see `listing.ends_of`."""
+        own = self._query_of(owner)
+        if own is None:
+            return {}
+        wanted = checked_query(**{**query, **own})
+        return await ends_of(require_core(), replace(wanted, ended_since=since), width)
 
     async def unknown_name(self, owner: str | None, name: str) -> str | None:
         """Return the message that nobody knows a name; None if it may be that of a task.

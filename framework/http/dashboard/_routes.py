@@ -7,7 +7,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Annotated, Any, Final, Literal
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -20,11 +21,14 @@ from framework.http._access.access import Access
 from framework.http._access.marker import marked
 from framework.http._responses import refused_query
 from framework.http.dashboard._bulk import Action, change_some
+from framework.http.dashboard._course import Range, course_of
 from framework.http.dashboard._facts import page_facts, row_of
 from framework.http.dashboard._page import page
 from framework.http.dashboard._steps import questions_of, steps_of
 from framework.http.views import view_of
 from framework.steps import Message
+
+_Ended: TypeAlias = Annotated[str | None, Query(pattern=r"^\d{1,11}-\d{1,11}$")]
 
 _MOST: Final = 200
 """The most rows that one request may ask for; the page shows some forty at a time."""
@@ -91,6 +95,7 @@ def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) ->
         status: Annotated[list[TaskStatus] | None, Query()] = None,
         name: str | None = None,
         search: Annotated[str | None, Query(max_length=255)] = None,
+        ended: _Ended = None,
         offset: Annotated[int, Query(ge=0)] = 0,
         limit: Annotated[int, Query(ge=1, le=_MOST)] = 100,
     ) -> Response:
@@ -104,6 +109,7 @@ def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) ->
                 search=search,
                 offset=offset,
                 limit=limit,
+                **_ended_in(ended),
             )
         rows = [row_of(task) for task in found.tasks]
         return _answer(request, access, {"total": found.total, "rows": rows})
@@ -119,14 +125,26 @@ def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) ->
         status: Annotated[list[TaskStatus] | None, Query()] = None,
         name: str | None = None,
         search: Annotated[str | None, Query(max_length=255)] = None,
+        ended: _Ended = None,
         after: str | None = None,
     ) -> Response:
         """Change some of the tasks that the list matches, and say where to go on."""
-        query = {"name": name or None, "search": search, "after": after}
+        query = {"name": name or None, "search": search, "after": after, **_ended_in(ended)}
         owner = access.owner_of(request)
         with _one_name(name):
             told = await change_some(access, owner, action, status, **query)
         return _answer(request, access, asdict(told))
+
+    @router.get("/dashboard/course", include_in_schema=False)
+    async def show_course(
+        request: Request,
+        span: Range = "hour",
+        name: str | None = None,
+        search: Annotated[str | None, Query(max_length=255)] = None,
+    ) -> Response:
+        """Return how many of the tasks that match ended when, and how."""
+        owner, query = access.owner_of(request), {"name": name or None, "search": search}
+        return _answer(request, access, await course_of(access, owner, span, **query))
 
     @router.get("/dashboard/facts", include_in_schema=False)
     async def show_facts(request: Request) -> Response:
@@ -135,6 +153,15 @@ def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) ->
         root = request.scope.get("root_path", "")
         facts["buttons"] = [{"label": label, "path": root + buttons[label]} for label in buttons]
         return _answer(request, access, facts)
+
+
+def _ended_in(ended: str | None) -> dict[str, datetime]:
+    """Return what a list is asked for of a range of wall seconds, such as ``60-120``."""
+    if ended is None:
+        return {}
+    since, _, before = ended.partition("-")
+    names = {"ended_since": since, "ended_before": before}
+    return {name: datetime.fromtimestamp(int(at), UTC) for name, at in names.items()}
 
 
 @contextmanager

@@ -36,7 +36,9 @@ def held(gate: str) -> dict[str, Any]:
     return {"gate": gate, "figures": [1, 2.5, None]}
 
 
-@background_task(name="steps", description="Reports what it is told to")
+@background_task(
+    name="steps", description="Reports what it is told to", label=lambda key: f"key {key}"
+)
 async def steps(key: str) -> str:
     """Report progress step by step, on the loop."""
     queue = _steps.setdefault(key, asyncio.Queue())

@@ -112,6 +112,13 @@ async def send(text: str) -> str:
     return text
 
 
+@background_task(name="tests.end_as_told")
+async def end_as_told(fails: bool) -> None:
+    """Fail, or end at once."""
+    if fails:
+        raise ValueError("as told")
+
+
 @background_task(name="tests.wait_for_long")
 async def wait_for_long() -> None:
     """Wait for a day."""
@@ -185,6 +192,31 @@ async def test_all_that_match_are_changed_in_parts(asyncframe: Probe) -> None:
     assert (nothing["done"], first["done"], last["done"], last["next"]) == (0, 100, 0, None)
     assert (again["done"], len(set(again["new"])), again["refused"]) == (100, 100, 0)
     assert (len(left), [one for one in left if one.status.is_final]) == (4, [])
+
+
+async def test_the_course_of_time(asyncframe: Probe) -> None:
+    """The page has how many tasks of an owner ended in each minute, and lists those of some."""
+    app, headers = made(owner=caller), {"X-User": "anna"}
+    app.post("/send")(end_as_told)
+    async with asyncframe.client(app) as client:
+
+        async def told(path: str) -> Any:
+            return (await client.get(f"/tasks/dashboard/{path}", headers=headers)).json()
+
+        for fails, user in ((True, "anna"), (False, "anna"), (False, "bert")):
+            await client.post(f"/send?fails={fails}", headers={"X-User": user})
+            await asyncframe.settled()
+            asyncframe.clock.advance(120)
+        hour, week = await told("course"), await told("course?span=week&name=nobody")
+        at = hour["failed"].index(1)
+        begin = hour["since"] + at * hour["width"]
+        listed = await told(f"list?ended={begin}-{begin + 60}")
+        none = await told(f"list?ended={begin + 60}-{begin + 120}")
+    assert (hour["width"], len(hour["failed"]), hour["completed"][at + 2]) == (60, 60, 1)
+    assert [sum(hour[kind]) for kind in ("completed", "failed", "other")] == [1, 1, 0]
+    assert (week["width"], len(week["other"]), sum(week["completed"])) == (7_200, 84, 0)
+    assert ([row["status"] for row in listed["rows"]], none["total"]) == (["failed"], 0)
+    asyncframe.expect_failure(end_as_told, ValueError)
 
 
 async def test_who_sees_all(roll_up: Any, asyncframe: Probe) -> None:
