@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Final
 
 from sqlalchemy.engine import URL
 
 from framework._records import checks
-from framework._records.pages import FIELDS, PageQuery
 from framework._records.records import TaskRecord
 from framework._records.schedules import RunClaim, ScheduleState
 from framework._records.statuses import TaskStatus
@@ -24,6 +23,7 @@ from framework.protocols import Features, StoreHost, WindowAnswer, WindowRequest
 from framework.stores.sql._backlog import Backlog, Permitted, Told
 from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._reading.history import History
+from framework.stores.sql._reading.lists import Lists, answering
 from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._reading.roster import Roster
 from framework.stores.sql._shared.opening import open_in_time
@@ -89,6 +89,7 @@ class SQLStore:
         self._database = Database(self._url, self.durable)
         self._transactions = AppTransactions(self._database, self)
         self._roster, self._steps = Roster(self._database), StepRows(self._database)
+        self._lists = Lists(self)
         self._pace, self._open = Pace(), False
         self._begin(None)
 
@@ -105,10 +106,10 @@ class SQLStore:
         """What it can do; see `protocols.Featured`."""
         return Features(
             shared=self,
-            pages=self,
-            counts=self,
-            groups=self,
-            times=self,
+            pages=self._lists,
+            counts=self._lists,
+            groups=self._lists,
+            times=self._lists,
             calls=self,
             requeue=self,
             leaving=self,
@@ -164,6 +165,7 @@ class SQLStore:
         writer.enter()
         self._transactions.open(site.membership, writer.follower.submissions)
         self._history = History(site, self._mirror, writer.follower, writer.pages)
+        self._lists.open(self._history)
         self._steps.open(site, writer.follower.submissions)
         writer.start()
         self._writer = writer
@@ -247,7 +249,7 @@ class SQLStore:
 
     def active(self) -> Sequence[TaskRecord]:
         """Return the live tasks of other processes; see `protocols.LargeStore`."""
-        with self._answering():
+        with answering(self):
             return self._history.live() if self._open else self._mirror.others()
 
     def unread(self) -> Sequence[TaskRecord]:
@@ -296,31 +298,8 @@ class SQLStore:
         If not all of them are in memory, they are read from the database, some 30,000 a second.
         Waits until what others have committed is read, but not long for a database that fails.
         """
-        with self._answering():
+        with answering(self):
             return self._history.records(status) if self._open else self._mirror.records(status)
-
-    def page(self, query: PageQuery) -> Sequence[TaskRecord]:
-        """Return a page of the tasks of all processes; see `protocols.CountingStore`."""
-        with self._answering():
-            return self._history.page(query)
-
-    def count(self, query: PageQuery) -> int:
-        """Return how many tasks of all processes match; see `protocols.CountingStore`.
-
-        Counted without a look at the database, unless by name, owner, text or end.
-        """
-        with self._answering():
-            return self._history.count(query)
-
-    def count_by(self, query: PageQuery, field: str) -> Mapping[Any, int]:
-        """Return what `count` does for each value of a field; see `protocols.GroupingStore`."""
-        with self._answering():
-            return self._history.counts(query, FIELDS[field])
-
-    def count_ends(self, query: PageQuery, width: float) -> Mapping[tuple[int, TaskStatus], int]:
-        """Return how many ended in each span of time; see `protocols.TimedStore`."""
-        with self._answering():
-            return self._history.ends(query, width)
 
     def has(self, task_id: str) -> bool:
         """Return whether a task that is not live here has this id; see `protocols.LargeStore`."""
@@ -333,14 +312,14 @@ class SQLStore:
         """Return the records of some ids from the database; see `protocols.SharedStore`."""
         wanted = [task_id for task_id in task_ids if can_be_kept(task_id)]
         self._backlog.let_write(wanted)
-        with self._answering(), self._database.reading() as connection:
+        with answering(self), self._database.reading() as connection:
             return self._writer.follower.read(connection, wanted)
 
     def fetch_call(self, task_id: str) -> str | None:
         """Return the kept arguments of a task as JSON; see `protocols.CallStore`."""
         if not can_be_kept(task_id):
             return None
-        with self._answering(), self._database.reading() as connection:
+        with answering(self), self._database.reading() as connection:
             return self._writer.statements.call(connection, task_id)
 
     def is_alone(self) -> bool:
@@ -348,7 +327,7 @@ class SQLStore:
 
         A process writes all its records before it leaves in order.
         """
-        with self._answering(), self._database.reading() as connection:
+        with answering(self), self._database.reading() as connection:
             return self._writer.membership.is_alone(connection)
 
     def doubt(self) -> StoreUnavailableError | None:
@@ -364,17 +343,17 @@ class SQLStore:
 
     def ask(self) -> int:
         """Ask all other processes to write what they have accepted."""
-        with self._answering():
+        with answering(self):
             return self._writer.inquiries.ask()
 
     def is_answered(self, number: int) -> bool:
         """Return whether all other live processes have done so."""
-        with self._answering():
+        with answering(self):
             return self._writer.inquiries.is_answered(number)
 
     def expected(self, task_ids: Collection[str]) -> Collection[str]:
         """Return those ids that another process will write."""
-        with self._answering():
+        with answering(self):
             return self._writer.inquiries.expected([one for one in task_ids if can_be_kept(one)])
 
     def request_cancel(self, task_id: str) -> bool:
@@ -382,7 +361,7 @@ class SQLStore:
         if not can_be_kept(task_id):
             return False
         self._backlog.let_write([task_id])
-        with self._answering(), self._database.writing() as connection:
+        with answering(self), self._database.writing() as connection:
             version = self._writer.statements.advance(connection, "").version
             self._writer.follower.submissions.move(connection, version, task_id)
             return self._writer.statements.request_cancel(connection, task_id, version)
@@ -415,31 +394,22 @@ class SQLStore:
 
     def enter_schedule(self, name: str, timing: str, now: float) -> ScheduleState:
         """Enter a schedule that this process runs, and return what is known about it."""
-        with self._answering():
+        with answering(self):
             return self._writer.schedules.enter(name, timing, now)
 
     def claim_run(
         self, name: str, due: float | None, record: TaskRecord, *, skip: bool = True
     ) -> RunClaim:
         """Claim one run of a schedule, in one transaction with the row of its task."""
-        with self._answering():
+        with answering(self):
             return self._writer.schedules.claim(name, due, record, skip)
 
     def pause_schedule(self, name: str, paused: bool, now: float) -> bool:
         """Pause or resume a schedule for all processes; False if the name is not known."""
-        with self._answering():
+        with answering(self):
             return self._writer.schedules.pause(name, paused, now)
 
     def schedules(self) -> Sequence[ScheduleState]:
         """Return the schedules of all processes, by name."""
-        with self._answering():
+        with answering(self):
             return self._writer.schedules.all()
-
-    @contextmanager
-    def _answering(self) -> Iterator[None]:
-        try:
-            yield
-        except FAULTS as error:
-            raise StoreUnavailableError(
-                f"{self!r} did not answer: {why(error)}; try again later"
-            ) from error

@@ -22,7 +22,8 @@ def test_what_stores_say(tmp_path: Path) -> None:
         (MemoryStore(), set[str]()),
         (
             SQLStore(f"sqlite:///{tmp_path}/tasks.db"),
-            {"messages", "processes", "steps", "transactional"},
+            {"messages", "processes", "steps", "transactional"}
+            | {"pages", "counts", "groups", "times"},
         ),
     ):
         stated = store.features

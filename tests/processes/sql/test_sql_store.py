@@ -21,7 +21,7 @@ from framework import (
     setup_async_framework,
 )
 from framework._records.statuses import TaskStatus
-from framework.protocols import LargeStore, PagedStore, SharedDirectory, SharedStore, TaskEvent
+from framework.protocols import LargeStore, SharedDirectory, SharedStore, TaskEvent
 from framework.stores.sql import SQLStore
 from tests.children import python
 from tests.patience import PATIENCE
@@ -126,7 +126,7 @@ def test_shown_without_password() -> None:
 def test_it_is_a_shared_store() -> None:
     """The framework knows it for a store that other processes share, and that may be large."""
     store = SQLStore("sqlite:///tasks.db")
-    protocols = (SharedStore, LargeStore, PagedStore, SharedDirectory)
+    protocols = (SharedStore, LargeStore, SharedDirectory)
     assert [one for one in protocols if not isinstance(store, one)] == []
 
 
