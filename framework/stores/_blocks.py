@@ -128,7 +128,10 @@ class Block:
         self._first = 0
         self._size = len(records)
         self._span: tuple[float, float] | None = None
-        self._latest_end: float | None = None
+        self._ended_in: tuple[float, float] | None = None
+        # For what records were counted by their end last, from when on, and how many there are.
+        self._counted_for: object = None
+        self._spans: tuple[float, Spans] = (0.0, Counter())
         # The latest filter that was counted by, and how many records it matches.
         self._token: PageQuery | None = None
         self._matching = 0
@@ -182,7 +185,7 @@ class Block:
             return False
         # In the order of their places, as `records` returns them.
         self._whole = dict(sorted({**self._whole, place: record}.items()))
-        self._token = None
+        self._token = self._counted_for = None
         return True
 
     def records(self, status: TaskStatus | None) -> list[TaskRecord]:
@@ -320,18 +323,36 @@ class Block:
             at + (end - begun) for at, begun, end in zip(created_at, created, ended, strict=True)
         ]
 
-    def latest_end(self) -> float:
-        """Return the wall second at which the last of its records ended."""
-        if self._latest_end is None:
-            self._latest_end = max(self._wall_ends())
-        return self._latest_end
+    def ended_in(self) -> tuple[float, float]:
+        """Return the wall seconds at which the first and the last of its records ended."""
+        if self._ended_in is None:
+            ends = self._wall_ends()
+            self._ended_in = min(ends), max(ends)
+        return self._ended_in
 
-    def ends(self, wanted: Filter, since: float, width: float) -> Spans:
-        """Return how many of the records that match ended in each span; see `span_of`."""
+    def ends(self, wanted: Filter, since: float, width: float, like: object) -> Spans:
+        """Return how many of the records that match ended in each span; see `span_of`.
+
+        Args:
+            wanted: Which records.
+            since: When the span of number 0 begins.
+            width: Seconds of a span.
+            like: The same for filters that differ only in *since*, by whole spans. What is counted
+                of a block that ended later is remembered for them.
+        """
+        whole = since <= self.ended_in()[0] and wanted.query.ended_before is None
+        key = like, since % width, self._first
+        if whole and self._counted_for == key:
+            begin, found = self._spans
+            by = round((since - begin) / width)
+            return Counter({(at - by, status): many for (at, status), many in found.items()})
         ends = self._wall_ends()
-        return Counter(
+        found = Counter(
             (int((ends[at] - since) // width), self._status(at)) for at in self._places(wanted)
         )
+        if whole:
+            self._counted_for, self._spans = key, (since, found)
+        return found
 
     def _status(self, place: int) -> TaskStatus:
         whole = self._whole.get(place)

@@ -188,15 +188,15 @@ class MemoryStore:
 
     def count_ends(self, query: PageQuery, width: float) -> Mapping[tuple[int, TaskStatus], int]:
         """Return how many kept records ended when; see `protocols.TimedStore`."""
-        since = query.ended_since or 0.0
+        since, like = query.ended_since or 0.0, (replace(query.filters, ended_since=None), width)
         with self._lock:
-            wanted = self._filter(query)
+            wanted = Filter(query, query.filters)
             found = Counter(
                 span_of(one, since, width) for one in filter(query.counts, self._whole())
             )
             for block in self._blocks():
-                if block.latest_end() >= since:
-                    found += block.ends(wanted, since, width)
+                if block.ended_in()[1] >= since:
+                    found.update(block.ends(wanted, since, width, like))
         return found
 
     def _filter(self, query: PageQuery) -> Filter:

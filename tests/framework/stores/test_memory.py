@@ -375,6 +375,11 @@ def test_pages_are_those_of_a_list(
     ended = [one for one in records[removed:] if late.counts(one)]
     spans = Counter(((wall_end(one) - since) // 3, one.status) for one in ended)
     assert store.count_ends(late, 3.0) == spans
+    # From a span earlier on, which all have one number more.
+    early = replace(late, ended_since=since - 3.0)
+    if query.ended_since is None:
+        moved = Counter({(at + 1, status): many for (at, status), many in spans.items()})
+        assert store.count_ends(early, 3.0) == moved
 
 
 def test_a_page_of_tasks_that_ended_in_another_order() -> None:
