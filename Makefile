@@ -36,7 +36,8 @@ RUN ?= python -m
 FASTAPIS := 0.115.0 0.128.0
 VENV := .venv
 BENCH := $(VENV)-bench
-BIN := $(VENV)/bin
+# Windows has its programs elsewhere.
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 NPM := openapi-typescript@^7 openapi-fetch@^0 typescript@^5
 # It takes the first Python on the path, whatever --pythonpath says to --verifytypes.
