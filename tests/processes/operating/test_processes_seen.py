@@ -47,6 +47,7 @@ def test_the_page_lists_the_processes(environment: dict[str, str], page: Page) -
             app.post("/long/600")
         expect(its).to_contain_text(re.compile(r"2 of 22 work\.longfor \d+ sUp \d+ s$"))
         page.set_viewport_size({"width": 360, "height": 740})
+        page.get_by_role("button", name="Overview").click()
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert Axe().run(page).response["violations"] == []
         one.process.kill()
@@ -74,6 +75,8 @@ def test_many_processes_and_long_words(environment: dict[str, str], page: Page) 
         for width in (1280, 820, 360):
             page.set_viewport_size({"width": width, "height": 740})
             page.goto(f"{app.url}/tasks/dashboard")
+            if width == 360:
+                page.get_by_role("button", name="Overview").click()
             card = page.locator("#card-processes")
             lines = card.get_by_role("listitem")
             expect(lines).to_have_count(4)
