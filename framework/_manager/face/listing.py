@@ -15,7 +15,7 @@ from itertools import chain
 from typing import Any, Final, TypeVar
 
 from framework._manager.core import Core
-from framework._manager.face.names import full_name
+from framework._manager.face.names import full_name, is_end
 from framework._manager.scene import ListScene
 from framework._records import checks
 from framework._records.pages import (
@@ -238,11 +238,17 @@ def _with_full_name(core: Core, query: PageQuery) -> PageQuery:
 
     It is looked for only then, since the names in a store take a while to count.
     """
-    if query.name is None or registry.find_function(query.name) is not None:
+    if query.name is None or _means_one(query.name):
         return query
     seen = _counts_of(core, PageQuery(limit=1, owner=query.owner), FIELDS["name"])
     name = full_name(query.name, seen)
     return query if name in (None, query.name) else replace(query, name=name)
+
+
+def _means_one(name: str) -> bool:
+    """Return whether a function has exactly this name, and no other one ends with it."""
+    registered = registry.names()
+    return name in registered and sum(is_end(name, one) for one in registered) == 1
 
 
 def read_page(core: Core, query: PageQuery) -> TaskPage:

@@ -28,13 +28,18 @@ def full_name(given: str, known: Collection[str]) -> str | None:
     """
     if given in known:
         return given
-    found = sorted(one for one in known if one.endswith(f".{given}"))
+    found = sorted(one for one in known if is_end(given, one))
     if len(found) > 1:
         raise SeveralNamesError(
             f"name must say which of several is meant, not {checks.show(given)}: "
             f"{_listed(found[:_SHOWN])}"
         )
     return found[0] if found else None
+
+
+def is_end(given: str, name: str) -> bool:
+    """Return whether a name is *given*, or ends with it after a dot."""
+    return name == given or name.endswith(f".{given}")
 
 
 def unknown_name(given: str, known: Iterable[str]) -> str:

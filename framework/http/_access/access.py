@@ -13,7 +13,7 @@ from fastapi import Request, params
 
 from framework._manager.face.listing import TaskPage, checked_query, counts_of, ends_of
 from framework._manager.face.looking import find_task
-from framework._manager.face.names import full_name, unknown_name
+from framework._manager.face.names import full_name, is_end, unknown_name
 from framework._manager.frameworks import get_task_manager, require_core
 from framework._manager.inside import without_places
 from framework._records import checks
@@ -121,10 +121,10 @@ class Access:
         if own is None:
             return None
         seen = await counts_of(require_core(), checked_query(**own), "name")
-        known = {*registry.names(), *seen}
-        if full_name(name, known) is not None:
+        registered = registry.names()
+        if full_name(name, seen) is not None or any(is_end(name, one) for one in registered):
             return None
-        return unknown_name(name, known if self.owner is None else seen)
+        return unknown_name(name, {*registered, *seen} if self.owner is None else seen)
 
     def _query_of(self, owner: str | None) -> dict[str, Any] | None:
         """Return what all queries of *owner* ask for; None if they see no task, as nobody does."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from framework import TaskManager, TaskStatus
+from framework import TaskManager, TaskStatus, background_task
 from framework._records.ids import random_id
 from framework.exceptions import RunAgainError
 from tests.patience import PATIENCE
@@ -127,6 +127,11 @@ async def test_lists(owned: TaskManager) -> None:
     assert await walk(owned, status=("failed", TaskStatus.PENDING)) == [ids[9], *failed]
     assert await walk(owned, status=list(TaskStatus)) == newest
     assert await walk(owned, name=name, owner="bob") == [ids[7], ids[1]]
+
+    @background_task(name="tasks.add")
+    def namesake() -> None:
+        """Have a name that ends the other one, and no tasks."""
+
     assert await walk(owned, name="tasks.add", owner="bob") == [ids[7], ids[1]]
     assert await walk(owned, name="asks.add", owner="bob") == []
     assert await walk(owned, name=name, status={"completed"}, owner="ann") == [ids[6], ids[3]]
