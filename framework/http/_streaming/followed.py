@@ -21,7 +21,11 @@ from framework._records.steps import StepInfo, info_of
 from framework._tasks import registry
 from framework._tasks.live import LiveTask
 from framework._threads.clock import SystemClock
-from framework.exceptions import StoreUnavailableError, TaskNotFoundError
+from framework.exceptions import (
+    FrameworkNotStartedError,
+    StoreUnavailableError,
+    TaskNotFoundError,
+)
 from framework.http.views import steps_view
 from framework.protocols import TimerHandle
 
@@ -104,7 +108,7 @@ class FollowedSteps:
 
     def close(self) -> None:
         """Follow them no longer."""
-        self._here = None
+        self._here, self._is_told = None, False
         for one in (self._delayed, self._next_look, self._looking):
             if one is not None:
                 one.cancel()
@@ -127,7 +131,11 @@ class FollowedSteps:
 
     def _change(self) -> None:
         """Let the clients look, as soon as they may have taken what they were told last."""
-        if self._here is None or self._delayed is not None:
+        if self._here is None:
+            # It has left meanwhile, and may come back.
+            self._is_told = False
+            return
+        if self._delayed is not None:
             return
         gap = self._shown_at + _GAP - self._loop.time()
         if isinstance(self._core.clock, SystemClock) and gap > 0:
@@ -159,8 +167,8 @@ class FollowedSteps:
             self._looking = self._loop.create_task(self._read())
 
     async def _read(self) -> None:
-        # What cannot be read now can be later, or the task is gone and its stream ends.
-        with suppress(StoreUnavailableError, TaskNotFoundError):
+        # What cannot be read now can be later, or the stream ends with its task or the app.
+        with suppress(StoreUnavailableError, TaskNotFoundError, FrameworkNotStartedError):
             found = await steps_of(self._core, self._task_id)
             if found != self._found:
                 self._found = found

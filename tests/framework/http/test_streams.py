@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -14,7 +15,9 @@ from fastapi import FastAPI
 from framework import background_task, current_task, get_task_manager, setup_async_framework
 from framework._manager.core import Core
 from framework._manager.frameworks import require_core
+from framework._tasks.live import LiveTask
 from framework.http import TaskView, task_router
+from framework.http._streaming.followed import FollowedSteps
 from framework.http._streaming.hub import Hub
 from framework.steps import sleep, step
 from pytest_asyncframe.clock import VirtualDeadlockError
@@ -128,6 +131,27 @@ async def test_steps_of_a_task(asyncframe: Probe, app: FastAPI) -> None:
     ]
     assert (steps[-1], steps[-1]["steps"][1]["error_message"]) == (shown, None)
     assert [one.kind for one in (told[0], told[-1])] == ["status", "status"]
+
+
+async def test_steps_of_a_task_that_comes_back(asyncframe: Probe) -> None:
+    """What changes while a task is elsewhere does not hide what changes once it is here again."""
+    posted: list[Callable[[], object]] = []
+    told: list[int] = []
+    task = asyncframe.manager._core.ledger.find(await asyncframe.manager.submit(len, ("abc",)))
+    assert isinstance(task, LiveTask)
+    await asyncframe.settled()
+    steps = FollowedSteps(asyncframe.manager._core, posted.append, "id", lambda: told.append(1))
+    steps.follow_here(task)
+    steps.hear()
+    steps.close()
+    steps.hear()
+    while posted:
+        posted.pop()()
+    steps.follow_here(task)
+    steps.hear()
+    assert (len(posted), told) == (1, [])
+    posted.pop()()
+    assert told == [1]
 
 
 async def test_an_unknown_task(asyncframe: Probe, app: FastAPI) -> None:
