@@ -216,7 +216,9 @@ class Toolkit:
         self.histories: list[History] = []
         self.blocked: BlockedLoops = BlockedLoops(now, find_own)
         seen = None if sequencer is None else (lambda: sequencer.now)
-        self.reads = None if seen is None else RealTimeReads(seen, self.recorder.note)
+        self.reads: RealTimeReads | None = (
+            None if seen is None else RealTimeReads(seen, self.recorder.note)
+        )
         self.pace: Pace = Pace(sequencer, self.mode, moves=moves, drains=settings.drains)
 
     def open(self) -> None:
