@@ -205,7 +205,7 @@ def test_locks_are_free_after_a_deadlock() -> None:
 
 def test_a_wait_ends_with_its_test() -> None:
     """A thread that waits on a condition leaves though the lock was never released."""
-    kept: list[str] = []
+    kept: list[threading.Thread] = []
     ends: list[type[BaseException]] = []
 
     def body(probe: Probe) -> None:
@@ -214,6 +214,7 @@ def test_a_wait_ends_with_its_test() -> None:
 
             @background_task
             def wait(changed: threading.Condition) -> None:
+                kept.append(threading.current_thread())
                 try:
                     with changed:
                         changed.wait()
@@ -223,15 +224,17 @@ def test_a_wait_ends_with_its_test() -> None:
 
             @background_task
             def leave_locked(changed: threading.Condition) -> None:
+                kept.append(threading.current_thread())
                 changed.acquire()
 
             wait(changed)
             leave_locked(changed)
         probe.clock.sleep(1)
-        kept.extend(actor.name for actor in probe.clock.sequencer.actors.values())
 
     in_a_run(body)
 
     assert ends == [TestEndedError, TestEndedError]
-    assert len(kept) == 3
-    assert not {thread.name for thread in threading.enumerate()} & set(kept) - {"MainThread"}
+    assert len(kept) == 4
+    for thread in kept:
+        thread.join(timeout=30)
+    assert not any(thread.is_alive() for thread in kept)
