@@ -61,7 +61,7 @@ def test_both_find_a_bug_and_repeat_it(races: pytest.Pytester) -> None:
     )
 
 
-@pytest.mark.extended("time")
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["test_bug_of_a_copy", "test_bug_of_a_copy_on_a_thread"])
 def test_a_copy_that_is_written_late_is_found(races: pytest.Pytester, name: str) -> None:
@@ -76,7 +76,7 @@ def test_a_copy_that_is_written_late_is_found(races: pytest.Pytester, name: str)
 @pytest.mark.timeout(600)
 def test_a_cure_passes_and_says_what_that_proves(races: pytest.Pytester) -> None:
     """Its summary has the points, and under how many schedules the process has died there."""
-    write(races, CRASHES, ORDERS.format(120))
+    write(races, CRASHES, ORDERS.format(80))
     result = races.runpytest("-v", "-p", "no:randomly", "--timeout=600", "-k", "cure")
     result.assert_outcomes(passed=2)
     proof = "*PASSED (all * crash points under * schedules each of level framework, none fails)*"
