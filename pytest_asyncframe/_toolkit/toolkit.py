@@ -215,10 +215,9 @@ class Toolkit:
         self.invariants: Invariants = Invariants(self.recorder)
         self.histories: list[History] = []
         self.blocked: BlockedLoops = BlockedLoops(now, find_own)
-        seen = None if sequencer is None else (lambda: sequencer.now)
-        self.reads: RealTimeReads | None = (
-            None if seen is None else RealTimeReads(seen, self.recorder.note)
-        )
+        self.reads: RealTimeReads | None = None
+        if sequencer is not None:
+            self.reads = RealTimeReads(lambda: sequencer.now, self.recorder.note)
         self.pace: Pace = Pace(sequencer, self.mode, moves=moves, drains=settings.drains)
 
     def open(self) -> None:
@@ -321,12 +320,11 @@ class Toolkit:
         return None if self._exploration is None else self._exploration.process
 
     def _make_sequencer(self, moves: bool) -> Sequencer:
-        mode = self.mode
         sequencer = Sequencer(
             moves=moves,
-            starts=mode != "manual",
-            hold=mode != "virtual",
-            one_at_a_time=mode in ("auto", "seeded"),
+            starts=self.mode != "manual",
+            hold=self.mode != "virtual",
+            one_at_a_time=self.mode in ("auto", "seeded"),
             chooser=self._make_chooser(),
         )
         sequencer.watchdog.patience = self.settings.stuck_timeout
