@@ -17,6 +17,7 @@ from pytest_asyncframe.clock import VirtualDeadlockError
 from pytest_asyncframe.probe import Probe
 from tests.explore.locks.locking import in_a_run, pause
 from tests.explore.one_run import At, one_run
+from tests.patience import PATIENCE
 
 
 def deadlocked(probe: Probe) -> None:
@@ -236,5 +237,5 @@ def test_a_wait_ends_with_its_test() -> None:
     assert ends == [TestEndedError, TestEndedError]
     assert len(kept) == 4
     for thread in kept:
-        thread.join(timeout=30)
+        thread.join(timeout=PATIENCE)
     assert not any(thread.is_alive() for thread in kept)
