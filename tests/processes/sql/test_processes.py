@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import sqlalchemy as sa
 
@@ -10,6 +12,7 @@ from framework.stores.sql._shared.free import orphans as _orphans
 from framework.stores.sql._shared.membership import MISSED, GivenUpError
 from framework.stores.sql._shared.site import Pace
 from framework.stores.sql._tables.schema import PROCESSES, TASKS
+from tests.patience import PATIENCE
 from tests.processes.sql.siblings import (
     COMPLETED,
     FAILED,
@@ -20,6 +23,8 @@ from tests.processes.sql.siblings import (
     Peer,
     peers,
 )
+
+WAITERS = "SELECT count(*) FROM pg_locks WHERE NOT granted"
 
 
 def living(peer: Peer) -> set[str]:
@@ -202,6 +207,24 @@ def test_given_up_process_writes_nothing(sql_url: str) -> None:
         task = slow.accept()
         with pytest.raises(GivenUpError, match=r"^$"):  # only between functions, without words
             slow.writer.batches.write()
+
+        assert slow.row(task) is None
+        assert len(slow.backlog) == 1
+
+
+@pytest.mark.extended("servers")
+def test_given_up_while_it_waits(postgres_url: str) -> None:
+    """A process that waits for its turn finds out what the other does in the turn before."""
+    with peers(postgres_url) as (slow, other):
+        task = slow.accept()
+        with ThreadPoolExecutor() as pool:
+            with other.writer._site.turn() as (connection, *_):
+                writes = pool.submit(slow.writer.batches.write)
+                while not connection.execute(sa.text(WAITERS)).scalar_one():
+                    continue
+                other.writer.membership.bury(connection, [(slow.process_id, 0)])
+            with pytest.raises(GivenUpError, match=r"^$"):
+                writes.result(PATIENCE)
 
         assert slow.row(task) is None
         assert len(slow.backlog) == 1

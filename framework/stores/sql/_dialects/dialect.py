@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
 
 from framework._threads.clock import SystemClock
-from framework.stores.sql._dialects.direct import Direct
+from framework.stores.sql._dialects.direct import Direct, Values
 from framework.stores.sql._dialects.link import Linked
 
 Row: TypeAlias = Sequence[Any]  # Any: the columns of a query
@@ -181,6 +181,24 @@ class Dialect(ABC):
         None if it takes two.
         """
         return None
+
+    def advancing(
+        self, change: sa.Update, found: sa.Select[Any]
+    ) -> Callable[[Connection, Values], Row]:
+        """Return what adds 1 to a version, waits for its turn to do so, and tells what is there.
+
+        Args:
+            change: Changes the one row that all writers change in their turns.
+            found: What is there once it is this one's turn; first the version.
+        """
+        add, look = Direct(change), Direct(found)
+
+        def advance(connection: Connection, values: Values) -> Row:
+            add.count(connection, values)
+            (row,) = look.all(connection, values)
+            return row  # type: ignore[no-any-return]
+
+        return advance
 
     @abstractmethod
     def microsecond(self, connection: Connection, clock: SystemClock) -> int:

@@ -16,7 +16,8 @@ from sqlalchemy.exc import InvalidatePoolError, SQLAlchemyError
 
 from framework._records.pages import variants
 from framework._threads.clock import SystemClock
-from framework.stores.sql._dialects.dialect import Dialect
+from framework.stores.sql._dialects.dialect import Dialect, Row
+from framework.stores.sql._dialects.direct import Direct, Values
 from framework.stores.sql._dialects.link import Linked
 from framework.stores.sql._dialects.session import Heard, PooledError, Session
 
@@ -195,6 +196,28 @@ class PostgreSQL(Dialect):
         """Make the change in a WITH of the other one."""
         done = change.returning(sa.literal_column("1").label("one")).cte("done")
         return then(sa.select(sa.func.count()).select_from(done).scalar_subquery())
+
+    def advancing(
+        self, change: sa.Update, found: sa.Select[Any]
+    ) -> Callable[[Connection, Values], Row]:
+        """Let the change itself say what is there, if nobody else had a turn meanwhile.
+
+        It looks at other tables as they were when it began, and at its own row as it is now. So its
+        version tells whether it had to wait for somebody who may have changed those.
+        """
+        version = next(iter(found.selected_columns))
+        before = sa.select(version.table.alias("before").c[version.name]).scalar_subquery()
+        add = Direct(change.returning(*found.selected_columns, before))
+        look = Direct(found)
+
+        def advance(connection: Connection, values: Values) -> Row:
+            (row,) = add.all(connection, values)
+            if row[0] != row[-1] + 1:
+                (found,) = look.all(connection, values)
+                return found  # type: ignore[no-any-return]
+            return row[:-1]  # type: ignore[no-any-return]
+
+        return advance
 
     def microsecond(self, connection: Connection, clock: SystemClock) -> int:
         """Return that of the server."""

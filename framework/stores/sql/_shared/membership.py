@@ -206,7 +206,11 @@ class Membership:
         return connection.execute(others.limit(1)).first() is None
 
     def bury(self, connection: Connection, dead: Sequence[tuple[str, int]]) -> None:
-        """Delete the rows of dead processes, unless their counters have moved since."""
+        """Delete the rows of dead processes, unless their counters have moved since.
+
+        In a transaction that adds to the version: whoever waits for its turn knows by that whether
+        its row may be gone, see `Dialect.advancing`.
+        """
         for process_id, beat in dead:
             done = connection.execute(
                 sa.delete(PROCESSES).where(

@@ -103,7 +103,7 @@ class Predecessors:
     def _have_ended(self, connection: Connection) -> bool:
         """Return whether all older processes have ended or died; bury the dead ones then."""
         # Who writes shows that the others could have given a sign of life since the last call.
-        connection.execute(sa.update(META).values(version=META.c.version))
+        connection.execute(sa.update(META).values(version=META.c.version + 1))
         # Whoever enters waits, and looks at the version then.
         self._database.dialect.keep_out(connection, PROCESSES)
         dead = self._seen.watch(connection)

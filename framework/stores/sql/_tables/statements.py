@@ -39,8 +39,12 @@ End: TypeAlias = tuple[float, str]
 _LIVE: Final = TASKS.c.ended_at.is_(None)
 _OWN: Final = ("version", "process")
 # Made once: making them takes as long as half a transaction.
-_ADVANCE: Final = Direct(
-    sa.update(META).values(
+# By its key: what reads a table whole is planned anew each time, see the settings there.
+_THE_ONE: Final = META.c.one == sa.literal_column("1")
+_ADVANCE: Final = (
+    sa.update(META)
+    .where(_THE_ONE)
+    .values(
         version=META.c.version + 1, free=META.c.free + bindparam("freed", type_=sa.BigInteger())
     )
 )
@@ -137,11 +141,8 @@ class Statements:
         self.dialect = dialect
         told = dialect.tell(bindparam("process"), META.c.version, META.c.asked)
         self._tell = sa.select(dialect.tell("", META.c.version, META.c.asked))
-        # By its key: what reads a table whole is planned anew each time, see the settings there.
-        turn = sa.select(
-            META.c.version, META.c.removed_before, META.c.free, META.c.chained, _PRESENT, told
-        )
-        self._turn = Direct(turn.where(META.c.one == sa.literal_column("1")))
+        turn = (META.c.version, META.c.removed_before, META.c.free, META.c.chained, _PRESENT, told)
+        self._advance = dialect.advancing(_ADVANCE, sa.select(*turn).where(_THE_ONE))
         self._put = _put_of(dialect)
         self._hand_over = _put_of(dialect, hand_over=True)
         self._begin = free_rows.taking(dialect, _begin_of(dialect))
@@ -162,9 +163,8 @@ class Statements:
             process: The id of this process; "" if all others must hear of it.
             freed: How many new free tasks it will write, see `add_free`.
         """
-        _ADVANCE.count(connection, {"freed": freed})
-        found = self._turn.all(connection, {"process": process})
-        ((version, removed, free, chained, present, _),) = found
+        found = self._advance(connection, {"process": process, "freed": freed})
+        version, removed, free, chained, present, _ = found
         return Turn(int(version), float(removed), int(free) - freed, present > 0, chained > 0)
 
     def tell(self, connection: Connection) -> None:
