@@ -77,7 +77,7 @@ class PageQuery:
     A task keeps its position when it starts or ends. So while somebody reads page after page,
     other tasks may come and go, and none is shown twice or left out.
 
-    The last five attributes are only used with a `protocols.CountingStore`.
+    The last six attributes are only used with a `protocols.CountingStore`.
 
     Attributes:
         limit: How many at most, from 1.
@@ -94,6 +94,7 @@ class PageQuery:
             lower case; "" for all.
         offset: How many to skip, from 0.
         ended_before: Only tasks that ended before this wall second; None for all.
+        without: Only tasks with none of these names.
     """
 
     limit: int
@@ -108,12 +109,15 @@ class PageQuery:
     search: str = ""
     offset: int = 0
     ended_before: float | None = None
+    without: frozenset[str] = frozenset()
 
     @property
     def is_plain(self) -> bool:
         """Whether it uses nothing that only a `protocols.CountingStore` can answer."""
-        asks_more = self.statuses or self.search or self.offset or self.ended_before is not None
-        return not asks_more and {one.name for one in self.given} <= {"name"}
+        asks_more = self.statuses or self.search or self.offset or self.without
+        if asks_more or self.ended_before is not None:
+            return False
+        return {one.name for one in self.given} <= {"name"}
 
     @property
     def asks_for_ends(self) -> bool:
@@ -169,14 +173,10 @@ class PageQuery:
             wanted = getattr(self, name)
             if wanted is not None and getattr(heading, name) != wanted:
                 return False
-        if self.asks_for_ends:
-            if record.ended is None:
-                return False
-            ended, since, before = wall_end(record), self.ended_since, self.ended_before
-            if since is not None and ended < since:
-                return False
-            if before is not None and ended >= before:
-                return False
+        if heading.name in self.without:
+            return False
+        if self.asks_for_ends and not self._ended_then(record):
+            return False
         if not self.search:
             return True
         has = finder(self.search)
@@ -185,6 +185,12 @@ class PageQuery:
             if text and has(text):
                 return True
         return has(str(record.task_id))
+
+    def _ended_then(self, record: TaskRecord) -> bool:
+        if record.ended is None:
+            return False
+        ended, since, before = wall_end(record), self.ended_since, self.ended_before
+        return (since is None or ended >= since) and (before is None or ended < before)
 
     def matches(self, record: TaskRecord) -> bool:
         """Return whether a task matches."""

@@ -62,6 +62,7 @@ class Filter:
         self.statuses = query.chosen
         self.takes_all: bool = token == _ALL
         self._given = [(one.name, getattr(query, one.name)) for one in query.given]
+        self._without = query.without
         self._has = finder(query.search) if query.search else None
         self._small = query.search.lower()
         # Random ids have small letters and digits only; most words have others.
@@ -80,6 +81,9 @@ class Filter:
         for name, wanted in self._given:
             found = _texts(headings, name)
             fits = [fit if one == wanted else _NO for fit, one in zip(fits, found, strict=True)]
+        if self._without:
+            names = zip(fits, _texts(headings, "name"), strict=True)
+            fits = [_NO if name in self._without else fit for fit, name in names]
         return fits if self._has is None or _YES not in fits else self._searched(fits, headings)
 
     def _searched(self, fits: list[int], headings: Sequence[Any]) -> list[int]:

@@ -333,6 +333,7 @@ QUERIES = st.builds(
     oldest_first=st.booleans(),
     ended_since=st.none() | st.integers(0, 12).map(lambda number: number + 0.5),
     ended_before=st.none() | st.integers(0, 12).map(lambda number: number + 1.5),
+    without=st.sampled_from([frozenset(), frozenset({"mail.send"}), frozenset({"shop.pack"})]),
 )
 
 

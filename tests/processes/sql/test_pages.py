@@ -179,6 +179,10 @@ FILTERS: tuple[dict[str, Any], ...] = (
     {"ended_since": START + 7.5, "owner": "ann", "status": COMPLETED},
     {"ended_before": START + 7.5},
     {"ended_since": START + 3.0, "ended_before": START + 9.0, "name": "mail"},
+    {"without": frozenset({"mail"})},
+    {"without": frozenset({"mail", "a\0b"}), "ended_since": START + 7.5},
+    {"without": frozenset({"shop.pack", "mail"}), "statuses": frozenset({FAILED, PENDING})},
+    {"without": frozenset({"shop.pack"}), "owner": "ann"},
 )
 SEARCHES = (
     "",
@@ -327,6 +331,7 @@ def test_a_page_far_behind_reads_one_index(sqlite_url: str) -> None:
         {"owner": "ann", "status": FAILED},
         {"name": "mail", "status": FAILED},
     )
+    without = frozenset({"mail"})
     wrong: list[Any] = []
     with peers(sqlite_url, 1) as (peer,), peer.database.reading() as connection:
         for filters in kinds:
@@ -342,6 +347,11 @@ def test_a_page_far_behind_reads_one_index(sqlite_url: str) -> None:
             plan = plan_of(connection, pages._count(SQLITE, ALL, field), PageQuery(5))
             if len(plan) != 1 or f"COVERING INDEX asyncframe_tasks_{field.name}" not in plan[0]:
                 wrong.append((field, plan))
+        for by in (None, STATUS):
+            query = PageQuery(5, without=without)
+            plan = plan_of(connection, pages._count(SQLITE, shape_of(query), by), query)
+            if "SCAN asyncframe_tasks USING COVERING INDEX asyncframe_tasks_name" not in plan:
+                wrong.append((query, plan))
         plan = plan_of(connection, pages._count(SQLITE, OF_ANN, STATUS), PageQuery(5, owner="ann"))
         if "COVERING INDEX asyncframe_tasks_owner (owner=?" not in plan[0]:
             wrong.append((STATUS, plan))

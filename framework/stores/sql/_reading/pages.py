@@ -194,7 +194,7 @@ class Pages:
 
         Most often all of a million are of one function, or of many.
         """
-        if shape.given != (FIELDS["name"],) or shape.search:
+        if shape.given != (FIELDS["name"],) or shape.search or shape.without:
             return None
         of_name, before, behind = _FEW_FREE_OF
         for most in _FEW_FREE:
@@ -305,6 +305,7 @@ def _values(dialect: Dialect, query: PageQuery, removed: float) -> dict[str, Any
         "offset": query.offset,
         "most": query.limit + query.offset,
         "before": query.ended_before,
+        "without": json.dumps(sorted(filter(can_be_kept, query.without))),
     }
 
 
@@ -346,6 +347,7 @@ class Shape:
         oldest_first: Whether the order begins with the oldest submission.
         free: Whether free tasks match, besides those that have ended.
         until: Whether only tasks match that ended before some moment.
+        without: Whether tasks with some names do not match.
     """
 
     statuses: tuple[TaskStatus, ...] | None
@@ -354,6 +356,7 @@ class Shape:
     oldest_first: bool
     free: bool = False
     until: bool = False
+    without: bool = False
 
     @property
     def by(self) -> By:
@@ -382,6 +385,7 @@ def shape_of(query: PageQuery, free: bool = False) -> Shape:
         oldest_first=query.oldest_first,
         free=free and query.has_status(TaskStatus.PENDING) and not query.asks_for_ends,
         until=query.ended_before is not None,
+        without=bool(query.without),
     )
 
 
@@ -410,6 +414,9 @@ def _where(dialect: Dialect, shape: Shape, by: By) -> list[sa.ColumnElement[bool
     if statuses is not None:
         wanted.append(is_one_of(column(STATUS.name), statuses))
     wanted += [column(one.name) == bindparam(one.name) for one in shape.given]
+    if shape.without:
+        # Not negated: SQLAlchemy would make "is not any of them" of it.
+        wanted.append(dialect.among(column("name"), bindparam("without")).is_(sa.false()))
     if shape.search:
         is_ascii = shape.search == "ascii"
         search: Any = bindparam("search")
@@ -487,6 +494,11 @@ def _skip(dialect: Dialect, shape: Shape) -> tuple[sa.Select[Any], sa.Select[Any
     return at, count.where(*wanted, created_at == moment), count.where(*wanted, before)
 
 
+def _is_by_name(shape: Shape) -> bool:
+    """Return whether rows are counted without some names, for which only that index is needed."""
+    return shape.without and not shape.given and not shape.search
+
+
 @functools.lru_cache(maxsize=256)
 def _count(dialect: Dialect, shape: Shape, field: Field | None = None) -> sa.Select[Any]:
     """Return the query for how many rows match.
@@ -494,10 +506,15 @@ def _count(dialect: Dialect, shape: Shape, field: Field | None = None) -> sa.Sel
     With *field* for each of its values; without None, if the index of the field is.
     """
     query = sa.select(sa.func.count()).select_from(TASKS)
-    if field is None:
+    if field is None and not _is_by_name(shape):
         return query.where(*_where(dialect, shape, shape.by))
     # The index of a field has all else that is asked for as well.
-    by = shape.by if shape.given or shape.search else field.name
+    by = shape.by if field is None or shape.given or shape.search else field.name
+    if _is_by_name(shape) and field in (None, STATUS):
+        by = "name"
+        query = query.with_hint(TASKS, "INDEXED BY asyncframe_tasks_name", "sqlite")
+    if field is None:
+        return query.where(*_where(dialect, shape, by))
     column = TASKS.c[field.name] if by == field.name else dialect.hidden(TASKS.c[field.name])
     query = query.add_columns(column).where(*_where(dialect, shape, by)).group_by(column)
     return query.where(column.is_not(None)) if by == field.name and field.optional else query
