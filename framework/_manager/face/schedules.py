@@ -134,6 +134,17 @@ class ScheduleControl:
         return ScheduleNotFoundError(name, known)
 
 
+async def scheduled_names(core: Core) -> frozenset[str]:
+    """Return the names of the tasks that schedules run, of this process and of others.
+
+    Raises:
+        StoreUnavailableError: If a shared store cannot be read.
+    """
+    book, own = core.schedules.book, {table.spec.name for table in core.schedules.tables()}
+    shared = [] if book is None else await core.others.call(book.schedules)
+    return frozenset({*own, *(state.name for state in shared)})
+
+
 def _info(state: ScheduleState, table: Timetable | None, record: TaskRecord | None) -> ScheduleInfo:
     due = None if table is None or state.paused else table.next_due()
     return ScheduleInfo(

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, cast, get_type_hints
 
 from fastapi import Request, params
 
-from framework._manager.face.listing import TaskPage, checked_query, counts_of, ends_of
+from framework._manager.face.listing import (
+    TaskPage,
+    checked_query,
+    counts_of,
+    ended_between,
+    ends_of,
+    page_of,
+)
 from framework._manager.face.looking import find_task
 from framework._manager.face.names import full_name, is_end, unknown_name
-from framework._manager.frameworks import get_task_manager, require_core
+from framework._manager.frameworks import require_core
 from framework._manager.inside import without_places
 from framework._records import checks
-from framework._records.pages import FIELDS
+from framework._records.pages import FIELDS, PageQuery
 from framework._records.records import TaskRecord
 from framework._records.statuses import TaskStatus
 from framework._tasks import registry
@@ -88,28 +95,32 @@ class Access:
         return task if self.owner is None else without_places(task)
 
     async def tasks(self, owner: str | None, **query: Any) -> TaskPage:
-        """Return a page of the tasks that *owner* sees; see `TaskManager.list_tasks`."""
-        own = self._query_of(owner)
-        if own is None:
+        """Return a page of the tasks that *owner* sees.
+
+        Args:
+            owner: Who asks.
+            query: What `TaskManager.list_tasks` takes, and ``without``: names that none has.
+        """
+        wanted = self._query_of(owner, query)
+        if wanted is None:
             return TaskPage([], None, 0)
-        page = await get_task_manager().list_tasks(**{**query, **own})
+        page = await page_of(require_core(), wanted)
         return replace(page, tasks=[self.shown(task) for task in page.tasks])
 
-    async def counts(self, owner: str | None) -> dict[Any, int]:
-        """Return how many tasks of each status *owner* sees."""
-        own = self._query_of(owner)
-        if own is None:
+    async def counts(self, owner: str | None, **query: Any) -> dict[Any, int]:
+        """Return how many tasks of each status *owner* sees; *query* is as for `tasks`."""
+        wanted = self._query_of(owner, query)
+        if wanted is None:
             return dict.fromkeys(FIELDS["status"].values, 0)
-        return await counts_of(require_core(), checked_query(**own), "status")
+        return await counts_of(require_core(), wanted, "status")
 
     async def ends(
         self, owner: str | None, since: float, width: float, **query: Any
     ) -> dict[tuple[int, TaskStatus], int]:
         """Return how many tasks that *owner* sees ended in each span; see `listing.ends_of`."""
-        own = self._query_of(owner)
-        if own is None:
+        wanted = self._query_of(owner, query)
+        if wanted is None:
             return {}
-        wanted = checked_query(**{**query, **own})
         return await ends_of(require_core(), replace(wanted, ended_since=since), width)
 
     async def unknown_name(self, owner: str | None, name: str) -> str | None:
@@ -117,20 +128,26 @@ class Access:
 
         Owners are told the names of their own tasks alone.
         """
-        own = self._query_of(owner)
-        if own is None:
+        wanted = self._query_of(owner, {})
+        if wanted is None:
             return None
-        seen = await counts_of(require_core(), checked_query(**own), "name")
+        seen = await counts_of(require_core(), wanted, "name")
         registered = registry.names()
         if full_name(name, seen) is not None or any(is_end(name, one) for one in registered):
             return None
         return unknown_name(name, {*registered, *seen} if self.owner is None else seen)
 
-    def _query_of(self, owner: str | None) -> dict[str, Any] | None:
-        """Return what all queries of *owner* ask for; None if they see no task, as nobody does."""
-        if self.owner is None:
-            return {}
-        return None if owner is None else {"owner": owner}
+    def _query_of(self, owner: str | None, asked: Mapping[str, Any]) -> PageQuery | None:
+        """Return what *owner* asks for; None if they see no task, as nobody does."""
+        query = {"limit": 50, **asked}
+        if self.owner is not None:
+            if owner is None:
+                return None
+            query["owner"] = owner
+        since, before = query.pop("ended_since", None), query.pop("ended_before", None)
+        without = query.pop("without", frozenset())
+        wanted = ended_between(require_core(), checked_query(**query), since, before)
+        return replace(wanted, without=without)
 
 
 def _belongs_to(owner: str | None) -> Callable[[TaskRecord], bool]:

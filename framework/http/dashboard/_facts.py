@@ -79,17 +79,24 @@ _LATEST: Final = 300
 _LIVE: Final = (TaskStatus.PENDING, TaskStatus.RUNNING)
 
 
-async def page_facts(access: Access, owner: str | None) -> dict[str, Any]:
+async def page_facts(
+    access: Access, owner: str | None, without: frozenset[str] = frozenset()
+) -> dict[str, Any]:
     """Return the facts about the tasks that *owner* sees.
 
     Who sees all tasks gets those about what runs them too. How busy threads, throttles and
     schedules are would tell an owner what others do.
+
+    Args:
+        access: What may be seen.
+        owner: Who asks.
+        without: The names of tasks that are left out of what is counted.
     """
-    latest = (await access.tasks(owner, limit=_LATEST)).tasks
+    latest = (await access.tasks(owner, limit=_LATEST, without=without)).tasks
     sees_all = access.owner is None
     names = {*(registry.names() if sees_all else ()), *(task.name for task in latest)}
     facts: dict[str, Any] = {
-        "counts": await (_counts(access) if sees_all else access.counts(owner)),
+        "counts": await _counts(access, owner, without),
         # Seconds are None for what is not over yet.
         "latest": [[task.status.value, task.queue_time, task.duration] for task in latest],
         "names": [jsonable(name) for name in sorted(names)],
@@ -112,8 +119,10 @@ async def _shared(access: Access) -> dict[str, Any]:
     }
 
 
-async def _counts(access: Access) -> dict[str, int]:
+async def _counts(access: Access, owner: str | None, without: frozenset[str]) -> dict[str, int]:
     """Return how many tasks of each status the list has."""
+    if access.owner is not None or without:
+        return await access.counts(owner, without=without)
     figures = get_task_manager().get_stats()
     counts = {status.value: figures[status.value] for status in TaskStatus}
     # They count since the start. While nothing was forgotten, that is what the list has.

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from fastapi import APIRouter, Query, Request, Response
 
 from framework._manager.face.names import SeveralNamesError
-from framework._manager.frameworks import get_task_manager
+from framework._manager.face.schedules import scheduled_names
+from framework._manager.frameworks import get_task_manager, require_core
 from framework._records import checks
 from framework._records.statuses import TaskStatus
 from framework.exceptions import ScheduleBusyError, ScheduleNotFoundError
@@ -96,6 +97,7 @@ def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) ->
         name: str | None = None,
         search: Annotated[str | None, Query(max_length=255)] = None,
         ended: _Ended = None,
+        scheduled: bool = True,
         offset: Annotated[int, Query(ge=0)] = 0,
         limit: Annotated[int, Query(ge=1, le=_MOST)] = 100,
     ) -> Response:
@@ -109,6 +111,7 @@ def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) ->
                 search=search,
                 offset=offset,
                 limit=limit,
+                without=await _left_out(scheduled),
                 **_ended_in(ended),
             )
         rows = [row_of(task) for task in found.tasks]
@@ -126,13 +129,14 @@ def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) ->
         name: str | None = None,
         search: Annotated[str | None, Query(max_length=255)] = None,
         ended: _Ended = None,
+        scheduled: bool = True,
         after: str | None = None,
     ) -> Response:
         """Change some of the tasks that the list matches, and say where to go on."""
-        query = {"name": name or None, "search": search, "after": after, **_ended_in(ended)}
-        owner = access.owner_of(request)
+        query: dict[str, Any] = {"name": name or None, "search": search, **_ended_in(ended)}
+        owner, query["without"] = access.owner_of(request), await _left_out(scheduled)
         with _one_name(name):
-            told = await change_some(access, owner, action, status, **query)
+            told = await change_some(access, owner, action, status, after=after, **query)
         return _answer(request, access, asdict(told))
 
     @router.get("/dashboard/course", include_in_schema=False)
@@ -141,15 +145,17 @@ def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) ->
         span: Range = "hour",
         name: str | None = None,
         search: Annotated[str | None, Query(max_length=255)] = None,
+        scheduled: bool = True,
     ) -> Response:
         """Return how many of the tasks that match ended when, and how."""
-        owner, query = access.owner_of(request), {"name": name or None, "search": search}
-        return _answer(request, access, await course_of(access, owner, span, **query))
+        query = {"name": name or None, "search": search, "without": await _left_out(scheduled)}
+        found = await course_of(access, access.owner_of(request), span, **query)
+        return _answer(request, access, found)
 
     @router.get("/dashboard/facts", include_in_schema=False)
-    async def show_facts(request: Request) -> Response:
+    async def show_facts(request: Request, scheduled: bool = True) -> Response:
         """Return what the page shows beside its list."""
-        facts = await page_facts(access, access.owner_of(request))
+        facts = await page_facts(access, access.owner_of(request), await _left_out(scheduled))
         root = request.scope.get("root_path", "")
         facts["buttons"] = [{"label": label, "path": root + buttons[label]} for label in buttons]
         return _answer(request, access, facts)
@@ -162,6 +168,11 @@ def _ended_in(ended: str | None) -> dict[str, datetime]:
     since, _, before = ended.partition("-")
     names = {"ended_since": since, "ended_before": before}
     return {name: datetime.fromtimestamp(int(at), UTC) for name, at in names.items()}
+
+
+async def _left_out(scheduled: bool) -> frozenset[str]:
+    """Return the names of tasks that are not asked for."""
+    return frozenset() if scheduled else await scheduled_names(require_core())
 
 
 @contextmanager

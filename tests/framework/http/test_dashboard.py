@@ -220,17 +220,33 @@ async def test_the_course_of_time(asyncframe: Probe) -> None:
 
 
 async def test_who_sees_all(roll_up: Any, asyncframe: Probe) -> None:
-    """Without owners the page shows throttles with their calls, and schedules."""
+    """Without owners the page shows throttles with their calls, and schedules; or hides their runs.
+
+    Its list, its counts and the course of time then have the other tasks.
+    """
     app = made()
     async with asyncframe.client(app) as client:
         for _ in range(4):
             send("x")
         await asyncframe.settled()
         facts = (await client.get("/tasks/dashboard/facts")).json()
+        (name,) = [one["name"] for one in facts["schedules"] if one["name"].endswith("roll_up")]
+        await asyncframe.manager.schedules.trigger(name)
+        await asyncframe.settled()
+
+        async def told(path: str) -> Any:
+            return (await client.get(f"/tasks/dashboard/{path}")).json()
+
+        for scheduled, many in (("true", 4), ("false", 3)):
+            course = await told(f"course?scheduled={scheduled}")
+            figures = await told(f"facts?scheduled={scheduled}")
+            listed = await told(f"list?scheduled={scheduled}&status=completed")
+            assert sum(course["completed"]) == figures["counts"]["completed"] == many
+            assert listed["total"] == many
+            assert (name in [row["name"] for row in listed["rows"]]) is (scheduled == "true")
     (throttle,) = facts["throttles"]
     assert (throttle["used"], throttle["rate"], throttle["full"]) == (3, 3, 1)
     assert throttle["next"] is not None
-    assert "roll_up" in [schedule["name"].rpartition(".")[2] for schedule in facts["schedules"]]
     assert facts["process"]["abandoned"] == 0
     assert "processes" not in facts
     asyncframe.expect_failure(send, Exception)
