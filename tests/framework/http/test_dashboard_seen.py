@@ -314,7 +314,10 @@ def test_a_task_asks(page: Page, app: httpx.Client) -> None:
 
 
 def test_a_schedule(page: Page) -> None:
-    """A schedule is shown with its next run, and can be paused, resumed and run."""
+    """A schedule is shown with its next run, and can be paused, resumed and run; a switch hides it.
+
+    A link has the switch as it is.
+    """
     line = page.locator("#card-schedules li").filter(has_text="daily")
     expect(line).to_contain_text(re.compile(r"in 23 h \d+ min"))
     line.get_by_role("button", name="Pause: daily").focus()
@@ -324,6 +327,16 @@ def test_a_schedule(page: Page) -> None:
     expect(page.get_by_role("status")).to_have_text("The schedule goes on")
     line.get_by_role("button", name="Run now: daily").click()
     expect(row_of(page, "daily")).to_contain_text("Completed")
+    switch = page.get_by_role("button", name="Hide scheduled")
+    switch.focus()
+    page.keyboard.press("Enter")
+    expect(row_of(page, "daily")).to_have_count(0)
+    expect(page).to_have_url(re.compile(r"\?scheduled=false$"))
+    page.reload()
+    expect(switch).to_have_attribute("aria-pressed", "true")
+    expect(row_of(page, "daily")).to_have_count(0)
+    switch.click()
+    expect(row_of(page, "daily")).to_have_count(1)
 
 
 def test_ten_thousand_tasks(page: Page, app: httpx.Client) -> None:
