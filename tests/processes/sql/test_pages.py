@@ -17,7 +17,8 @@ from framework.exceptions import StoreUnavailableError
 from framework.stores.sql import SQLStore
 from framework.stores.sql._dialects.sqlite import SQLite
 from framework.stores.sql._reading import mirror, pages
-from framework.stores.sql._reading.pages import Pages, shape_of
+from framework.stores.sql._reading.pages import Pages
+from framework.stores.sql._reading.shapes import shape_of
 from framework.stores.sql._tables.statements import Statements
 from tests.processes.sql.siblings import COMPLETED, FAILED, INTERRUPTED, PENDING, START, Peer, peers
 

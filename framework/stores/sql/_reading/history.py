@@ -35,8 +35,8 @@ from framework.stores.sql._reading.pages import (
     Live,
     Pages,
     live_in_steps,
-    may_have_rows,
 )
+from framework.stores.sql._reading.shapes import may_have_rows
 from framework.stores.sql._shared.site import Site
 from framework.stores.sql._tables.rows import TaskRow
 from framework.stores.sql._tables.statements import End, in_steps

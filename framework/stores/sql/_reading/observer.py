@@ -24,8 +24,9 @@ from framework._records.steps import StepRecord
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import ProcessInfo
 from framework.stores.sql._dialects.chosen import checked_url
-from framework.stores.sql._reading.pages import Live, Pages, may_have_rows
+from framework.stores.sql._reading.pages import Live, Pages
 from framework.stores.sql._reading.roster import Roster, waiting
+from framework.stores.sql._reading.shapes import may_have_rows
 from framework.stores.sql._reading.under_way import FIRST, TaskUnderWay, read_under_way
 from framework.stores.sql._shared import schedules as _schedules
 from framework.stores.sql._tables import calls, free_rows

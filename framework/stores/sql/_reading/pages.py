@@ -2,10 +2,6 @@
 
 A page is read from where the last one ended, and not by counting rows that come before it. So
 the last page costs what the first one does, and rows that come or go in between do not shift it.
-
-SQLite chooses an index by rules, mostly without looking at the data. So each statement for a page
-is made for one index, which has its rows together, and the columns of others are hidden from the
-choice.
 """
 
 from __future__ import annotations
@@ -14,18 +10,19 @@ import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, TypeAlias
+from dataclasses import replace
+from typing import Any, Final, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
-from framework._records.pages import FIELDS, SEARCHED_HEADING, STATUS, Field, Key, PageQuery, Spans
+from framework._records.pages import FIELDS, STATUS, Field, Key, PageQuery, Spans
 from framework._records.statuses import FINAL, TaskStatus
 from framework.stores.sql._dialects.dialect import TICKS, Answer, Dialect
 from framework.stores.sql._reading.mirror import CODES, STATUSES
-from framework.stores.sql._tables.free_rows import IS_FREE, IS_LISTED_FREE, KEPT
+from framework.stores.sql._reading.shapes import Shape, matching, shape_of
+from framework.stores.sql._tables.free_rows import IS_LISTED_FREE, KEPT
 from framework.stores.sql._tables.rows import TaskRow, can_be_kept
 from framework.stores.sql._tables.schema import TASKS
 from framework.stores.sql._tables.statements import (
@@ -328,108 +325,6 @@ def _marks(dialect: Dialect, last: bool) -> sa.Select[Any]:
 # -- the statements for pages, by what is asked for
 
 
-By: TypeAlias = str
-"""What finds the rows.
-
-The index that begins with a field, which has its name, with "created" or with "ended_at"; all
-"rows" one after the other; or whether they are "live" or "free".
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What a statement for a query depends on; all else are its values.
-
-    Attributes:
-        statuses: Those that match; None for all.
-        given: The fields of labels that it has a value for.
-        search: How to search: not, for ASCII letters, or for others too.
-        oldest_first: Whether the order begins with the oldest submission.
-        free: Whether free tasks match, besides those that have ended.
-        until: Whether only tasks match that ended before some moment.
-        without: Whether tasks with some names do not match.
-    """
-
-    statuses: tuple[TaskStatus, ...] | None
-    given: tuple[Field, ...]
-    search: Literal["", "ascii", "other"]
-    oldest_first: bool
-    free: bool = False
-    until: bool = False
-    without: bool = False
-
-    @property
-    def by(self) -> By:
-        """Which condition finds the rows fastest."""
-        if self.given:
-            return self.given[0].name
-        # Most have completed: then all rows are read more quickly in their own order.
-        if self.statuses is not None and (
-            not self.search or TaskStatus.COMPLETED not in self.statuses
-        ):
-            return STATUS.name
-        return "rows" if self.search else "created"
-
-
-def shape_of(query: PageQuery, free: bool = False) -> Shape:
-    """Return what a statement for *query* depends on.
-
-    Args:
-        query: What is asked for.
-        free: Whether free tasks are, too, if they match.
-    """
-    return Shape(
-        statuses=query.chosen,
-        given=query.given,
-        search="" if not query.search else "ascii" if query.search.isascii() else "other",
-        oldest_first=query.oldest_first,
-        free=free and query.has_status(TaskStatus.PENDING) and not query.asks_for_ends,
-        until=query.ended_before is not None,
-        without=bool(query.without),
-    )
-
-
-def _where(dialect: Dialect, shape: Shape, by: By) -> list[sa.ColumnElement[bool]]:
-    """Return the conditions for the rows that match, found by one index."""
-    index = shape.given[0].name if by == "free" and shape.given else by
-
-    def column(name: str) -> Any:
-        found = TASKS.c[name]
-        return found if index == name else dialect.hidden(found)
-
-    wanted: list[sa.ColumnElement[bool]]
-    statuses = shape.statuses
-    if by == "live":
-        wanted = [TASKS.c.ended_at.is_(None)]
-    elif by == "free":
-        # All of them are PENDING.
-        wanted, statuses = [IS_LISTED_FREE if shape.given else IS_FREE], None
-    else:
-        ended_at = column("ended_at")
-        # The first one is for the indexes, which have only those.
-        wanted = [] if by == "rows" else [TASKS.c.ended_at.is_not(None)]
-        wanted.append(ended_at > bindparam("removed"))
-        if shape.until:
-            wanted.append(ended_at < bindparam("before"))
-    if statuses is not None:
-        wanted.append(is_one_of(column(STATUS.name), statuses))
-    wanted += [column(one.name) == bindparam(one.name) for one in shape.given]
-    if shape.without:
-        # Not negated: SQLAlchemy would make "is not any of them" of it.
-        wanted.append(dialect.among(column("name"), bindparam("without")).is_(sa.false()))
-    if shape.search:
-        is_ascii = shape.search == "ascii"
-        search: Any = bindparam("search")
-        texts = (*SEARCHED_HEADING, "task_id")
-        wanted.append(sa.or_(*(dialect.has(TASKS.c[one], search, is_ascii) for one in texts)))
-    return wanted
-
-
-def may_have_rows(query: PageQuery) -> bool:
-    """Return whether the database can keep the texts that a query looks for."""
-    return all(map(can_be_kept, query.texts))
-
-
 def _order(
     dialect: Dialect, shape: Shape, rows: Any = TASKS.c
 ) -> tuple[list[Any], list[sa.ColumnElement[bool]]]:
@@ -469,7 +364,7 @@ def _page(dialect: Dialect, shape: Shape) -> Answer:
     parts = []
     for one, index in found_by:
         part = sa.select(TASKS.c.task_id, TASKS.c.created_at)
-        part = part.where(*_where(dialect, one, index), *behind)
+        part = part.where(*matching(dialect, one, index), *behind)
         part = _by_heading(part, one) if index == "free" else part
         parts.append(sa.select(part.order_by(*order).limit(bindparam("most")).subquery()))
     found = (parts[0] if len(parts) == 1 else sa.union_all(*parts)).subquery()
@@ -484,7 +379,10 @@ def _skip(dialect: Dialect, shape: Shape) -> tuple[sa.Select[Any], sa.Select[Any
     """Return queries for the moment of a row of a page, for how many have it, and come before."""
     # Rows of several statuses are in order only in the index that has all.
     many = shape.by == "status" and len(shape.statuses or ()) > 1
-    wanted, created_at = _where(dialect, shape, "created" if many else shape.by), TASKS.c.created_at
+    wanted, created_at = (
+        matching(dialect, shape, "created" if many else shape.by),
+        TASKS.c.created_at,
+    )
     order, behind = _order(dialect, shape)
     at = sa.select(created_at).where(*wanted, behind[0]).order_by(order[0])
     at = at.limit(bindparam("limit")).offset(bindparam("offset"))
@@ -507,16 +405,16 @@ def _count(dialect: Dialect, shape: Shape, field: Field | None = None) -> sa.Sel
     """
     query = sa.select(sa.func.count()).select_from(TASKS)
     if field is None and not _is_by_name(shape):
-        return query.where(*_where(dialect, shape, shape.by))
+        return query.where(*matching(dialect, shape, shape.by))
     # The index of a field has all else that is asked for as well.
     by = shape.by if field is None or shape.given or shape.search else field.name
     if _is_by_name(shape) and field in (None, STATUS):
         by = "name"
         query = query.with_hint(TASKS, "INDEXED BY asyncframe_tasks_name", "sqlite")
     if field is None:
-        return query.where(*_where(dialect, shape, by))
+        return query.where(*matching(dialect, shape, by))
     column = TASKS.c[field.name] if by == field.name else dialect.hidden(TASKS.c[field.name])
-    query = query.add_columns(column).where(*_where(dialect, shape, by)).group_by(column)
+    query = query.add_columns(column).where(*matching(dialect, shape, by)).group_by(column)
     return query.where(column.is_not(None)) if by == field.name and field.optional else query
 
 
@@ -527,7 +425,7 @@ def _ends(dialect: Dialect, shape: Shape) -> sa.Select[Any]:
     width: Any = bindparam("width", type_=sa.Double())
     number = dialect.whole((TASKS.c.ended_at - since) / width).label("number")
     # The index by the end has the status as well.
-    rows = sa.select(number, TASKS.c.status).where(*_where(dialect, shape, "ended_at")).subquery()
+    rows = sa.select(number, TASKS.c.status).where(*matching(dialect, shape, "ended_at")).subquery()
     found = sa.select(sa.func.count(), rows.c.number, rows.c.status)
     return found.group_by(rows.c.number, rows.c.status)
 
@@ -535,7 +433,7 @@ def _ends(dialect: Dialect, shape: Shape) -> sa.Select[Any]:
 @functools.lru_cache(maxsize=256)
 def _count_free(dialect: Dialect, shape: Shape, field: Field | None) -> sa.Select[Any]:
     """Return the same query for free tasks."""
-    query = sa.select(sa.func.count()).select_from(TASKS).where(*_where(dialect, shape, "free"))
+    query = sa.select(sa.func.count()).select_from(TASKS).where(*matching(dialect, shape, "free"))
     query = _by_heading(query, shape)
     if field is None:
         return query
@@ -581,7 +479,7 @@ def _places(dialect: Dialect, shape: Shape) -> Answer:
     """Return the query for the positions of the rows that match, in no order."""
     parts = [
         sa.select(TASKS.c.created_at, TASKS.c.task_id)
-        .where(*_where(dialect, shape, by))
+        .where(*matching(dialect, shape, by))
         .limit(bindparam("limit"))
         for by in (shape.by, "free")[: 1 + shape.free]
     ]
@@ -595,7 +493,7 @@ def _places(dialect: Dialect, shape: Shape) -> Answer:
 def _live(dialect: Dialect, shape: Shape) -> Answer:
     """Return the query for a page of live rows, which are few."""
     order, behind = _order(dialect, shape)
-    chosen = sa.select(*ROW).where(*_where(dialect, shape, "live"), *behind)
+    chosen = sa.select(*ROW).where(*matching(dialect, shape, "live"), *behind)
     chosen = chosen.order_by(*order).limit(bindparam("most"))
     return dialect.answer(chosen)
 
