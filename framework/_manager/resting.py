@@ -109,6 +109,7 @@ class Resting:
         with self._ledger.lock:
             # Not before: until its thread has let go of it, it is one that has started.
             task.started = None
+            task.slept = 0.0
             # From now on it waits for a place alone, wherever that is.
             restart.due = None
         self._requeued.start_again(task)

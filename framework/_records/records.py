@@ -265,6 +265,9 @@ class TaskRecord:
         cancel_requested: Whether somebody tried to cancel it.
         still_running: Whether its function still runs although the task has ended.
         reason: Why it waits or how it ended: words, or facts that `reasons` puts into words.
+        slept: For how many seconds it has waited since its start: for its next attempt, a throttle,
+            a time or a message. Not on workers of a remote engine.
+        asleep: The monotonic second since which it does; None while it does not.
         last_error: The last attempt's error, while the task waits for the next attempt.
         read: Whether somebody has read its failure.
         logged: Whether its failure is not to be logged any more: it was logged, or never shall be.
@@ -300,6 +303,8 @@ class TaskRecord:
     cancel_requested: Rare[bool] = Rare(False)
     still_running: Rare[bool] = Rare(False)
     reason: Rare[str] = Rare("")
+    slept: Rare[float] = Rare(0.0)
+    asleep: Rare[float | None] = Rare(None)
     last_error: Rare[str | None] = Rare(None)
     read: Rare[bool] = Rare(False)
     logged: Rare[bool] = Rare(False)
@@ -354,6 +359,16 @@ class TaskRecord:
     def wall_second(self, stamp: float) -> float:
         """Return a monotonic *stamp* in seconds since the epoch, by the clock at submission."""
         return self.created_at + (stamp - self.created)
+
+
+def wake(record: TaskRecord, now: float) -> None:
+    """Count the wait of a task that is over at monotonic second *now*; nothing if it does not wait.
+
+    Called with the ledger's lock held.
+    """
+    since, record.asleep = record.asleep, None
+    if since is not None:
+        record.slept += now - since
 
 
 def is_unseen(record: TaskRecord) -> bool:

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from typing import Any, Final, Literal, TypeAlias
 
 from framework._records.checks import id_in_use, show
-from framework._records.records import TaskRecord
+from framework._records.records import TaskRecord, wake
 from framework._records.statuses import (
     COMPLETED,
     EVENT_OF,
@@ -252,6 +252,7 @@ class Ledger(Events):
             task.result = result
             if error is not None or reason or bodies or task.rest is not None:
                 _tell_why(task, error, reason)
+                wake(task, now)
             if before is PENDING:
                 self.pending -= 1
             else:

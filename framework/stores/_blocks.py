@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -142,8 +143,11 @@ class Block:
         self._whole = {
             place: record
             for place, record in enumerate(records)
-            if record.status is not _COMPLETED or record.rest
+            if record.status is not _COMPLETED or (record.rest and record.rest.keys() - {"slept"})
         }
+        # Few tasks have waited, and then many of a block: those of one throttle.
+        slept = [record.slept for record in records]
+        self._slept = array("d", slept) if any(slept) else None
         self._ids = _packed_ids(ids)
         # A tuple, which the garbage collector leaves alone if nothing in it concerns it.
         self._results = tuple([record.result for record in records])
@@ -414,6 +418,8 @@ class Block:
         record.result = self._results[place]
         record.code = record.rest = None
         record.instruction = 0
+        if self._slept is not None and self._slept[place]:
+            record.slept = self._slept[place]
         return record
 
 

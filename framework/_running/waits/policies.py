@@ -20,7 +20,7 @@ from typing import Final, NoReturn, Protocol, TypeVar
 
 from framework._records import reasons
 from framework._records.jsonsafe import safe_str
-from framework._records.records import TaskEvent
+from framework._records.records import TaskEvent, wake
 from framework._records.statuses import FINAL, RUNNING
 from framework._running.endings import Endings
 from framework._running.outcomes import PublishAgain
@@ -464,8 +464,8 @@ class Sleep:
     """
 
     __slots__ = (
-        *("_endings", "_error", "_pause", "_policies", "_reason", "_sleeper", "_suspends"),
-        "_task",
+        *("_began", "_endings", "_error", "_pause", "_policies", "_reason", "_sleeper"),
+        *("_suspends", "_task"),
     )
 
     def __init__(
@@ -489,6 +489,7 @@ class Sleep:
             self._error = f"{type(error).__name__}: {safe_str(error)}"
         self._suspends = suspends
         self._pause = pause
+        self._began: float | None = None
 
     def __enter__(self) -> Sleep:
         task, endings, sleeper = self._task, self._endings, self._sleeper
@@ -498,7 +499,7 @@ class Sleep:
             return self
         if self._suspends:
             endings.limits.suspend(task)
-        wanted = self._policies.add_sleeper(sleeper)
+        wanted, now = self._policies.add_sleeper(sleeper), self._policies.clock.monotonic()
         with endings.ledger.lock:
             task.sleeper = sleeper
             lives = task.status is RUNNING and not task.cancel_requested
@@ -506,6 +507,9 @@ class Sleep:
                 task.reason = self._reason
                 task.last_error = self._error
                 task.pause = self._pause
+                # Of several calls that wait at once, the time of one counts.
+                if task.asleep is None:
+                    task.asleep = self._began = now
         if lives:
             endings.ledger.share(task)
         if not (lives and wanted):
@@ -517,7 +521,10 @@ class Sleep:
         self._policies.remove_sleeper(self._sleeper)
         if task is None or endings is None:
             return
+        now = self._policies.clock.monotonic()
         with endings.ledger.lock:
+            if task.asleep is self._began:
+                wake(task, now)
             # 1 its process ends and gives it away, 2 it wakes and finds that out; or 1 it wakes,
             # 2 it is not given away any more.
             task.sleeper = task.pause = None

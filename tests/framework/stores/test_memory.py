@@ -54,6 +54,8 @@ def record(
     made.result = ("result", number)
     made.code = made.rest = None
     made.instruction = 0
+    if number % 5 == 1:
+        made.slept = 0.25
     if status is FAILED:
         made.result = None
         made.error = ValueError(number)
@@ -64,7 +66,7 @@ def facts(one: TaskRecord | None) -> object:
     """Return all that a record says, for comparison."""
     if one is None:
         return None
-    stamps = one.created_at, one.created, one.started, one.ended, one.attempts
+    stamps = one.created_at, one.created, one.started, one.ended, one.slept, one.attempts
     return one.task_id, one.name, one.description, one.status, stamps, one.result, str(one.error)
 
 
