@@ -209,6 +209,7 @@ def test_a_step_that_has_landed_does_not_change() -> None:
         "8161ca80580b",
         "0d19a8f37c47",
         "5f7c201f02bc",
+        "68e73a6968bd",
     ]
 
 

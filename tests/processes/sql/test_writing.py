@@ -32,7 +32,7 @@ from tests.processes.sql.siblings import (
 def test_record_comes_back_as_it_went(sql_url: str) -> None:
     """Another process reads of a finished task what its own process wrote."""
     with peers(sql_url) as (one, two):
-        task = one.accept(progress=0.5, progress_message="half", reason="slow")
+        task = one.accept(progress=0.5, progress_message="half", slept=2.5, reason="slow")
         one.clock.pass_time(1.0)
         one.start(task)
         one.clock.pass_time(2.0)
@@ -51,7 +51,7 @@ def test_record_comes_back_as_it_went(sql_url: str) -> None:
     assert found.status is COMPLETED
     assert found.result == {"text": "grün", "deep": [1, None, 2.5]}
     assert (found.progress, found.progress_message, found.reason) == (0.5, "half", "slow")
-    assert found.attempts == 1
+    assert (found.attempts, found.slept) == (1, 2.5)
     stamps = [found.wall(at) for at in (found.created, found.started, found.ended)]
     assert [stamp.timestamp() - START for stamp in stamps if stamp] == pytest.approx([0, 1, 3])
     assert found.ended is not None

@@ -56,6 +56,7 @@ class TaskRow(NamedTuple):
     owner: str | None
     after: str | None = None
     label: str | None = None
+    slept: float | None = None
     version: int = 0
     process: str = ""
 
@@ -63,7 +64,10 @@ class TaskRow(NamedTuple):
 COLUMNS: Final = TaskRow._fields[:-2]
 """The facts of a record, in this order."""
 
-WRITTEN: Final = (*COLUMNS[:-2], "call", "restart", "level", "due_at", "after", "label")
+WRITTEN: Final = (
+    *COLUMNS[:-3],
+    *("call", "restart", "level", "due_at", "after", "label", "slept"),
+)
 """What is written of a task. A new one comes last, since `SUBMISSIONS` has rows in this order."""
 
 _NOTHING: Final[dict[str, Any]] = {}
@@ -200,6 +204,7 @@ def row_of(record: TaskRecord, call: str | None = None, starts: bool = False) ->
         NEVER if waits else None if restart is None or status is not _PENDING else restart.due,
         None if after is None else after.text(),
         None if record.label is None else clean(record.label),
+        rest.get("slept"),
     )
     written = Written(json.dumps(row), ended_at, record.task_id, restart, starts)
     if after is None or not waits or after.stored:
@@ -307,6 +312,16 @@ def record_of(row: TaskRow, offset: float) -> TaskRecord:
     record.result = None if row.result is None else Unread(row.result)
     record.code = record.rest = None
     record.instruction = 0
+    _add_rest(record, row)
+    if kind is not _COMPLETED and kind.is_final:
+        record.error = _error_of(record, row.error)
+        # Its own process tells of a failure that nobody has read.
+        record.read = True
+    return record
+
+
+def _add_rest(record: TaskRecord, row: TaskRow) -> None:
+    """Give a record what few have."""
     if row.progress is not None:
         record.progress = row.progress
     if row.progress_message:
@@ -321,13 +336,10 @@ def record_of(row: TaskRow, offset: float) -> TaskRecord:
         record.still_running = True
     if row.run_again_of:
         record.run_again_of = row.run_again_of
+    if row.slept:
+        record.slept = row.slept
     if row.after:
         record.after = After.of(row.after)
-    if kind is not _COMPLETED and kind.is_final:
-        record.error = _error_of(record, row.error)
-        # Its own process tells of a failure that nobody has read.
-        record.read = True
-    return record
 
 
 def _error_of(record: TaskRecord, text: str | None) -> BaseException:

@@ -311,6 +311,7 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         WHERE label IS NOT NULL AND length(process) = 0 AND ended_at IS NULL
         """,
     ),
+    ("ALTER TABLE asyncframe_tasks ADD COLUMN slept DOUBLE PRECISION",),
 )
 """The steps from each version of the schema to the next; the first creates it."""
 
@@ -339,7 +340,8 @@ TASKS: Final = _table("asyncframe_tasks")
 ``restart`` has the rest that another process needs to run the task if its own ends now; it is null
 if none may run it. ``level`` is its priority, 0 for high, and ``due_at`` the wall second before
 which it must not start; null if there is none, or a free task was woken since. ``process`` is empty
-while a task is free; see `_shared.free.claims`. ``after`` says which tasks it was submitted after.
+while a task is free; see `_shared.free.claims`. ``after`` says which tasks it was submitted
+after, and ``slept`` for how many seconds it has waited since its start.
 """
 
 PROCESSES: Final = _table("asyncframe_processes")
