@@ -35,7 +35,8 @@ def row_of(task: Task) -> dict[str, Any]:
 
     Nothing in it changes while only time passes, so that a list without news is not sent again.
     """
-    state, wait = state_of(task, expose_errors=False), _wait_of(record_of(task).reason)
+    record = record_of(task)
+    state, wait = state_of(task, expose_errors=False), _wait_of(record.reason)
     return {
         "id": state["task_id"],
         "name": cut(state["name"], _LONGEST),
@@ -45,6 +46,8 @@ def row_of(task: Task) -> dict[str, Any]:
         "created": _second(task.created_at),
         "started": _second(task.started_at),
         "ended": _second(task.ended_at),
+        "slept": round(record.slept, 6),
+        "asleep": None if record.asleep is None else record.wall_second(record.asleep),
         "attempts": state["attempts"],
         "progress": state["progress"],
         "message": cut(state["progress_message"], _LONGEST),
@@ -98,10 +101,17 @@ async def page_facts(
     facts: dict[str, Any] = {
         "counts": await _counts(access, owner, without),
         # Seconds are None for what is not over yet.
-        "latest": [[task.status.value, task.queue_time, task.duration] for task in latest],
+        "latest": [_times_of(task) for task in latest],
         "names": [jsonable(name) for name in sorted(names)],
     }
     return {**facts, **await _shared(access)} if sees_all else facts
+
+
+def _times_of(task: Task) -> list[Any]:
+    """Return the status of a task, and for how many seconds it has waited and run."""
+    waited, ran, slept = task.queue_time, task.duration, record_of(task).slept
+    waited = None if waited is None else waited + slept
+    return [task.status.value, waited, None if ran is None else max(0.0, ran - slept)]
 
 
 async def _shared(access: Access) -> dict[str, Any]:

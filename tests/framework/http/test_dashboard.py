@@ -286,7 +286,10 @@ async def test_throttles_of_other_processes(asyncframe: Probe) -> None:
 
 
 async def test_what_a_task_waits_for(asyncframe: Probe) -> None:
-    """A wait that ends at a known time is told in parts, with the kind of the error alone."""
+    """A wait that ends at a known time is told in parts, with the kind of the error alone.
+
+    Its seconds count as waited and not as run, also if the task is cancelled meanwhile.
+    """
 
     @background_task
     @retry_task(max_retries=2, retry_delay=10, jitter=0)
@@ -302,6 +305,7 @@ async def test_what_a_task_waits_for(asyncframe: Probe) -> None:
     async with asyncframe.client(made()) as client:
         now = asyncframe.clock.time()
         ids = [await asyncframe.manager.submit(greet, ("eve",), delay=20), mail(), mail(), pay()]
+        cancelled = mail()
         await asyncframe.clock.run_for(1)
         rows = (await client.get("/tasks/dashboard/list")).json()["rows"]
         waits = {row["id"]: row["wait"] for row in rows}
@@ -319,7 +323,20 @@ async def test_what_a_task_waits_for(asyncframe: Probe) -> None:
                 "error": "ConnectionError",
             },
         ]
+        assert {row["id"]: row["asleep"] for row in rows}[ids[2]] == now
+        await asyncframe.manager.request_cancel(cancelled)
         await asyncframe.settled()
+        rows = (await client.get("/tasks/dashboard/list")).json()["rows"]
+        slept = {row["id"]: row["slept"] for row in rows}
+        assert [slept[one] for one in (*ids, cancelled)] == [0, 0, 60, 10, 1]
+        latest = (await client.get("/tasks/dashboard/facts")).json()["latest"]
+        assert sorted(latest) == [
+            ["cancelled", 1, 0],
+            ["completed", 0, 0],
+            ["completed", 10, 0],
+            ["completed", 20, 0],
+            ["completed", 60, 0],
+        ]
 
 
 class Size(Enum):
