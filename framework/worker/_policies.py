@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from framework._records.jsonsafe import safe_repr
 from framework._running.outcomes import PublishAgain
-from framework._running.waits.policies import Policies, Sleep, throttle_reason
+from framework._running.waits.policies import Policies, Sleep
 from framework._running.waits.punctual import Punctual
 from framework._running.waits.retry import RetryPolicy
-from framework._running.waits.throttle import ThrottlePolicy
+from framework._running.waits.throttle import ThrottlePolicy, throttle_reason
 from framework._tasks.live import LiveTask, Pause, Sleeper, current_record
 from framework._threads.waiters import Steps
 from framework.exceptions import TaskCancelledError

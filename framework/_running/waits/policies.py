@@ -18,15 +18,14 @@ from contextlib import closing
 from functools import partial
 from typing import Final, NoReturn, Protocol, TypeVar
 
-from framework._records import reasons
 from framework._records.jsonsafe import safe_str
 from framework._records.records import TaskEvent, wake
 from framework._records.statuses import FINAL, RUNNING
 from framework._running.endings import Endings
 from framework._running.outcomes import PublishAgain
 from framework._running.waits.own import is_own
-from framework._running.waits.retry import RetryPolicy
-from framework._running.waits.throttle import Gate, Gates, ThrottlePolicy
+from framework._running.waits.retry import RetryPolicy, retry_reason
+from framework._running.waits.throttle import Gate, Gates, ThrottlePolicy, throttle_reason
 from framework._tasks.live import LiveTask, Pause, Sleeper, current_record
 from framework._threads.clock import SystemClock
 from framework._threads.waiters import LoopSleeper, Steps, ThreadSleeper, block, suspend
@@ -573,31 +572,6 @@ def raise_if_unwanted(task: LiveTask | None) -> None:
     """
     if task is not None and (task.cancel_requested or task.status in FINAL):
         raise TaskCancelledError(task.task_id, task.name)
-
-
-def retry_reason(policy: RetryPolicy, attempt: int, due: float, error: BaseException) -> str:
-    """Return why the current task waits until monotonic second *due*; "" outside a task.
-
-    Args:
-        policy: The retry.
-        attempt: Number of the attempt that has failed, from 1.
-        due: When the next one is due.
-        error: What it has raised.
-    """
-    task, attempts = current_record.get(), policy.options["max_retries"] + 1
-    if task is None:
-        return ""
-    return reasons.retrying(task.wall_second(due), attempt, attempts, reasons.error_text(error))
-
-
-def throttle_reason(policy: ThrottlePolicy, due: float) -> str:
-    """Return why the current task waits until monotonic second *due*; "" outside a task."""
-    task, options = current_record.get(), policy.options
-    if task is None:
-        return ""
-    return reasons.throttled(
-        task.wall_second(due), policy.name, options["rate_limit"], policy.window
-    )
 
 
 def standalone() -> Policies:

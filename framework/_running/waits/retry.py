@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable
 from typing import Final, TypeAlias, cast
 
+from framework._records import reasons
 from framework._running.outcomes import ENDING, PublishAgain, WorkerCrashError
+from framework._tasks.live import current_record
 from framework._tasks.options import RetryOptions
 from framework.exceptions import TaskCancelledError
 
@@ -72,3 +74,18 @@ class RetryPolicy:
         if jitter:
             delay += uniform(-jitter, jitter) * delay
         return max(0.0, delay)
+
+
+def retry_reason(policy: RetryPolicy, attempt: int, due: float, error: BaseException) -> str:
+    """Return why the current task waits until monotonic second *due*; "" outside a task.
+
+    Args:
+        policy: The retry.
+        attempt: Number of the attempt that has failed, from 1.
+        due: When the next one is due.
+        error: What it has raised.
+    """
+    task, attempts = current_record.get(), policy.options["max_retries"] + 1
+    if task is None:
+        return ""
+    return reasons.retrying(task.wall_second(due), attempt, attempts, reasons.error_text(error))

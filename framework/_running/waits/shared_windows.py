@@ -35,10 +35,9 @@ from framework._running.waits.policies import (
     Rests,
     Sleep,
     raise_if_unwanted,
-    throttle_reason,
 )
 from framework._running.waits.punctual import Punctual
-from framework._running.waits.throttle import ThrottlePolicy
+from framework._running.waits.throttle import ThrottlePolicy, throttle_reason
 from framework._tasks.live import Sleeper, current_record
 from framework._tasks.places import key_digest, stable_text
 from framework._threads.waiters import LoopSleeper, Steps, ThreadSleeper, block, suspend

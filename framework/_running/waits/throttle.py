@@ -10,8 +10,9 @@ from collections.abc import Callable, Hashable
 from itertools import islice
 from typing import Final, NamedTuple, cast
 
+from framework._records import reasons
 from framework._records.checks import show
-from framework._tasks.live import Sleeper
+from framework._tasks.live import Sleeper, current_record
 from framework._tasks.options import ThrottleOptions
 
 
@@ -351,3 +352,13 @@ class ThrottlePolicy:
         self.has_key: bool = options["key"] is not None
         # Its check turns timedeltas into seconds.
         self.window: float = cast(float, options["time_window"])
+
+
+def throttle_reason(policy: ThrottlePolicy, due: float) -> str:
+    """Return why the current task waits until monotonic second *due*; "" outside a task."""
+    task, options = current_record.get(), policy.options
+    if task is None:
+        return ""
+    return reasons.throttled(
+        task.wall_second(due), policy.name, options["rate_limit"], policy.window
+    )
