@@ -70,6 +70,13 @@ def wall_end(record: TaskRecord) -> float:
     return record.created_at + (ended - record.created)
 
 
+def wall_start(record: TaskRecord) -> float | None:
+    """Return the wall second at which a task started; None if it has not."""
+    if record.started is None:
+        return None
+    return record.created_at + (record.started - record.created)
+
+
 @dataclass(frozen=True, slots=True)
 class PageQuery:
     """Which tasks to return: the next ones in the order of ``(created_at, task_id)``.
@@ -310,3 +317,9 @@ Spans = Counter[tuple[int, TaskStatus]]
 def span_of(record: TaskRecord, since: float, width: float) -> tuple[int, TaskStatus]:
     """Return the number of the span, of *width* seconds, in which a task ended, and its status."""
     return int((wall_end(record) - since) // width), record.status
+
+
+def start_spans(records: Iterable[TaskRecord], since: float, width: float) -> Counter[int]:
+    """Return how many tasks started in each span of *width* seconds from *since* on."""
+    starts = [at for at in map(wall_start, records) if at is not None and at >= since]
+    return Counter(int((at - since) // width) for at in starts)

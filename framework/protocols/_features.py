@@ -81,9 +81,9 @@ class GroupingStore(CountingStore, Protocol):
 
 @runtime_checkable
 class TimedStore(GroupingStore, Protocol):
-    """Another optional method of a `GroupingStore`, one that counts over time in one look.
+    """Two more optional methods of a `GroupingStore`, that count over time in one look.
 
-    Without it, what ended when is counted with a call of ``list``.
+    Without them, what started and ended when is counted with a call of ``list``.
     """
 
     def count_ends(self, query: PageQuery, width: float) -> Mapping[tuple[int, TaskStatus], int]:
@@ -93,6 +93,21 @@ class TimedStore(GroupingStore, Protocol):
             query: Which records, with its ``ended_since``.
             width: How many seconds a span has; the first one, of number 0, begins at
                 ``ended_since``.
+
+        Raises:
+            StoreUnavailableError: If the store cannot be read.
+        """
+        ...
+
+    def count_starts(self, query: PageQuery, since: float, width: float) -> Mapping[int, int]:
+        """Return how many of the records that ``count`` counts started in each span.
+
+        A task that was started several times counts when its latest run began.
+
+        Args:
+            query: Which records.
+            since: The wall second at which the first span, of number 0, begins.
+            width: How many seconds a span has.
 
         Raises:
             StoreUnavailableError: If the store cannot be read.

@@ -137,6 +137,10 @@ class Block:
         # For what records were counted by their end last, from when on, and how many there are.
         self._counted_for: object = None
         self._spans: tuple[float, Spans] = (0.0, Counter())
+        # The same by their start, and when the first one started.
+        self._starts_for: object = None
+        self._starts: tuple[float, Counter[int]] = (0.0, Counter())
+        self._first_start: float | None = None
         # The latest filter that was counted by, and how many records it matches.
         self._token: PageQuery | None = None
         self._matching = 0
@@ -193,7 +197,7 @@ class Block:
             return False
         # In the order of their places, as `records` returns them.
         self._whole = dict(sorted({**self._whole, place: record}.items()))
-        self._token = self._counted_for = None
+        self._token = self._counted_for = self._starts_for = None
         return True
 
     def records(self, status: TaskStatus | None) -> list[TaskRecord]:
@@ -360,6 +364,34 @@ class Block:
         )
         if whole:
             self._counted_for, self._spans = key, (since, found)
+        return found
+
+    def starts(self, wanted: Filter, since: float, width: float, like: object) -> Counter[int]:
+        """Return how many of the records that match started in each span; as `ends` does."""
+        key = like, since % width, self._first
+        if self._starts_for == key and self._first_start is not None and since <= self._first_start:
+            begin, found = self._starts
+            by = round((since - begin) / width)
+            return Counter({at - by: many for at, many in found.items()})
+        starts = self._wall_starts()
+        self._first_start = min((at for at in starts if at != -math.inf), default=math.inf)
+        places = [at for at in self._places(wanted) if starts[at] >= since]
+        found = Counter(int((starts[at] - since) // width) for at in places)
+        if since <= self._first_start:
+            self._starts_for, self._starts = key, (since, found)
+        return found
+
+    def _wall_starts(self) -> Sequence[float]:
+        """Return the wall seconds at which its records started; less than all if one has not."""
+        stamps, size = memoryview(self._stamps).cast("d").tolist(), self._size
+        created_at, created, started = (stamps[size * at : size * (at + 1)] for at in range(3))
+        found: list[float] = [
+            at + (begun - made)
+            for at, made, begun in zip(created_at, created, started, strict=True)
+        ]
+        for place, record in self._whole.items():
+            if record.started is None:
+                found[place] = -math.inf
         return found
 
     def _status(self, place: int) -> TaskStatus:

@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 from framework._records import checks
-from framework._records.pages import FIELDS, PageQuery, span_of
+from framework._records.pages import FIELDS, PageQuery, span_of, start_spans
 from framework._records.records import TaskRecord
 from framework._records.statuses import TaskStatus
 from framework.protocols import Features
@@ -197,6 +197,18 @@ class MemoryStore:
             for block in self._blocks():
                 if block.ended_in()[1] >= since:
                     found.update(block.ends(wanted, since, width, like))
+        return found
+
+    def count_starts(self, query: PageQuery, since: float, width: float) -> Mapping[int, int]:
+        """Return how many kept records started when; see `protocols.TimedStore`."""
+        like = query.filters, width
+        with self._lock:
+            wanted = Filter(query, query.filters)
+            found = start_spans(filter(query.counts, self._whole()), since, width)
+            for block in self._blocks():
+                # What has ended before has started before.
+                if block.ended_in()[1] >= since:
+                    found.update(block.starts(wanted, since, width, like))
         return found
 
     def _filter(self, query: PageQuery) -> Filter:

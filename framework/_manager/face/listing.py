@@ -26,6 +26,7 @@ from framework._records.pages import (
     PageQuery,
     key_of,
     span_of,
+    start_spans,
     with_own,
 )
 from framework._records.records import TaskRecord
@@ -203,6 +204,21 @@ async def ends_of(core: Core, query: PageQuery, width: float) -> dict[tuple[int,
     return await _looked(core, partial(_ends_of, core, query, width))
 
 
+async def starts_of(core: Core, query: PageQuery, since: float, width: float) -> dict[int, int]:
+    """Return how many tasks that match started in each span of *width* seconds.
+
+    Args:
+        core: The core.
+        query: Which tasks.
+        since: The wall second at which the span of number 0 begins.
+        width: Seconds above 0.
+
+    Raises:
+        StoreUnavailableError: If a store that several processes share cannot be read.
+    """
+    return await _looked(core, partial(_starts_of, core, query, since, width))
+
+
 async def _looked(core: Core, read: Callable[[], T]) -> T:
     """Return what *read* returns, called where it may block if the store does."""
     if core.ledger.shared is None or core.ledger.features.pages is None:
@@ -225,6 +241,14 @@ def _ends_of(core: Core, query: PageQuery, width: float) -> dict[tuple[int, Task
     found = Counter(_Stored(core.ledger).count_ends(query, width))
     found.update(span_of(one, since, width) for one in own if core.overview.is_unstored(one))
     return dict(found)
+
+
+def _starts_of(core: Core, query: PageQuery, since: float, width: float) -> dict[int, int]:
+    # First: a task that ends meanwhile is in the store then.
+    own = core.overview.matching(query)
+    found = Counter(_Stored(core.ledger).count_starts(query, since, width))
+    unstored = [one for one in own if core.overview.is_unstored(one)]
+    return found + start_spans(unstored, since, width)
 
 
 def _named_page(core: Core, query: PageQuery) -> TaskPage:
@@ -332,6 +356,12 @@ class _Stored:
             return self._features.times.count_ends(query, width)
         since = query.ended_since or 0.0
         return Counter(span_of(one, since, width) for one in filter(query.counts, self._listed()))
+
+    def count_starts(self, query: PageQuery, since: float, width: float) -> Mapping[int, int]:
+        """Return how many of them started in each span of *width* seconds."""
+        if self._features.times is not None:
+            return self._features.times.count_starts(query, since, width)
+        return start_spans(filter(query.counts, self._listed()), since, width)
 
     def _listed(self) -> Sequence[TaskRecord]:
         if self._all is None:

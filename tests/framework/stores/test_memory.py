@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from framework._records.ids import TaskId, random_id
-from framework._records.pages import FIELDS, PageQuery, wall_end
+from framework._records.pages import FIELDS, PageQuery, start_spans, wall_end
 from framework._records.records import Heading, TaskRecord
 from framework._records.statuses import TaskStatus
 from framework.stores import memory
@@ -376,6 +376,9 @@ def test_pages_are_those_of_a_list(
     since = query.ended_since or 0.0
     late = replace(query, ended_since=since)
     ended = [one for one in records[removed:] if late.counts(one)]
+    for begin in (4.0, 1.0, 1_700_000_000.0):
+        starts = start_spans(filter(query.counts, records[removed:]), begin, 3.0)
+        assert store.count_starts(query, begin, 3.0) == starts
     spans = Counter(((wall_end(one) - since) // 3, one.status) for one in ended)
     assert store.count_ends(late, 3.0) == spans
     # From a span earlier on, which all have one number more.

@@ -210,6 +210,7 @@ def test_a_step_that_has_landed_does_not_change() -> None:
         "0d19a8f37c47",
         "5f7c201f02bc",
         "68e73a6968bd",
+        "5287cadefc25",
     ]
 
 
@@ -222,7 +223,7 @@ def test_first_version_is_upgraded(sql_url: str) -> None:
         found = sa.inspect(peer.database._engine).get_indexes("asyncframe_tasks")
         assert {index["name"]: index["column_names"] for index in found} == {
             "asyncframe_tasks_asleep": ["process", "due_at"],
-            "asyncframe_tasks_ended": ["ended_at", "task_id", "status"],
+            "asyncframe_tasks_ended": ["ended_at", "task_id", "status", "started_at"],
             "asyncframe_tasks_free_label": ["label", "created_at", "owner", "name"],
             "asyncframe_tasks_free_name": ["name", "created_at"],
             "asyncframe_tasks_free_owner": ["owner", "created_at", "name"],

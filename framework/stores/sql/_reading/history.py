@@ -23,6 +23,7 @@ from framework._records.pages import (
     Spans,
     key_of,
     span_of,
+    start_spans,
     wall_end,
     with_own,
 )
@@ -193,6 +194,19 @@ class History:
                 found = self._pages.ends(connection, query, self._follower.removed, width)
                 own = self._unwritten(connection, own, False)
         found.update(span_of(one, since, width) for one in own)
+        return found
+
+    def starts(self, query: PageQuery, since: float, width: float) -> Counter[int]:
+        """Return how many tasks that match started in each span of time; raises like `counts`."""
+        self._follower.catch_up()
+        own = self._held(query, self._follower.removed, False)
+        found = Counter[int]()
+        if _is_in_rows(query, False):
+            with self._database.reading() as connection:
+                removed = self._follower.removed
+                found = self._pages.starts(connection, query, removed, since, width)
+                own = self._unwritten(connection, own, False)
+        found.update(start_spans(own, since, width))
         return found
 
     def _unwritten(

@@ -55,6 +55,11 @@ class Lists:
         with answering(self._store):
             return self._opened.ends(query, width)
 
+    def count_starts(self, query: PageQuery, since: float, width: float) -> Mapping[int, int]:
+        """Return how many started in each span of time."""
+        with answering(self._store):
+            return self._opened.starts(query, since, width)
+
     @property
     def _opened(self) -> History:
         assert self._history is not None

@@ -186,6 +186,16 @@ class Pages:
         rows = connection.execute(_ends(self._dialect, shape_of(query)), values)
         return Counter({(int(at), TaskStatus(status)): many for many, at, status in rows})
 
+    def starts(
+        self, connection: Connection, query: PageQuery, removed: float, since: float, width: float
+    ) -> Counter[int]:
+        """Return how many of the rows that match started in each span; see `start_spans`."""
+        # What has ended before has started before.
+        values = _values(self._dialect, query, max(removed, just_before(since)))
+        values |= {"since": since, "width": width}
+        rows = connection.execute(_starts(self._dialect, shape_of(query)), values)
+        return Counter({int(at): many for many, at in rows})
+
     def _few_free(self, connection: Connection, shape: Shape, values: dict[str, Any]) -> int | None:
         """Return how many free tasks have a name, if few have it, or few another one; else None.
 
@@ -428,6 +438,18 @@ def _ends(dialect: Dialect, shape: Shape) -> sa.Select[Any]:
     rows = sa.select(number, TASKS.c.status).where(*matching(dialect, shape, "ended_at")).subquery()
     found = sa.select(sa.func.count(), rows.c.number, rows.c.status)
     return found.group_by(rows.c.number, rows.c.status)
+
+
+@functools.lru_cache(maxsize=256)
+def _starts(dialect: Dialect, shape: Shape) -> sa.Select[Any]:
+    """Return the query for how many rows started in each span of time."""
+    since: Any = bindparam("since", type_=sa.Double())
+    width: Any = bindparam("width", type_=sa.Double())
+    number = dialect.whole((TASKS.c.started_at - since) / width).label("number")
+    # The index by the end has the start as well.
+    wanted = *matching(dialect, shape, "ended_at"), TASKS.c.started_at >= since
+    rows = sa.select(number).where(*wanted).subquery()
+    return sa.select(sa.func.count(), rows.c.number).group_by(rows.c.number)
 
 
 @functools.lru_cache(maxsize=256)

@@ -312,6 +312,14 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         """,
     ),
     ("ALTER TABLE asyncframe_tasks ADD COLUMN slept DOUBLE PRECISION",),
+    (
+        # With the start, so that what started when is read from the index alone, too.
+        "DROP INDEX asyncframe_tasks_ended",
+        """
+        CREATE INDEX asyncframe_tasks_ended
+        ON asyncframe_tasks (ended_at, task_id, status, started_at)
+        """,
+    ),
 )
 """The steps from each version of the schema to the next; the first creates it."""
 
