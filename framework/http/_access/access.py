@@ -18,6 +18,7 @@ from framework._manager.face.listing import (
     ended_between,
     ends_of,
     page_of,
+    starts_of,
 )
 from framework._manager.face.looking import find_task
 from framework._manager.face.names import full_name, is_end, unknown_name
@@ -122,6 +123,15 @@ class Access:
         if wanted is None:
             return {}
         return await ends_of(require_core(), replace(wanted, ended_since=since), width)
+
+    async def starts(
+        self, owner: str | None, since: float, width: float, **query: Any
+    ) -> dict[int, int]:
+        """Return how many tasks that *owner* sees started in each span; see `starts_of`."""
+        wanted = self._query_of(owner, query)
+        if wanted is None:
+            return {}
+        return await starts_of(require_core(), wanted, since, width)
 
     async def unknown_name(self, owner: str | None, name: str) -> str | None:
         """Return the message that nobody knows a name; None if it may be that of a task.

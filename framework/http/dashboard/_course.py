@@ -1,4 +1,4 @@
-"""The course of time: how many tasks ended in each minute or so, and how."""
+"""The course of time: how many tasks started and ended in each minute or so, and how."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _RANGES: Final[Mapping[Range, _Spans]] = {
 
 
 async def course_of(access: Access, owner: str | None, span: Range, **query: Any) -> dict[str, Any]:
-    """Return how many tasks that match ended in each part of a range that ends now.
+    """Return how many tasks that match started and ended in each part of a range up to now.
 
     Args:
         access: What may be seen.
@@ -37,12 +37,15 @@ async def course_of(access: Access, owner: str | None, span: Range, **query: Any
 
     Returns:
         The wall second at which the first part begins (``since``), the seconds of each (``width``),
-        and for each part how many tasks ended so: ``completed``, ``failed``, and ``other``.
+        and for each part how many tasks ``started``, and ended so: ``completed``, ``failed``, and
+        ``other``.
     """
     many, width = _RANGES[span]
     # Whole minutes, so that the parts stay the same from one look to the next.
     since = (int(get_task_manager().clock.time()) // width - many + 1) * width
-    parts = {kind: [0] * many for kind in ("completed", "failed", "other")}
+    parts = {kind: [0] * many for kind in ("started", "completed", "failed", "other")}
+    for at, number in (await access.starts(owner, since, width, **query)).items():
+        parts["started"][min(at, many - 1)] += number
     for (at, status), number in (await access.ends(owner, since, width, **query)).items():
         failed = "failed" if TRAITS[status].failed else "other"
         kind = "completed" if status == "completed" else failed

@@ -195,7 +195,7 @@ async def test_all_that_match_are_changed_in_parts(asyncframe: Probe) -> None:
 
 
 async def test_the_course_of_time(asyncframe: Probe) -> None:
-    """The page has how many tasks of an owner ended in each minute, and lists those of some."""
+    """The page has how many tasks of an owner started and ended when, and lists those of some."""
     app, headers = made(owner=caller), {"X-User": "anna"}
     app.post("/send")(end_as_told)
     async with asyncframe.client(app) as client:
@@ -214,6 +214,7 @@ async def test_the_course_of_time(asyncframe: Probe) -> None:
         none = await told(f"list?ended={begin + 60}-{begin + 120}")
     assert (hour["width"], len(hour["failed"]), hour["completed"][at + 2]) == (60, 60, 1)
     assert [sum(hour[kind]) for kind in ("completed", "failed", "other")] == [1, 1, 0]
+    assert (hour["started"][at], hour["started"][at + 2], sum(hour["started"])) == (1, 1, 2)
     assert (week["width"], len(week["other"]), sum(week["completed"])) == (7_200, 84, 0)
     assert ([row["status"] for row in listed["rows"]], none["total"]) == (["failed"], 0)
     asyncframe.expect_failure(end_as_told, ValueError)
