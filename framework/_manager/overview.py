@@ -50,7 +50,11 @@ class Overview:
 
     def matching(self, query: PageQuery) -> list[LiveTask]:
         """Return this process's tasks that the store may not have yet and that count, in order."""
-        candidates = query.in_order(filter(query.may_count, self._ledger.unstored()))
+        return query.in_order(self.counted(query))
+
+    def counted(self, query: PageQuery) -> list[LiveTask]:
+        """Return the same tasks in no order."""
+        candidates = list(filter(query.may_count, self._ledger.unstored()))
         # With the lock, under which no status changes.
         with self._ledger.lock:
             return [task for task in candidates if query.has_status(task.status)]

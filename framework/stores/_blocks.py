@@ -316,7 +316,12 @@ class Block:
         fitting = self._fitting(wanted)
         if _YES not in fitting:
             return ()
-        places = [place for place, fit in enumerate(fitting, self._first) if fit == _YES]
+        if wanted.statuses is not None and _COMPLETED not in wanted.statuses:
+            # The others are kept whole, in the order of their places.
+            begin = self._first
+            places = [one for one in self._whole if one >= begin and fitting[one - begin] == _YES]
+        else:
+            places = [place for place, fit in enumerate(fitting, self._first) if fit == _YES]
         if wanted.statuses is not None:
             places = [place for place in places if self._status(place) in wanted.statuses]
         if wanted.query.asks_for_ends:

@@ -17,7 +17,7 @@ from typing import Any, Final
 from framework._records import checks
 from framework._records.pages import FIELDS, PageQuery, span_of, start_spans
 from framework._records.records import TaskRecord
-from framework._records.statuses import TaskStatus
+from framework._records.statuses import FINAL, TaskStatus
 from framework.protocols import Features
 from framework.stores._blocks import Block, Filter
 
@@ -177,6 +177,8 @@ class MemoryStore:
     def count_by(self, query: PageQuery, field: str) -> Mapping[Any, int]:
         """Return how many kept records there are; see `protocols.GroupingStore`."""
         by = FIELDS[field]
+        if not any(map(query.has_status, FINAL)):
+            return {}
         with self._lock:
             wanted = self._filter(query)
             found = Counter(map(by.of, filter(query.counts, self._whole())))

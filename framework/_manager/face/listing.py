@@ -228,7 +228,7 @@ async def _looked(core: Core, read: Callable[[], T]) -> T:
 
 def _counts_of(core: Core, query: PageQuery, field: Field) -> dict[Any, int]:
     # First: a task that ends meanwhile is in the store then.
-    own = core.overview.matching(query)
+    own = core.overview.counted(query)
     found = Counter[Any](dict.fromkeys(field.values, 0))
     found.update(_Stored(core.ledger).count_by(query, field))
     found.update(field.of(one) for one in own if core.overview.is_unstored(one))
@@ -237,7 +237,7 @@ def _counts_of(core: Core, query: PageQuery, field: Field) -> dict[Any, int]:
 
 def _ends_of(core: Core, query: PageQuery, width: float) -> dict[tuple[int, TaskStatus], int]:
     # First: a task that ends meanwhile is in the store then.
-    own, since = core.overview.matching(query), query.ended_since or 0.0
+    own, since = core.overview.counted(query), query.ended_since or 0.0
     found = Counter(_Stored(core.ledger).count_ends(query, width))
     found.update(span_of(one, since, width) for one in own if core.overview.is_unstored(one))
     return dict(found)
@@ -245,7 +245,7 @@ def _ends_of(core: Core, query: PageQuery, width: float) -> dict[tuple[int, Task
 
 def _starts_of(core: Core, query: PageQuery, since: float, width: float) -> dict[int, int]:
     # First: a task that ends meanwhile is in the store then.
-    own = core.overview.matching(query)
+    own = core.overview.counted(query)
     found = Counter(_Stored(core.ledger).count_starts(query, since, width))
     unstored = [one for one in own if core.overview.is_unstored(one)]
     return found + start_spans(unstored, since, width)
