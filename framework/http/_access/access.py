@@ -95,7 +95,7 @@ class Access:
         """Return a task as the router shows it: to owners without its position in the queue."""
         return task if self.owner is None else without_places(task)
 
-    async def tasks(self, owner: str | None, **query: Any) -> TaskPage:
+    async def tasks(self, owner: str | None, /, **query: Any) -> TaskPage:
         """Return a page of the tasks that *owner* sees.
 
         Args:
@@ -108,15 +108,23 @@ class Access:
         page = await page_of(require_core(), wanted)
         return replace(page, tasks=[self.shown(task) for task in page.tasks])
 
-    async def counts(self, owner: str | None, **query: Any) -> dict[Any, int]:
-        """Return how many tasks of each status *owner* sees; *query* is as for `tasks`."""
+    async def counts(
+        self, owner: str | None, by: str = "status", /, **query: Any
+    ) -> dict[Any, int]:
+        """Return how many tasks of each status *owner* sees, or of each value of another field.
+
+        Args:
+            owner: Who asks.
+            by: The field; see `counts_of`.
+            query: As for `tasks`.
+        """
         wanted = self._query_of(owner, query)
         if wanted is None:
-            return dict.fromkeys(FIELDS["status"].values, 0)
-        return await counts_of(require_core(), wanted, "status")
+            return dict.fromkeys(FIELDS[by].values, 0)
+        return await counts_of(require_core(), wanted, by)
 
     async def ends(
-        self, owner: str | None, since: float, width: float, **query: Any
+        self, owner: str | None, since: float, width: float, /, **query: Any
     ) -> dict[tuple[int, TaskStatus], int]:
         """Return how many tasks that *owner* sees ended in each span; see `listing.ends_of`."""
         wanted = self._query_of(owner, query)
@@ -125,7 +133,7 @@ class Access:
         return await ends_of(require_core(), replace(wanted, ended_since=since), width)
 
     async def starts(
-        self, owner: str | None, since: float, width: float, **query: Any
+        self, owner: str | None, since: float, width: float, /, **query: Any
     ) -> dict[int, int]:
         """Return how many tasks that *owner* sees started in each span; see `starts_of`."""
         wanted = self._query_of(owner, query)

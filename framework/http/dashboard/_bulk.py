@@ -51,6 +51,7 @@ async def change_some(
     owner: str | None,
     action: Action,
     status: Sequence[TaskStatus] | None,
+    /,
     **query: Any,
 ) -> Told:
     """Cancel some tasks, or run them again, of those that match and can be.

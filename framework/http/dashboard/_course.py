@@ -26,7 +26,9 @@ _RANGES: Final[Mapping[Range, _Spans]] = {
 }
 
 
-async def course_of(access: Access, owner: str | None, span: Range, **query: Any) -> dict[str, Any]:
+async def course_of(
+    access: Access, owner: str | None, span: Range, /, **query: Any
+) -> dict[str, Any]:
     """Return how many tasks that match started and ended in each part of a range up to now.
 
     Args:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from framework._manager.face.names import SeveralNamesError
 from framework._manager.face.schedules import scheduled_names
@@ -24,12 +24,11 @@ from framework.http._responses import refused_query
 from framework.http.dashboard._bulk import Action, change_some
 from framework.http.dashboard._course import Range, course_of
 from framework.http.dashboard._facts import page_facts, row_of
+from framework.http.dashboard._groups import By, groups_of
 from framework.http.dashboard._page import page
 from framework.http.dashboard._steps import questions_of, steps_of
 from framework.http.views import view_of
 from framework.steps import Message
-
-_Ended: TypeAlias = Annotated[str | None, Query(pattern=r"^\d{1,11}-\d{1,11}$")]
 
 _MOST: Final = 200
 """The most rows that one request may ask for; the page shows some forty at a time."""
@@ -89,31 +88,39 @@ def _add_page(router: APIRouter) -> None:
         return Response(body, 200, headers, "text/html; charset=utf-8")
 
 
+async def _asked(
+    name: str | None = None,
+    label: str | None = None,
+    owner: str | None = None,
+    search: Annotated[str | None, Query(max_length=255)] = None,
+    ended: Annotated[str | None, Query(pattern=r"^\d{1,11}-\d{1,11}$")] = None,
+    scheduled: bool = True,
+) -> dict[str, Any]:
+    """Return what the list is asked for, apart from states, as `Access.tasks` takes it."""
+    try:
+        checks.owner("owner", owner or None)
+    except ValueError as error:
+        raise refused_query("owner", str(error), owner) from None
+    query = {"name": name or None, "label": label or None, "owner": owner or None, "search": search}
+    return {**query, "without": await _left_out(scheduled), **_ended_in(ended)}
+
+
+_Asked: TypeAlias = Annotated[dict[str, Any], Depends(_asked)]
+
+
 def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) -> None:
     @router.get("/dashboard/list", include_in_schema=False)
     async def list_rows(
         request: Request,
+        query: _Asked,
         status: Annotated[list[TaskStatus] | None, Query()] = None,
-        name: str | None = None,
-        search: Annotated[str | None, Query(max_length=255)] = None,
-        ended: _Ended = None,
-        scheduled: bool = True,
         offset: Annotated[int, Query(ge=0)] = 0,
         limit: Annotated[int, Query(ge=1, le=_MOST)] = 100,
     ) -> Response:
         """Return some rows of the list, and how many it has in all."""
-        owner = access.owner_of(request)
-        with _one_name(name):
-            found = await access.tasks(
-                owner,
-                status=status or None,
-                name=name or None,
-                search=search,
-                offset=offset,
-                limit=limit,
-                without=await _left_out(scheduled),
-                **_ended_in(ended),
-            )
+        owner, paged = access.owner_of(request), {"offset": offset, "limit": limit}
+        with _one_name(query["name"]):
+            found = await access.tasks(owner, status=status or None, **paged, **query)
         rows = [row_of(task) for task in found.tasks]
         return _answer(request, access, {"total": found.total, "rows": rows})
 
@@ -125,32 +132,17 @@ def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) ->
     async def change_all(
         action: Action,
         request: Request,
+        query: _Asked,
         status: Annotated[list[TaskStatus] | None, Query()] = None,
-        name: str | None = None,
-        search: Annotated[str | None, Query(max_length=255)] = None,
-        ended: _Ended = None,
-        scheduled: bool = True,
         after: str | None = None,
     ) -> Response:
         """Change some of the tasks that the list matches, and say where to go on."""
-        query: dict[str, Any] = {"name": name or None, "search": search, **_ended_in(ended)}
-        owner, query["without"] = access.owner_of(request), await _left_out(scheduled)
-        with _one_name(name):
+        owner = access.owner_of(request)
+        with _one_name(query["name"]):
             told = await change_some(access, owner, action, status, after=after, **query)
         return _answer(request, access, asdict(told))
 
-    @router.get("/dashboard/course", include_in_schema=False)
-    async def show_course(
-        request: Request,
-        span: Range = "hour",
-        name: str | None = None,
-        search: Annotated[str | None, Query(max_length=255)] = None,
-        scheduled: bool = True,
-    ) -> Response:
-        """Return how many of the tasks that match ended when, and how."""
-        query = {"name": name or None, "search": search, "without": await _left_out(scheduled)}
-        found = await course_of(access, access.owner_of(request), span, **query)
-        return _answer(request, access, found)
+    _add_counts(router, access)
 
     @router.get("/dashboard/facts", include_in_schema=False)
     async def show_facts(request: Request, scheduled: bool = True) -> Response:
@@ -159,6 +151,22 @@ def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) ->
         root = request.scope.get("root_path", "")
         facts["buttons"] = [{"label": label, "path": root + buttons[label]} for label in buttons]
         return _answer(request, access, facts)
+
+
+def _add_counts(router: APIRouter, access: Access) -> None:
+    @router.get("/dashboard/course", include_in_schema=False)
+    async def show_course(request: Request, query: _Asked, span: Range = "hour") -> Response:
+        """Return how many of the tasks that match started and ended when, and how."""
+        found = await course_of(access, access.owner_of(request), span, **query)
+        return _answer(request, access, found)
+
+    @router.get("/dashboard/groups", include_in_schema=False)
+    async def show_groups(request: Request, query: _Asked, by: By = "name") -> Response:
+        """Return how many of the tasks that match wait, run and have failed, by groups."""
+        if by == "owner" and access.owner is not None:
+            raise refused_query("by", "only who sees all tasks may group them by owner", by)
+        found = await groups_of(access, access.owner_of(request), by, **query)
+        return _answer(request, access, found)
 
 
 def _ended_in(ended: str | None) -> dict[str, datetime]:

@@ -220,6 +220,50 @@ async def test_the_course_of_time(asyncframe: Probe) -> None:
     asyncframe.expect_failure(end_as_told, ValueError)
 
 
+async def test_groups(asyncframe: Probe) -> None:
+    """The page counts what waits, runs and failed of each function, label and owner, and lists it.
+
+    An owner sees groups of their own tasks alone, and none by owner.
+    """
+    app, every = FastAPI(lifespan=setup_async_framework), {"X-User": "anna"}
+    app.include_router(task_router(owner=caller))
+    app.include_router(task_router(), prefix="/all")
+
+    @app.post("/send")
+    def send_some(label: str, fails: bool) -> None:
+        wait_for_long.options(label=label)()
+        end_as_told.options(label=label)(fails)
+
+    async with asyncframe.client(app) as client:
+        for user, label, fails in (("anna", "a", True), ("anna", "b", False), ("bert", "b", True)):
+            await client.post(f"/send?label={label}&fails={fails}", headers={"X-User": user})
+        await asyncframe.clock.run_for(0)
+
+        async def told(path: str) -> Any:
+            return (await client.get(path, headers=every)).json()
+
+        both, own = "/all/tasks/dashboard", "/tasks/dashboard"
+        by_label = await told(f"{both}/groups?by=label")
+        by_name = await told(f"{both}/groups?by=name&label=b")
+        by_owner = await told(f"{both}/groups?by=owner&search=told")
+        alone = await told(f"{own}/groups?by=label&owner=bert")
+        refused = await client.get(f"{own}/groups?by=owner", headers=every)
+        unprintable = await client.get(f"{both}/list?owner=%00")
+        listed = await told(f"{both}/list?owner=bert&label=b")
+        mine = await told(f"{own}/list?owner=bert&label=b")
+        await client.post(
+            f"{both}/all/cancel?name=tests.wait_for_long", headers={"X-Requested-With": "x"}
+        )
+    assert by_label == {"groups": [["b", 0, 2, 1], ["a", 0, 1, 1]], "left": 0}
+    assert by_name["groups"] == [["tests.end_as_told", 0, 0, 1], ["tests.wait_for_long", 0, 2, 0]]
+    assert sorted(by_owner["groups"]) == [["anna", 0, 0, 1], ["bert", 0, 0, 1]]
+    assert alone["groups"] == [["a", 0, 1, 1], ["b", 0, 1, 0]]
+    assert (refused.status_code, unprintable.status_code) == (422, 422)
+    assert (listed["total"], mine["total"]) == (2, 2)
+    assert not {row["id"] for row in mine["rows"]} & {row["id"] for row in listed["rows"]}
+    asyncframe.expect_failure(end_as_told, ValueError, times=2)
+
+
 async def test_who_sees_all(roll_up: Any, asyncframe: Probe) -> None:
     """Without owners the page shows throttles with their calls, and schedules; or hides their runs.
 
