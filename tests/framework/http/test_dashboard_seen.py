@@ -173,7 +173,10 @@ def test_a_thread_that_is_asked_to_stop(page: Page, app: httpx.Client) -> None:
 
 
 def test_filters(page: Page, app: httpx.Client) -> None:
-    """Tabs, functions and the search leave some tasks, also after the page is loaded again."""
+    """Tabs, functions, groups and the search leave some tasks, also in a page that is loaded again.
+
+    Keys alone open the groups and choose one.
+    """
     failed, gate = started(app, "/start/fails"), started(app, "/hold/filters")
     page.get_by_role("button", name=re.compile("^Failed")).click()
     expect(row_of(page, "fails")).to_be_visible()
@@ -186,6 +189,16 @@ def test_filters(page: Page, app: httpx.Client) -> None:
     expect(find(page, failed)).to_contain_text("ConnectionError")
     expect(find(page, gate)).to_contain_text("Running")
     app.post("/release/filters")
+    page.get_by_role("searchbox").fill("")
+    page.get_by_role("button", name="Function", exact=True).focus()
+    page.keyboard.press("Enter")
+    group = page.locator("#grouped li").filter(has_text="fails")
+    expect(group).to_contain_text(re.compile(r"\d+ failed"))
+    group.get_by_role("button").focus()
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile(r"\?name=fails&by=name$"))
+    expect(row_of(page, "held")).to_have_count(0)
+    expect(row_of(page, "fails")).to_be_visible()
 
 
 def test_the_keyboard(page: Page, app: httpx.Client) -> None:
@@ -415,9 +428,13 @@ def test_nobody_is_kept_out(page: Page, app: httpx.Client) -> None:
     """Axe finds nothing that keeps people out who see, hear or move less than others."""
     started(app, "/start/fails")
     found = {}
+    page.get_by_role("button", name="Function", exact=True).click()
+    expect(page.locator("#grouped li").filter(has_text="fails")).to_be_visible()
     for scheme, width in itertools.product(SCHEMES, (1280, 360)):
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
         page.set_viewport_size({"width": width, "height": 800})
+        if (scheme, width) == ("light", 360):
+            page.get_by_role("button", name="Overview").click()
         row = row_of(page, "fails")
         expect(row).to_be_attached()
         found[scheme, width, "list"] = barriers(page)
