@@ -42,13 +42,21 @@ def parsed(page: Path) -> Document:
     return Sybil([own_blocks]).parse(page)
 
 
-WITH_BLOCKS = [page for page in PAGES if any(parsed(page).examples())]
+ANSWERS = sorted(page for page in PAGES if page.parent == DOCS / "answers" and page.stem != "index")
+"""They are short, so that one test runs all of them."""
+
+WITH_BLOCKS = [page for page in PAGES if page not in ANSWERS and any(parsed(page).examples())]
 """The others would pass without running anything."""
 
 
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_python_blocks(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page run from top to bottom, in one namespace."""
+    run_blocks(page, monkeypatch)
+
+
+def run_blocks(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the blocks of a page."""
     document = parsed(page)
     # What pydantic and pickle ask of a class, and pydantic of a generic one's module.
     name = document.namespace["__name__"] = f"page_{page.stem.replace('-', '_')}"
@@ -68,6 +76,38 @@ def test_pages_are_found() -> None:
     guides = {"docs/howto/typing.md", "docs/howto/shutdown.md"}
 
     assert {"README.md", "README.zh.md", "docs/index.md", "docs/tutorial.md", *guides} <= found
+
+
+def test_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer is to a question, has 150 words, is three clicks away, and its code runs."""
+    near = {DOCS / "index.md"}
+    for _ in range(3):
+        near |= {one for page in near for one in linked(page)}
+
+    assert len(ANSWERS) >= 34
+    assert [page.name for page in ANSWERS if page not in near] == []
+    for page in ANSWERS:
+        text = page.read_text("utf-8")
+        title, _, rest = text.partition("\n")
+        assert re.fullmatch(r"# [A-Z].*\?", title), title
+        assert len(prose(rest).split()) <= 150, title
+        assert "```python" in text, title
+        run_blocks(page, monkeypatch)
+
+
+LINK = re.compile(r"\]\(([^)#:]+\.md)(?:#[^)]*)?\)")
+
+
+def linked(page: Path) -> set[Path]:
+    """Return the pages to which a page has links that readers see."""
+    text = re.sub(r"<!--.*?-->", "", page.read_text("utf-8"), flags=re.DOTALL)
+    return {(page.parent / one).resolve() for one in LINK.findall(text)}
+
+
+def prose(text: str) -> str:
+    """Return a text without code, comments and the addresses of links."""
+    code = r"^```.*?^```$|<!--.*?-->|(?<=\])\([^)]*\)"
+    return re.sub(code, "", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def test_every_error_and_warning_is_on_the_page_of_errors() -> None:
