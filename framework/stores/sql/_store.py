@@ -364,7 +364,11 @@ class SQLStore:
         with answering(self), self._database.writing() as connection:
             version = self._writer.statements.advance(connection, "").version
             self._writer.follower.submissions.move(connection, version, task_id)
-            return self._writer.statements.request_cancel(connection, task_id, version)
+            owner = self._writer.statements.request_cancel(connection, task_id, version)
+        if owner == "":
+            # There is no process that would end it.
+            self._writer.follower.settle_soon()
+        return owner is not None
 
     def watch(self, told: Callable[[Collection[str] | None], object], /) -> Callable[[], object]:
         """Call *told* with the ids of tasks of other processes that change, 0.05 s later."""

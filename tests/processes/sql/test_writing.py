@@ -191,7 +191,8 @@ def cancels(peer: Peer, task_id: str) -> bool:
     """Ask for a task's cancellation as the store does."""
     with peer.database.writing() as connection:
         version = peer.writer.statements.advance(connection, "").version
-        return peer.writer.statements.request_cancel(connection, task_id, version)
+        owner = peer.writer.statements.request_cancel(connection, task_id, version)
+        return owner is not None
 
 
 def test_nothing_to_cancel(sql_url: str) -> None:

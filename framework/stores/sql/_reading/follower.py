@@ -103,8 +103,8 @@ class Follower:
         self.removed = 0.0
         self.asked = 0
         self.moved = False
-        # Whether the latest look at orphans has left some for the next one.
-        self._unsettled = False
+        # Whether the latest look at orphans has left some for the next one, or there are more.
+        self._unsettled = self._hinted = False
         # Nothing fails without it while there is a global lock: threads are not switched between
         # a comparison of numbers and the assignment.
         self._lock = threading.Lock()
@@ -124,6 +124,11 @@ class Follower:
             self.told = None
 
         return stop
+
+    def settle_soon(self) -> None:
+        """Settle what becomes of orphans and of free tasks that are cancelled; any thread."""
+        self._hinted = True
+        self._site.backlog.wake()
 
     def forget(self, bound: float) -> bool:
         """Stop returning tasks that ended by wall second *bound*; False if it has; any thread."""
@@ -273,7 +278,8 @@ class Follower:
     @property
     def behind(self) -> bool:
         """Whether submissions or orphans wait, or free tasks for which this process has places."""
-        return self._unsettled or self.has_submissions or bool(self.arrivals.room())
+        is_unsettled = self._unsettled or self._hinted
+        return is_unsettled or self.has_submissions or bool(self.arrivals.room())
 
     @property
     def has_submissions(self) -> bool:
@@ -282,7 +288,9 @@ class Follower:
 
     def go_on(self) -> None:
         """Set submissions and orphans free, and claim the tasks for which there are places."""
-        if self._unsettled:
+        # First: what is cancelled meanwhile is settled once more.
+        hinted, self._hinted = self._hinted, False
+        if self._unsettled or hinted:
             self._bury(())
         kinds = self._host.room().keys()
         # First: what is committed after the look is hinted at after it, too.

@@ -278,7 +278,7 @@ class Observer:
             StoreUnavailableError: If the database fails.
         """
         with self._writing() as (connection, version):
-            return self._statements.request_cancel(connection, task_id, version)
+            return self._statements.request_cancel(connection, task_id, version) is not None
 
     def run_again(self, task_id: str, now: float) -> str:
         """Submit the call of a task that ended without a result again, as a new task.

@@ -282,14 +282,17 @@ class Statements:
         )
         return list(found.scalars())
 
-    def request_cancel(self, connection: Connection, task_id: str, version: int) -> bool:
-        """Mark a live task; False if it is unknown or final."""
+    def request_cancel(self, connection: Connection, task_id: str, version: int) -> str | None:
+        """Mark a live task; return whose it is, "" for a free one, None if unknown or final."""
         done = connection.execute(
             sa.update(TASKS)
             .where(TASKS.c.task_id == task_id, _LIVE)
             .values(cancel_requested=1, version=version)
         )
-        return done.rowcount > 0
+        if not done.rowcount:
+            return None
+        found = connection.execute(sa.select(TASKS.c.process).where(TASKS.c.task_id == task_id))
+        return str(found.scalar_one())
 
     def remove(self, connection: Connection, bound: float, most: int) -> bool:
         """Delete tasks that ended by wall second *bound*; True if some may be left.
