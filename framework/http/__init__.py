@@ -9,14 +9,14 @@ from framework._records.exports import provided
 from framework.http._accepting.apps import accept_routes
 from framework.http.health import health_router
 from framework.http.router import task_router
-from framework.http.views import Problem, TaskView
+from framework.http.views import Problem, TaskResponse, TaskView
 
 if TYPE_CHECKING:
     from framework._records.ids import Accepted
 else:
     from framework.http._accepting.answer import Accepted
 
-__all__ = ["Accepted", "Problem", "TaskView", "health_router", "task_router"]
+__all__ = ["Accepted", "Problem", "TaskResponse", "TaskView", "health_router", "task_router"]
 
 exports.pin(globals())
 

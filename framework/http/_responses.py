@@ -18,7 +18,7 @@ from framework._tasks.task import Task
 from framework.exceptions import FrameworkNotStartedError
 from framework.http._streaming.hub import hub_of
 from framework.http._streaming.streams import left
-from framework.http.views import view_of
+from framework.http.views import TaskResponse, view_of
 
 _PRIVATE: Final = {"Cache-Control": "no-store"}
 """States change, and are nobody else's."""
@@ -51,12 +51,14 @@ def refused_query(name: str, why: str, value: object) -> RequestValidationError:
     return RequestValidationError([found])
 
 
-async def answer_of_task(task: Task, *, expose_errors: bool) -> JSONResponse:
-    """Return the response with a task's state, which is a `TaskView`."""
+async def answer_of_task(
+    task: Task, *, expose_errors: bool, view: type[TaskResponse] | None = None
+) -> JSONResponse:
+    """Return the response with a task's state, which is a *view*, or else a `TaskView`."""
     headers = {} if task.status.is_final else {"Retry-After": str(pause_of(task))}
 
     def make() -> JSONResponse:
-        return answer(view_of(task, expose_errors=expose_errors), headers=headers)
+        return answer(view_of(task, expose_errors=expose_errors, view=view), headers=headers)
 
     # A large result may take a tenth of a second, in which the loop would stand still.
     return make() if is_small(task.result) else await asyncio.to_thread(make)

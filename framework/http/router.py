@@ -31,6 +31,7 @@ from framework.http.views import (
     Problem,
     StepList,
     TaskList,
+    TaskResponse,
     TaskStarted,
     TaskStats,
     TaskView,
@@ -49,6 +50,7 @@ def task_router(
     include_in_schema: bool = True,
     buttons: Mapping[str, str] | None = None,
     messages: Sequence[Message[Any]] = (),
+    view: type[TaskResponse] | None = None,
 ) -> APIRouter:
     """Return a router with routes that show, follow and cancel tasks.
 
@@ -99,6 +101,9 @@ def task_router(
         messages: The kinds of messages that clients may send to their tasks. The page asks for
             them, with a button for each answer if there are few, as of a ``bool``, an ``Enum`` or
             a ``Literal``.
+        view: The response of your own that shows a task, see `TaskResponse`, in place of
+            `TaskView` and of what `Accepted` has; None for these. Lists and the page show what
+            they always do.
 
     Raises:
         TypeError: If a parameter is of the wrong type, or *owner* is an async function, has
@@ -111,6 +116,7 @@ def task_router(
         found,
         checks.flag("expose_errors", expose_errors),
         checks.flag("csrf_header", csrf_header),
+        _checked_view(view),
     )
     messages = checked_messages(messages)
     prefix = checks.path_prefix("prefix", prefix)
@@ -138,6 +144,15 @@ def task_router(
     add_messages(router, access, messages)
     add_stream(router, access)
     return router
+
+
+def _checked_view(view: object) -> type[TaskResponse] | None:
+    if view is None or (isinstance(view, type) and issubclass(view, TaskResponse)):
+        return view
+    raise TypeError(
+        "view must be a model that is derived from framework.http.TaskResponse, or None, not "
+        f"{checks.show(view)}"
+    )
 
 
 def _checked_dependencies(dependencies: object) -> list[params.Depends]:
@@ -268,13 +283,17 @@ def _add_lists(router: APIRouter, access: Access) -> None:
 
 
 def _add_task(router: APIRouter, access: Access) -> None:
-    @router.get("/{task_id}", response_model=TaskView, responses={**_UNKNOWN, **_UNAVAILABLE})
+    @router.get(
+        "/{task_id}",
+        response_model=access.view or TaskView,
+        responses={**_UNKNOWN, **_UNAVAILABLE},
+    )
     async def get_task(task_id: _Id, request: Request, wait: _Wait = 0.0) -> Response:
         """Return a task's state and result, at once or when it has ended."""
         task = await access.task(request, task_id)
         if wait and not task.status.is_final:
             task = access.shown(await ended(request, get_task_manager(), task, wait))
-        return await answer_of_task(task, expose_errors=access.expose_errors)
+        return await answer_of_task(task, expose_errors=access.expose_errors, view=access.view)
 
     mark_status(get_task, access)
 

@@ -147,6 +147,39 @@ class TaskView(TaskSummary, Generic[T]):
             )
 
 
+class TaskResponse(BaseModel):
+    """A response of your own about a task, for clients that know other names and words.
+
+    Derive a model from it, and say in `from_view` what its fields are of a task. Give it to
+    `task_router` as *view*: its status route and its events show it, and so do the routes of the
+    app that return `Accepted`, in their responses and in OpenAPI.
+    """
+
+    @classmethod
+    def from_view(cls, view: TaskView[Any]) -> Self:
+        """Return the response for a task; override it to map fields.
+
+        As it is, a field has the value of the one in *view* with its name, or with its
+        ``validation_alias``. It must not fail for a task that has not ended.
+
+        Args:
+            view: The task, with a result in the form of JSON. It has no message of an error unless
+                the router exposes errors.
+        """
+        return cls.model_validate(view, from_attributes=True)
+
+    @classmethod
+    def of(cls, task: Task, *, expose_errors: bool = False) -> Self:
+        """Return the response for a task, in a route of your own.
+
+        Args:
+            task: The task.
+            expose_errors: Whether `from_view` gets the message of its error.
+        """
+        view: TaskView[Any] = TaskView.of(task, expose_errors=expose_errors)
+        return cls.from_view(view)
+
+
 def _in_short(problem: Exception | None) -> str:
     """Return the first error in a model's data without the data; else type and message."""
     if not isinstance(problem, ValidationError):
@@ -179,8 +212,18 @@ def _require_json(view: BaseModel) -> None:
     json.dumps(shown, allow_nan=False, ensure_ascii=False).encode()
 
 
-def view_of(task: Task, *, expose_errors: bool) -> dict[str, Any]:
-    """Return a `TaskView` of any result as valid JSON; faster than the model."""
+def view_of(
+    task: Task, *, expose_errors: bool, view: type[TaskResponse] | None = None
+) -> dict[str, Any]:
+    """Return a response of the app, or a `TaskView` of any result, as valid JSON.
+
+    Args:
+        task: The task.
+        expose_errors: Whether it may have the message of an error.
+        view: The app's response; None for a `TaskView`, which is made without the model.
+    """
+    if view is not None:
+        return view.of(task, expose_errors=expose_errors).model_dump(mode="json", by_alias=True)
     shown = state_of(task, expose_errors=expose_errors)
     result, lacking = examined(task.result)
     return {**shown, "result": result, "result_problem": lacking}

@@ -44,7 +44,7 @@ from framework import (
     setup_async_framework,
     throttled_task,
 )
-from framework.http import Accepted, Problem, TaskView, health_router, task_router
+from framework.http import Accepted, Problem, TaskResponse, TaskView, health_router, task_router
 from framework.lifespan import FrameworkLifespan
 from framework.protocols import Clock, EventSink, TaskEvent, Telemetry
 from framework.steps import Message, sleep, step
@@ -729,6 +729,12 @@ def owner_of(request: Request) -> str | None:
     return request.headers.get("x-user")
 
 
+class Job(TaskResponse):
+    """A response of the app's own."""
+
+    job_uuid: str
+
+
 def use_routes(app: FastAPI, task: Task) -> None:
     """Include the routes of tasks, and show a task in a route of one's own."""
     router = task_router(
@@ -738,6 +744,7 @@ def use_routes(app: FastAPI, task: Task) -> None:
         expose_errors=True,
         include_in_schema=False,
         buttons={"Send a report": "/reports"},
+        view=Job,
     )
     assert_type(router, APIRouter)
     app.include_router(router)
@@ -746,7 +753,9 @@ def use_routes(app: FastAPI, task: Task) -> None:
     async def show() -> Task:
         return task
 
+    assert_type(Job.of(task, expose_errors=True), Job)
     view = TaskView[int].of(task, expose_errors=True)
+    assert_type(Job.from_view(view), Job)
     assert_type(view, TaskView[int])
     assert_type(view.result, int | None)
     assert_type(view.result_problem, str | None)

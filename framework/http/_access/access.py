@@ -35,6 +35,7 @@ from framework._tasks.live import Home, current_home
 from framework._tasks.task import Task
 from framework.exceptions import TaskNotFoundError
 from framework.http._access.dependency import OwnerDependency
+from framework.http.views import TaskResponse
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -49,11 +50,13 @@ class Access:
         owner: Returns whom the tasks of a request belong to; None if all tasks are shown.
         expose_errors: Whether the messages of errors are shown.
         csrf_header: Whether requests that change something must have a header, see `marker`.
+        view: The app's own response that shows a task; None for a `TaskView`.
     """
 
     owner: OwnerFunction | None = None
     expose_errors: bool = False
     csrf_header: bool = True
+    view: type[TaskResponse] | None = None
 
     def begin(self, app: object) -> None:
         """Called when the framework of *app* starts, which has the router or mounts one with it.

@@ -52,7 +52,7 @@ class StepsFrame:
         self._steps = steps
         self._events: dict[bool, bytes] = {}
 
-    def event(self, _: str, expose_errors: bool, __: bool) -> bytes:
+    def event(self, _: str, expose_errors: bool, *__: object) -> bytes:
         """Return it as an event without an id: a client that comes back gets the steps anew."""
         event = self._events.get(expose_errors)
         if event is None:

@@ -10,7 +10,7 @@ from framework._manager.inside import record_of, without_places
 from framework._records.records import TaskRecord, visible_state
 from framework._records.statuses import TaskStatus
 from framework._tasks.task import Task
-from framework.http.views import view_of
+from framework.http.views import TaskResponse, view_of
 
 BEAT: Final = b":\n\n"
 """A comment, which clients ignore: it keeps the connection open while nothing happens."""
@@ -35,28 +35,32 @@ class Frame:
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._events: dict[tuple[str, bool, bool], bytes] = {}
+        self._events: dict[tuple[Any, ...], bytes] = {}
         seen, progress = visible_state(record_of(task))
         self.mark: str = _mark(seen)
         self.is_final: bool = self.mark == seen[0]
         self.id: str = self.mark if self.is_final else f"{self.mark}-{_digest(progress)}"
 
-    def event(self, seen: str, expose_errors: bool, to_owner: bool) -> bytes:
+    def event(
+        self, seen: str, expose_errors: bool, to_owner: bool, view: type[TaskResponse] | None
+    ) -> bytes:
         """Return it as an event: ``progress`` if the client has seen all else, or ``status``.
 
         Args:
             seen: The id of the last state that the client got; "" for none.
             expose_errors: Whether the client may read the messages of errors.
             to_owner: Whether the client must not know how many tasks of others wait.
+            view: The app's own response that shows a task; None for a `TaskView`.
         """
         kind = "progress" if seen.rpartition("-")[0] == self.mark else "status"
-        event = self._events.get((kind, expose_errors, to_owner))
+        key = kind, expose_errors, to_owner, view
+        event = self._events.get(key)
         if event is None:
             task = without_places(self._task) if to_owner else self._task
-            view = view_of(task, expose_errors=expose_errors)
-            data = json.dumps(view, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            shown = view_of(task, expose_errors=expose_errors, view=view)
+            data = json.dumps(shown, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
             text = f"event: {kind}\nid: {self.id}\ndata: {data}\n\n"
-            event = self._events[kind, expose_errors, to_owner] = text.encode()
+            event = self._events[key] = text.encode()
         return event
 
 

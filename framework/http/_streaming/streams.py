@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Request, Response
+from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
 from framework._manager.core import Core
@@ -18,7 +20,7 @@ from framework._tasks.task import Task
 from framework.http._access.access import Access
 from framework.http._streaming.frames import BEAT
 from framework.http._streaming.hub import PATIENCE, EndOfStreamError, Seat, hub_of
-from framework.http.views import Problem
+from framework.http.views import Problem, TaskView
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -63,7 +65,7 @@ class EventStreamResponse(Response):
         self._core = core
         self._task = task
         self._seen = seen
-        self._shown = (access.expose_errors, access.owner is not None)
+        self._shown = (access.expose_errors, access.owner is not None, access.view)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send states until the last one, the end of the server, or the end of the client."""
@@ -118,29 +120,28 @@ class EventStreamResponse(Response):
                     return
 
 
-_EVENT: Final = {
-    "type": "object",
-    "required": ["data", "event"],
-    "properties": {
-        "data": {
-            "type": "string",
-            "contentMediaType": "application/json",
-            "contentSchema": {
-                "anyOf": [
-                    {"$ref": "#/components/schemas/TaskView"},
-                    {"$ref": "#/components/schemas/StepList"},
-                ]
+def _event(view: type[BaseModel]) -> dict[str, Any]:  # Any: JSON
+    """Return the shape of an event, as FastAPI describes those of its own streams."""
+    # As FastAPI names the shape of a model.
+    name = re.sub(r"[^\w.-]", "_", view.__name__, flags=re.ASCII)
+    return {
+        "type": "object",
+        "required": ["data", "event"],
+        "properties": {
+            "data": {
+                "type": "string",
+                "contentMediaType": "application/json",
+                "contentSchema": {
+                    "anyOf": [
+                        {"$ref": f"#/components/schemas/{name}"},
+                        {"$ref": "#/components/schemas/StepList"},
+                    ]
+                },
             },
+            "event": {"enum": ["status", "progress", "steps"]},
+            "id": {"type": "string"},
         },
-        "event": {"enum": ["status", "progress", "steps"]},
-        "id": {"type": "string"},
-    },
-}
-"""The shape of an event, as FastAPI describes those of its own streams."""
-
-# OpenAPI 3.1, which FastAPI writes, refuses the itemSchema of 3.2. A schema beside it would be
-# taken for that of each event.
-_EVENTS: Final = {"x-itemSchema": _EVENT}
+    }
 
 
 _UNSENT: Final = 16_384
@@ -181,7 +182,9 @@ def add_stream(router: APIRouter, access: Access) -> None:
         responses={
             200: {
                 "description": "The events, each with a state as its data.",
-                "content": {"text/event-stream": _EVENTS},
+                # OpenAPI 3.1, which FastAPI writes, refuses the itemSchema of 3.2. A schema
+                # beside it would be taken for that of each event.
+                "content": {"text/event-stream": {"x-itemSchema": _event(access.view or TaskView)}},
             },
             204: {"description": "The task has ended, and the client knows how."},
             404: {"model": Problem, "description": "The task is unknown."},

@@ -111,9 +111,9 @@ async def test_a_large_result(task_manager: TaskManager, monkeypatch: pytest.Mon
     """A result that takes long to convert is converted on another thread than the loop's."""
     threads = []
 
-    def view_of(task: Task, *, expose_errors: bool) -> dict[str, Any]:
+    def view_of(task: Task, **options: Any) -> dict[str, Any]:
         threads.append(threading.current_thread())
-        return views.view_of(task, expose_errors=expose_errors)
+        return views.view_of(task, **options)
 
     monkeypatch.setattr("framework.http._responses.view_of", view_of)
     for name, (result, _) in RESULTS.items():
