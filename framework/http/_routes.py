@@ -15,7 +15,7 @@ from framework.http._access.access import Access
 from framework.http._access.dependency import OwnerDependency
 from framework.http._access.mounted import unfolded
 from framework.http._access.routes import mark_changed
-from framework.http.views import TaskView
+from framework.http.views import TaskResponse, TaskView
 
 _ACCESS: Final = "__asyncframe_access__"
 
@@ -70,11 +70,13 @@ class StatusRoute:
         path: Its path inside the app, with its parameters.
         has_events: Whether there is a route for the task's events below it.
         access: What the routes of its `task_router` show; None for a route of the user's.
+        view: The app's own response that shows a task there; None for a `TaskView`.
     """
 
     path: str
     has_events: bool
     access: Access | None
+    view: type[TaskResponse] | None
 
     def urls(
         self, root: str, parameters: Mapping[str, Any], label: str, task_id: str
@@ -137,15 +139,14 @@ def status_route_of(app: object, *, all_hosts: bool = False) -> StatusRoute | No
     found = [(path, getattr(route.endpoint, _ACCESS, None)) for path, route in shown]
     routers = [(path, access) for path, access in found if access is not None]
     own = [(path, access) for path, access in routers if access.owner is not None]
-    views = [(path, None) for path, route in shown if _is_view(route)]
-    for path, access in (*own, *routers, *views):
-        return StatusRoute(path, f"{path}/events" in paths, access)
+    for path, access in (*own, *routers):
+        return StatusRoute(path, f"{path}/events" in paths, access, access.view)
+    for path, route in shown:
+        model = getattr(route, "response_model", None)
+        if isinstance(model, type) and issubclass(model, (TaskView, TaskResponse)):
+            view = model if issubclass(model, TaskResponse) else None
+            return StatusRoute(path, f"{path}/events" in paths, None, view)
     return None
-
-
-def _is_view(route: Any) -> bool:
-    model = getattr(route, "response_model", None)
-    return isinstance(model, type) and issubclass(model, TaskView)
 
 
 _KNOWN: Final[weakref.WeakKeyDictionary[Any, StatusRoute]] = weakref.WeakKeyDictionary()

@@ -57,7 +57,8 @@ def accept_routes(app: Any) -> None:  # Any: as above
     routes = [route for _, route in routes_within(app)]
     for route in routes:
         adopt(getattr(route, "app", None))
-    changed = [accept(route) for route in routes if isinstance(route, APIRoute)]
+    status = status_route_of(app, all_hosts=True)
+    changed = [accept(route, status) for route in routes if isinstance(route, APIRoute)]
     if any(changed):
         mark_changed(routes)
         app.openapi_schema = None

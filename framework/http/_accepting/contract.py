@@ -44,12 +44,15 @@ from framework.http._routes import (
     shown_at,
     status_route_of,
 )
-from framework.http.views import Problem
+from framework.http.views import Problem, TaskResponse, view_of
 
 _LOGGER = logging.getLogger("asyncframe")
 
 ACCEPTS: Final = "__asyncframe_accepts__"
 """The attribute of an accepting route's function that has the status of its response."""
+
+_MODEL: Final = "__asyncframe_model__"
+"""The attribute with what it returns as it was written, and whether it returns nothing else."""
 
 _BEHIND: Final = "__asyncframe_endpoint__"
 
@@ -111,17 +114,41 @@ async def _ask(request: Request, response: Response, key: IdempotencyKey = None)
 _ASKING: Final = Depends(_ask)
 
 
-def accept(route: APIRoute) -> bool:
+def accept(route: APIRoute, status: StatusRoute | None) -> bool:
     """Set up a route if its return type has `Accepted`; return whether it was changed.
 
-    A route that is set up already stays as it is.
+    Of a route that is set up already only the description of the body may change.
+
+    Args:
+        route: The route.
+        status: Where the app shows the status of tasks, as far as it is known by now.
     """
-    if _ASKING in route.dependencies:  # a copy of such a route has it, too
+    is_new = _ASKING not in route.dependencies  # a copy of such a route has it, too
+    if is_new:
+        model, others = _split(_model_of(route))
+        if model is None:
+            return False
+        remake(route, *_accepting(route, model, others))
+    return (status is not None and _describe(route, status.view)) or is_new
+
+
+def _describe(route: APIRoute, view: type[TaskResponse] | None) -> bool:
+    """Describe the body that a route has beside a status route; return whether that is news."""
+    model, alone = getattr(route.endpoint, _MODEL)
+    options = options_of(route)
+    if view is not None:
+        given = model.__pydantic_generic_metadata__["args"]
+        takes = view.__pydantic_generic_metadata__["parameters"]
+        model = view[given] if given and takes else view  # type: ignore[index]  # of any type
+    if alone:
+        was, options["response_model"] = options["response_model"], model
+    else:
+        code = next(one for one in route.responses if str(one) == "202")
+        was = route.responses[code].get("model")
+        options["responses"] = {**route.responses, code: {**route.responses[code], "model": model}}
+    if was is model:
         return False
-    model, others = _split(_model_of(route))
-    if model is None:
-        return False
-    remake(route, *_accepting(route, model, others))
+    remake(route, route.endpoint, options)
     return True
 
 
@@ -183,8 +210,9 @@ def _accepting(
     options["responses"] = responses
     endpoint = getattr(route.endpoint, _BEHIND, route.endpoint)
     label = f"{' and '.join(sorted(route.methods or ()))} {route.path}"
-    function = _Accepting(endpoint, model, label, alone=not others).function()
+    function = _Accepting(endpoint, model, label, int(status), alone=not others).function()
     setattr(function, ACCEPTS, int(status))
+    setattr(function, _MODEL, (model, not others))
     return function, options
 
 
@@ -219,15 +247,17 @@ class _Accepting:
         endpoint: The route's function, as it was written.
         model: What it returns.
         label: The route's methods and path, for messages.
+        status: The status of its response, unless the endpoint chooses another one.
         alone: Whether it returns nothing else.
     """
 
     def __init__(
-        self, endpoint: Any, model: type[Accepted[Any]], label: str, *, alone: bool
+        self, endpoint: Any, model: type[Accepted[Any]], label: str, status: int, *, alone: bool
     ) -> None:
         self._endpoint = endpoint
         self._model = model
         self._label = label
+        self._status = status
         self._alone = alone
         self._told: set[str] = set()
         self._call: Callable[..., Awaitable[Any]] = (
@@ -298,7 +328,13 @@ class _Accepting:
         if task is not None and not task.status.is_final:
             pause = pause_of(Task(task, scene=core.scene))
         headers.setdefault("retry-after", str(pause))
-        return body if self._alone else _response(body, response)
+        if route.view is not None and task is not None:
+            exposes = route.access is not None and route.access.expose_errors
+            shown = Task(task, scene=core.scene)
+            shown = shown if route.access is None else route.access.shown(shown)
+            content = view_of(shown, expose_errors=exposes, view=route.view)
+            return _response(content, response, response.status_code or self._status)
+        return body if self._alone else _response(body.model_dump(mode="json"), response, 202)
 
     async def _keyed(
         self, core: Core, request: Request, key: str, route: StatusRoute, values: dict[str, Any]
@@ -393,8 +429,8 @@ def _is_unique(task: TaskRecord | None) -> bool:
     return isinstance(task, LiveTask) and bool(task.spec.options["unique"])
 
 
-def _response(body: Accepted[Any], collected: Response) -> Response:
-    """Return a 202 response, with the headers that were collected for the route's own one."""
-    response = JSONResponse(body.model_dump(mode="json"), 202)
+def _response(content: dict[str, Any], collected: Response, status: int) -> Response:
+    """Return a response, with the headers that were collected for the route's own one."""
+    response = JSONResponse(content, status)
     response.headers.raw.extend(collected.headers.raw)
     return response
