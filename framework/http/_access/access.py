@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, cast, get_type_hints
+from typing import Any, TypeAlias, cast, get_origin, get_type_hints
 
 from fastapi import Request, params
 
@@ -25,6 +25,7 @@ from framework._manager.face.names import full_name, is_end, unknown_name
 from framework._manager.frameworks import require_core
 from framework._manager.inside import without_places
 from framework._records import checks
+from framework._records.ids import TaskId
 from framework._records.pages import FIELDS, PageQuery
 from framework._records.records import TaskRecord
 from framework._records.statuses import TaskStatus
@@ -188,6 +189,7 @@ class Owners:
     def __init__(self) -> None:
         self.functions: dict[Home | None, OwnerFunction] = {}
         self._has_warned = False
+        self._told: set[str] = set()
 
     def __call__(self) -> str | None:
         """Return the owner of the current request; None without one, and outside of requests."""
@@ -207,7 +209,25 @@ class Owners:
         if scope["type"] != "http":
             # A WebSocket is opened by a GET request: the server leaves out only that it is one.
             scope = {**scope, "type": "http", "method": "GET"}
-        return answer_of(owner, Request(scope))
+        found = answer_of(owner, Request(scope))
+        route = scope.get("route")
+        # Others do not say what they return, and may well start what nobody asks for.
+        if found is None and TaskId in (model := _model_of(route), get_origin(model)):
+            label = f"{scope['method']} {getattr(route, 'path', scope['path'])}"
+            if label not in self._told:
+                self._told.add(label)
+                _LOGGER.warning(
+                    "%s: the task that it has started has no owner, so its id is unknown to "
+                    "everybody: %s, or the task an owner, as in "
+                    "make_report.options(owner=user)(...)",
+                    label,
+                    why_nobody(owner),
+                )
+        return found
+
+
+def _model_of(route: object) -> object:
+    return getattr(route, "response_model", None)
 
 
 def use(owner: OwnerFunction, *, late: bool = False) -> None:

@@ -297,13 +297,16 @@ def test_an_owner_from_a_dependency(caplog: pytest.LogCaptureFixture) -> None:
         for path in ("/mine/accepted", "/forgotten", "/forgotten"):
             assert client.post(path, headers=as_user("ann")).status_code == 202
     assert [one.status_code for one in shown] == [200, 404, 401, 404]
-    said = (
-        "POST /forgotten: the task that it has started has no owner, so its Location answers 404 "
+    cure = (
         "to everybody: the function owner returned None for this request; give the route the same "
         "login dependency as task_router(), or the task an owner, as in "
         "make_report.options(owner=user)(...)"
     )
-    assert [one for one in caplog.messages if "has no owner" in one] == [said]
+    begun = "the task that it has started has no owner, so its"
+    assert [one for one in caplog.messages if "has no owner" in one] == [
+        f"POST /parent: {begun} id is unknown {cure}",
+        f"POST /forgotten: {begun} Location answers 404 {cure}",
+    ]
 
 
 async def sent_by(x_user: Annotated[str | None, Header()] = None) -> AsyncIterator[str]:
@@ -369,13 +372,16 @@ def test_an_owner_that_is_a_dependency(caplog: pytest.LogCaptureFixture) -> None
         "/parent": (200, foreign),
     }
     assert (unknown, total) == ((401, 401), 1)
-    said = (
-        "POST /public: the task that it has started has no owner, so its Location answers 404 to "
-        "everybody: the route does not depend on sent_by, or that returned None; give the route "
+    cure = (
+        "to everybody: the route does not depend on sent_by, or that returned None; give the route "
         "dependencies=[Depends(sent_by)], or the task an owner, as in "
         "make_report.options(owner=user)(...)"
     )
-    assert [one for one in caplog.messages if "has no owner" in one] == [said]
+    begun = "the task that it has started has no owner, so its"
+    assert {one for one in caplog.messages if "has no owner" in one} == {
+        f"POST /public: {begun} Location answers 404 {cure}",
+        f"POST /parent: {begun} id is unknown {cure}",
+    }
     assert "dependencies, so everybody" not in caplog.text
 
 
