@@ -5,11 +5,16 @@ Lock order: that of the ledger, whose lock is held while copies are made.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Final
+
 from framework._records.pages import PageQuery
 from framework._records.records import TaskRecord
 from framework._records.statuses import FINAL, PENDING, RUNNING, TaskStatus
 from framework._running.ledger import Ledger
 from framework._tasks.live import LiveTask, copy_record
+
+_ALL: Final = PageQuery(1)
 
 
 class Overview:
@@ -54,10 +59,14 @@ class Overview:
 
     def counted(self, query: PageQuery) -> list[LiveTask]:
         """Return the same tasks in no order."""
-        candidates = list(filter(query.may_count, self._ledger.unstored()))
+        candidates, statuses = self._ledger.unstored(), query.chosen
+        if replace(query, status=None, statuses=frozenset()).filters != _ALL:
+            candidates = list(filter(query.may_count, candidates))
+        if statuses is None:
+            return candidates
         # With the lock, under which no status changes.
         with self._ledger.lock:
-            return [task for task in candidates if query.has_status(task.status)]
+            return [task for task in candidates if task.status in statuses]
 
     def is_unstored(self, task: LiveTask) -> bool:
         """Return whether a task is live, or has just ended and is not in the store yet."""
