@@ -70,11 +70,12 @@ _PARAMETER: Final = re.compile(r"{(\w+)}")
 def _add_links(app: FastAPI, document: dict[str, Any]) -> None:
     """Add to the OpenAPI document of *app* a link for each route that accepts tasks.
 
-    Nothing is added if the document does not have the operation that shows a task's status.
+    Nothing is added if the document does not have the operation that shows a task's status, or if
+    the app has a response of its own: nobody knows where that has the id.
     """
     status, paths = status_route_of(app), document.get("paths", {})
     operation = {} if status is None else paths.get(status.path, {}).get("get", {})
-    if status is None or "operationId" not in operation:
+    if status is None or status.view is not None or "operationId" not in operation:
         return
     for path, route in routes_of(app):
         code = getattr(route.endpoint, ACCEPTS, None)
