@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
+from urllib.parse import unquote
 
 from framework import Task
 from framework.testing import bare_function, function_name, registered_functions
@@ -204,7 +205,7 @@ def task_id_of(ref: Any) -> str:  # Any: what a user gives, checked here
 
     Args:
         ref: An id, a `framework.Task`, a JSON object with a key of `KEYS`, or an HTTP
-            response with such a body.
+            response with such a body, or of status 202 with a ``Location`` that ends with the id.
 
     Raises:
         LookupError: If it contains no id.
@@ -222,6 +223,10 @@ def task_id_of(ref: Any) -> str:  # Any: what a user gives, checked here
         for key in KEYS:
             if isinstance(body.get(key), str):
                 return str(body[key])
+    # An app may have a response of its own, and says in the header where the task is.
+    location = getattr(ref, "headers", {}).get("location", "")
+    if getattr(ref, "status_code", None) == 202 and location:
+        return unquote(location.rpartition("/")[2])
     raise LookupError(
         f"no task id was found in {_shown(ref, body)}: pass the id, a Task, or a response "
         f"whose JSON has the key {' or '.join(map(repr, KEYS))}"

@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 
 from framework import background_task, get_task_manager, setup_async_framework
 from framework.http import Accepted, TaskResponse, TaskView, task_router
+from pytest_asyncframe.probe import Probe
 from tests.framework.http.reports import Report
 from tests.framework.http.streams import events
 
@@ -95,8 +96,8 @@ def test_one_model_shows_a_task_everywhere() -> None:
         assert client.post("/maybe", params={"title": ""}).json() == "nothing"
 
 
-def test_openapi_describes_the_app_s_model() -> None:
-    """OpenAPI has the model, with the result's type, where responses have it."""
+def test_openapi_describes_the_app_s_model(asyncframe: Probe) -> None:
+    """OpenAPI has the model, with the result's type, and tests find a task by its response."""
     document = _app().openapi()
     paths = document["paths"]
 
@@ -113,5 +114,8 @@ def test_openapi_describes_the_app_s_model() -> None:
     assert schema["anyOf"][0] == {"$ref": "#/components/schemas/Job"}
     assert "Job" in document["components"]["schemas"]
     assert "TaskView" not in document["components"]["schemas"]
+    with asyncframe.client(_app(), headers={"x-user": "ann"}) as client:
+        accepted = client.post("/jobs", params={"title": "a"})
+        assert asyncframe.run_until_complete(accepted).result == Report(title="a")
     with pytest.raises(TypeError, match=r"^view must be a model that is derived from "):
         task_router(view=Report)  # type: ignore[arg-type]
