@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 project = "asyncframe"
+release = pkgutil.resolve_name("framework:__version__")
 author = "asyncframe contributors"
 copyright = "asyncframe contributors"  # noqa: A001  # Sphinx's own name for it
 
@@ -35,7 +36,7 @@ napoleon_numpy_docstring = False
 napoleon_custom_sections = ["Cost", "Source", "Thread rule"]
 
 html_theme = "furo"
-html_title = "asyncframe"
+html_title = f"asyncframe {release}"  # beside the pages of other versions
 html_copy_source = False
 html_show_sphinx = False
 
