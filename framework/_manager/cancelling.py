@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from framework._manager.core import Core
-from framework._records.reasons import THREAD_STOPS
+from framework._records.reasons import THREAD_STOPS, cancelled, has_begun
 from framework._records.records import CancelOutcome, TaskRecord
 from framework._records.statuses import RUNNING, TaskStatus
 from framework._tasks.live import LiveTask
@@ -18,8 +18,6 @@ _PATIENCE: Final = 1.0
 
 _FAR_PATIENCE: Final = 2.0
 """The same for another process, which must also get the request and report the end."""
-
-_REASON: Final = "it was cancelled before it started"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +38,9 @@ class CancelAnswer:
 
 
 _NEVER_STARTS: Final = CancelAnswer(CancelOutcome.CANCELLED, "it had not started, and never will")
+_NEVER_GOES_ON: Final = CancelAnswer(
+    CancelOutcome.CANCELLED, "it was waiting to go on, and never will"
+)
 _STOPPED: Final = CancelAnswer(CancelOutcome.CANCELLED, "it was running, and has stopped")
 _ALREADY: Final = CancelAnswer(CancelOutcome.CANCELLED, "it was cancelled before")
 _THREAD: Final = CancelAnswer(CancelOutcome.ASKED, THREAD_STOPS)
@@ -69,8 +70,9 @@ async def request_cancel(core: Core, task_id: str) -> CancelAnswer:
         return _UNKNOWN
     if not isinstance(record, LiveTask) or not core.ledger.request_cancel(record):
         return _ended(record)
-    if core.runner.cancel_pending(record, _REASON):
-        return _NEVER_STARTS
+    begun = has_begun(record.attempts, record.reason)
+    if core.runner.cancel_pending(record, cancelled(begun)):
+        return _early(begun)
     # Whoever sleeps in a retry or a throttle is woken, on a thread as well.
     stops = record.spec.kind == "loop" or record.sleeper is not None
     core.endings.stop_body(record)
@@ -80,7 +82,7 @@ async def request_cancel(core: Core, task_id: str) -> CancelAnswer:
         await core.results.until_final(record, _PATIENCE, Onlooker)
     except TimeoutError:
         return _SLOW if record.spec.kind == "loop" else _THREAD
-    return _stopped(record)
+    return _stopped(record, begun)
 
 
 def give_up(core: Core, task: LiveTask | Existing) -> None:
@@ -95,8 +97,10 @@ async def _of_others(core: Core, task_id: str, record: TaskRecord | None) -> Can
     others, own = core.others, record if isinstance(record, LiveTask) else None
     if record is not None and (own is None or not core.ledger.request_cancel(own)):
         return _ended(record)
-    if own is not None and core.places.keeps(own) and core.runner.cancel_pending(own, _REASON):
-        return _NEVER_STARTS
+    if own is not None and core.places.keeps(own):
+        begun = has_begun(own.attempts, own.reason)
+        if core.runner.cancel_pending(own, cancelled(begun)):
+            return _early(begun)
     # Wait for its record: its process may have returned the id before it wrote the record.
     known = own if own is not None else await others.find(task_id)
     if known is None:
@@ -115,6 +119,7 @@ async def _of_others(core: Core, task_id: str, record: TaskRecord | None) -> Can
 async def _far_end(core: Core, known: TaskRecord) -> CancelAnswer:
     """Wait for the end of a task that another process was asked to cancel."""
     ended: TaskRecord | None = known
+    begun = has_begun(known.attempts, known.reason)
     try:
         if isinstance(known, LiveTask):
             await core.results.until_final(known, _FAR_PATIENCE, Onlooker)
@@ -123,15 +128,20 @@ async def _far_end(core: Core, known: TaskRecord) -> CancelAnswer:
     except TimeoutError:
         runs = known.status is RUNNING and core.scene.kind(known) == "thread"
         return _THREAD if runs else _FAR
-    return _UNKNOWN if ended is None else _stopped(ended)
+    return _UNKNOWN if ended is None else _stopped(ended, begun)
 
 
-def _stopped(record: TaskRecord) -> CancelAnswer:
-    """Return the answer about a task that has ended after it was asked to."""
+def _stopped(record: TaskRecord, begun: bool) -> CancelAnswer:
+    """Return the answer about a task that has ended after it was asked to, and had *begun*."""
     if record.status is not TaskStatus.CANCELLED:
         return _ended(record)
     # One whose process has died may have waited for another one.
-    return _NEVER_STARTS if record.started is None else _STOPPED
+    return _early(begun) if record.started is None else _STOPPED
+
+
+def _early(begun: bool) -> CancelAnswer:
+    """Return the answer about a task that was cancelled while it waited, and may have *begun*."""
+    return _NEVER_GOES_ON if begun else _NEVER_STARTS
 
 
 def _ended(record: TaskRecord) -> CancelAnswer:

@@ -52,6 +52,11 @@ class Facts(NamedTuple):
 # -- making
 
 
+def cancelled(begun: bool) -> str:
+    """Return the reason of a task that was cancelled while it waited; see `has_begun`."""
+    return f"it was cancelled {'while it waited to go on' if begun else 'before it started'}"
+
+
 def delayed(until: float) -> str:
     """Return the reason of a task that is handed to the engine at wall second *until*."""
     return _text("delayed", until)
@@ -104,6 +109,12 @@ def receiving(until: float | None, names: Sequence[str]) -> str:
 def result_of(task_id: str) -> str:
     """Return what stands among the names of messages for the result of a task."""
     return f"{_TASK}{task_id}"
+
+
+def has_begun(attempts: int, reason: str) -> bool:
+    """Return whether a task that is PENDING has begun before, by its attempts and its reason."""
+    facts = facts_of(reason)
+    return attempts > 0 or (facts is not None and facts.kind in _AMID)
 
 
 def message_names(reason: str) -> Sequence[str]:
@@ -241,6 +252,9 @@ def _throttled(due: Due, name: str, rate: int, window: float) -> str:
         following = f"; next slot in {span(left)}" if left > 0 else "; its slot is free now"
     return f"throttle {name} {rate}/{window:g} s is full{following}"
 
+
+_AMID: Final = {"retrying", "sleeping", "receiving"}
+"""The kinds of waits in which a task has done a part of its work."""
 
 _WORDS: Final[dict[str, Callable[..., str]]] = {
     "after": _after,

@@ -18,6 +18,7 @@ from framework._manager.core import Core
 from framework._manager.face.again import call_text
 from framework._manager.hosting.taking_over import may_leave, take_over, waits_for_a_place
 from framework._records.ids import TaskId
+from framework._records.reasons import cancelled, has_begun
 from framework._records.records import KINDS, OFFERED, Kind, TaskRecord
 from framework._records.statuses import (
     EVENT_OF,
@@ -74,7 +75,7 @@ class RemoteHost:
             if engine is not None:
                 self._core.others.post(partial(engine.request_cancel, task_id))
             return
-        before = reason or "it was cancelled before it started"
+        before = reason or cancelled(has_begun(task.attempts, task.reason))
         self._core.runner.cancel(task, before, reason)
 
     def release(self, task_ids: Collection[str]) -> None:

@@ -229,7 +229,8 @@ async def test_who_is_cancelled_as_a_row(sql_url: str, effects: list[str], by: s
     async with setup_async_framework(None, store=SQLStore(sql_url, durable=True)):
         manager = get_task_manager()
         if by == "the next app":
-            assert await manager.cancel_task(task_id)
+            answer = await manager.request_cancel(task_id)
+            assert str(answer) == "cancelled: it was waiting to go on, and never will"
         task = await manager.wait(task_id, timeout=PATIENCE)
         with pytest.raises(MessageRefusedError, match=r"^message .* the task has ended$"):
             await APPROVAL.send(task_id, True)
@@ -238,6 +239,7 @@ async def test_who_is_cancelled_as_a_row(sql_url: str, effects: list[str], by: s
         result = await manager.get_result(again, timeout=PATIENCE)
 
     assert task.status.value == "cancelled"
+    assert task.reason == "it was cancelled while it waited to go on"
     assert result == "payment 1 False None"
     assert effects == ["charge"]
 

@@ -114,7 +114,9 @@ _WAITED: Final = (
 )
 _IS_ASLEEP: Final = sa.and_(IS_FREE, TASKS.c.due_at.is_not(None))
 UNWANTED: Final = (
-    sa.select(TASKS.c.task_id, TASKS.c.name, TASKS.c.cancel_requested)
+    sa.select(
+        *(TASKS.c[name] for name in ("task_id", "name", "attempts", "reason", "cancel_requested"))
+    )
     .where(_IS_UNWANTED)
     .order_by(TASKS.c.task_id)
 )

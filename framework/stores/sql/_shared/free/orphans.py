@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from framework._records.reasons import cancelled, has_begun
 from framework._records.records import WAITS
 from framework._records.statuses import TaskStatus
 from framework._tasks.wire import encode_error
@@ -29,7 +30,6 @@ MOST: Final = 5_000
 """How many tasks are set free in one transaction at most: nobody else can write meanwhile."""
 
 REASON: Final = "its process ended or hung before the task could end"
-CANCELLED: Final = "it was cancelled before another process took it over"
 
 # From one process to the next, past all of its tasks: there may be a million that are free.
 _LOST: Final = """
@@ -171,14 +171,15 @@ def put_back(connection: Connection, task_ids: Collection[str], process: str) ->
 def _end_unwanted(connection: Connection, version: int, now: float) -> list[str]:
     """End free tasks that were cancelled or can never run, and return their ids."""
     rows = connection.execute(UNWANTED).all()
-    for task_id, name, cancelled in rows:
-        own = TASKS.c.task_id == task_id
-        if cancelled:
-            error = encode_error(TaskCancelledError(task_id, name))
-            _end(connection, own, TaskStatus.CANCELLED, version, now, CANCELLED, error=error)
+    for row in rows:
+        own = TASKS.c.task_id == row.task_id
+        if row.cancel_requested:
+            error = encode_error(TaskCancelledError(row.task_id, row.name))
+            reason = cancelled(has_begun(row.attempts, row.reason))
+            _end(connection, own, TaskStatus.CANCELLED, version, now, reason, error=error)
         else:
             _end(connection, own, TaskStatus.INTERRUPTED, version, now, REASON)
-    return [task_id for task_id, _, _ in rows]
+    return [row.task_id for row in rows]
 
 
 def _adopt(
