@@ -44,22 +44,30 @@ def _begin(access: Access, app: object) -> None:
 def routes_of(app: Any, prefix: str = "", *, all_hosts: bool = False) -> Iterator[tuple[str, Any]]:
     """Yield the HTTP routes of an app, and of the apps that are mounted there, in their order.
 
-    Each with its full path inside the app, with the names of parameters in braces.
+    Each with its full path inside the app, with the names of parameters in braces. Those of an app
+    that is mounted in itself, or in one that it contains, come once.
 
     Args:
         app: The app.
         prefix: Where it is mounted.
         all_hosts: Whether to yield those for other hosts as well.
     """
+    return _routes_within(app, prefix, all_hosts, (app,))
+
+
+def _routes_within(
+    app: Any, prefix: str, all_hosts: bool, around: tuple[Any, ...]
+) -> Iterator[tuple[str, Any]]:
     for route in unfolded(app):
         original = getattr(route, "original_route", route)
         path = getattr(route, "path_format", None)
         if path is not None and getattr(route, "methods", None):
             yield prefix + path, route
-        elif hasattr(original, "routes") and hasattr(original, "path"):  # a mount
-            yield from routes_of(original, prefix + original.path, all_hosts=all_hosts)
-        elif all_hosts and hasattr(original, "routes") and hasattr(original, "host"):
-            yield from routes_of(original, prefix, all_hosts=True)
+        elif hasattr(original, "routes"):  # a mount, or one for a host
+            inner = getattr(original, "app", original)
+            at = getattr(original, "path", "" if all_hosts and hasattr(original, "host") else None)
+            if at is not None and not any(inner is one for one in around):
+                yield from _routes_within(original, prefix + at, all_hosts, (*around, inner))
 
 
 @dataclass(frozen=True, slots=True)
