@@ -136,7 +136,8 @@ def _stopped(record: TaskRecord, begun: bool) -> CancelAnswer:
     if record.status is not TaskStatus.CANCELLED:
         return _ended(record)
     # One whose process has died may have waited for another one.
-    return _early(begun) if record.started is None else _STOPPED
+    is_early = record.started is None or record.reason == cancelled(begun)
+    return _early(begun) if is_early else _STOPPED
 
 
 def _early(begun: bool) -> CancelAnswer:

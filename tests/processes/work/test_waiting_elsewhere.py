@@ -16,6 +16,7 @@ from framework import (
     TaskManager,
     TaskNotFoundError,
     TaskStatus,
+    background_task,
     current_task,
     get_task_manager,
     retry_task,
@@ -94,6 +95,24 @@ async def test_the_same_words(two: Two) -> None:
     )
     assert there.last_error == here.last_error == "ConnectionError: smtp is down"
     assert there.to_dict()["last_error_type"] == "ConnectionError"
+
+
+@background_task(on_restart="requeue", name="tests.rests")
+@retry_task(max_retries=3, retry_delay=300.0)
+def rests() -> None:
+    """Fail, and be retried minutes later in any process."""
+    raise ConnectionError("smtp is down")
+
+
+async def test_cancelled_between_attempts(two: Two) -> None:
+    """The answer and the reason are about the wait that was cancelled, whoever asks."""
+    task_id = await two.here.submit(rests)
+    await two.heard.event(task_id, "retrying")
+    await written(two, task_id, "attempt")
+    answer = await two.there.request_cancel(task_id)
+    assert str(answer) == "cancelled: it was waiting to go on, and never will"
+    reasons = [task.reason for task in await two.seen(task_id)]
+    assert reasons == ["it was cancelled while it waited to go on"] * 2
 
 
 async def test_places_are_known_at_home(two: Two) -> None:
