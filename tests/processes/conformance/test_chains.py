@@ -169,6 +169,8 @@ async def test_how_a_task_waits(backend: Backend) -> None:
         if backend.name in REFUSED:
             with pytest.raises(ValueError, match=REFUSED[backend.name]):
                 await manager.submit(tasks.add, (1,), after=first)
+            gate.open()
+            await manager.get_result(first, timeout=PATIENCE)
             return
         second = await manager.submit(tasks.add, (1,), after=first, delay=0.05)
         third = await manager.submit(tasks.add, (2,), after=[first, second], after_failure="run")
