@@ -107,19 +107,20 @@ async def _of_others(core: Core, task_id: str, record: TaskRecord | None) -> Can
         return _UNKNOWN
     if known.status.is_final:
         return _ended(known)
+    # Before it is asked: its record may then be that of its end.
+    begun = has_begun(known.attempts, known.reason)
     if not await others.cancel(task_id):
         # It has just ended, and the report of that may still be on its way.
         found = await others.find(task_id, patient=False)
         return _FAR if found is None or not found.status.is_final else _ended(found)
     if own is not None and own.status is RUNNING and own.spec.kind == "thread":
         return _THREAD
-    return await _far_end(core, known)
+    return await _far_end(core, known, begun)
 
 
-async def _far_end(core: Core, known: TaskRecord) -> CancelAnswer:
-    """Wait for the end of a task that another process was asked to cancel."""
+async def _far_end(core: Core, known: TaskRecord, begun: bool) -> CancelAnswer:
+    """Wait for the end of a task that another process was asked to cancel, and that had *begun*."""
     ended: TaskRecord | None = known
-    begun = has_begun(known.attempts, known.reason)
     try:
         if isinstance(known, LiveTask):
             await core.results.until_final(known, _FAR_PATIENCE, Onlooker)
