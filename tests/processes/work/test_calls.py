@@ -18,7 +18,7 @@ from framework.stores.sql._dialects.session import Session
 from framework.stores.sql._reading import follower
 from framework.stores.sql._tables.schema import PROCESSES
 from tests.patience import PATIENCE
-from tests.processes.sql.siblings import Peer, peers
+from tests.processes.sql.siblings import COMPLETED, Peer, peers
 from tests.processes.work.test_claims import ids, offer
 
 
@@ -238,22 +238,31 @@ def test_following_begins_beside_a_writer(postgres_url: str) -> None:
         assert reader.mirror.has_other(str(task.task_id))
 
 
-def test_an_end_is_no_claim(postgres_url: str) -> None:
-    """A process that has just written an end claims at once what it is called for."""
+def test_an_end_is_written_with_a_claim(postgres_url: str) -> None:
+    """A call soon after a claim is answered 5 ms after that, in one transaction with what ended."""
     with crowd(postgres_url, [2]) as (web, (worker,)):
         submit(web)
         wait_for(worker)
         assert worker.writer.attempt()
-        worker.clock.pass_time(0.09)
         (first,) = worker.host.taken_over
         worker.start(first)
+        worker.clock.pass_time(0.004)
+        assert worker.writer.attempt(), "that is no claim, though it is a turn"
         worker.end(first)
-        assert worker.writer.attempt()
-        # The end has woken it as well.
         worker.backlog._wake.clear()
         (second,) = submit(web)
         wait_for(worker)
-        worker.clock.pass_time(0.02)
+        arrivals, before = worker.writer.follower.arrivals, version_of(worker)
+        assert arrivals.due_at == pytest.approx(worker.clock.now + 0.001)
+        worker.clock.pass_time(0.001)
         assert worker.writer.attempt()
 
         assert ids(worker.host.taken_over[1:]) == [second]
+        assert worker.row(first).status == COMPLETED.value
+        assert version_of(worker) == before + 1
+
+
+def version_of(peer: Peer) -> int:
+    """Return how many turns there were."""
+    with peer.database.reading() as connection:
+        return peer.writer.statements.position(connection).version

@@ -186,12 +186,12 @@ class Arrivals:
             wakes_at = monotonic + (self._due_at - now)
         if self._site.link.called is None:
             return wakes_at
-        return min(wakes_at, self._claimed_at + self._site.pace.look)
+        return min(wakes_at, self._claimed_at + self._site.pace.claim)
 
     @property
     def _is_time(self) -> bool:
         """Whether it has not claimed a moment ago: those that come one by one share one claim."""
-        return self._site.clock.monotonic() >= self._claimed_at + self._site.pace.look
+        return self._site.clock.monotonic() >= self._claimed_at + self._site.pace.claim
 
     @property
     def is_called(self) -> bool:

@@ -25,6 +25,8 @@ class Pace:
         gather: How long records are collected before a batch is written, while no caller waits
             until a record is safe.
         hurry: The same while callers wait, and come in bursts.
+        claim: Between two claims for which this process is called: at some hundred tasks a second
+            several share one, and each costs less.
         look: Between two reads of what others have written.
         glance: Between two looks at a link that does not tell of that, which cost next to nothing.
         watch: The same while somebody waits for a change of another process's task.
@@ -36,6 +38,7 @@ class Pace:
 
     gather: float = 0.02
     hurry: float = 0.001
+    claim: float = 0.005
     look: float = 0.1
     glance: float = 0.03
     watch: float = 0.05

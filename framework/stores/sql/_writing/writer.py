@@ -191,9 +191,11 @@ class Writer:
         """Wait a moment, since records come in bursts: that makes one transaction of many."""
         pace, arrivals = self._pace, self.follower.arrivals
         self._backlog.hungry = bool(arrivals.waiting)
+        # A claim that is due goes into the same transaction.
+        longest = min(pace.gather, max(0.0, arrivals.due_at - self._clock.monotonic()))
         # While a transaction is under way, others gather by themselves: whoever waits, and came
         # alone before, need not wait for them.
-        if self._backlog.gather(pace.gather, self._is_waited_for) and self._crowd > 1:
+        if self._backlog.gather(longest, self._is_waited_for) and self._crowd > 1:
             self._closing.wait(pace.hurry)
         # Those that were claimed together may end together.
         self._crowd = max(self._backlog.waiters + len(self.lines.requests), arrivals.many)
@@ -269,6 +271,9 @@ class Writer:
         """Do once what is due; pause after a fault. True if all went well."""
         fault: BaseException | None = None
         try:
+            if following and not self._closing.is_set():
+                # First: what is claimed for a call goes into the transaction of what is written.
+                self.follower.arrivals.hear()
             fault = self._try_to_write()
             if fault is None:
                 self.inquiries.settle()
@@ -350,7 +355,6 @@ class Writer:
         if pulse.is_due() or monotonic() >= self._watched + self._pace.beat:
             self.follower.watch(pulse.beating())
             self._watched = monotonic()
-        self.follower.arrivals.hear()
         if self.follower.behind and not self._claims_soon():
             self.follower.go_on()
         if self.follower.is_awaited or self._is_to_look():
