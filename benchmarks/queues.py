@@ -8,6 +8,7 @@ note that they run and do nothing else.
 ``backlog``: the workers stand still while all tasks are submitted, 100 at a time, and go on then.
 ``one by one``: a process submits half as many, one after the other, while the workers run them.
 ``start``: a process submits some with pauses, in which the worker has nothing to do.
+``stream``: it submits some 50 a second.
 
 The tables are for ``docs/scaling.md``. CPU times are of a task, in the workers together and in the
 server; those of processes that start do not count. Tasks a second are from the moment at which the
@@ -54,7 +55,9 @@ from benchmarks.queueing import _marks
 from tests.processes.servers import RedisServer
 
 WARM: Final = 20
-STARTS: Final = 40
+STARTS: Final = {"start": 40, "stream": 100}
+"""How many tasks are timed."""
+_ORDERS: Final = {"start": "spaced", "stream": "stream"}
 _PATIENCE: Final = 90.0
 """Seconds after which a measurement is given up."""
 
@@ -92,7 +95,7 @@ QUEUES: Final = {
 }
 
 CASES: Final[Mapping[int, Sequence[str]]] = {
-    1: ("backlog", "one by one", "start"),
+    1: ("backlog", "one by one", "start", "stream"),
     2: ("backlog",),
     4: ("backlog", "one by one"),
 }
@@ -114,12 +117,12 @@ class Found:
 
     Attributes:
         costs: Of each round, by the case and the number of workers.
-        starts: From the call that submits to the task's start, in seconds.
+        starts: From the call that submits to the task's start, in seconds, by the case.
         errors: Why a number of workers was not measured again.
     """
 
     costs: dict[tuple[str, int], list[Costs]] = field(default_factory=lambda: defaultdict(list))
-    starts: list[float] = field(default_factory=list)
+    starts: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     errors: dict[int, str] = field(default_factory=dict)
 
 
@@ -183,8 +186,9 @@ def _measure(
         _say(f"{name}, {_workers(count)}: {found.errors[count]}")
         return
     for case in cases:
-        if case == "start":
-            _say(f"{case}, {_workers(count)}, {name}: {_milliseconds(found.starts[-STARTS:])} ms")
+        if case in STARTS:
+            latest = found.starts[case][-STARTS[case] :]
+            _say(f"{case}, {_workers(count)}, {name}: {_milliseconds(latest)} ms")
         else:
             costs = found.costs[case, count][-1]
             _say(
@@ -216,14 +220,15 @@ def measured(
     cases: Sequence[str],
     tasks: int,
     found: Found,
-    starts: int = STARTS,
+    starts: int | None = None,
 ) -> None:
     """Measure a queue in an empty database, with so many workers.
 
     Raises:
         RuntimeError: If a process of it fails, or a task has run twice, or never.
     """
-    sizes = {"backlog": tasks, "one by one": tasks // 2, "start": starts}
+    sizes = {"backlog": tasks, "one by one": tasks // 2}
+    sizes |= STARTS if starts is None else dict.fromkeys(STARTS, starts)
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "marks")
         marks = _marks.make_marks(path, WARM + sum(sizes[case] for case in cases))
@@ -329,11 +334,13 @@ class _Session:
 
     def measure(self, case: str, tasks: int, found: Found) -> None:
         """Submit tasks, wait for their end, and add what they cost to *found*."""
-        if case == "start":
+        if case in STARTS:
             first = self.submitted
-            moments = self._submit("spaced", tasks)
+            moments = self._submit(_ORDERS[case], tasks)
             self.ended()
-            found.starts += (self._marks[first + at][1] - one for at, one in enumerate(moments))
+            found.starts[case] += [
+                self._marks[first + at][1] - one for at, one in enumerate(moments)
+            ]
             return
         first, before = self.submitted, self._spent()
         if case == "backlog":
@@ -393,14 +400,15 @@ def _speeds(found: Mapping[str, Found]) -> Table:
         [
             _title(name),
             *(_middle(one.costs.get(("backlog", count)), "rate") for count in CASES),
-            _milliseconds(one.starts) if one.starts else "-",
+            *(_milliseconds(one.starts[case]) if one.starts[case] else "-" for case in STARTS),
             _middle(one.costs.get(("one by one", 1)), "submits"),
             _middle(one.costs.get(("backlog", 1)), "submits"),
         ]
         for name, one in found.items()
     ]
     rates = (f"tasks a second, {_workers(count)}" for count in CASES)
-    return Table(["", *rates, "start in ms, p50 / p95", "submit one", "100 together"], lines)
+    times = ("start in ms, p50 / p95", "at 50 a second")
+    return Table(["", *rates, *times, "submit one", "100 together"], lines)
 
 
 def _middle(costs: Sequence[Costs] | None, *names: str) -> str:

@@ -5,7 +5,7 @@ The one that submits does what each line of its input says, and answers with a l
 - ``many FIRST END`` and ``one FIRST END`` submit tasks, together or one after the other, and answer
   with the CPU seconds of that;
 - ``spaced FIRST END`` submits them with pauses, in which the workers have nothing to do, and
-  answers with the moment before each call;
+  ``stream FIRST END`` some 50 a second; both answer with the moment before each call;
 - ``left`` answers how many have not ended.
 """
 
@@ -16,6 +16,8 @@ import json
 import random
 import sys
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from importlib import import_module
 from typing import Any, Final
 
@@ -25,7 +27,10 @@ BURST: Final = 100
 """How many tasks are submitted together."""
 
 PAUSES: Final = (0.1, 0.3)
-"""The least and the greatest pause, in seconds."""
+"""The least and the greatest pause of those that are spaced, in seconds."""
+
+STREAM: Final = (0.01, 0.03)
+"""The same of a stream."""
 
 
 async def _many(submit: _marks.Submit, numbers: range) -> float:
@@ -42,16 +47,23 @@ async def _one(submit: _marks.Submit, numbers: range) -> float:
     return time.process_time() - began
 
 
-async def _spaced(submit: _marks.Submit, numbers: range) -> list[float]:
+async def _spaced(
+    submit: _marks.Submit, numbers: range, pauses: tuple[float, float] = PAUSES
+) -> list[float]:
     drawn, moments = random.Random(1), []
     for number in numbers:
-        await asyncio.sleep(drawn.uniform(*PAUSES))  # noqa: TID251 - the workers are to be idle
+        await asyncio.sleep(drawn.uniform(*pauses))  # noqa: TID251 - the workers are to wait
         moments.append(time.perf_counter())
         await submit.one(number)
     return moments
 
 
-_ORDERS: Final = {"many": _many, "one": _one, "spaced": _spaced}
+_ORDERS: Final[dict[str, Callable[[_marks.Submit, range], Awaitable[object]]]] = {
+    "many": _many,
+    "one": _one,
+    "spaced": _spaced,
+    "stream": partial(_spaced, pauses=STREAM),
+}
 
 
 async def _submitting(way: Any) -> None:  # Any: a module of this folder
