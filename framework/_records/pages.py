@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
+from framework._records.about.meta import holds
 from framework._records.records import TaskRecord
 from framework._records.statuses import TaskStatus
 
@@ -84,7 +85,7 @@ class PageQuery:
     A task keeps its position when it starts or ends. So while somebody reads page after page,
     other tasks may come and go, and none is shown twice or left out.
 
-    The last six attributes are only used with a `protocols.CountingStore`.
+    The last seven attributes are only used with a `protocols.CountingStore`.
 
     Attributes:
         limit: How many at most, from 1.
@@ -102,6 +103,7 @@ class PageQuery:
         offset: How many to skip, from 0.
         ended_before: Only tasks that ended before this wall second; None for all.
         without: Only tasks with none of these names.
+        meta: Only tasks with each of these pairs in their meta, see `meta_filter`.
     """
 
     limit: int
@@ -117,14 +119,20 @@ class PageQuery:
     offset: int = 0
     ended_before: float | None = None
     without: frozenset[str] = frozenset()
+    meta: tuple[str, ...] = ()
 
     @property
     def is_plain(self) -> bool:
         """Whether it uses nothing that only a `protocols.CountingStore` can answer."""
-        asks_more = self.statuses or self.search or self.offset or self.without
+        asks_more = self.statuses or self.looks_inside or self.offset or self.without
         if asks_more or self.ended_before is not None:
             return False
         return {one.name for one in self.given} <= {"name"}
+
+    @property
+    def looks_inside(self) -> bool:
+        """Whether tasks match by parts of their texts, for which no index helps."""
+        return bool(self.search or self.meta)
 
     @property
     def asks_for_ends(self) -> bool:
@@ -180,7 +188,7 @@ class PageQuery:
             wanted = getattr(self, name)
             if wanted is not None and getattr(heading, name) != wanted:
                 return False
-        if heading.name in self.without:
+        if heading.name in self.without or (self.meta and not holds(heading.meta, self.meta)):
             return False
         if self.asks_for_ends and not self._ended_then(record):
             return False

@@ -151,31 +151,36 @@ class Origin:
 
 @dataclass(slots=True, eq=False)
 class Heading:
-    """Name, description, owner and label of a task, shared by the tasks of one function and owner.
+    """Name, owner and texts about a task, shared by the tasks of one function and owner.
 
     So an owner costs a task nothing, and a store that packs its records keeps it once. Tasks with
-    labels of their own have headings of their own.
+    labels or meta of their own have headings of their own. ``meta`` is the text of `meta_text`.
     """
 
     name: str
     description: str
     owner: str | None = None
     label: str | None = None
+    meta: str | None = None
 
 
 def heading_of(
-    name: str, description: str, owner: str | None = None, label: str | None = None
+    name: str,
+    description: str,
+    owner: str | None = None,
+    label: str | None = None,
+    meta: str | None = None,
 ) -> Heading:
-    """Return the heading with these texts; recently used ones without a label are shared.
+    """Return the heading with these texts; recently used ones without a label or meta are shared.
 
     A function that is not decorated, or is submitted with options, asks for its heading at each
     submission. Without sharing, each kept task would hold a heading of its own.
     """
-    # Few tasks have the same label, and the others would be forgotten for them.
+    # Few tasks have the same label or meta, and the others would be forgotten for them.
     return (
         _shared(name, description, owner)
-        if label is None
-        else Heading(name, description, owner, label)
+        if label is None and meta is None
+        else Heading(name, description, owner, label, meta)
     )
 
 
@@ -243,7 +248,7 @@ class TaskRecord:
 
     Attributes:
         task_id: The id.
-        heading: Name, description, owner and label, shared by the tasks of one function and owner.
+        heading: Name, owner and texts about it, shared by the tasks of one function and owner.
         status: The status.
         created_at: When it was submitted, in seconds since the epoch. The only wall-clock time:
             the others are shown by their distance from it, so that durations are right even
@@ -332,17 +337,22 @@ class TaskRecord:
     @owner.setter
     def owner(self, owner: str | None) -> None:
         known = self.heading
-        self.heading = heading_of(known.name, known.description, owner, known.label)
+        self.heading = heading_of(known.name, known.description, owner, known.label, known.meta)
 
     @property
     def label(self) -> str | None:
         """What it is about, such as ``"order 7"``; None if nobody has said it."""
         return self.heading.label
 
-    @label.setter
-    def label(self, label: str | None) -> None:
+    @property
+    def meta(self) -> str | None:
+        """The columns of the app's own, as the text of `meta_text`; None if it has none."""
+        return self.heading.meta
+
+    def describe(self, label: str | None, meta: str | None) -> None:
+        """Say what it is about, in place of what was said before."""
         known = self.heading
-        self.heading = heading_of(known.name, known.description, known.owner, label)
+        self.heading = heading_of(known.name, known.description, known.owner, label, meta)
 
     @property
     def origin(self) -> Origin | None:

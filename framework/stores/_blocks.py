@@ -13,6 +13,7 @@ from itertools import chain
 from operator import attrgetter
 from typing import Any, Final
 
+from framework._records.about.meta import holds
 from framework._records.ids import TaskId
 from framework._records.pages import SEARCHED_HEADING, STATUS, Field, PageQuery, Spans, finder
 from framework._records.records import Heading, TaskRecord, heading_of
@@ -85,6 +86,10 @@ class Filter:
         if self._without:
             names = zip(fits, _texts(headings, "name"), strict=True)
             fits = [_NO if name in self._without else fit for fit, name in names]
+        if self.query.meta:
+            wanted = self.query.meta
+            metas = zip(fits, _texts(headings, "meta"), strict=True)
+            fits = [fit if holds(meta, wanted) else _NO for fit, meta in metas]
         return fits if self._has is None or _YES not in fits else self._searched(fits, headings)
 
     def _searched(self, fits: list[int], headings: Sequence[Any]) -> list[int]:

@@ -18,6 +18,7 @@ from framework._manager.core import Core
 from framework._manager.face.names import full_name, is_end
 from framework._manager.scene import ListScene
 from framework._records import checks
+from framework._records.about.meta import meta_filter
 from framework._records.pages import (
     FIELDS,
     STATUS,
@@ -78,6 +79,7 @@ def checked_query(
     after: object = None,
     oldest_first: object = False,
     label: object = None,
+    meta: object = None,
 ) -> PageQuery:
     """Return what `TaskManager.list_tasks` was asked for.
 
@@ -100,6 +102,7 @@ def checked_query(
         search=_checked_search(search),
         # No store has so many, and a database cannot read any larger number.
         offset=min(checks.integer("offset", offset, at_least=0), 2**53),
+        meta=() if meta is None else meta_filter("meta", meta),
     )
 
 

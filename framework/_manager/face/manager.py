@@ -31,6 +31,7 @@ from framework._manager.face.steps import steps_of
 from framework._manager.face.waiting import Waiting
 from framework._manager.scene import ListScene
 from framework._records import checks
+from framework._records.about.meta import Meta
 from framework._records.ids import TaskId
 from framework._records.records import EVENT_KINDS, TaskRecord
 from framework._records.statuses import PENDING, RUNNING, TaskStatus
@@ -106,6 +107,7 @@ class TaskManager(Waiting):
         name: str | None = None,
         owner: str | None = None,
         label: str | None = None,
+        meta: Meta | None = None,
         search: str | None = None,
         limit: int = 50,
         offset: int = 0,
@@ -126,6 +128,8 @@ class TaskManager(Waiting):
                 ends so after a dot, as of ``"resize"``; None for all.
             owner: Only tasks that belong to this owner, see `Task.owner`; None for all.
             label: Only tasks with exactly this label, see `Task.label`; None for all.
+            meta: Only tasks that have all of this in their `Task.meta`; None for all. 7 and 7.0
+                are different values, as they are in JSON.
             search: Only tasks whose id, name, description or label contains this text, in upper or
                 lower case; at most 255 characters. None or "" for all.
             limit: How many tasks at most, 1 to 1,000.
@@ -146,14 +150,14 @@ class TaskManager(Waiting):
         Raises:
             TypeError: If an argument has the wrong type.
             ValueError: If *status* is not a status, *owner* cannot be one, several names end with
-                *name*, *search* is too long, *limit* or *offset* is out of range, *after* is not
-                the ``next`` of a page in this order, or a moment has no time zone or is a negative
-                number.
+                *name*, *search* is too long, *meta* has what no task can have, *limit* or *offset*
+                is out of range, *after* is not the ``next`` of a page in this order, or a moment
+                has no time zone or is a negative number.
             StoreUnavailableError: If a store that several processes share cannot be read.
             FrameworkNotStartedError: If there is such a store, and the framework has stopped.
         """
         query = checked_query(
-            status, name, owner, search, limit, offset, after, oldest_first, label
+            status, name, owner, search, limit, offset, after, oldest_first, label, meta
         )
         query = ended_between(self._core, query, ended_since, ended_before)
         return await page_of(self._core, query)
@@ -202,6 +206,7 @@ class TaskManager(Waiting):
         name: str | None = None,
         owner: str | None = None,
         label: str | None = None,
+        meta: Meta | None = None,
         search: str | None = None,
         limit: int | None = None,
         offset: int = 0,
@@ -221,7 +226,7 @@ class TaskManager(Waiting):
             StoreUnavailableError: If a store that several processes share cannot be read.
         """
         most = None if limit is None else checks.integer("limit", limit, at_least=1)
-        query = checked_query(status, name, owner, search, offset=offset, label=label)
+        query = checked_query(status, name, owner, search, offset=offset, label=label, meta=meta)
         if most is None and query == checked_query():
             return _as_dicts(self._core, self._core.overview.records().values())
         return dicts_of(self._core, query, most)

@@ -25,8 +25,8 @@ from framework.stores.memory import MemoryStore
 
 HEADINGS = [
     Heading("mail.send", ""),
-    Heading("shop.pack", "Packs", "ann", "apple"),
-    Heading("mail.send", "again", "bob"),
+    Heading("shop.pack", "Packs", "ann", "apple", '{"kind":1,"tenant":"a"}'),
+    Heading("mail.send", "again", "bob", None, '{"kind":1,"tenant":"b"}'),
 ]
 COMPLETED, FAILED = TaskStatus.COMPLETED, TaskStatus.FAILED
 
@@ -328,6 +328,7 @@ QUERIES = st.builds(
     statuses=st.frozensets(st.sampled_from([COMPLETED, FAILED, TaskStatus.TIMEOUT])),
     owner=st.sampled_from([None, None, "ann", "bob", "eve"]),
     label=st.sampled_from([None, None, None, "apple", "pear"]),
+    meta=st.sampled_from([(), (), (',"kind":1,',), (',"kind":1,', ',"tenant":"a",')]),
     search=st.sampled_from(["", "", "PACK", "a", "AGAIN", "PPL", "12", "f", "no", "0123456789"]),
     offset=st.integers(0, 30),
     name=st.sampled_from([None, "mail.send", "shop.pack", "nobody"]),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from framework import TaskManager, background_task, get_task_manager, setup_async_framework
+from framework._records.about.meta import meta_filter
 from framework._records.pages import FIELDS, STATUS, PageQuery, key_of, start_spans, wall_end
 from framework._records.records import Heading, TaskRecord
 from framework._records.statuses import TaskStatus
@@ -153,8 +154,10 @@ def test_own_record_is_shown(sql_url: str) -> None:
 
 
 HEADINGS = (
-    Heading("shop.pack", "Order 50% off", "ann", "parcel 7"),
-    Heading("shop.send", "to_Über", "bob", "parcel 8"),
+    Heading("shop.pack", "Order 50% off", "ann", "parcel 7", '{"kind":"a","tenant_id":7}'),
+    Heading(
+        "shop.send", "to_Über", "bob", "parcel 8", '{"kind":",\\"tenant_id\\":7,","tenant_id":70}'
+    ),
     Heading("mail", "[a] *?^", "ann", "parcel 7"),
     Heading("mail", "\u212aelvin", None),
 )
@@ -176,6 +179,10 @@ FILTERS: tuple[dict[str, Any], ...] = (
     {"label": "parcel 7", "name": "mail", "status": FAILED},
     {"label": "parcel 8", "owner": "bob"},
     {"label": "parcel"},
+    {"meta": meta_filter("meta", {"tenant_id": 7})},
+    {"meta": meta_filter("meta", {"tenant_id": 7, "kind": "a"}), "label": "parcel 7"},
+    {"meta": meta_filter("meta", {"tenant_id": 7, "kind": "b"})},
+    {"meta": meta_filter("meta", {"tenant_id": 70}), "status": COMPLETED},
     {"ended_since": START + 7.5},
     {"ended_since": START + 7.5, "owner": "ann", "status": COMPLETED},
     {"ended_before": START + 7.5},

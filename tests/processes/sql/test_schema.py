@@ -211,6 +211,7 @@ def test_a_step_that_has_landed_does_not_change() -> None:
         "5f7c201f02bc",
         "68e73a6968bd",
         "5287cadefc25",
+        "06869fd39d2e",
     ]
 
 

@@ -136,7 +136,7 @@ class History:
                 behind = self._unwritten(connection, behind, free)
 
             def fetch(page: PageQuery) -> list[TaskRecord]:
-                if not page.search:
+                if not page.looks_inside:
                     rows = self._pages.page(connection, page, removed, free)
                 else:
                     rows, total = self._pages.searched(connection, page, removed, free)

@@ -119,7 +119,7 @@ class Pages:
             removed: The wall second up to which ended tasks are removed.
             free: Whether free tasks are asked for as well.
         """
-        if query.search:
+        if query.looks_inside:
             return self.searched(connection, query, removed, free)[0]
         if query.offset > _FEW and query.after is None and not shape_of(query, free).free:
             query = self._begun(connection, query, removed)
@@ -201,7 +201,7 @@ class Pages:
 
         Most often all of a million are of one function, or of many.
         """
-        if shape.given != (FIELDS["name"],) or shape.search or shape.without:
+        if shape.given != (FIELDS["name"],) or shape.looks_inside or shape.without:
             return None
         of_name, before, behind = _FEW_FREE_OF
         for most in _FEW_FREE:
@@ -312,6 +312,7 @@ def _values(dialect: Dialect, query: PageQuery, removed: float) -> dict[str, Any
         "offset": query.offset,
         "most": query.limit + query.offset,
         "before": query.ended_before,
+        **{f"meta_{place}": pair for place, pair in enumerate(query.meta)},
         "without": json.dumps(sorted(filter(can_be_kept, query.without))),
     }
 
@@ -366,7 +367,7 @@ def _page(dialect: Dialect, shape: Shape) -> Answer:
     has each status in order. For all else an index has all rows in order.
     """
     order, behind = _order(dialect, shape)
-    by = "created" if shape.by in ("status", "rows") and shape.search else shape.by
+    by = "created" if shape.by in ("status", "rows") and shape.looks_inside else shape.by
     shapes = [replace(shape, statuses=(one,)) for one in shape.statuses or () if one in FINAL]
     found_by = [(one, by) for one in (shapes if by == "status" else [shape])]
     if shape.free:
@@ -404,7 +405,7 @@ def _skip(dialect: Dialect, shape: Shape) -> tuple[sa.Select[Any], sa.Select[Any
 
 def _is_by_name(shape: Shape) -> bool:
     """Return whether rows are counted without some names, for which only that index is needed."""
-    return shape.without and not shape.given and not shape.search
+    return shape.without and not shape.given and not shape.looks_inside
 
 
 @functools.lru_cache(maxsize=256)
@@ -417,7 +418,7 @@ def _count(dialect: Dialect, shape: Shape, field: Field | None = None) -> sa.Sel
     if field is None and not _is_by_name(shape):
         return query.where(*matching(dialect, shape, shape.by))
     # The index of a field has all else that is asked for as well.
-    by = shape.by if field is None or shape.given or shape.search else field.name
+    by = shape.by if field is None or shape.given or shape.looks_inside else field.name
     if _is_by_name(shape) and field in (None, STATUS):
         by = "name"
         query = query.with_hint(TASKS, "INDEXED BY asyncframe_tasks_name", "sqlite")

@@ -40,6 +40,7 @@ class Shape:
         free: Whether free tasks match, besides those that have ended.
         until: Whether only tasks match that ended before some moment.
         without: Whether tasks with some names do not match.
+        meta: How many pairs of meta are asked for.
     """
 
     statuses: tuple[TaskStatus, ...] | None
@@ -49,6 +50,12 @@ class Shape:
     free: bool = False
     until: bool = False
     without: bool = False
+    meta: int = 0
+
+    @property
+    def looks_inside(self) -> bool:
+        """Whether rows match by parts of their texts; see `PageQuery.looks_inside`."""
+        return bool(self.search or self.meta)
 
     @property
     def by(self) -> By:
@@ -57,10 +64,10 @@ class Shape:
             return self.given[0].name
         # Most have completed: then all rows are read more quickly in their own order.
         if self.statuses is not None and (
-            not self.search or TaskStatus.COMPLETED not in self.statuses
+            not self.looks_inside or TaskStatus.COMPLETED not in self.statuses
         ):
             return STATUS.name
-        return "rows" if self.search else "created"
+        return "rows" if self.looks_inside else "created"
 
 
 def shape_of(query: PageQuery, free: bool = False) -> Shape:
@@ -78,6 +85,7 @@ def shape_of(query: PageQuery, free: bool = False) -> Shape:
         free=free and query.has_status(TaskStatus.PENDING) and not query.asks_for_ends,
         until=query.ended_before is not None,
         without=bool(query.without),
+        meta=len(query.meta),
     )
 
 
@@ -114,6 +122,15 @@ def matching(dialect: Dialect, shape: Shape, by: By) -> list[sa.ColumnElement[bo
         search: Any = bindparam("search")
         texts = (*SEARCHED_HEADING, "task_id")
         wanted.append(sa.or_(*(dialect.has(TASKS.c[one], search, is_ascii) for one in texts)))
+    if shape.meta:
+        # As `meta.holds` does it. "Without it, the text is another one" is what both databases can
+        # say of any text, without characters that mean something else.
+        meta = TASKS.c.meta
+        pairs = sa.literal(",") + sa.func.substr(meta, 2, sa.func.length(meta) - 2) + ","
+        wanted += [
+            sa.func.replace(pairs, bindparam(f"meta_{place}"), "") != pairs
+            for place in range(shape.meta)
+        ]
     return wanted
 
 

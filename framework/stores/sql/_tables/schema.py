@@ -320,6 +320,7 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         ON asyncframe_tasks (ended_at, task_id, status, started_at)
         """,
     ),
+    ("ALTER TABLE asyncframe_tasks ADD COLUMN meta TEXT",),
 )
 """The steps from each version of the schema to the next; the first creates it."""
 
@@ -349,7 +350,7 @@ TASKS: Final = _table("asyncframe_tasks")
 if none may run it. ``level`` is its priority, 0 for high, and ``due_at`` the wall second before
 which it must not start; null if there is none, or a free task was woken since. ``process`` is empty
 while a task is free; see `_shared.free.claims`. ``after`` says which tasks it was submitted
-after, and ``slept`` for how many seconds it has waited since its start.
+after, ``slept`` for how many seconds it has waited since its start, and ``meta`` is a JSON object.
 """
 
 PROCESSES: Final = _table("asyncframe_processes")
