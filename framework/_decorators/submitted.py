@@ -132,7 +132,7 @@ def _task(layer: str, fn: Callable[..., Any], given: TaskOptions) -> Any:
             TypeError: If the function that makes a key of the arguments cannot take them.
             ValueError: If it is to be requeued, and is awaited or cannot be found by its name.
         """
-        for option in ("unique", "key", "label"):
+        for option in ("unique", "key", "label", "meta"):
             check_key(option, changed.get(option), spec.fn)
         spec = spec.replace(changed)
         if spec.options["session"] is not None and inner is awaitable_inner:

@@ -22,7 +22,7 @@ from framework._manager.scheduling.schedules import Schedules
 from framework._manager.settings import Settings
 from framework._manager.submitting.durable import Durable
 from framework._manager.submitting.guard import Guard
-from framework._manager.submitting.headings import Labels, Owners
+from framework._manager.submitting.headings import Descriptions, Owners
 from framework._manager.submitting.held import Chained, Delayed, Limited
 from framework._manager.submitting.ids import Children, ChosenIds, Keys
 from framework._manager.submitting.intake import Intake
@@ -201,7 +201,7 @@ class Core:
         # In the order in which they are asked; see `partner`.
         partners: list[Partner | None] = [
             self.owners,
-            Labels(),
+            Descriptions(),
             self.children,
             ChosenIds(self.ledger),
             Transacted(self.ledger, rules, self._accept, is_remote=self.remote is not None),

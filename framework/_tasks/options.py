@@ -19,6 +19,7 @@ from functools import partial
 from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, TypedDict, TypeVar, cast
 
 from framework._records import chains, checks, due
+from framework._records.about.meta import Meta, meta_text
 from framework._records.jsonsafe import LONGEST_TEXT, cut
 from framework._tasks.functions import one_line
 from framework._tasks.task import Task
@@ -85,6 +86,12 @@ def _label(name: str, value: object) -> object:
             f"{checks.show(value)}"
         )
     return label_text(value)
+
+
+def _meta(name: str, value: object) -> object:
+    if callable(value):
+        return checks.function(name, value, of="the call's arguments")
+    return meta_text(name, value)
 
 
 def _hook(name: str, value: object) -> object:
@@ -160,6 +167,14 @@ class RunOptions(TypedDict, total=False):
         "200 characters, or a function of the arguments that returns one, or None. It goes into "
         "lists, logs and traces. If the function raises an error, the task is not submitted.",
         checks.optional(_label),
+    ]
+    meta: Annotated[
+        Meta | Callable[..., Meta | None] | None,
+        'Columns of your own, such as ``{"tenant_id": 7}``: a mapping of up to 20 names to '
+        "strings, numbers, bools or None, a model of pydantic, a dataclass, or a function of the "
+        "arguments that returns one, or None; at most 2,000 bytes of JSON. It is stored with the "
+        "task, and shown with it. If the function raises an error, the task is not submitted.",
+        checks.optional(_meta),
     ]
     priority: Annotated[
         Literal["high", "normal", "low"],

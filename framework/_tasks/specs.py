@@ -38,7 +38,7 @@ class TaskSpec:
     Attributes:
         fn: The function to run, with its retry and throttle decorators.
         name: The name in records and logs.
-        heading: Name, description and label, for records.
+        heading: Name, description, label and meta, for records.
         kind: Where it runs.
         description: A text for people.
         timeout: Time limit in seconds, counted from the start; None for the framework's,
@@ -96,9 +96,14 @@ class TaskSpec:
         complete, error = options["on_complete"], options["on_error"]
         self.fn = fn
         self.name = name
-        label = options["label"]
+        label: object = options["label"]
+        meta: object = options["meta"]
         self.heading = heading_of(
-            name, description, None, label if isinstance(label, str) else None
+            name,
+            description,
+            None,
+            label if isinstance(label, str) else None,
+            meta if isinstance(meta, str) else None,
         )
         self.kind = kind
         self.check = check
@@ -133,8 +138,7 @@ class TaskSpec:
             special += [one for one in ("unique", "max_running") if options[one]]
         if options["owner"]:
             special.append("owner")
-        if callable(label):
-            special.append("label")
+        special += [one for one in ("label", "meta") if callable(options[one])]
         self.special = tuple(special) if special else ()
         self.options = options
         self.engine_note = None
@@ -188,7 +192,7 @@ class TaskSpec:
 
 
 _OF_ONE_TASK: Final = frozenset(
-    {"task_id", "delay", "name", "description", "label", "after", "after_failure"}
+    {"task_id", "delay", "name", "description", "label", "meta", "after", "after_failure"}
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from framework._records.about.meta import MetaValue, meta_of
 from framework._records.exports import provided
 from framework._records.ids import Accepted, TaskId
 from framework._records.jsonsafe import jsonable, safe_str
@@ -92,6 +93,11 @@ class Task(Accepted[Any]):
     def label(self) -> str | None:
         """What the task is about, such as ``"order 7"``; None if nobody has said it."""
         return self._record.label
+
+    @property
+    def meta(self) -> dict[str, MetaValue]:
+        """The columns of the app's own, such as ``{"tenant_id": 7}``; empty if there are none."""
+        return meta_of(self._record.meta)
 
     @property
     def status(self) -> TaskStatus:
@@ -237,6 +243,7 @@ class Task(Accepted[Any]):
             "name": jsonable(record.name),
             "description": jsonable(record.description),
             "label": record.label and jsonable(record.label),
+            "meta": meta_of(record.meta),
             "status": record.status.value,
             "created_at": self.created_at.isoformat(),
             "start_time": _iso(self.started_at),

@@ -27,7 +27,7 @@ REASON: Final = "its process ended, and another one has taken it over"
 
 _CARRIED: Final = frozenset(
     {"name", "description", "timeout", "delay", "priority", "idempotent", "on_restart"}
-    | {"task_id", "owner", "label", "check_arguments", "after", "after_failure"}
+    | {"task_id", "owner", "label", "meta", "check_arguments", "after", "after_failure"}
 )
 """The options of a submission that go with its task."""
 
@@ -44,7 +44,7 @@ ENOUGH: Final = (
 def take_over(core: Core, record: TaskRecord) -> bool:
     """Run a task of another process here, after the store has given it to this process.
 
-    Its id, name, description, owner, label, arguments, time limit, priority, delay, time of
+    Its id, name, description, owner, label, meta, arguments, time limit, priority, delay, time of
     submission, number of attempts and trace stay. Its context, the line that submitted it, and the
     hooks of the submission are gone; those of its function apply. A task that was submitted from
     outside the app gets its options here.

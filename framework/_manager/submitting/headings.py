@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Final  # what a user's function returns
 
 from framework._manager.submitting.partner import Joined, Partner
 from framework._records import checks
+from framework._records.about.meta import meta_text
 from framework._records.jsonsafe import safe_str
 from framework._tasks.current import hook_owner
 from framework._tasks.functions import check_key, name_of
@@ -75,43 +76,62 @@ class Owners(Partner):
         return checks.owner("the owner of the request", self.whose())
 
 
-class Labels(Partner):
-    """Gives tasks the labels that the functions of their options make of the arguments.
+class Descriptions(Partner):
+    """Gives tasks the label and the meta that the functions of their options make of the arguments.
 
-    A label that is a text is part of a spec's heading, and needs nobody.
+    Those that are no functions are part of a spec's heading, and need nobody.
     """
 
-    options: ClassVar[tuple[str, ...]] = ("label",)
+    options: ClassVar[tuple[str, ...]] = ("label", "meta")
     in_place = True
 
     def make(self, task: LiveTask) -> None:
-        """Find out the label of a new task; calls the user's function.
+        """Find out what a new task is about; calls the user's functions.
 
         Raises:
-            TypeError: If the function cannot take the arguments, or returns neither a string nor
-                None.
-            ValueError: If it raises an error.
+            TypeError: If a function cannot take the arguments, or returns what is none.
+            ValueError: If it raises an error, or returns what is out of range.
         """
         # It has that of the task that it repeats.
         if task.rest is not None and task.run_again_of:
             return
-        spec = task.spec
-        function: Any = spec.options["label"]
-        try:
-            found = function(*(task.args or ()), **(task.kwargs or {}))
-        except Exception as error:
-            # A submission's own function has not been checked before.
-            check_key("label", function, spec.fn)
-            raise ValueError(
-                f"the label function of {name_of(spec.fn)} raised {type(error).__name__}: "
-                f"{safe_str(error, _SHOWN)}; the task was not submitted"
-            ) from error
-        if found is not None and not isinstance(found, str):
-            raise TypeError(
-                f"the label function of {name_of(spec.fn)} must return a string or None, not "
-                f"{checks.show(found)}"
-            )
-        task.label = None if found is None else label_text(found)
+        given = task.spec.options
+        task.describe(
+            _made("label", given["label"], task, _label),
+            _made("meta", given["meta"], task, meta_text),
+        )
+
+
+def _made(
+    option: str, given: Any, task: LiveTask, check: Callable[[str, object], str | None]
+) -> str | None:
+    """Return the text of an option that may be a function of the arguments."""
+    if not callable(given):
+        text: str | None = given
+        return text
+    fn = task.spec.fn
+    try:
+        found = given(*(task.args or ()), **(task.kwargs or {}))
+    except Exception as error:
+        # A submission's own function has not been checked before.
+        check_key(option, given, fn)
+        raise ValueError(
+            f"the {option} function of {name_of(fn)} raised {type(error).__name__}: "
+            f"{safe_str(error, _SHOWN)}; the task was not submitted"
+        ) from error
+    try:
+        return None if found is None else check(option, found)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"the {option} function of {name_of(fn)} returned a wrong value: {error}; the task was "
+            "not submitted"
+        ) from None
+
+
+def _label(option: str, found: object) -> str | None:
+    if not isinstance(found, str):
+        raise TypeError(f"{option} must be a string or None, not {checks.show(found)}")
+    return label_text(found)
 
 
 _SHOWN: Final = 200

@@ -365,8 +365,9 @@ async def test_an_unknown_option_of_a_submission_is_told(task_manager: TaskManag
     for submit, wait in (("submit", ", wait"), ("submit_nowait", "")):
         message = (
             rf"^{submit}\(\) got an unexpected keyword argument 'text', 'size'; its options are "
-            r"timeout, description, label, priority, on_error, keep_arguments, check_arguments, "
-            rf"delay, after, after_failure, task_id, owner, session, on_complete, {NAMES}{wait}; "
+            r"timeout, description, label, meta, priority, on_error, keep_arguments, "
+            r"check_arguments, delay, after, after_failure, task_id, owner, session, "
+            rf"on_complete, {NAMES}{wait}; "
             r"arguments of the function go in args=\(\.\.\.\) or kwargs=\{\.\.\.\}$"
         )
         with pytest.raises(TypeError, match=message):
@@ -375,7 +376,7 @@ async def test_an_unknown_option_of_a_submission_is_told(task_manager: TaskManag
     assert task_manager.get_stats()["submitted"] == 0
 
 
-RUN_NAMES = "timeout, description, label, priority, on_error, keep_arguments, check_arguments"
+RUN_NAMES = "timeout, description, label, meta, priority, on_error, keep_arguments, check_arguments"
 
 
 def test_an_unknown_option_of_a_decorator_is_told() -> None:
@@ -429,7 +430,7 @@ async def test_a_submission_may_undo_a_delay(task_manager: TaskManager) -> None:
 
 
 RUN = (
-    "timeout=None, description='', label=None, priority='normal', on_error='log', "
+    "timeout=None, description='', label=None, meta=None, priority='normal', on_error='log', "
     "keep_arguments=True, check_arguments=True"
 )
 ONCE = (
