@@ -147,6 +147,11 @@ class EngineTask(Item, Protocol):
         ...
 
     @property
+    def meta(self) -> str | None:
+        """The columns of the app's own, as JSON; None for none. It has to travel likewise."""
+        ...
+
+    @property
     def args(self) -> tuple[Any, ...] | None:
         """The positional arguments; None once the task has ended, unless they are kept."""
         ...

@@ -166,6 +166,7 @@ class Admission:
             run_again_of=task.run_again_of if isinstance(task, TaskRecord) else "",
             owner=task.owner or "",
             label=task.label or "",
+            meta=task.meta or "",
         )
 
 

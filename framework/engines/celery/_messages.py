@@ -54,6 +54,7 @@ class Message:
         run_again_of: The task that it repeats; "" for none, and in messages of earlier releases.
         owner: Whom the task belongs to; "" for nobody, and in messages of earlier releases.
         label: What it is about; "" for nothing, and in messages of earlier releases.
+        meta: The columns of the app's own, as JSON; "" likewise.
         version: `VERSION`.
     """
 
@@ -78,6 +79,7 @@ class Message:
     run_again_of: str = ""
     owner: str = ""
     label: str = ""
+    meta: str = ""
     version: int = VERSION
 
     def as_json(self) -> dict[str, Any]:
@@ -123,6 +125,7 @@ _LATER: Final[dict[str, Any]] = {
     "run_again_of": "",
     "owner": "",
     "label": "",
+    "meta": "",
 }
 """Fields that messages of earlier releases lack, and what they are then."""
 

@@ -233,6 +233,7 @@ def record_of(task_id: str, facts: Mapping[str, str], clock: Clock) -> TaskRecor
             "run_again_of": facts.get("run_again_of"),
             "owner": facts.get("owner"),
             "label": facts.get("label"),
+            "meta": facts.get("meta"),
         },
         clock,
     )

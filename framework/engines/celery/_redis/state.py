@@ -500,4 +500,5 @@ def _facts(message: Message) -> list[str]:
         *(("run_again_of", message.run_again_of) if message.run_again_of else ()),
         *(("owner", message.owner) if message.owner else ()),
         *(("label", message.label) if message.label else ()),
+        *(("meta", message.meta) if message.meta else ()),
     ]
