@@ -143,6 +143,9 @@ def _add_tasks(add: Callable[[str, Command, str], argparse.ArgumentParser]) -> N
         "--name", help="only tasks of this name, or of the one that ends with it after a dot"
     )
     listing.add_argument("--label", help="only tasks with exactly this label")
+    listing.add_argument(
+        "--meta", metavar="JSON", help='only tasks whose meta has all of this, as {"tenant_id": 7}'
+    )
     listing.add_argument("--owner", help="only tasks that belong to this owner")
     listing.add_argument(
         "--search",

@@ -81,8 +81,9 @@ def _query(arguments: Namespace) -> PageQuery:
             after=arguments.after,
             oldest_first=arguments.oldest_first,
             label=arguments.label,
+            meta=arguments.meta,
         )
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise CommandError(f"--{error}", USAGE) from None
 
 

@@ -14,6 +14,7 @@ from framework._manager.face.names import SeveralNamesError
 from framework._manager.frameworks import get_task_manager
 from framework._manager.inside import state_of
 from framework._records import checks
+from framework._records.about.meta import meta_filter
 from framework._records.statuses import TaskStatus
 from framework.exceptions import FrameworkNotStartedError, RunAgainError, TaskNotFoundError
 from framework.http._accepting.apps import StatusRoute, StatusRouter
@@ -217,6 +218,13 @@ _Name = Annotated[
     Query(description="Only tasks of this name, or of the one that ends with it after a dot"),
 ]
 _Label = Annotated[str | None, Query(description="Only tasks with exactly this label")]
+_Meta = Annotated[
+    str | None,
+    Query(
+        max_length=2_000,
+        description='Only tasks whose meta has all of this JSON object, such as `{"tenant_id": 7}`',
+    ),
+]
 _Search = Annotated[
     str | None,
     Query(max_length=255, description="Only tasks with this in id, name, description or label"),
@@ -238,6 +246,7 @@ def _add_lists(router: APIRouter, access: Access) -> None:
         status: _Statuses = None,
         name: _Name = None,
         label: _Label = None,
+        meta: _Meta = None,
         search: _Search = None,
         limit: _Limit = 50,
         offset: _Offset = 0,
@@ -246,11 +255,16 @@ def _add_lists(router: APIRouter, access: Access) -> None:
         """Return a page of tasks, the newest first, without their results."""
         owner = access.owner_of(request)
         try:
+            meta_filter("meta", meta or {})
+        except (TypeError, ValueError) as error:
+            raise refused_query("meta", str(error), meta) from None
+        try:
             page = await access.tasks(
                 owner,
                 status=status or None,
                 name=name or None,
                 label=label or None,
+                meta=meta or None,
                 search=search,
                 limit=limit,
                 offset=offset,

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from framework._manager.inside import state_of, without_places
+from framework._records.about.meta import MetaValue
 from framework._records.jsonsafe import examined, jsonable
 from framework._records.reasons import error_text
 from framework._records.records import CancelOutcome
@@ -54,6 +55,7 @@ class TaskSummary(BaseModel):
     name: str
     description: str
     label: str | None = Field(description="What the task is about, if the app says it")
+    meta: dict[str, MetaValue] = Field(description="Columns of the app's own")
     status: TaskStatus
     created_at: Stamp
     start_time: Stamp | None

@@ -38,6 +38,11 @@ async def owner_of(manager: TaskManager, task_id: str) -> str | None:
     return task.owner
 
 
+def kind_of(kind: str) -> dict[str, str]:
+    """Return the meta of a task by its argument."""
+    return {"kind": kind}
+
+
 async def label_of(manager: TaskManager, task_id: str) -> str | None:
     """Return the label of a task that is known."""
     task = await manager.get_task(task_id)
@@ -71,9 +76,9 @@ async def test_the_owner_travels(owned: TaskManager) -> None:
 
 
 async def test_a_repeated_task_keeps_its_owner(owned: TaskManager) -> None:
-    """A task that is run again belongs to the owner of the old one, and has its label."""
+    """A task that is run again belongs to the owner of the old one, and has its label and meta."""
     USER.set("ann")
-    first = tasks.fail.options(label="of {}".format)("own")
+    first = tasks.fail.options(label="of {}".format, meta=kind_of)("own")
     with pytest.raises(ShopError, match=r"^\('tea', 3\)$"):
         await owned.get_result(first, timeout=PATIENCE)
     USER.set("bob")
@@ -83,6 +88,9 @@ async def test_a_repeated_task_keeps_its_owner(owned: TaskManager) -> None:
         pytest.skip(error.reason)
     assert await owner_of(owned, second) == "ann"
     assert await label_of(owned, second) == await label_of(owned, first) == "of own"
+    again = await owned.get_task(second)
+    assert again is not None
+    assert again.meta == {"kind": "own"}
     with pytest.raises(ShopError, match=r"^\('tea', 3\)$"):
         await owned.get_result(second, timeout=PATIENCE)
 
@@ -110,9 +118,15 @@ async def test_lists(owned: TaskManager) -> None:
         function, args = (tasks.fail, ("own",)) if number % 4 == 0 else (tasks.add, (number,))
         about = f"Number {number} of 9"
         label = partial("{} {}".format, mine) if number % 2 else f"{mine} even"
+        meta: dict[str, str | int] = {"mine": mine, "number": number} if number % 2 else {}
         ids.append(
             await owned.submit(
-                function, args, description=about, task_id=f"{mine}_{number}", label=label
+                function,
+                args,
+                description=about,
+                task_id=f"{mine}_{number}",
+                label=label,
+                meta=meta,
             )
         )
         await asyncio.wait([asyncio.ensure_future(owned.get_result(ids[-1], timeout=PATIENCE))])
@@ -137,6 +151,10 @@ async def test_lists(owned: TaskManager) -> None:
     assert await walk(owned, name=name, status={"completed"}, owner="ann") == [ids[6], ids[3]]
     assert await walk(owned, label=f"{mine} 3") == [ids[3]]
     assert await walk(owned, label=f"{mine} even", owner="bob") == [ids[4]]
+    odd = [ids[number] for number in (7, 5, 3, 1)]
+    assert await walk(owned, meta={"mine": mine}) == odd
+    assert await walk(owned, meta={"number": 3, "mine": mine}, owner="ann") == [ids[3]]
+    assert await walk(owned, meta={"number": "3"}) == []
     assert await walk(owned, search="EVEN", status="failed") == failed
     assert await walk(owned, search="NUMBER 3") == [ids[3]]
     assert await walk(owned, search=mine.swapcase()) == newest

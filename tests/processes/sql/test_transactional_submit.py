@@ -269,13 +269,14 @@ async def test_options_travel(sql_url: str) -> None:
                     timeout=7,
                     owner="ann",
                     label=lambda number: f"order {number}",
+                    meta=lambda number: {"order_id": number},
                 )
                 soon = await manager.submit(look_on_loop, (2,), session=session)
                 session.commit()
             task = await manager.get_task(late)
             assert task is not None
             assert (task.status, task.description, task.owner) == ("pending", "tomorrow", "ann")
-            assert task.label == "order 1"
+            assert (task.label, task.meta) == ("order 1", {"order_id": 1})
             assert await manager.get_result(soon, PATIENCE) == 2
             assert await manager.cancel_task(late)
 
