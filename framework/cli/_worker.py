@@ -25,7 +25,10 @@ from framework.cli._screen import Screen
 from framework.cli._sources import APP
 from framework.protocols import TaskStore
 
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS: Final = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGBREAK") if hasattr(signal, name)
+)
+"""What ends a worker in order. On Windows nothing sends SIGTERM, but Ctrl+Break sends SIGBREAK."""
 
 
 def worker(screen: Screen, arguments: Namespace) -> int:

@@ -6,7 +6,7 @@ each runs. Whoever runs on the same machine sees at once when another one has en
 Guarantees: a process that runs is never taken for ended. Whoever cannot see it, since it is on
 another machine or in another container, or cannot tell, does not say that it has ended.
 Relies on: Linux, to know when a process has started. Elsewhere ids are random, and of a holder only
-its number is looked at.
+its number is looked at; on Windows not even that.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -141,6 +142,8 @@ def _start_of(pid: int) -> str:
     if len(after) > _START:
         # One that has ended keeps its number until its parent has heard of that.
         return "" if after[0] in ("Z", "X") else after[_START]
+    if sys.platform == "win32":  # where signal 0 is Ctrl+C, for all that share the console
+        return _LIVES
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
