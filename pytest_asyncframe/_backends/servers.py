@@ -5,12 +5,13 @@ Each has a loopback port of its own.
 Nothing is left behind, however the tests end: where there is `setpriv --pdeathsig`, it asks the
 kernel to send the server a signal when the thread that started it ends. So servers are started on
 the main thread.
+
+None is started on Windows, which has neither the signals nor the users.
 """
 
 from __future__ import annotations
 
 import os
-import pwd
 import re
 import shutil
 import signal
@@ -32,6 +33,10 @@ from pytest_asyncframe._backends.programs import copy_of_wheel, program
 
 PATIENCE: Final = 60.0
 """Real seconds after which a server that is to end has failed to."""
+
+
+ABRUPT: Final[signal.Signals] = getattr(signal, "SIGKILL", signal.SIGTERM)
+"""Ends a process at once, as SIGTERM does on Windows, which has no SIGKILL."""
 
 
 class Server(ABC):
@@ -62,7 +67,7 @@ class Server(ABC):
         # Not in pytest's folder, which other users may not enter.
         self.folder = Path(tempfile.mkdtemp(prefix="asyncframe-server-"))
         if self.owner is not None:
-            shutil.chown(self.folder, self.owner, pwd.getpwnam(self.owner).pw_gid)
+            shutil.chown(self.folder, self.owner, _group(self.owner))
         self._log: deque[str] = deque(maxlen=1000)
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
@@ -133,8 +138,7 @@ class Server(ABC):
             return []
         options = ["--pdeathsig", self.abrupt.name.removeprefix("SIG")]
         if self.owner is not None:
-            group = pwd.getpwnam(self.owner).pw_gid
-            options += [f"--reuid={self.owner}", f"--regid={group}", "--init-groups"]
+            options += [f"--reuid={self.owner}", f"--regid={_group(self.owner)}", "--init-groups"]
         return [self._setpriv, *options]
 
     def stop(self) -> None:
@@ -174,6 +178,12 @@ class Server(ABC):
         process.stdout.close()
 
 
+def _group(user: str) -> int:
+    import pwd  # Windows has none
+
+    return pwd.getpwnam(user).pw_gid
+
+
 class RedisServer(Server):
     """A Redis whose data outlive `stop` and `kill`.
 
@@ -183,7 +193,7 @@ class RedisServer(Server):
 
     ready = "Ready to accept connections"
     orderly = signal.SIGTERM
-    abrupt = signal.SIGKILL
+    abrupt = ABRUPT
 
     def __init__(self, *options: str) -> None:
         self._program = program("redis-server")
@@ -288,7 +298,8 @@ class PostgresServer(Server, Databases):
 
     ready = "database system is ready to accept connections"
     orderly = signal.SIGINT  # ends open connections; SIGTERM would wait for them
-    abrupt = signal.SIGQUIT  # after SIGKILL its shared memory would stay
+    # After SIGKILL its shared memory would stay.
+    abrupt = getattr(signal, "SIGQUIT", ABRUPT)
 
     def __init__(self, *, connections: int = 100) -> None:
         found = program("postgres")

@@ -52,7 +52,8 @@ def _end_with_the_test() -> None:
     # Not by `sys.stdin`, whose lock a forked child would wait for.
     while os.read(0, 1):
         pass
-    os.kill(os.getpid(), signal.SIGKILL)
+    # Windows has no SIGKILL, and ends a process at once by SIGTERM.
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 if __name__ == "__main__":
