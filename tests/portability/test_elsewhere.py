@@ -1,0 +1,41 @@
+"""The packages on systems that lack what Linux has; `elsewhere` says what is taken away."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests import children
+
+HERE = Path(__file__).parent
+SYSTEMS = pytest.mark.parametrize("system", ["macos", "windows"])
+PARTS = ("framework/manager", "framework/threads", "framework/stores", "steps")
+"""Tests that run there, too: a part that waits in all kinds of ways, and takes half a minute."""
+
+
+def elsewhere(system: str) -> dict[str, str]:
+    """Return the environment of a Python that is on another system."""
+    before = os.environ.get("PYTHONPATH", "")
+    path = os.pathsep.join(filter(None, [str(HERE / "elsewhere"), str(HERE), before]))
+    return {"ASYNCFRAME_AS": system, "PYTHONPATH": f"{path}{os.pathsep}{children.ROOT}"}
+
+
+@pytest.mark.extended("processes")
+@SYSTEMS
+def test_an_app_elsewhere(system: str, tmp_path: Path) -> None:
+    """Tasks run, time out, are cancelled and given to a worker, without what Linux alone has."""
+    there = elsewhere(system)
+    children.python(HERE / "program.py", cwd=tmp_path, env=there)
+    # Now without workers of its own.
+    children.python(HERE / "program.py", cwd=tmp_path, env={**there, "WORKERS": "0"})
+
+
+@pytest.mark.extended("processes")
+@SYSTEMS
+def test_a_part_of_the_suite_elsewhere(system: str) -> None:
+    """The tests of tasks, threads and steps pass without what Linux alone has."""
+    parts = [children.ROOT / "tests" / part for part in PARTS]
+    options = ("-q", "-n0", "-p", "no:cacheprovider", "-m", "not extended and not soak")
+    children.python("-m", "pytest", *options, *parts, cwd=children.ROOT, env=elsewhere(system))
