@@ -110,7 +110,11 @@ async def receipt(seconds: float) -> dict[str, bool]:
     return {"sent": True}
 
 
-@background_task(name="payments.capture", description="Take the money of an order")
+@background_task(
+    name="payments.capture",
+    description="Take the money of an order",
+    meta={"tenant_id": 12, "kind": "payment"},
+)
 @retry_task(max_retries=4, retry_delay=15, backoff=2)
 async def capture(seconds: float, failures: int) -> dict[str, str]:
     """Capture a payment."""

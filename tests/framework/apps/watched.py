@@ -37,7 +37,10 @@ def held(gate: str) -> dict[str, Any]:
 
 
 @background_task(
-    name="steps", description="Reports what it is told to", label=lambda key: f"key {key}"
+    name="steps",
+    description="Reports what it is told to",
+    label=lambda key: f"key {key}",
+    meta=lambda key: {"key": f"<b>{key}</b>", "paid": True},
 )
 async def steps(key: str) -> str:
     """Report progress step by step, on the loop."""

@@ -72,7 +72,7 @@ def find(page: Page, text: str) -> Locator:
 
 
 def test_a_task_is_seen_from_start_to_end(page: Page, app: httpx.Client) -> None:
-    """A task appears, its progress moves, and it is shown as completed with its result."""
+    """A task appears, its progress moves, and its meta and its result are shown."""
     task_id = started(app, "/steps/seen")
     row = find(page, task_id)
     expect(row).to_contain_text("Running")
@@ -83,6 +83,7 @@ def test_a_task_is_seen_from_start_to_end(page: Page, app: httpx.Client) -> None
     row.click()
     panel = page.get_by_role("complementary")
     expect(panel).to_contain_text(task_id)
+    expect(panel.get_by_role("definition")).to_contain_text(["<b>seen</b>", "true", "key seen"])
     app.post("/step/seen")
     expect(row).to_contain_text("Completed")
     expect(panel).to_contain_text('"done"')
