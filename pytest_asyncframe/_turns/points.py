@@ -120,6 +120,12 @@ class Points(HeardTurns):
             return []
         return self.queue.startable(has_room=self.room() > 0)
 
+    @property
+    def has_startable(self) -> bool:
+        """Whether a queued task or call could start if the running actors stopped."""
+        with self._lock:
+            return bool(self._startable())
+
     def next_queued(self) -> Queued | None:
         """Return the queued task or call that a pool would start next; None for none."""
         with self._lock:

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
+from math import inf
 from types import CodeType, FrameType
 from typing import Any
 
@@ -22,6 +23,7 @@ from pytest_asyncframe._turns.activity import GONE, glance
 from pytest_asyncframe._turns.actors import Arrival, TestEndedError
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe._turns.servers import Server
+from pytest_asyncframe._turns.turns import POLL_INTERVAL
 from pytest_asyncframe.clock._loop import VirtualLoop
 from pytest_asyncframe.clock._patched.call_names import name_of_call
 from pytest_asyncframe.clock._patched.present import Present
@@ -235,16 +237,14 @@ def _join(
     sequencer: Sequencer, real: Join, thread: threading.Thread, timeout: float | None
 ) -> None:
     end, ident, actor = getattr(thread, _ENDED, None), thread.ident, sequencer.here
-    if (
-        end is None
-        or ident is None
-        or not (end.pooled or end.is_to_come or ident in sequencer.known)
-        or actor is None
-        or thread is threading.current_thread()
-    ):
+    if end is None or ident is None or actor is None or thread is threading.current_thread():
         real(thread, timeout)
         return
-    if ident not in sequencer.actors and not (end.serves or end.is_to_come):
+    outside = not (end.pooled or end.is_to_come or ident in sequencer.known)
+    if outside:
+        if _has_ended_alone(sequencer, real, thread, timeout):
+            return
+    elif ident not in sequencer.actors and not (end.serves or end.is_to_come):
         # It is about to end, in real time. Others run only after that: whether it has ended
         # by now is chance.
         with sequencer.real():
@@ -254,15 +254,38 @@ def _join(
     frame = sys._current_frames().get(ident)
     idle = ident not in sequencer.actors and frame is not None and _idle(frame)
     # An idle thread of a pool ends when the pool is shut down, not by itself.
-    with nullcontext() if idle or end.serves else sequencer.joining(ident, actor):
+    with nullcontext() if idle or outside or end.serves else sequencer.joining(ident, actor):
         gone = end.came.wait(None if timeout is None else max(timeout, 0))
     if gone:
         real(thread)
 
 
+def _has_ended_alone(
+    sequencer: Sequencer, real: Join, thread: threading.Thread, timeout: float | None
+) -> bool:
+    """Wait in real time for a thread that is outside of the clock.
+
+    It may wait for tasks, as that of a test client does. If it is the first to submit any, nobody
+    but the joining thread can let them start.
+
+    Returns:
+        Whether it has ended, or *timeout* has passed; False if a task waits to start.
+    """
+    left = inf if timeout is None else timeout
+    while left > 0:
+        step = min(POLL_INTERVAL, left)
+        real(thread, step)
+        if not thread.is_alive():
+            break
+        if sequencer.has_startable:
+            return False
+        left -= step
+    return True
+
+
 def is_join(code: CodeType) -> bool:
     """Whether code is that of `Thread.join`, replaced or not."""
-    return code in (_JOIN.__code__, _join.__code__)
+    return code in (_JOIN.__code__, _join.__code__, _has_ended_alone.__code__)
 
 
 def busy(before: set[threading.Thread]) -> Iterator[threading.Thread]:

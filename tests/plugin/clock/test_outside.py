@@ -19,7 +19,9 @@ from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
+from framework import async_task, setup_async_framework
 from pytest_asyncframe.clock import VirtualDeadlockError
 from pytest_asyncframe.probe import Probe
 from tests.patience import PATIENCE
@@ -182,6 +184,29 @@ def test_a_thread_beside_a_sync_test(asyncframe: Probe) -> None:
 
     sleep(5)
     assert asyncframe.clock.monotonic() == 5
+
+
+@pytest.mark.extended("time")
+def test_a_client_on_a_thread(asyncframe: Probe) -> None:
+    """A test may wait for its own thread, on which a client of Starlette's waits for a task."""
+
+    @async_task
+    def answer_on_a_thread() -> int:
+        sleep(60)
+        return 7
+
+    app, found = FastAPI(lifespan=setup_async_framework), []
+    app.get("/")(answer_on_a_thread)
+
+    def ask() -> None:
+        with TestClient(app) as client:
+            found.append(client.get("/").json())
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    assert found == [7]
+    assert asyncframe.clock.monotonic() == 60
 
 
 def nap(seconds: float = 0.05) -> float:
