@@ -499,8 +499,9 @@ def test_without_a_framework() -> None:
     app = FastAPI()
     app.include_router(task_router(dependencies=LOGIN))
     said = re.escape(
-        "no task framework is running here: add it to the app (FastAPI(lifespan="
-        "setup_async_framework)), enter it yourself ('async with setup_async_framework(app):'), or "
+        "no task framework is running here: add it to the app that is served (FastAPI(lifespan="
+        "setup_async_framework)), as one that is mounted in it has no lifespan, "
+        "enter it yourself ('async with setup_async_framework(app):'), or "
         "in a test use 'with TestClient(app)' or the fixture task_manager of the pytest plugin"
     )
     with (

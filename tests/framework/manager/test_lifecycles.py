@@ -42,7 +42,8 @@ from tests.patience import PATIENCE
 DEPRECATED = pytest.mark.filterwarnings(r"ignore:\s*on_event is deprecated:DeprecationWarning")
 
 CURE = (
-    "add it to the app (FastAPI(lifespan=setup_async_framework)), enter it yourself "
+    "add it to the app that is served (FastAPI(lifespan=setup_async_framework)), as one that is "
+    "mounted in it has no lifespan, enter it yourself "
     "('async with setup_async_framework(app):'), or in a test use 'with TestClient(app)' "
     "or the fixture task_manager of the pytest plugin"
 )

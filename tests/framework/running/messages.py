@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 _CURE = (
-    r"add it to the app \(FastAPI\(lifespan=setup_async_framework\)\), enter it yourself "
+    r"add it to the app that is served \(FastAPI\(lifespan=setup_async_framework\)\), as one that "
+    r"is mounted in it has no lifespan, enter it yourself "
     r"\('async with setup_async_framework\(app\):'\), or in a test use 'with TestClient\(app\)' "
     r"or the fixture task_manager of the pytest plugin$"
 )
