@@ -48,12 +48,15 @@ class Message(Generic[T]):
     def __init__(self, name: str, type_: type[T]) -> None:
         self.name: str = _checked(name)
         self.type_ = type_
-        self._adapter = adapter_of(type_)
-        if self._adapter is None:
+        given: object = type_
+        # Pydantic takes a name, and fails when the first message is sent.
+        adapter = None if isinstance(given, str) else adapter_of(type_)
+        if adapter is None:
             raise TypeError(
                 f"message {name!r} needs a type that pydantic reads from JSON, not "
                 f"{checks.show(type_)}"
             )
+        self._adapter = adapter
         self._call = Call(RECEIVES + name, "", has_key=True)
 
     def __repr__(self) -> str:

@@ -102,6 +102,8 @@ def test_it_is_typed_in_openapi() -> None:
 
 def test_bad_messages_of_a_router() -> None:
     """What is no message, or has the name of another one, is refused where the router is made."""
+    with pytest.raises(TypeError, match=r"^message 'due' needs a type .* reads .*, not 'Due'$"):
+        Message("due", "Due")  # type: ignore[arg-type]  # the mistake
     with pytest.raises(TypeError, match=r"^messages must be framework.steps.Message, not 'deci"):
         task_router(messages=["decision"])  # type: ignore[list-item]  # the mistake
     with pytest.raises(ValueError, match=r"^messages has two of the name 'decision'$"):
