@@ -215,7 +215,10 @@ class FunctionCodec:
     def encode(self, args: Args, kwargs: Kwargs | None, options: Options | None = None) -> str:
         """Return a call's arguments as JSON text; see `encode_call`."""
         call = self.convert(args, kwargs or {}, "dump")
-        text = _to_json((*call, options) if options else call)
+        try:
+            text = _to_json((*call, options) if options else call)
+        except ValueError as error:  # of a number with thousands of digits
+            raise TypeError(f"the arguments of {self.name} have no JSON: {_why(error)}") from None
         if len(text) > MAX_CALL:
             raise ValueError(
                 f"the arguments of {self.name} take {len(text):,} characters of JSON, but only "

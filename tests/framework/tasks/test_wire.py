@@ -212,6 +212,8 @@ def test_too_long_a_call() -> None:
         ValueError, match=rf"^the arguments of .* {MAX_CALL:,} are allowed: store the data"
     ):
         encode_call(untyped, ("x" * MAX_CALL,), None)
+    with pytest.raises(TypeError, match=r"^the arguments of .*untyped have no JSON: Exceeds the"):
+        encode_call(untyped, (10**5000,), None)
 
 
 def test_refused_on_arrival() -> None:
