@@ -154,7 +154,8 @@ class Heading:
     """Name, owner and texts about a task, shared by the tasks of one function and owner.
 
     So an owner costs a task nothing, and a store that packs its records keeps it once. Tasks with
-    labels or meta of their own have headings of their own. ``meta`` is the text of `meta_text`.
+    labels or meta of their own have headings of their own. ``meta`` is the text of `meta_text`, and
+    ``arguments`` that of `arguments_text`, if the app shows them.
     """
 
     name: str
@@ -162,6 +163,7 @@ class Heading:
     owner: str | None = None
     label: str | None = None
     meta: str | None = None
+    arguments: str | None = None
 
 
 def heading_of(
@@ -170,17 +172,18 @@ def heading_of(
     owner: str | None = None,
     label: str | None = None,
     meta: str | None = None,
+    arguments: str | None = None,
 ) -> Heading:
-    """Return the heading with these texts; recently used ones without a label or meta are shared.
+    """Return the heading with these texts; recently used ones with the first three are shared.
 
     A function that is not decorated, or is submitted with options, asks for its heading at each
     submission. Without sharing, each kept task would hold a heading of its own.
     """
-    # Few tasks have the same label or meta, and the others would be forgotten for them.
+    # Few tasks have the same of the others, and the others would be forgotten for them.
     return (
         _shared(name, description, owner)
-        if label is None and meta is None
-        else Heading(name, description, owner, label, meta)
+        if label is None and meta is None and arguments is None
+        else Heading(name, description, owner, label, meta, arguments)
     )
 
 
@@ -337,7 +340,8 @@ class TaskRecord:
     @owner.setter
     def owner(self, owner: str | None) -> None:
         known = self.heading
-        self.heading = heading_of(known.name, known.description, owner, known.label, known.meta)
+        about = known.label, known.meta, known.arguments
+        self.heading = heading_of(known.name, known.description, owner, *about)
 
     @property
     def label(self) -> str | None:
@@ -349,10 +353,16 @@ class TaskRecord:
         """The columns of the app's own, as the text of `meta_text`; None if it has none."""
         return self.heading.meta
 
-    def describe(self, label: str | None, meta: str | None) -> None:
+    @property
+    def arguments(self) -> str | None:
+        """The arguments that people see, as the text of `arguments_text`; None for none."""
+        return self.heading.arguments
+
+    def describe(self, label: str | None, meta: str | None, arguments: str | None) -> None:
         """Say what it is about, in place of what was said before."""
         known = self.heading
-        self.heading = heading_of(known.name, known.description, known.owner, label, meta)
+        about = label, meta, arguments
+        self.heading = heading_of(known.name, known.description, known.owner, *about)
 
     @property
     def origin(self) -> Origin | None:

@@ -38,9 +38,10 @@ def dump_record(record: TaskRecord) -> dict[str, Any]:
     It always has ``task_id``, ``name``, ``status`` and ``created_at``. It has ``description``,
     ``started_at``, ``ended_at``, ``attempts``, ``result``, ``error``, ``reason``,
     ``progress``, ``progress_message``, ``cancel_requested``, ``still_running``, ``remote``,
-    ``run_again_of``, ``after``, ``owner``, ``label`` and ``meta`` only if they are set. Timestamps
-    are in seconds since the epoch; ``result`` and ``error`` are the texts of `encode_result` and
-    `encode_error`, ``meta`` is that of `meta_text`, and ``after`` is what `After.text` returns.
+    ``run_again_of``, ``after``, ``owner``, ``label``, ``meta`` and ``arguments`` only if they are
+    set. Timestamps are in seconds since the epoch; ``result`` and ``error`` are the texts of
+    `encode_result` and `encode_error`, ``meta`` that of `meta_text`, ``arguments`` that of
+    `arguments_text`, and ``after`` is what `After.text` returns.
 
     Args:
         record: A final record, or a snapshot of a live one: it must not change meanwhile.
@@ -67,6 +68,7 @@ def dump_record(record: TaskRecord) -> dict[str, Any]:
         "owner": record.owner,
         "label": record.label,
         "meta": record.meta,
+        "arguments": record.arguments,
         "after": None if record.after is None else record.after.text(),
         **{name: getattr(record, name) for name in _RARE},
     }
@@ -111,8 +113,8 @@ def load_record(facts: Mapping[str, Any], clock: _Times) -> TaskRecord:
     record = TaskRecord()
     record.task_id = TaskId(facts["task_id"])
     about, owner = facts.get("description") or "", facts.get("owner") or None
-    label, meta = facts.get("label") or None, facts.get("meta") or None
-    record.heading = heading_of(facts["name"], about, owner, label, meta)
+    said = [facts.get(one) or None for one in ("label", "meta", "arguments")]
+    record.heading = heading_of(facts["name"], about, owner, *said)
     record.status = TaskStatus(facts["status"])
     record.created_at = float(facts["created_at"])
     record.created = record.queued = clock.monotonic() - (clock.time() - record.created_at)

@@ -208,7 +208,7 @@ class Outpost:
         )
         task.args, task.kwargs, task.limit = args, kwargs or None, message.left
         task.delivery = Delivery(message.attempt, message.limit)
-        task.describe(message.label or None, message.meta or None)
+        task.describe(message.label or None, message.meta or None, message.shown or None)
         self._core.owners.give(task, message.owner or None)
         self._core.ledger.add(task, bounded=False, emit_submitted=False)
         task.attempts = attempts - 1

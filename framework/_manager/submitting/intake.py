@@ -176,8 +176,8 @@ class Intake:
             kwargs: Its keyword arguments, already checked.
             frame: The frame of the caller.
             awaited: How its caller waits for its end.
-            repeated: The task that it repeats, whose owner, label and meta it gets, and from whose
-                steps it goes on if it is one that does; None for none.
+            repeated: The task that it repeats, whose owner it gets, and all that this says of
+                itself, and from whose steps it goes on if it is one that does; None for none.
 
         Raises:
             Exception: What `submit` raises.
@@ -187,7 +187,7 @@ class Intake:
         task = self._new_task(spec, args, kwargs, frame)
         if repeated is not None:
             task.run_again_of, task.owner = str(repeated.task_id), repeated.owner
-            task.describe(repeated.label, repeated.meta)
+            task.describe(repeated.label, repeated.meta, repeated.arguments)
             # A store copies what it keeps of them itself, see `protocols.StepStore`.
             if self.ledger.features.steps is None and isinstance(repeated, LiveTask):
                 _go_on(task, repeated)

@@ -212,6 +212,7 @@ def test_a_step_that_has_landed_does_not_change() -> None:
         "68e73a6968bd",
         "5287cadefc25",
         "06869fd39d2e",
+        "b840eaae2edc",
     ]
 
 

@@ -397,7 +397,7 @@ class Observer:
 _NO_ARGUMENTS: Final = "[[], {}]"
 """The call of a function without arguments; see `wire.encode_call`."""
 
-_TEXTS: Final = ("name", "description", "owner", "label", "meta")
+_TEXTS: Final = ("name", "description", "owner", "label", "meta", "arguments")
 """The columns that a task has of the one that it repeats."""
 
 _NAMES: Final = sa.select(TASKS.c.name).distinct()

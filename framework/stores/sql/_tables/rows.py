@@ -58,6 +58,7 @@ class TaskRow(NamedTuple):
     label: str | None = None
     slept: float | None = None
     meta: str | None = None
+    arguments: str | None = None
     version: int = 0
     process: str = ""
 
@@ -66,8 +67,8 @@ COLUMNS: Final = TaskRow._fields[:-2]
 """The facts of a record, in this order."""
 
 WRITTEN: Final = (
-    *COLUMNS[:-4],
-    *("call", "restart", "level", "due_at", "after", "label", "slept", "meta"),
+    *COLUMNS[:-5],
+    *("call", "restart", "level", "due_at", "after", "label", "slept", "meta", "arguments"),
 )
 """What is written of a task. A new one comes last, since `SUBMISSIONS` has rows in this order."""
 
@@ -207,6 +208,7 @@ def row_of(record: TaskRecord, call: str | None = None, starts: bool = False) ->
         None if record.label is None else clean(record.label),
         rest.get("slept"),
         record.meta,
+        record.arguments,
     )
     written = Written(json.dumps(row), ended_at, record.task_id, restart, starts)
     if after is None or not waits or after.stored:
@@ -302,7 +304,8 @@ def record_of(row: TaskRow, offset: float) -> TaskRecord:
     """
     record = TaskRecord()
     record.task_id = TaskId(row.task_id)
-    record.heading = heading_of(row.name, row.description, row.owner, row.label, row.meta)
+    about = row.label, row.meta, row.arguments
+    record.heading = heading_of(row.name, row.description, row.owner, *about)
     record.status = kind = _STATUS_OF[row.status]
     record.created_at = row.created_at
     record.created = record.queued = created = row.created_at - offset

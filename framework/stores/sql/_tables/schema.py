@@ -321,6 +321,7 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         """,
     ),
     ("ALTER TABLE asyncframe_tasks ADD COLUMN meta TEXT",),
+    ("ALTER TABLE asyncframe_tasks ADD COLUMN arguments TEXT",),
 )
 """The steps from each version of the schema to the next; the first creates it."""
 
@@ -351,6 +352,7 @@ if none may run it. ``level`` is its priority, 0 for high, and ``due_at`` the wa
 which it must not start; null if there is none, or a free task was woken since. ``process`` is empty
 while a task is free; see `_shared.free.claims`. ``after`` says which tasks it was submitted
 after, ``slept`` for how many seconds it has waited since its start, and ``meta`` is a JSON object.
+``arguments`` is one of what people see of ``call``.
 """
 
 PROCESSES: Final = _table("asyncframe_processes")

@@ -439,7 +439,7 @@ def _begin_of(dialect: Dialect) -> sa.Update:
 _KEPT: Final = frozenset(
     {
         *("task_id", "name", "description", "remote", "created_at", "process", "owner"),
-        *("level", "after", "label", "meta"),
+        *("level", "after", "label", "meta", "arguments"),
     }
 )
 """The columns that stay as they are first written."""
