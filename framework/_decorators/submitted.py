@@ -21,7 +21,14 @@ from framework._tasks.decorated import (
     BackgroundDecorator,
     BackgroundFunction,
 )
-from framework._tasks.functions import check_key, checker_for, kind_of, name_of, positional_range
+from framework._tasks.functions import (
+    check_key,
+    check_parameters,
+    checker_for,
+    kind_of,
+    name_of,
+    positional_range,
+)
 from framework._tasks.injection import injected
 from framework._tasks.options import BACKGROUND, COPY, TASK, BackgroundOptions, TaskOptions
 from framework._tasks.specs import TaskSpec
@@ -134,6 +141,7 @@ def _task(layer: str, fn: Callable[..., Any], given: TaskOptions) -> Any:
         """
         for option in ("unique", "key", "label", "meta"):
             check_key(option, changed.get(option), spec.fn)
+        check_parameters("show_arguments", changed.get("show_arguments"), spec.fn)
         spec = spec.replace(changed)
         if spec.options["session"] is not None and inner is awaitable_inner:
             raise ValueError(

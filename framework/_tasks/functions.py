@@ -176,6 +176,55 @@ def check_key(option: str, key: object, fn: Callable[..., Any]) -> None:
     )
 
 
+def arguments_by_name(
+    fn: Callable[..., Any], args: Args, kwargs: Kwargs, names: Iterable[str] | None
+) -> dict[str, Any]:
+    """Return the arguments of a call by the names of their parameters.
+
+    Those of ``**kwargs`` have their own names, those of ``*args`` are together. What the call
+    leaves out is left out, and so is what `Depends` provides.
+
+    Args:
+        fn: The function, as it runs as a task.
+        args: Its positional arguments, which fit.
+        kwargs: Its keyword arguments, which fit.
+        names: Which parameters; None for all.
+    """
+    signature = signature_of(fn)
+    if signature is None:
+        return {}
+    found = dict(signature.bind(*args, **kwargs).arguments)
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            found |= found.pop(name, {})
+    return found if names is None else {name: found[name] for name in names if name in found}
+
+
+def check_parameters(option: str, names: object, fn: Callable[..., Any]) -> None:
+    """Refuse names of parameters that *fn* does not have.
+
+    Args:
+        option: The option that they were given in, for the message.
+        names: A tuple of them; whatever else was given is accepted.
+        fn: The function, as it runs as a task.
+
+    Raises:
+        ValueError: If one is no parameter, or one that `Depends` provides.
+    """
+    signature = signature_of(fn) if isinstance(names, tuple) else None
+    if not isinstance(names, tuple) or signature is None:
+        return
+    parameters = signature.parameters
+    if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+        return
+    unknown = [one for one in names if one not in parameters]
+    if unknown:
+        raise ValueError(
+            f"{option} must have names of parameters of {name_of(fn)}, "
+            f"{', '.join(parameters) or 'which has none'}, not {', '.join(map(repr, unknown))}"
+        )
+
+
 def _takes_any(signature: inspect.Signature) -> bool:
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return any(one.kind in kinds for one in signature.parameters.values())

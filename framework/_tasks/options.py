@@ -94,6 +94,16 @@ def _meta(name: str, value: object) -> object:
     return meta_text(name, value)
 
 
+def _shown(name: str, value: object) -> object:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value):
+        return tuple(value)
+    raise TypeError(
+        f"{name} must be True, False or a tuple of names of parameters, not {checks.show(value)}"
+    )
+
+
 def _hook(name: str, value: object) -> object:
     return value if callable(value) else checks.function(name, value, of="the task")
 
@@ -175,6 +185,14 @@ class RunOptions(TypedDict, total=False):
         "arguments that returns one, or None; at most 2,000 bytes of JSON. It is stored with the "
         "task, and shown with it. If the function raises an error, the task is not submitted.",
         checks.optional(_meta),
+    ]
+    show_arguments: Annotated[
+        bool | tuple[str, ...] | list[str],
+        "Whether everybody who sees the task sees its arguments, or those of some parameters, as "
+        "they are at the submission: as JSON, cut, with secrets of pydantic masked, and without "
+        "what ``Depends`` provides.",
+        _shown,
+        Default(False),
     ]
     priority: Annotated[
         Literal["high", "normal", "low"],

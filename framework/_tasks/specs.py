@@ -139,6 +139,8 @@ class TaskSpec:
         if options["owner"]:
             special.append("owner")
         special += [one for one in ("label", "meta") if callable(options[one])]
+        if options["show_arguments"]:
+            special.append("show_arguments")
         self.special = tuple(special) if special else ()
         self.options = options
         self.engine_note = None
@@ -192,7 +194,17 @@ class TaskSpec:
 
 
 _OF_ONE_TASK: Final = frozenset(
-    {"task_id", "delay", "name", "description", "label", "meta", "after", "after_failure"}
+    {
+        "task_id",
+        "delay",
+        "name",
+        "description",
+        "label",
+        "meta",
+        "show_arguments",
+        "after",
+        "after_failure",
+    }
 )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from framework._records.about.arguments import arguments_of
 from framework._records.about.meta import MetaValue, meta_of
 from framework._records.exports import provided
 from framework._records.ids import Accepted, TaskId
-from framework._records.jsonsafe import jsonable, safe_str
+from framework._records.jsonsafe import JSON, jsonable, safe_str
 from framework._records.reasons import cancel_of, explain, last_error, reason_of
 from framework._records.records import TaskRecord
 from framework._records.statuses import TaskStatus
@@ -98,6 +99,14 @@ class Task(Accepted[Any]):
     def meta(self) -> dict[str, MetaValue]:
         """The columns of the app's own, such as ``{"tenant_id": 7}``; empty if there are none."""
         return meta_of(self._record.meta)
+
+    @property
+    def arguments(self) -> dict[str, JSON]:
+        """The arguments that the option ``show_arguments`` shows, by parameter; else empty.
+
+        They are as people may see them: as JSON, cut, and with secrets masked.
+        """
+        return arguments_of(self._record.arguments)
 
     @property
     def status(self) -> TaskStatus:
@@ -244,6 +253,7 @@ class Task(Accepted[Any]):
             "description": jsonable(record.description),
             "label": record.label and jsonable(record.label),
             "meta": meta_of(record.meta),
+            "arguments": arguments_of(record.arguments),
             "status": record.status.value,
             "created_at": self.created_at.isoformat(),
             "start_time": _iso(self.started_at),

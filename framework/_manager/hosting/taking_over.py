@@ -27,7 +27,16 @@ REASON: Final = "its process ended, and another one has taken it over"
 
 _CARRIED: Final = frozenset(
     {"name", "description", "timeout", "delay", "priority", "idempotent", "on_restart"}
-    | {"task_id", "owner", "label", "meta", "check_arguments", "after", "after_failure"}
+    | {
+        "task_id",
+        "owner",
+        "label",
+        "meta",
+        "show_arguments",
+        "check_arguments",
+        "after",
+        "after_failure",
+    }
 )
 """The options of a submission that go with its task."""
 

@@ -7,10 +7,11 @@ from typing import Any, ClassVar, Final  # what a user's function returns
 
 from framework._manager.submitting.partner import Joined, Partner
 from framework._records import checks
+from framework._records.about.arguments import arguments_text
 from framework._records.about.meta import meta_text
 from framework._records.jsonsafe import safe_str
 from framework._tasks.current import hook_owner
-from framework._tasks.functions import check_key, name_of
+from framework._tasks.functions import arguments_by_name, check_key, check_parameters, name_of
 from framework._tasks.live import LiveTask, current_record
 from framework._tasks.options import label_text
 
@@ -77,12 +78,12 @@ class Owners(Partner):
 
 
 class Descriptions(Partner):
-    """Gives tasks the label and the meta that the functions of their options make of the arguments.
+    """Gives tasks what their options make of the arguments: label, meta, and what is shown of them.
 
-    Those that are no functions are part of a spec's heading, and need nobody.
+    A label or meta that is no function is part of a spec's heading, and needs nobody.
     """
 
-    options: ClassVar[tuple[str, ...]] = ("label", "meta")
+    options: ClassVar[tuple[str, ...]] = ("label", "meta", "show_arguments")
     in_place = True
 
     def make(self, task: LiveTask) -> None:
@@ -99,7 +100,22 @@ class Descriptions(Partner):
         task.describe(
             _made("label", given["label"], task, _label),
             _made("meta", given["meta"], task, meta_text),
+            _arguments(given["show_arguments"], task),
         )
+
+
+def _arguments(shown: object, task: LiveTask) -> str | None:
+    """Return what people see of the arguments; None for nothing.
+
+    Raises:
+        ValueError: If a name is no parameter.
+    """
+    if not shown:
+        return None
+    fn, names = task.spec.fn, shown if isinstance(shown, tuple) else None
+    # A submission's own names have not been checked before.
+    check_parameters("show_arguments", shown, fn)
+    return arguments_text(arguments_by_name(fn, task.args or (), task.kwargs or {}, names))
 
 
 def _made(

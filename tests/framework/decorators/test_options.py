@@ -365,9 +365,9 @@ async def test_an_unknown_option_of_a_submission_is_told(task_manager: TaskManag
     for submit, wait in (("submit", ", wait"), ("submit_nowait", "")):
         message = (
             rf"^{submit}\(\) got an unexpected keyword argument 'text', 'size'; its options are "
-            r"timeout, description, label, meta, priority, on_error, keep_arguments, "
-            r"check_arguments, delay, after, after_failure, task_id, owner, session, "
-            rf"on_complete, {NAMES}{wait}; "
+            r"timeout, description, label, meta, show_arguments, priority, on_error, "
+            r"keep_arguments, check_arguments, delay, after, after_failure, task_id, owner, "
+            rf"session, on_complete, {NAMES}{wait}; "
             r"arguments of the function go in args=\(\.\.\.\) or kwargs=\{\.\.\.\}$"
         )
         with pytest.raises(TypeError, match=message):
@@ -376,7 +376,10 @@ async def test_an_unknown_option_of_a_submission_is_told(task_manager: TaskManag
     assert task_manager.get_stats()["submitted"] == 0
 
 
-RUN_NAMES = "timeout, description, label, meta, priority, on_error, keep_arguments, check_arguments"
+RUN_NAMES = (
+    "timeout, description, label, meta, show_arguments, priority, on_error, keep_arguments, "
+    "check_arguments"
+)
 
 
 def test_an_unknown_option_of_a_decorator_is_told() -> None:
@@ -430,8 +433,8 @@ async def test_a_submission_may_undo_a_delay(task_manager: TaskManager) -> None:
 
 
 RUN = (
-    "timeout=None, description='', label=None, meta=None, priority='normal', on_error='log', "
-    "keep_arguments=True, check_arguments=True"
+    "timeout=None, description='', label=None, meta=None, show_arguments=False, "
+    "priority='normal', on_error='log', keep_arguments=True, check_arguments=True"
 )
 ONCE = (
     "delay=0.0, after=None, after_failure='cancel', task_id=None, owner=None, session=None, "

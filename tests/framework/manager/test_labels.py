@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import nan
 from typing import Any, cast
 from uuid import UUID
 
 import pytest
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry, generate_latest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, SecretBytes, SecretStr, field_serializer
 
 from framework import (
     TaskManager,
@@ -116,7 +117,49 @@ def one_over(number: int) -> str:
     return f"{1 // number}"
 
 
-WRONG: Any = [5, {5: 5}]
+def session() -> str:
+    """Provide what is never shown."""
+    return "4711"
+
+
+PROVIDED: Any = Depends(session)
+
+WRONG: Any = [5, {5: 5}, "number"]
+
+
+def order_by(number: int, by: str = PROVIDED) -> None:
+    """Take a dependency."""
+
+
+class Card(BaseModel):
+    """What somebody pays with."""
+
+    model_config = ConfigDict(extra="allow")
+
+    number: SecretStr
+    code: str = Field(repr=False)
+    names: list[str] = []
+
+    @field_serializer("number")
+    def dump(self, number: SecretStr) -> str:
+        """Return it as it is, as an app does that stores it."""
+        return number.get_secret_value()
+
+
+@dataclass
+class Bill:
+    """A dataclass, with a model and secrets in it."""
+
+    card: Card
+    keys: dict[str, SecretBytes]
+    token: str = field(default="4711", repr=False)
+    above: Bill | None = None
+
+
+@background_task(show_arguments=True)
+def charge(bill: Bill, *ids: object, cents: int = 5, by: str = PROVIDED, **more: object) -> None:
+    """Take many arguments."""
+
 
 REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
@@ -143,6 +186,21 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
         lambda: background_task(meta=lambda number: {"ids": cast(Any, [number])})(order)(3),
         TypeError,
         r"^the meta function of .*order returned a wrong value: meta\['ids'\] must be .*\[3\]: .*$",
+    ),
+    (
+        lambda: pay.options(show_arguments=("order", "cents")),
+        ValueError,
+        r"^show_arguments must have names of parameters of .*order, number, cents, not 'order'$",
+    ),
+    (
+        lambda: background_task(show_arguments=("by",))(order_by),
+        ValueError,
+        r"^show_arguments must have names of parameters of .*order_by, number, not 'by'$",
+    ),
+    (
+        lambda: pay.options(show_arguments=WRONG[2]),
+        TypeError,
+        r"^show_arguments must be True, False or a tuple of names of parameters, not 'number'$",
     ),
     (lambda: pay.options(meta=WRONG[0]), TypeError, r"^meta must be a mapping, a model .*, not 5$"),
     (lambda: pay.options(meta=WRONG[1]), TypeError, r"^meta must have names of .*, not 5$"),
@@ -171,12 +229,40 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
 ]
 
 
-async def test_labels_that_are_refused(task_manager: TaskManager) -> None:
-    """A label that is none is refused, with the name of the function, and nothing is submitted."""
+async def test_what_is_refused_and_hidden(task_manager: TaskManager) -> None:
+    """What is no label or meta is refused, and arguments are shown if asked, without secrets."""
     for call, error, told in REFUSED:
         with pytest.raises(error, match=told):
             call()
     assert task_manager.get_stats()["submitted"] == 0
+
+    card = Card.model_validate(
+        {"number": "4711", "code": "4711", "names": ["a"] * 22, "pin": SecretStr("4711")}
+    )
+    bill = Bill(card, {"key": SecretBytes(b"4711")})
+    bill.above = bill
+    ids = [
+        charge(bill, UUID(int=5), object(), ["x" * 300], note=TaskStatus.FAILED),
+        charge.options(show_arguments=("cents", "note"))(bill, cents=3),
+        pay(1),
+        task_manager.submit_nowait(order, (5,), show_arguments=["number"]),
+        charge(bill, *(["y" * 190] * 20,) * 2, cents=4),
+    ]
+    tasks = [await task_manager.get_task(one) for one in ids]
+    first, second, third, fourth, last = [task.to_dict()["arguments"] for task in tasks if task]
+    shown = {"card": first["bill"]["card"], "keys": {"key": "*" * 10}, "token": "*" * 10}
+    assert first["bill"].items() >= shown.items()
+    assert first["bill"]["card"] == {
+        "number": "*" * 10,
+        "code": "*" * 10,
+        "names": ["a"] * 20 + ["<2 more>"],
+        "pin": "*" * 10,
+    }
+    assert first["ids"] == [str(UUID(int=5)), "<object>", ["x" * 197 + "..."]]
+    assert (first["note"], first.keys()) == ("failed", {"bill", "ids", "note"})
+    assert (second, third, fourth) == ({"cents": 3}, {}, {"number": 5})
+    assert (last["ids"], last["cents"]) == ("<too long>", 4)
+    assert "4711" not in json.dumps([first, last])
 
 
 def test_where_labels_are_shown() -> None:
