@@ -152,6 +152,11 @@ class EngineTask(Item, Protocol):
         ...
 
     @property
+    def arguments(self) -> str | None:
+        """The arguments as people see them, as JSON; None for none. It has to travel likewise."""
+        ...
+
+    @property
     def args(self) -> tuple[Any, ...] | None:
         """The positional arguments; None once the task has ended, unless they are kept."""
         ...

@@ -167,6 +167,7 @@ class Admission:
             owner=task.owner or "",
             label=task.label or "",
             meta=task.meta or "",
+            shown=task.arguments or "",
         )
 
 

@@ -55,6 +55,7 @@ class Message:
         owner: Whom the task belongs to; "" for nobody, and in messages of earlier releases.
         label: What it is about; "" for nothing, and in messages of earlier releases.
         meta: The columns of the app's own, as JSON; "" likewise.
+        shown: The arguments as people see them, as JSON; "" likewise.
         version: `VERSION`.
     """
 
@@ -80,6 +81,7 @@ class Message:
     owner: str = ""
     label: str = ""
     meta: str = ""
+    shown: str = ""
     version: int = VERSION
 
     def as_json(self) -> dict[str, Any]:
@@ -126,6 +128,7 @@ _LATER: Final[dict[str, Any]] = {
     "owner": "",
     "label": "",
     "meta": "",
+    "shown": "",
 }
 """Fields that messages of earlier releases lack, and what they are then."""
 

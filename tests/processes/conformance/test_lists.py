@@ -76,9 +76,9 @@ async def test_the_owner_travels(owned: TaskManager) -> None:
 
 
 async def test_a_repeated_task_keeps_its_owner(owned: TaskManager) -> None:
-    """A task that is run again belongs to the owner of the old one, and has its label and meta."""
+    """A task that is run again belongs to the owner of the old one, and says the same of itself."""
     USER.set("ann")
-    first = tasks.fail.options(label="of {}".format, meta=kind_of)("own")
+    first = tasks.fail.options(label="of {}".format, meta=kind_of, show_arguments=True)("own")
     with pytest.raises(ShopError, match=r"^\('tea', 3\)$"):
         await owned.get_result(first, timeout=PATIENCE)
     USER.set("bob")
@@ -90,7 +90,7 @@ async def test_a_repeated_task_keeps_its_owner(owned: TaskManager) -> None:
     assert await label_of(owned, second) == await label_of(owned, first) == "of own"
     again = await owned.get_task(second)
     assert again is not None
-    assert again.meta == {"kind": "own"}
+    assert (again.meta, list(again.arguments.values())) == ({"kind": "own"}, ["own"])
     with pytest.raises(ShopError, match=r"^\('tea', 3\)$"):
         await owned.get_result(second, timeout=PATIENCE)
 

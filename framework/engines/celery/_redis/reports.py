@@ -234,6 +234,7 @@ def record_of(task_id: str, facts: Mapping[str, str], clock: Clock) -> TaskRecor
             "owner": facts.get("owner"),
             "label": facts.get("label"),
             "meta": facts.get("meta"),
+            "arguments": facts.get("shown"),
         },
         clock,
     )

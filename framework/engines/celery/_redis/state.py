@@ -501,4 +501,5 @@ def _facts(message: Message) -> list[str]:
         *(("owner", message.owner) if message.owner else ()),
         *(("label", message.label) if message.label else ()),
         *(("meta", message.meta) if message.meta else ()),
+        *(("shown", message.shown) if message.shown else ()),
     ]
