@@ -97,6 +97,7 @@ def lines_of(facts: dict[str, Any], process: str) -> list[tuple[str, str]]:
         ("description", facts["description"]),
         ("label", facts["label"] or ""),
         ("meta", json.dumps(facts["meta"], ensure_ascii=False) if facts["meta"] else ""),
+        ("arguments", json.dumps(facts["arguments"]) if facts["arguments"] else ""),
         ("owner", facts["owner"] or ""),
         ("status", facts["status"]),
         ("submitted", moment(facts["created_at"])),

@@ -56,6 +56,7 @@ class TaskSummary(BaseModel):
     description: str
     label: str | None = Field(description="What the task is about, if the app says it")
     meta: dict[str, MetaValue] = Field(description="Columns of the app's own")
+    arguments: dict[str, Any] = Field(description="The arguments that the app shows")
     status: TaskStatus
     created_at: Stamp
     start_time: Stamp | None

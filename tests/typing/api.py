@@ -503,6 +503,8 @@ async def use_lists(manager: TaskManager) -> None:
     assert_type(some.tasks[0].owner, str | None)
     assert_type(some.tasks[0].meta, dict[str, str | int | float | bool | None])
     assert_type(await manager.list_tasks(meta={"tenant_id": 7}), TaskPage)
+    shown: dict[str, Any] = dict(some.tasks[0].arguments)
+    assert_type(shown, dict[str, Any])
     assert_type(
         manager.get_all_tasks(status={"failed"}, owner="ann", search="mail", limit=5, offset=1),
         dict[str, dict[str, Any]],

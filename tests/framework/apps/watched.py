@@ -41,6 +41,7 @@ def held(gate: str) -> dict[str, Any]:
     description="Reports what it is told to",
     label=lambda key: f"key {key}",
     meta=lambda key: {"key": f"<b>{key}</b>", "paid": True},
+    show_arguments=True,
 )
 async def steps(key: str) -> str:
     """Report progress step by step, on the loop."""

@@ -83,7 +83,9 @@ def test_a_task_is_seen_from_start_to_end(page: Page, app: httpx.Client) -> None
     row.click()
     panel = page.get_by_role("complementary")
     expect(panel).to_contain_text(task_id)
-    expect(panel.get_by_role("definition")).to_contain_text(["<b>seen</b>", "true", "key seen"])
+    expect(panel.get_by_role("definition")).to_contain_text(
+        ["seen", "<b>seen</b>", "true", "key seen"]
+    )
     app.post("/step/seen")
     expect(row).to_contain_text("Completed")
     expect(panel).to_contain_text('"done"')
