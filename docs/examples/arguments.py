@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from framework import async_task, background_task, get_task_manager, setup_async_framework
 from framework.protocols import decode_call, encode_call
@@ -55,6 +55,36 @@ def send(account: str, text: str) -> str:
 @background_task(keep_arguments=False)
 def log_in(user: str, password: str) -> None:
     """Get a password, which is freed when the task ends."""
+
+
+class Account(BaseModel):
+    """Where to send something."""
+
+    address: str
+    password: SecretStr
+
+
+@background_task(show_arguments=True)
+def send_from(account: Account, text: str) -> None:
+    """Send a text; people see all but the password."""
+
+
+@background_task(show_arguments=("text",))
+def send_some(account: Account, text: str) -> None:
+    """Send a text; people see it alone."""
+
+
+async def test_what_people_see() -> None:
+    """Arguments are shown where the function says so, without secrets."""
+    ann = Account(address="ann@example.com", password=SecretStr("hunter2"))
+    async with setup_async_framework(None):
+        manager = get_task_manager()
+        tasks = [
+            await manager.get_task(one) for one in (send_from(ann, "hi"), send_some(ann, "ho"))
+        ]
+        account = {"address": "ann@example.com", "password": "**********"}
+        shown = [task.arguments for task in tasks if task]
+    assert shown == [{"account": account, "text": "hi"}, {"text": "ho"}]
 
 
 async def test_a_task_in_memory_gets_the_same_objects() -> None:
