@@ -8,6 +8,7 @@ import pytest
 
 from pytest_asyncframe._toolkit import last_work
 from tests.patience import PATIENCE
+from tests.plugin.clock.waits import SEES_THREADS
 from tests.plugin.endings import PASSED, Ending
 
 # -- tasks
@@ -333,6 +334,7 @@ def test_a_server_that_is_left_open(ending: Ending) -> None:
 # -- slow work
 
 
+@SEES_THREADS
 def test_a_task_that_computes_for_long(ending: Ending) -> None:
     """A task that computes for longer than the stuck timeout is not reported as stuck."""
     told = ending(

@@ -25,7 +25,7 @@ from framework import async_task, setup_async_framework
 from pytest_asyncframe.clock import VirtualDeadlockError
 from pytest_asyncframe.probe import Probe
 from tests.patience import PATIENCE
-from tests.plugin.clock.waits import asleep, compute, sleep
+from tests.plugin.clock.waits import SEES_THREADS, asleep, compute, sleep
 
 # -- files and signals
 
@@ -144,6 +144,7 @@ class Desk:
         self._thread.join()
 
 
+@SEES_THREADS
 async def test_a_thread_that_works_for_a_loop(asyncframe: Probe) -> None:
     """A time limit does not fire while the test's own thread computes for a coroutine."""
     desk = Desk()
@@ -169,6 +170,7 @@ async def test_a_thread_that_waits_for_work(asyncframe: Probe) -> None:
     desk.close()
 
 
+@SEES_THREADS
 def test_a_thread_beside_a_sync_test(asyncframe: Probe) -> None:
     """Waiting for a thread of the test's own takes no virtual time while that computes."""
     done = threading.Event()
@@ -215,6 +217,7 @@ def nap(seconds: float = 0.05) -> float:
     return seconds
 
 
+@SEES_THREADS
 async def test_a_thread_that_sleeps_in_c(asyncframe: Probe) -> None:
     """A time limit does not fire while a thread of the test's own sleeps in a C library."""
     desk, begun = Desk(), queue.SimpleQueue[None]()
@@ -232,6 +235,7 @@ async def test_a_thread_that_sleeps_in_c(asyncframe: Probe) -> None:
     desk.close()
 
 
+@SEES_THREADS
 async def test_writers_of_a_database(asyncframe: Probe, tmp_path: Path) -> None:
     """A time limit does not fire while threads wait for each other's locks in SQLite."""
     desks = [Desk() for _ in range(6)]
@@ -320,6 +324,7 @@ def old_desk() -> Iterator[Desk]:
     desk.close()
 
 
+@SEES_THREADS
 async def test_an_old_thread_that_answers_late(
     asyncframe: Probe, old_desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,6 +350,7 @@ async def test_an_old_thread_that_answers_late(
     right.close()
 
 
+@SEES_THREADS
 async def test_an_old_thread_that_computes(asyncframe: Probe, old_desk: Desk) -> None:
     """A time limit does not fire while a thread from before the test computes for a coroutine."""
     for _ in range(3):
@@ -398,6 +404,7 @@ each_mode = pytest.mark.parametrize(
 )
 
 
+@SEES_THREADS
 @each_mode
 async def test_run_for_waits_for_threads(asyncframe: Probe, mode: str) -> None:
     """run_for() lets the test's own threads finish their work before it moves time on."""
@@ -446,6 +453,7 @@ async def test_run_for_waits_for_sockets(asyncframe: Probe, mode: str) -> None:
     right.close()
 
 
+@SEES_THREADS
 @each_mode
 def test_advance_waits_for_threads(asyncframe: Probe, mode: str) -> None:
     """advance() lets an app's own threads finish their work before it moves time on."""

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
+
+import pytest
 
 asleep = asyncio.sleep  # noqa: TID251  # on virtual time, which is what is tested here
+
+SEES_THREADS = pytest.mark.skipif(
+    not Path("/proc/self/task").exists(), reason="what a thread does is seen in /proc only"
+)
+"""For a test of threads that compute, or wait for something real."""
 
 
 def sleep(seconds: float) -> None:

@@ -8,7 +8,6 @@ import queue
 import re
 import selectors
 import socket
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -26,6 +25,7 @@ from pytest_asyncframe.clock import VirtualClock, VirtualDeadlockError
 from pytest_asyncframe.clock._loop import VirtualLoop
 from pytest_asyncframe.probe import Probe
 from tests.patience import PATIENCE
+from tests.plugin.clock.waits import SEES_THREADS
 from tests.plugin.endings import PLAIN
 
 
@@ -275,6 +275,7 @@ def test_a_queued_task_starts_beside_a_blocked_one(asyncframe: Probe) -> None:
     assert task.result == b"x"
 
 
+@SEES_THREADS
 def test_a_computing_task_is_not_overtaken(asyncframe: Probe) -> None:
     """A task that computes for long is not mistaken for a blocked one: no other runs beside it."""
     order: list[str] = []
@@ -335,6 +336,7 @@ def test_time_that_moves_often(asyncframe: Probe) -> None:
     assert asyncframe.clock.monotonic() == 300
 
 
+@SEES_THREADS
 def test_activity_of_threads() -> None:
     """A running thread looks different at each look; one without an identifier is starting."""
     me = threading.get_native_id()
@@ -404,7 +406,7 @@ def test_a_deadlock_beside_a_thread_that_is_only_listed(
         threading.Event().wait()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="what a thread waits for is seen on Linux only")
+@SEES_THREADS
 def test_a_deadlock_beside_a_thread_that_waits_for_work(asyncframe: Probe) -> None:
     """A thread of the test's own that waits for work without a timeout does not hide a deadlock."""
     asyncframe.clock.sequencer.watchdog.patience = 60
