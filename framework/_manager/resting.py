@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from framework._manager.submitting.requeued import Requeued
+from framework._manager.submitting.requeued import Requeued, amid_of
 from framework._records.records import WAITS
 from framework._records.statuses import CANCELLED
 from framework._running.ledger import rest
@@ -61,6 +61,9 @@ class Resting:
         restart = task.restart
         if restart is None or restart.state != "own" or task.bodies != 1:
             return None
+        if task.cancel_requested:
+            # Its code makes up for what it has done: whoever goes on raises that anew.
+            return None
         used = 0.0
         if task.limit is not None:
             # While it waits for a throttle, the time of its limit stands still.
@@ -87,6 +90,7 @@ class Resting:
             rests = restart.state == "own" and rest(ledger, task, again.reason)
             if rests:
                 restart.rest(pause.due, pause.used)
+                restart.amid = amid_of(restart, pause, again.reason)
                 task.attempts -= not pause.begun
         if not rests:
             stopped = TaskCancelledError(task.task_id, task.name)

@@ -117,6 +117,12 @@ def has_begun(attempts: int, reason: str) -> bool:
     return attempts > 0 or (facts is not None and facts.kind in _AMID)
 
 
+def is_amid(reason: str) -> bool:
+    """Return whether a task that waits for this reason does so in its own code."""
+    facts = facts_of(reason)
+    return facts is not None and facts.kind in _IN_ITS_CODE
+
+
 def message_names(reason: str) -> Sequence[str]:
     """Return the names of the messages that a task waits for, by its reason."""
     facts = facts_of(reason)
@@ -253,7 +259,10 @@ def _throttled(due: Due, name: str, rate: int, window: float) -> str:
     return f"throttle {name} {rate}/{window:g} s is full{following}"
 
 
-_AMID: Final = {"retrying", "sleeping", "receiving"}
+_IN_ITS_CODE: Final = {"sleeping", "receiving"}
+"""The kinds of waits at which the code of a task stands."""
+
+_AMID: Final = {"retrying", *_IN_ITS_CODE}
 """The kinds of waits in which a task has done a part of its work."""
 
 _WORDS: Final[dict[str, Callable[..., str]]] = {
@@ -312,7 +321,7 @@ def reason_of(
         told = in_words(reason, _now(record, scene), whole=whole)
     elif status is TaskStatus.PENDING:
         told = "queued" if scene is None else scene.queued(record)
-    if record.cancel_requested:
+    if record.cancel_asked:
         return f"{told}; {_asked(record, scene)}".removeprefix("; ")
     return told
 
@@ -336,7 +345,7 @@ def cancel_of(record: TaskRecord) -> CancelOutcome | None:
     """Return what has become of the request to cancel a task; None if there was none."""
     if record.status is TaskStatus.CANCELLED:
         return CancelOutcome.CANCELLED
-    if not record.cancel_requested:
+    if not record.cancel_asked:
         return None
     return CancelOutcome.CANNOT if record.status.is_final else CancelOutcome.ASKED
 
@@ -380,7 +389,7 @@ def _ending(record: TaskRecord, scene: Scene | None) -> str:
         told += f"; the last attempt had failed with {record.last_error}"
     if record.still_running:
         told += "; its function still runs, since a thread cannot be stopped"
-    if record.cancel_requested and status is not TaskStatus.CANCELLED:
+    if record.cancel_asked and status is not TaskStatus.CANCELLED:
         told += "; it was asked to cancel, but ended otherwise"
     return told
 

@@ -33,7 +33,7 @@ OFFERED: Final = "it waits for a worker: a process that knows its function and h
 
 _FACTS = (
     *("due", "limit", "priority", "idempotent", "carried", "fresh", "offered", "starts"),
-    *("failed", "used", "number", "delay"),
+    *("failed", "used", "number", "delay", "resumes", "amid"),
 )
 _KNOWN = frozenset(_FACTS)
 _facts_of = attrgetter(*_FACTS)
@@ -60,6 +60,8 @@ class Restart:
         number: Its number in the line of the throttle that it waits for; 0 if it waits for none.
         delay: How many seconds it waits once the tasks have ended that it waits for; 0.0 if it
             waits for none, or no more.
+        resumes: Whether its function goes on from its steps.
+        amid: Whether its code was left where it waited, or stood, and goes on from there.
         state: Whose it is. ``own``: this process's. ``left``: another process may run it, so
             this one neither starts nor stores it any more. ``free``: the copy that a store writes
             of it then. Changed with the ledger's lock held.
@@ -84,6 +86,8 @@ class Restart:
     used: float = 0.0
     number: int = 0
     delay: float = 0.0
+    resumes: bool = False
+    amid: bool = False
     state: RestartState = "own"
     started: float | None = None
     permitted: bool = False
@@ -114,6 +118,14 @@ class Restart:
         return replace(
             self, state="free", started=None, permitted=False, starts=self._starts_before()
         )
+
+    @property
+    def stands(self) -> bool:
+        """Whether its code waits to go on where it stood, so that a cancellation is raised there.
+
+        Of a task that is PENDING: one that runs has begun.
+        """
+        return self.resumes and (self.amid or self._starts_before() > 0)
 
     def rest(self, due: float, used: float) -> None:
         """Note that it waits until wall second *due*, and has to ask for its start again."""
@@ -271,6 +283,8 @@ class TaskRecord:
         progress: The last reported progress, 0.0 to 1.0; None if there is none.
         progress_message: The message that was reported with it.
         cancel_requested: Whether somebody tried to cancel it.
+        cancel_waits: Whether somebody did so while its code stood somewhere: it goes on, and the
+            cancellation is raised there. Then `cancel_requested` is true, and this no more.
         still_running: Whether its function still runs although the task has ended.
         reason: Why it waits or how it ended: words, or facts that `reasons` puts into words.
         slept: For how many seconds it has waited since its start: for its next attempt, a throttle,
@@ -309,6 +323,7 @@ class TaskRecord:
     progress: Rare[float | None] = Rare(None)
     progress_message: Rare[str] = Rare("")
     cancel_requested: Rare[bool] = Rare(False)
+    cancel_waits: Rare[bool] = Rare(False)
     still_running: Rare[bool] = Rare(False)
     reason: Rare[str] = Rare("")
     slept: Rare[float] = Rare(0.0)
@@ -369,6 +384,11 @@ class TaskRecord:
         """The line that submitted the task; None if unknown."""
         return None if self.code is None else Origin(self.code, self.instruction)
 
+    @property
+    def cancel_asked(self) -> bool:
+        """Whether somebody tried to cancel it, also if its code is yet to hear of it."""
+        return self.cancel_requested or self.cancel_waits
+
     def wall(self, stamp: float | None) -> datetime | None:
         """Return a monotonic *stamp* as an aware datetime in UTC; None for None."""
         if stamp is None:
@@ -413,7 +433,7 @@ def visible_state(record: TaskRecord) -> tuple[tuple[Any, ...], tuple[Any, ...]]
             record.status,
             record.attempts,
             rest.get("reason", ""),
-            rest.get("cancel_requested", False),
+            rest.get("cancel_requested", False) or rest.get("cancel_waits", False),
             rest.get("last_error"),
         ),
         (rest.get("progress"), rest.get("progress_message", "")),

@@ -29,11 +29,12 @@ from functools import partial
 from typing import ClassVar, Final, cast
 
 from framework._manager.submitting.partner import Partner
+from framework._records.reasons import is_amid
 from framework._records.records import WAITS, Kind, Restart, TaskRecord
 from framework._records.statuses import FINAL, PENDING, RUNNING, TaskStatus
 from framework._running.endings import Ends
 from framework._running.runner import NOT_STARTED, Runner
-from framework._tasks.live import LiveTask, Waiter, copy_record
+from framework._tasks.live import LiveTask, Pause, Waiter, copy_record
 from framework._tasks.wire import codec_of
 from framework._threads.waiters import ThreadWaiter, wake_all
 from framework.protocols import RequeueStore, Run
@@ -93,6 +94,7 @@ class Requeued(Partner):
                 limit=task.limit,
                 priority=spec.priority,
                 idempotent=spec.idempotent,
+                resumes=spec.resumes,
             )
 
     def hold(self, task: LiveTask, go_on: Callable[[LiveTask], object]) -> bool:
@@ -261,6 +263,7 @@ def _free_copy(task: LiveTask, restart: Restart, reason: str, offered: bool) -> 
     restart = replace(restart.free_copy(), offered=offered)
     if pause is not None:
         restart.due, restart.used = pause.due, pause.used
+        restart.amid = amid_of(restart, pause, task.reason)
         free.attempts -= not pause.begun
     else:
         waits = task.after is not None and task.after.waits
@@ -269,8 +272,26 @@ def _free_copy(task: LiveTask, restart: Restart, reason: str, offered: bool) -> 
         if task.status is RUNNING:
             # It begins anew.
             free.progress, free.progress_message = None, ""
+            restart.amid = restart.resumes
+    if free.cancel_waits:
+        # It goes on for that, whatever it waits for.
+        restart.due, free.reason = None, WAITS
     free.status, free.started, free.restart = PENDING, None, restart
     return free
+
+
+def amid_of(restart: Restart, pause: Pause, reason: str) -> bool:
+    """Return whether a task that waits outside of its code goes on where that stood.
+
+    Args:
+        restart: Its restart, as it was before.
+        pause: Its wait.
+        reason: What it waits for.
+    """
+    if pause.begun:
+        # An attempt has ended, and the next one is to begin.
+        return False
+    return restart.resumes and (restart.amid or is_amid(reason))
 
 
 def _asking(ask: Callable[[LiveTask], bool], plain: Run) -> Run:
