@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from typing import Any, Final, Literal, TypeAlias
 
 from framework._records.checks import id_in_use, show
-from framework._records.records import TaskRecord, wake
+from framework._records.records import Restart, TaskRecord, wake
 from framework._records.statuses import (
     COMPLETED,
     EVENT_OF,
@@ -203,6 +203,7 @@ class Ledger(Events):
                 task.started = now
                 if task.rest is not None:
                     task.reason = ""
+                    _note_replay(task)
             task.attempts += 1
             task.bodies += 1
             if self.sinks:
@@ -370,7 +371,7 @@ class Ledger(Events):
         with self.lock:
             if task.status in FINAL:
                 return False
-            task.cancel_requested = True
+            _mark_cancelled(task)
         self.share(task)
         return True
 
@@ -445,6 +446,34 @@ class Ledger(Events):
         """Add to a counter that does not belong to a status."""
         with self.lock:
             self.extra[name] += by
+
+
+def _mark_cancelled(task: LiveTask) -> None:
+    """Note that a task is to be cancelled; called with the lock held.
+
+    If its code goes on from where it stood, or is just about to come there from its records, the
+    cancellation waits for that: see `raise_cancel`.
+    """
+    restart: Restart | None = task.restart
+    stands = task.status is PENDING and restart is not None and restart.stands
+    if stands or task.replays or task.cancel_waits:
+        task.cancel_waits = True
+    else:
+        task.cancel_requested = True
+
+
+def raise_cancel(ledger: Ledger, task: LiveTask) -> None:
+    """Note that a cancellation which has waited is raised now, where the task's code stands."""
+    with ledger.lock:
+        task.cancel_waits, task.cancel_requested = False, True
+    ledger.share(task)
+
+
+def _note_replay(task: LiveTask) -> None:
+    """Note whether a task that starts is answered from records; called with the lock held."""
+    restart: Restart | None = task.restart
+    if restart is not None and restart.stands:
+        task.replays = True
 
 
 def rest(ledger: Ledger, task: LiveTask, reason: str) -> bool:

@@ -103,8 +103,14 @@ class Runner:
             self.engine.withdraw(task)
         self.release_clock(task)
 
-    def cancel_pending(self, task: LiveTask, reason: str) -> bool:
-        """Make a task CANCELLED if it is still PENDING; it never starts then."""
+    def cancel_pending(self, task: LiveTask, reason: str, *, at_once: bool = False) -> bool:
+        """Make a task CANCELLED if it is still PENDING; it never starts then.
+
+        One whose code stands somewhere goes on instead, unless it is to end *at_once*: see
+        `Ledger.request_cancel`.
+        """
+        if task.cancel_waits and not at_once:
+            return False
         error = TaskCancelledError(task.task_id, task.name)
         if not self.endings.end(task, CANCELLED, error=error, reason=reason, only_from=PENDING):
             return False
@@ -124,7 +130,8 @@ class Runner:
         if not self.cancel_pending(task, reason):
             # Set before the cancellation, which ends the task with this reason.
             task.reason = stopped or task.reason
-            self.endings.stop_body(task)
+            if not task.cancel_waits:
+                self.endings.stop_body(task)
 
     def start(self, task: LiveTask) -> float | None:
         """Make a task RUNNING and return the monotonic second; None if it is final."""

@@ -71,6 +71,7 @@ def dump_record(record: TaskRecord) -> dict[str, Any]:
         "arguments": record.arguments,
         "after": None if record.after is None else record.after.text(),
         **{name: getattr(record, name) for name in _RARE},
+        "cancel_requested": record.cancel_asked,
     }
     return facts | {
         name: value

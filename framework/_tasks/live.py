@@ -192,6 +192,8 @@ class LiveTask(TaskRecord):
         parents: What was known, when it was submitted, of the tasks that it waits for; nothing once
             it is launched, or may be.
         messages: What was sent to it, if no store keeps that; None if nothing was.
+        replays: Whether its code is answered from records of earlier runs, and has not come to
+            where it stood.
         steps: Those of its run in this process, or that it goes on from if no store keeps them;
             None if it has none.
     """
@@ -227,6 +229,7 @@ class LiveTask(TaskRecord):
     parents: Rare[Sequence[TaskRecord]] = Rare(())
     messages: Rare[KeptMessages | None] = Rare(None)
     steps: Rare[KnownSteps | None] = Rare(None)
+    replays: Rare[bool] = Rare(False)
 
     @property
     def level(self) -> int:

@@ -170,7 +170,9 @@ class Task(Accepted[Any]):
     @property
     def cancel_requested(self) -> bool:
         """Whether somebody tried to cancel the task, even without success."""
-        return self._record.cancel_requested
+        record = self._record
+        # Inside, not before its code has come to where it stood.
+        return record.cancel_asked if self._control is None else record.cancel_requested
 
     @property
     def still_running(self) -> bool:
@@ -266,7 +268,7 @@ class Task(Accepted[Any]):
             "has_error": error is not None,
             "error_type": None if error is None else type(error).__name__,
             "error_message": None if error is None else safe_str(error),
-            "cancel_requested": record.cancel_requested,
+            "cancel_requested": record.cancel_asked,
             "still_running": record.still_running,
             "reason": reason and jsonable(reason),
             "last_error_type": None if last is None else last.partition(":")[0],
