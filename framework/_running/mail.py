@@ -7,7 +7,8 @@ Lock order: the ledger's lock is held for a change of what a task keeps, and not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from framework._records.statuses import FINAL
 from framework._records.steps import KeptMessages, MessageRecord, Sent
@@ -93,13 +94,15 @@ class Mail:
             if kept is not None:
                 kept.left = [one for one in kept.left if one.number not in numbers]
 
-    def listen(self, task_id: str, call: Callable[[], object]) -> None:
-        """Call *call* when a message is sent here to a task; on any thread."""
+    @contextmanager
+    def listening(self, task: LiveTask, call: Callable[[], object]) -> Iterator[None]:
+        """Call *call* when a message is sent here to a task, inside the block; on any thread."""
+        task_id = str(task.task_id)
         self._listeners.setdefault(task_id, {})[call] = None
-
-    def unlisten(self, task_id: str, call: Callable[[], object]) -> None:
-        """Do not call it any more."""
-        here = self._listeners.get(task_id, {})
-        here.pop(call, None)
-        if not here:
-            self._listeners.pop(task_id, None)
+        try:
+            yield
+        finally:
+            here = self._listeners.get(task_id, {})
+            here.pop(call, None)
+            if not here:
+                self._listeners.pop(task_id, None)

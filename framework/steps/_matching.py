@@ -182,6 +182,11 @@ class Matching:
         """What nobody has asked for yet, by branch and in the order of its end."""
         return [one for path in sorted(self._left) for one in self._left[path]]
 
+    @property
+    def is_over(self) -> bool:
+        """Whether all was asked for."""
+        return not any(self._left.values())
+
     # -- which branch
 
     def place(self, branch: Branch) -> Path:

@@ -151,7 +151,7 @@ class Message(Generic[T]):
         loop, waiting = asyncio.get_running_loop(), record.answer
         until = _until(record)
         sleeper = LoopSleeper(run.sleeps.clock)
-        with run.listening(sleeper.signal):
+        with run.mail.listening(run.task, sleeper.signal):
             while True:
                 if run.mail.is_shared:
                     left = await run.waiting(branch, loop.run_in_executor(None, lambda: run.left))
@@ -194,7 +194,7 @@ class Message(Generic[T]):
     def _block(self, run: StepRun, record: StepRecord) -> None:
         waiting, until = record.answer, _until(record)
         sleeper = ThreadSleeper(run.sleeps.clock)
-        with run.listening(sleeper.signal):
+        with run.mail.listening(run.task, sleeper.signal):
             while True:
                 ending = self._ending(run, record, run.left, until)
                 if ending is None:

@@ -15,16 +15,15 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from framework._records.records import Kind
-from framework._records.steps import KnownSteps, MessageRecord, StepRecord, said
+from framework._records.steps import KnownSteps, MessageRecord, StepRecord
 from framework._running.mail import Mail
 from framework._tasks.live import LiveTask, current_record
 from framework._tasks.places import stable_text
@@ -43,18 +42,11 @@ from framework.exceptions import (
     StoreUnavailableError,
 )
 from framework.protocols import StepChange, StepStore
-from framework.steps._attempts import dropped
+from framework.steps._attempts import Standing, dropped, tell_left_out
 from framework.steps._bodies import Bodies
 from framework.steps._branches import Body, Branch, digest_of, entered
 from framework.steps._matching import PATIENCE, Answer, Call, Held, Matching
 from framework.steps._sleeps import Sleeps
-
-_LOGGER = logging.getLogger("asyncframe")
-
-_LEFT_OUT: Final = (
-    "task %s (%s) went on from its steps, and did not call again what is recorded: %s; what these "
-    "did stays done"
-)
 
 QUIET: Final = 4
 """Turns of the loop without a call of a step or an end, after which the next result is given."""
@@ -149,6 +141,7 @@ class StepRun:
         self._matching = Matching((), (), is_changed=False)
         self._cut_off: list[StepRecord] = []
         self._held: list[_Waiting] = []
+        self._standing = Standing(task, sleeps.ledger)
         self._results: list[_Ready] = []
         # How many turns have passed without a call; None while nothing counts them.
         self._quiet: int | None = None
@@ -179,15 +172,6 @@ class StepRun:
         """The messages to its task that no step has taken, nor takes right now; may block."""
         return [one for one in self.mail.left(self.task) if one.number not in self.taking]
 
-    @contextmanager
-    def listening(self, call: Callable[[], object]) -> Iterator[None]:
-        """Call *call* when a message is sent to its task from this process; on any thread."""
-        self.mail.listen(self._task_id, call)
-        try:
-            yield
-        finally:
-            self.mail.unlisten(self._task_id, call)
-
     @property
     def is_leaving(self) -> bool:
         """Whether it leaves this process: then no step runs any more."""
@@ -207,6 +191,7 @@ class StepRun:
         is_changed = any(one.code != self._code for one in self._known.stored)
         answering = [one for one in self._known.stored if one.state != "ended"]
         self._matching = Matching(answering, self.branches, is_changed=is_changed)
+        self._standing.begin(self.watch, replays=bool(answering))
         return root
 
     async def drop(self, error: BaseException) -> None:
@@ -235,7 +220,7 @@ class StepRun:
         """
         left = [one for one in self._matching.unasked if one.state != "cancelled"]
         self._known.unasked = left
-        _tell_left_out(self.task, [one for one in left if one in self._before])
+        tell_left_out(self.task, [one for one in left if one in self._before])
 
     # -- calls on the loop
 
@@ -284,7 +269,16 @@ class StepRun:
             answer = await self._hold(branch, call, answer.record)
         if answer.what == "refuse":
             raise StepMismatchError(self._task_id, declared.name)
+        if answer.what == "run" and self.task.cancel_waits:
+            await self._stand(branch, call, answer)
         return answer
+
+    async def _stand(self, branch: Branch, call: Call, answer: Answer) -> None:
+        """Hold a call at which the code stands: its task is about to be cancelled there."""
+        note = partial(self._cut_off_at, branch, call, answer)
+        with self._standing.held(note) as given:
+            self.watch()
+            await self.waiting(branch, given)
 
     async def _hold(self, branch: Branch, call: Call, cancelled: StepRecord | None) -> Answer:
         loop = asyncio.get_running_loop()
@@ -332,6 +326,9 @@ class StepRun:
             record.state = "cancelled"
             self._cut_off.append(record)
 
+    def _cut_off_at(self, branch: Branch, call: Call, answer: Answer) -> None:
+        self.cut_off(self.record_of(branch, call, answer))
+
     async def store(
         self, branch: Branch, record: StepRecord, change: StepChange | None = None
     ) -> None:
@@ -358,7 +355,7 @@ class StepRun:
 
     def watch(self) -> None:
         """Count the turns of the loop in which nothing is called, from now on."""
-        if self._quiet is None and (self._results or self._held or self.sleeps):
+        if self._quiet is None and (self._results or self._held or self.sleeps or self._standing):
             self._quiet = 0
             asyncio.get_running_loop().call_soon(self._count)
 
@@ -371,7 +368,7 @@ class StepRun:
                 heapq.heappop(self._results)
             if self._results:
                 heapq.heappop(self._results).given.set_result(None)
-            elif not self._settle():
+            elif not self._settle() and not self._standing.look(self.branches, self._matching):
                 # The next call, the next end of a branch, or patience begins to count again.
                 self._quiet = None
                 self.sleeps.look(self.branches)
@@ -385,7 +382,8 @@ class StepRun:
         now = asyncio.get_running_loop().time()
         held = [Held(one.branch, one.call, now - one.since, one.cancelled) for one in self._held]
         moves = any(one.state in {"runs", "inside", "outside"} for one in self.branches)
-        found = self._matching.settle(held, is_stuck=not moves)
+        # What nobody answers is cancelled, if the task is.
+        found = self._matching.settle(held, is_stuck=not (moves or self.task.cancel_waits))
         if found is None:
             return False
         waiting = self._held[held.index(found[0])]
@@ -431,8 +429,12 @@ class StepRun:
             found = self._matching.settle([Held(branch, call, 0.0)], is_stuck=True)
             assert found is not None
             answer = found[1]
+        if answer.what != "take" and self.task.cancel_waits:
+            self._cut_off_at(branch, call, answer)
+            self._standing.raise_here()
         if answer.what == "refuse":
             raise StepMismatchError(self._task_id, declared.name)
+        self._standing.come(is_there=answer.what != "take" or self._matching.is_over)
         return answer
 
     def store_sync(self, record: StepRecord, change: StepChange | None = None) -> None:
@@ -492,12 +494,6 @@ class StepRun:
             return value
         self._raised.append((error, record))
         raise error
-
-
-def _tell_left_out(task: LiveTask, left: Sequence[StepRecord]) -> None:
-    if left:
-        names = ", ".join(dict.fromkeys(said(one.function) for one in left))
-        _LOGGER.warning(_LEFT_OUT, task.task_id, task.name, names)
 
 
 def run_of(branch: Branch) -> StepRun:

@@ -69,6 +69,7 @@ class Sleeps:
         ledger: Is told of its sleeps.
 
     Attributes:
+        ledger: As above.
         clock: Its time.
         left: What its function raises since it leaves; None while it stays.
     """
@@ -76,7 +77,7 @@ class Sleeps:
     def __init__(self, task: LiveTask, policies: Policies, ledger: Ledger) -> None:
         self._whose = task
         self._policies = policies
-        self._ledger = ledger
+        self.ledger = ledger
         self.clock = ledger.clock
         self._still: _Still | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -155,7 +156,7 @@ class Sleeps:
         self._still.sleep.__enter__()
         if reason != self._told:
             self._told = reason
-            self._ledger.announce("sleeping", self._whose, _told(delay), None)
+            self.ledger.announce("sleeping", self._whose, _told(delay), None)
 
     def _whole(self) -> tuple[float, str]:
         """Return for how many seconds the task sleeps, and why."""
@@ -235,7 +236,7 @@ class Sleeps:
         with Sleep(policies, sleeper, reason, suspends=True, pause=pause) as sleep:
             if reason != self._told:
                 self._told = reason
-                self._ledger.announce("sleeping", task, _told(delay), None)
+                self.ledger.announce("sleeping", task, _told(delay), None)
             while not sleeper.interrupted and clock.monotonic() < due:
                 if sleeper.wait(due) is None and signalled:
                     break
