@@ -11,7 +11,7 @@ from typing import Final
 from framework._manager.core import Core
 from framework._manager.others.questions import Then
 from framework._records.ids import TaskId
-from framework._records.reasons import delayed
+from framework._records.reasons import cancelled, delayed, has_begun
 from framework._records.records import Restart, TaskRecord
 from framework._records.statuses import INTERRUPTED, PENDING
 from framework._tasks import registry
@@ -89,6 +89,19 @@ def take_over(core: Core, record: TaskRecord) -> bool:
         core.ledger.requeued(task)
     elif task.outbox is not None:
         core.ledger.flush_submitted(task)
+    if not record.cancel_asked or task.cancel_waits:
+        _begin(core, task, record, is_new)
+    else:
+        # There is nothing of it that could make up for anything.
+        core.ledger.request_cancel(task)
+        core.runner.cancel_pending(task, cancelled(has_begun(task.attempts, record.reason)))
+    return True
+
+
+def _begin(core: Core, task: LiveTask, record: TaskRecord, is_new: bool) -> None:
+    """Let a task run that was taken over, from a record, if it can."""
+    restart, spec = task.restart, task.spec
+    assert restart is not None
     try:
         task.args, kwargs = decode_call(spec.fn, restart.call)
         if is_new and not record.run_again_of:
@@ -99,14 +112,13 @@ def take_over(core: Core, record: TaskRecord) -> bool:
         core.intake.resume(task)
     except Exception as error:  # the function has changed; its types are the user's code
         core.runner.refuse(task, error)
-        return True
+        return
     if restart.permitted or restart.starts < MOST_STARTS:
         core.intake.launch(task)
     else:
         stopped = TaskInterruptedError(task.task_id, task.name)
         core.endings.end(task, INTERRUPTED, error=stopped, reason=ENOUGH, only_from=PENDING)
         core.runner.release_clock(task)
-    return True
 
 
 def waits_for_a_place(record: TaskRecord) -> bool:
@@ -219,7 +231,10 @@ def _task_of(core: Core, record: TaskRecord, restart: Restart, spec: TaskSpec) -
     task.attempts = record.attempts
     if record.progress is not None:
         task.progress, task.progress_message = record.progress, record.progress_message
+    # The function may have been another kind when the task was submitted.
+    restart.resumes = spec.resumes
     task.restart = restart
+    task.cancel_waits = record.cancel_asked and restart.stands
     task.hooks = spec.hooks
     task.after = record.after
     if record.run_again_of:

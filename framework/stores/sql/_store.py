@@ -166,7 +166,8 @@ class SQLStore:
         self._transactions.open(site.membership, writer.follower.submissions)
         self._history = History(site, self._mirror, writer.follower, writer.pages)
         self._lists.open(self._history)
-        self._steps.open(site, writer.follower.submissions)
+        end = partial(self._ask_to_cancel, at_once=True)
+        self._steps.open(site, writer.follower.submissions, end)
         writer.start()
         self._writer = writer
 
@@ -358,13 +359,17 @@ class SQLStore:
 
     def request_cancel(self, task_id: str) -> bool:
         """Ask the process of a live task to cancel it; see `protocols.SharedStore`."""
+        return self._ask_to_cancel(task_id, at_once=False)
+
+    def _ask_to_cancel(self, task_id: str, *, at_once: bool) -> bool:
         if not can_be_kept(task_id):
             return False
         self._backlog.let_write([task_id])
         with answering(self), self._database.writing() as connection:
             version = self._writer.statements.advance(connection, "").version
             self._writer.follower.submissions.move(connection, version, task_id)
-            owner = self._writer.statements.request_cancel(connection, task_id, version)
+            asked = self._writer.statements.request_cancel
+            owner = asked(connection, task_id, version, at_once=at_once)
         if owner == "":
             # There is no process that would end it.
             self._writer.follower.settle_soon()

@@ -15,6 +15,7 @@ from framework._records.statuses import TaskStatus
 from framework.protocols import PlaceAnswer, PlaceRequest
 from framework.stores.sql._shared import places as _places
 from framework.stores.sql._shared.membership import MISSED
+from framework.stores.sql._tables import cancelling
 from framework.stores.sql._tables.schema import PLACES
 from framework.stores.sql._writing import batches as _batches
 from tests.processes.sql.siblings import COMPLETED, RUNNING, Peer, peers
@@ -352,7 +353,7 @@ def test_no_question_reads_a_whole_table(sqlite_url: str) -> None:
         _places._DROP_OVER,
         _places._REPLACE,
         _places._REPLACED,
-        _places._UNWANTED,
+        cancelling.live(_places._UNWANTED),
     )
     names = ("in_line", "of_task", "at_version", "by", "own")
     with peers(sqlite_url, 1) as (one,), one.database.reading() as connection:

@@ -213,6 +213,7 @@ def test_a_step_that_has_landed_does_not_change() -> None:
         "5287cadefc25",
         "06869fd39d2e",
         "b840eaae2edc",
+        "8785afd11b68",
     ]
 
 

@@ -239,7 +239,7 @@ class Follower:
     def cancel(self, task_id: str, reason: str = "") -> None:
         """Cancel a live task of this process, unless that was requested before."""
         record = self._site.backlog.live.get(task_id)
-        if record is not None and not record.cancel_requested:
+        if record is not None and not record.cancel_asked:
             self._host.cancel(task_id, reason)
 
     def _tell(self, task_ids: Collection[str]) -> None:

@@ -268,8 +268,12 @@ class Observer:
 
     # -- asking
 
-    def request_cancel(self, task_id: str) -> bool:
+    def request_cancel(self, task_id: str, *, at_once: bool = False) -> bool:
         """Ask the process of a live task to cancel it.
+
+        Args:
+            task_id: The task.
+            at_once: See `TaskManager.cancel_task`.
 
         Returns:
             False if no live task has this id.
@@ -278,7 +282,8 @@ class Observer:
             StoreUnavailableError: If the database fails.
         """
         with self._writing() as (connection, version):
-            return self._statements.request_cancel(connection, task_id, version) is not None
+            asked = self._statements.request_cancel
+            return asked(connection, task_id, version, at_once=at_once) is not None
 
     def run_again(self, task_id: str, now: float) -> str:
         """Submit the call of a task that ended without a result again, as a new task.

@@ -35,6 +35,7 @@ from framework._tasks.places import (
 )
 from framework.stores.sql._shared.requests import Requests
 from framework.stores.sql._shared.site import Site
+from framework.stores.sql._tables import cancelling
 from framework.stores.sql._tables.free_rows import IS_FREE
 from framework.stores.sql._tables.schema import PLACES, PROCESSES, TASKS
 from framework.stores.sql._tables.statements import parts
@@ -123,16 +124,11 @@ LOST: Final = sa.select(PLACES.c.line).where(_HOMELESS, ~_LIVE).distinct()
 """The lines with places of processes without a row, and of no live task."""
 _LOSE: Final = sa.delete(PLACES).where(_HOMELESS, ~_LIVE)
 # Those that no process can read from its places: whoever looks after orphans cancels them.
-_UNWANTED: Final = (
-    sa.update(TASKS)
-    .where(
-        TASKS.c.ended_at.is_(None),
-        TASKS.c.cancel_requested == 0,
-        TASKS.c.task_id.in_(
-            sa.select(PLACES.c.task_id).where(PLACES.c.replaced_by.is_not(None), _HOMELESS)
-        ),
-    )
-    .values(cancel_requested=1, version=bindparam("at_version"))
+_UNWANTED: Final = sa.and_(
+    TASKS.c.cancel_requested == 0,
+    TASKS.c.task_id.in_(
+        sa.select(PLACES.c.task_id).where(PLACES.c.replaced_by.is_not(None), _HOMELESS)
+    ),
 )
 
 
@@ -420,7 +416,7 @@ class _Step:
         """Ask for the cancellation of all others that are in a line."""
         by = request.task_id
         self._connection.execute(_REPLACE, {"in_line": request.key, "by": by})
-        self._connection.execute(_UNWANTED, {"at_version": self._version})
+        cancelling.ask(self._connection, _UNWANTED, self._version)
         found = self._connection.execute(_REPLACED, {"own": self._process})
         self.replaced += [(one, other) for one, other in found if other == by]
 
@@ -432,7 +428,7 @@ def set_free(connection: Connection, version: int, task_ids: Collection[str], pr
         own = sa.and_(PLACES.c.task_id.in_(some), PLACES.c.process == process)
         found += connection.execute(sa.update(PLACES).where(own).values(process="")).rowcount
     if found:
-        connection.execute(_UNWANTED, {"at_version": version})
+        cancelling.ask(connection, _UNWANTED, version)
 
 
 def leave_free(connection: Connection, version: int, process: str) -> None:
@@ -440,7 +436,7 @@ def leave_free(connection: Connection, version: int, process: str) -> None:
     free = sa.exists().where(TASKS.c.task_id == PLACES.c.task_id, IS_FREE)
     own = sa.and_(PLACES.c.process == process, free)
     connection.execute(sa.update(PLACES).where(own).values(process=""))
-    connection.execute(_UNWANTED, {"at_version": version})
+    cancelling.ask(connection, _UNWANTED, version)
 
 
 def is_held_on(connection: Connection, process: str) -> bool:
@@ -460,7 +456,7 @@ def inherit(connection: Connection, version: int) -> bool:
     if connection.execute(_ANY_HOMELESS).first() is None:
         return False
     connection.execute(_ADOPTED)
-    connection.execute(_UNWANTED, {"at_version": version})
+    cancelling.ask(connection, _UNWANTED, version)
     lines = list(connection.execute(LOST).scalars())
     if lines:
         connection.execute(_LOSE)

@@ -33,7 +33,7 @@ IS_LISTED_FREE: Final = sa.and_(
 
 READY: Final = (
     "process = '' AND ended_at IS NULL AND due_at IS NULL"
-    " AND call IS NOT NULL AND restart IS NOT NULL AND cancel_requested = 0"
+    " AND call IS NOT NULL AND restart IS NOT NULL AND cancel_requested <> 1"
 )
 """Those that may start now; in words, for what is not a query of columns as well."""
 

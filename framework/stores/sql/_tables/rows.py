@@ -7,7 +7,7 @@ clock. They are converted by the difference between the two clocks at that momen
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from framework._records.chains import After
@@ -196,7 +196,7 @@ def row_of(record: TaskRecord, call: str | None = None, starts: bool = False) ->
         _result_text(record) if status is _COMPLETED else None,
         None if error is None else encode_error(error),
         clean(str(rest.get("reason", ""))),
-        int(rest.get("cancel_requested", False)),
+        _mark_of(status, restart, rest),
         int(rest.get("still_running", False)),
         rest.get("run_again_of") or None,
         record.owner,
@@ -215,6 +215,26 @@ def row_of(record: TaskRecord, call: str | None = None, starts: bool = False) ->
         return written
     links = [(record.task_id, parent, after.on_failure) for parent in sorted(after.open)]
     return written._replace(waits_for=links, unwritten=after.unwritten)
+
+
+ENDS: Final = 1
+"""What stands in a row whose task is to be cancelled: if it is free, whoever finds it ends it."""
+
+RAISES: Final = 2
+"""The same if its code has begun: whoever takes it goes on, and the cancellation is raised there.
+
+It is above `ENDS`: of two the higher one stays, so nobody overwrites what another one has asked.
+"""
+
+
+def _mark_of(status: TaskStatus, restart: Restart | None, rest: Mapping[str, Any]) -> int:
+    """Return the mark in the row of a record, by its rare attributes; 0 if nobody cancels it."""
+    if rest.get("cancel_waits"):
+        return ENDS if status.is_final else RAISES
+    if not rest.get("cancel_requested"):
+        return 0
+    goes_on = status is _RUNNING and restart is not None and restart.resumes
+    return RAISES if goes_on else ENDS
 
 
 def begin(still: TaskRecord, started: float) -> None:

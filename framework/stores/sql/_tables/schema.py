@@ -322,6 +322,16 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
     ),
     ("ALTER TABLE asyncframe_tasks ADD COLUMN meta TEXT",),
     ("ALTER TABLE asyncframe_tasks ADD COLUMN arguments TEXT",),
+    (
+        # With those whose cancellation is raised where they go on: 2, and 1 for those that end.
+        "DROP INDEX asyncframe_tasks_ready",
+        """
+        CREATE INDEX asyncframe_tasks_ready
+        ON asyncframe_tasks (name, level, created_at, task_id)
+        WHERE process = '' AND ended_at IS NULL AND due_at IS NULL
+        AND call IS NOT NULL AND restart IS NOT NULL AND cancel_requested <> 1
+        """,
+    ),
 )
 """The steps from each version of the schema to the next; the first creates it."""
 
@@ -353,6 +363,7 @@ which it must not start; null if there is none, or a free task was woken since. 
 while a task is free; see `_shared.free.claims`. ``after`` says which tasks it was submitted
 after, ``slept`` for how many seconds it has waited since its start, and ``meta`` is a JSON object.
 ``arguments`` is one of what people see of ``call``.
+``cancel_requested`` is 0, or what `rows.ENDS` and `rows.RAISES` say.
 """
 
 PROCESSES: Final = _table("asyncframe_processes")

@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection
 from framework._records.statuses import TaskStatus
 from framework.stores.sql._dialects.dialect import Answer, Dialect
 from framework.stores.sql._dialects.direct import Direct
-from framework.stores.sql._tables import calls, free_rows
+from framework.stores.sql._tables import calls, cancelling, free_rows
 from framework.stores.sql._tables.rows import COLUMNS, NEVER, WRITTEN, TaskRow, Written
 from framework.stores.sql._tables.schema import MESSAGES, META, PROCESSES, STEPS_OF_TASKS, TASKS
 
@@ -36,7 +36,6 @@ BY_END: Final = (TASKS.c.ended_at, TASKS.c.task_id)
 End: TypeAlias = tuple[float, str]
 """Where a task is in the order of their end: its wall second, and its id."""
 
-_LIVE: Final = TASKS.c.ended_at.is_(None)
 _OWN: Final = ("version", "process")
 # Made once: making them takes as long as half a transaction.
 # By its key: what reads a table whole is planned anew each time, see the settings there.
@@ -84,7 +83,7 @@ _SINCE: Final = (
         > sa.tuple_(bindparam("version"), bindparam("task_id")),
         sa.or_(
             TASKS.c.process != bindparam("process"),
-            TASKS.c.cancel_requested == 1,
+            TASKS.c.cancel_requested != 0,
             # Others may have ended what it waited for.
             TASKS.c.after.is_not(None),
         ),
@@ -282,17 +281,23 @@ class Statements:
         )
         return list(found.scalars())
 
-    def request_cancel(self, connection: Connection, task_id: str, version: int) -> str | None:
-        """Mark a live task; return whose it is, "" for a free one, None if unknown or final."""
-        done = connection.execute(
-            sa.update(TASKS)
-            .where(TASKS.c.task_id == task_id, _LIVE)
-            .values(cancel_requested=1, version=version)
+    def request_cancel(
+        self, connection: Connection, task_id: str, version: int, *, at_once: bool = False
+    ) -> str | None:
+        """Mark a live task; return whose it is, "" for a free one, None if unknown or final.
+
+        Args:
+            connection: A transaction in a writer's turn.
+            task_id: The task.
+            version: The version of the turn.
+            at_once: Whether a task that waits to go on ends as it is, and its code does not run.
+        """
+        whose, woken = cancelling.ask(
+            connection, TASKS.c.task_id == task_id, version, at_once=at_once
         )
-        if not done.rowcount:
-            return None
-        found = connection.execute(sa.select(TASKS.c.process).where(TASKS.c.task_id == task_id))
-        return str(found.scalar_one())
+        if woken:
+            calls.call(connection, self.dialect, "", version, woken)
+        return whose[0] if whose else None
 
     def remove(self, connection: Connection, bound: float, most: int) -> bool:
         """Delete tasks that ended by wall second *bound*; True if some may be left.
@@ -449,8 +454,9 @@ def _changed(new: Any, *, hand_over: bool) -> tuple[dict[str, Any], sa.ColumnEle
     """Return what a row changes in one that is there, and whether; see `dialect.Change`."""
     changed = {name: new[name] for name in (*WRITTEN, *_OWN) if name not in _KEPT}
     # Another process may have set it since this one looked.
+    asked = TASKS.c.cancel_requested
     changed["cancel_requested"] = sa.case(
-        (TASKS.c.cancel_requested == 1, 1), else_=new.cancel_requested
+        (asked > new.cancel_requested, asked), else_=new.cancel_requested
     )
     # Written once, and of no use to anybody after the task is COMPLETED.
     changed["call"] = sa.case(

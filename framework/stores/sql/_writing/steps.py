@@ -105,13 +105,15 @@ class StepRows:
         self._thread: threading.Thread | None = None
         self._asked = itertools.count()
 
-    def open(self, site: Site, submissions: Submissions) -> None:
+    def open(self, site: Site, submissions: Submissions, end: Callable[[str], bool]) -> None:
         """Let steps and messages come; the thread starts with the first step.
 
         Args:
             site: Of the store.
             submissions: The tasks that apps submit in transactions of their own.
+            end: See `cancel_at_once`.
         """
+        self._end = end
         self._membership, self._clock = site.membership, site.clock
         self.messages.open(site, submissions)
         self._requests, self._closing = queue.SimpleQueue(), threading.Event()
@@ -146,6 +148,10 @@ class StepRows:
         """Store steps together; see `protocols.StepStore`."""
         rows = [row_of(task_id, one) for one in records]
         self._put(_Request(task_id, rows, change or StepChange(), told))
+
+    def cancel_at_once(self, task_id: str) -> bool:
+        """Cancel a task whose code does not run any more; see `protocols.StepStore`."""
+        return self._end(task_id)
 
     def _put(self, request: _Request) -> None:
         if self._closing.is_set():

@@ -115,7 +115,8 @@ _WAITED: Final = (
 _IS_ASLEEP: Final = sa.and_(IS_FREE, TASKS.c.due_at.is_not(None))
 UNWANTED: Final = (
     sa.select(
-        *(TASKS.c[name] for name in ("task_id", "name", "attempts", "reason", "cancel_requested"))
+        *(TASKS.c[name] for name in ("task_id", "name", "attempts", "reason", "cancel_requested")),
+        TASKS.c.restart,
     )
     .where(_IS_UNWANTED)
     .order_by(TASKS.c.task_id)

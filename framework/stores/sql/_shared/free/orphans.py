@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from framework._records.reasons import cancelled, has_begun
-from framework._records.records import WAITS
+from framework._records.records import WAITS, Restart
 from framework._records.statuses import TaskStatus
 from framework._tasks.wire import encode_error
 from framework.exceptions import TaskCancelledError
@@ -175,7 +175,8 @@ def _end_unwanted(connection: Connection, version: int, now: float) -> list[str]
         own = TASKS.c.task_id == row.task_id
         if row.cancel_requested:
             error = encode_error(TaskCancelledError(row.task_id, row.name))
-            reason = cancelled(has_begun(row.attempts, row.reason))
+            stands = row.restart is not None and Restart.of("", row.restart).stands
+            reason = cancelled(stands or has_begun(row.attempts, row.reason))
             _end(connection, own, TaskStatus.CANCELLED, version, now, reason, error=error)
         else:
             _end(connection, own, TaskStatus.INTERRUPTED, version, now, REASON)
