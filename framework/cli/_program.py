@@ -172,6 +172,11 @@ def _add_tasks(add: Callable[[str, Command, str], argparse.ArgumentParser]) -> N
         metavar="SECONDS",
         help="how long to wait for their end (default: 3)",
     )
+    cancelling.add_argument(
+        "--at-once",
+        action="store_true",
+        help="end those that wait to go on as they are: their code does not run any more",
+    )
 
 
 def _add_form(made: argparse.ArgumentParser) -> None:

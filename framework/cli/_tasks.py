@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from framework._manager.face.listing import checked_query, cursor
 from framework._manager.face.names import full_name, unknown_name
 from framework._records.pages import Key, PageQuery, key_of
+from framework._records.reasons import has_begun
 from framework._records.records import TaskRecord
 from framework._records.steps import StepInfo, info_of
 from framework._running.log import escaped
@@ -123,7 +124,7 @@ def cancel(source: Source, screen: Screen, arguments: Namespace) -> int:
     """Cancel tasks, and say of each what has come of it."""
 
     def one(start: str) -> None:
-        record = _cancel(source, screen, start, arguments.timeout)
+        record = _cancel(source, screen, start, arguments.timeout, at_once=arguments.at_once)
         screen.say(f"task {record.task_id} is cancelled")
 
     return _each(screen, arguments, one)
@@ -141,7 +142,9 @@ def _each(screen: Screen, arguments: Namespace, call: Callable[[str], None]) -> 
     return status
 
 
-def _cancel(source: Source, screen: Screen, start: str, timeout: float) -> TaskRecord:
+def _cancel(
+    source: Source, screen: Screen, start: str, timeout: float, *, at_once: bool
+) -> TaskRecord:
     """Cancel a task.
 
     Raises:
@@ -154,7 +157,7 @@ def _cancel(source: Source, screen: Screen, start: str, timeout: float) -> TaskR
     if record.remote:
         _request_on_workers(source, str(record.task_id))
     else:
-        source.observer.request_cancel(str(record.task_id))
+        source.observer.request_cancel(str(record.task_id), at_once=at_once)
     sight = _until_final(source, sight, timeout)
     if screen.as_json:
         screen.json(facts_of(sight.record))
@@ -181,6 +184,12 @@ def _why_not_cancelled(sight: Sight) -> str:
     record = sight.record
     if record.status.is_final:
         return f"task {record.task_id} has ended before it was cancelled: {record.status}"
+    if sight.process is None and has_begun(record.attempts, record.reason):
+        return (
+            f"task {record.task_id} is asked to stop, but no process has it now: the next one of "
+            "the app that knows its function goes on with it, so that it can make up for what it "
+            "has done; --at-once ends it as it is"
+        )
     if sight.process is None and not record.remote:
         return (
             f"task {record.task_id} is asked to stop, but no process has it now: the next one of "

@@ -206,6 +206,9 @@ _TASK_LOCATION: Final = {
 }
 
 _Id = Annotated[str, Path(description="The id of a task")]
+_AtOnce = Annotated[
+    bool, Query(description="Whether one that waits to go on ends as it is: its code does not run")
+]
 _Wait = Annotated[
     float,
     Query(ge=0, le=60, allow_inf_nan=False, description="Seconds to wait for the task's end"),
@@ -325,11 +328,11 @@ def _add_changes(router: APIRouter, access: Access) -> None:
         response_model=CancelResult,
         **marked({**_UNKNOWN, **_UNAVAILABLE}, csrf_header=access.csrf_header),
     )
-    async def cancel_task(task_id: _Id, request: Request) -> Response:
+    async def cancel_task(task_id: _Id, request: Request, at_once: _AtOnce = False) -> Response:
         """Cancel a task, if it can be cancelled, and say what came of it."""
         await access.task(request, task_id)
         manager = get_task_manager()
-        said = await manager.request_cancel(task_id)
+        said = await manager.request_cancel(task_id, at_once=at_once)
         task = await manager.get_task(task_id)
         if task is None:
             raise TaskNotFoundError(task_id)

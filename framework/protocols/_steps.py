@@ -67,3 +67,11 @@ class StepStore(Protocol):
                 `MessageCameError` if that cannot be, so that nothing was stored.
         """
         ...
+
+    def cancel_at_once(self, task_id: str) -> bool:
+        """Cancel a task; one that waits to go on ends as it is, and its code does not run; blocks.
+
+        Otherwise like `SharedStore.request_cancel`, after which such a task goes on, so that its
+        code is cancelled where it stood.
+        """
+        ...

@@ -313,10 +313,12 @@ class TaskManager(Waiting):
 
     # -- cancelling and forgetting
 
-    async def cancel_task(self, task_id: str) -> bool:
+    async def cancel_task(self, task_id: str, *, at_once: bool = False) -> bool:
         """Cancel a task; return True if it was cancelled, False if not or not yet.
 
-        - A PENDING task never starts: True.
+        - A PENDING task never starts: True. One that has begun, and that waits as a row to go on
+          from its [steps](howto/steps.md), goes on for that: the cancellation is raised where its
+          code waits, and the steps that it calls then run. It is awaited like a running one.
         - An ``async def`` task is cancelled and awaited for at most 1 s: True if it stops, False
           if it returns a result (it is COMPLETED) or does not stop.
         - A sync task that is running cannot be stopped from outside: False. It stops where it
@@ -325,24 +327,35 @@ class TaskManager(Waiting):
         - A task that has ended, or an unknown id: False.
 
         ``cancel_requested`` is true for every task that had not ended. So after False, a task
-        that is still ``running`` may become CANCELLED later. `request_cancel` tells these apart.
+        that is still ``running``, or ``pending``, may become CANCELLED later. `request_cancel`
+        tells these apart.
+
+        Args:
+            task_id: The task.
+            at_once: Whether a task that waits to go on ends as it is. Its code does not run any
+                more, so it makes up for nothing: for one whose function no process knows any more.
 
         Raises:
             TypeError: If *task_id* is not a string.
         """
-        return await cancel(self._core, task_id)
+        return await cancel(self._core, task_id, at_once=at_once)
 
-    async def request_cancel(self, task_id: str) -> CancelAnswer:
+    async def request_cancel(self, task_id: str, *, at_once: bool = False) -> CancelAnswer:
         """Cancel a task like `cancel_task`, and return the outcome with a reason.
 
         ``to_dict()["cancel"]`` of the task shows the same outcome, and later ones: a task that
         was ``asked`` may become ``cancelled``, or end otherwise, which is ``cannot``.
 
+        Args:
+            task_id: The task.
+            at_once: See `cancel_task`.
+
         Returns:
             The outcome, and why in words. ``cancelled``: the task is CANCELLED, by this request
             or an earlier one. ``asked``: it has not ended. A function on a thread stops where it
             calls ``current_task().check_cancelled()``, an ``async def`` function may be cleaning
-            up, and another process may be slow. ``cannot``: the task has ended otherwise, or the
+            up, one that waits may wait for a process that goes on with it, and another process may
+            be slow. ``cannot``: the task has ended otherwise, or the
             id is unknown.
 
         Raises:
@@ -350,7 +363,7 @@ class TaskManager(Waiting):
             StoreUnavailableError: If a store that several processes share cannot be used.
             BrokerUnavailableError: If the task is at a broker that does not answer.
         """
-        return await request_cancel(self._core, task_id)
+        return await request_cancel(self._core, task_id, at_once=at_once)
 
     @overload
     async def run_again(self, task_id: TaskId[T]) -> TaskId[T]: ...

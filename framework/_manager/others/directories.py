@@ -78,9 +78,15 @@ class Directories:
         doubts = (one.doubt() for able in self.abilities if (one := able.directory) is not None)
         return next(filter(None, doubts), None)
 
-    def request_cancel(self, task_id: str) -> bool:
+    def request_cancel(self, task_id: str, at_once: bool = False) -> bool:
         """Request a task's cancellation; False if it is unknown or final."""
-        return any(directory.request_cancel(task_id) for directory in self._directories)
+        # Only a store that keeps steps has tasks that would go on.
+        return any(
+            able.steps.cancel_at_once(task_id)
+            if at_once and able.steps is not None
+            else directory.request_cancel(task_id)
+            for directory, able in zip(self._directories, self.abilities, strict=True)
+        )
 
 
 class Inquiries:

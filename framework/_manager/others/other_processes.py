@@ -168,9 +168,9 @@ class OtherProcesses:
         result: T = await suspend(self._ask(Question("", call=call), None))
         return result
 
-    async def cancel(self, task_id: str) -> bool:
+    async def cancel(self, task_id: str, *, at_once: bool = False) -> bool:
         """Request a task's cancellation; False if it is unknown or final."""
-        return await self.call(partial(self._directories.request_cancel, task_id))
+        return await self.call(partial(self._directories.request_cancel, task_id, at_once))
 
     # -- from either
 
