@@ -16,9 +16,9 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from framework import TaskInterruptedError
+from framework import TaskCancelledError, TaskInterruptedError
 from framework.protocols import (
     Features,
     MessageCameError,
@@ -38,6 +38,8 @@ from framework.protocols import (
     message_names,
 )
 from framework.testing import mirror
+
+T = TypeVar("T")
 
 _MOST = 65_536
 """How many bytes of the arguments of a task are kept."""
@@ -354,13 +356,17 @@ class ProcessStore:
 
     def send_message(self, task_id: str, name: str, value: str, key: str | None) -> Sent:
         """Commit a message to a task, and wake it if it waits for that."""
-        told, answers = threading.Event(), list[Sent]()
+        return self._ask(lambda: self._send(task_id, name, value, key))
 
-        def send() -> None:
-            answers.append(self._send(task_id, name, value, key))
+    def _ask(self, call: Callable[[], T]) -> T:
+        """Return what *call* returns on the thread of the store; blocks."""
+        told, answers = threading.Event(), list[T]()
+
+        def answer() -> None:
+            answers.append(call())
             told.set()
 
-        self._commits.post(send)
+        self._commits.post(answer)
         told.wait()
         return answers[0]
 
@@ -428,8 +434,36 @@ class ProcessStore:
         return self._disk.calls.get(task_id)
 
     def request_cancel(self, task_id: str) -> bool:
-        """Return False: all live tasks are this process's."""
-        return False
+        """Let a task that has left go on, so that it is cancelled where its code stands.
+
+        All other live tasks are this process's.
+        """
+        return self._ask(lambda: self._cancel(task_id, TaskStatus.PENDING))
+
+    def cancel_at_once(self, task_id: str) -> bool:
+        """Cancel a task that has left; see `protocols.StepStore`."""
+        return self._ask(lambda: self._cancel(task_id, TaskStatus.CANCELLED))
+
+    def _cancel(self, task_id: str, status: TaskStatus) -> bool:
+        asleep = self._asleep.get(task_id)
+        restart: Restart | None = None if asleep is None else asleep.restart
+        if asleep is None or restart is None:
+            return False
+        asked = mirror(asleep)
+        if status is TaskStatus.PENDING and restart.stands:
+            asked.cancel_waits = True
+            self._write(asked, f"the request to cancel {short(asked.name)} is stored")
+            self._wake(task_id)
+            return True
+        assert self._host is not None
+        self._asleep.pop(task_id)
+        asked.status, asked.ended = TaskStatus.CANCELLED, self._host.clock.monotonic()
+        asked.cancel_requested = True
+        asked.error = TaskCancelledError(asked.task_id, asked.name)
+        asked.reason = "it was cancelled while it waited to go on"
+        self._write(asked, f"the end of {short(asked.name)} is stored")
+        self._host.buried([asked])
+        return True
 
     def figures(self) -> dict[str, int]:
         """Return how many records of each status there are, without this process's live ones."""

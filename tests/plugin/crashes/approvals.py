@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable
 from typing import Any
@@ -70,6 +71,17 @@ async def later(order: int) -> str | None:
     return None
 
 
+@background_task(on_restart="resume")
+async def refunded_when_cancelled(order: int) -> str | None:
+    """Wait for somebody, and refund if that is cancelled."""
+    try:
+        return await approval.receive(timeout=3_600)
+    except asyncio.CancelledError:
+        await refund(order)
+        mails.append("refunded")
+        raise
+
+
 def app_of(task: Callable[[int], Any]) -> FastAPI:
     """Return an app whose route submits *task*, and which takes approvals."""
     app = FastAPI(lifespan=setup_async_framework)
@@ -124,6 +136,19 @@ async def test_cure_that_sleeps(asyncframe: Probe) -> None:
         await asyncframe.completed(await ask(client))
         assert 90 <= asyncframe.clock.monotonic() < 94
     assert refunds == [7]
+
+
+@pytest.mark.crash_points(depth=2)
+async def test_cure_that_is_cancelled(asyncframe: Probe) -> None:
+    """What is cancelled while its task is outside of its process is refunded."""
+    async with asyncframe.client(app_of(refunded_when_cancelled), on_crash="again") as client:
+        task_id = await ask(client)
+        await asyncframe.clock.run_for(90)
+        await client.delete(f"/tasks/{task_id}", headers={"X-Requested-With": "tests"})
+        task = await asyncframe.completed(task_id, check=False)
+        assert task.status == "cancelled"
+    assert refunds == [7]
+    assert mails
 
 
 @pytest.mark.crash_points
