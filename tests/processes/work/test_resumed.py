@@ -24,7 +24,6 @@ from framework._manager import resting
 from framework._manager.inside import core_of
 from framework._manager.submitting.durable import Durable
 from framework.exceptions import (
-    MessageRefusedError,
     RunAgainError,
     StepInterruptedError,
     StepTakenError,
@@ -213,34 +212,6 @@ async def test_a_message_comes_while_the_task_is_a_row(sql_url: str, effects: li
 
     assert told == "waits for message 'approval'"
     assert result == "payment 1 True None"
-    assert effects == ["charge"]
-
-
-@pytest.mark.parametrize("by", ["the next app", "an observer"])
-async def test_who_is_cancelled_as_a_row(sql_url: str, effects: list[str], by: str) -> None:
-    """A task that has left is CANCELLED at once, and goes on from its steps if it is run again."""
-    async with setup_async_framework(None, store=SQLStore(sql_url, durable=True)):
-        waits = _hearing(get_task_manager())
-        task_id = await get_task_manager().submit(waits_for_a_person, (1,))
-        await asyncio.wait_for(waits.wait(), PATIENCE)
-    if by == "an observer":
-        with closing(Observer(checked_url(sql_url))) as observer:
-            observer.request_cancel(task_id)
-    async with setup_async_framework(None, store=SQLStore(sql_url, durable=True)):
-        manager = get_task_manager()
-        if by == "the next app":
-            answer = await manager.request_cancel(task_id)
-            assert str(answer) == "cancelled: it was waiting to go on, and never will"
-        task = await manager.wait(task_id, timeout=PATIENCE)
-        with pytest.raises(MessageRefusedError, match=r"^message .* the task has ended$"):
-            await APPROVAL.send(task_id, True)
-        again = await manager.run_again(task_id)
-        await APPROVAL.send(again, False)
-        result = await manager.get_result(again, timeout=PATIENCE)
-
-    assert task.status.value == "cancelled"
-    assert task.reason == "it was cancelled while it waited to go on"
-    assert result == "payment 1 False None"
     assert effects == ["charge"]
 
 

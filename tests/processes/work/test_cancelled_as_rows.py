@@ -1,0 +1,245 @@
+"""Tasks that are cancelled while they wait to go on, and that make up for what they have done."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing, suppress
+from typing import Any
+
+import pytest
+
+from framework import (
+    TaskCancelledError,
+    TaskManager,
+    background_task,
+    get_task_manager,
+    setup_async_framework,
+)
+from framework._manager.inside import core_of
+from framework.exceptions import MessageRefusedError
+from framework.protocols import TaskEvent
+from framework.steps import Message, sleep, step
+from framework.stores.sql import SQLStore
+from framework.stores.sql._dialects.chosen import checked_url
+from framework.stores.sql._reading.observer import Observer
+from tests.patience import PATIENCE
+
+pytestmark = pytest.mark.extended("time")
+
+EFFECTS: list[str] = []
+SIGNED = Message("signed", bool)
+
+
+class Bank:
+    """Whether the bank answers when it is asked to give money back."""
+
+    asked = asyncio.Event()
+    answers = True
+
+
+@pytest.fixture(autouse=True)
+def effects() -> list[str]:
+    """What the steps of this test do."""
+    EFFECTS.clear()
+    Bank.asked, Bank.answers = asyncio.Event(), True
+    return EFFECTS
+
+
+@step
+async def debit(order: int) -> str:
+    """Note that it runs."""
+    EFFECTS.append("debit")
+    return f"payment {order}"
+
+
+@step
+async def give_back(payment: str) -> None:
+    """Note that it runs, and wait until the bank answers."""
+    EFFECTS.append("give back")
+    Bank.asked.set()
+    if not Bank.answers:
+        await asyncio.Event().wait()
+
+
+@step
+def debit_sync(order: int) -> str:
+    """Note that it runs."""
+    EFFECTS.append("debit")
+    return f"payment {order}"
+
+
+@step
+def give_back_sync(payment: str) -> None:
+    """Note that it runs."""
+    EFFECTS.append("give back")
+
+
+@background_task(on_restart="resume", name="tests.signs")
+async def signs(order: int) -> str:
+    """Debit, wait for a signature, and give the money back if that is cancelled."""
+    payment = await debit(order)
+    try:
+        return f"{payment} {await SIGNED.receive()}"
+    except asyncio.CancelledError:
+        await give_back(payment)
+        raise
+
+
+@background_task(on_restart="resume", name="tests.signs_on_a_thread")
+def signs_on_a_thread(order: int) -> str:
+    """Do the same on a thread."""
+    payment = debit_sync(order)
+    try:
+        return f"{payment} {SIGNED.receive_sync()}"
+    except TaskCancelledError:
+        give_back_sync(payment)
+        raise
+
+
+@background_task(on_restart="resume", name="tests.signs_beside_a_sleep")
+async def signs_beside_a_sleep(order: int) -> str:
+    """Wait in two branches, and return all the same."""
+    payment = await debit(order)
+    try:
+        await asyncio.gather(SIGNED.receive(), sleep(86_400))
+    except asyncio.CancelledError:
+        await give_back(payment)
+        return "given back"
+    return payment
+
+
+@asynccontextmanager
+async def app(sql_url: str, grace: float = PATIENCE) -> AsyncIterator[TaskManager]:
+    """Run an app over the database."""
+    store = SQLStore(sql_url, durable=True)
+    async with setup_async_framework(None, store=store, graceful_shutdown_timeout=grace):
+        yield get_task_manager()
+
+
+async def left(sql_url: str, function: Any = signs) -> str:
+    """Return a task whose app has stopped while it waited for a signature."""
+    loop, waits = asyncio.get_running_loop(), asyncio.Event()
+
+    def hear(event: TaskEvent) -> None:
+        if event.kind == "sleeping":
+            loop.call_soon_threadsafe(waits.set)
+
+    async with app(sql_url) as manager:
+        manager.subscribe(hear)
+        task_id: str = await manager.submit(function, (1,))
+        await asyncio.wait_for(waits.wait(), PATIENCE)
+    return task_id
+
+
+def ask(sql_url: str, task_id: str, *, at_once: bool = False) -> None:
+    """Ask to cancel a task while no app runs, as the command does."""
+    with closing(Observer(checked_url(sql_url))) as observer:
+        assert observer.request_cancel(task_id, at_once=at_once)
+
+
+@pytest.mark.parametrize(
+    ("function", "status"),
+    [
+        (signs, "cancelled"),
+        (signs_on_a_thread, "cancelled"),
+        (signs_beside_a_sleep, "completed"),
+    ],
+)
+@pytest.mark.parametrize("by", ["the next app", "an observer"])
+async def test_who_is_cancelled_as_a_row(
+    sql_url: str, effects: list[str], by: str, function: Any, status: str
+) -> None:
+    """A task that has left goes on when it is cancelled, and runs steps at its wait."""
+    task_id = await left(sql_url, function)
+    if by == "an observer":
+        ask(sql_url, task_id)
+    async with app(sql_url) as manager:
+        if by == "the next app":
+            answer = await manager.request_cancel(task_id)
+            words = "it was waiting to go on, and its code has come to its end"
+            ended = {
+                "cancelled": f"cancelled: {words}",
+                "completed": "cannot: it has ended: completed",
+            }
+            assert str(answer) == ended[status]
+        task = await manager.wait(task_id, timeout=PATIENCE)
+        with pytest.raises(MessageRefusedError, match=r"^message .* the task has ended$"):
+            await SIGNED.send(task_id, True)
+
+    assert (task.status.value, task.cancel_requested) == (status, True)
+    assert effects == ["debit", "give back"]
+
+
+async def test_who_is_cancelled_at_once(sql_url: str, effects: list[str]) -> None:
+    """A task that is cancelled at once, as a row, runs nothing, and goes on if it is run again."""
+    task_id = await left(sql_url)
+    ask(sql_url, task_id)
+    with closing(Observer(checked_url(sql_url))) as observer:
+        sight = observer.look(task_id)
+    assert sight is not None
+    ask(sql_url, task_id, at_once=True)
+    async with app(sql_url) as manager:
+        task = await manager.wait(task_id, timeout=PATIENCE)
+        again = await manager.run_again(task_id)
+        await SIGNED.send(again, False)
+        result = await manager.get_result(again, timeout=PATIENCE)
+
+    assert (sight.record.status.value, sight.record.cancel_requested) == ("pending", True)
+    assert task.status.value == "cancelled"
+    assert task.reason == "it was cancelled while it waited to go on"
+    assert result == "payment 1 False"
+    assert effects == ["debit"]
+
+
+async def test_the_app_stops_while_a_task_makes_up(sql_url: str, effects: list[str]) -> None:
+    """What a task does after its cancellation goes on in the next app, if it was not done."""
+    task_id = await left(sql_url)
+    Bank.answers = False
+    async with app(sql_url, grace=0.0) as manager:
+        asked = [await manager.cancel_task(task_id) for _ in "ab"]
+        await asyncio.wait_for(Bank.asked.wait(), PATIENCE)
+    Bank.answers = True
+    async with app(sql_url) as manager:
+        task = await manager.wait(task_id, timeout=PATIENCE)
+
+    assert asked == [False, False]
+    assert task.status.value == "cancelled"
+    assert effects == ["debit", "give back", "give back"]
+
+
+async def test_a_message_comes_with_the_cancellation(sql_url: str, effects: list[str]) -> None:
+    """A task that is cancelled takes no message more, whichever came first."""
+    task_id = await left(sql_url)
+    ask(sql_url, task_id)
+    async with app(sql_url) as manager:
+        with suppress(MessageRefusedError):
+            await SIGNED.send(task_id, True)
+        other = await manager.submit(signs, (2,))
+        await SIGNED.send(other, True)
+        task = await manager.wait(task_id, timeout=PATIENCE)
+        result = await manager.get_result(other, timeout=PATIENCE)
+
+    assert task.status.value == "cancelled"
+    assert result == "payment 2 True"
+    assert sorted(effects) == ["debit", "debit", "give back"]
+
+
+async def test_who_is_cancelled_on_its_way(sql_url: str, effects: list[str]) -> None:
+    """A task that is cancelled while its records answer comes to its wait first."""
+    task_id = await left(sql_url)
+    async with app(sql_url) as manager:
+        core = core_of(manager)
+
+        def hear(event: TaskEvent) -> None:
+            task = core.ledger.find_live(task_id)
+            if event.kind == "started" and task is not None:
+                core.ledger.request_cancel(task)
+                core.runner.cancel(task, "it was cancelled")
+
+        manager.subscribe(hear)
+        await SIGNED.send(task_id, True)
+        task = await manager.wait(task_id, timeout=PATIENCE)
+
+    assert task.status.value == "cancelled"
+    assert effects == ["debit", "give back"]
