@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import gc
+import inspect
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -214,6 +215,12 @@ def task_id_of(ref: Any) -> str:  # Any: what a user gives, checked here
         return str(ref.task_id)
     if isinstance(ref, str):
         return str(ref)
+    if inspect.iscoroutine(ref):
+        ref.close()  # or it would be warned of as well
+        raise LookupError(
+            f"a coroutine is no task, but this is that of {ref.__qualname__}: await it in an async "
+            "test, and pass what it returns"
+        )
     body = ref
     if callable(getattr(ref, "json", None)):
         body = _json(ref)

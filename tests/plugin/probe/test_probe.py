@@ -20,6 +20,7 @@ from pytest_asyncframe._toolkit import clients, pristine
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.probe import Probe
 from tests.patience import PATIENCE
+from tests.plugin.clock.waits import asleep
 
 httpx: Any = importlib.import_module("httpx")
 
@@ -308,8 +309,10 @@ def test_references(asyncframe: Probe, key: str | None) -> None:
     assert asyncframe.run_until_complete(task).result == 2
 
 
-def test_a_body_that_is_not_json(asyncframe: Probe) -> None:
-    """A response that is not JSON is shown with the start of its body."""
+def test_what_is_no_task(asyncframe: Probe) -> None:
+    """A coroutine is refused, and a response that is not JSON is shown with its body's start."""
+    with pytest.raises(LookupError, match=r"^a coroutine is no task, .* of sleep: await it in "):
+        asyncframe.run_until_complete(asleep(1))
     with pytest.raises(
         LookupError,
         match=r"^no task id was found in <Response \[500 Internal Server "
