@@ -68,6 +68,7 @@ def test_each_bug_is_found(gallery: pytest.Pytester, module: str, found: dict[st
         "bugs.py::test_cure[now of a step]",
         pytest.param("approvals.py::test_cure_that_waits", marks=pytest.mark.soak),
         pytest.param("approvals.py::test_cure_that_sleeps", marks=pytest.mark.soak),
+        pytest.param("approvals.py::test_cure_that_is_cancelled", marks=pytest.mark.soak),
     ],
 )
 def test_a_cure_passes_at_all_pairs_of_crashes(gallery: pytest.Pytester, cure: str) -> None:
