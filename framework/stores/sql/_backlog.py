@@ -82,6 +82,7 @@ class Backlog:
         fault: The last message of the failing database; "" while it works.
         errors: How often it has failed.
         hungry: Whether free tasks wait for a place here, so that each end is to be written soon.
+        owes: Whether a task has ended that was claimed here, and that is not taken yet.
     """
 
     def __init__(self, clock: SystemClock, capacity: int = CAPACITY) -> None:
@@ -103,6 +104,8 @@ class Backlog:
         self._groups: list[Collection[str]] = []
         # Of tasks that may start only once that is written.
         self._starts: dict[str, Permitted] = {}
+        # Of those that were claimed here, and have not begun yet, what is noted next.
+        self._begin: dict[str, TaskStatus] = {}
         # What other processes find as it is written once this one has ended.
         self._left = set[str]()
         # How often all that waited was taken.
@@ -117,6 +120,7 @@ class Backlog:
         self.fault = ""
         self.errors = 0
         self.hungry = False
+        self.owes = False
 
     def __len__(self) -> int:
         return len(self._dirty) + len(self._taken) + len(self._aside)
@@ -137,27 +141,38 @@ class Backlog:
             # not live any more.
             if task_id not in self.live:
                 if record.status is _PENDING or record.status is _RUNNING:
-                    if "\0" in task_id:
-                        raise ValueError(
-                            "task_id must not contain NUL, which databases cannot store, not "
-                            f"{task_id!r}"
-                        )
-                    if self.free(task_id) is not None:
-                        raise id_in_use(task_id)
-                    # What was set aside is not looked at: it is little, and this is done often.
-                    if len(self._dirty) + len(self._taken) >= self._capacity:
-                        raise StoreUnavailableError(
-                            f"{self._capacity:,} task records wait to be written to the store and "
-                            f"no more may: {self.fault or 'it is too slow'}; submit again later, "
-                            "or answer 503"
-                        )
-                    self.live[task_id] = record
+                    self._admit(record)
                 elif _was_given_away(record):
                     return
+            if self._begin and self._has_begun(record):
+                return
             self._dirty[task_id] = record
         # Not while some come together: nothing is written before the last of them.
         if self._idle and not self._coming:
             self._wake.set()
+
+    def _admit(self, record: TaskRecord) -> None:
+        """Add a live task, with the lock held."""
+        task_id = record.task_id
+        _require_storable(task_id)
+        if self.free(task_id) is not None:
+            raise id_in_use(task_id)
+        # What was set aside is not looked at: it is little, and this is done often.
+        if len(self._dirty) + len(self._taken) >= self._capacity:
+            raise _full(self._capacity, self.fault)
+        self.live[task_id] = record
+        if record.status is _PENDING and _is_claimed(record):
+            self._begin[task_id] = _PENDING
+
+    def _has_begun(self, record: TaskRecord) -> bool:
+        """Return whether all that is noted of a task is what its claim has stored."""
+        expected = self._begin.pop(record.task_id, None)
+        if record.status is not expected or record.cancel_requested:
+            return False
+        if expected is _PENDING:
+            # The claim has stored that it runs, which is noted next.
+            self._begin[record.task_id] = _RUNNING
+        return True
 
     @contextmanager
     def together(self, task_ids: Collection[str]) -> Iterator[None]:
@@ -179,7 +194,9 @@ class Backlog:
         task_id = record.task_id
         with self._lock:
             self.live.pop(task_id, None)
+            self._begin.pop(task_id, None)
             self._dirty[task_id] = record
+            self.owes |= _is_claimed(record)
         if self.hungry:
             self._urgent.set()
         if self._idle:
@@ -295,16 +312,9 @@ class Backlog:
             again = self._deadlines[0].deadline if self._deadlines else None
             self._timed = again is not None
         for waiter in late:
-            waiter.tell(self.late())
+            waiter.tell(_late(self.fault))
         if again is not None:
             self._clock.call_at(again, self._expire, background=True)
-
-    def late(self) -> StoreUnavailableError:
-        """Return the error for callers that waited too long."""
-        return StoreUnavailableError(
-            f"the store has not written the task within {SECURE_PATIENCE:g} s: "
-            f"{self.fault or 'it is too slow'}"
-        )
 
     # -- the writer's thread
 
@@ -372,6 +382,7 @@ class Backlog:
                 self._taken, self._dirty = _divided(self._dirty, coming)
                 self._taken_waiters, self._waiters = _divided(self._waiters, coming)
                 self._groups, self._came = self._came, []
+                self.owes = False
             self._fills += 1
             for task_id in self._aside.keys() & self._taken.keys():
                 self.set_aside(self._taken[task_id], self._aside[task_id][1])
@@ -455,12 +466,39 @@ class Backlog:
             left = list(self._deadlines)
             self._deadlines.clear()
         for waiter in left:
-            waiter.tell(self.late())
+            waiter.tell(_late(self.fault))
 
 
 def _was_given_away(record: TaskRecord) -> bool:
     """Return whether another process may run the task, so that this one must not write it."""
     return record.restart is not None and record.restart.state == "left"
+
+
+def _require_storable(task_id: str) -> None:
+    if "\0" in task_id:
+        raise ValueError(
+            f"task_id must not contain NUL, which databases cannot store, not {task_id!r}"
+        )
+
+
+def _full(capacity: int, fault: str) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"{capacity:,} task records wait to be written to the store and no more may: "
+        f"{fault or 'it is too slow'}; submit again later, or answer 503"
+    )
+
+
+def _late(fault: str) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"the store has not written the task within {SECURE_PATIENCE:g} s: "
+        f"{fault or 'it is too slow'}"
+    )
+
+
+def _is_claimed(record: TaskRecord) -> bool:
+    """Return whether the transaction that has claimed a task has stored its start as well."""
+    restart = record.restart
+    return restart is not None and restart.permitted
 
 
 def _divided(
