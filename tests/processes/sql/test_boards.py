@@ -151,11 +151,13 @@ def test_the_file_may_be_used_by_whoever_uses_the_database(tmp_path: Path) -> No
     database.touch()
     database.chmod(0o660)
     board = Board(str(database))
-    board.say(7, 3)
+    board.say(7, 3, 1)
 
     assert (tmp_path / f"tasks.db{ENDING}").stat().st_mode & 0o777 == 0o660
-    assert board.read() == (7, 3)
-    assert not BoardLink(board, TestClock()).may_have_news((7, 3))
+    assert board.read() == ((7, 3), 1)
+    link = BoardLink(board, TestClock())
+    assert not link.may_have_news((7, 3))
+    assert [link.offers((7, 3)), link.offers((6, 3))] == [False, True]
 
 
 def test_a_beat_while_others_write(sqlite_url: str) -> None:

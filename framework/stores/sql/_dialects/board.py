@@ -29,7 +29,7 @@ ENDING: Final = "-news"
 DEAF: Final = 60.0
 """For how many seconds a board is not believed on which a commit was missing."""
 
-_SAID: Final = struct.Struct("<qq")
+_SAID: Final = struct.Struct("<qqq")
 _FLAGS: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -45,12 +45,15 @@ class Board:
         self._path = database + ENDING
         self._fails = False
 
-    def say(self, version: int, asked: int) -> None:
-        """Say up to what there will be; with SQLite's write lock, on any thread."""
+    def say(self, version: int, asked: int, free: int) -> None:
+        """Say up to what there will be, and how many tasks may be free then.
+
+        With SQLite's write lock, on any thread.
+        """
         try:
             descriptor = self._opened()
             try:
-                os.write(descriptor, _SAID.pack(version, asked))
+                os.write(descriptor, _SAID.pack(version, asked, free))
             finally:
                 os.close(descriptor)
             self._fails = False
@@ -64,17 +67,18 @@ class Board:
                     error,
                 )
 
-    def read(self) -> Read | None:
+    def read(self) -> tuple[Read, int] | None:
         """Return what was said last; None if that cannot be read."""
         try:
             descriptor = os.open(self._path, os.O_RDONLY | _FLAGS)
             try:
-                version, asked = _SAID.unpack(os.read(descriptor, _SAID.size))
+                said = os.read(descriptor, _SAID.size)
             finally:
                 os.close(descriptor)
+            version, asked, free = _SAID.unpack(said.ljust(_SAID.size, b"\0"))
         except (OSError, struct.error):
             return None
-        return version, asked
+        return (version, asked), free
 
     def _opened(self) -> int:
         try:
@@ -118,7 +122,13 @@ class BoardLink:
 
     def may_have_news(self, read: Read) -> bool:
         """Return whether something else is said, or what is said is not believed."""
-        return self._clock.monotonic() < self._deaf_until or self._board.read() != read
+        said = self._board.read()
+        return self._clock.monotonic() < self._deaf_until or said is None or said[0] != read
+
+    def offers(self, read: Read) -> bool:
+        """Return whether something else is said, and that tasks are free in it."""
+        said = self._board.read()
+        return said is not None and said[0] != read and said[1] > 0
 
     def looks(self) -> None:
         """Do nothing: what is said stays."""
@@ -136,7 +146,8 @@ class BoardLink:
 
     def check(self, found: bool, read: Read) -> None:
         """Believe nothing for a while if something was committed and not said before."""
-        if found and self._board.read() == read:
+        said = self._board.read()
+        if found and said is not None and said[0] == read:
             self._deaf_until = self._clock.monotonic() + DEAF
 
     def close(self) -> None:

@@ -205,13 +205,14 @@ class Dialect(ABC):
         """Return the microsecond by the clock that all processes share."""
 
     @abstractmethod
-    def tell(self, process: Any, version: Any, asked: Any) -> sa.ColumnElement[Any]:
+    def tell(self, process: Any, version: Any, asked: Any, free: Any) -> sa.ColumnElement[Any]:
         """Return what tells the links of others that *process* has written.
 
         Args:
             process: Its id; "" for none.
             version: The latest version, its own one included.
             asked: The number of the latest inquiry.
+            free: How many tasks are free.
         """
 
     def call(self, process: Any, before: Any) -> sa.ColumnElement[Any] | None:

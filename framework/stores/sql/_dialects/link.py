@@ -43,6 +43,10 @@ class Link(Protocol):
         """Return whether others may have committed more than was read."""
         ...
 
+    def offers(self, read: Read) -> bool:
+        """Return whether tasks may be free in that, of which nobody calls this process."""
+        ...
+
     def looks(self) -> None:
         """Note that what is committed is read now."""
         ...

@@ -223,7 +223,7 @@ class PostgreSQL(Dialect):
         """Return that of the server."""
         return int(connection.execute(_NOW).scalar_one())
 
-    def tell(self, process: Any, version: Any, asked: Any) -> sa.ColumnElement[Any]:
+    def tell(self, process: Any, version: Any, asked: Any, free: Any) -> sa.ColumnElement[Any]:
         """Notify at the commit all of them, or of a process those that follow closely."""
         nobody = sa.func.pg_try_advisory_xact_lock(sa.cast(_FOLLOWED, sa.BigInteger))
         process = sa.cast(process, sa.Text)

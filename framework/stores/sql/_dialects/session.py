@@ -190,6 +190,10 @@ class Session:
         """Return whether it has heard something, or does not hear."""
         return self.has_news or not self.hears
 
+    def offers(self, read: Read) -> bool:
+        """Return False: one process is called for what is free, or finds it with its beat."""
+        return False
+
     def looks(self) -> None:
         """Note that what is committed is read now."""
         self._heard_before = self._heard

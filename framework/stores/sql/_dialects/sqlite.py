@@ -136,9 +136,9 @@ class SQLite(Dialect):
         """Return that of the machine."""
         return int(clock.time() * 1_000_000)
 
-    def tell(self, process: Any, version: Any, asked: Any) -> sa.ColumnElement[Any]:
+    def tell(self, process: Any, version: Any, asked: Any, free: Any) -> sa.ColumnElement[Any]:
         """Say it on the board."""
-        return sa.func.asyncframe_say(version, asked)
+        return sa.func.asyncframe_say(version, asked, free)
 
     def whole(self, number: Any) -> sa.ColumnElement[Any]:
         """Cut the fraction off, as SQLite does by itself."""
@@ -238,7 +238,7 @@ class _File:
             self._file = file, _identity(file)
             self._board = Board(file)
         assert self._board is not None
-        connection.create_function("asyncframe_say", 2, self._board.say)
+        connection.create_function("asyncframe_say", 3, self._board.say)
 
     def link(self, clock: SystemClock, told: Told) -> Link:
         """Return what a process learns from the board."""

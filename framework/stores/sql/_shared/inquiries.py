@@ -51,7 +51,8 @@ class InquiryRows:
     def __init__(self, site: Site) -> None:
         self._database = site.database
         self._asked = sa.select(
-            META.c.asked, site.database.dialect.tell("", META.c.version, META.c.asked)
+            META.c.asked,
+            site.database.dialect.tell("", META.c.version, META.c.asked, META.c.free),
         )
         self._membership = site.membership
         self._backlog = site.backlog

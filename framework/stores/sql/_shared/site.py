@@ -25,11 +25,14 @@ class Pace:
         gather: How long records are collected before a batch is written, while no caller waits
             until a record is safe.
         hurry: The same while callers wait, and come in bursts.
+        answer: The same for the end of a task that this process has claimed: where it was submitted
+            somebody may wait for it.
         claim: Between two claims for which this process is called: at some hundred tasks a second
             several share one, and each costs less.
         look: Between two reads of what others have written.
         glance: Between two looks at a link that does not tell of that, which cost next to nothing.
-        watch: The same while somebody waits for a change of another process's task.
+        watch: Between two reads, and two looks, while somebody waits for a change of another
+            process's task. Longer if reads take long, so that they take a fifth of the time.
         beat: Between two increments of this process's counter.
         pause_min: After the first fault; doubled after each further one.
         pause_max: The longest pause after a fault.
@@ -38,10 +41,11 @@ class Pace:
 
     gather: float = 0.02
     hurry: float = 0.001
+    answer: float = 0.005
     claim: float = 0.005
     look: float = 0.1
-    glance: float = 0.03
-    watch: float = 0.05
+    glance: float = 0.015
+    watch: float = 0.005
     beat: float = 1.0
     pause_min: float = 0.05
     pause_max: float = 1.0

@@ -66,7 +66,7 @@ class AppTransactions:
             self._refuse(None)
         if not self._hears(session, submissions) and not self._database.dialect.is_local:
             # It reaches all processes, at the commit.
-            connection.execute(select(self._database.dialect.tell("", 0, 0)))
+            connection.execute(select(self._database.dialect.tell("", 0, 0, 0)))
 
     def follow(self, session: object, committed: Callable[[], object]) -> None:
         """Call *committed* once a session has committed; see `protocols.TransactionalStore`."""

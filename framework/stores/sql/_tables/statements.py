@@ -138,8 +138,9 @@ class Statements:
 
     def __init__(self, dialect: Dialect) -> None:
         self.dialect = dialect
-        told = dialect.tell(bindparam("process"), META.c.version, META.c.asked)
-        self._tell = sa.select(dialect.tell("", META.c.version, META.c.asked))
+        there = META.c.version, META.c.asked, META.c.free
+        told = dialect.tell(bindparam("process"), *there)
+        self._tell = sa.select(dialect.tell("", *there))
         turn = (META.c.version, META.c.removed_before, META.c.free, META.c.chained, _PRESENT, told)
         self._advance = dialect.advancing(_ADVANCE, sa.select(*turn).where(_THE_ONE))
         self._put = _put_of(dialect)

@@ -93,6 +93,8 @@ class Writer:
         self._given_up = False
         self._pause = site.pace.pause_min
         self._looked = self._followed = 0.0
+        # How many seconds the latest look took.
+        self._took = 0.0
         # At once: what a process left that was killed is taken over by the next one that starts.
         self._watched = -math.inf
         # Until when it follows the others closely, and how often somebody had asked by then.
@@ -170,7 +172,7 @@ class Writer:
         """Wait until something is due, or until there is something to write or to read."""
         self._attend()
         until = self._clock.monotonic() + self._until_due()
-        longest = math.inf if self._site.link.tells else self._pace.glance
+        longest = math.inf if self._site.link.tells else self._between_glances()
         while not self._backlog.sleep(min(longest, max(0.0, until - self._clock.monotonic()))):
             if self._clock.monotonic() >= until or self._is_to_look():
                 return
@@ -192,7 +194,10 @@ class Writer:
         pace, arrivals = self._pace, self.follower.arrivals
         self._backlog.hungry = bool(arrivals.waiting)
         # A claim that is due goes into the same transaction.
-        longest = min(pace.gather, max(0.0, arrivals.due_at - self._clock.monotonic()))
+        longest = min(
+            pace.answer if self._backlog.owes else pace.gather,
+            max(0.0, arrivals.due_at - self._clock.monotonic()),
+        )
         # While a transaction is under way, others gather by themselves: whoever waits, and came
         # alone before, need not wait for them.
         if self._backlog.gather(longest, self._is_waited_for) and self._crowd > 1:
@@ -213,26 +218,31 @@ class Writer:
         """Return the seconds until the next look or beat, or until there is more to take over."""
         if self.follower.behind or self.follower.is_awaited or self.inquiries.waits:
             return 0.0
-        between = self._between_looks() if self.follower.is_close else self._pace.beat
+        between = self._pace.look if self.follower.is_close else self._pace.beat
         due_at = min(self._followed + between, self.batches.pulse.due_at)
         due_at = min(due_at, self.follower.arrivals.due_at)
-        if self._may_have_news:
-            due_at = min(due_at, self._looked + self._between_looks())
-        return max(0.0, due_at - self._clock.monotonic())
+        return max(0.0, min(due_at, self._look_at()) - self._clock.monotonic())
 
     def _is_to_look(self) -> bool:
         """Return whether it is time to read what others have written, if they may have."""
-        if self._clock.monotonic() < self._looked + self._between_looks():
-            return False
-        return self._may_have_news or self.follower.moved
+        return self._clock.monotonic() >= self._look_at()
 
-    @property
-    def _may_have_news(self) -> bool:
-        return self._site.link.may_have_news(self.follower.read_to)
+    def _look_at(self) -> float:
+        """Return the monotonic second at which to read what others may have written, or never."""
+        pace, follower, link = self._pace, self.follower, self._site.link
+        if not (follower.moved or link.may_have_news(follower.read_to)):
+            return math.inf
+        between = pace.look
+        if follower.told is not None:
+            between = min(between, max(pace.watch, 4 * self._took))
+        elif link.offers(follower.read_to) and self._site.host.room():
+            # A twentieth of the time: all that have a place look for what one of them gets.
+            between = min(between, max(pace.claim, 19 * self._took))
+        return self._looked + between
 
-    def _between_looks(self) -> float:
-        look, watch = self._pace.look, self._pace.watch
-        return look if self.follower.told is None else min(watch, look)
+    def _between_glances(self) -> float:
+        glance, watch = self._pace.glance, self._pace.watch
+        return glance if self.follower.told is None else min(glance, watch)
 
     def _finish(self) -> None:
         """Write what is left while there is time, and leave."""
@@ -358,10 +368,12 @@ class Writer:
         if self.follower.behind and not self._claims_soon():
             self.follower.go_on()
         if self.follower.is_awaited or self._is_to_look():
+            since = monotonic()
             self.follower.look()
             self.inquiries.hear(self.follower.asked)
             self.lines.look(self.follower.version)
             self._looked = monotonic()
+            self._took = self._looked - since
 
     def _claims_soon(self) -> bool:
         """Return whether a batch is to be written at once that claims free tasks as well."""
