@@ -8,12 +8,13 @@ Lock order: the ledger's lock is held for a change of what a task keeps, and not
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from framework._records.statuses import FINAL
 from framework._records.steps import KeptMessages, MessageRecord, Sent
 from framework._running.ledger import Ledger
 from framework._tasks.live import LiveTask
+from framework.exceptions import StoreUnavailableError
 
 
 class Mail:
@@ -79,11 +80,13 @@ class Mail:
     def left(self, task: LiveTask) -> Sequence[MessageRecord]:
         """Return the messages of a task that no step has taken, the oldest first; may block.
 
-        Raises:
-            StoreUnavailableError: If the store cannot be read.
+        None while the store cannot be read: whoever waits looks again, and that no message has come
+        in time is stored only if that is so.
         """
         if self._store is not None:
-            return self._store.fetch_messages(str(task.task_id))
+            with suppress(StoreUnavailableError):
+                return self._store.fetch_messages(str(task.task_id))
+            return ()
         with self._ledger.lock:
             return () if task.messages is None else tuple(task.messages.left)
 

@@ -62,7 +62,7 @@ class StepStore(Protocol):
             told: Called once, on another thread: with None once all are on disk as far as the store
                 promises that, and never if the process ends before. With a `StepTakenError` if the
                 task belongs to another process by now, so that nothing was stored; with a
-                `StoreUnavailableError` if the store has failed for five seconds.
+                `StoreUnavailableError` if the store was closed before they could be stored.
             change: What else changes in the same transaction; None for nothing. With a
                 `MessageCameError` if that cannot be, so that nothing was stored.
         """

@@ -7,15 +7,20 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final
 
+from framework._records.statuses import FINAL
 from framework._running.ledger import Ledger
 from framework._running.mail import Mail
 from framework._running.waits.policies import Policies
 from framework._tasks.live import LiveTask
+from framework.exceptions import StoreUnavailableError
 from framework.steps._bodies import Bodies
 from framework.steps._branches import number_branches, under_way
 from framework.steps._code import code_of
 from framework.steps._runs import StepRun
 from framework.steps._sleeps import Sleeps
+
+_PAUSE: Final = 0.1
+"""Seconds until steps are read again that could not be."""
 
 
 class Resuming:
@@ -48,14 +53,32 @@ class Resuming:
         return self._on_loop(task, call)
 
     async def _on_loop(self, task: LiveTask, call: Callable[[], Any]) -> Any:
-        run = _known() or _know(await asyncio.to_thread(self._run_of, task))
+        run = _known()
+        while run is None:
+            try:
+                run = _know(await asyncio.to_thread(self._run_of, task))
+            except StoreUnavailableError:
+                # It waits, as it waits for a step to be stored.
+                await self._ledger.clock.asleep(_PAUSE)
         return await attempt_on_loop(run, call)
 
     def _on_thread(self, task: LiveTask, call: Callable[[], Any]) -> Any:
-        return attempt_on_thread(_known() or _know(self._run_of(task)), call)
+        run = _known()
+        while run is None:
+            try:
+                run = _know(self._run_of(task))
+            except StoreUnavailableError:
+                if task.status in FINAL or self._ledger.state != "running":
+                    raise
+                self._ledger.clock.sleep(_PAUSE)
+        return attempt_on_thread(run, call)
 
     def _run_of(self, task: LiveTask) -> StepRun:
-        """Return the steps of a task as they are stored; blocks."""
+        """Return the steps of a task as they are stored; blocks.
+
+        Raises:
+            StoreUnavailableError: If they cannot be read.
+        """
         store = self._store
         if store is not None:
             records = store.fetch_steps(str(task.task_id))

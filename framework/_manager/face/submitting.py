@@ -23,7 +23,7 @@ from framework._tasks.live import LiveTask, current_record
 from framework._tasks.options import COPY, SUBMIT, SubmitOptions, merged
 from framework._tasks.places import Existing
 from framework._tasks.specs import TaskSpec, require_arguments, spec_for
-from framework.exceptions import FrameworkNotStartedError
+from framework.exceptions import FrameworkNotStartedError, StoreUnavailableError
 from framework.steps._children import submit_child, submits_children
 
 T = TypeVar("T")
@@ -33,6 +33,9 @@ Later: TypeAlias = BackgroundCall[..., T, Any] | Callable[..., Coroutine[Any, An
 
 Call: TypeAlias = tuple[TaskSpec, tuple[Any, ...], dict[str, Any]]
 """A checked call: what to run, and its arguments."""
+
+_PAUSE: Final = 0.1
+"""Seconds until a child is submitted again that could not be stored."""
 
 
 async def accept(
@@ -71,6 +74,15 @@ async def _submit_once(core: Core, call: Call, frame: FrameType, awaited: Awaite
     spec, args, kwargs = call
 
     async def submit(child: ChildId) -> str:
+        while True:
+            try:
+                return await submit_it(child)
+            except StoreUnavailableError:
+                # It waits, as it waits for a step to be stored. What was refused is found.
+                child = ChildId(child, may_be_stored=True)
+                await core.clock.asleep(_PAUSE)
+
+    async def submit_it(child: ChildId) -> str:
         used, found = spec.task_id or str(child), None
         if spec.task_id is not None or child.may_be_stored:
             used, found = await core.keys.find_made(used)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
@@ -21,20 +21,24 @@ from framework import (
     setup_async_framework,
 )
 from framework._manager import resting
+from framework._manager.face import submitting
 from framework._manager.inside import core_of
 from framework._manager.submitting.durable import Durable
 from framework.exceptions import (
     RunAgainError,
     StepInterruptedError,
     StepTakenError,
+    StoreUnavailableError,
 )
 from framework.protocols import TaskEvent
-from framework.steps import Message, _sleeps, sleep, sleep_sync, step
+from framework.steps import Message, _messages, _resuming, _sleeps, sleep, sleep_sync, step
 from framework.stores.sql import SQLStore
 from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._reading.observer import Observer
 from framework.stores.sql._tables.schema import TASKS
+from framework.stores.sql._writing import steps as _steps
 from framework.stores.sql._writing.messages import MessageRows
+from framework.stores.sql._writing.steps import StepRows
 from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.extended("time")
@@ -638,6 +642,63 @@ async def test_who_leaves_while_it_submits_keeps_its_child(
 
     assert result == "ended"
     assert len(page.tasks) == 1
+
+
+async def test_a_database_that_fails_ends_no_task(
+    sql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task whose steps, messages or child cannot be read or stored waits until they can."""
+    failing, World.is_open = Counter[str](), True
+
+    def fails(name: str, error: Exception) -> None:
+        failing[name] += 1
+        if failing[name] <= 2:
+            raise error
+
+    def broken(owner: type, name: str, error: Exception) -> None:
+        own = getattr(owner, name)
+
+        def call(self: Any, *args: Any) -> Any:
+            fails(name, error)
+            return own(self, *args)
+
+        monkeypatch.setattr(owner, name, call)
+
+    for module in (_resuming, submitting, _steps):
+        monkeypatch.setattr(module, "_PAUSE", 0.0001)
+    monkeypatch.setattr(_messages, "_LOOK", 0.0001)
+    gone = StoreUnavailableError("the server is gone")
+    broken(StepRows, "fetch_steps", gone)
+    broken(StepRows, "_own", sa.exc.OperationalError("", {}, Exception("gone")))
+    broken(MessageRows, "fetch_messages", gone)
+    ask = Durable._ask
+
+    def refuse(self: Durable, task: Any, reply: Any) -> None:
+        if task.name == "tests.ended_soon":
+            try:
+                fails("_ask", gone)
+            except StoreUnavailableError as error:
+                reply.give(error)
+                return
+        ask(self, task, reply)
+
+    monkeypatch.setattr(Durable, "_ask", refuse)
+    async with setup_async_framework(None, store=SQLStore(sql_url, durable=True)):
+        manager = get_task_manager()
+        tasks = [await manager.submit(one) for one in (awaits_its_child, approves)]
+        await APPROVAL.send(tasks[1], True)
+        results = [await manager.get_result(one, timeout=PATIENCE) for one in tasks]
+        children = await manager.list_tasks(name="tests.ended_soon")
+
+    assert results == ["ended", "True"]
+    assert sorted(one.status for one in children.tasks) == ["completed", "failed", "failed"]
+    assert min(failing.values()) > 2
+
+
+@background_task(on_restart="resume", name="tests.approves")
+async def approves() -> str:
+    """Receive a message."""
+    return str(await APPROVAL.receive())
 
 
 @background_task(on_restart="resume", name="tests.calls_on_a_thread")

@@ -9,9 +9,9 @@ The invariant: a step is stored only while the row of its task names this proces
 The transaction holds that row, so nobody takes the task over in between.
 
 Guarantees: steps of a task are stored in the order of the calls. Each call is answered once, unless
-the process ends.
+the process ends: while the database fails, what waits is tried again.
 Relies on: calls for one task from one thread at a time.
-Lock order: there is no lock.
+Lock order: `_reading` is held during a read, and no other lock with it.
 """
 
 from __future__ import annotations
@@ -43,9 +43,6 @@ from framework.stores.sql._writing.messages import MessageRows, left, take
 _LOGGER = logging.getLogger("asyncframe")
 
 Told: TypeAlias = Callable[[BaseException | None], object]
-
-_PATIENCE: Final = 5.0
-"""For how many seconds a step is tried again while the database fails."""
 
 _PAUSE: Final = 0.1
 """Seconds between two attempts."""
@@ -104,6 +101,8 @@ class StepRows:
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._asked = itertools.count()
+        # A hundred tasks may begin at once, and whoever waits too long for a connection gets none.
+        self._reading = threading.Lock()
 
     def open(self, site: Site, submissions: Submissions, end: Callable[[str], bool]) -> None:
         """Let steps and messages come; the thread starts with the first step.
@@ -133,7 +132,7 @@ class StepRows:
             StoreUnavailableError: If the database fails.
         """
         try:
-            with self._database.reading() as connection:
+            with self._reading, self._database.reading() as connection:
                 return read(connection, task_id)
         except FAULTS as error:
             raise StoreUnavailableError(f"steps could not be read: {why(error)}") from error
@@ -181,7 +180,7 @@ class StepRows:
 
     def _write(self, some: Sequence[_Request]) -> None:
         """Write requests in one transaction, and answer them."""
-        until, again = self._clock.monotonic() + _PATIENCE, False
+        again = False
         while True:
             try:
                 with self._database.writing() as connection:
@@ -191,7 +190,7 @@ class StepRows:
                     _execute(connection, [one for one in mine if one not in late], again)
                 break
             except FAULTS as error:
-                if self._clock.monotonic() >= until or self._closing.is_set():
+                if self._closing.is_set():
                     reason = f"a step could not be stored: {why(error)}"
                     self._tell(some, (), StoreUnavailableError(reason))
                     return
