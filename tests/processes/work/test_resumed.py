@@ -30,7 +30,7 @@ from framework.exceptions import (
     StepTakenError,
     StoreUnavailableError,
 )
-from framework.protocols import TaskEvent
+from framework.protocols import StepChange, TaskEvent
 from framework.steps import Message, _messages, _resuming, _sleeps, sleep, sleep_sync, step
 from framework.stores.sql import SQLStore
 from framework.stores.sql._dialects.chosen import checked_url
@@ -693,6 +693,29 @@ async def test_a_database_that_fails_ends_no_task(
     assert results == ["ended", "True"]
     assert sorted(one.status for one in children.tasks) == ["completed", "failed", "failed"]
     assert min(failing.values()) > 2
+
+
+async def test_a_step_that_the_database_refuses(
+    sql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that can never be stored is answered with why, and those beside it are stored."""
+    answers: dict[str, list[BaseException | None]] = {"good": [], "bad": []}
+
+    def refuses(_: StepRows, connection: object, task_ids: set[str]) -> set[str]:
+        if "bad" in task_ids:
+            raise sa.exc.DataError("", {}, Exception("it is too large"))
+        return task_ids
+
+    monkeypatch.setattr(StepRows, "_own", refuses)
+    store = SQLStore(sql_url)
+    async with setup_async_framework(None, store=store):
+        some = [
+            _steps._Request(one, [], StepChange(), told.append) for one, told in answers.items()
+        ]
+        store._steps._write(some)
+
+    assert answers["good"] == [None]
+    assert [str(one) for one in answers["bad"]] == ["a step could not be stored: it is too large"]
 
 
 @background_task(on_restart="resume", name="tests.approves")

@@ -113,7 +113,7 @@ class StepRows:
             end: See `cancel_at_once`.
         """
         self._end = end
-        self._membership, self._clock = site.membership, site.clock
+        self._membership = site.membership
         self.messages.open(site, submissions)
         self._requests, self._closing = queue.SimpleQueue(), threading.Event()
         self._thread, self._asked = None, itertools.count()
@@ -179,7 +179,11 @@ class StepRows:
                 return
 
     def _write(self, some: Sequence[_Request]) -> None:
-        """Write requests in one transaction, and answer them."""
+        """Write requests in one transaction, and answer them.
+
+        They are tried again while the database fails. If it refuses what one of them has, each is
+        written alone, and that one is answered with an error.
+        """
         again = False
         while True:
             try:
@@ -190,10 +194,20 @@ class StepRows:
                     _execute(connection, [one for one in mine if one not in late], again)
                 break
             except FAULTS as error:
-                if self._closing.is_set():
+                refused = self._database.is_data_fault(error)
+                if refused and len(some) > 1:
+                    for one in some:
+                        self._write([one])
+                    return
+                if refused or self._closing.is_set():
                     reason = f"a step could not be stored: {why(error)}"
                     self._tell(some, (), StoreUnavailableError(reason))
                     return
+                if not again:
+                    _LOGGER.warning(
+                        "steps cannot be stored, for which their tasks wait until they can: %s",
+                        why(error),
+                    )
                 self._closing.wait(_PAUSE)
                 again = True
         self._tell(late, own, MessageCameError())
