@@ -11,7 +11,7 @@ The transaction holds that row, so nobody takes the task over in between.
 Guarantees: steps of a task are stored in the order of the calls. Each call is answered once, unless
 the process ends: while the database fails, what waits is tried again.
 Relies on: calls for one task from one thread at a time.
-Lock order: `_reading` is held during a read, and no other lock with it.
+Lock order: there is no lock.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class StepRows:
         self._thread: threading.Thread | None = None
         self._asked = itertools.count()
         # A hundred tasks may begin at once, and whoever waits too long for a connection gets none.
-        self._reading = threading.Lock()
+        self._connections = threading.BoundedSemaphore(1)
 
     def open(self, site: Site, submissions: Submissions, end: Callable[[str], bool]) -> None:
         """Let steps and messages come; the thread starts with the first step.
@@ -132,7 +132,7 @@ class StepRows:
             StoreUnavailableError: If the database fails.
         """
         try:
-            with self._reading, self._database.reading() as connection:
+            with self._connections, self._database.reading() as connection:
                 return read(connection, task_id)
         except FAULTS as error:
             raise StoreUnavailableError(f"steps could not be read: {why(error)}") from error
