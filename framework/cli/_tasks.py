@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from framework._manager.face.listing import checked_query, cursor
 from framework._manager.face.names import full_name, unknown_name
 from framework._records.pages import Key, PageQuery, key_of
-from framework._records.reasons import has_begun
+from framework._records.reasons import is_amid
 from framework._records.records import TaskRecord
 from framework._records.steps import StepInfo, info_of
 from framework._running.log import escaped
@@ -184,7 +184,7 @@ def _why_not_cancelled(sight: Sight) -> str:
     record = sight.record
     if record.status.is_final:
         return f"task {record.task_id} has ended before it was cancelled: {record.status}"
-    if sight.process is None and has_begun(record.attempts, record.reason):
+    if sight.process is None and is_amid(record.reason):
         return (
             f"task {record.task_id} is asked to stop, but no process has it now: the next one of "
             "the app that knows its function goes on with it, so that it can make up for what it "
