@@ -28,6 +28,7 @@ def failure(scenario: Scenario, level: str, policy: str, runs: int, seed: int = 
     return "" if failed is None else explorer.explain(failed)
 
 
+@pytest.mark.extended("time")
 @pytest.mark.parametrize("subject", BY_SUBJECT)
 def test_no_schedule_fails(subject: str) -> None:
     """Whatever the order of the threads, all that must hold does; a few schedules of each."""

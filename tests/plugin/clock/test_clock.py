@@ -293,6 +293,7 @@ def _run(clock: VirtualClock, probe: Probe) -> list[tuple[float, str]]:
     return [(round(at - start, 6), what) for at, what in log]
 
 
+@pytest.mark.extended("time")
 @pytest.mark.parametrize(
     "mode",
     [pytest.param(mode, marks=pytest.mark.asyncframe(mode=mode)) for mode in ("auto", "virtual")],

@@ -28,6 +28,7 @@ def histories(program: Program, mode: Mode, runs: int, longest: float) -> set[tu
     return found
 
 
+@pytest.mark.extended("time")
 @each_mode
 def test_one_order(mode: Mode) -> None:
     """In four runs with threads held up at random, everything happens in one order."""

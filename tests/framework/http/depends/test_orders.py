@@ -70,6 +70,7 @@ async def test_cancelled_at_any_moment(asyncframe: Probe) -> None:
     assert OPENED[::-1] == CLOSED
 
 
+@pytest.mark.extended("time")
 @pytest.mark.interleave(seeds=60, policy="mixed", level=LEVEL)
 async def test_side_by_side(asyncframe: Probe) -> None:
     """A thread and a coroutine get their own dependencies, whoever comes first."""
