@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -70,19 +71,25 @@ class Calls:
         """Let time pass, during which calls begin that wait."""
         until = self.back_end.now + seconds
         while self.waiting:
-            moment = min(call.again or self.back_end.now for call in self.waiting)
+            # Whoever waits for a change may begin because of one, or be told a moment by it.
+            while self._ask_again():
+                pass
+            moments = [call.again for call in self.waiting if call.again is not None]
+            moment = max(min(moments, default=math.inf), self.back_end.now)
             if moment > until:
                 break
             self.back_end.pass_time(moment - self.back_end.now)
-            self._ask_again()
         self.back_end.pass_time(until - self.back_end.now)
 
-    def _ask_again(self) -> None:
-        for call in list(self.waiting):
-            if call.again is None or call.again <= self.back_end.now:
-                call.ask()
-                if call.begins is not None:
-                    self.waiting.remove(call)
+    def _ask_again(self) -> bool:
+        """Let those ask that are to; return whether one of them begins, or is told a moment."""
+        due = [one for one in self.waiting if one.again is None or one.again <= self.back_end.now]
+        before = [one.again for one in due]
+        for call in due:
+            call.ask()
+            if call.begins is not None:
+                self.waiting.remove(call)
+        return before != [one.again for one in due] or any(one.begins is not None for one in due)
 
 
 def call(entry: str, rate: int = 2, *, key: str = "key", waits: bool = False) -> WindowRequest:
