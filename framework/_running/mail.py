@@ -80,8 +80,8 @@ class Mail:
     def left(self, task: LiveTask) -> Sequence[MessageRecord]:
         """Return the messages of a task that no step has taken, the oldest first; may block.
 
-        None while the store cannot be read: whoever waits looks again, and that no message has come
-        in time is stored only if that is so.
+        Empty while the store cannot be read: whoever waits looks again, and that no message has
+        come in time is stored only if that is so.
         """
         if self._store is not None:
             with suppress(StoreUnavailableError):

@@ -128,7 +128,7 @@ class Message(Generic[T]):
             TypeError: If the task is a sync function: see `receive_sync`; or if *timeout* is
                 neither a number nor a timedelta.
             ValueError: If *timeout* is out of range.
-            StoreUnavailableError: If a store that several processes share cannot be used.
+            StoreUnavailableError: If the store is closed first; while it fails, the task waits.
         """
         limit, branch = _checked_limit(timeout), self._branch()
         run = run_of(branch)
