@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Body, Header, HTTPException, Path, Request, Response
+from fastapi.routing import APIRoute
+from starlette.routing import Match
+from starlette.types import Scope
 
 from framework._records import checks
 from framework.exceptions import MessageRefusedError
@@ -20,6 +23,8 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     409: {"model": Problem, "description": "The task has ended, or the key was used before"},
     503: {"model": Problem, "description": "The store or the broker does not answer"},
 }
+
+_Id = Annotated[str, Path(description="The id of a task")]
 
 
 def checked_messages(messages: Sequence[Message[Any]]) -> Sequence[Message[Any]]:
@@ -40,7 +45,7 @@ def checked_messages(messages: Sequence[Message[Any]]) -> Sequence[Message[Any]]
 
 
 def add_messages(router: APIRouter, access: Access, messages: Sequence[Message[Any]]) -> None:
-    """Add a route for each kind of message.
+    """Add a route for each kind of message, and one that refuses all others.
 
     Args:
         router: The router of the tasks.
@@ -58,11 +63,38 @@ def add_messages(router: APIRouter, access: Access, messages: Sequence[Message[A
             **marked(_RESPONSES, csrf_header=access.csrf_header),
             summary=f"Send {one.name}",
         )
+    router.add_api_route(
+        "/{task_id}/messages/{name}",
+        _refusal([one.name for one in messages], access),
+        methods=["POST"],
+        include_in_schema=False,
+        route_class_override=UnknownMessageRoute,
+        **marked({}, csrf_header=access.csrf_header),
+    )
+
+
+class UnknownMessageRoute(APIRoute):
+    """The route that says that there is no such message, unless a later route of the app fits."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Return at most a partial match, which is used if no route has a full one."""
+        match, found = super().matches(scope)
+        return (Match.PARTIAL, found) if match is Match.FULL else (Match.NONE, {})
+
+
+def _refusal(names: Sequence[str], access: Access) -> Callable[..., Any]:
+    known = f"it has {', '.join(map(repr, names))}" if names else "its task_router() was given none"
+
+    async def refuse(task_id: _Id, name: str, request: Request) -> None:
+        await access.task(request, task_id)
+        raise HTTPException(404, f"This app has no message {checks.show(name)}: {known}")
+
+    return refuse
 
 
 def _route(kind: Message[Any], access: Access) -> Callable[..., Any]:
     async def send(
-        task_id: Annotated[str, Path(description="The id of a task")],
+        task_id: _Id,
         value: Any,
         request: Request,
         idempotency_key: Annotated[

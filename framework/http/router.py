@@ -22,7 +22,7 @@ from framework.http._access.access import Access, checked_owner
 from framework.http._access.dependency import OwnerDependency
 from framework.http._access.marker import marked
 from framework.http._access.mounted import warn_of_mistakes
-from framework.http._messages import add_messages, checked_messages
+from framework.http._messages import UnknownMessageRoute, add_messages, checked_messages
 from framework.http._responses import answer, answer_of_task, ended, refused_query
 from framework.http._routes import mark_status
 from framework.http._streaming.streams import add_stream
@@ -71,6 +71,7 @@ def task_router(
 
     - ``POST /tasks/{task_id}/messages/{name}``: sends one of *messages* to the task; its body is
       the value in JSON, and a header ``Idempotency-Key`` its key; see `framework.steps.Message`.
+      Any other name is answered 404 with the names that there are.
 
     The last three require the header ``X-Requested-With``, with any value, and answer 403 without
     it. A page of another site cannot send it, so it cannot use a visitor's cookies to cancel tasks.
@@ -125,7 +126,9 @@ def task_router(
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:  # Any: an app of any kind
         """Tell what is wrong with how the router is mounted, once the app's own lifespan runs."""
-        endpoints = {route.endpoint for route in router.routes if isinstance(route, APIRoute)}
+        routes = [route for route in router.routes if isinstance(route, APIRoute)]
+        # Routes of the app may well come before the refusal of other messages.
+        endpoints = {one.endpoint for one in routes if not isinstance(one, UnknownMessageRoute)}
         warn_of_mistakes(app, endpoints)
         yield
 

@@ -62,7 +62,6 @@ async def test_a_decision_over_http(asyncframe: Probe) -> None:
                 (url, body, {"user": "ann"}),
                 (url, body, bob),
                 (url, {"approved": "perhaps"}, ann),
-                (f"/tasks/{task_id}/messages/unknown", body, ann),
                 (f"/tasks/{task_id}/messages/rating", 5, {**ann, "Idempotency-Key": "r"}),
                 (f"/tasks/{task_id}/messages/rating", 6, {**ann, "Idempotency-Key": "r"}),
             ]
@@ -78,7 +77,7 @@ async def test_a_decision_over_http(asyncframe: Probe) -> None:
         ("framework.steps.receive decision", "waiting")
     ]
     assert foreign.status_code == 404
-    assert codes == [403, 404, 422, 404, 202, 409]
+    assert codes == [403, 404, 422, 202, 409]
     assert (sent.status_code, sent.json()) == (202, {"task_id": task_id, "message": "decision"})
     assert (late.status_code, late.json()) == (
         409,
@@ -87,9 +86,47 @@ async def test_a_decision_over_http(asyncframe: Probe) -> None:
     assert result == "True by ann"
 
 
+async def test_a_message_of_another_name(asyncframe: Probe) -> None:
+    """A client is told which messages there are; a later route of the app's own is not hidden."""
+    app, bare = app_with(), FastAPI(lifespan=setup_async_framework)
+    bare.include_router(task_router())
+    url = "/tasks/{}/messages/{}".format
+
+    @app.post(url("{task_id}", "own"))
+    def take(task_id: str) -> str:
+        return "taken"
+
+    async with asyncframe.client(app) as client, asyncframe.client(bare) as another:
+        task_id = (await client.post("/ask")).json()
+        answers = [
+            (answer.status_code, answer.json().get("detail"))
+            for answer in [
+                await client.post(url(task_id, "Decision"), json={}, headers=MARK),
+                await another.post(url(task_id, "decision"), headers=MARK),
+                await client.post(url("0" * 32, "Decision"), headers=MARK),
+                await client.get(url(task_id, "Decision")),
+            ]
+        ]
+        unmarked = await client.post(url(task_id, "Decision"), json={})
+        own = await client.post(url(task_id, "own"))
+        body = {"approved": True, "by": "ann"}
+        sent = await client.post(url(task_id, "decision"), json=body, headers=MARK)
+        await asyncframe.manager.get_result(task_id)
+
+    has = "it has 'decision', 'rating'"
+    assert answers == [
+        (404, f"This app has no message 'Decision': {has}"),
+        (404, "This app has no message 'decision': its task_router() was given none"),
+        (404, "Task not found"),
+        (404, "Not Found"),
+    ]
+    assert (unmarked.status_code, own.json(), sent.status_code) == (403, "taken", 202)
+
+
 def test_it_is_typed_in_openapi() -> None:
-    """Each kind of message has a route of its own, with its type."""
+    """Each kind of message has a route of its own, with its type, and no other route is there."""
     paths = app_with().openapi()["paths"]
+    assert [path for path in paths if "{name}" in path] == []
 
     decision = paths["/tasks/{task_id}/messages/decision"]["post"]
     schema = decision["requestBody"]["content"]["application/json"]["schema"]
