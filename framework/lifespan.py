@@ -71,6 +71,7 @@ def setup_async_framework(
     max_workers: int | None = None,
     graceful_shutdown_timeout: float | timedelta = 30.0,
     task_timeout: float | timedelta | None = None,
+    show_arguments: bool = False,
     queue_size: int = 10_000,
     result_ttl: float | timedelta = 86_400.0,
     max_finished_tasks: int = 100_000,
@@ -107,6 +108,8 @@ def setup_async_framework(
             more.
         task_timeout: Time limit in seconds for tasks without their own; None for the
             executor's, infinity for no limit.
+        show_arguments: Whether everybody who sees a task sees its arguments, of tasks without
+            their own *show_arguments*, which says how.
         queue_size: How many tasks may wait, 1 or more. A task that is submitted on an event
             loop waits at least until the next iteration of the loop, even if a thread is
             idle.
@@ -137,6 +140,7 @@ def setup_async_framework(
     settings = Settings.checked(
         max_workers=max_workers,
         task_timeout=task_timeout,
+        show_arguments=show_arguments,
         queue_size=queue_size,
         result_ttl=result_ttl,
         max_finished_tasks=max_finished_tasks,

@@ -113,7 +113,8 @@ class Core:
         abilities: What *remote* can do besides.
         others: Looks for tasks of other processes, if there can be any.
         scene: What is needed to say why a task waits.
-        keys, guard, owners, children, requeued, chained, durable: The partners that others use.
+        keys, guard, owners, descriptions, children, requeued, chained, durable: The partners that
+            others use.
         only: The names of the functions whose tasks and schedules it runs; None for all.
         role: What kind of process it runs in; see `protocols.StoreHost`.
         has_workers: Whether tasks run in this process, or where *remote* runs them.
@@ -182,7 +183,7 @@ class Core:
         )
         self.keys = Keys(joined, self.runner, self.places, self.others, new_id)
         self.guard = Guard(joined)
-        self.owners = Owners(joined)
+        self.owners, self.descriptions = Owners(joined), Descriptions(joined)
         requeuing = None if self.remote is not None else features.requeue
         self.requeued = Requeued(self.runner, self.places, requeuing)
         rests = Resting(self.runner, self.places.delays, self.requeued)
@@ -201,7 +202,7 @@ class Core:
         # In the order in which they are asked; see `partner`.
         partners: list[Partner | None] = [
             self.owners,
-            Descriptions(),
+            self.descriptions,
             self.children,
             ChosenIds(self.ledger),
             Transacted(self.ledger, rules, self._accept, is_remote=self.remote is not None),
@@ -291,6 +292,7 @@ class Core:
         self.clean_up.settings = settings
         limit = self.pool.task_timeout if settings.task_timeout is None else settings.task_timeout
         self.intake.default_limit = None if limit == math.inf else limit
+        self.descriptions.show_arguments(settings.show_arguments)
         if settings.max_workers:
             self.pool._crew.max_workers = settings.max_workers
 

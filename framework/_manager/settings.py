@@ -18,6 +18,7 @@ class Settings:
 
     max_workers: int | None = None
     task_timeout: float | None = None
+    show_arguments: bool = False
     queue_size: int = 10_000
     result_ttl: float = 86_400.0
     max_finished_tasks: int = 100_000
@@ -48,6 +49,7 @@ class Settings:
         return cls(
             max_workers=workers,
             task_timeout=checks.limit("task_timeout", given["task_timeout"]),
+            show_arguments=checks.flag("show_arguments", given["show_arguments"]),
             queue_size=checks.integer("queue_size", given["queue_size"], at_least=1),
             result_ttl=endless("result_ttl", above=0),
             max_finished_tasks=most,

@@ -187,12 +187,11 @@ class RunOptions(TypedDict, total=False):
         checks.optional(_meta),
     ]
     show_arguments: Annotated[
-        bool | tuple[str, ...] | list[str],
+        bool | tuple[str, ...] | list[str] | None,
         "Whether everybody who sees the task sees its arguments, or those of some parameters, as "
         "they are at the submission: as JSON, cut, with secrets of pydantic masked, and without "
-        "what ``Depends`` provides.",
-        _shown,
-        Default(False),
+        "what ``Depends`` provides. None for what the framework says.",
+        checks.optional(_shown),
     ]
     priority: Annotated[
         Literal["high", "normal", "low"],

@@ -85,6 +85,7 @@ def test_setup() -> None:
         cases("max_workers", WHOLE_0, -1, 1.5, NAN, True, "4", [4]),
         cases("graceful_shutdown_timeout", DELAY, -1, -math.inf, NAN, True, "30", None),
         cases("task_timeout", LIMIT, 0, -1, NAN, True, "30"),
+        cases("show_arguments", "True or False", None, 1, "number", ("number",)),
         cases("queue_size", WHOLE_1, 0, -1, 1.5, math.inf, True, "10", None),
         cases("result_ttl", LIMIT, 0, -1, NAN, False, "1", None),
         cases("max_finished_tasks", WHOLE_0, -1, 0.5, NAN, True, "10", None),

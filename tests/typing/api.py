@@ -634,7 +634,7 @@ async def use_setup(
     setup_async_framework(telemetry=[telemetry], slow_loop=0.5)
     setup_async_framework(telemetry=[OpenTelemetrySink(), PrometheusSink()])
     FastAPI(lifespan=setup_async_framework)
-    FastAPI(lifespan=setup_async_framework(max_workers=4))
+    FastAPI(lifespan=setup_async_framework(max_workers=4, show_arguments=True))
     assert_type(setup_async_framework(app), FrameworkLifespan)
     entered: AbstractAsyncContextManager[None] = setup_async_framework()
     await entered.__aenter__()

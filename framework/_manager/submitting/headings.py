@@ -81,10 +81,23 @@ class Descriptions(Partner):
     """Gives tasks what their options make of the arguments: label, meta, and what is shown of them.
 
     A label or meta that is no function is part of a spec's heading, and needs nobody.
+
+    Args:
+        joined: The partners of all submissions.
     """
 
     options: ClassVar[tuple[str, ...]] = ("label", "meta", "show_arguments")
     in_place = True
+
+    def __init__(self, joined: Joined) -> None:
+        self._joined = joined
+        self._shows = False
+
+    def show_arguments(self, shows: bool) -> None:
+        """Show the arguments of tasks whose options do not say it from now on, or hide them."""
+        self._shows = shows
+        if shows:
+            self._joined.join(self)
 
     def make(self, task: LiveTask) -> None:
         """Find out what a new task is about; calls the user's functions.
@@ -97,10 +110,11 @@ class Descriptions(Partner):
         if task.rest is not None and task.run_again_of:
             return
         given = task.spec.options
+        shown = given["show_arguments"]
         task.describe(
             _made("label", given["label"], task, _label),
             _made("meta", given["meta"], task, meta_text),
-            _arguments(given["show_arguments"], task),
+            _arguments(self._shows if shown is None else shown, task),
         )
 
 

@@ -433,7 +433,7 @@ async def test_a_submission_may_undo_a_delay(task_manager: TaskManager) -> None:
 
 
 RUN = (
-    "timeout=None, description='', label=None, meta=None, show_arguments=False, "
+    "timeout=None, description='', label=None, meta=None, show_arguments=None, "
     "priority='normal', on_error='log', keep_arguments=True, check_arguments=True"
 )
 ONCE = (

@@ -22,6 +22,7 @@ from framework import (
     async_task,
     background_task,
     current_task,
+    get_task_manager,
     retry_task,
     setup_async_framework,
 )
@@ -263,6 +264,41 @@ async def test_what_is_refused_and_hidden(task_manager: TaskManager) -> None:
     assert (second, third, fourth) == ({"cents": 3}, {}, {"number": 5})
     assert (last["ids"], last["cents"]) == ("<too long>", 4)
     assert "4711" not in json.dumps([first, last])
+
+
+async def test_arguments_shown_by_default() -> None:
+    """An app shows the arguments of all tasks that do not say it, and hides secrets as they do."""
+    shows: list[dict[str, Any]] = []
+
+    def keep(number: int, pin: SecretStr | None = None) -> None:
+        task = current_task()
+        assert task is not None
+        shows.append(task.arguments)
+        assert number != 2
+
+    kept = background_task(on_error="silent")(keep)
+    for default in (True, False):
+        async with setup_async_framework(None, show_arguments=default):
+            manager = get_task_manager()
+            ids = [
+                kept(1, SecretStr("4711")),
+                kept.options(show_arguments=False)(2),
+                kept.options(show_arguments=("number",), label="x")(3, SecretStr("4711")),
+                kept.options(show_arguments=[])(4),
+                manager.submit_nowait(keep, (5,), label=about),
+            ]
+            for one in ids:
+                await manager.wait(one)
+            await manager.wait(await manager.run_again(ids[1]))
+            await async_task(keep)(7)
+            for submitted in (manager.submit_nowait(pow, (2, 3)), pay(6)):
+                task = await manager.get_task(submitted)
+                assert task is not None
+                shows.append(task.arguments)
+    on = [{"number": 1, "pin": "*" * 10}, {}, {"number": 3}, {}, {"number": 5}, {}, {"number": 7}]
+    off: list[dict[str, Any]] = [{}, {}, {"number": 3}, {}, {}, {}, {}]
+    builtin = {"base": 2, "exp": 3}
+    assert shows == [*on, builtin, {"number": 6}, *off, {}, {}]
 
 
 def test_where_labels_are_shown() -> None:
