@@ -49,14 +49,15 @@ async def test_arguments_that_are_no_json(manager: TaskManager) -> None:
 
 @pytest.mark.extended("time")
 async def test_delayed_at_a_restart(backend: Backend) -> None:
-    """What becomes of a delayed task when the app stops and starts again."""
+    """What becomes of a delayed task, and of its meta, when the app stops and starts again."""
     expected = AFTER_A_RESTART[backend.name]
     # Where it is not to run, it may not be due before the app has stopped.
     delay = 1.0 if expected is TaskStatus.COMPLETED else 3_600.0
     async with backend.run() as manager:
-        task_id = await manager.submit(tasks.requeued, (4,), delay=delay)
+        task_id = await manager.submit(tasks.requeued, (4,), delay=delay, meta={"kind": "kept"})
     async with backend.run() as manager:
         if expected is TaskStatus.COMPLETED:
             assert await manager.get_result(task_id, timeout=PATIENCE) == 4
         task = await manager.get_task(task_id)
         assert (None if task is None else task.status) is expected
+        assert task is None or task.meta == {"kind": "kept"}

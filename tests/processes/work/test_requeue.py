@@ -21,6 +21,7 @@ from framework import (
     TaskCancelledError,
     TaskInterruptedError,
     TaskManager,
+    TaskStatus,
     background_task,
     current_task,
     get_task_manager,
@@ -31,6 +32,7 @@ from framework._manager.hosting.taking_over import ENOUGH, MOST_STARTS
 from framework._manager.others import other_processes
 from framework._records.records import WAITS, TaskRecord
 from framework.protocols import TaskEvent
+from framework.steps import Message
 from framework.stores.sql import SQLStore
 from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._shared.site import Pace
@@ -188,6 +190,64 @@ async def test_counters_and_events(sql_url: str) -> None:
 
 
 STATUSES = ("pending", "running", "completed", "failed", "timeout", "cancelled", "interrupted")
+
+
+def told_of_itself() -> None:
+    """Note what the task says it is about; fail unless it repeats another one."""
+    task = current_task()
+    assert task is not None
+    SEEN.append((task.label, task.meta, task.arguments))
+    if task.run_again_of is None:
+        raise LookupError("later")
+
+
+@background_task(on_restart="requeue", on_error="silent")
+def told_in_another_process(number: int) -> None:
+    """Note what it is about."""
+    told_of_itself()
+
+
+@background_task(on_restart="resume", on_error="silent")
+async def told_after_a_message(number: int) -> bool:
+    """Note what it is about once somebody has answered."""
+    found = await ANSWER.receive()
+    told_of_itself()
+    return found
+
+
+ANSWER = Message("answer", bool)
+
+
+async def test_what_a_task_is_about_stays(sql_url: str) -> None:
+    """Label, meta and arguments stay in another process, after steps, and when it runs again."""
+    meta: dict[str, str | int] = {"tenant_id": 7, "kind": "an «order»"}
+    of_each: Any = {"label": "order 7", "meta": meta, "show_arguments": True}
+    submitted = told_in_another_process, told_after_a_message
+    about = ("order 7", meta, {"number": 7})
+    loop, waits = asyncio.get_running_loop(), asyncio.Event()
+    async with framework(sql_url) as manager:
+        manager.subscribe(
+            lambda event: event.kind == "sleeping" and loop.call_soon_threadsafe(waits.set)
+        )
+        await keep_busy(manager)
+        ids = [await manager.submit(one, (7,), **of_each) for one in submitted]
+        await asyncio.wait_for(waits.wait(), PATIENCE)
+    GATE.set()
+    async with framework(sql_url) as manager:
+        await ANSWER.send(ids[1], True)
+        for one in ids:
+            assert (await manager.wait(one, timeout=PATIENCE)).status is TaskStatus.FAILED
+    async with framework(sql_url) as manager:
+        repeated = [await manager.run_again(one) for one in ids]
+        results = [await manager.get_result(one, timeout=PATIENCE) for one in repeated]
+    async with framework(sql_url) as manager:
+        kept = [await known(manager, one) for one in (*ids, *repeated)]
+        found = await manager.list_tasks(meta={"tenant_id": 7})
+
+    assert results == [None, True]
+    told = [(task.label, task.meta, task.arguments) for task in kept]
+    assert SEEN == told == [about] * 4
+    assert found.total == 4
 
 
 async def test_waiters_of_a_process_that_was_given_up(sql_url: str) -> None:
