@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -145,6 +146,7 @@ def test_a_board_that_cannot_be_written(sqlite_url: str, caplog: pytest.LogCaptu
         assert "cannot be written, so the other processes may notice a second later" in told
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
 def test_the_file_may_be_used_by_whoever_uses_the_database(tmp_path: Path) -> None:
     """The file gets the permissions of the database, whatever those of new files are."""
     database = tmp_path / "tasks.db"

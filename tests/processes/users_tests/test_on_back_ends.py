@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from textwrap import dedent
 
 import psutil
@@ -240,6 +241,7 @@ def test_a_server_that_is_not_there(runs, monkeypatch: pytest.MonkeyPatch) -> No
     result.stdout.fnmatch_lines("asyncframe_postgresql_url: no database can be made there: *")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no server is started on Windows")
 def test_no_server_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a program to start the test is skipped, and the reason says how to get one."""
     monkeypatch.setattr(programs, "places", lambda _: "/nowhere")
