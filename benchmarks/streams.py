@@ -18,7 +18,6 @@ import http.client
 import json
 import random
 import re
-import resource
 import selectors
 import socket
 import subprocess
@@ -130,6 +129,8 @@ def serve() -> None:
 
 
 def _raise_limit() -> None:
+    import resource  # Windows has none
+
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 

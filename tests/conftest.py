@@ -33,7 +33,7 @@ def folder_in_memory(place: str = "/dev/shm") -> str | None:
     """Return *place* if files can be made and run there, and it has room for those of a run."""
     try:
         found = os.statvfs(place)
-    except OSError:
+    except (AttributeError, OSError):  # Windows has neither
         return None
     free = found.f_bavail * found.f_frsize
     runs = not found.f_flag & getattr(os, "ST_NOEXEC", 0)

@@ -35,6 +35,15 @@ def test_an_app_elsewhere(system: str, tmp_path: Path) -> None:
 
 @pytest.mark.extended("processes")
 @SYSTEMS
+def test_the_suite_is_collected_elsewhere(system: str) -> None:
+    """All tests can be imported there, also those that are skipped when they run."""
+    options = ("-q", "-n0", "-p", "no:cacheprovider", "-m", "", "--collect-only")
+    there = {**elsewhere(system), "ASYNCFRAME_ALSO": "tests benchmarks"}
+    children.python("-m", "pytest", *options, cwd=children.ROOT, env=there, patience=4 * PATIENCE)
+
+
+@pytest.mark.extended("processes")
+@SYSTEMS
 def test_a_part_of_the_suite_elsewhere(system: str) -> None:
     """The tests of tasks, threads and steps pass without what Linux alone has."""
     parts = [children.ROOT / "tests" / part for part in PARTS]

@@ -6,7 +6,6 @@ Those that the plugin starts for its users as well are in its `_backends.servers
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import signal
 import socket
@@ -15,6 +14,7 @@ import sys
 from pathlib import Path
 
 from pytest_asyncframe._backends.servers import (
+    ABRUPT,
     Databases,
     PostgresServer,
     RedisServer,
@@ -32,7 +32,7 @@ class RabbitServer(Server):
 
     ready = "Server startup complete"
     orderly = signal.SIGTERM
-    abrupt = signal.SIGKILL
+    abrupt = ABRUPT
 
     def __init__(self) -> None:
         self._program = program("rabbitmq-server")
@@ -106,7 +106,7 @@ class FlowerServer(Server):
 
     ready = "Capturing events"
     orderly = signal.SIGTERM
-    abrupt = signal.SIGKILL
+    abrupt = ABRUPT
 
     def __init__(self, broker: str) -> None:
         self._broker = broker
@@ -152,6 +152,8 @@ class StandbyServer(PostgresServer):
 
     def start(self) -> None:
         """Copy the other one's files while it is stopped for a moment, and follow it."""
+        import pwd  # Windows has none
+
         self._primary.stop()
         shutil.copytree(self._primary._data, self._data, copy_function=shutil.copy)
         Path(self._data, "standby.signal").touch()

@@ -7,7 +7,6 @@ however that ends. If that process is killed itself, the kernel ends the server;
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import signal
@@ -16,6 +15,8 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from tests.children import python
 from tests.processes.servers import PostgresServer, RedisServer, Server
@@ -54,6 +55,7 @@ def port_of(name: str, folder: Path, main: int) -> int:
         main: The process with whose end the run ends.
     """
     # In this process, whose test is skipped where they are not installed.
+    fcntl = pytest.importorskip("fcntl", reason="the tests start no servers on Windows")
     for needed in (name, "setpriv"):
         program(needed)
     kept = folder / f"{name}.port"

@@ -3,7 +3,8 @@
 Python imports this module when it starts if its folder is on ``PYTHONPATH``, so that the processes
 that a test starts are under it too. Tests and other libraries see the system as it is: only what
 `framework` and `pytest_asyncframe` import lacks the names, and says another platform. Nobody sees
-``/proc``, and event loops take no signals.
+``/proc``, and event loops take no signals. ``ASYNCFRAME_ALSO`` names further packages that see the
+system as these do.
 
 It knows nothing of files that cannot be removed while they are open, of clocks with steps of 16 ms,
 and of what Windows does to a process instead of sending it a signal.
@@ -21,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType, ModuleType
 from typing import Any, Final, NoReturn
 
-PACKAGES: Final = ("framework", "pytest_asyncframe")
+PACKAGES: Final = ("framework", "pytest_asyncframe", *os.environ.get("ASYNCFRAME_ALSO", "").split())
 """Whose imports are answered otherwise."""
 
 _LINUX: Final = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import pty
 import subprocess
 import sys
 import threading
@@ -93,6 +92,7 @@ class Shop:
 
     def on_terminal(self, *arguments: str) -> Said:
         """Run a command in this process, on a terminal that shows both outputs."""
+        pty = pytest.importorskip("pty", reason="Windows has no such terminals")
         ours, theirs = pty.openpty()
         shown: list[bytes] = []
         reader = threading.Thread(target=_read, args=(ours, shown))

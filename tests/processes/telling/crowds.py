@@ -386,16 +386,14 @@ class Fault:
     many: int
 
 
-SIGTERM, SIGKILL = signal.SIGTERM, signal.SIGKILL
-
 FAULTS = {
-    "apps killed": Fault(lambda crowd: crowd.end_app(SIGKILL), 11, 2),
+    "apps killed": Fault(lambda crowd: crowd.end_app(signal.SIGKILL), 11, 2),
     "apps ended": Fault(Crowd.end_app, 11, 2),
     "apps suspended": Fault(Crowd.suspend_app, 5, 4),
     "tasks cancelled": Fault(Crowd.cancel, 11, 2),
     "apps drained": Fault(Crowd.drain, 11, 2),
-    "workers killed": Fault(lambda crowd: crowd.end_worker(SIGKILL), 11, 2),
-    "workers ended": Fault(lambda crowd: crowd.end_worker(SIGTERM), 11, 2),
+    "workers killed": Fault(lambda crowd: crowd.end_worker(signal.SIGKILL), 11, 2),
+    "workers ended": Fault(lambda crowd: crowd.end_worker(signal.SIGTERM), 11, 2),
     "workers suspended": Fault(Crowd.suspend_worker, 5, 4),
     "pool processes killed": Fault(Crowd.kill_child, 22, 1),
     "redis stopped": Fault(Crowd.stop_redis, 7, 3),
