@@ -198,6 +198,7 @@ def test_e6_shutdown_from_a_callback_returns() -> None:
     assert returned.wait(PATIENCE)
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="Windows has no such signals")
 def test_e6_shutdown_from_a_signal_handler_that_interrupts_the_pool_returns() -> None:
     """A handler that interrupts the pool's own locked code can shut it down."""
     pool = ThreadPoolExecutorEnhanced(max_workers=1)

@@ -391,6 +391,7 @@ class Transport:
         self.is_aborted = True
 
 
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="Windows has no such sockets")
 async def test_what_waits_in_the_kernel(asyncframe: Probe, app: FastAPI) -> None:
     """The kernel keeps 16 kB of a stream, and no more, if it can be told so."""
     limit = getattr(socket, "TCP_NOTSENT_LOWAT", None)

@@ -33,6 +33,7 @@ from tests.plugin.clock.boundary_rows import (
     Wait,
     get,
 )
+from tests.plugin.clock.waits import HAS_SIGNALS
 from tests.plugin.endings import LOOPS, PLAIN
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "testing" / "boundaries.md"
@@ -155,6 +156,7 @@ def test_a_live_server_is_in_real_time(asyncframe: Probe) -> None:
     assert asyncframe.clock.monotonic() == 0
 
 
+@HAS_SIGNALS
 async def test_an_alarm_is_in_real_time(asyncframe: Probe) -> None:
     """An alarm set for a day does not fire when an hour of virtual time passes."""
     rung: list[int] = []
@@ -172,6 +174,7 @@ async def test_an_alarm_is_in_real_time(asyncframe: Probe) -> None:
     assert rung == []
 
 
+@HAS_SIGNALS
 async def test_time_does_not_wait_for_a_signal(asyncframe: Probe) -> None:
     """A timer is not delayed by a signal that may arrive."""
     loop = asyncio.get_running_loop()

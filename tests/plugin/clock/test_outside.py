@@ -25,7 +25,7 @@ from framework import async_task, setup_async_framework
 from pytest_asyncframe.clock import VirtualDeadlockError
 from pytest_asyncframe.probe import Probe
 from tests.patience import PATIENCE
-from tests.plugin.clock.waits import SEES_THREADS, asleep, compute, sleep
+from tests.plugin.clock.waits import HAS_SIGNALS, SEES_THREADS, asleep, compute, sleep
 
 # -- files and signals
 
@@ -63,6 +63,7 @@ async def test_a_socket_from_which_nothing_comes(asyncframe: Probe) -> None:
     await writer.wait_closed()
 
 
+@HAS_SIGNALS
 async def test_a_signal_wakes_the_loop(asyncframe: Probe) -> None:
     """A loop with a signal handler is no deadlock, and a signal wakes it."""
     loop = asyncio.get_running_loop()
@@ -79,6 +80,7 @@ async def test_a_signal_wakes_the_loop(asyncframe: Probe) -> None:
     assert asyncframe.clock.monotonic() == 0
 
 
+@HAS_SIGNALS
 @pytest.mark.parametrize("busy", [False, True])
 async def test_a_signal_that_has_come(asyncframe: Probe, busy: bool) -> None:
     """A signal is handled before time moves, whether the loop is busy or not."""
@@ -97,6 +99,7 @@ async def test_a_signal_that_has_come(asyncframe: Probe, busy: bool) -> None:
     assert asyncframe.clock.monotonic() == 0
 
 
+@HAS_SIGNALS
 async def test_a_signal_between_moves_of_time(asyncframe: Probe) -> None:
     """A signal is handled while timers keep moving time."""
     loop = asyncio.get_running_loop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from pathlib import Path
 
@@ -14,6 +15,11 @@ SEES_THREADS = pytest.mark.skipif(
     not Path("/proc/self/task").exists(), reason="what a thread does is seen in /proc only"
 )
 """For a test of threads that compute, or wait for something real."""
+
+HAS_SIGNALS = pytest.mark.skipif(
+    not hasattr(signal, "SIGUSR1"), reason="Windows has no such signals"
+)
+"""For a test in which a signal comes."""
 
 
 def sleep(seconds: float) -> None:

@@ -29,7 +29,7 @@ _LINUX: Final = {
     "os": (
         *("sched_getaffinity", "sched_setaffinity", "pidfd_open", "memfd_create", "eventfd"),
         *("posix_fadvise", "posix_fallocate", "getrandom", "splice", "copy_file_range", "setns"),
-        *("unshare", "O_PATH", "O_TMPFILE", "O_DIRECT", "P_PIDFD"),
+        *("unshare", "O_PATH", "O_TMPFILE", "O_DIRECT", "P_PIDFD", "ST_NOEXEC"),
     ),
     "signal": ("SIGPWR", "SIGSTKFLT", "SIGPOLL", "SIGRTMIN", "SIGRTMAX", "sigtimedwait"),
     "time": ("CLOCK_BOOTTIME", "CLOCK_TAI"),
