@@ -20,7 +20,7 @@ from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._dialects.sqlite import SQLite
 from framework.stores.sql._shared.site import Pace, site_of
 from framework.stores.sql._tables.statements import Turn
-from framework.stores.sql._writing.batches import Removal
+from framework.stores.sql._writing.removal import Removal
 from framework.stores.sql._writing.writer import Writer
 from framework.worker import _deliveries
 from framework.worker._deliveries import Process

@@ -1,29 +1,23 @@
 """Batches: the transactions that write records, and what becomes of those that are refused.
 
 Guarantees: every record that was queued is written in the end, or counted and logged; a caller
-hears that a record is safe only after its commit. All rows of removed tasks are deleted in the end,
-a few in each transaction, so that others can write too, and the framework is told of each row that
-it wants to know of.
-Relies on: calls on the store's own thread, except for `Removal.ask`; rows that may be written
-twice, since a commit that failed may have had its effect. In the database every writer takes its
-turn first (`Site.turn`), so that no two processes wait for each other.
-Lock order: none is held during a transaction; that of `Removal` is innermost.
+hears that a record is safe only after its commit.
+Relies on: calls on the store's own thread; rows that may be written twice, since a commit that
+failed may have had its effect. In the database every writer takes its turn first (`Site.turn`), so
+that no two processes wait for each other.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import threading
-from collections.abc import Callable, Collection, Iterator, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence, Set
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import Final
 
 from sqlalchemy.engine import Connection
 
 from framework._records.records import TaskRecord
-from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._backlog import GROUP
 from framework.stores.sql._reading.arrivals import Claimed
@@ -36,11 +30,12 @@ from framework.stores.sql._shared.site import Site
 from framework.stores.sql._tables.chains import Settled
 from framework.stores.sql._tables.database import FAULTS, why
 from framework.stores.sql._tables.rows import NOT_WHOLE, TaskRow, Written
-from framework.stores.sql._tables.statements import DELETED, Statements
 from framework.stores.sql._tables.steps import carry
 from framework.stores.sql._writing.chained import ChainedRows
 from framework.stores.sql._writing.drafts import Drafts
 from framework.stores.sql._writing.messages import wake_beside
+from framework.stores.sql._writing.pulse import Pulse
+from framework.stores.sql._writing.removal import Deleted, Removal
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -49,179 +44,6 @@ BATCH: Final = 500
 
 ROUNDS: Final = 20
 """Maximum number of batches before the thread reads what the others have written."""
-
-_QUICK: Final = 0.008
-"""Seconds that a transaction should take to delete old tasks: nobody else can write meanwhile."""
-
-_FEW: Final = 16
-"""How many tasks are deleted in a transaction at least."""
-
-
-class Pulse:
-    """Increments this process's counter, so that the others know that it lives.
-
-    Args:
-        site: What it works with.
-        sharing: Says with each beat what this process has places for.
-
-    Attributes:
-        due_at: The monotonic second at which the next beat is due.
-    """
-
-    def __init__(self, site: Site, sharing: Sharing) -> None:
-        self._site = site
-        self._sharing = sharing
-        self.due_at = site.pace.beat
-        # What the latest beat says of this process's lock, and the latest that was committed.
-        self._said: str | None = None
-        self._told: str | None = None
-
-    def is_due(self) -> bool:
-        """Return whether it is time for a beat; as soon as this process has its lock, it is.
-
-        If it is killed within the first second, the others see at once that it is dead.
-        """
-        has_news = self._site.link.presence != self._told
-        return has_news or self._site.clock.monotonic() >= self.due_at
-
-    def given(self) -> None:
-        """Note that a beat, or the row of this process, is committed."""
-        self._told = self._said
-        self.due_at = self._site.clock.monotonic() + self._site.pace.beat
-
-    @contextmanager
-    def beating(self) -> Iterator[Connection]:
-        """Open a transaction to read in, and give a sign of life if it is time for one.
-
-        That is one transaction. Whoever writes into a file keeps all others out, so there it writes
-        last, and in a second one if others have written meanwhile.
-
-        Raises:
-            GivenUpError: If the others consider this process dead.
-            SQLAlchemyError: If the database fails.
-        """
-        database = self._site.database
-        due = self.is_due()
-        is_first = due and not database.dialect.is_local
-        with database.writing() if is_first else database.reading() as connection:
-            if is_first:
-                self.give_in(connection)
-            yield connection
-            done = is_first or (due and self._give_last(connection))
-        if done:
-            self.given()
-        self.beat()
-
-    def _give_last(self, connection: Connection) -> bool:
-        """Beat in a transaction that was made to read; return whether that can be."""
-        try:
-            self.give_in(connection)
-        except FAULTS as error:
-            if not self._site.database.is_busy(error):
-                raise
-            return False
-        return True
-
-    def beat(self) -> None:
-        """Give a sign of life, if it is time.
-
-        Raises:
-            GivenUpError: If the others consider this process dead.
-            SQLAlchemyError: If the database fails.
-        """
-        if self.is_due():
-            with self._site.database.writing() as connection:
-                self.give_in(connection)
-            self.given()
-
-    def give_in(self, connection: Connection) -> None:
-        """Give a sign of life in a transaction; it counts when that is committed.
-
-        Raises:
-            GivenUpError: If the others consider this process dead.
-        """
-        self._said = self._site.link.presence
-        self._site.membership.beat(connection, self._sharing.introduction())
-        if self._site.database.dialect.is_local:
-            # If a transaction was rolled back, it was told of all the same.
-            self._site.statements.tell(connection)
-
-
-class Deleted(NamedTuple):
-    """What a transaction has deleted.
-
-    Attributes:
-        left: Whether there may be more to delete.
-        seconds: How long it took.
-        rows: The deleted rows of which the framework is to be told.
-    """
-
-    left: bool = False
-    seconds: float = 0.0
-    rows: Sequence[TaskRow] = ()
-
-
-class Removal:
-    """Which rows are to be deleted, and how many of them at once.
-
-    Args:
-        statements: The SQL.
-        clock: Real time.
-    """
-
-    def __init__(self, statements: Statements, clock: SystemClock) -> None:
-        self._statements = statements
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._bound: float | None = None
-        # The ids of removed tasks of which the framework knows; None if it wants to know none.
-        self._told: set[str] | None = None
-        # How many rows the next transaction deletes.
-        self._many = 16 * _FEW
-
-    @property
-    def bound(self) -> float | None:
-        """The wall second up to which ended tasks are to be deleted; None if all are."""
-        with self._lock:
-            return self._bound
-
-    def ask(self, bound: float, told: Collection[str] | None = None) -> None:
-        """Delete what ended by wall second *bound*; any thread.
-
-        Args:
-            bound: The wall second.
-            told: The ids of removed tasks of which the framework knows; it is told of all
-                others. None to tell it of none.
-        """
-        with self._lock:
-            self._bound = max(bound, self._bound or 0.0)
-            if told is not None:
-                self._told = {*(self._told or ()), *told}
-
-    def delete(self, connection: Connection, bound: float) -> Deleted:
-        """Delete some of the tasks that ended by wall second *bound*."""
-        with self._lock:
-            told = None if self._told is None else set(self._told)
-        begun, many = self._clock.monotonic(), self._many
-        rows = []
-        if told is not None:
-            ended = self._statements.ended(connection, bound, many)
-            rows = [row for row in ended if row.task_id not in told]
-        left = self._statements.remove(connection, bound, many)
-        seconds = self._clock.monotonic() - begun
-        if seconds > _QUICK:
-            self._many = max(_FEW, many // 2)
-        elif left and seconds < _QUICK / 2:
-            self._many = min(DELETED, 2 * many)
-        return Deleted(left, seconds, rows)
-
-    def committed(self, bound: float | None, gone: Deleted) -> bool:
-        """Note what a transaction deleted up to *bound*; return whether there is more to delete."""
-        with self._lock:
-            # Unless a later clean-up has moved it meanwhile.
-            if self._bound == bound and not gone.left:
-                self._bound = self._told = None
-            return self._bound is not None
 
 
 class Batches:
