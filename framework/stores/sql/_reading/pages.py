@@ -24,7 +24,7 @@ from framework.stores.sql._reading.mirror import CODES, STATUSES
 from framework.stores.sql._reading.shapes import Shape, matching, shape_of
 from framework.stores.sql._tables.free_rows import IS_LISTED_FREE, KEPT
 from framework.stores.sql._tables.rows import TaskRow, can_be_kept
-from framework.stores.sql._tables.schema import TASKS
+from framework.stores.sql._tables.schema import TASKS, is_one_of
 from framework.stores.sql._tables.statements import (
     BY_END,
     CHUNK,
@@ -32,7 +32,6 @@ from framework.stores.sql._tables.statements import (
     End,
     Statements,
     fetch,
-    is_one_of,
     just_before,
     parts,
 )

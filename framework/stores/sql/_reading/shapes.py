@@ -17,8 +17,7 @@ from framework._records.statuses import TaskStatus
 from framework.stores.sql._dialects.dialect import Dialect
 from framework.stores.sql._tables.free_rows import IS_FREE, IS_LISTED_FREE
 from framework.stores.sql._tables.rows import can_be_kept
-from framework.stores.sql._tables.schema import TASKS
-from framework.stores.sql._tables.statements import is_one_of
+from framework.stores.sql._tables.schema import TASKS, is_one_of
 
 By: TypeAlias = str
 """What finds the rows.

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import BigInteger, Column, Double, Integer, MetaData, Table, Text
 from sqlalchemy.engine import Connection
 
+from framework._records.statuses import TaskStatus
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._dialects.dialect import Dialect
 from framework.stores.sql._tables.database import Database
@@ -402,6 +403,15 @@ SUBMISSIONS: Final = _table("asyncframe_submissions")
 ``written`` is its row in JSON, in the order of `WRITTEN`: a step that changes that order has to
 change the rows that are here. All else is said by `_shared.submissions`.
 """
+
+
+def is_one_of(column: Any, statuses: Sequence[TaskStatus]) -> sa.ColumnElement[bool]:
+    """Return the condition that a column has one of some statuses."""
+    # Not parameters: PostgreSQL then plans for these, and not for average ones.
+    literals: list[Any] = [sa.literal_column(f"'{one.value}'") for one in statuses]
+    found: sa.ColumnElement[bool]
+    found = column == literals[0] if len(literals) == 1 else column.in_(literals)
+    return found
 
 
 CHAINS: Final = _table("asyncframe_chains")

@@ -1,15 +1,13 @@
 """The SQL statements about tasks: a batch is written as one value, and read as one if need be.
 
-A driver releases the interpreter at each step of a statement. While other threads compute, it
-gets the interpreter back after 5 ms, which would be 5 ms for each row. So a batch is one JSON
-text that the database splits; see `Dialect.answer` for what is read.
+See `upserts` for what is written, and `Dialect.answer` for what is read.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -22,8 +20,9 @@ from framework._records.statuses import TaskStatus
 from framework.stores.sql._dialects.dialect import Answer, Dialect
 from framework.stores.sql._dialects.direct import Direct
 from framework.stores.sql._tables import calls, cancelling, free_rows
-from framework.stores.sql._tables.rows import COLUMNS, NEVER, WRITTEN, TaskRow, Written
+from framework.stores.sql._tables.rows import COLUMNS, TaskRow, Written
 from framework.stores.sql._tables.schema import MESSAGES, META, PROCESSES, STEPS_OF_TASKS, TASKS
+from framework.stores.sql._tables.upserts import OWN, text_of, upsert_of
 
 CHUNK: Final = 256
 """Maximum number of rows to read at once; each result may be a megabyte."""
@@ -36,7 +35,6 @@ BY_END: Final = (TASKS.c.ended_at, TASKS.c.task_id)
 End: TypeAlias = tuple[float, str]
 """Where a task is in the order of their end: its wall second, and its id."""
 
-_OWN: Final = ("version", "process")
 # Made once: making them takes as long as half a transaction.
 # By its key: what reads a table whole is planned anew each time, see the settings there.
 _THE_ONE: Final = META.c.one == sa.literal_column("1")
@@ -55,7 +53,7 @@ _PRESENT: Final = (
     .where(PROCESSES.c.process_id == bindparam("process"))
     .scalar_subquery()
 )
-_OWN_COLUMNS: Final = tuple(TASKS.c[name] for name in _OWN)
+_OWN_COLUMNS: Final = tuple(TASKS.c[name] for name in OWN)
 ROW: Final = tuple(TASKS.c[name] for name in COLUMNS)
 _WITHOUT_RESULT: Final = tuple(
     sa.null().label(column.name) if column.name == "result" else column for column in ROW
@@ -143,8 +141,8 @@ class Statements:
         self._tell = sa.select(dialect.tell("", *there))
         turn = (META.c.version, META.c.removed_before, META.c.free, META.c.chained, _PRESENT, told)
         self._advance = dialect.advancing(_ADVANCE, sa.select(*turn).where(_THE_ONE))
-        self._put = _put_of(dialect)
-        self._hand_over = _put_of(dialect, hand_over=True)
+        self._put = Direct(upsert_of(dialect))
+        self._hand_over = Direct(upsert_of(dialect, hand_over=True))
         self._begin = free_rows.taking(dialect, _begin_of(dialect))
         self._ended = dialect.answer(
             sa.select(*_WITHOUT_RESULT).where(TASKS.c.task_id.in_(_OLDEST)).order_by(*BY_END)
@@ -183,7 +181,7 @@ class Statements:
             version: The version of the turn.
         """
         values = {"owner": process, "process": process, "version": version}
-        return self._put.count(connection, {"rows": _text(rows), **values})
+        return self._put.count(connection, {"rows": text_of(rows), **values})
 
     def hand_over(
         self,
@@ -256,7 +254,7 @@ class Statements:
         version: int,
     ) -> int:
         values = {"owner": before, "process": process, "version": version}
-        return self._hand_over.count(connection, {"rows": _text(rows), **values})
+        return self._hand_over.count(connection, {"rows": text_of(rows), **values})
 
     def started(self, connection: Connection, task_ids: Collection[str], process: str) -> set[str]:
         """Return which of some tasks are RUNNING and belong to *process*."""
@@ -400,27 +398,6 @@ def parts(task_ids: Collection[str], size: int = CHUNK) -> Iterator[list[str]]:
     return (wanted[at : at + size] for at in range(0, len(wanted), size))
 
 
-def _text(rows: Iterable[Written]) -> str:
-    """Return rows as one JSON text, by their ids: each page of an index is changed in one go."""
-    return f"[{','.join([row.text for row in sorted(rows, key=attrgetter('task_id'))])}]"
-
-
-def _put_of(dialect: Dialect, *, hand_over: bool = False) -> Direct:
-    """Return the statement that writes a batch from one JSON text.
-
-    Args:
-        dialect: The kind of database.
-        hand_over: Whether the rows change their owner.
-    """
-    text = bindparam("rows", type_=sa.Text())
-    batch, items = dialect.split(text, [TASKS.c[name].type for name in WRITTEN])
-    own = [bindparam(name, type_=TASKS.c[name].type) for name in _OWN]
-    # SQLite needs the condition to tell ON CONFLICT from the ON of a join.
-    rows = sa.select(*items, *own).select_from(batch).where(sa.true())
-    change = partial(_changed, hand_over=hand_over)
-    return Direct(dialect.upsert(TASKS, [*WRITTEN, *_OWN], rows, change))
-
-
 def _begin_of(dialect: Dialect) -> sa.Update:
     """Return the statement by which free tasks run, of their ids and of what is kept of some."""
     batch, (task_id, facts) = dialect.split(bindparam("kept", type_=sa.Text()), [sa.Text()] * 2)
@@ -440,58 +417,6 @@ def _begin_of(dialect: Dialect) -> sa.Update:
     is_free = dialect.hidden(TASKS.c.process) == ""
     these = dialect.among(TASKS.c.task_id, bindparam("ids", type_=sa.Text()))
     return sa.update(TASKS).values(values).where(these, is_free)
-
-
-_KEPT: Final = frozenset(
-    {
-        *("task_id", "name", "description", "remote", "created_at", "process", "owner"),
-        *("level", "after", "label", "meta", "arguments"),
-    }
-)
-"""The columns that stay as they are first written."""
-
-
-def _changed(new: Any, *, hand_over: bool) -> tuple[dict[str, Any], sa.ColumnElement[bool]]:
-    """Return what a row changes in one that is there, and whether; see `dialect.Change`."""
-    changed = {name: new[name] for name in (*WRITTEN, *_OWN) if name not in _KEPT}
-    # Another process may have set it since this one looked.
-    asked = TASKS.c.cancel_requested
-    changed["cancel_requested"] = sa.case(
-        (asked > new.cancel_requested, asked), else_=new.cancel_requested
-    )
-    # Written once, and of no use to anybody after the task is COMPLETED.
-    changed["call"] = sa.case(
-        (is_one_of(new.status, [TaskStatus.COMPLETED]), sa.null()),
-        else_=sa.func.coalesce(new.call, TASKS.c.call),
-    )
-    # What others have decided stays, of a task that is not known here to wait no more.
-    waits = new.due_at == sa.literal_column(repr(NEVER))
-    for name in ("due_at", "restart", "reason"):
-        changed[name] = sa.case((waits, TASKS.c[name]), else_=new[name])
-    # Tasks on workers may be followed by several processes. Of a final one nothing changes
-    # any more but that its body has let go.
-    may_write = TASKS.c.process == bindparam("owner")
-    if hand_over:
-        changed["process"] = new.process
-        # A submission that failed: its task may be free by now.
-        withdrawn = sa.and_(TASKS.c.process == "", new.ended_at.is_not(None))
-        may_write = sa.or_(may_write, withdrawn)
-    else:
-        may_write = sa.or_(may_write, TASKS.c.remote == 1)
-    let_go = sa.and_(
-        TASKS.c.status == new.status, TASKS.c.still_running == 1, new.still_running == 0
-    )
-    live = is_one_of(TASKS.c.status, [TaskStatus.PENDING, TaskStatus.RUNNING])
-    return changed, sa.and_(may_write, sa.or_(live, let_go))
-
-
-def is_one_of(column: Any, statuses: Sequence[TaskStatus]) -> sa.ColumnElement[bool]:
-    """Return the condition that a column has one of some statuses."""
-    # Not parameters: PostgreSQL then plans for these, and not for average ones.
-    literals: list[Any] = [sa.literal_column(f"'{one.value}'") for one in statuses]
-    found: sa.ColumnElement[bool]
-    found = column == literals[0] if len(literals) == 1 else column.in_(literals)
-    return found
 
 
 def just_before(stamp: float) -> float:
