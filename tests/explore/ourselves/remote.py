@@ -19,7 +19,7 @@ from framework.engines.celery._shared.lines import RedisLines
 from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._dialects.sqlite import SQLite
 from framework.stores.sql._shared.site import Pace, site_of
-from framework.stores.sql._tables.statements import Turn
+from framework.stores.sql._tables.turns import Turn
 from framework.stores.sql._writing.removal import Removal
 from framework.stores.sql._writing.writer import Writer
 from framework.worker import _deliveries

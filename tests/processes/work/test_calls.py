@@ -32,6 +32,7 @@ def crowd(url: str, rooms: list[int]) -> Iterator[tuple[Peer, list[Peer]]]:
         others = sorted(made, key=lambda one: one.process_id)
         for one, room in zip(others, rooms, strict=True):
             one.host.rooms = room
+        web.host.places = 0
         with web.database.writing() as connection:
             its = PROCESSES.c.process_id == web.process_id
             connection.execute(sa.update(PROCESSES).where(its).values(places=0))

@@ -38,10 +38,17 @@ async def claimed_too(number: int) -> int:
     return number
 
 
-def offer(peer: Peer, number: int = 1, *, name: str = "tests.claimed", **facts: Any) -> TaskRecord:
+def offer(
+    peer: Peer,
+    number: int = 1,
+    *,
+    name: str = "tests.claimed",
+    task_id: str | None = None,
+    **facts: Any,
+) -> TaskRecord:
     """Let a process without places submit a task that others may run."""
     restart = Restart(f"[[{number}],{{}}]", **facts)
-    task = peer.accept(heading=Heading(name, ""), restart=restart)
+    task = peer.accept(task_id, heading=Heading(name, ""), restart=restart)
     free = peer.host.snapshot(task)
     free.restart, free.reason = restart.free_copy(), OFFERED
     free.restart.offered = True
@@ -154,10 +161,9 @@ def test_what_begins_is_written_as_its_record_would_be(sql_url: str) -> None:
             expected.append(json.loads(row_of(kept, "[[],{}]").text))
     with (
         peers(sql_url, 1) as (peer,),
-        peer.writer._site.turn(len(rows)) as (connection, version, _),
+        peer.writer._site.turn(rows) as (connection, version, _),
     ):
         statements = peer.writer.statements
-        statements.add_free(connection, rows, "", version)
         statements.begin(connection, begun, "me", version, START + 100.0)
         columns = [TASKS.c[name] for name in WRITTEN]
         query = sa.select(*columns).where(TASKS.c.process == "me").order_by(TASKS.c.created_at)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
@@ -18,6 +18,8 @@ from framework.stores.sql._dialects.direct import Direct, Values
 from framework.stores.sql._dialects.link import Linked
 
 Row: TypeAlias = Sequence[Any]  # Any: the columns of a query
+
+_VERSION: Final = sa.BigInteger()
 
 LOCK_PATIENCE: Final = 2.0
 """Seconds to wait for a lock that another process has, each time."""
@@ -34,6 +36,21 @@ wall seconds stay exact from half a year after the epoch on, until 2106."""
 
 Change: TypeAlias = Callable[[Any], tuple[dict[str, Any], sa.ColumnElement[bool]]]
 """Returns what changes in a row that is there, and whether: of the columns of the new one."""
+
+
+class Added(NamedTuple):
+    """What a turn has found, in which rows were inserted.
+
+    Attributes:
+        seen: What is there, but of other tables than the one that all writers change, without what
+            those had done of whom the turn was waited for.
+        now: What is there since.
+        many: How many were inserted.
+    """
+
+    seen: Row
+    now: Row
+    many: int
 
 
 class Answer:
@@ -102,6 +119,10 @@ class Dialect(ABC):
         Returns:
             What makes a link between its processes, once there was a transaction.
         """
+
+    def alone(self, engine: Engine) -> Engine:
+        """Return the engine for one statement by itself, which commits: also in a transaction."""
+        return engine
 
     def readers(self, engine: Engine) -> Engine:
         """Return the engine for transactions that read, and see one moment."""
@@ -199,6 +220,35 @@ class Dialect(ABC):
             return row  # type: ignore[no-any-return]
 
         return advance
+
+    def adding(
+        self,
+        change: sa.Update,
+        found: sa.Select[Any],
+        insert: Callable[[sa.ColumnElement[int]], Any],  # Any: a statement of the dialect
+        call: Callable[[sa.ColumnElement[int]], sa.Select[Any] | None],
+    ) -> Callable[[Connection, Values], Added]:
+        """Return what does the same, inserts rows with the new version and calls who takes them.
+
+        Args:
+            change: See `advancing`.
+            found: Likewise.
+            insert: Returns the statement that inserts rows with a version.
+            call: Returns the query that calls who takes them; None if nobody is called.
+        """
+        advance, version = self.advancing(change, found), sa.bindparam("version", type_=_VERSION)
+        write, called = Direct(insert(version)), call(version)
+        say = None if called is None else Direct(called)
+
+        def add(connection: Connection, values: Values) -> Added:
+            row = advance(connection, values)
+            values = {**values, "version": row[0]}
+            many = write.count(connection, values)
+            if say is not None:
+                say.all(connection, values)
+            return Added(row, row, many)
+
+        return add
 
     @abstractmethod
     def microsecond(self, connection: Connection, clock: SystemClock) -> int:

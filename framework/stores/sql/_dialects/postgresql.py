@@ -16,7 +16,7 @@ from sqlalchemy.exc import InvalidatePoolError, SQLAlchemyError
 
 from framework._records.pages import variants
 from framework._threads.clock import SystemClock
-from framework.stores.sql._dialects.dialect import Dialect, Row
+from framework.stores.sql._dialects.dialect import Added, Dialect, Row
 from framework.stores.sql._dialects.direct import Direct, Values
 from framework.stores.sql._dialects.link import Linked
 from framework.stores.sql._dialects.session import Heard, PooledError, Session
@@ -136,6 +136,10 @@ class PostgreSQL(Dialect):
         faults = (SQLAlchemyError, OSError, engine.dialect.loaded_dbapi.Error)
         return partial(Session, partial(_Session, engine), faults)
 
+    def alone(self, engine: Engine) -> Engine:
+        """Return one without transactions, whose two statements are not needed."""
+        return engine.execution_options(isolation_level="AUTOCOMMIT")
+
     def readers(self, engine: Engine) -> Engine:
         """Return one whose transactions see one moment."""
         return engine.execution_options(isolation_level="REPEATABLE READ")
@@ -205,10 +209,7 @@ class PostgreSQL(Dialect):
         It looks at other tables as they were when it began, and at its own row as it is now. So its
         version tells whether it had to wait for somebody who may have changed those.
         """
-        version = next(iter(found.selected_columns))
-        before = sa.select(version.table.alias("before").c[version.name]).scalar_subquery()
-        add = Direct(change.returning(*found.selected_columns, before))
-        look = Direct(found)
+        add, look = Direct(_with_version_before(change, found)), Direct(found)
 
         def advance(connection: Connection, values: Values) -> Row:
             (row,) = add.all(connection, values)
@@ -218,6 +219,36 @@ class PostgreSQL(Dialect):
             return row[:-1]  # type: ignore[no-any-return]
 
         return advance
+
+    def adding(
+        self,
+        change: sa.Update,
+        found: sa.Select[Any],
+        insert: Callable[[sa.ColumnElement[int]], Any],  # Any: a statement of the dialect
+        call: Callable[[sa.ColumnElement[int]], sa.Select[Any] | None],
+    ) -> Callable[[Connection, Values], Added]:
+        """Do all of it in one statement, and look and call anew if others had turns meanwhile."""
+        turn = _with_version_before(change, found).cte("turn")
+        version = next(iter(turn.c))
+        done = insert(version).returning(sa.literal_column("1").label("one")).cte("done")
+        many = sa.select(sa.func.count()).select_from(done).scalar_subquery()
+        called = call(version)
+        calls = [] if called is None else [called.correlate(turn).scalar_subquery()]
+        add, look = Direct(sa.select(many, *calls, *turn.c)), Direct(found)
+        again = call(sa.bindparam("version", type_=sa.BigInteger()))
+        say = None if again is None else Direct(again)
+
+        def put(connection: Connection, values: Values) -> Added:
+            ((many, *row),) = add.all(connection, values)
+            *seen, before = row[len(calls) :]
+            now = seen
+            if seen[0] != before + 1:
+                (now,) = look.all(connection, values)
+                if say is not None:
+                    say.all(connection, {**values, "version": seen[0]})
+            return Added(seen, now, int(many))
+
+        return put
 
     def microsecond(self, connection: Connection, clock: SystemClock) -> int:
         """Return that of the server."""
@@ -385,6 +416,13 @@ class _Session:
         self._driver.close()
 
 
+def _with_version_before(change: sa.Update, found: sa.Select[Any]) -> sa.Update:
+    """Let a change return what is there, and last the version as it was when it began."""
+    version = next(iter(found.selected_columns))
+    before = sa.select(version.table.alias("before").c[version.name]).scalar_subquery()
+    return change.returning(*found.selected_columns, before)
+
+
 def _notified(channel: Any, payload: Any) -> sa.ColumnElement[Any]:
     # It returns nothing, which has no place in a CASE.
     return sa.cast(sa.func.pg_notify(channel, payload), sa.Text)
@@ -424,7 +462,8 @@ def _on_connect(connection: Any, entry: Any) -> None:  # Any: of a driver, of th
 def _begin(connection: Connection) -> None:
     if connection.connection.info.get(_POOLED, False):
         driver: Any = connection.connection.driver_connection  # a module's without types
-        driver.execute(_set("SET LOCAL"))
+        # A statement by itself needs one here, too. The driver ends what it finds begun.
+        driver.execute(("BEGIN; " if driver.autocommit else "") + _set("SET LOCAL"))
 
 
 def _set(command: str) -> str:

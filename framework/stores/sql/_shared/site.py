@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,7 +14,9 @@ from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._dialects.link import Link
 from framework.stores.sql._shared.membership import GivenUpError, Membership
 from framework.stores.sql._tables.database import Database
-from framework.stores.sql._tables.statements import Statements, Turn
+from framework.stores.sql._tables.rows import Written
+from framework.stores.sql._tables.statements import Statements
+from framework.stores.sql._tables.turns import Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,21 +79,20 @@ class Site:
     pace: Pace
 
     @contextmanager
-    def turn(self, freed: int = 0) -> Iterator[tuple[Connection, int, Turn]]:
+    def turn(self, new: Sequence[Written] = ()) -> Iterator[tuple[Connection, int, Turn]]:
         """Open a transaction in this process's turn to write, for which it waits.
 
         All writers of the database take turns. It is yielded with its version, and what else is
         known then.
 
         Args:
-            freed: How many new free tasks it will write, see `Statements.add_free`.
+            new: What is written with it; see `Statements.advance`.
 
         Raises:
             GivenUpError: If the others have given this process up.
         """
         with self.database.writing() as connection:
-            process = self.membership.process_id
-            turn = self.statements.advance(connection, process, freed)
+            turn = self.statements.advance(connection, self.membership.process_id, new)
             if not turn.present:
                 raise GivenUpError
             yield connection, turn.version, turn

@@ -17,7 +17,7 @@ function waited before, a process was called for those, and is not called again.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -27,6 +27,7 @@ from sqlalchemy.engine import Connection
 from framework.stores.sql._dialects.dialect import Dialect
 from framework.stores.sql._dialects.direct import Direct
 from framework.stores.sql._tables.free_rows import READY
+from framework.stores.sql._tables.rows import Written
 from framework.stores.sql._tables.schema import PROCESSES, TASKS
 
 # One without a free thread may have a place for an ``async def`` task.
@@ -55,18 +56,43 @@ _MANY: Final = (
 )
 # By a name of its own, since the words are about the columns of the other.
 _MINE: Final = TASKS.alias("mine")
-_WAITED: Final = (
-    sa.select(TASKS.c.task_id)
-    .where(
-        sa.text(READY),
-        TASKS.c.version < bindparam("version"),
-        TASKS.c.name
-        == sa.select(_MINE.c.name)
-        .where(_MINE.c.task_id == bindparam("task_id"), _MINE.c.due_at.is_(None))
-        .scalar_subquery(),
-    )
-    .exists()
+_ITS_NAME: Final = (
+    sa.select(_MINE.c.name)
+    .where(_MINE.c.task_id == bindparam("task_id"), _MINE.c.due_at.is_(None))
+    .scalar_subquery()
 )
+
+
+def _waited(version: sa.ColumnElement[int], name: sa.ColumnElement[str]) -> sa.Exists:
+    """Return the condition that tasks of a function may have started before a version."""
+    some = sa.select(TASKS.c.task_id).where(sa.text(READY), TASKS.c.name == name)
+    return some.where(TASKS.c.version < version).exists()
+
+
+_WAITED: Final = _waited(bindparam("version", type_=sa.BigInteger()), _ITS_NAME)
+
+
+def new(dialect: Dialect, version: sa.ColumnElement[int]) -> sa.Select[Any] | None:
+    """Return the query that calls the process with the most places to take new tasks.
+
+    Its values are those of `of_new`. None where nobody is called.
+
+    Args:
+        dialect: The kind of database.
+        version: With which they are written.
+    """
+    query = _query(dialect, _EMPTIEST)
+    name = bindparam("new_name", type_=sa.Text())
+    return None if query is None else query.where(~_waited(version, name))
+
+
+def of_new(own: str, rows: Sequence[Written]) -> dict[str, Any]:
+    """Return the values of what calls a process to take *rows*, which process *own* writes."""
+    (first, *others) = rows
+    is_ready = first.restart is not None and first.restart.due is None
+    # Somebody is called for several, and for one that sleeps, whatever waited before.
+    name = first.name if is_ready and not others else None
+    return {"own": own, "payload": "0", "new_name": name}
 
 
 def call(

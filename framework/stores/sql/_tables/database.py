@@ -56,6 +56,7 @@ class Database:
         self._linked = self.dialect.attach(self._engine, durable)
         self._readers = self.dialect.readers(self._engine)
         self._writers = self._engine.execution_options(**{_dialect.WRITES: True})
+        self._alone = self.dialect.alone(self._writers)
 
     def reading(self) -> AbstractContextManager[Connection]:
         """Open a transaction that only reads, and sees the database as it is at its first look."""
@@ -64,6 +65,10 @@ class Database:
     def writing(self) -> AbstractContextManager[Connection]:
         """Open a transaction that is committed at the end, or rolled back on an error."""
         return self._transaction(self._writers)
+
+    def alone(self) -> AbstractContextManager[Connection]:
+        """Open a connection that executes one statement, which commits by itself if it can."""
+        return self._transaction(self._alone)
 
     @contextmanager
     def _transaction(self, engine: Engine) -> Iterator[Connection]:

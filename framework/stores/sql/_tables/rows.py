@@ -103,6 +103,7 @@ class Written(NamedTuple):
             what becomes of it if that has no result; each.
         unwritten: Whether those may be without a row yet.
         goes_on_from: The task whose steps it has from this row on; "" for none.
+        name: Of its function, as it stands in the row.
     """
 
     text: str
@@ -113,6 +114,7 @@ class Written(NamedTuple):
     waits_for: Sequence[tuple[str, str, str]] = ()
     unwritten: bool = False
     goes_on_from: str = ""
+    name: str = ""
 
     @property
     def is_free(self) -> bool:
@@ -140,6 +142,11 @@ class Written(NamedTuple):
             and self.restart is not None
             and not self.restart.written
         )
+
+    @property
+    def is_offer(self) -> bool:
+        """Whether nothing else has to be written with it, in the same transaction."""
+        return self.is_new and not (self.waits_for or self.goes_on_from)
 
     def as_read(self, version: int) -> TaskRow:
         """Return what is read of it, if it was written with *version* as a free task's."""
@@ -210,7 +217,8 @@ def row_of(record: TaskRecord, call: str | None = None, starts: bool = False) ->
         record.meta,
         record.arguments,
     )
-    written = Written(json.dumps(row), ended_at, record.task_id, restart, starts)
+    text, name = json.dumps(row), str(row[1])
+    written = Written(text, ended_at, record.task_id, restart, starts, name=name)
     if after is None or not waits or after.stored:
         return written
     links = [(record.task_id, parent, after.on_failure) for parent in sorted(after.open)]

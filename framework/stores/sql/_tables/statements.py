@@ -21,7 +21,8 @@ from framework.stores.sql._dialects.dialect import Answer, Dialect
 from framework.stores.sql._dialects.direct import Direct
 from framework.stores.sql._tables import calls, cancelling, free_rows
 from framework.stores.sql._tables.rows import COLUMNS, TaskRow, Written
-from framework.stores.sql._tables.schema import MESSAGES, META, PROCESSES, STEPS_OF_TASKS, TASKS
+from framework.stores.sql._tables.schema import MESSAGES, META, STEPS_OF_TASKS, TASKS
+from framework.stores.sql._tables.turns import Turn, Turns
 from framework.stores.sql._tables.upserts import OWN, text_of, upsert_of
 
 CHUNK: Final = 256
@@ -35,24 +36,8 @@ BY_END: Final = (TASKS.c.ended_at, TASKS.c.task_id)
 End: TypeAlias = tuple[float, str]
 """Where a task is in the order of their end: its wall second, and its id."""
 
-# Made once: making them takes as long as half a transaction.
-# By its key: what reads a table whole is planned anew each time, see the settings there.
-_THE_ONE: Final = META.c.one == sa.literal_column("1")
-_ADVANCE: Final = (
-    sa.update(META)
-    .where(_THE_ONE)
-    .values(
-        version=META.c.version + 1, free=META.c.free + bindparam("freed", type_=sa.BigInteger())
-    )
-)
 POSITION: Final = sa.select(META.c.version, META.c.removed_before, META.c.asked, META.c.free)
 _POSITION: Final = Direct(POSITION)
-_PRESENT: Final = (
-    sa.select(sa.func.count())
-    .select_from(PROCESSES)
-    .where(PROCESSES.c.process_id == bindparam("process"))
-    .scalar_subquery()
-)
 _OWN_COLUMNS: Final = tuple(TASKS.c[name] for name in OWN)
 ROW: Final = tuple(TASKS.c[name] for name in COLUMNS)
 _WITHOUT_RESULT: Final = tuple(
@@ -106,24 +91,6 @@ class Position(NamedTuple):
     free: int
 
 
-class Turn(NamedTuple):
-    """A writer's turn.
-
-    Attributes:
-        version: Its version.
-        removed: The wall second up to which tasks are removed.
-        free: How many tasks no process had before it.
-        present: Whether the process of the writer has a row.
-        chained: Whether tasks wait for others to end.
-    """
-
-    version: int
-    removed: float
-    free: int
-    present: bool
-    chained: bool = False
-
-
 class Statements:
     """All statements about tasks, in the dialect of one database.
 
@@ -137,10 +104,8 @@ class Statements:
     def __init__(self, dialect: Dialect) -> None:
         self.dialect = dialect
         there = META.c.version, META.c.asked, META.c.free
-        told = dialect.tell(bindparam("process"), *there)
         self._tell = sa.select(dialect.tell("", *there))
-        turn = (META.c.version, META.c.removed_before, META.c.free, META.c.chained, _PRESENT, told)
-        self._advance = dialect.advancing(_ADVANCE, sa.select(*turn).where(_THE_ONE))
+        self._turns = Turns(dialect)
         self._put = Direct(upsert_of(dialect))
         self._hand_over = Direct(upsert_of(dialect, hand_over=True))
         self._begin = free_rows.taking(dialect, _begin_of(dialect))
@@ -153,17 +118,16 @@ class Statements:
 
     # -- writing; each within a transaction of `Database.writing`
 
-    def advance(self, connection: Connection, process: str, freed: int = 0) -> Turn:
+    def advance(self, connection: Connection, process: str, new: Sequence[Written] = ()) -> Turn:
         """Wait for this writer's turn; the others hear of it when it is committed.
 
         Args:
-            connection: A transaction that writes.
+            connection: A transaction that writes; see `Database.alone` for *new* ones.
             process: The id of this process; "" if all others must hear of it.
-            freed: How many new free tasks it will write, see `add_free`.
+            new: Live rows that nobody has from now on, and that were never written before. They are
+                written if the process is present.
         """
-        found = self._advance(connection, {"process": process, "freed": freed})
-        version, removed, free, chained, present, _ = found
-        return Turn(int(version), float(removed), int(free) - freed, present > 0, chained > 0)
+        return self._turns.take(connection, process, new)
 
     def tell(self, connection: Connection) -> None:
         """Tell the others anew how far the database is."""
@@ -230,20 +194,6 @@ class Statements:
         values = {"process": process, "at_version": version, "now": now}
         lists = {"ids": json.dumps(list(tasks)), "kept": json.dumps(kept)}
         self._begin(connection, {**values, **lists})
-
-    def add_free(
-        self, connection: Connection, rows: Sequence[Written], process: str, version: int
-    ) -> None:
-        """Write live rows of *process* that nobody has, and that were never written before.
-
-        So those that are written were not free, and need not be counted. Their number was added in
-        the turn, and is corrected if some are refused.
-        """
-        many = self._write_over(connection, rows, process, "", version)
-        free_rows.add(connection, many - len(rows))
-        if many:
-            task_ids = [row.task_id for row in rows]
-            calls.call(connection, self.dialect, process, version, task_ids)
 
     def _write_over(
         self,

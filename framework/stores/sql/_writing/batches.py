@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlalchemy.engine import Connection
 
@@ -25,9 +26,10 @@ from framework.stores.sql._reading.follower import IN_TIME, Follower
 from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._shared import places as _places
 from framework.stores.sql._shared.free.sharing import Sharing
+from framework.stores.sql._shared.membership import GivenUpError
 from framework.stores.sql._shared.places import SharedLines
 from framework.stores.sql._shared.site import Site
-from framework.stores.sql._tables.chains import Settled
+from framework.stores.sql._tables.chains import NOTHING, Settled
 from framework.stores.sql._tables.database import FAULTS, why
 from framework.stores.sql._tables.rows import NOT_WHOLE, TaskRow, Written
 from framework.stores.sql._tables.steps import carry
@@ -44,6 +46,22 @@ BATCH: Final = 500
 
 ROUNDS: Final = 20
 """Maximum number of batches before the thread reads what the others have written."""
+
+
+class _Parts(NamedTuple):
+    """The rows of a batch.
+
+    Attributes:
+        own: Those of tasks that stay with this process.
+        new: Those that nobody has, and of which nothing was written before.
+        freed: Those that nobody has from now on.
+        placed: The ids of those among the last two that may have places.
+    """
+
+    own: Sequence[Written]
+    new: Sequence[Written]
+    freed: Sequence[Written]
+    placed: Sequence[str]
 
 
 class Batches:
@@ -131,7 +149,7 @@ class Batches:
                 if not rows:
                     raise
                 if not self._database.is_data_fault(error):
-                    if self._reached:
+                    if self._reached and not self._database.is_busy(error):
                         self._narrow(records, error)
                     raise
                 self._write_halves(records, rows, error)
@@ -162,15 +180,20 @@ class Batches:
         Returns:
             Whether there is more to remove, and what was claimed.
         """
+        parts = self._parts_of(rows)
+        if bound is None and not parts.placed and self._only_offers(rows):
+            self._offer(parts.new)
+            return False, None
         gone = Deleted()
-        self._reached = False
-        new = {row.task_id for row in rows if row.is_new}
-        with self._site.turn(len(new)) as (connection, version, turn):
+        # What comes with the turn may be at fault, or that one has to wait for it.
+        self._reached = bool(parts.new)
+        with self._site.turn(parts.new) as (connection, version, turn):
             self._reached = True
             beats = self.pulse.is_due()
             if beats:
                 self.pulse.give_in(connection)
-            started, ended = self._put(connection, rows, new, version)
+            with self._noted(rows):
+                started, ended = self._put(connection, parts, version)
             carry(connection, [(row.task_id, row.goes_on_from) for row in rows if row.goes_on_from])
             settled = self._chained.settle(connection, version, rows, chained=turn.chained)
             claimed = self._claimed(connection, version, turn.free, rows if claims else None)
@@ -187,7 +210,7 @@ class Batches:
             self.pulse.given()
         claimed = self._note(rows, version, settled, claimed)
         self._follower.arrivals.see_free(turn.free)
-        self._let_go([row for row in rows if row.is_free], version)
+        self._let_go([*parts.new, *parts.freed], version)
         if ended:
             # In memory they ended otherwise: the others had given this process up before that.
             self._mirror.read(ended)
@@ -201,6 +224,42 @@ class Batches:
             # As long as it took, so that the others get the database half of the time.
             self._rest(gone.seconds)
         return self.removal.committed(bound, gone), claimed
+
+    def _only_offers(self, rows: Sequence[Written]) -> bool:
+        """Return whether rows need no transaction: all are new tasks of others, by themselves."""
+        submits = not self._site.host.places and not self.pulse.is_due()
+        return submits and all(row.is_offer for row in rows)
+
+    def _offer(self, rows: Sequence[Written]) -> None:
+        """Write new tasks for others, in one statement where the database can."""
+        self._reached = True
+        with self._database.alone() as connection, self._noted(rows):
+            process = self._site.membership.process_id
+            turn = self._site.statements.advance(connection, process, rows)
+            if not turn.wrote:
+                raise GivenUpError
+        self._note(rows, turn.version, NOTHING, None)
+        self._follower.arrivals.see_free(turn.free)
+        self._let_go(rows, turn.version)
+
+    @contextmanager
+    def _noted(self, rows: Sequence[Written]) -> Iterator[None]:
+        """Note that rows may be written from now on, unless the database refuses them."""
+        new = [row.restart for row in rows if row.restart and not row.restart.written]
+        for restart in new:
+            # Before the attempt, since a commit that fails may have had its effect.
+            restart.written.append(self._site.membership.process_id)
+        try:
+            yield
+        except (*FAULTS, GivenUpError) as error:
+            if isinstance(error, GivenUpError) or self._is_refused(error):
+                for restart in new:
+                    restart.written.clear()
+            raise
+
+    def _is_refused(self, error: BaseException) -> bool:
+        """Return whether nothing of what was to be written can be in the database."""
+        return self._database.is_data_fault(error) or self._database.is_busy(error)
 
     def _note(
         self, rows: Sequence[Written], version: int, settled: Settled, claimed: Claimed | None
@@ -233,18 +292,8 @@ class Batches:
             self._lines.forget([row.task_id for row in freed])
             self._mirror.set_free(freed, version)
 
-    def _put(
-        self, connection: Connection, rows: list[Written], never_written: Set[str], version: int
-    ) -> tuple[Collection[str], Collection[TaskRow]]:
-        """Write rows; of some, all free, nothing was written before.
-
-        Returns:
-            The ids of the tasks that start by it, and what the database has of those that have
-            ended, but whose rows it refuses, since they had ended before.
-        """
-        process = self._site.membership.process_id
-        others_may = [row for row in rows if row.restart is not None]
-        free = [row for row in others_may if row.is_free]
+    def _parts_of(self, rows: Sequence[Written]) -> _Parts:
+        free = [row for row in rows if row.is_free]
         own = [row for row in rows if not row.is_free] if free else rows
         # A new task can only have places for which it has asked here.
         placed = [
@@ -252,49 +301,35 @@ class Batches:
             for row in free
             if (row.restart and row.restart.written) or self._lines.has(row.task_id)
         ]
-        new = [row.restart for row in others_may if row.restart and not row.restart.written]
-        for restart in new:
-            # Before the attempt, since a commit that fails may have had its effect.
-            restart.written.append(process)
-        try:
-            refused: Collection[TaskRow] = ()
-            whole = not free
-            if own:
-                if self._site.statements.put(connection, own, process, version) < len(own):
-                    whole, refused = False, self._follower.ended_before(connection, own, version)
-                self._tell_of_strangers(connection, own)
-            if free:
-                self._set_free(connection, free, never_written, version)
-                _places.set_free(connection, version, placed, process)
-        except FAULTS as error:
-            if self._database.is_data_fault(error):
-                for restart in new:
-                    restart.written.clear()
-            raise
-        starting = [row.task_id for row in others_may if row.starts]
-        # If all rows were written, these tasks belong to this process, and run.
-        if starting and not whole:
-            return self._site.statements.started(connection, starting, process), refused
-        return starting, refused
+        new = [row for row in free if row.is_new]
+        return _Parts(own, new, [row for row in free if not row.is_new], placed)
 
-    def _set_free(
-        self,
-        connection: Connection,
-        rows: Sequence[Written],
-        never_written: Set[str],
-        version: int,
-    ) -> None:
-        """Write rows that nobody has from now on; of some nothing was written before."""
+    def _put(
+        self, connection: Connection, parts: _Parts, version: int
+    ) -> tuple[Collection[str], Collection[TaskRow]]:
+        """Write the rows of a batch, but for the new ones.
+
+        Returns:
+            The ids of the tasks that start by it, and what the database has of those that have
+            ended, but whose rows it refuses, since they had ended before.
+        """
         process, statements = self._site.membership.process_id, self._site.statements
-        new = [row for row in rows if row.task_id in never_written]
-        known = [row for row in rows if row.task_id not in never_written]
-        if new:
-            statements.add_free(connection, new, process, version)
-        if known:
-            statements.hand_over(connection, known, process, "", version)
-            if wake_beside(connection, known, version):
+        own, refused, whole = list(parts.own), list[TaskRow](), True
+        if own:
+            if statements.put(connection, own, process, version) < len(own):
+                whole, refused = False, self._follower.ended_before(connection, own, version)
+            self._tell_of_strangers(connection, own)
+        if parts.freed:
+            statements.hand_over(connection, parts.freed, process, "", version)
+            if wake_beside(connection, parts.freed, version):
                 # If nothing is committed, it looks in vain.
                 self._follower.arrivals.note_all()
+        _places.set_free(connection, version, parts.placed, process)
+        starting = [row.task_id for row in own if row.starts]
+        # If all rows were written, these tasks belong to this process, and run.
+        if starting and not whole:
+            return statements.started(connection, starting, process), refused
+        return starting, refused
 
     def _tell_of_strangers(self, connection: Connection, rows: list[Written]) -> None:
         """Log the tasks whose chosen id another process has used before."""
