@@ -240,7 +240,7 @@ def test_following_begins_beside_a_writer(postgres_url: str) -> None:
 
 
 def test_an_end_is_written_with_a_claim(postgres_url: str) -> None:
-    """A call soon after a claim is answered 5 ms after that, in one transaction with what ended."""
+    """A call soon after a claim is answered 10 ms later, in one transaction with what ended."""
     with crowd(postgres_url, [2]) as (web, (worker,)):
         worker.host.begins = True
         submit(web)
@@ -250,7 +250,7 @@ def test_an_end_is_written_with_a_claim(postgres_url: str) -> None:
         worker.backlog.note(first)
         worker.start(first)
         assert not worker.backlog.waits, "its start is stored"
-        worker.clock.pass_time(0.004)
+        worker.clock.pass_time(0.009)
         first.progress = 0.5
         worker.backlog.note(first)
         assert worker.writer.attempt(), "that is no claim, though it is a turn"

@@ -43,8 +43,8 @@ class Pace:
 
     gather: float = 0.02
     hurry: float = 0.001
-    answer: float = 0.005
-    claim: float = 0.005
+    answer: float = 0.01
+    claim: float = 0.01
     look: float = 0.1
     glance: float = 0.015
     watch: float = 0.005

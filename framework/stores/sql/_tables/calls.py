@@ -4,7 +4,7 @@ Not all, since one takes them, and the others would look in vain. Where all proc
 is free, nobody is called; see `Dialect.call`.
 
 The invariant: a free task is known at once to one process that takes tasks, the one that has said
-that it has the most free threads; to each process when it writes how a task ended, at most 5 ms
+that it has the most free threads; to each process when it writes how a task ended, at most 10 ms
 later; and to all of them with their second beat from then on, whoever was called and
 has died, or hangs. One that hangs is called for two beats at most: from then on it counts as full,
 see `membership`.
