@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from unittest.mock import Mock
 
 import pytest
 import sqlalchemy as sa
@@ -96,4 +97,23 @@ def test_given_up_while_it_waits_to_offer(postgres_url: str) -> None:
         assert web.writer.attempt()
 
         assert {web.row(one).process for one in (task, later)} == {""}
+        assert numbers(web) == (2, 2)
+
+
+@pytest.mark.parametrize("places", [0, 4])
+def test_an_outage_is_no_fault_of_a_new_task(
+    sql_url: str, monkeypatch: pytest.MonkeyPatch, places: int
+) -> None:
+    """While the database cannot be reached, no batch gets smaller to look for a task at fault."""
+    with peers(sql_url, 1) as (web,):
+        web.host.places = places
+        tasks = [offer(web), offer(web, 2)]
+        with monkeypatch.context() as patched:
+            lost = sa.exc.OperationalError("", {}, OSError("no route to host"))
+            patched.setattr(web.database._engine.pool, "connect", Mock(side_effect=lost))
+            assert not web.writer.attempt()
+        assert web.writer.batches.claims
+        assert web.writer.attempt()
+
+        assert {web.row(one).process for one in tasks} == {""}
         assert numbers(web) == (2, 2)

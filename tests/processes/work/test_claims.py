@@ -161,8 +161,9 @@ def test_what_begins_is_written_as_its_record_would_be(sql_url: str) -> None:
             expected.append(json.loads(row_of(kept, "[[],{}]").text))
     with (
         peers(sql_url, 1) as (peer,),
-        peer.writer._site.turn(rows) as (connection, version, _),
+        peer.database.writing() as connection,
     ):
+        version = peer.writer._site.take(connection, rows).version
         statements = peer.writer.statements
         statements.begin(connection, begun, "me", version, START + 100.0)
         columns = [TASKS.c[name] for name in WRITTEN]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
+from typing import Any, ClassVar, Final, NamedTuple, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
@@ -18,8 +18,6 @@ from framework.stores.sql._dialects.direct import Direct, Values
 from framework.stores.sql._dialects.link import Linked
 
 Row: TypeAlias = Sequence[Any]  # Any: the columns of a query
-
-_VERSION: Final = sa.BigInteger()
 
 LOCK_PATIENCE: Final = 2.0
 """Seconds to wait for a lock that another process has, each time."""
@@ -36,6 +34,11 @@ wall seconds stay exact from half a year after the epoch on, until 2106."""
 
 Change: TypeAlias = Callable[[Any], tuple[dict[str, Any], sa.ColumnElement[bool]]]
 """Returns what changes in a row that is there, and whether: of the columns of the new one."""
+
+
+T = TypeVar("T")
+Of: TypeAlias = Callable[[sa.ColumnElement[int]], T]
+"""Returns a statement that has the new version among its values."""
 
 
 class Added(NamedTuple):
@@ -121,7 +124,7 @@ class Dialect(ABC):
         """
 
     def alone(self, engine: Engine) -> Engine:
-        """Return the engine for one statement by itself, which commits: also in a transaction."""
+        """Return the engine for what is one statement, which may commit without a transaction."""
         return engine
 
     def readers(self, engine: Engine) -> Engine:
@@ -225,8 +228,8 @@ class Dialect(ABC):
         self,
         change: sa.Update,
         found: sa.Select[Any],
-        insert: Callable[[sa.ColumnElement[int]], Any],  # Any: a statement of the dialect
-        call: Callable[[sa.ColumnElement[int]], sa.Select[Any] | None],
+        insert: Of[Any],  # Any: a statement of the dialect
+        call: Of[sa.Select[Any] | None],
     ) -> Callable[[Connection, Values], Added]:
         """Return what does the same, inserts rows with the new version and calls who takes them.
 
@@ -236,7 +239,10 @@ class Dialect(ABC):
             insert: Returns the statement that inserts rows with a version.
             call: Returns the query that calls who takes them; None if nobody is called.
         """
-        advance, version = self.advancing(change, found), sa.bindparam("version", type_=_VERSION)
+        advance, version = (
+            self.advancing(change, found),
+            sa.bindparam("version", type_=sa.BigInteger()),
+        )
         write, called = Direct(insert(version)), call(version)
         say = None if called is None else Direct(called)
 

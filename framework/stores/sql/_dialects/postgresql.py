@@ -16,7 +16,7 @@ from sqlalchemy.exc import InvalidatePoolError, SQLAlchemyError
 
 from framework._records.pages import variants
 from framework._threads.clock import SystemClock
-from framework.stores.sql._dialects.dialect import Added, Dialect, Row
+from framework.stores.sql._dialects.dialect import Added, Dialect, Of, Row
 from framework.stores.sql._dialects.direct import Direct, Values
 from framework.stores.sql._dialects.link import Linked
 from framework.stores.sql._dialects.session import Heard, PooledError, Session
@@ -137,7 +137,7 @@ class PostgreSQL(Dialect):
         return partial(Session, partial(_Session, engine), faults)
 
     def alone(self, engine: Engine) -> Engine:
-        """Return one without transactions, whose two statements are not needed."""
+        """Return one without transactions: BEGIN and COMMIT take as long as such a statement."""
         return engine.execution_options(isolation_level="AUTOCOMMIT")
 
     def readers(self, engine: Engine) -> Engine:
@@ -224,8 +224,8 @@ class PostgreSQL(Dialect):
         self,
         change: sa.Update,
         found: sa.Select[Any],
-        insert: Callable[[sa.ColumnElement[int]], Any],  # Any: a statement of the dialect
-        call: Callable[[sa.ColumnElement[int]], sa.Select[Any] | None],
+        insert: Of[Any],  # Any: a statement of the dialect
+        call: Of[sa.Select[Any] | None],
     ) -> Callable[[Connection, Values], Added]:
         """Do all of it in one statement, and look and call anew if others had turns meanwhile."""
         turn = _with_version_before(change, found).cte("turn")

@@ -79,23 +79,33 @@ class Site:
     pace: Pace
 
     @contextmanager
-    def turn(self, new: Sequence[Written] = ()) -> Iterator[tuple[Connection, int, Turn]]:
+    def turn(self) -> Iterator[tuple[Connection, int, Turn]]:
         """Open a transaction in this process's turn to write, for which it waits.
 
         All writers of the database take turns. It is yielded with its version, and what else is
         known then.
 
+        Raises:
+            GivenUpError: If the others have given this process up.
+        """
+        with self.database.writing() as connection:
+            turn = self.take(connection)
+            yield connection, turn.version, turn
+
+    def take(self, connection: Connection, new: Sequence[Written] = ()) -> Turn:
+        """Take this process's turn in a transaction that writes.
+
         Args:
+            connection: The transaction.
             new: What is written with it; see `Statements.advance`.
 
         Raises:
             GivenUpError: If the others have given this process up.
         """
-        with self.database.writing() as connection:
-            turn = self.statements.advance(connection, self.membership.process_id, new)
-            if not turn.present:
-                raise GivenUpError
-            yield connection, turn.version, turn
+        turn = self.statements.advance(connection, self.membership.process_id, new)
+        if not turn.present:
+            raise GivenUpError
+        return turn
 
 
 def site_of(

@@ -185,10 +185,12 @@ class Batches:
             self._offer(parts.new)
             return False, None
         gone = Deleted()
-        # What comes with the turn may be at fault, or that one has to wait for it.
-        self._reached = bool(parts.new)
-        with self._site.turn(parts.new) as (connection, version, turn):
-            self._reached = True
+        self._reached = False
+        with self._database.writing() as connection:
+            # There is a connection, and new rows are written with the turn.
+            self._reached = bool(parts.new)
+            turn = self._site.take(connection, parts.new)
+            version, self._reached = turn.version, True
             beats = self.pulse.is_due()
             if beats:
                 self.pulse.give_in(connection)
@@ -232,9 +234,9 @@ class Batches:
 
     def _offer(self, rows: Sequence[Written]) -> None:
         """Write new tasks for others, in one statement where the database can."""
-        self._reached = True
+        self._reached, process = False, self._site.membership.process_id
         with self._database.alone() as connection, self._noted(rows):
-            process = self._site.membership.process_id
+            self._reached = True
             turn = self._site.statements.advance(connection, process, rows)
             if not turn.wrote:
                 raise GivenUpError
