@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
@@ -24,6 +25,7 @@ from framework._manager import resting
 from framework._manager.face import submitting
 from framework._manager.inside import core_of
 from framework._manager.submitting.durable import Durable
+from framework._records.steps import StepRecord
 from framework.exceptions import (
     RunAgainError,
     StepInterruptedError,
@@ -36,6 +38,7 @@ from framework.stores.sql import SQLStore
 from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._reading.observer import Observer
 from framework.stores.sql._tables.schema import TASKS
+from framework.stores.sql._tables.steps import row_of
 from framework.stores.sql._writing import steps as _steps
 from framework.stores.sql._writing.messages import MessageRows
 from framework.stores.sql._writing.steps import StepRows
@@ -321,6 +324,31 @@ async def test_a_step_of_a_task_that_was_taken(sql_url: str) -> None:
     assert [str(one) for one in late] == ["a step ended after its store"]
     assert isinstance(error, StepTakenError)
     assert str(error).startswith("task 'unknown' has ended, or runs in another process by now")
+
+
+async def test_steps_beside_those_of_others(sql_url: str, effects: list[str]) -> None:
+    """Of steps that are written together those of others' tasks are refused, the others stored."""
+    store = SQLStore(sql_url, durable=True)
+    told: dict[str, list[BaseException | None]] = {"unknown": []}
+    async with setup_async_framework(None, store=store):
+        manager = get_task_manager()
+        own = await manager.submit(makes_up, (1,))
+        told[own] = []
+        await World.started.wait()
+        record = StepRecord((), (), "tests.beside", "digest", 7, "completed")
+        some = [
+            _steps._Request(one, [7], [row_of(one, record)], StepChange(), hear.append)
+            for one, hear in told.items()
+        ]
+        store._steps._write(some)
+        stored = await asyncio.to_thread(store._steps.fetch_steps, own)
+        others = await asyncio.to_thread(store._steps.fetch_steps, "unknown")
+        await manager.cancel_task(own)
+
+    assert told[own] == [None]
+    assert [type(one) for one in told["unknown"]] == [StepTakenError]
+    assert [one.number for one in stored if one.function == "tests.beside"] == [7]
+    assert others == []
 
 
 @background_task(on_restart="resume", on_error="silent", name="tests.ships_later")
@@ -701,16 +729,19 @@ async def test_a_step_that_the_database_refuses(
     """A step that can never be stored is answered with why, and those beside it are stored."""
     answers: dict[str, list[BaseException | None]] = {"good": [], "bad": []}
 
-    def refuses(_: StepRows, connection: object, task_ids: set[str]) -> set[str]:
+    def refuses(
+        _: StepRows, some: Sequence[_steps._Request], again: bool
+    ) -> tuple[tuple[()], set[str]]:
+        task_ids = {one.task_id for one in some}
         if "bad" in task_ids:
             raise sa.exc.DataError("", {}, Exception("it is too large"))
-        return task_ids
+        return (), task_ids
 
-    monkeypatch.setattr(StepRows, "_own", refuses)
+    monkeypatch.setattr(StepRows, "_attempt", refuses)
     store = SQLStore(sql_url)
     async with setup_async_framework(None, store=store):
         some = [
-            _steps._Request(one, [], StepChange(), told.append) for one, told in answers.items()
+            _steps._Request(one, [], [], StepChange(), told.append) for one, told in answers.items()
         ]
         store._steps._write(some)
 

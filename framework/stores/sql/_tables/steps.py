@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -11,7 +12,9 @@ from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
 from framework._records.steps import LEFT_BEHIND, StepRecord
-from framework.stores.sql._tables.schema import MESSAGES, STEPS_OF_TASKS
+from framework.stores.sql._dialects.dialect import Dialect
+from framework.stores.sql._dialects.direct import Direct
+from framework.stores.sql._tables.schema import MESSAGES, STEPS_OF_TASKS, TASKS
 from framework.stores.sql._tables.statements import parts
 
 _ALL: Final = (
@@ -45,6 +48,43 @@ _CARRY: Final = (
 )
 
 
+_FACTS: Final = ("function", "digest", "state", "answer", "code", "began", "ended")
+_facts_of = attrgetter(*_FACTS)
+
+_ROW: Final = ("task_id", "number", "branch", *_FACTS)
+"""The columns of a row, in the order in which `row_of` writes them."""
+
+
+def holding(dialect: Dialect) -> sa.Select[Any]:  # Any: of columns
+    """Return the query for who has some tasks, whose rows it holds until the transaction ends.
+
+    Nothing else is asked of them: a server that has not counted its rows yet may find them by an
+    index of that instead, and read all that live.
+    """
+    wanted = dialect.among(TASKS.c.task_id, bindparam("task_ids", type_=sa.Text()))
+    found = sa.select(TASKS.c.task_id, TASKS.c.process, TASKS.c.ended_at).where(wanted)
+    # In their order, so that no two wait for each other.
+    return found.order_by(TASKS.c.task_id).with_for_update(read=True)
+
+
+def adding(dialect: Dialect) -> Direct:
+    """Return the statement that stores steps of tasks that live and that a process has.
+
+    Its values are ``own``, the process; ``task_ids``, the tasks as a JSON list; and ``rows``, a
+    JSON list of what `row_of` returns. It holds the rows of the tasks, so that nobody takes one
+    over before the steps are there.
+    """
+    # Within its SELECT: of what begins with WITH, SQLite's driver counts no rows.
+    held = holding(dialect).cte("held", nesting=True)
+    # SQLite would look for these first, by an index of all that live.
+    process, ended = dialect.hidden(held.c.process), dialect.hidden(held.c.ended_at)
+    mine = sa.select(held.c.task_id).where(process == bindparam("own"), ended.is_(None))
+    types = [STEPS_OF_TASKS.c[name].type for name in _ROW]
+    batch, items = dialect.split(bindparam("rows", type_=sa.Text()), types)
+    rows = sa.select(*items).select_from(batch).where(items[0].in_(mine))
+    return Direct(sa.insert(STEPS_OF_TASKS).from_select(_ROW, rows))
+
+
 def read(connection: Connection, task_id: str) -> list[StepRecord]:
     """Return the steps of a task, in the order in which they ended."""
     return [_record(row) for row in connection.execute(_ALL, {"of_task": task_id})]
@@ -74,20 +114,10 @@ def read_of(
     return found
 
 
-def row_of(task_id: str, record: StepRecord) -> dict[str, Any]:
-    """Return the row of a step."""
-    return {
-        "task_id": task_id,
-        "number": record.number,
-        "branch": json.dumps([record.path, record.origins]),
-        "function": record.function,
-        "digest": record.digest,
-        "state": record.state,
-        "answer": record.answer,
-        "code": record.code,
-        "began": record.began,
-        "ended": record.ended,
-    }
+def row_of(task_id: str, record: StepRecord) -> str:
+    """Return the row of a step as a JSON list."""
+    branch = json.dumps([record.path, record.origins])
+    return json.dumps([task_id, record.number, branch, *_facts_of(record)])
 
 
 def _record(row: sa.Row[Any]) -> StepRecord:

@@ -21,8 +21,8 @@ import json
 import logging
 import queue
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeAlias
+from collections.abc import Callable, Collection, Sequence
+from typing import Final, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
@@ -31,13 +31,12 @@ from sqlalchemy.engine import Connection
 from framework._records.steps import StepRecord
 from framework.exceptions import StepTakenError, StoreUnavailableError
 from framework.protocols import MessageCameError, StepChange
-from framework.stores.sql._dialects.dialect import Dialect
 from framework.stores.sql._dialects.direct import Direct
 from framework.stores.sql._shared.site import Site
 from framework.stores.sql._shared.submissions import Submissions
 from framework.stores.sql._tables.database import FAULTS, Database, why
-from framework.stores.sql._tables.schema import STEPS_OF_TASKS, TASKS
-from framework.stores.sql._tables.steps import read, row_of
+from framework.stores.sql._tables.schema import STEPS_OF_TASKS
+from framework.stores.sql._tables.steps import adding, holding, read, row_of
 from framework.stores.sql._writing.messages import MessageRows, left, take
 
 _LOGGER = logging.getLogger("asyncframe")
@@ -59,28 +58,23 @@ _RETIRE: Final = (
     .where(_OF_TASK, STEPS_OF_TASKS.c.number.in_(bindparam("numbers", expanding=True)))
     .values(state="ended")
 )
-_INSERT: Final = Direct(sa.insert(STEPS_OF_TASKS))
 
 
 class _Request(NamedTuple):
     """Steps of one task to store, with what else changes."""
 
     task_id: str
-    rows: Sequence[Mapping[str, Any]]
+    numbers: Sequence[int]
+    rows: Sequence[str]
     change: StepChange
     told: Told
 
-
-def _holding(dialect: Dialect) -> Direct:
-    """Return the query for who has some tasks, whose rows it holds until the transaction ends.
-
-    Nothing else is asked of them: a server that has not counted its rows yet may find them by an
-    index of that instead, and read all that live.
-    """
-    wanted = dialect.among(TASKS.c.task_id, bindparam("task_ids", type_=sa.Text()))
-    found = sa.select(TASKS.c.task_id, TASKS.c.process, TASKS.c.ended_at).where(wanted)
-    # In their order, so that no two wait for each other.
-    return Direct(found.order_by(TASKS.c.task_id).with_for_update(read=True))
+    @property
+    def only_adds(self) -> bool:
+        """Whether it has steps, and nothing else changes."""
+        change = self.change
+        changes = change.instead_of or change.retires or change.takes or change.unless
+        return bool(self.rows) and not changes
 
 
 class StepRows:
@@ -96,7 +90,8 @@ class StepRows:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.messages = MessageRows(database)
-        self._hold = _holding(database.dialect)
+        self._hold = Direct(holding(database.dialect))
+        self._add = adding(database.dialect)
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -145,8 +140,10 @@ class StepRows:
         change: StepChange | None = None,
     ) -> None:
         """Store steps together; see `protocols.StepStore`."""
+        # At once, since the records change.
         rows = [row_of(task_id, one) for one in records]
-        self._put(_Request(task_id, rows, change or StepChange(), told))
+        numbers = [one.number for one in records]
+        self._put(_Request(task_id, numbers, rows, change or StepChange(), told))
 
     def cancel_at_once(self, task_id: str) -> bool:
         """Cancel a task whose code does not run any more; see `protocols.StepStore`."""
@@ -187,11 +184,7 @@ class StepRows:
         again = False
         while True:
             try:
-                with self._database.writing() as connection:
-                    own = self._own(connection, {one.task_id for one in some})
-                    mine = [one for one in some if one.task_id in own]
-                    late = _too_late(connection, mine)
-                    _execute(connection, [one for one in mine if one not in late], again)
+                late, own = self._attempt(some, again)
                 break
             except FAULTS as error:
                 refused = self._database.is_data_fault(error)
@@ -213,6 +206,38 @@ class StepRows:
         self._tell(late, own, MessageCameError())
         self._tell([one for one in some if one not in late], own)
 
+    def _attempt(
+        self, some: Sequence[_Request], again: bool
+    ) -> tuple[Sequence[_Request], Collection[str]]:
+        """Write requests; *again* if an attempt before may have had its effect.
+
+        Returns:
+            Those that came too late, and which tasks are this process's own.
+        """
+        task_ids = {one.task_id for one in some}
+        if not again and all(one.only_adds for one in some):
+            with self._database.alone() as connection:
+                if self._insert(connection, some) == sum(len(one.rows) for one in some):
+                    return (), task_ids
+            # Those of others are found by what follows.
+            again = True
+        with self._database.writing() as connection:
+            own = self._own(connection, task_ids)
+            mine = [one for one in some if one.task_id in own]
+            late = _too_late(connection, mine)
+            stored = [one for one in mine if one not in late]
+            _change(connection, stored, again)
+            self._insert(connection, stored)
+        return late, own
+
+    def _insert(self, connection: Connection, some: Sequence[_Request]) -> int:
+        """Write the steps of tasks that are this process's own, and return how many."""
+        rows = [row for one in some for row in one.rows]
+        if not rows:
+            return 0
+        values = {"own": self._membership.process_id, "rows": f"[{','.join(rows)}]"}
+        return self._add.count(connection, values | _of_tasks({one.task_id for one in some}))
+
     def _tell(
         self, some: Sequence[_Request], own: Collection[str], fault: BaseException | None = None
     ) -> None:
@@ -225,8 +250,12 @@ class StepRows:
 
     def _own(self, connection: Connection, task_ids: Collection[str]) -> set[str]:
         own = self._membership.process_id
-        found = self._hold.all(connection, {"task_ids": json.dumps([*task_ids])})
+        found = self._hold.all(connection, _of_tasks(task_ids))
         return {task_id for task_id, process, ended in found if process == own and ended is None}
+
+
+def _of_tasks(task_ids: Collection[str]) -> dict[str, str]:
+    return {"task_ids": json.dumps([*task_ids])}
 
 
 def _too_late(connection: Connection, some: Sequence[_Request]) -> list[_Request]:
@@ -239,18 +268,15 @@ def _too_late(connection: Connection, some: Sequence[_Request]) -> list[_Request
     ]
 
 
-def _execute(connection: Connection, some: Sequence[_Request], again: bool) -> None:
-    """Write and delete steps; *again* if an attempt before may have had its effect."""
+def _change(connection: Connection, some: Sequence[_Request], again: bool) -> None:
+    """Delete and change what requests say, and delete what *again* adds."""
     for one in some:
-        stored = [row["number"] for row in one.rows] if again else []
-        if one.change.instead_of or stored:
-            values = {"of_task": one.task_id, "numbers": [*one.change.instead_of, *stored]}
+        added = one.numbers if again else ()
+        if one.change.instead_of or added:
+            values = {"of_task": one.task_id, "numbers": [*one.change.instead_of, *added]}
             connection.execute(_DELETE, values)
         if one.change.retires:
             values = {"of_task": one.task_id, "numbers": [*one.change.retires]}
             connection.execute(_RETIRE, values)
         if one.change.takes:
             take(connection, one.task_id, one.change.takes)
-    rows = [row for one in some for row in one.rows]
-    if rows:
-        _INSERT.each(connection, rows)
