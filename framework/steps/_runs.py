@@ -341,6 +341,9 @@ class StepRun:
 
     async def turn(self, branch: Branch, record: StepRecord) -> None:
         """Wait until the result of a step that is stored may be given."""
+        if len(self.branches) == 1 and not (self.task.replays or self._standing):
+            # There is nothing whose order could be another one.
+            return
         ready = _Ready(record.number, next(self._came), asyncio.get_running_loop().create_future())
         heapq.heappush(self._results, ready)
         self.watch()
