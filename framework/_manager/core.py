@@ -34,7 +34,6 @@ from framework._manager.submitting.tested import AppRules, Intercepted
 from framework._manager.submitting.transacted import Transacted
 from framework._manager.submitting.unique import Unique
 from framework._records.ids import random_id
-from framework._records.records import WAITS
 from framework._records.statuses import EVENT_OF, FAILURES
 from framework._running.coroutines import runs_of
 from framework._running.endings import Endings
@@ -168,7 +167,7 @@ class Core:
         self.children = Children(
             joined,
             self.ledger,
-            lambda parent: self.requeued.let_go(parent, WAITS),
+            lambda: self.requeued.leave_from_within(),  # noqa: PLW0108  # it is made later
             is_remote=self.remote is not None,
         )
         # Before the policies, which it asks for while a task runs.

@@ -277,7 +277,8 @@ async def _end_all(core: Core, home: Home, cut_short: Tally, left: Tally) -> Non
     started: list[LiveTask] = []
 
     def cancel(task: LiveTask) -> None:
-        if core.requeued.leave(task) or core.requeued.let_go(task, WAITS):
+        # Its own code may have given it away meanwhile.
+        if task.was_given_away or core.requeued.leave(task) or core.requeued.let_go(task, WAITS):
             left.add(_LEFT, task)
             return
         state = _NEVER_STARTED if task.timer is None else _DELAYED

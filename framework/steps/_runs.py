@@ -275,8 +275,9 @@ class StepRun:
 
     async def _stand(self, branch: Branch, call: Call, answer: Answer) -> None:
         """Hold a call at which the code stands: its task is about to be cancelled there."""
-        note = partial(self._cut_off_at, branch, call, answer)
-        with self._standing.held(note) as given:
+        with self._standing.held(
+            lambda: self.cut_off(self.record_of(branch, call, answer))
+        ) as given:
             self.watch()
             await self.waiting(branch, given)
 
@@ -314,8 +315,8 @@ class StepRun:
         except asyncio.CancelledError:
             self.cut_off(record)
             raise
-        except Exception as error:  # whatever the body raises is stored
-            return _failed(record, error)
+        except Exception as error:
+            return _ended_badly(self, record, error)
         finally:
             entered.reset(inside)
             branch.waits = None
@@ -325,9 +326,6 @@ class StepRun:
         if not self.is_leaving:
             record.state = "cancelled"
             self._cut_off.append(record)
-
-    def _cut_off_at(self, branch: Branch, call: Call, answer: Answer) -> None:
-        self.cut_off(self.record_of(branch, call, answer))
 
     async def store(
         self, branch: Branch, record: StepRecord, change: StepChange | None = None
@@ -340,9 +338,8 @@ class StepRun:
         await self.waiting(branch, _told(partial(self._write, record, change)))
 
     async def turn(self, branch: Branch, record: StepRecord) -> None:
-        """Wait until the result of a step that is stored may be given."""
+        """Wait until the result of a step that is stored may be given; at once to one alone."""
         if len(self.branches) == 1 and not (self.task.replays or self._standing):
-            # There is nothing whose order could be another one.
             return
         ready = _Ready(record.number, next(self._came), asyncio.get_running_loop().create_future())
         heapq.heappush(self._results, ready)
@@ -389,8 +386,7 @@ class StepRun:
         found = self._matching.settle(held, is_stuck=not (moves or self.task.cancel_waits))
         if found is None:
             return False
-        waiting = self._held[held.index(found[0])]
-        self._held.remove(waiting)
+        waiting = self._held.pop(held.index(found[0]))
         if not waiting.answered.done():
             waiting.answered.set_result(found[1])
         return True
@@ -433,7 +429,7 @@ class StepRun:
             assert found is not None
             answer = found[1]
         if answer.what != "take" and self.task.cancel_waits:
-            self._cut_off_at(branch, call, answer)
+            self.cut_off(self.record_of(branch, call, answer))
             self._standing.raise_here()
         if answer.what == "refuse":
             raise StepMismatchError(self._task_id, declared.name)
@@ -451,8 +447,8 @@ class StepRun:
         try:
             body = partial(declared.fn, *args, **kwargs)
             return _completed(declared, record, self._bodies.run(self.task, declared.name, body))
-        except Exception as error:  # whatever the body raises is stored
-            return _failed(record, error)
+        except Exception as error:
+            return _ended_badly(self, record, error)
         finally:
             entered.reset(inside)
 
@@ -546,6 +542,20 @@ def _completed(
 def _failed(record: StepRecord, error: BaseException) -> tuple[Any, BaseException | None]:
     record.state, record.answer = "failed", encode_error(error)
     return None, error
+
+
+def _ended_badly(
+    run: StepRun, record: StepRecord, error: Exception
+) -> tuple[Any, BaseException | None]:
+    """Note the error of a body, whatever it is.
+
+    Raises:
+        asyncio.CancelledError: If its task leaves: its code was cancelled for that, of which the
+            error may come. The step is run again elsewhere.
+    """
+    if run.is_leaving:
+        raise asyncio.CancelledError from error
+    return _failed(record, error)
 
 
 def _outcome(declared: DeclaredStep, record: StepRecord) -> tuple[Any, BaseException | None]:

@@ -16,10 +16,9 @@ from framework._manager.submitting.partner import Awaited
 from framework._records import checks
 from framework._records.checks import id_in_use
 from framework._records.ids import ChildId, TaskId
-from framework._records.records import WAITS
 from framework._tasks.decorated import BackgroundCall
 from framework._tasks.functions import is_wrapper, layer_of, require_callable
-from framework._tasks.live import LiveTask, current_record
+from framework._tasks.live import LiveTask
 from framework._tasks.options import COPY, SUBMIT, SubmitOptions, merged
 from framework._tasks.places import Existing
 from framework._tasks.specs import TaskSpec, require_arguments, spec_for
@@ -95,8 +94,7 @@ async def _submit_once(core: Core, call: Call, frame: FrameType, awaited: Awaite
         try:
             return str((await accept(core, (named, args, kwargs), frame, awaited)).task_id)
         except FrameworkNotStartedError:
-            parent = current_record.get()
-            if not isinstance(parent, LiveTask) or not core.requeued.let_go(parent, WAITS):
+            if not core.requeued.leave_from_within():
                 raise
             # It goes on in another process, and submits there. Here it is cancelled.
             await asyncio.get_running_loop().create_future()

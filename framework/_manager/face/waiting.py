@@ -10,18 +10,16 @@ from functools import partial
 from types import CodeType, FrameType
 from typing import Any, Literal, NamedTuple, TypeVar, Unpack, cast, overload
 
-from framework._manager.core import Core
 from framework._manager.face.gathering import TaskMap, gather
 from framework._manager.face.looking import snapshot_of, until_ended
 from framework._manager.face.submitting import Submitting, checked, must_wait, spec_of
 from framework._manager.face.together import submit_all, submit_each
 from framework._records import checks
 from framework._records.ids import TaskId
-from framework._records.records import WAITS, TaskRecord
+from framework._records.records import TaskRecord
 from framework._running.ledger import Ledger
 from framework._tasks.decorated import BackgroundCall
 from framework._tasks.functions import name_of, require_callable
-from framework._tasks.live import LiveTask, current_record
 from framework._tasks.options import MAP, RunOptions, SubmitOptions
 from framework._tasks.places import Existing
 from framework._tasks.task import Task
@@ -80,7 +78,7 @@ class Waiting(Submitting):
         task = task_id if record is None else record
         if awaits_in_a_step(core):
             ended = partial(core.results.awaited, task)
-            return await result_in_a_step(task_id, limit, ended, partial(_let_go, core))
+            return await result_in_a_step(task_id, limit, ended, core.requeued.leave_from_within)
         return await core.results.get(task, limit)
 
     @overload
@@ -110,7 +108,7 @@ class Waiting(Submitting):
         task = task_id if record is None else record
         if blocks_in_a_step(core):
             ended = partial(core.results.block_until_ended, task)
-            return result_on_a_thread(task_id, limit, ended, partial(_let_go, core))
+            return result_on_a_thread(task_id, limit, ended, core.requeued.leave_from_within)
         return core.results.wait(task, limit)
 
     async def wait(self, task_id: str, timeout: float | timedelta | None = None) -> Task:
@@ -319,12 +317,6 @@ class Waiting(Submitting):
             ]
 
         return TaskMap(items, most, submit, core.results.ended)
-
-
-def _let_go(core: Core) -> bool:
-    """Give the task whose code runs here to the other processes; return whether that can be."""
-    task = current_record.get()
-    return isinstance(task, LiveTask) and core.requeued.let_go(task, WAITS)
 
 
 def _followed(

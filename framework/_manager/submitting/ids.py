@@ -31,7 +31,7 @@ from framework._records.records import TaskRecord
 from framework._running.ledger import Ledger
 from framework._running.runner import Runner
 from framework._running.waits.places import Places
-from framework._tasks.live import LiveTask, current_record
+from framework._tasks.live import LiveTask
 from framework._tasks.places import Existing, PlaceAnswer, PlaceRequest
 from framework._tasks.specs import TaskSpec
 from framework._threads.waiters import Reply
@@ -91,7 +91,7 @@ class Children(Partner):
     Args:
         joined: The partners of all submissions.
         ledger: Has the tasks of this process, and the store.
-        let_go: Gives a task to the other processes; returns whether that can be.
+        leave: Lets the task go on elsewhere whose code runs here; returns whether it does.
         is_remote: Whether tasks run on the workers of an engine.
     """
 
@@ -101,13 +101,13 @@ class Children(Partner):
         self,
         joined: Joined,
         ledger: Ledger,
-        let_go: Callable[[LiveTask], bool],
+        leave: Callable[[], bool],
         *,
         is_remote: bool,
     ) -> None:
         self._joined = joined
         self._ledger = ledger
-        self._let_go = let_go
+        self._leave = leave
         self._is_remote = is_remote
 
     def expect(self) -> None:
@@ -150,11 +150,9 @@ class Children(Partner):
 
     def _leave_if_it_stops(self) -> None:
         """Let the task go on elsewhere whose code runs here, and submit there, if the app stops."""
-        if self._ledger.state != "running":
-            parent = current_record.get()
-            if isinstance(parent, LiveTask) and self._let_go(parent):
-                # No error that its code or a step of it handles as one, on a thread either.
-                raise asyncio.CancelledError
+        if self._ledger.state != "running" and self._leave():
+            # No error that its code or a step of it handles as one, on a thread either.
+            raise asyncio.CancelledError
 
     def _find(self, task_id: str, may_be_stored: bool) -> TaskRecord | None:
         found: TaskRecord | None = self._ledger.find(task_id)

@@ -34,7 +34,7 @@ from framework._records.records import WAITS, Kind, Restart, TaskRecord
 from framework._records.statuses import FINAL, PENDING, RUNNING, TaskStatus
 from framework._running.endings import Ends
 from framework._running.runner import NOT_STARTED, Runner
-from framework._tasks.live import LiveTask, Pause, Waiter, copy_record
+from framework._tasks.live import LiveTask, Pause, Waiter, copy_record, current_record
 from framework._tasks.wire import codec_of
 from framework._threads.waiters import ThreadWaiter, wake_all
 from framework.protocols import RequeueStore, Run
@@ -215,6 +215,17 @@ class Requeued(Partner):
         store.release(free)
         self._forget(task, waits, waiters)
         return True
+
+    def leave_from_within(self) -> bool:
+        """Let the task go on elsewhere whose code runs here, since this framework stops.
+
+        Returns:
+            Whether it does; also if it was given away before, and its code has not heard of it.
+        """
+        task = current_record.get()
+        if not isinstance(task, LiveTask):
+            return False
+        return task.was_given_away or self.let_go(task, WAITS)
 
     def leave(self, task: LiveTask) -> bool:
         """Leave a task that has not started to the processes that come after this one.

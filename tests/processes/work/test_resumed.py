@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import closing
@@ -40,6 +41,7 @@ from framework.stores.sql._reading.observer import Observer
 from framework.stores.sql._tables.schema import TASKS
 from framework.stores.sql._tables.steps import row_of
 from framework.stores.sql._writing import steps as _steps
+from framework.stores.sql._writing.batches import Batches
 from framework.stores.sql._writing.messages import MessageRows
 from framework.stores.sql._writing.steps import StepRows
 from tests.patience import PATIENCE
@@ -53,6 +55,7 @@ class World:
     """Whether what steps ask for is there."""
 
     started = asyncio.Event()
+    given_away = threading.Event()
     is_open = False
     loop: asyncio.AbstractEventLoop
 
@@ -62,6 +65,7 @@ def effects() -> list[str]:
     """What the steps of this test do."""
     EFFECTS.clear()
     World.started, World.is_open = asyncio.Event(), False
+    World.given_away.set()
     return EFFECTS
 
 
@@ -290,6 +294,80 @@ async def test_what_a_task_does_on_its_way_out_is_not_recorded(
 
     assert result == "parcel for payment 1"
     assert effects == ["charge", "ship", "ship"]
+
+
+@background_task(on_restart="requeue", name="tests.told_of_a_delay")
+async def told_of_a_delay(payment: str) -> str:
+    """Do nothing."""
+    return payment
+
+
+@step
+async def ship_or_tell(payment: str, how: str) -> str:
+    """Submit a task if it is cancelled, in one way or the other, or raise an error."""
+    try:
+        return await ship(payment)
+    except asyncio.CancelledError:
+        try:
+            if how == "submit":
+                await get_task_manager().submit(told_of_a_delay, (payment,))
+            elif how == "call":
+                told_of_a_delay(payment)
+            raise OSError(how) from None
+        except BaseException as error:
+            EFFECTS.append(type(error).__name__)
+            asyncio.get_running_loop().call_soon(World.given_away.set)
+            raise
+
+
+@background_task(on_restart="resume", name="tests.tells")
+async def tells(order: int, how: str) -> str:
+    """Charge, and ship or tell."""
+    return await ship_or_tell(await charge(order), how)
+
+
+@pytest.mark.parametrize(
+    ("how", "raised"),
+    [("submit", "CancelledError"), ("call", "CancelledError"), ("raise", "OSError")],
+)
+async def test_what_a_step_raises_on_the_way_out_is_not_its_error(
+    sql_url: str,
+    effects: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+    raised: str,
+) -> None:
+    """A step that raises an error after its task was given away is cut off, and has not failed.
+
+    Its end would be stored before its task is given away in the store, and all else too late.
+    """
+    write, written = Batches.write, threading.Event()
+
+    def write_late(batches: Batches) -> None:
+        assert World.given_away.wait(PATIENCE)
+        write(batches)
+        written.set()
+
+    def put_at_once(rows: StepRows, request: _steps._Request) -> None:
+        rows._write([request])
+        if any("failed" in row for row in request.rows):
+            written.clear()
+            World.given_away.set()
+            assert written.wait(PATIENCE)
+
+    monkeypatch.setattr(Batches, "write", write_late)
+    monkeypatch.setattr(StepRows, "_put", put_at_once)
+    store = SQLStore(sql_url, durable=True)
+    async with setup_async_framework(None, store=store, graceful_shutdown_timeout=0.0):
+        task_id = await get_task_manager().submit(tells, (1, how))
+        await World.started.wait()
+        World.given_away.clear()
+    World.is_open = True
+    async with setup_async_framework(None, store=SQLStore(sql_url, durable=True)):
+        result = await get_task_manager().get_result(task_id, timeout=PATIENCE)
+
+    assert result == "parcel for payment 1"
+    assert effects == ["charge", "ship", raised, "ship"]
 
 
 async def test_a_real_cancellation_runs_steps(sql_url: str, effects: list[str]) -> None:
