@@ -278,7 +278,7 @@ async def test_arguments_shown_by_default() -> None:
 
     kept = background_task(on_error="silent")(keep)
     for default in (True, False):
-        async with setup_async_framework(None, show_arguments=default):
+        async with setup_async_framework(None, max_workers=1, show_arguments=default):
             manager = get_task_manager()
             ids = [
                 kept(1, SecretStr("4711")),
