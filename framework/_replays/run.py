@@ -26,10 +26,10 @@ from framework._tasks.functions import Args, Kwargs
 from framework._tasks.live import LiveTask
 from framework.exceptions import StepMismatchError
 from framework.steps._attempts import causes_of
-from framework.steps._bodies import Bodies
+from framework.steps._bodies import Bodies, DeclaredStep
 from framework.steps._branches import Branch
 from framework.steps._matching import Answer, Call
-from framework.steps._runs import DeclaredStep, StepRun
+from framework.steps._runs import StepRun
 from framework.steps._sleeps import Sleeps
 
 PATIENCE: Final = 7 * 86_400.0

@@ -31,8 +31,9 @@ from framework._tasks.functions import name_of
 from framework._tasks.live import LiveTask
 from framework._tasks.specs import TaskSpec
 from framework._tasks.wire import codec_of
+from framework.steps._bodies import DeclaredStep
 from framework.steps._branches import Body, current_body, current_branch, digest_of
-from framework.steps._runs import DeclaredStep, run_of
+from framework.steps._runs import run_of
 
 Submit: TypeAlias = Callable[[ChildId], Awaitable[str]]
 """Submits a task with an id, or finds the one that has it; returns its id."""

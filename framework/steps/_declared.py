@@ -12,8 +12,8 @@ from typing import Any, ParamSpec, Protocol, TypeVar, overload
 from framework._records import checks
 from framework._tasks.functions import check_key, name_of, require_callable
 from framework._tasks.injection import injected
+from framework.steps._bodies import DeclaredStep, refused_in_sync_tasks
 from framework.steps._branches import current_branch, warn_if_lost
-from framework.steps._runs import DeclaredStep
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -109,6 +109,7 @@ def _declared(
         declared = DeclaredStep(name_of(fn), run if timeout is None else _limited(run, timeout))
         declared = declared._replace(key=key, once=once, starts_first=once)
 
+        @refused_in_sync_tasks(declared)
         @functools.wraps(fn)
         async def async_inner(*args: Any, **kwargs: Any) -> Any:
             branch = current_branch()

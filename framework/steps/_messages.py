@@ -14,15 +14,21 @@ from framework._records.steps import RECEIVES, MessageRecord, StepRecord
 from framework._tasks.wire import adapter_of
 from framework._threads.waiters import LoopSleeper, ThreadSleeper
 from framework.protocols import MessageCameError, StepChange
+from framework.steps._bodies import DeclaredStep, refused_in_sync_tasks
 from framework.steps._branches import Branch, current_branch
 from framework.steps._matching import Call
-from framework.steps._runs import DeclaredStep, StepRun, run_of
+from framework.steps._runs import StepRun, run_of
 from framework.steps._sleeps import Wait
 
 T = TypeVar("T")
 
 _LOOK: Final = 1.0
 """Seconds between two looks for what another process has sent, while the task is in memory."""
+
+
+_RECEIVE: Final = "framework.steps.Message.receive"
+_STEP: Final = DeclaredStep(_RECEIVE, lambda: None, twin="receive_sync()")
+_STEP_SYNC: Final = DeclaredStep(f"{_RECEIVE}_sync", lambda: None, twin="await receive()")
 
 
 class Message(Generic[T]):
@@ -109,6 +115,7 @@ class Message(Generic[T]):
     @overload
     async def receive(self, *, timeout: float | timedelta | None) -> T | None: ...
 
+    @refused_in_sync_tasks(_STEP)
     async def receive(self, *, timeout: float | timedelta | None = None) -> T | None:
         """Return the next message of this kind to the task that runs here; waits for it.
 
@@ -250,8 +257,6 @@ class Message(Generic[T]):
 
 
 _NEVER: Final = float("inf")
-_STEP: Final = DeclaredStep("framework.steps.Message.receive", lambda: None)
-_STEP_SYNC: Final = DeclaredStep("framework.steps.Message.receive_sync", lambda: None)
 
 
 def _waiting(run: StepRun, limit: float | None) -> str:

@@ -27,9 +27,10 @@ from framework._tasks.registry import find_function
 from framework._tasks.wire import decode_error, decode_result, encode_error, encode_result
 from framework.exceptions import FrameworkNotStartedError, TaskNotFoundError
 from framework.steps import _sleeps
+from framework.steps._bodies import DeclaredStep
 from framework.steps._branches import Branch, current_branch, digest_of
 from framework.steps._matching import Call
-from framework.steps._runs import DeclaredStep, StepRun, run_of
+from framework.steps._runs import StepRun, run_of
 from framework.steps._sleeps import Wait
 
 Ended: TypeAlias = Callable[[float | None], Awaitable[TaskRecord]]

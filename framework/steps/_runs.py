@@ -20,9 +20,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from framework._records.records import Kind
 from framework._records.steps import KnownSteps, MessageRecord, StepRecord
 from framework._running.mail import Mail
 from framework._tasks.live import LiveTask, current_record
@@ -43,7 +42,7 @@ from framework.exceptions import (
 )
 from framework.protocols import StepChange, StepStore
 from framework.steps._attempts import Standing, dropped, tell_left_out
-from framework.steps._bodies import Bodies
+from framework.steps._bodies import Bodies, DeclaredStep
 from framework.steps._branches import Body, Branch, digest_of, entered
 from framework.steps._matching import PATIENCE, Answer, Call, Held, Matching
 from framework.steps._sleeps import Sleeps
@@ -54,24 +53,6 @@ QUIET: Final = 4
 
 Told: TypeAlias = Callable[[BaseException | None], object]
 """Called once something is stored, on any thread; with an error if it is not."""
-
-
-class DeclaredStep(NamedTuple):
-    """A function that is a step.
-
-    Attributes:
-        name: Its module and qualified name.
-        fn: The function.
-        key: Says of a call's arguments what its work is; None if they say it themselves.
-        once: Whether it is not run again if it was cut off.
-        starts_first: Whether its start is recorded before its body is run.
-    """
-
-    name: str
-    fn: Callable[..., Any]
-    key: Callable[..., Any] | None = None
-    once: bool = False
-    starts_first: bool = False
 
 
 @dataclass(eq=False)
@@ -256,7 +237,7 @@ class StepRun:
             StepMismatchError: If it is refused.
             TypeError: If the task is a sync function.
         """
-        _require(self.task, "loop", declared)
+        declared.require_kind(self.task, "loop")
         if self.is_leaving:
             # What it does on its way out is done where it goes on.
             raise asyncio.CancelledError
@@ -419,7 +400,7 @@ class StepRun:
 
     def ask_sync(self, branch: Branch, declared: DeclaredStep, call: Call) -> Answer:
         """Answer a call as `ask` does, on the thread of a sync task."""
-        _require(self.task, "thread", declared)
+        declared.require_kind(self.task, "thread")
         if self.sleeps.left is not None:
             raise self.sleeps.left
         answer = self._matching.ask(branch, call)
@@ -499,17 +480,6 @@ def run_of(branch: Branch) -> StepRun:
     """Return the run that a branch belongs to."""
     assert isinstance(branch.run, StepRun)
     return branch.run
-
-
-def _require(task: LiveTask, kind: Kind, declared: DeclaredStep) -> None:
-    """Refuse a step that is not of the kind of its task, whose branches nobody could order."""
-    if kind != task.spec.kind:
-        is_async = kind == "loop"
-        raise TypeError(
-            f"step {declared.name} is {'async' if is_async else 'sync'}, and the task that "
-            f"calls it is {'sync' if is_async else 'async'}: make both def, or both async def; "
-            "an async step can call blocking code by await asyncio.to_thread(...)"
-        )
 
 
 def _interrupted(task_id: str, answer: Answer, declared: DeclaredStep) -> BaseException | None:

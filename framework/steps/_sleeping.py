@@ -11,15 +11,21 @@ from typing import Final, TypeAlias
 
 from framework._records import checks
 from framework._records.steps import SLEEPS
+from framework.steps._bodies import DeclaredStep, refused_in_sync_tasks
 from framework.steps._branches import current_branch
 from framework.steps._matching import Call
-from framework.steps._runs import DeclaredStep, run_of
+from framework.steps._runs import run_of
 from framework.steps._sleeps import Wait
+
+_STEP: Final = DeclaredStep(SLEEPS, lambda: None, twin="sleep_sync()")
+_UNTIL: Final = _STEP._replace(name=f"{SLEEPS}_until", twin="sleep_until_sync()")
+_STEP_SYNC: Final = _STEP._replace(name=f"{SLEEPS}_sync", twin="await sleep()")
 
 UntilOf: TypeAlias = Callable[[float], float]
 """Returns until which wall second a sleep lasts that begins at another one."""
 
 
+@refused_in_sync_tasks(_STEP)
 async def sleep(seconds: float | timedelta) -> None:
     """Sleep, in a task that goes on also over restarts of its process.
 
@@ -42,6 +48,7 @@ async def sleep(seconds: float | timedelta) -> None:
     await _sleep(_in(seconds))
 
 
+@refused_in_sync_tasks(_UNTIL)
 async def sleep_until(when: datetime) -> None:
     """Sleep until a point in time, as `sleep` does; for no time if that has passed.
 
@@ -69,8 +76,6 @@ def sleep_until_sync(when: datetime) -> None:
     _sleep_sync(_at(when))
 
 
-_STEP: Final = DeclaredStep(SLEEPS, lambda: None)
-_STEP_SYNC: Final = DeclaredStep("framework.steps.sleep_sync", lambda: None)
 _CALL: Final = Call(SLEEPS, "", has_key=True)
 """Each sleep: of a branch the first one that was not asked for answers, however long it is."""
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import math
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -690,10 +691,32 @@ async def of_the_other_kind() -> str:
     return print_label(1)
 
 
+@background_task(on_restart="resume", name="tests.of_the_other_kind_on_a_thread")
+def of_the_other_kind_on_a_thread(call: str) -> str:
+    """Call what only a coroutine can await."""
+    calls: dict[str, Callable[[], object]] = {
+        "charge": lambda: charge(1),
+        "sleep": lambda: sleep(1),
+        "receive": APPROVAL.receive,
+    }
+    return repr(calls[call]())
+
+
 async def test_a_step_is_of_the_kind_of_its_task(asyncframe: Probe, effects: Effects) -> None:
-    """A sync step is refused in an async task, before it runs, and the error says what to do."""
-    with pytest.raises(TypeError, match=r"^step .*print_label is sync, and the task .* is async: "):
+    """A step of the other kind is refused where it is called, and the error says what to do."""
+    told = r"^step .*print_label is def, and the task .*of_the_other_kind that calls it is async "
+    with pytest.raises(TypeError, match=told + "def: make the step async def, or the task def; "):
         await asyncframe.manager.get_result(of_the_other_kind())
+    assert inspect.iscoroutinefunction(charge)
+    assert inspect.iscoroutinefunction(APPROVAL.receive)
+    for name, cure in {
+        "charge": "make the step def, or the task async def; an async",
+        "sleep": r"call sleep_sync\(\) instead, or make the task async def$",
+        "receive": r"call receive_sync\(\) instead, or make the task async def$",
+    }.items():
+        told = rf"^step .*{name} is async def, and the task .*_on_a_thread that calls it is def: "
+        with pytest.raises(TypeError, match=told + cure):
+            await asyncframe.manager.get_result(of_the_other_kind_on_a_thread(name))
     assert not effects
 
 
