@@ -32,6 +32,9 @@ _FEW: Final = 3
 _LONGEST: Final = 300
 """Characters that are kept of an error's message."""
 
+_OUTAGE: Final = '@["unreachable",'
+"""How the facts of a wait for a store that fails begin."""
+
 
 class Facts(NamedTuple):
     """What a task waits for.
@@ -96,6 +99,16 @@ def sleeping(until: float) -> str:
     return _text("sleeping", until)
 
 
+def unreachable(since: float, error: BaseException) -> str:
+    """Return the reason of a task that waits for its store, which fails since wall second *since*.
+
+    Args:
+        since: From then on it waits.
+        error: Why the store fails.
+    """
+    return _text("unreachable", None, since, safe_str(error, _LONGEST))
+
+
 def receiving(until: float | None, names: Sequence[str]) -> str:
     """Return the reason of a task that waits for messages, until wall second *until* at most.
 
@@ -121,6 +134,11 @@ def is_amid(reason: str) -> bool:
     """Return whether a task that waits for this reason does so in its own code."""
     facts = facts_of(reason)
     return facts is not None and facts.kind in _IN_ITS_CODE
+
+
+def is_outage(reason: str) -> bool:
+    """Return whether a task that waits for this reason waits for its store, which fails."""
+    return reason.startswith(_OUTAGE)
 
 
 def message_names(reason: str) -> Sequence[str]:
@@ -183,6 +201,8 @@ def in_words(reason: str, now: float | None, *, whole: bool = False) -> str:
     values = facts.values
     if facts.kind == "retrying" and not whole and values[2] is not None:
         values = [*values[:2], values[2].partition(":")[0]]
+    if facts.kind == "unreachable" and not whole:
+        values = values[:1]
     due = Due(facts.until, now)
     try:
         return _WORDS[facts.kind](due, *values) + facts.rest
@@ -233,6 +253,12 @@ def _receiving(due: Due, *names: str) -> str:
     return f"waits for {' or '.join(told)}{at}"
 
 
+def _unreachable(due: Due, since: float, why: str = "") -> str:
+    at = moment(since, due.now)
+    told = f"waits for the store, which cannot be reached since {at}"
+    return f"{told}: {why}" if why else told
+
+
 def _retrying(due: Due, attempt: int, attempts: int, error: str | None) -> str:
     told = "" if error is None else f" with {error}"
     at = "is due now" if _is_over(due) else f"at {due}" if due.until is not None else "comes later"
@@ -272,6 +298,7 @@ _WORDS: Final[dict[str, Callable[..., str]]] = {
     "sleeping": _sleeping,
     "receiving": _receiving,
     "throttled": _throttled,
+    "unreachable": _unreachable,
 }
 """For each kind of facts the function that words them: of a `Due` and the values."""
 

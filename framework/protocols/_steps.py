@@ -53,6 +53,7 @@ class StepStore(Protocol):
         records: Sequence[StepRecord],
         told: Callable[[BaseException | None], object],
         change: StepChange | None = None,
+        fails: Callable[[Exception], object] | None = None,
     ) -> None:
         """Store steps together that have ended, in the order of the calls; never blocks.
 
@@ -65,6 +66,8 @@ class StepStore(Protocol):
                 `StoreUnavailableError` if the store was closed before they could be stored.
             change: What else changes in the same transaction; None for nothing. With a
                 `MessageCameError` if that cannot be, so that nothing was stored.
+            fails: Called each time that the store has failed and is to try again, on another
+                thread, with why; so that the task can say what it waits for. None for nobody.
         """
         ...
 

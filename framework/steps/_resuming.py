@@ -10,6 +10,7 @@ from typing import Any, Final
 from framework._records.statuses import FINAL
 from framework._running.ledger import Ledger
 from framework._running.mail import Mail
+from framework._running.waits.outages import begin_outage, end_outage
 from framework._running.waits.policies import Policies
 from framework._tasks.live import LiveTask
 from framework.exceptions import StoreUnavailableError
@@ -57,9 +58,11 @@ class Resuming:
         while run is None:
             try:
                 run = _know(await asyncio.to_thread(self._run_of, task))
-            except StoreUnavailableError:
+            except StoreUnavailableError as error:
                 # It waits, as it waits for a step to be stored.
+                begin_outage(self._ledger, task, error)
                 await self._ledger.clock.asleep(_PAUSE)
+        end_outage(self._ledger, task)
         return await attempt_on_loop(run, call)
 
     def _on_thread(self, task: LiveTask, call: Callable[[], Any]) -> Any:
@@ -67,10 +70,12 @@ class Resuming:
         while run is None:
             try:
                 run = _know(self._run_of(task))
-            except StoreUnavailableError:
+            except StoreUnavailableError as error:
+                begin_outage(self._ledger, task, error)
                 if task.status in FINAL or self._ledger.state != "running":
                     raise
                 self._ledger.clock.sleep(_PAUSE)
+        end_outage(self._ledger, task)
         return attempt_on_thread(run, call)
 
     def _run_of(self, task: LiveTask) -> StepRun:

@@ -24,6 +24,7 @@ from typing import Any, Final, TypeAlias
 
 from framework._records.steps import KnownSteps, MessageRecord, StepRecord
 from framework._running.mail import Mail
+from framework._running.waits.outages import store_saying
 from framework._tasks.live import LiveTask, current_record
 from framework._tasks.places import stable_text
 from framework._tasks.wire import (
@@ -464,7 +465,7 @@ class StepRun:
 
     def _post(self, written: Sequence[StepRecord], change: StepChange, told: Told) -> None:
         if self._store is not None:
-            self._store.store_steps(self._task_id, written, told, change)
+            store_saying(self._store, self.sleeps.ledger, self.task, written, told, change)
             return
         self.mail.take(self.task, change.takes)
         told(None)

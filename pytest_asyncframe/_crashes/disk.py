@@ -320,6 +320,7 @@ class ProcessStore:
         records: Sequence[StepRecord],
         told: Callable[[BaseException | None], object],
         change: StepChange | None = None,
+        fails: Callable[[Exception], object] | None = None,
     ) -> None:
         """Commit steps that have ended."""
         kept, with_them = [replace(one) for one in records], change or StepChange()

@@ -16,14 +16,15 @@ from framework._manager.submitting.partner import Awaited
 from framework._records import checks
 from framework._records.checks import id_in_use
 from framework._records.ids import ChildId, TaskId
+from framework._running.waits.outages import begin_outage, end_outage
 from framework._tasks.decorated import BackgroundCall
 from framework._tasks.functions import is_wrapper, layer_of, require_callable
-from framework._tasks.live import LiveTask
+from framework._tasks.live import LiveTask, current_record
 from framework._tasks.options import COPY, SUBMIT, SubmitOptions, merged
 from framework._tasks.places import Existing
 from framework._tasks.specs import TaskSpec, require_arguments, spec_for
 from framework.exceptions import FrameworkNotStartedError, StoreUnavailableError
-from framework.steps._children import submit_child, submits_children
+from framework.steps._children import Submit, submit_child, submits_children
 
 T = TypeVar("T")
 
@@ -73,15 +74,6 @@ async def _submit_once(core: Core, call: Call, frame: FrameType, awaited: Awaite
     spec, args, kwargs = call
 
     async def submit(child: ChildId) -> str:
-        while True:
-            try:
-                return await submit_it(child)
-            except StoreUnavailableError:
-                # It waits, as it waits for a step to be stored. What was refused is found.
-                child = ChildId(child, may_be_stored=True)
-                await core.clock.asleep(_PAUSE)
-
-    async def submit_it(child: ChildId) -> str:
         used, found = spec.task_id or str(child), None
         if spec.task_id is not None or child.may_be_stored:
             used, found = await core.keys.find_made(used)
@@ -100,7 +92,28 @@ async def _submit_once(core: Core, call: Call, frame: FrameType, awaited: Awaite
             await asyncio.get_running_loop().create_future()
             raise
 
-    return await submit_child(spec, args, kwargs, submit)
+    return await submit_child(spec, args, kwargs, _patiently(core, submit))
+
+
+def _patiently(core: Core, submit: Submit) -> Submit:
+    """Return what submits a child of the task that runs here as often as the store fails."""
+
+    async def submit_patiently(child: ChildId) -> str:
+        parent = current_record.get()
+        assert parent is not None
+        while True:
+            try:
+                made = await submit(child)
+            except StoreUnavailableError as error:
+                # It waits, as it waits for a step to be stored. What was refused is found.
+                begin_outage(core.ledger, parent, error)
+                child = ChildId(child, may_be_stored=True)
+                await core.clock.asleep(_PAUSE)
+            else:
+                end_outage(core.ledger, parent)
+                return made
+
+    return submit_patiently
 
 
 def must_wait(core: Core, spec: TaskSpec) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from framework._manager import resting
 from framework._manager.face import submitting
 from framework._manager.inside import core_of
 from framework._manager.submitting.durable import Durable
+from framework._records.reasons import reason_of
 from framework._records.steps import StepRecord
 from framework.exceptions import (
     RunAgainError,
@@ -753,11 +755,17 @@ async def test_who_leaves_while_it_submits_keeps_its_child(
 async def test_a_database_that_fails_ends_no_task(
     sql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A task whose steps, messages or child cannot be read or stored waits until they can."""
-    failing, World.is_open = Counter[str](), True
+    """A task whose steps, messages or child cannot be read or stored waits until they can.
+
+    It says so meanwhile, with the words of the database.
+    """
+    failing, World.is_open, told = Counter[str](), True, dict[str, list[str]]()
 
     def fails(name: str, error: Exception) -> None:
         failing[name] += 1
+        if failing[name] == 2:
+            live = core_of(manager).ledger.unfinished()
+            told[name] = [reason_of(one, None, whole=True) for one in live]
         if failing[name] <= 2:
             raise error
 
@@ -794,11 +802,16 @@ async def test_a_database_that_fails_ends_no_task(
         tasks = [await manager.submit(one) for one in (awaits_its_child, approves)]
         await APPROVAL.send(tasks[1], True)
         results = [await manager.get_result(one, timeout=PATIENCE) for one in tasks]
+        ended = [await manager.get_task(one) for one in tasks]
         children = await manager.list_tasks(name="tests.ended_soon")
 
     assert results == ["ended", "True"]
     assert sorted(one.status for one in children.tasks) == ["completed", "failed", "failed"]
     assert min(failing.values()) > 2
+    outage = r"waits for the store, which cannot be reached since 2.* UTC: (.*)"
+    assert re.sub(outage, r"\1", max(told["fetch_steps"])) == "the server is gone"
+    assert re.sub(outage, r"\1", max(told["_own"])) == "gone"
+    assert [one and one.reason for one in ended] == ["", ""]
 
 
 async def test_a_step_that_the_database_refuses(

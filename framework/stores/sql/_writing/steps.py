@@ -21,6 +21,7 @@ import json
 import logging
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
@@ -68,6 +69,7 @@ class _Request(NamedTuple):
     rows: Sequence[str]
     change: StepChange
     told: Told
+    fails: Callable[[Exception], object] | None = None
 
     @property
     def only_adds(self) -> bool:
@@ -93,6 +95,8 @@ class StepRows:
         self._hold = Direct(holding(database.dialect))
         self._add = adding(database.dialect)
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        # What has come while the database failed; of the thread alone.
+        self._late: deque[_Request | None] = deque()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._asked = itertools.count()
@@ -111,7 +115,7 @@ class StepRows:
         self._membership = site.membership
         self.messages.open(site, submissions)
         self._requests, self._closing = queue.SimpleQueue(), threading.Event()
-        self._thread, self._asked = None, itertools.count()
+        self._thread, self._asked, self._late = None, itertools.count(), deque()
 
     def close(self, patience: float) -> None:
         """Store what waits for at most *patience* seconds, and end; blocks."""
@@ -138,12 +142,13 @@ class StepRows:
         records: Sequence[StepRecord],
         told: Told,
         change: StepChange | None = None,
+        fails: Callable[[Exception], object] | None = None,
     ) -> None:
         """Store steps together; see `protocols.StepStore`."""
         # At once, since the records change.
         rows = [row_of(task_id, one) for one in records]
         numbers = [one.number for one in records]
-        self._put(_Request(task_id, numbers, rows, change or StepChange(), told))
+        self._put(_Request(task_id, numbers, rows, change or StepChange(), told, fails))
 
     def cancel_at_once(self, task_id: str) -> bool:
         """Cancel a task whose code does not run any more; see `protocols.StepStore`."""
@@ -163,10 +168,10 @@ class StepRows:
     # -- the thread
 
     def _run(self) -> None:
-        while (first := self._requests.get()) is not None:
+        while (first := self._next()) is not None:
             some, ends = [first], False
-            while len(some) < _MOST and not self._requests.empty():
-                one = self._requests.get()
+            while len(some) < _MOST and (self._late or not self._requests.empty()):
+                one = self._next()
                 if one is None:
                     ends = True
                     break
@@ -174,6 +179,9 @@ class StepRows:
             self._write(some)
             if ends:
                 return
+
+    def _next(self) -> _Request | None:
+        return self._late.popleft() if self._late else self._requests.get()
 
     def _write(self, some: Sequence[_Request]) -> None:
         """Write requests in one transaction, and answer them.
@@ -201,6 +209,7 @@ class StepRows:
                         "steps cannot be stored, for which their tasks wait until they can: %s",
                         why(error),
                     )
+                self._tell_of(error, some)
                 self._closing.wait(_PAUSE)
                 again = True
         self._tell(late, own, MessageCameError())
@@ -237,6 +246,15 @@ class StepRows:
             return 0
         values = {"own": self._membership.process_id, "rows": f"[{','.join(rows)}]"}
         return self._add.count(connection, values | _of_tasks({one.task_id for one in some}))
+
+    def _tell_of(self, error: Exception, some: Sequence[_Request]) -> None:
+        """Tell all that wait, here and behind, that the database has failed."""
+        while not self._requests.empty():
+            self._late.append(self._requests.get())
+        fault = StoreUnavailableError(why(error))
+        for one in [*some, *self._late]:
+            if one is not None and one.fails is not None:
+                one.fails(fault)
 
     def _tell(
         self, some: Sequence[_Request], own: Collection[str], fault: BaseException | None = None
