@@ -162,7 +162,7 @@ def _cancel(
     if screen.as_json:
         screen.json(facts_of(sight.record))
     if sight.record.status != "cancelled":
-        raise CommandError(_why_not_cancelled(sight))
+        raise CommandError(_why_not_cancelled(sight, at_once=at_once))
     return sight.record
 
 
@@ -180,11 +180,11 @@ def _request_on_workers(source: Source, task_id: str) -> None:
             raise CommandError(str(error)) from None
 
 
-def _why_not_cancelled(sight: Sight) -> str:
+def _why_not_cancelled(sight: Sight, *, at_once: bool) -> str:
     record = sight.record
     if record.status.is_final:
         return f"task {record.task_id} has ended before it was cancelled: {record.status}"
-    if sight.process is None and is_amid(record.reason):
+    if sight.process is None and is_amid(record.reason) and not at_once:
         return (
             f"task {record.task_id} is asked to stop, but no process has it now: the next one of "
             "the app that knows its function goes on with it, so that it can make up for what it "

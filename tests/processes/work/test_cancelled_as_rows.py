@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import (
+    asynccontextmanager,
+    closing,
+    redirect_stderr,
+    redirect_stdout,
+    suppress,
+)
+from io import StringIO
 from typing import Any
 
+import httpx
 import pytest
+from fastapi import FastAPI
 
 from framework import (
     TaskCancelledError,
@@ -17,7 +26,9 @@ from framework import (
     setup_async_framework,
 )
 from framework._manager.inside import core_of
+from framework.cli import main
 from framework.exceptions import MessageRefusedError
+from framework.http import task_router
 from framework.protocols import TaskEvent
 from framework.steps import Message, sleep, step
 from framework.stores.sql import SQLStore
@@ -35,6 +46,7 @@ class Bank:
     """Whether the bank answers when it is asked to give money back."""
 
     asked = asyncio.Event()
+    free = asyncio.Event()
     answers = True
 
 
@@ -42,7 +54,7 @@ class Bank:
 def effects() -> list[str]:
     """What the steps of this test do."""
     EFFECTS.clear()
-    Bank.asked, Bank.answers = asyncio.Event(), True
+    Bank.asked, Bank.free, Bank.answers = asyncio.Event(), asyncio.Event(), True
     return EFFECTS
 
 
@@ -59,7 +71,13 @@ async def give_back(payment: str) -> None:
     EFFECTS.append("give back")
     Bank.asked.set()
     if not Bank.answers:
-        await asyncio.Event().wait()
+        await Bank.free.wait()
+
+
+@step
+async def apologise(order: int) -> None:
+    """Note that it runs."""
+    EFFECTS.append("apologise")
 
 
 @step
@@ -84,6 +102,17 @@ async def signs(order: int) -> str:
     except asyncio.CancelledError:
         await give_back(payment)
         raise
+
+
+@background_task(on_restart="resume", name="tests.signs_in_writing")
+async def signs_in_writing(order: int) -> str:
+    """Do the same, and make up by two steps."""
+    payment = await debit(order)
+    try:
+        return f"{payment} {await SIGNED.receive()}"
+    finally:
+        await apologise(order)
+        await give_back(payment)
 
 
 @background_task(on_restart="resume", name="tests.signs_on_a_thread")
@@ -171,41 +200,108 @@ async def test_who_is_cancelled_as_a_row(
     assert effects == ["debit", "give back"]
 
 
-async def test_who_is_cancelled_at_once(sql_url: str, effects: list[str]) -> None:
+def command(sql_url: str, task_id: str) -> None:
+    """Cancel a task by the command, without and with ``--at-once``, while no app runs."""
+    given = ["cancel", task_id, "--store", sql_url, "--timeout", "0"]
+    with redirect_stderr(StringIO()) as told, redirect_stdout(StringIO()):
+        assert [main(given), main([*given, "--at-once"])] == [1, 1]
+    assert told.getvalue() == (
+        f"asyncframe: task {task_id} is asked to stop, but no process has it now: the next one of "
+        "the app that knows its function goes on with it, so that it can make up for what it has "
+        f"done; --at-once ends it as it is\nasyncframe: task {task_id} is asked to stop, but no "
+        "process has it now: the next one of the app ends it\n"
+    )
+
+
+async def request(task_id: str) -> None:
+    """Cancel a task at once by a request, which may only ask for yes or no."""
+    routes = FastAPI()
+    routes.include_router(task_router())
+    served, headers = httpx.ASGITransport(routes), {"X-Requested-With": "tests"}
+    async with httpx.AsyncClient(
+        transport=served, base_url="http://app", headers=headers
+    ) as client:
+        url = f"/tasks/{task_id}"
+        answers = [await client.delete(url, params={"at_once": one}) for one in ("maybe", "true")]
+    assert [one.status_code for one in answers] == [422, 200]
+    assert answers[1].json() == {
+        "cancelled": True,
+        "status": "cancelled",
+        "outcome": "cancelled",
+        "why": "it was waiting to go on, and never will",
+    }
+
+
+@pytest.mark.parametrize("by", ["an observer", "a command", "a command to an app", "a request"])
+async def test_who_is_cancelled_at_once(sql_url: str, effects: list[str], by: str) -> None:
     """A task that is cancelled at once, as a row, runs nothing, and goes on if it is run again."""
     task_id = await left(sql_url)
-    ask(sql_url, task_id)
-    with closing(Observer(checked_url(sql_url))) as observer:
-        sight = observer.look(task_id)
-    assert sight is not None
-    ask(sql_url, task_id, at_once=True)
+    if by == "an observer":
+        ask(sql_url, task_id)
+        with closing(Observer(checked_url(sql_url))) as observer:
+            sight = observer.look(task_id)
+        assert sight is not None
+        assert (sight.record.status.value, sight.record.cancel_requested) == ("pending", True)
+        ask(sql_url, task_id, at_once=True)
+    elif by == "a command":
+        await asyncio.to_thread(command, sql_url, task_id)
     async with app(sql_url) as manager:
+        if by == "a request":
+            await request(task_id)
+        elif by == "a command to an app":
+            given = ["cancel", "--at-once", task_id, "--store", sql_url]
+            assert await asyncio.to_thread(main, given) == 0
         task = await manager.wait(task_id, timeout=PATIENCE)
         again = await manager.run_again(task_id)
         await SIGNED.send(again, False)
         result = await manager.get_result(again, timeout=PATIENCE)
 
-    assert (sight.record.status.value, sight.record.cancel_requested) == ("pending", True)
     assert task.status.value == "cancelled"
     assert task.reason == "it was cancelled while it waited to go on"
     assert result == "payment 1 False"
     assert effects == ["debit"]
 
 
-async def test_the_app_stops_while_a_task_makes_up(sql_url: str, effects: list[str]) -> None:
-    """What a task does after its cancellation goes on in the next app, if it was not done."""
-    task_id = await left(sql_url)
-    Bank.answers = False
-    async with app(sql_url, grace=0.0) as manager:
-        asked = [await manager.cancel_task(task_id) for _ in "ab"]
-        await asyncio.wait_for(Bank.asked.wait(), PATIENCE)
+@pytest.mark.parametrize("lives", [1, 3])
+async def test_the_app_stops_while_a_task_makes_up(
+    sql_url: str, effects: list[str], lives: int
+) -> None:
+    """What a task does after its cancellation goes on in the next app, from where it was cut off.
+
+    Each app runs the step that was cut off, and none before it.
+    """
+    task_id = await left(sql_url, signs_in_writing)
+    Bank.answers, asked = False, list[bool]()
+    for _ in range(lives):
+        Bank.asked = asyncio.Event()
+        async with app(sql_url, grace=0.0) as manager:
+            if not asked:
+                asked = [await manager.cancel_task(task_id) for _ in "ab"]
+            await asyncio.wait_for(Bank.asked.wait(), PATIENCE)
     Bank.answers = True
     async with app(sql_url) as manager:
         task = await manager.wait(task_id, timeout=PATIENCE)
+        steps = await manager.get_steps(task_id)
 
     assert asked == [False, False]
     assert task.status.value == "cancelled"
-    assert effects == ["debit", "give back", "give back"]
+    assert effects == ["debit", "apologise", *["give back"] * (1 + lives)]
+    assert [one.state for one in steps] == ["completed", "cancelled", "completed", "completed"]
+
+
+async def test_the_app_waits_for_what_a_task_makes_up(sql_url: str, effects: list[str]) -> None:
+    """An app that stops lets a task that was cancelled make up for what it did, in its time."""
+    task_id = await left(sql_url, signs_in_writing)
+    Bank.answers = False
+    async with app(sql_url) as manager:
+        assert not await manager.cancel_task(task_id)
+        await asyncio.wait_for(Bank.asked.wait(), PATIENCE)
+        asyncio.get_running_loop().call_soon(Bank.free.set)
+    async with app(sql_url) as manager:
+        task = await manager.wait(task_id, timeout=PATIENCE)
+
+    assert task.status.value == "cancelled"
+    assert effects == ["debit", "apologise", "give back"]
 
 
 async def test_a_message_comes_with_the_cancellation(sql_url: str, effects: list[str]) -> None:
