@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 
 from framework._manager.face.manager import TaskManager
 from framework._manager.inside import core_of, seconds_left
+from framework._records.about.meta import meta_filter
 from framework._records.jsonsafe import is_small
 from framework._tasks.task import Task
 from framework.exceptions import FrameworkNotStartedError
@@ -49,6 +50,21 @@ def refused_query(name: str, why: str, value: object) -> RequestValidationError:
     """
     found = {"type": "value_error", "loc": ("query", name), "msg": why, "input": value}
     return RequestValidationError([found])
+
+
+def checked_meta(meta: str | None) -> str | None:
+    """Return the JSON of a meta that tasks are filtered by; None for all.
+
+    Raises:
+        RequestValidationError: If it is none.
+    """
+    if not meta:
+        return None
+    try:
+        meta_filter("meta", meta)
+    except (TypeError, ValueError) as error:
+        raise refused_query("meta", str(error), meta) from None
+    return meta
 
 
 async def answer_of_task(

@@ -14,7 +14,6 @@ from framework._manager.face.names import SeveralNamesError
 from framework._manager.frameworks import get_task_manager
 from framework._manager.inside import state_of
 from framework._records import checks
-from framework._records.about.meta import meta_filter
 from framework._records.statuses import TaskStatus
 from framework.exceptions import FrameworkNotStartedError, RunAgainError, TaskNotFoundError
 from framework.http._accepting.apps import StatusRoute, StatusRouter
@@ -23,7 +22,13 @@ from framework.http._access.dependency import OwnerDependency
 from framework.http._access.marker import marked
 from framework.http._access.mounted import warn_of_mistakes
 from framework.http._messages import UnknownMessageRoute, add_messages, checked_messages
-from framework.http._responses import answer, answer_of_task, ended, refused_query
+from framework.http._responses import (
+    answer,
+    answer_of_task,
+    checked_meta,
+    ended,
+    refused_query,
+)
 from framework.http._routes import mark_status
 from framework.http._streaming.streams import add_stream
 from framework.http.dashboard._routes import add_dashboard
@@ -259,18 +264,14 @@ def _add_lists(router: APIRouter, access: Access) -> None:
         after: _After = None,
     ) -> Response:
         """Return a page of tasks, the newest first, without their results."""
-        owner = access.owner_of(request)
-        try:
-            meta_filter("meta", meta or {})
-        except (TypeError, ValueError) as error:
-            raise refused_query("meta", str(error), meta) from None
+        owner, pairs = access.owner_of(request), checked_meta(meta)
         try:
             page = await access.tasks(
                 owner,
                 status=status or None,
                 name=name or None,
                 label=label or None,
-                meta=meta or None,
+                meta=pairs,
                 search=search,
                 limit=limit,
                 offset=offset,

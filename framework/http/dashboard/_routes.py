@@ -20,7 +20,7 @@ from framework._records.statuses import TaskStatus
 from framework.exceptions import ScheduleBusyError, ScheduleNotFoundError
 from framework.http._access.access import Access
 from framework.http._access.marker import marked
-from framework.http._responses import refused_query
+from framework.http._responses import checked_meta, refused_query
 from framework.http.dashboard._bulk import Action, change_some
 from framework.http.dashboard._course import Range, course_of
 from framework.http.dashboard._facts import page_facts, row_of
@@ -92,6 +92,7 @@ async def _asked(
     name: str | None = None,
     label: str | None = None,
     owner: str | None = None,
+    meta: Annotated[str | None, Query(max_length=2_000)] = None,
     search: Annotated[str | None, Query(max_length=255)] = None,
     ended: Annotated[str | None, Query(pattern=r"^\d{1,11}-\d{1,11}$")] = None,
     scheduled: bool = True,
@@ -101,7 +102,8 @@ async def _asked(
         checks.owner("owner", owner or None)
     except ValueError as error:
         raise refused_query("owner", str(error), owner) from None
-    query = {"name": name or None, "label": label or None, "owner": owner or None, "search": search}
+    exact = {"name": name, "label": label, "owner": owner, "meta": checked_meta(meta)}
+    query = {key: value or None for key, value in exact.items()} | {"search": search}
     return {**query, "without": await _left_out(scheduled), **_ended_in(ended)}
 
 
@@ -202,6 +204,10 @@ def _add_details(router: APIRouter, access: Access, messages: Sequence[Message[A
         row, view = row_of(task), view_of(task, expose_errors=access.expose_errors)
         # Without the seconds that are left, which the page counts itself.
         view["reason"] = row["reason"]
+        # A browser would read 7.0 as 7, and round integers from 2 ** 53 on.
+        for pairs in view["meta"], view["arguments"]:
+            pairs.update({name: _json(value) for name, value in pairs.items()})
+        view["result"] = _json(view["result"], indent=2)
         steps = await steps_of(task_id, questions)
         return _answer(request, access, {"row": row, "view": view, **steps})
 
@@ -234,7 +240,7 @@ def _answer(request: Request, access: Access, shown: object, status: int = 200) 
     Its headers have the time of the server, and who sees it, so that a page which is left open
     shows nothing of one user to the next.
     """
-    body = json.dumps(shown, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    body = _json(shown, separators=(",", ":")).encode()
     etag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
     headers = {
         "Cache-Control": "no-store",
@@ -246,6 +252,10 @@ def _answer(request: Request, access: Access, shown: object, status: int = 200) 
     if status == 200 and request.headers.get("if-none-match") == etag:
         return Response(None, 304, headers)
     return Response(body, status, headers, "application/json")
+
+
+def _json(shown: object, **how: Any) -> str:
+    return json.dumps(shown, ensure_ascii=False, allow_nan=False, **how)
 
 
 def _viewer(owner: str | None) -> str:

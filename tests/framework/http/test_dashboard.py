@@ -223,7 +223,7 @@ async def test_the_course_of_time(asyncframe: Probe) -> None:
 async def test_groups(asyncframe: Probe) -> None:
     """The page counts what waits, runs and failed of each function, label and owner, and lists it.
 
-    An owner sees groups of their own tasks alone, and none by owner.
+    It lists by meta too. An owner sees groups of their own tasks alone, and none by owner.
     """
     app, every = FastAPI(lifespan=setup_async_framework), {"X-User": "anna"}
     app.include_router(task_router(owner=caller))
@@ -231,7 +231,7 @@ async def test_groups(asyncframe: Probe) -> None:
 
     @app.post("/send")
     def send_some(label: str, fails: bool) -> None:
-        wait_for_long.options(label=label)()
+        wait_for_long.options(label=label, meta={"order": 2**53 + 1, "share": 7.0})()
         end_as_told.options(label=label)(fails)
 
     async with asyncframe.client(app) as client:
@@ -251,6 +251,8 @@ async def test_groups(asyncframe: Probe) -> None:
         unprintable = await client.get(f"{both}/list?owner=%00")
         listed = await told(f"{both}/list?owner=bert&label=b")
         mine = await told(f"{own}/list?owner=bert&label=b")
+        one, two = [await told(f'{own}/list?meta={{"share":{share}}}') for share in ("7.0", "7")]
+        details = await told(f"{own}/details/{one['rows'][0]['id']}")
         await client.post(
             f"{both}/all/cancel?name=tests.wait_for_long", headers={"X-Requested-With": "x"}
         )
@@ -259,7 +261,8 @@ async def test_groups(asyncframe: Probe) -> None:
     assert sorted(by_owner["groups"]) == [["anna", 0, 0, 1], ["bert", 0, 0, 1]]
     assert alone["groups"] == [["a", 0, 1, 1], ["b", 0, 1, 0]]
     assert (refused.status_code, unprintable.status_code) == (422, 422)
-    assert (listed["total"], mine["total"]) == (2, 2)
+    assert (listed["total"], mine["total"], one["total"], two["total"]) == (2, 2, 2, 0)
+    assert details["view"]["meta"] == {"order": "9007199254740993", "share": "7.0"}
     assert not {row["id"] for row in mine["rows"]} & {row["id"] for row in listed["rows"]}
     asyncframe.expect_failure(end_as_told, ValueError, times=2)
 
@@ -502,6 +505,7 @@ def test_bad_buttons() -> None:
 def test_bad_queries() -> None:
     """What the list cannot be asked for is a mistake of the request."""
     bad = ("limit=0", "limit=201", "offset=-1", "status=lost", f"search={'x' * 256}", "limit=nan")
+    bad += ("meta=[]", "meta={", 'meta={"no name":1}')
     with TestClient(made()) as client:
         found = {query: client.get(f"/tasks/dashboard/list?{query}").status_code for query in bad}
     assert found == dict.fromkeys(bad, 422)

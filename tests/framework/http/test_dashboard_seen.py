@@ -72,7 +72,10 @@ def find(page: Page, text: str) -> Locator:
 
 
 def test_a_task_is_seen_from_start_to_end(page: Page, app: httpx.Client) -> None:
-    """A task appears, its progress moves, and its meta and its result are shown."""
+    """A task appears, its progress moves, and its meta and its result are shown.
+
+    A click on its meta leaves the tasks with the same.
+    """
     task_id = started(app, "/steps/seen")
     row = find(page, task_id)
     expect(row).to_contain_text("Running")
@@ -89,6 +92,17 @@ def test_a_task_is_seen_from_start_to_end(page: Page, app: httpx.Client) -> None
     app.post("/step/seen")
     expect(row).to_contain_text("Completed")
     expect(panel).to_contain_text('"done"')
+    other = started(app, "/steps/other")
+    page.get_by_role("searchbox").fill("key ")
+    expect(row_of(page, "key other")).to_be_visible()
+    panel.get_by_role("button", name="<b>seen</b>").click()
+    expect(row_of(page, "key other")).to_have_count(0)
+    page.reload()
+    expect(row_of(page, "key seen")).to_be_visible()
+    expect(row_of(page, "key other")).to_have_count(0)
+    page.get_by_role("button", name='Show all, not only key: "<b>seen</b>"').click()
+    expect(row_of(page, "key other")).to_be_visible()
+    app.delete(f"/tasks/{other}", headers={"X-Requested-With": "tests"})
 
 
 def test_cancel_and_run_again(page: Page, app: httpx.Client) -> None:
