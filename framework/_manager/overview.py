@@ -5,6 +5,7 @@ Lock order: that of the ledger, whose lock is held while copies are made.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -68,9 +69,10 @@ class Overview:
         with self._ledger.lock:
             return [task for task in candidates if task.status in statuses]
 
-    def is_unstored(self, task: LiveTask) -> bool:
-        """Return whether a task is live, or has just ended and is not in the store yet."""
-        return task.status not in FINAL or self._ledger.store.get(task.task_id) is None
+    def unstored(self, tasks: Iterable[LiveTask]) -> list[LiveTask]:
+        """Return those that are live, or have just ended and are not in the store yet."""
+        find = self._ledger.store.get
+        return [one for one in tasks if one.status not in FINAL or find(one.task_id) is None]
 
     def figures(self) -> dict[str, int]:
         """Return a consistent snapshot of the counters, of all processes that share a store."""

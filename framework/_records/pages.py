@@ -10,8 +10,9 @@ import functools
 import heapq
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any, Final, TypeVar
 
 from framework._records.about.meta import holds
@@ -33,11 +34,13 @@ class Field:
 
     Attributes:
         name: Of the attribute, of that of a `PageQuery`, and of the column in a database.
+        path: The attributes that lead to it, for many records in one step.
         values: All values that there are; empty if any text may be one.
         optional: Whether it may be None; then the index of its column has only the others.
     """
 
     name: str
+    path: str
     values: tuple[Any, ...] = ()
     optional: bool = False
 
@@ -45,13 +48,21 @@ class Field:
         """Return what a task has."""
         return getattr(record, self.name)
 
+    def each(self, records: Iterable[TaskRecord]) -> Iterator[Any]:
+        """Return what each of some tasks has."""
+        return map(attrgetter(self.path), records)
 
-HEADED: Final = (Field("label", optional=True), Field("owner", optional=True), Field("name"))
+
+HEADED: Final = (
+    Field("label", "heading.label", optional=True),
+    Field("owner", "heading.owner", optional=True),
+    Field("name", "heading.name"),
+)
 """The attributes of a `Heading` that a query may give, the one of the fewest tasks first."""
 
 _NAMES: Final = tuple(one.name for one in HEADED)
 
-STATUS: Final = Field("status", values=tuple(TaskStatus))
+STATUS: Final = Field("status", "status", values=tuple(TaskStatus))
 
 FIELDS: Final = {one.name: one for one in (*HEADED, STATUS)}
 """All fields, by name."""
@@ -63,6 +74,10 @@ SEARCHED_HEADING: Final = ("name", "description", "label")
 def key_of(record: TaskRecord) -> Key:
     """Return a task's position in the order, which never changes and is the same everywhere."""
     return record.created_at, str(record.task_id)
+
+
+_KEY: Final = attrgetter("created_at", "task_id")
+"""The same position, for many tasks in one step."""
 
 
 def wall_end(record: TaskRecord) -> float:
@@ -223,7 +238,7 @@ class PageQuery:
 
     def in_order(self, records: Iterable[R]) -> list[R]:
         """Return all *records* in order."""
-        return sorted(records, key=key_of, reverse=not self.oldest_first)
+        return sorted(records, key=_KEY, reverse=not self.oldest_first)
 
     def comes_first(self, one: TaskRecord, other: TaskRecord) -> bool:
         """Return whether *one* comes before *other*."""

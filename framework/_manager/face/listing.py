@@ -234,7 +234,7 @@ def _counts_of(core: Core, query: PageQuery, field: Field) -> dict[Any, int]:
     own = core.overview.counted(query)
     found = Counter[Any](dict.fromkeys(field.values, 0))
     found.update(_Stored(core.ledger).count_by(query, field))
-    found.update(field.of(one) for one in own if core.overview.is_unstored(one))
+    found.update(field.each(core.overview.unstored(own)))
     return dict(found)
 
 
@@ -242,7 +242,7 @@ def _ends_of(core: Core, query: PageQuery, width: float) -> dict[tuple[int, Task
     # First: a task that ends meanwhile is in the store then.
     own, since = core.overview.counted(query), query.ended_since or 0.0
     found = Counter(_Stored(core.ledger).count_ends(query, width))
-    found.update(span_of(one, since, width) for one in own if core.overview.is_unstored(one))
+    found.update(span_of(one, since, width) for one in core.overview.unstored(own))
     return dict(found)
 
 
@@ -250,8 +250,7 @@ def _starts_of(core: Core, query: PageQuery, since: float, width: float) -> dict
     # First: a task that ends meanwhile is in the store then.
     own = core.overview.counted(query)
     found = Counter(_Stored(core.ledger).count_starts(query, since, width))
-    unstored = [one for one in own if core.overview.is_unstored(one)]
-    return found + start_spans(unstored, since, width)
+    return found + start_spans(core.overview.unstored(own), since, width)
 
 
 def _named_page(core: Core, query: PageQuery) -> TaskPage:
@@ -283,7 +282,7 @@ def read_page(core: Core, query: PageQuery) -> TaskPage:
     # First: a task that ends meanwhile is in the store then.
     own, store = core.overview.matching(query), _Stored(core.ledger)
     tasks, place = _tasks_of(core, query, own, store)
-    total = store.count(query) + sum(core.overview.is_unstored(one) for one in own)
+    total = store.count(query) + len(core.overview.unstored(own))
     # What was read is there, even if it was removed before it was counted.
     shown = len(tasks) + (place is not None)
     return TaskPage(

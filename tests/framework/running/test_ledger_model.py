@@ -381,7 +381,7 @@ class LedgerModel(RuleBasedStateMachine):
         assert ids == {one.task.task_id for one in live}
         for one in [*live, *self.kept]:
             assert self.ledger.find(one.task.task_id) is one.task
-            assert self.overview.is_unstored(one.task) is not one.is_final
+            assert self.overview.unstored([one.task]) == [one.task] * (not one.is_final)
 
     @invariant()
     def recorded(self) -> None:
