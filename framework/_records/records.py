@@ -288,7 +288,7 @@ class TaskRecord:
         still_running: Whether its function still runs although the task has ended.
         reason: Why it waits or how it ended: words, or facts that `reasons` puts into words.
         slept: For how many seconds it has waited since its start: for its next attempt, a throttle,
-            a time or a message. Not on workers of a remote engine.
+            a time or a message. Of a task on a remote engine, what that has told of its waits.
         asleep: The monotonic second since which it does; None while it does not.
         last_error: The last attempt's error, while the task waits for the next attempt.
         read: Whether somebody has read its failure.

@@ -36,7 +36,7 @@ def dump_record(record: TaskRecord) -> dict[str, Any]:
     """Return a record as a dict for ``json.dumps``.
 
     It always has ``task_id``, ``name``, ``status`` and ``created_at``. It has ``description``,
-    ``started_at``, ``ended_at``, ``attempts``, ``result``, ``error``, ``reason``,
+    ``started_at``, ``ended_at``, ``slept``, ``attempts``, ``result``, ``error``, ``reason``,
     ``progress``, ``progress_message``, ``cancel_requested``, ``still_running``, ``remote``,
     ``run_again_of``, ``after``, ``owner``, ``label``, ``meta`` and ``arguments`` only if they are
     set. Timestamps are in seconds since the epoch; ``result`` and ``error`` are the texts of
@@ -62,6 +62,7 @@ def dump_record(record: TaskRecord) -> dict[str, Any]:
         "description": record.description,
         "started_at": _seconds(record.wall(record.started)),
         "ended_at": _seconds(record.wall(record.ended)),
+        "slept": record.slept or None,
         "attempts": record.attempts or None,
         "result": encode_result(function, record.result) if completed else None,
         "error": None if error is None else encode_error(error),
@@ -130,6 +131,8 @@ def load_record(facts: Mapping[str, Any], clock: _Times) -> TaskRecord:
         text = facts.get("error")
         record.error = decode_error(text) if text else reported_error(record, record.status, None)
         record.read = True
+    if facts.get("slept"):
+        record.slept = float(facts["slept"])
     if facts.get("after"):
         record.after = After.of(facts["after"])
     for name in _RARE:

@@ -277,8 +277,11 @@ class EngineHost(Protocol):
     def asked_to_cancel(self, task_id: str) -> None:
         """Report that a process, this one or another, has asked to cancel a task."""
 
-    def started(self, task_id: str, at: float, attempt: int) -> None:
-        """Report that a worker has started a task, or another attempt of it."""
+    def started(self, task_id: str, at: float, attempt: int, slept: float = 0.0) -> None:
+        """Report that a worker has started a task, or another attempt of it.
+
+        *slept* is for how many seconds it has waited since its first start, as after `announce`.
+        """
 
     def progress(self, task_id: str, share: float, message: str) -> None:
         """Report the progress of a task, from 0.0 to 1.0."""

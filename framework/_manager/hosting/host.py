@@ -237,7 +237,7 @@ class RemoteHost:
         task_id = str(record.task_id)
         started = record.wall(record.started)
         if started is not None:
-            self.started(task_id, started.timestamp(), record.attempts)
+            self.started(task_id, started.timestamp(), record.attempts, record.slept)
         if record.progress is not None:
             self.progress(task_id, record.progress, record.progress_message)
         ended = record.wall(record.ended)
@@ -275,8 +275,8 @@ class RemoteHost:
         if task is not None and not task.cancel_requested:
             self._ledger.request_cancel(task)
 
-    def started(self, task_id: str, at: float, attempt: int) -> None:
-        """Record the start of a task, or of a further attempt."""
+    def started(self, task_id: str, at: float, attempt: int, slept: float = 0.0) -> None:
+        """Record the start of a task, or of a further attempt, and what it has waited since."""
         task = self._find(task_id)
         if task is None:
             return
@@ -292,6 +292,9 @@ class RemoteHost:
             task.attempts = max(attempt, 1)
             task.bodies = 1
             task.reason = ""
+            task.asleep = None
+            if slept:
+                task.slept = slept
         self._ledger.share(task)
         if task.outbox is not None:
             self._ledger.flush(task)
@@ -305,8 +308,13 @@ class RemoteHost:
     def announce(self, task_id: str, kind: str, delay: float, error: BaseException | None) -> None:
         """Count a retry's or throttle's wait, and send its event."""
         task = self._find(task_id)
-        if task is not None:
-            self._ledger.announce(kind, task, delay, error)
+        if task is None:
+            return
+        with self._ledger.lock:
+            # Until it starts again, or ends.
+            if task.status is TaskStatus.RUNNING and task.asleep is None:
+                task.asleep = self.clock.monotonic()
+        self._ledger.announce(kind, task, delay, error)
 
     def ended(
         self,

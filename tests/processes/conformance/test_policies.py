@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 from framework import RateLimitExceededError, TaskManager, TaskStatus
+from framework._manager.inside import record_of
 from tests.patience import PATIENCE
 from tests.processes.conformance import tasks
 from tests.processes.conformance.backends import Heard
@@ -53,7 +54,7 @@ async def test_retries_run_out(manager: TaskManager) -> None:
 
 
 async def test_delays(manager: TaskManager, heard: Heard) -> None:
-    """Retries have events with the delays of the policy, and are counted."""
+    """Retries have events with the delays of the policy, and are counted; they count as waited."""
     task_id = tasks.flaky(3)
     await heard.event(task_id, "completed")
     told = [event for event in heard.events if event.kind == "retrying"]
@@ -61,6 +62,9 @@ async def test_delays(manager: TaskManager, heard: Heard) -> None:
     assert [str(event.error) for event in told] == ["attempt 1", "attempt 2", "attempt 3"]
     assert manager.get_stats()["retrying"] == 3
     assert heard.of(task_id).count("started") == 1
+    task = await manager.get_task(task_id)
+    assert task is not None and task.duration is not None
+    assert 0.14 - CLOCKS <= record_of(task).slept <= task.duration + CLOCKS
 
 
 async def test_over_the_rate(manager: TaskManager) -> None:

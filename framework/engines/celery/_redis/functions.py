@@ -43,6 +43,10 @@ local function read(...)
   for at = 1, #found do found[at] = found[at] or '' end
   return unpack(found)
 end
+-- Returns for how long a task has waited between its deliveries, now that this wait ends as well.
+local function add_sleep(slept, since)
+  return since == '' and slept or stamp((tonumber(slept) or 0) + now - tonumber(since))
+end
 local function tell(one, kind, ...)
   redis.call('XADD', stream, 'MAXLEN', '~', $REPORTS_KEPT, '*',
     'n', redis.call('INCR', counter), 'k', kind, 'i', one, ...)
@@ -162,12 +166,13 @@ local function release()
   redis.call('ZADD', live, now, id)
 end
 local function finish(status, result, error, reason, ttl)
-  local keeper, copies, attempts, fn = read('keeper', 'copies', 'attempts', 'fn')
+  local keeper, copies, attempts, fn, slept, since =
+    read('keeper', 'copies', 'attempts', 'fn', 'slept', 'asleep')
   redis.call('HSET', task, 'status', status, 'ended', stamp(now), 'result', result,
-    'error', error, 'reason', reason)
+    'error', error, 'reason', reason, 'slept', add_sleep(slept, since))
   if keeper ~= '' then redis.call('ZREM', tasks_of(keeper), id) end
   redis.call('HDEL', task, 'holder', 'until', 'next', 'unsent', 'missing',
-    'keeper', 'due', 'places')
+    'keeper', 'due', 'places', 'asleep')
   redis.call('EXPIRE', task, ttl)
   redis.call('ZREM', live, id)
   local text = status ~= 'completed' and redis.call('HGET', messages, id)

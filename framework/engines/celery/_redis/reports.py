@@ -149,7 +149,8 @@ class Reports:
     def _tell(self, fields: Mapping[str, str]) -> None:
         host, task_id, kind = self._host, fields["i"], fields["k"]
         if kind == "started":
-            host.started(task_id, float(fields["at"]), int(fields["a"]))
+            slept = float(fields.get("sl") or 0.0)
+            host.started(task_id, float(fields["at"]), int(fields["a"]), slept)
         elif kind == "placed":
             self._placed(task_id, fields["l"])
         elif kind == "dropped":
@@ -201,7 +202,8 @@ class Reports:
             self._host.ended(task_id, TaskStatus.INTERRUPTED, self._clock.time(), reason=LOST)
             return
         if facts.get("started"):
-            self._host.started(task_id, float(facts["started"]), int(facts["attempts"]))
+            slept = _slept(facts, self._clock)
+            self._host.started(task_id, float(facts["started"]), int(facts["attempts"]), slept)
         if facts.get("share"):
             self._host.progress(task_id, float(facts["share"]), facts.get("message", ""))
         if TaskStatus(facts["status"]).is_final:
@@ -223,6 +225,7 @@ def record_of(task_id: str, facts: Mapping[str, str], clock: Clock) -> TaskRecor
             "created_at": facts.get("created") or 0.0,
             "started_at": _number(facts, "started"),
             "ended_at": _number(facts, "ended"),
+            "slept": _slept(facts, clock),
             "attempts": int(facts.get("attempts") or 0),
             "error": facts.get("error"),
             "reason": facts.get("reason"),
@@ -243,6 +246,13 @@ def record_of(task_id: str, facts: Mapping[str, str], clock: Clock) -> TaskRecor
         function = registry.find_function(facts.get("fn", ""))
         record.result = decode_result(function, facts["result"])
     return record
+
+
+def _slept(facts: Mapping[str, str], clock: Clock) -> float:
+    """Return for how many seconds a task has waited since its start, until now."""
+    since = _number(facts, "asleep")
+    now = 0.0 if since is None else max(0.0, clock.time() - since)
+    return (_number(facts, "slept") or 0.0) + now
 
 
 def _number(facts: Mapping[str, str], field: str) -> float | None:

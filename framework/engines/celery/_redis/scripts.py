@@ -129,8 +129,8 @@ Until it was sent and has no keeper any more, it is returned again after a while
 START: Final = script("""
 -- ARGV: id, holder, lease, sequence, holder known to be dead, most losses, ttl of a live
 -- hash, ttl of a final one, whether it only waited ('1'), its worker or '', then field, value, ...
-local status, last, holder, cancel, attempts, started =
-  read('status', 'seq', 'holder', 'cancel', 'attempts', 'started')
+local status, last, holder, cancel, attempts, started, slept, since =
+  read('status', 'seq', 'holder', 'cancel', 'attempts', 'started', 'slept', 'asleep')
 if is_final(status) then return {'over', status, 0} end
 if status == '' then
   if redis.call('EXISTS', over) == 1 then return {'over', '', 0} end
@@ -158,15 +158,16 @@ if cancel == '1' then
   return {'over', 'cancelled', 0}
 end
 attempts = tostring((tonumber(attempts) or 0) + (ARGV[9] == '1' and 0 or 1))
+slept = add_sleep(slept, since)
 redis.call('HSET', task, 'status', 'running', 'holder', ARGV[2],
   'until', stamp(now + tonumber(ARGV[3])), 'seq', ARGV[4], 'reason', '',
-  'attempts', attempts, 'started', started == '' and stamp(now) or started)
+  'attempts', attempts, 'started', started == '' and stamp(now) or started, 'slept', slept)
 -- With its holder: a worker of an earlier release says nothing about itself.
 if ARGV[10] ~= '' then redis.call('HSET', task, 'worker', ARGV[2] .. ' ' .. ARGV[10]) end
-redis.call('HDEL', task, 'next', 'unsent', 'keeper', 'missing')
+redis.call('HDEL', task, 'next', 'unsent', 'keeper', 'missing', 'asleep')
 redis.call('EXPIRE', task, ARGV[7])
 redis.call('ZADD', live, now, id)
-tell(id, 'started', 'at', stamp(now), 'a', attempts)
+tell(id, 'started', 'at', stamp(now), 'a', attempts, 'sl', slept)
 return {'run', attempts, 0}
 """)
 """Take a task's lease; see `State.start` for the verdicts."""
@@ -196,7 +197,7 @@ end
 if get('holder') ~= ARGV[2] then return 0 end
 if get('cancel') == '1' then return -1 end
 redis.call('HINCRBY', task, 'seq', 1)
-redis.call('HSET', task, 'next', '1', 'reason', ARGV[7])
+redis.call('HSET', task, 'next', '1', 'reason', ARGV[7], 'asleep', stamp(now))
 redis.call('HDEL', task, 'holder', 'until')
 -- Its message is held back for so long, and is missed by nobody before.
 redis.call('ZADD', live, now + math.max(tonumber(ARGV[5]), 0), id)
