@@ -504,8 +504,8 @@ def test_bad_buttons() -> None:
 
 def test_bad_queries() -> None:
     """What the list cannot be asked for is a mistake of the request."""
-    bad = ("limit=0", "limit=201", "offset=-1", "status=lost", f"search={'x' * 256}", "limit=nan")
-    bad += ("meta=[]", "meta={", 'meta={"no name":1}')
+    bad = ["limit=0", "limit=201", "offset=-1", "status=lost", f"search={'x' * 256}", "limit=nan"]
+    bad += ["meta=[]", "meta={", 'meta={"no name":1}']
     with TestClient(made()) as client:
         found = {query: client.get(f"/tasks/dashboard/list?{query}").status_code for query in bad}
     assert found == dict.fromkeys(bad, 422)

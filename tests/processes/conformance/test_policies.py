@@ -63,7 +63,8 @@ async def test_delays(manager: TaskManager, heard: Heard) -> None:
     assert manager.get_stats()["retrying"] == 3
     assert heard.of(task_id).count("started") == 1
     task = await manager.get_task(task_id)
-    assert task is not None and task.duration is not None
+    assert task is not None
+    assert task.duration is not None
     assert 0.14 - CLOCKS <= record_of(task).slept <= task.duration + CLOCKS
 
 
