@@ -320,9 +320,7 @@ class StepRun:
         await self.waiting(branch, _told(partial(self._write, record, change)))
 
     async def turn(self, branch: Branch, record: StepRecord) -> None:
-        """Wait until the result of a step that is stored may be given; at once to one alone."""
-        if len(self.branches) == 1 and not (self.task.replays or self._standing):
-            return
+        """Wait until the result of a step that is stored may be given."""
         ready = _Ready(record.number, next(self._came), asyncio.get_running_loop().create_future())
         heapq.heappush(self._results, ready)
         self.watch()
@@ -344,7 +342,9 @@ class StepRun:
     def _count(self) -> None:
         assert self._quiet is not None
         self._quiet += 1
-        if self._quiet > QUIET:
+        # Of one branch alone there is no order to keep.
+        alone = len(self.branches) == 1 and not (self.task.replays or self._standing)
+        if self._quiet > (0 if alone else QUIET):
             self._quiet = 0
             while self._results and self._results[0].given.done():
                 heapq.heappop(self._results)
