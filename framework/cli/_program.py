@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -57,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = _run(chosen, screen)
         # Here, where a closed pipe is no error, and not at the exit of the interpreter.
-        sys.stdout.flush()
+        screen.flush()
     except CommandError as error:
         screen.complain(str(error))
         return error.status
@@ -67,8 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # What reads the output, such as head, has enough. Python flushes again at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        screen.drop()  # what reads the output, such as head, has enough
         return GOOD
     return status
 

@@ -36,6 +36,8 @@ class Screen:
     """
 
     def __init__(self, as_json: bool | None) -> None:
+        if sys.stdout is None:  # it was closed before this process began
+            sys.stdout = io.TextIOWrapper(io.FileIO(os.devnull, "w"), encoding="utf-8")
         self._out: TextIO = sys.stdout
         self.as_json = not self._out.isatty() if as_json is None else as_json
         for stream in (sys.stdout, sys.stderr):
@@ -59,6 +61,15 @@ class Screen:
     def write(self, text: str) -> None:
         """Print a line, for people and programs."""
         print(text, file=self._out)
+
+    def flush(self) -> None:
+        """Let everybody see what was printed so far."""
+        self._out.flush()
+
+    def drop(self) -> None:
+        """Print no more, nor what could not be printed: nobody can read it."""
+        # Python flushes once more at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
 
     def complain(self, text: str) -> None:
         """Print what went wrong on standard error."""

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import os
 import signal
-import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -175,9 +174,12 @@ def _ended(frameworks: list[Framework]) -> str:
 
 
 def _say(screen: Screen, text: str) -> None:
-    screen.write(f"asyncframe worker: {text}")
-    # At once, also into a pipe: whoever started it waits for that.
-    sys.stdout.flush()
+    try:
+        screen.write(f"asyncframe worker: {text}")
+        # At once, also into a pipe: whoever started it waits for that.
+        screen.flush()
+    except OSError:  # who reads it has gone, or its disk is full; the tasks go on
+        screen.drop()
 
 
 @contextmanager
