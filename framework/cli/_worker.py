@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -41,6 +41,10 @@ def worker(screen: Screen, arguments: Namespace) -> int:
         raise CommandError(
             f"which app? Name it as for uvicorn, asyncframe worker module:app, or set {APP}", USAGE
         )
+    if os.getpid() == 1:
+        # While it imports the app, nothing else would end it.
+        for one in _SIGNALS:
+            signal.signal(one, _at_once())
     asyncio.run(_work(name, arguments, screen))
     return GOOD
 
@@ -182,6 +186,14 @@ def _say(screen: Screen, text: str) -> None:
         screen.drop()
 
 
+def _at_once() -> Callable[[int, object], object] | signal.Handlers:
+    """Return the handler of a signal that ends this process at once."""
+    if os.getpid() != 1:
+        return signal.SIG_DFL
+    # The first process of a container, which Linux spares what a signal does by default.
+    return lambda number, _: os._exit(128 + number)
+
+
 @contextmanager
 def _signals(stop: asyncio.Event) -> Iterator[None]:
     """Set *stop* at the first signal to end; the second one ends the process at once."""
@@ -189,7 +201,7 @@ def _signals(stop: asyncio.Event) -> Iterator[None]:
 
     def told(*_: object) -> None:
         for one in _SIGNALS:
-            signal.signal(one, signal.SIG_DFL)
+            signal.signal(one, _at_once())
         loop.call_soon_threadsafe(stop.set)
 
     before = {one: signal.signal(one, told) for one in _SIGNALS}
