@@ -18,6 +18,7 @@ PACKAGES = {
     "rabbitmq-server": "rabbitmq-server",
     "redis-server": "redis-server",
     "setpriv": "util-linux",
+    "unshare": "util-linux",
 }
 """Programs that the tests need, and the packages of Debian that bring them."""
 

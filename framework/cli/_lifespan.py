@@ -47,11 +47,16 @@ class Lifespan:
         self._task = asyncio.ensure_future(self._run())
         await self._ask("startup")
 
+    def at_end(self, call: Callable[[], object]) -> None:
+        """Call something once the app has stopped, also if nobody has asked it to."""
+        assert self._task is not None
+        self._task.add_done_callback(lambda _: call())
+
     async def stop(self) -> None:
         """Let the app stop, which has started.
 
         Raises:
-            CommandError: If it fails.
+            CommandError: If it fails, or has stopped by itself.
         """
         await self._ask("shutdown")
         assert self._task is not None

@@ -106,6 +106,8 @@ async def _run(
 ) -> None:
     """Run the app until it is to stop; its frameworks are put into the list."""
     await lifespan.start()
+    # A task group of the app's lifespan may have failed, and no framework runs any more.
+    lifespan.at_end(stop.set)
     try:
         frameworks += _frameworks(name)
         # What the app consists of stays until the process ends. Each look for garbage would go

@@ -23,9 +23,27 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
 closed = FastAPI(lifespan=lifespan)
 
 
+@asynccontextmanager
+async def listening(app: FastAPI) -> AsyncIterator[None]:
+    """Fail while the app runs, as soon as the input has ended."""
+    async with shared_work.app.router.lifespan_context(app), asyncio.TaskGroup() as group:
+        group.create_task(asyncio.to_thread(input))
+        yield
+
+
+listens = FastAPI(lifespan=listening)
+
+
 def make_app() -> FastAPI:
     """Return the app; as under uvicorn, the loop runs."""
     asyncio.get_running_loop()
+    return shared_work.app
+
+
+def asks() -> FastAPI:
+    """Wait for a line before there is an app."""
+    print("asking", flush=True)
+    input()
     return shared_work.app
 
 

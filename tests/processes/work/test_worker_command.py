@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -26,7 +27,8 @@ from framework.http import task_router
 from framework.stores.sql import SQLStore
 from tests.patience import PATIENCE
 from tests.processes.work.working import APP, READY, web, worker
-from tests.serving import ROOT
+from tests.programs import program
+from tests.serving import ROOT, Server
 
 MADE = "tests.processes.apps.made"
 
@@ -161,6 +163,58 @@ def test_the_second_signal(environment: dict[str, str]) -> None:
 
 
 @pytest.mark.extended("processes")
+def test_signals_to_the_first_process_of_a_container(environment: dict[str, str]) -> None:
+    """A signal ends a worker that imports its app, and a second one another, also as process 1."""
+    within = [program("unshare"), "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
+    if subprocess.run([*within, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this user may not make namespaces of processes")
+    ended = 128 + signal.SIGTERM
+
+    def send(one: Server) -> None:
+        (first,) = psutil.Process(one.process.pid).children()
+        first.send_signal(signal.SIGTERM)
+
+    asking = worker(environment, "--factory", app=f"{MADE}:asks", within=within, until="asking")
+    with asking as one:
+        send(one)
+        assert one.wait(PATIENCE) == ended
+    with web(environment) as app, worker(environment, within=within) as one:
+        app.post("/long/1.5")
+        one.wait_for("it has begun")
+        send(one)
+        one.wait_for("is stopping")
+        send(one)
+        assert one.wait(PATIENCE) == ended
+
+
+@pytest.mark.extended("processes")
+def test_an_app_that_ends_by_itself(environment: dict[str, str]) -> None:
+    """A worker whose lifespan fails while it runs ends, and says why."""
+    with worker(environment, app=f"{MADE}:listens") as one:
+        assert one.process.stdin is not None
+        one.process.stdin.close()
+        assert one.wait(PATIENCE) == 1
+        one.wait_for(f"asyncframe: the shutdown of {MADE}:listens has failed: ")
+        one.wait_for("EOFError: EOF when reading a line")
+
+
+@pytest.mark.extended("processes")
+@pytest.mark.parametrize("out", [">/dev/full", ">&-", ">&- 2>&-"])
+def test_output_that_nobody_reads(environment: dict[str, str], out: str) -> None:
+    """A worker goes on whose output is closed, or on a disk that is full."""
+    command = f"{sys.executable} -m framework worker {APP} {out} & echo ready $!; wait $!; echo $?"
+    with (
+        web(environment) as app,
+        worker(environment, within=["sh", "-c", command], until="ready ") as one,
+    ):
+        task_ids = app.post("/many/1")
+        assert app.post("/results", task_ids) == ["open 0"] * 2
+        os.kill(int(one.lines[0].split()[1]), signal.SIGTERM)
+        assert one.wait(PATIENCE) == 0
+        assert one.lines[-1] == "0"
+
+
+@pytest.mark.extended("processes")
 def test_only_some_functions(environment: dict[str, str]) -> None:
     """A worker that is to run some functions leaves the others alone."""
     with web(environment) as app, worker(environment, "--only", "work.loop") as some:
@@ -253,7 +307,7 @@ HABITS = {
     "add --factory",
     "tests.processes.apps.unmade": "'tests.processes.apps.unmade' has no 'app'; "
     "tests.processes.apps.unmade:make_app may return one: a worker takes that with --factory",
-    MADE: f"{MADE!r} has no 'app'; it has {MADE}:closed",
+    MADE: f"{MADE!r} has no 'app'; it has {MADE}:closed, {MADE}:listens",
     f"{MADE}:make_app()": f"{MADE!r} has no 'make_app()'; leave out the brackets and add "
     f"--factory: {MADE}:make_app --factory",
     "tests/processes/apps/made.py:app": "an app must be like module:app, as for uvicorn, not "
@@ -270,7 +324,7 @@ HABITS = {
     "says: name a function that needs none and returns the app; leave --factory out if it is the "
     "app itself",
     f"{MADE}:fails --factory": f"{MADE}:fails() has failed: KeyError: 'NOWHERE' "
-    f"({UNSET.with_name('made.py')}, line 39)",
+    f"({UNSET.with_name('made.py')}, line 57)",
     f"{MADE}:later --factory": f"{MADE}:later is async, but --factory needs a plain function",
     f"{MADE}:nothing --factory": f"{MADE}:nothing() has returned None, which is no app",
 }

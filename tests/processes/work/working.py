@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,11 +19,25 @@ READY = "is ready: process "
 
 
 @contextmanager
-def worker(environment: Mapping[str, str], *options: str, app: str = APP) -> Iterator[Server]:
-    """Run a worker, which is ready; it is killed afterwards if it still runs."""
+def worker(
+    environment: Mapping[str, str],
+    *options: str,
+    app: str = APP,
+    within: Sequence[str] = (),
+    until: str = READY,
+) -> Iterator[Server]:
+    """Run a worker, which is ready; it is killed afterwards if it still runs.
+
+    Args:
+        environment: Added to the environment.
+        options: Of the command.
+        app: The app.
+        within: The program that starts it, and its arguments.
+        until: What it writes once it is ready.
+    """
     made = Server(
         subprocess.Popen(
-            [sys.executable, "-m", "framework", "worker", app, *options],
+            [*within, sys.executable, "-m", "framework", "worker", app, *options],
             cwd=ROOT,
             env={**os.environ, **environment},
             stdin=subprocess.PIPE,
@@ -33,7 +47,7 @@ def worker(environment: Mapping[str, str], *options: str, app: str = APP) -> Ite
         )
     )
     try:
-        made.wait_for(READY)
+        made.wait_for(until)
         yield made
     finally:
         made.close()
