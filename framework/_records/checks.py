@@ -307,10 +307,13 @@ def methods(name: str, part: object, needed: tuple[str, ...]) -> None:
         needed: The methods that it must have.
 
     Raises:
-        TypeError: If a method is missing.
+        TypeError: If a method is missing, or it is a class.
     """
     if part is None:
         return
+    if isinstance(part, type):
+        known = part.__name__
+        raise TypeError(f"{name} must be an object, such as {known}(...), not the class {known}")
     missing = [method for method in needed if not callable(getattr(part, method, None))]
     if missing:
         raise TypeError(

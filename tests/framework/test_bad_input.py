@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -144,6 +145,11 @@ def test_setup_parts() -> None:
         assert error is TypeError
         assert text.startswith(
             f"{parameter} must have the methods of framework.protocols, but 5 lacks {methods}"
+        )
+        error, text = told_by(partial(setup_async_framework, None), **{parameter: Path})
+        assert (error, text) == (
+            TypeError,
+            f"{parameter} must be an object, such as Path(...), not the class Path",
         )
 
 
