@@ -580,6 +580,25 @@ async def test_an_engine_that_commits_by_itself(postgres_url: str) -> None:
         engine.dispose()
 
 
+@pytest.mark.extended("servers")
+async def test_a_transaction_in_two_phases(postgres_url: str) -> None:
+    """A submission notifies nobody in a transaction that PostgreSQL would not prepare then."""
+    engine = sa.create_engine(checked_url(postgres_url))
+    said = list[str]()
+    sa.event.listen(engine, "before_cursor_execute", lambda *given: said.append(given[2]))
+    notified = list[bool]()
+    async with process(postgres_url) as manager:
+        with engine.connect() as connection:
+            for begin in (connection.begin, connection.begin_twophase):
+                said.clear()
+                with begin() as transaction:
+                    await manager.submit(look, (1,), session=connection)
+                    transaction.rollback()
+                notified.append(any("pg_notify" in words for words in said))
+    engine.dispose()
+    assert notified == [True, False]
+
+
 @pytest.mark.extended("time")
 async def test_no_session(sqlite_url: str) -> None:
     """What is no session is refused by its type, and memory as a store by what it cannot do."""

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Final, NoReturn
 
 from sqlalchemy import event, select
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection, Engine, TwoPhaseTransaction
 from sqlalchemy.exc import SQLAlchemyError
 
 from framework._records.records import Restart, TaskRecord
@@ -64,7 +64,9 @@ class AppTransactions:
             raise
         if not inserted:
             self._refuse(None)
-        if not self._hears(session, submissions) and not self._database.dialect.is_local:
+        # One in two phases cannot tell: PostgreSQL would refuse to prepare it.
+        in_two = isinstance(connection.get_transaction(), TwoPhaseTransaction)
+        if not (self._hears(session, submissions) or self._database.dialect.is_local or in_two):
             # It reaches all processes, at the commit.
             connection.execute(select(self._database.dialect.tell("", 0, 0, 0)))
 
