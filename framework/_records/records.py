@@ -112,6 +112,16 @@ class Restart:
             self.started = now
             self.starts += 1
 
+    def come_further(self) -> bool:
+        """Note that it came further than in any process before; return whether that is news.
+
+        Those may have ended before it, but not for its sake.
+        """
+        is_news = self.started is not None and self.starts > 1
+        if is_news:
+            self.starts = 1
+        return is_news
+
     def free_copy(self) -> Restart:
         """Return a copy that is ``free``, to be stored when this process gives the task up."""
         # With the same `written`: the store may be writing the task right now.

@@ -74,6 +74,25 @@ def tell_left_out(task: LiveTask, left: Sequence[StepRecord]) -> None:
         _LOGGER.warning(_LEFT_OUT, task.task_id, task.name, names)
 
 
+def come_further(ledger: Ledger, task: LiveTask, record: StepRecord | None = None) -> None:
+    """Note that the code of a task came further than in any process before.
+
+    That ends the count of processes that ended with it: see `taking_over.MOST_STARTS`.
+
+    Args:
+        ledger: Of the task.
+        task: The task.
+        record: The step that is stored now; None for a wait that goes on.
+    """
+    restart = task.restart
+    if restart is None or (record is not None and record.state == "started"):
+        return
+    with ledger.lock:
+        is_news = restart.come_further()
+    if is_news:
+        ledger.share(task)
+
+
 class Standing:
     """Where the code of a task stands that is to be cancelled there.
 

@@ -27,6 +27,7 @@ from framework._tasks.registry import find_function
 from framework._tasks.wire import decode_error, decode_result, encode_error, encode_result
 from framework.exceptions import FrameworkNotStartedError, TaskNotFoundError
 from framework.steps import _sleeps
+from framework.steps._attempts import come_further
 from framework.steps._bodies import DeclaredStep
 from framework.steps._branches import Branch, current_branch, digest_of
 from framework.steps._matching import Call
@@ -132,6 +133,7 @@ def result_on_a_thread(
         record.answer = _waiting(run, limit)
         if limit is not None or not run.is_recorded:
             run.store_sync(record)
+    come_further(run.sleeps.ledger, run.task)
     wait = Wait(_until(record), result_of(task_id), away=_AWAY)
     found: TaskRecord | Exception
     try:

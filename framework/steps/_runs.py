@@ -42,7 +42,7 @@ from framework.exceptions import (
     StoreUnavailableError,
 )
 from framework.protocols import StepChange, StepStore
-from framework.steps._attempts import Standing, dropped, tell_left_out
+from framework.steps._attempts import Standing, come_further, dropped, tell_left_out
 from framework.steps._bodies import Bodies, DeclaredStep
 from framework.steps._branches import Body, Branch, digest_of, entered
 from framework.steps._matching import PATIENCE, Answer, Call, Held, Matching
@@ -166,10 +166,9 @@ class StepRun:
         root = Branch(self, (), None, ("", None), coroutine)
         self.branches, self._held, self._results = [root], [], []
         self._known.under_way.clear()
-        self._cut_off = []
+        self._cut_off, self._raised = [], []
         self.taking.clear()
         self.sleeps.begin()
-        self._raised = []
         is_changed = any(one.code != self._code for one in self._known.stored)
         answering = [one for one in self._known.stored if one.state != "ended"]
         self._matching = Matching(answering, self.branches, is_changed=is_changed)
@@ -318,6 +317,7 @@ class StepRun:
             MessageCameError: If it was not stored, since a message has come.
         """
         await self.waiting(branch, _told(partial(self._write, record, change)))
+        come_further(self.sleeps.ledger, self.task, record)
 
     async def turn(self, branch: Branch, record: StepRecord) -> None:
         """Wait until the result of a step that is stored may be given."""
@@ -421,6 +421,7 @@ class StepRun:
     def store_sync(self, record: StepRecord, change: StepChange | None = None) -> None:
         """Store a step, and block until it is; see `store`."""
         _block(partial(self._write, record, change))
+        come_further(self.sleeps.ledger, self.task, record)
 
     def _run_sync(
         self, declared: DeclaredStep, record: StepRecord, args: Any, kwargs: Any

@@ -24,6 +24,7 @@ from framework._running.waits.policies import Policies, Sleep
 from framework._tasks.live import LiveTask
 from framework._threads.waiters import LoopSleeper, ThreadSleeper
 from framework.exceptions import TaskCancelledError
+from framework.steps._attempts import come_further
 from framework.steps._branches import Branch
 
 LONG: Final = 60.0
@@ -153,6 +154,8 @@ class Sleeps:
         self._still = _Still(lambda: self._interrupted(branches))
         pause = None if found is None else found[0]
         self._still.sleep = Sleep(self._policies, self._still, reason, suspends=True, pause=pause)
+        # Whatever ends the process now, it is not this task.
+        come_further(self.ledger, self._whose)
         self._still.sleep.__enter__()
         if reason != self._told:
             self._told = reason
@@ -233,6 +236,7 @@ class Sleeps:
         due = clock.monotonic() + min(delay, wait.look_after)
         signalled, sleeper = sleeper is not None, sleeper or ThreadSleeper(clock)
         pause = None if found is None else found[0]
+        come_further(self.ledger, task)
         with Sleep(policies, sleeper, reason, suspends=True, pause=pause) as sleep:
             if reason != self._told:
                 self._told = reason

@@ -32,7 +32,7 @@ from framework._manager.hosting.taking_over import ENOUGH, MOST_STARTS
 from framework._manager.others import other_processes
 from framework._records.records import WAITS, TaskRecord
 from framework.protocols import TaskEvent
-from framework.steps import Message
+from framework.steps import Message, step
 from framework.stores.sql import SQLStore
 from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._shared.site import Pace
@@ -320,6 +320,50 @@ async def test_ends_its_process_each_time(sql_url: str, dies: bool) -> None:
         else:
             assert await asyncio.to_thread(STARTED.wait, PATIENCE)
     assert list(range(1, MOST_STARTS + 1 + (not dies))) == SEEN
+
+
+async def written(manager: TaskManager, task_id: str) -> None:
+    """Wait until the store has written what is known of a task."""
+    ledger, is_written = manager._core.ledger, threading.Event()
+    task = ledger.find(task_id)
+    assert task is not None
+    assert ledger.shared is not None
+    ledger.shared.secure(task, lambda _: is_written.set())
+    assert await asyncio.to_thread(is_written.wait, PATIENCE)
+
+
+@step
+def advance(number: int) -> int:
+    """Run until the end of the test in the process with that number, and end at once in others."""
+    if number == len(SEEN):
+        STARTED.set()
+        GATE.wait(PATIENCE)
+    return number
+
+
+@background_task(on_restart="resume", name="tests.advances")
+def advances() -> list[int]:
+    """Come one step further in each process."""
+    SEEN.append(get_task_manager())
+    return [advance(number) for number in range(MOST_STARTS + 2)]
+
+
+@pytest.mark.extended("time")
+async def test_comes_further_each_time(sql_url: str) -> None:
+    """A task whose processes die with it goes on if a step of it has ended in each of them."""
+    for often in range(MOST_STARTS + 1):
+        async with framework(sql_url) as manager:
+            if not often:
+                task_id = await manager.submit(advances)
+            assert await asyncio.to_thread(STARTED.wait, PATIENCE)
+            STARTED.clear()
+            await written(manager, task_id)
+            bury(sql_url, manager)
+    GATE.set()
+    async with framework(sql_url) as manager:
+        result = await manager.get_result(task_id, timeout=PATIENCE)
+
+    assert result == list(range(MOST_STARTS + 2))
 
 
 async def test_running_and_not_to_run_again(sql_url: str) -> None:
