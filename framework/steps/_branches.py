@@ -202,7 +202,8 @@ def warn_if_lost(name: str) -> None:
         warnings.warn(
             f"step {name} was called on thread {thread.name!r}, which knows of no task, while a "
             "task that goes on from its steps runs: it is a plain call there, and nothing records "
-            "it; call it by asyncio.to_thread(), or run it in contextvars.copy_context()",
+            "it; call it by contextvars.copy_context().run() there, or make it async def if the "
+            "task is, and await it",
             RuntimeWarning,
             stacklevel=3,
         )
