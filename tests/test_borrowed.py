@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 ELSEWHERE = {
     # In the documentation of Python, SQLAlchemy or Celery, in spite of their names.
     *("_getframe", "_current_frames", "_get_running_loop", "_mapping", "_get_current_object"),
-    "_fields",
+    *("_exit", "_fields"),
     # Checked where they are used: by `exits`, and by `repeating` for pytest.
     *("_threads_queues", "_shutdown", "_global_shutdown_lock"),
     *("_report_sections", "_setupstate", "_hookexec", "_initrequest"),
