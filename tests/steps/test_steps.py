@@ -589,7 +589,7 @@ async def on_bare_threads() -> None:
 @pytest.mark.asyncframe(replay_steps="off")
 async def test_a_step_that_has_lost_its_task_is_told(asyncframe: Probe, effects: Effects) -> None:
     """A step that is called on a thread without context runs, and warns, but only beside a task."""
-    with pytest.warns(RuntimeWarning, match=r"^step .*print_label .* copy_context\(\)\.run\(\)"):
+    with pytest.warns(RuntimeWarning, match=r"^step .*print_label .*copy_context\(\)\.run\(\)"):
         await asyncframe.manager.get_result(on_bare_threads())
     await asyncio.get_running_loop().run_in_executor(None, print_label, 2)
 
