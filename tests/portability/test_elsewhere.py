@@ -37,7 +37,9 @@ def test_an_app_elsewhere(system: str, tmp_path: Path) -> None:
 @SYSTEMS
 def test_the_suite_is_collected_elsewhere(system: str) -> None:
     """All tests can be imported there, also those that are skipped when they run."""
-    options = ("-q", "-n0", "-p", "no:cacheprovider", "-m", "", "--collect-only")
+    # The plugin for benchmarks warns of its own in a process of xdist's, where this may run.
+    quiet = ("-q", "-n0", "-p", "no:cacheprovider", "--benchmark-disable")
+    options = (*quiet, "-m", "", "--collect-only")
     there = {**elsewhere(system), "ASYNCFRAME_ALSO": "tests benchmarks"}
     children.python("-m", "pytest", *options, cwd=children.ROOT, env=there, patience=4 * PATIENCE)
 
