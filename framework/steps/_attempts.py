@@ -85,7 +85,8 @@ def come_further(ledger: Ledger, task: LiveTask, record: StepRecord | None = Non
         record: The step that is stored now; None for a wait that goes on.
     """
     restart = task.restart
-    if restart is None or (record is not None and record.state == "started"):
+    # The lock is only taken for one that has started before: each step comes here.
+    if restart is None or restart.starts <= 1 or (record and record.state == "started"):
         return
     with ledger.lock:
         is_news = restart.come_further()

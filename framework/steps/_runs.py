@@ -3,8 +3,8 @@
 Guarantees: a step that is recorded is not run again, but for a deploy that `_code` does not see. A
 result is given to the code of the task only after its step is stored. Results are given one at a
 time, in the order in which the steps ended, in a run that goes on as in the first one: the next one
-after `QUIET` turns of the loop in which the task called no step and none of its branches ended. So
-what comes first in a race comes first in each run.
+after `QUIET` turns of the loop in which the task called no step and none of its branches ended, or
+after one if it has a single branch. So what comes first in a race comes first in each run.
 Relies on: one event loop for each run of an ``async def`` task, on which all is called; a sync task
 calls its steps on its own thread, one after the other.
 Lock order: none is held here.
@@ -49,7 +49,8 @@ from framework.steps._matching import PATIENCE, Answer, Call, Held, Matching
 from framework.steps._sleeps import Sleeps
 
 QUIET: Final = 4
-"""Turns of the loop without a call of a step or an end, after which the next result is given."""
+"""Turns of the loop without a call of a step or an end, after which the next result is given to one
+of several branches."""
 
 
 Told: TypeAlias = Callable[[BaseException | None], object]
