@@ -79,20 +79,6 @@ class Direct:
         """
         return int(self._execute(connection, values, _counted))
 
-    def each(self, connection: Connection, rows: Sequence[Values]) -> None:
-        """Execute it in a transaction with each of some values, one or more.
-
-        Raises:
-            DBAPIError: If the database fails, as SQLAlchemy raises it.
-        """
-        text = self._text(connection.dialect)
-        if text is None:
-            connection.execute(self._statement, rows)
-            return
-        given = [text.given(values) for values in rows]
-        with _driving(connection, text.words, given) as cursor:
-            cursor.executemany(text.words, given)
-
     def _execute(self, connection: Connection, values: Values, take: Callable[[Any], Any]) -> Any:
         text = self._text(connection.dialect)
         if text is None:
