@@ -32,6 +32,7 @@ from framework._records import checks
 from framework._running.log import install_task_fields
 from framework._tasks.current import current_scope
 from framework._tasks.live import Home, Sleeper, current_home
+from framework._tasks.mistakes import explain
 from framework._threads.clock import SystemClock
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.watch.loop_watch import LoopWatch
@@ -331,6 +332,8 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if error is not None:
+            explain(error)
         if self._framework is not None and self._framework.core.ledger.state == "forked":
             # All of it lives in the parent, and so does the loop: nothing could be awaited.
             return

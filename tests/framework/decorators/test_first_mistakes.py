@@ -344,6 +344,15 @@ AS_OTHERS: tuple[tuple[Callable[[], Any], str], ...] = (
 )
 
 
+async def test_calling_as_others_do_is_told_in_a_script() -> None:
+    """So does the error that leaves the framework's block, as in a script or a lifespan."""
+    call, told = AS_OTHERS[0]
+    with pytest.raises(AttributeError) as caught:
+        async with setup_async_framework():
+            call()
+    assert caught.value.__notes__ == [told]
+
+
 def test_calling_as_others_do_is_told(task_manager: TaskManager) -> None:
     """The error of a call as Celery, Dramatiq or Taskiq have it says how to call the task."""
     refused = r"^'function' object has no attribute "
