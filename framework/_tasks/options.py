@@ -174,8 +174,9 @@ class RunOptions(TypedDict, total=False):
     label: Annotated[
         str | Callable[..., str | None] | None,
         'What the task is about, such as ``"order 7"``, to find it by: a text in one line, cut at '
-        "200 characters, or a function of the arguments that returns one, or None. It goes into "
-        "lists, logs and traces. If the function raises an error, the task is not submitted.",
+        "200 characters, and the same for all calls, also with ``{}`` in it; or a function of the "
+        "arguments that returns one, or None. It goes into lists, logs and traces. If the "
+        "function raises an error, the task is not submitted.",
         checks.optional(_label),
     ]
     meta: Annotated[
