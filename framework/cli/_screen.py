@@ -27,6 +27,33 @@ STYLES: Final = {
 ENDLESS: Final = 1_000_000
 """Columns of a line that is not to be cut."""
 
+GAP: Final = 2
+"""Spaces between two columns of a table."""
+
+NARROW: Final = 16
+"""What is left at least to a column of a table that gives way."""
+
+
+def fitted(wanted: Sequence[int], most: int) -> list[int] | None:
+    """Return how wide the columns of a table are on a line that may be too short.
+
+    The last column gives way first, and then the widest of the others.
+
+    Args:
+        wanted: How wide the columns want to be, two or more.
+        most: How long the line is.
+
+    Returns:
+        Their widths; None if the line is too short for the columns that do not give way.
+    """
+    widths = list(wanted)
+    over = sum(widths) + GAP * (len(widths) - 1) - most
+    for place in (-1, widths.index(max(widths[:-1]))):
+        taken = max(0, min(over, widths[place] - NARROW))
+        widths[place] -= taken
+        over -= taken
+    return widths if over <= 0 else None
+
 
 class Screen:
     """Where a command prints.
@@ -101,7 +128,8 @@ class Screen:
     def table(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Print a table for people; the last column takes what is left of the line.
 
-        A line ends where the terminal's does, or at COLUMNS; in a pipe without that, nowhere.
+        A line ends where the terminal's does, or at COLUMNS; in a pipe without that, nowhere. If
+        little is left, a long name goes on below itself.
         """
         if self._has_rich:
             self._rich_table(head, rows)
@@ -109,24 +137,29 @@ class Screen:
             self._plain_table(head, rows)
 
     def _rich_table(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        from rich.cells import cell_len
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
-        table, found = Table(box=None, pad_edge=False, header_style="bold"), list(rows)
-        for place, name in enumerate(head):
-            # Only the last column gives way if the line is too long.
-            last = place == len(head) - 1
-            width = None if last else max(len(row[place]) for row in [head, *found])
-            table.add_column(
-                name, no_wrap=True, min_width=width, overflow="ellipsis" if last else "fold"
-            )
+        found = list(rows)
+        # Without a width it asks for COLUMNS and the terminal's itself.
+        width = None if self._has_width else ENDLESS
+        console = Console(file=self._out, highlight=False, width=width)
+        wanted = [max(map(cell_len, cells)) for cells in zip(head, *found, strict=True)]
+        # Rich itself would take the same from each column, and so the narrow ones whole.
+        widths = fitted(wanted, console.width)
+        if widths is None:
+            self._plain_table(head, found)
+            return
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name, width in zip(head[:-1], widths, strict=False):
+            table.add_column(name, width=width, overflow="fold")
+        table.add_column(head[-1], width=widths[-1], no_wrap=True, overflow="ellipsis")
         for row in found:
             # Not as markup: a name may have brackets.
             table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
-        # Without a width it asks for COLUMNS and the terminal's itself.
-        width = None if self._has_width else ENDLESS
-        Console(file=self._out, highlight=False, width=width).print(table)
+        console.print(table)
 
     def _plain_table(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         found = [head, *rows]

@@ -204,8 +204,13 @@ def test_a_table_in_a_pipe(
     assert [task["task_id"] for task in page.objects] == [written.ids[1], written.ids[0]]
     assert "more" not in run("list", "--table", "--limit", "4", "--store", written.url).out
 
-    monkeypatch.setenv("COLUMNS", "40")
-    assert {len(line) for line in run(*command).out.splitlines()[:3]} == {40}
+    for width in (40, 80):
+        monkeypatch.setenv("COLUMNS", str(width))
+        narrow = run(*command).out.splitlines()[:3]
+        assert max(map(len, narrow)) == width
+        starts = [line.split()[0] for line in narrow]
+        assert starts == ["ID", "invoice-7", written.ids[2][:12]]
+    assert [line.split()[2] for line in narrow] == ["STATUS", "completed", "failed"]
 
 
 # -- show and wait
