@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -68,6 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         screen.drop()  # what reads the output, such as head, has enough
         return GOOD
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        screen.drop()
+        screen.complain(f"the output cannot be written: {error.strerror}")
+        return FOUND
     return status
 
 

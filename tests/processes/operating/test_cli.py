@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import sqlite3
+import subprocess
 import sys
 from contextlib import closing
 from importlib import metadata
@@ -116,6 +117,17 @@ def test_the_script() -> None:
 
 
 # -- list
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+@pytest.mark.extended("processes")
+def test_list_onto_a_full_disk(written: Written) -> None:
+    """Output that has no room on its disk is told of in one line."""
+    command = [sys.executable, "-P", "-m", "framework", "list", "--store", written.url]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    told = "asyncframe: the output cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, told)
 
 
 @pytest.mark.extended("processes")
