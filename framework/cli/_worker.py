@@ -73,8 +73,8 @@ def _checked(only: list[str] | None) -> frozenset[str] | None:
     for name in only:
         if name not in known:
             raise CommandError(
-                f"the app has no function {name!r}{nearest(name, known)}; it has "
-                f"{', '.join(sorted(known)) or 'none'}",
+                f"the app has no function {name!r}; it has "
+                f"{', '.join(sorted(known)) or 'none'}{nearest(name, known)}",
                 USAGE,
             )
     return frozenset(only)
