@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
 from framework.cli._mistakes import CommandError
+from framework.exceptions import StoreUnavailableError
 
 Message: TypeAlias = MutableMapping[str, Any]  # Any: as ASGI says
 ASGIApp: TypeAlias = Callable[
@@ -45,6 +46,8 @@ class Lifespan:
             CommandError: If it does not.
         """
         self._task = asyncio.ensure_future(self._run())
+        # sys.exit() in the app ends the loop, and nobody asks for how the task has ended.
+        self._task.add_done_callback(lambda done: done.cancelled() or done.exception())
         await self._ask("startup")
 
     def at_end(self, call: Callable[[], object]) -> None:
@@ -77,6 +80,8 @@ class Lifespan:
         message = answer.result()
         if message["type"] != f"lifespan.{what}.complete":
             # The message tells of what it raises.
-            await asyncio.gather(self._task, return_exceptions=True)
+            [error] = await asyncio.gather(self._task, return_exceptions=True)
             said = str(message.get("message", "")).strip()
+            if isinstance(error, StoreUnavailableError):
+                said = str(error)  # which says it all, while the message is a long traceback
             raise CommandError(f"the {what} of {self._name} has failed: {said}")

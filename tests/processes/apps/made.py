@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -21,6 +22,17 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
 
 
 closed = FastAPI(lifespan=lifespan)
+
+
+@asynccontextmanager
+async def exiting(_: FastAPI) -> AsyncIterator[None]:
+    """End the process, as an app does that finds its settings wrong."""
+    if "NOWHERE" not in os.environ:
+        sys.exit(7)
+    yield
+
+
+exits = FastAPI(lifespan=exiting)
 
 
 @asynccontextmanager

@@ -282,8 +282,7 @@ WRONG = {
     "tests.processes.apps.shared_work:memory": "tests.processes.apps.shared_work:memory has no "
     "store that other processes share, so there is nothing to take: "
     "setup_async_framework(app, store=SQLStore(url))",
-    f"{APP} --only work.lop": "the app has no function 'work.lop'; did you mean 'work.loop'?; it "
-    "has ",
+    f"{APP} --only work.lop": "the app has no function 'work.lop'; it has ",
     f"{APP} --store tasks.db": "--store must be like 'sqlite:///tasks.db'",
     "tests.processes.apps.shared_work:note": "tests.processes.apps.shared_work:note did not "
     "answer to its startup: TypeError: note() takes 1 positional argument but 3 were given",
@@ -307,7 +306,7 @@ HABITS = {
     "add --factory",
     "tests.processes.apps.unmade": "'tests.processes.apps.unmade' has no 'app'; "
     "tests.processes.apps.unmade:make_app may return one: a worker takes that with --factory",
-    MADE: f"{MADE!r} has no 'app'; it has {MADE}:closed, {MADE}:listens",
+    MADE: f"{MADE!r} has no 'app'; it has {MADE}:closed, {MADE}:exits, {MADE}:listens",
     f"{MADE}:make_app()": f"{MADE!r} has no 'make_app()'; leave out the brackets and add "
     f"--factory: {MADE}:make_app --factory",
     "tests/processes/apps/made.py:app": "an app must be like module:app, as for uvicorn, not "
@@ -324,7 +323,7 @@ HABITS = {
     "says: name a function that needs none and returns the app; leave --factory out if it is the "
     "app itself",
     f"{MADE}:fails --factory": f"{MADE}:fails() has failed: KeyError: 'NOWHERE' "
-    f"({UNSET.with_name('made.py')}, line 57)",
+    f"({UNSET.with_name('made.py')}, line 69)",
     f"{MADE}:later --factory": f"{MADE}:later is async, but --factory needs a plain function",
     f"{MADE}:nothing --factory": f"{MADE}:nothing() has returned None, which is no app",
 }
@@ -350,11 +349,19 @@ def test_a_startup_that_fails(
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """An app that cannot start is told of once, with what it has raised."""
+    """An app that cannot start is told of once, with what it has raised; a store in one line."""
     monkeypatch.setenv("TASKS_URL", sqlite_url)
     assert main(["worker", f"{MADE}:closed"]) == 1
     gc.collect()
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith(f"asyncframe: the startup of {MADE}:closed has failed: Traceback")
     assert said[-1] == "RuntimeError: the database does not answer"
+    with pytest.raises(SystemExit, match=r"^7$"):
+        main(["worker", f"{MADE}:exits"])
+    gc.collect()
     assert caplog.records == []
+    assert main(["worker", APP, "--store", "sqlite:////nowhere/tasks.db"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"asyncframe: the startup of {APP} has failed: SQLStore('sqlite+pysqlite:////nowhere/"
+        "tasks.db') cannot be used: there is no folder /nowhere"
+    )
