@@ -121,7 +121,11 @@ def encode(line: ReplayLine) -> str:
     row = line[:-1] if line.edges else line
     packed = zlib.compress(json.dumps(row, separators=(",", ":")).encode(), 9)
     summed = zlib.crc32(packed).to_bytes(_CHECKSUM, "big") + packed
-    return PREFIX + base64.urlsafe_b64encode(summed).decode().rstrip("=")
+    return PREFIX + _text_of(summed)
+
+
+def _text_of(summed: bytes) -> str:
+    return base64.urlsafe_b64encode(summed).decode().rstrip("=")
 
 
 def decode(text: str) -> ReplayLine:
@@ -163,10 +167,10 @@ def _shortened(text: str) -> str:
 
 
 def _unpacked(text: str) -> ReplayLine:
-    if "+" in text or "/" in text:
-        # Python takes them for "-" and "_".
-        raise ValueError("another alphabet")
-    summed = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    summed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    if _text_of(summed) != text:
+        # Python passes over other characters and the last bits of the last one.
+        raise ValueError("another text for the same bytes")
     packed = summed[_CHECKSUM:]
     if zlib.crc32(packed).to_bytes(_CHECKSUM, "big") != summed[:_CHECKSUM]:
         raise ValueError("another checksum")
