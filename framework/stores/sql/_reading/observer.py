@@ -24,7 +24,7 @@ from framework._records.steps import StepRecord
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import ProcessInfo
 from framework.stores.sql._dialects.chosen import checked_url
-from framework.stores.sql._reading.pages import Live, Pages
+from framework.stores.sql._reading.pages import Live, pages_of
 from framework.stores.sql._reading.roster import Roster, waiting
 from framework.stores.sql._reading.shapes import may_have_rows
 from framework.stores.sql._reading.under_way import FIRST, TaskUnderWay, read_under_way
@@ -40,7 +40,7 @@ from framework.stores.sql._tables.schema import (
     TASKS,
     version_of,
 )
-from framework.stores.sql._tables.statements import Statements
+from framework.stores.sql._tables.statements import statements_of
 from framework.stores.sql._tables.steps import carry, read
 
 OUTSIDE: Final = "it was submitted from outside, and waits for a process that knows its function"
@@ -91,8 +91,8 @@ class Observer:
     def __init__(self, url: str | URL) -> None:
         self._url = checked_url(url)
         self._database = Database(self._url, durable=False)
-        self._statements = Statements(self._database.dialect)
-        self._pages = Pages(self._statements)
+        self._statements = statements_of(self._database.dialect)
+        self._pages = pages_of(self._statements)
         try:
             self._require_file()
             with self._reading() as connection:

@@ -271,6 +271,12 @@ _BY_PROCESS: Final = (
 )
 
 
+@functools.lru_cache
+def pages_of(statements: Statements) -> Pages:
+    """Return what reads by some statements, which all stores of that kind share."""
+    return Pages(statements)
+
+
 def live_in_steps(read: Callable[[Live], list[TaskRow]], after: Live) -> Iterator[list[TaskRow]]:
     """Yield live rows by process, as far as `Pages.live` returns them.
 

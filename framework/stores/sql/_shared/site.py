@@ -15,7 +15,7 @@ from framework.stores.sql._dialects.link import Link
 from framework.stores.sql._shared.membership import GivenUpError, Membership
 from framework.stores.sql._tables.database import Database
 from framework.stores.sql._tables.rows import Written
-from framework.stores.sql._tables.statements import Statements
+from framework.stores.sql._tables.statements import Statements, statements_of
 from framework.stores.sql._tables.turns import Turn
 
 
@@ -114,5 +114,5 @@ def site_of(
     """Return what the parts of a store work with, for a process that enters anew."""
     link = database.link(clock, backlog.wake)
     membership = Membership(database.dialect, link)
-    statements = Statements(database.dialect)
+    statements = statements_of(database.dialect)
     return Site(database, statements, link, membership, backlog, host, clock, pace)

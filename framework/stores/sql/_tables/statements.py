@@ -5,6 +5,7 @@ See `upserts` for what is written, and `Dialect.answer` for what is read.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -72,6 +73,7 @@ _SINCE: Final = (
         ),
     )
     .order_by(TASKS.c.version, TASKS.c.task_id)
+    .limit(bindparam("most"))
 )
 
 
@@ -112,7 +114,7 @@ class Statements:
         self._ended = dialect.answer(
             sa.select(*_WITHOUT_RESULT).where(TASKS.c.task_id.in_(_OLDEST)).order_by(*BY_END)
         )
-        self._since = dialect.answer(_SINCE.limit(CHUNK))
+        self._since = dialect.answer(_SINCE)
         these = TASKS.c.task_id.in_(bindparam("task_ids", expanding=True))
         self._of_ids = dialect.answer(sa.select(*ROW, *_OWN_COLUMNS).where(these))
 
@@ -284,7 +286,7 @@ class Statements:
         Each has its version and process. Rows of *process* itself are left out, unless
         cancellation was requested, or others may change them as well.
         """
-        some = partial(fetch, connection, self._since, process=process)
+        some = partial(fetch, connection, self._since, process=process, most=CHUNK)
         return in_steps(
             lambda last: some(version=last[0], task_id=last[1]),
             (version, ""),
@@ -315,6 +317,12 @@ class Statements:
         """Return the same in the order of the ids, without those that are not there."""
         rows = {row.task_id: row for row in self.of_ids(connection, task_ids)}
         return [rows[task_id] for task_id in task_ids if task_id in rows]
+
+
+@functools.lru_cache
+def statements_of(dialect: Dialect) -> Statements:
+    """Return the statements for one kind of database, which all its stores share."""
+    return Statements(dialect)
 
 
 def fetch(connection: Connection, answer: Answer, **values: Any) -> list[TaskRow]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import attrgetter
@@ -67,6 +68,13 @@ def holding(dialect: Dialect) -> sa.Select[Any]:  # Any: of columns
     return found.order_by(TASKS.c.task_id).with_for_update(read=True)
 
 
+@functools.lru_cache
+def holder(dialect: Dialect) -> Direct:
+    """Return the statement that executes `holding`; its value is ``task_ids``, a JSON list."""
+    return Direct(holding(dialect))
+
+
+@functools.lru_cache
 def adding(dialect: Dialect) -> Direct:
     """Return the statement that stores steps of tasks that live and that a process has.
 

@@ -32,12 +32,11 @@ from sqlalchemy.engine import Connection
 from framework._records.steps import StepRecord
 from framework.exceptions import StepTakenError, StoreUnavailableError
 from framework.protocols import MessageCameError, StepChange
-from framework.stores.sql._dialects.direct import Direct
 from framework.stores.sql._shared.site import Site
 from framework.stores.sql._shared.submissions import Submissions
 from framework.stores.sql._tables.database import FAULTS, Database, why
 from framework.stores.sql._tables.schema import STEPS_OF_TASKS
-from framework.stores.sql._tables.steps import adding, holding, read, row_of
+from framework.stores.sql._tables.steps import adding, holder, read, row_of
 from framework.stores.sql._writing.messages import MessageRows, left, take
 
 _LOGGER = logging.getLogger("asyncframe")
@@ -92,7 +91,7 @@ class StepRows:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.messages = MessageRows(database)
-        self._hold = Direct(holding(database.dialect))
+        self._hold = holder(database.dialect)
         self._add = adding(database.dialect)
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         # What has come while the database failed; of the thread alone.

@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._reading.follower import BREATH, Follower
 from framework.stores.sql._reading.mirror import Mirror
-from framework.stores.sql._reading.pages import Pages
+from framework.stores.sql._reading.pages import pages_of
 from framework.stores.sql._shared import places as _places
 from framework.stores.sql._shared.free import orphans as _orphans
 from framework.stores.sql._shared.free.sharing import Sharing
@@ -71,7 +71,7 @@ class Writer:
         self._backlog = site.backlog
         self._clock = site.clock
         self._pace = site.pace
-        self.pages = Pages(site.statements)
+        self.pages = pages_of(site.statements)
         sharing = Sharing(site)
         self.follower = Follower(site, mirror, sharing)
         self.lines = SharedLines(site, self.follower.cancel)
