@@ -67,6 +67,7 @@ def foreign() -> set[tuple[str, str]]:
     }
 
 
+@pytest.mark.extended("time")
 def test_what_is_not_public_is_checked_or_has_a_default() -> None:
     """A private name of another project is listed by a check, or read with a default.
 

@@ -43,6 +43,8 @@ BACK_ENDS = {
 
 EXAMPLES = {
     "docs/examples/plugin/test_crash_approval.py::": "time",
+    "docs/examples/plugin/test_faults.py::test_two_deliveries_at_the_same_time": "time",
+    "docs/examples/plugin/test_searched_faults.py::": "time",
     "docs/examples/plugin/test_outside.py::test_a_program": "processes",
     "tests/docs/test_examples.py::test_example[requeued]": "time",
     "tests/docs/test_examples.py::test_example[subprocess_engine]": "processes",

@@ -23,6 +23,7 @@ JOURNEYS = [*IN_APPS, *IN_TESTS]
 # ------------------------------------------------------------------ rooms
 
 
+@pytest.mark.extended("time")
 def test_the_plugin_uses_public_modules() -> None:
     """The library imports nothing of the plugin, and the plugin only what the map shows of it."""
     across = {(a, b) for a, b in imports() if a.split("/")[0] != b.split("/")[0]}
@@ -43,6 +44,7 @@ def test_pictures_are_drawn_from_the_code() -> None:
     assert outdated == [], "run python -m tests.docs.pictures, and look at the pictures"
 
 
+@pytest.mark.extended("time")
 def test_a_picture_has_a_dot_for_each_import() -> None:
     """A picture has as many squares as rooms, as many dots as imports, and no line goes up."""
     for package in PACKAGES:
@@ -68,6 +70,7 @@ def test_the_page_shows_each_picture() -> None:
     assert [name for name in drawn if f'"{name}"' not in page] == []
 
 
+@pytest.mark.extended("time")
 def test_the_page_reads_the_picture_right() -> None:
     """The room that the page takes as an example imports the rooms that it names."""
     page = " ".join(PAGE.read_text("utf-8").split())

@@ -78,6 +78,7 @@ def test_pages_are_found() -> None:
     assert {"README.md", "README.zh.md", "docs/index.md", "docs/tutorial.md", *guides} <= found
 
 
+@pytest.mark.extended("time")
 def test_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer is to a question, has 150 words, is three clicks away, and its code runs."""
     near = {DOCS / "index.md"}

@@ -95,6 +95,7 @@ def test_no_attribute_is_a_private_name_of_the_framework() -> None:
     ] == []
 
 
+@pytest.mark.extended("time")
 def test_no_string_is_a_private_name_of_the_framework() -> None:
     """No string, as for getattr(), is a private name that the plugin does not define itself."""
     private = defined(framework) - defined(pytest_asyncframe) - SHARED

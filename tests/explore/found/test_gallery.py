@@ -37,6 +37,12 @@ RACES: dict[str, tuple[Level, int]] = {
 }
 """The files in the order of the page, the first level that finds their race, and the most runs."""
 
+LONG = {
+    *("oversell_by_test_client", "retry_beside_its_cancelled_self", "deep_window"),
+    *("double_checked_start", "locks_in_two_orders", "edge_of_a_throttle", "oversell_by_def_route"),
+}
+"""Those that take more than half a second to find."""
+
 
 class Marked:
     """A plugin that explores all tests in one way, whatever their markers say."""
@@ -78,7 +84,13 @@ def test_the_page() -> None:
     assert [(level, int(most)) for level, most in rows] == list(RACES.values())
 
 
-@pytest.mark.parametrize("name", RACES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.extended("time")) if name in LONG else name
+        for name in RACES
+    ],
+)
 def test_a_race_is_found(pytester: pytest.Pytester, name: str) -> None:
     """The default policy finds the race in time, and not in the default order."""
     level, most = RACES[name]

@@ -65,6 +65,7 @@ def pairs(log: list[Event], locked: Collection[str] = ()) -> set[tuple[str, str]
     }
 
 
+@pytest.mark.extended("time")
 @pytest.mark.parametrize(
     ("app", "locked"),
     # Where a line names a queue in C, it is taken for one that has a lock.

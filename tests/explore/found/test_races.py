@@ -194,6 +194,7 @@ def test_benign(pytester: pytest.Pytester, name: str) -> None:
     run(pytester, asked(marker)).assert_outcomes(passed=1)
 
 
+@pytest.mark.extended("time")
 def test_a_hint(pytester: pytest.Pytester) -> None:
     """Without races=True a pass names them where pytest is verbose, at no cost of a run."""
     hint = "*PASSED (*, none fails; may race: test_it.cache*at test_it.py:9 and test_it.py:10, *)*"
@@ -205,6 +206,7 @@ def test_a_hint(pytester: pytest.Pytester) -> None:
     assert "may race" not in str(run(pytester, correct, "-v").stdout)
 
 
+@pytest.mark.extended("time")
 def test_nothing_follows_lines(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where another tool follows all lines, races=True fails the test, and a hint is left out."""
     if sys.version_info >= (3, 12):
@@ -319,6 +321,7 @@ def test_what_was_used_again():
 """
 
 
+@pytest.mark.extended("time")
 def test_what_is_used_again(pytester: pytest.Pytester) -> None:
     """Identifiers of threads and addresses of objects come again, in one test and in the next."""
     result = run(pytester, AGAIN, "-rP")

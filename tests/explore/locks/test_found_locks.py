@@ -267,6 +267,7 @@ def test_cycles_and_large_containers(app: Any, tmp_path: Path) -> None:
         assert [type(one) is ModelLock for one in app.many[-2:]] == [True, False]
 
 
+@pytest.mark.extended("time")
 def test_an_explored_test_uses_its_modules_locks(pytester: pytest.Pytester) -> None:
     """Tasks that hold a lock of their module over a point never block the process."""
     source = """

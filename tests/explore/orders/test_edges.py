@@ -241,6 +241,7 @@ def handed(probe: Probe, log: list[Any]) -> None:
     probe.run_until_idle()
 
 
+@pytest.mark.extended("time")
 @pytest.mark.parametrize("body", [observed, handed, reporting((2, 1))])
 def test_equal_outcomes(body: Body) -> None:
     """All that may happen is the same as with points at each start and end."""
@@ -282,6 +283,7 @@ def test_shop(asyncframe):
 """
 
 
+@pytest.mark.extended("time")
 def test_a_race_with_a_start_is_found(pytester: pytest.Pytester) -> None:
     """A task that must not start before another one has looked is found, and replayed."""
     result = run(pytester, STARTED.format(looks="True"), *PLAIN)

@@ -55,6 +55,7 @@ def deviations(model: Model, most: int, runs: int = RUNS) -> list[tuple[tuple[in
 # -- what it finds
 
 
+@pytest.mark.extended("time")
 def test_the_gallery_is_found() -> None:
     """Each race of the gallery is found within 200 runs; the default schedule has none of them."""
     by_default = [race for race, model in GALLERY.items() if ran(model, Default()).failed]

@@ -111,6 +111,7 @@ def all_runs(model: Model, policy: Policy) -> list[Ran]:
     return list(explored(model, policy, most=20 * TOO_MANY))
 
 
+@pytest.mark.extended("time")
 @small
 @given(scripts, st.none() | st.integers(0, 3))
 def test_each_schedule_runs_once(scripts: list[list[str]], most: int | None) -> None:

@@ -254,6 +254,7 @@ async def test_sale(asyncframe):
 """
 
 
+@pytest.mark.extended("time")
 def test_what_comes_after_the_failure_is_not_replayed(pytester: pytest.Pytester) -> None:
     """Choices that were made while a failed test was torn down are not in its line."""
     option = replay_line(run(pytester, EARLY))
@@ -276,6 +277,7 @@ def test_a_schedule_that_passes_now_says_so(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*PASSED (the schedule of the replay line does not fail)*"])
 
 
+@pytest.mark.extended("time")
 def test_a_line_finds_its_test(pytester: pytest.Pytester) -> None:
     """Among several explored tests the one of the line is run, and no other."""
     twins = RACY + CORRECT.removeprefix(RACE).replace("test_sale", "test_twin")
@@ -309,6 +311,7 @@ def test_a_damaged_line_ends_the_run(pytester: pytest.Pytester) -> None:
 # ------------------------------------------------------------------ determinism
 
 
+@pytest.mark.extended("time")
 def test_a_deterministic_test_passes_the_check(pytester: pytest.Pytester) -> None:
     """With --asyncframe-check-determinism a test that does the same twice passes."""
     run(pytester, CORRECT, "--asyncframe-check-determinism").assert_outcomes(passed=1)

@@ -165,6 +165,7 @@ def test_other_tests_look_as_before(pytester: pytest.Pytester) -> None:
     result.stdout.re_match_lines([r"test_it\.py::test_sum PASSED +\[100%\]"])
 
 
+@pytest.mark.extended("time")
 def test_the_time_of_all_runs_is_shown(pytester: pytest.Pytester) -> None:
     """The duration of the call is that of the whole exploration."""
     source = "import time\nTIMES = []\n" + CORRECT.replace(
@@ -235,6 +236,7 @@ def test_a_race_can_be_expected(pytester: pytest.Pytester) -> None:
     run(pytester, RACY.replace("async def test_sale", strict)).assert_outcomes(xfailed=1)
 
 
+@pytest.mark.extended("time")
 def test_a_race_that_was_expected_and_is_not_there_fails(pytester: pytest.Pytester) -> None:
     """A strict xfail fails if no schedule does, and says how many there were."""
     strict = "@pytest.mark.xfail(strict=True, reason='sells twice')\nasync def test_sale"
@@ -243,6 +245,7 @@ def test_a_race_that_was_expected_and_is_not_there_fails(pytester: pytest.Pytest
     result.stdout.re_match_lines([r"\[XPASS\(strict\)\] sells twice", r".* none fails\."])
 
 
+@pytest.mark.extended("time")
 def test_a_pass_that_was_not_expected_is_no_proof(pytester: pytest.Pytester) -> None:
     """A race that may be there, and is not, is an unexpected pass as without the marker."""
     loose = "@pytest.mark.xfail(strict=False)\nasync def test_sale"
@@ -384,6 +387,7 @@ def test_properties_and_output_are_those_of_one_run(pytester: pytest.Pytester) -
     assert last.capstdout == "sold\n"
 
 
+@pytest.mark.extended("time")
 def test_a_warning_is_shown_once(pytester: pytest.Pytester) -> None:
     """A warning that each run gives is shown once."""
     source = "import warnings\n" + CORRECT.replace(
@@ -402,6 +406,7 @@ NOISY = CORRECT.replace(
 ).replace("import pytest", "import logging\nimport pytest", 1)
 
 
+@pytest.mark.extended("time")
 def test_only_the_first_and_the_last_run_are_shown(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -467,6 +472,7 @@ def test_workers_of_xdist_explore_the_same_schedules(pytester: pytest.Pytester) 
     spread.stdout.re_match_lines([r"\[gw\d\] \[ *\d+%\] PASSED \(.*none fails\) test_it.*"])
 
 
+@pytest.mark.extended("time")
 def test_the_order_of_tests_does_not_matter(pytester: pytest.Pytester) -> None:
     """Random order and seeds of pytest-randomly change nothing in what is explored."""
     source = "import random\nDRAWN = []\n" + CORRECT.replace(
@@ -488,6 +494,7 @@ def test_the_first_failure_ends_the_session(pytester: pytest.Pytester) -> None:
     run(pytester, source, "-x").assert_outcomes(failed=1)
 
 
+@pytest.mark.extended("time")
 def test_a_long_exploration_shows_where_it_is(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -123,6 +123,7 @@ def test_errors_in_garbage_are_those_of_their_run(pytester: pytest.Pytester) -> 
     assert "passed." not in str(result.stdout)
 
 
+@pytest.mark.extended("time")
 def test_errors_in_garbage_are_warnings(pytester: pytest.Pytester) -> None:
     """What is raised when a run's garbage is freed is a warning, as without the marker."""
     run(pytester, LITTER, "-Wdefault").assert_outcomes(passed=1, warnings=1)

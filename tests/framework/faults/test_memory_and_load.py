@@ -205,6 +205,7 @@ async def test_g5_a_submitter_that_is_cancelled_while_waiting_leaks_no_place() -
         assert await manager.submit(int, wait=True) == 0
 
 
+@pytest.mark.extended("time")
 def test_g6_keys_of_a_throttle_are_forgotten_once_their_window_has_passed(
     task_manager: TaskManager, task_clock: VirtualClock
 ) -> None:

@@ -192,6 +192,7 @@ def test_a_mounted_app_with_a_framework_of_its_own_uses_that() -> None:
         assert set(client.get("/child/task").json()) == {id(child.state.task_manager)}
 
 
+@pytest.mark.extended("time")
 def test_many_lifespans_leave_no_thread_and_no_memory(caplog: pytest.LogCaptureFixture) -> None:
     """After thirty starts and stops no thread, no manager and no memory is left."""
     # pytest keeps each line of a test, and functions of other tests may cause one at each start.

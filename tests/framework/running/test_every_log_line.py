@@ -118,6 +118,7 @@ def written() -> Iterator[io.StringIO]:
     logger.setLevel(before)
 
 
+@pytest.mark.extended("time")
 def test_all_loggers_escape() -> None:
     """The framework has one logger; the pool's, as in Python's own, says fixed texts only."""
     names, fixed = set(), []

@@ -52,6 +52,7 @@ def shop() -> FastAPI:
     return app
 
 
+@pytest.mark.extended("time")
 @in_modes
 def test_a_loop_without_a_sleep(asyncframe: Probe, mode: str) -> None:
     """A test that asks until its tasks have ended ends, soon after they have."""

@@ -96,6 +96,7 @@ def test_a_module_holds(pytester: pytest.Pytester, module: str, many: int) -> No
     result.stdout.fnmatch_lines(["*PASSED (all * crash points, none fails)*"] * many)
 
 
+@pytest.mark.extended("time")
 def test_a_failure_is_repeated_by_its_line(gallery: pytest.Pytester) -> None:
     """The line of a failure runs the test once, with that crash, and it fails in the same way."""
     name, crash = "test_bug[step that is not idempotent]", "after ship, before its commit #1"

@@ -77,6 +77,7 @@ class Calls:
         return self._submit(title)
 
 
+@pytest.mark.extended("time")
 async def test_at_the_same_moment(sql_url: str) -> None:
     """Of requests with one key at several processes, one runs the route, and all get its id."""
     calls = Calls(make_report)

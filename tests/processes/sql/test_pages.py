@@ -229,6 +229,7 @@ def many(peer: Peer, count: int) -> list[TaskRecord]:
     return tasks
 
 
+@pytest.mark.extended("time")
 def test_lists_are_those_of_records(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page and its total are what the records themselves say, by every filter and search.
 
@@ -401,6 +402,7 @@ def plan_of(connection: Any, statement: Any, query: PageQuery, **more: float) ->
     return [row[-1] for row in found]
 
 
+@pytest.mark.extended("time")
 def test_a_page_reads_few_rows(sqlite_url: str) -> None:
     """The steps that SQLite takes for a page depend on neither the rows nor the page."""
     queries = [

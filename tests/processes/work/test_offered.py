@@ -236,6 +236,7 @@ async def test_durable(sqlite_url: str) -> None:
         assert [task_id in web.get_active_tasks(), web.get_stats()["pending"]] == [True, 2]
 
 
+@pytest.mark.extended("time")
 async def test_many_at_once(sql_url: str) -> None:
     """More than a batch that are submitted together are one transaction, and each is run once."""
     many = 600

@@ -281,6 +281,7 @@ def run(url: str, seed: int, steps: int) -> Counter[bool]:
     return seen
 
 
+@pytest.mark.extended("time")
 def test_what_is_not_held_is_known(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever happens to many waiting tasks, all processes list and count the same.
 

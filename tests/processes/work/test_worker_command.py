@@ -228,6 +228,7 @@ def test_only_some_functions(environment: dict[str, str]) -> None:
         assert "work.loop from SQLStore(" in some.wait_for(READY)
 
 
+@pytest.mark.extended("time")
 def test_who_sees_the_processes(sqlite_url: str) -> None:
     """Whoever sees all tasks sees the processes of the store, and an owner sees none."""
     app = FastAPI(lifespan=setup_async_framework(max_workers=3, store=SQLStore(sqlite_url)))

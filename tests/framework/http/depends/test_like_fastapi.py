@@ -119,6 +119,7 @@ def sign(fn: Any, dependencies: dict[str, Any]) -> None:
     )
 
 
+@pytest.mark.extended("time")
 @pytest.mark.asyncframe(mode="threads", lost_failures="off")
 @settings(max_examples=40)
 @given(data=st.data(), drawn=graphs, fails=st.booleans())

@@ -58,6 +58,7 @@ def on_a_thread(client: str = Depends(get_client)) -> str:
     return client
 
 
+@pytest.mark.extended("time")
 @pytest.mark.interleave(seeds=60, policy="mixed", level=LEVEL)
 async def test_cancelled_at_any_moment(asyncframe: Probe) -> None:
     """A coroutine that is cancelled at some moment has closed what it had opened by then."""
