@@ -397,7 +397,7 @@ def test_slice_that_fails_is_repeated(sql_url: str, monkeypatch: pytest.MonkeyPa
         assert one.ids() == [task.task_id]
 
 
-def test_slices_fit_the_database(sql_url: str) -> None:
+def test_slices_fit_the_database(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A transaction that deletes slowly is followed by smaller ones, a quick one by larger ones."""
     with peers(sql_url, 1) as (peer,):
         peer.finished(40)
@@ -408,7 +408,7 @@ def test_slices_fit_the_database(sql_url: str) -> None:
             peer.clock.pass_time(0.05 if most > 40 else 0.006 if most > 20 else 0.001)
             return remove(connection, bound, min(most, 4))
 
-        peer.writer.statements.remove = slow  # type: ignore[method-assign]  # a spy
+        monkeypatch.setattr(peer.writer.statements, "remove", slow)
         peer.writer.batches._rest = pauses.append  # a spy
         peer.writer.remove(START + 100.0)
         peer.writer.batches.write()
