@@ -18,13 +18,11 @@ def test_costs_of_a_queue() -> None:
     """Workers take tasks that waited, that come one by one, and after pauses, each of them once."""
     found = queues.Found()
     with databases("sqlite") as places:
-        queues.measured("ours", next(places), 2, queues.CASES[1], 100, found, starts=3)
+        # Linux counts CPU time in hundredths of a second, of which few tasks may take none.
+        queues.measured("ours", next(places), 2, queues.CASES[1], 300, found, starts=3)
 
     assert list(found.costs) == [("backlog", 2), ("one by one", 2)]
-    for (first,) in found.costs.values():
-        assert first.rate > 0
-        # Linux counts CPU time in hundredths of a second: one of the two may have taken less.
-        assert first.workers + first.submits > 0
+    assert all(part > 0 for costs in found.costs.values() for part in costs[0]._replace(server=1.0))
     assert {case: len(times) for case, times in found.starts.items()} == {"start": 3, "stream": 3}
     assert all(min(times) > 0 for times in found.starts.values())
 
