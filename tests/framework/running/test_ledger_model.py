@@ -478,6 +478,6 @@ class SharedLedgerModel(LedgerModel):
 
 
 TestLedger = LedgerModel.TestCase
-TestLedger.settings = settings(explored, max_examples=30, stateful_step_count=STEPS)
+TestLedger.settings = settings(explored, max_examples=60, stateful_step_count=STEPS)
 TestSharedLedger = SharedLedgerModel.TestCase
 TestSharedLedger.settings = TestLedger.settings
