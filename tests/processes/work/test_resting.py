@@ -25,7 +25,7 @@ from framework import (
 from framework._threads.clock import SystemClock
 from framework.protocols import TaskEvent
 from tests.patience import PATIENCE
-from tests.processes.work.test_requeue import STATUSES, bury, framework, known
+from tests.processes.work.test_requeue import STATUSES, bury, framework, known, written
 
 pytestmark = pytest.mark.extended("time")
 
@@ -178,6 +178,7 @@ async def test_its_process_is_given_up(sql_url: str) -> None:
     async with framework(sql_url) as first:
         task_id = (await rests(first, ask_slowly)).task_id
         FAILS.clear()
+        await written(first, task_id)
         async with framework(sql_url) as second:
             bury(sql_url, first)
             assert await second.get_result(task_id, timeout=PATIENCE) == 2
@@ -358,6 +359,7 @@ async def test_its_turn_in_another_process(sql_url: str, fn: Any) -> None:
     """If its process stands still or dies, another one begins it when its turn has come."""
     async with framework(sql_url) as first:
         (task_id,) = await stands(first, fn)
+        await written(first, task_id)
         async with framework(sql_url) as second:
             bury(sql_url, first)
             await second.get_result(task_id, timeout=PATIENCE)
