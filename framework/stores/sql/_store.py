@@ -154,7 +154,10 @@ class SQLStore:
         except BaseException as error:
             self._database.close()
             if isinstance(error, FAULTS):
-                raise StoreUnavailableError(f"{self!r} cannot be used: {why(error)}") from error
+                # Where in its driver it failed fills a screen, and says nothing of the database.
+                error.__cause__, error.__suppress_context__ = None, True
+                cause = error.with_traceback(None)
+                raise StoreUnavailableError(f"{self!r} cannot be used: {why(error)}") from cause
             raise
         self._open = True
 

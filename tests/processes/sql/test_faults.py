@@ -6,6 +6,7 @@ import logging
 import re
 import sqlite3
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -442,7 +443,7 @@ def test_store_cannot_be_opened(tmp_path: Path) -> None:
 
 
 def test_file_is_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that is no database is refused, with what SQLite says of it."""
+    """A file that is no database is refused with what SQLite says of it, not where in a driver."""
     monkeypatch.setattr("framework.stores.sql._shared.opening.OPEN_PATIENCE", 0.05)
     file = tmp_path / "notes.txt"
     file.write_text("no database\n" * 1_000)
@@ -452,7 +453,9 @@ def test_file_is_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         match=r"^SQLStore\('sqlite.+'\) cannot be used: file is not a database$",
     ) as caught:
         store.open(Host(TestClock()))
-    assert isinstance(caught.value.__cause__, sa.exc.SQLAlchemyError)
+    cause = caught.value.__cause__
+    assert isinstance(cause, sa.exc.SQLAlchemyError)
+    assert len(traceback.format_exception(cause)) == 1
     assert file.read_text().startswith("no database")
 
 
