@@ -21,21 +21,24 @@ from framework.exceptions import StoreUnavailableError
 Command = Callable[[Source, Screen, argparse.Namespace], int]
 
 _ABOUT: Final = """\
-Look at the tasks of an app from outside, in the store that its processes share.
+Look at the tasks of an app from outside, in the store its processes share.
 
-On a terminal the output is for people; into a pipe or a file, and with --json, it is JSON, one
-object a line. The beginning of an id is enough if no other id begins with it."""
+On a terminal the output is for people; into a pipe or a file, and with --json,
+it is JSON, one object a line. The beginning of an id is enough if no other id
+begins with it."""
 
 _END: Final = f"""\
-environment: {STORE} and {APP} stand for --store and --app, if neither is given.
-exit status: 0 if all is well; 1 if something was not found or is not as asked; 2 for wrong usage.
+environment: {STORE} and {APP} stand for --store and --app,
+if neither is given.
+exit status: 0 if all is well; 1 if something was not found or is not as asked;
+2 for wrong usage.
 
 for example:
   asyncframe list --app shop:app --status failed
-  asyncframe list --store sqlite:///tasks.db --name mail --limit 100 | jq -r .task_id
+  asyncframe list --store sqlite:///tasks.db --name mail | jq -r .task_id
   asyncframe wait 3f2a --app shop:app && echo done
   python -m framework doctor module:celery_app
-  python -m framework.example                 serves an example app on 127.0.0.1:8000"""
+  python -m framework.example           serves an example app on 127.0.0.1:8000"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -141,8 +144,9 @@ def _add_tasks(add: Callable[[str, Command, str], argparse.ArgumentParser]) -> N
     listing.add_argument(
         "--status",
         action="append",
-        choices=[str(one) for one in TaskStatus],
-        help="only tasks with this status; may be given more than once",
+        choices=(statuses := [str(one) for one in TaskStatus]),
+        metavar="STATUS",
+        help=f"only tasks with this status: {', '.join(statuses)}; may be given more than once",
     )
     listing.add_argument(
         "--name", help="only tasks of this name, or of the one that ends with it after a dot"

@@ -337,9 +337,10 @@ def program(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str
 
 @pytest.mark.extended("processes")
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
-    """Asked for help, or for nothing, the command line says what there is and succeeds."""
+    """Asked for help, or for nothing, the command line says in 79 columns what there is."""
     done = program("framework", "--help")
     assert done.stderr == ""
+    assert max(map(len, done.stdout.splitlines())) < 80
     assert "python -m framework.example" in done.stdout
     assert "python -m framework doctor module:celery_app" in done.stdout
     shown = []
