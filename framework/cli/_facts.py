@@ -82,7 +82,7 @@ def moment(stamp: str | None) -> str:
     """Return a timestamp in the time zone of this machine; "" for None."""
     if stamp is None:
         return ""
-    return f"{datetime.fromisoformat(stamp).astimezone():%Y-%m-%d %H:%M:%S}"
+    return f"{datetime.fromisoformat(stamp).astimezone():%Y-%m-%d %H:%M:%S %Z}"
 
 
 def lines_of(facts: dict[str, Any], process: str) -> list[tuple[str, str]]:

@@ -230,7 +230,7 @@ def test_a_table_in_a_pipe(
 
 @pytest.mark.extended("processes")
 def test_one_task(run: Any, written: Written) -> None:
-    """A task is found by its id, or by the beginning of it."""
+    """A task is found by its id, or by the beginning of it; times are shown with their zone."""
     for command in ("show", "wait"):
         for start in (written.ids[0], written.ids[0][:12]):
             said = run(command, start, "--store", written.url)
@@ -238,6 +238,8 @@ def test_one_task(run: Any, written: Written) -> None:
             assert said.objects[0]["task_id"] == written.ids[0]
         found = run(command, "invoice", "--store", written.url).objects[0]["task_id"]
         assert found == "invoice-7"
+    shown = run("show", "invoice", "--store", written.url, "--table").out
+    assert re.search(r"^submitted +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \S", shown, re.MULTILINE)
 
 
 @pytest.mark.extended("processes")
