@@ -74,5 +74,8 @@ _AWAITED_ID: Final = (
     "a background task returns its id at once, without 'await': get the result with "
     "'await get_task_manager().get_result(task_id)', or decorate it with async_task"
 )
-_OF_OTHERS: Final = ("delay", "apply_async", "send", "send_with_options", "kiq", "defer")
-"""What submits a task of Celery, Dramatiq, Taskiq or Procrastinate."""
+_OF_OTHERS: Final = (
+    *("delay", "apply_async", "send", "send_with_options"),
+    *("kiq", "defer", "enqueue", "submit"),
+)
+"""What submits a task of Celery, Dramatiq, Taskiq, Procrastinate, RQ or Prefect."""

@@ -339,7 +339,7 @@ AS_OTHERS: tuple[tuple[Callable[[], Any], str], ...] = (
             lambda name=name: getattr(count, name)(1),
             "call the function itself: count(...); with options: count.options(delay=3)(...)",
         )
-        for name in ("send", "kiq")
+        for name in ("send", "kiq", "enqueue", "submit")
     ),
 )
 
