@@ -45,6 +45,7 @@ from framework._tasks.functions import (
 )
 from framework._tasks.injection import signature_of_task
 from framework._tasks.live import LiveTask, adopt_state, copy_record, live
+from framework._tasks.mistakes import explain
 from framework._tasks.options import NORMAL
 from framework._threads import user_threads
 from framework._threads.courier import Courier
@@ -80,6 +81,7 @@ __all__ = [
     "call_to_replay",
     "deliver_again",
     "driver_of",
+    "explain",
     "follow",
     "function_name",
     "is_caller",

@@ -43,10 +43,33 @@ def users_part(traceback: TracebackType | None) -> TracebackType | None:
     """
     step, whole = traceback, None
     while step is not None and not is_users(step.tb_frame.f_code):
-        if not step.tb_frame.f_code.co_filename.startswith(_OWN):
+        if not is_own(step.tb_frame.f_code):
             whole = traceback
         step = step.tb_next
     return whole if step is None else step
+
+
+def without_ways(traceback: TracebackType | None) -> TracebackType | None:
+    """Return a traceback without this project's frames on the way to other code.
+
+    Those after the last frame of other code stay: there the error was raised.
+    """
+    steps = []
+    while traceback is not None:
+        steps.append(traceback)
+        traceback = traceback.tb_next
+    shown, passed = None, False
+    for step in reversed(steps):
+        own = is_own(step.tb_frame.f_code)
+        if not (own and passed):
+            shown = TracebackType(shown, step.tb_frame, step.tb_lasti, step.tb_lineno)
+        passed = passed or not own
+    return shown
+
+
+def is_own(code: CodeType) -> bool:
+    """Return whether code is this project's, or not from a file."""
+    return code.co_filename.startswith(_OWN)
 
 
 def location_of(frames: Iterable[FrameType]) -> str:

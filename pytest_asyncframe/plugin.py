@@ -208,8 +208,12 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, Any, Any]:
     """Record whether the test has failed, and add its task timeline to the report."""
-    report = yield
     toolkit = item.stash.get(_TOOLKIT, None)
+    if toolkit is not None and call.excinfo is not None:
+        from pytest_asyncframe._report import errors  # only if a test has failed
+
+        errors.prepare(call.excinfo, whole=item.config.getoption("fulltrace"))
+    report = yield
     if toolkit is not None and call.excinfo is not None:
         toolkit.cut_short = True
     section = item.stash.get(_LAST_SECTION, None)
