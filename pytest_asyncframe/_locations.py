@@ -49,21 +49,21 @@ def users_part(traceback: TracebackType | None) -> TracebackType | None:
     return whole if step is None else step
 
 
-def without_ways(traceback: TracebackType | None) -> TracebackType | None:
+def without_ways(traceback: TracebackType) -> TracebackType:
     """Return a traceback without this project's frames on the way to other code.
 
     Those after the last frame of other code stay: there the error was raised.
     """
-    steps = []
-    while traceback is not None:
-        steps.append(traceback)
-        traceback = traceback.tb_next
+    steps = [traceback]
+    while (step := steps[-1].tb_next) is not None:
+        steps.append(step)
     shown, passed = None, False
     for step in reversed(steps):
         own = is_own(step.tb_frame.f_code)
         if not (own and passed):
             shown = TracebackType(shown, step.tb_frame, step.tb_lasti, step.tb_lineno)
         passed = passed or not own
+    assert shown is not None, "the last step is always shown"
     return shown
 
 
