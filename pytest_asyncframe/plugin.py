@@ -212,10 +212,10 @@ def pytest_runtest_makereport(
     if toolkit is not None and call.excinfo is not None:
         from pytest_asyncframe._report import errors  # only if a test has failed
 
-        errors.prepare(call.excinfo, whole=item.config.getoption("fulltrace"))
-    report = yield
-    if toolkit is not None and call.excinfo is not None:
+        # Without pytest's terminal, nobody can ask for it.
+        errors.prepare(call.excinfo, whole=item.config.getoption("fulltrace", False))
         toolkit.cut_short = True
+    report = yield
     section = item.stash.get(_LAST_SECTION, None)
     if section is not None:
         del item.stash[_LAST_SECTION]
