@@ -135,12 +135,12 @@ def _on_error(name: str, value: object) -> object:
 
 
 def _session(name: str, value: object) -> object:
-    # Its library is not imported for that; the store knows the rest. All have this, of what people
-    # may give instead.
-    if not hasattr(value, "commit"):
+    # Its library is not imported for that; the store knows the rest. All have this; engines,
+    # makers of sessions and connections of a driver, which people may give instead, do not.
+    if not hasattr(value, "scalars"):
         raise TypeError(
-            f"{name} must be a Session, AsyncSession or Connection of SQLAlchemy, not "
-            f"{checks.show(value)}"
+            f"{name} must be a Session, AsyncSession, Connection or AsyncConnection of SQLAlchemy, "
+            f"not {checks.show(value)}"
         )
     return value
 
@@ -321,8 +321,9 @@ class OnceOptions(TypedDict, total=False):
     ]
     session: Annotated[
         object | None,
-        "A Session, AsyncSession or Connection of SQLAlchemy on the database of the store: the "
-        "task is there if its transaction commits, and starts after that. None to submit at once.",
+        "A Session, AsyncSession, Connection or AsyncConnection of SQLAlchemy on the database of "
+        "the store: the task is there if its transaction commits, and starts after that. None to "
+        "submit at once.",
         checks.optional(_session),
     ]
     on_complete: Annotated[

@@ -54,7 +54,9 @@ async def accept(
     """
     spec = call[0]
     session: Any = spec.options["session"]
-    if session is not None and hasattr(session, "run_sync"):
+    if hasattr(session, "registry"):  # it stands for the one of this thread or asyncio task
+        session = session()
+    if hasattr(session, "run_sync"):
         # It can only be awaited: this calls back with what it is made of, and awaits for it.
         return await session.run_sync(  # type: ignore[no-any-return]
             lambda inner: core.intake.submit(spec.replace({"session": inner}), *call[1:], frame)

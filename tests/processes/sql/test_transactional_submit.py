@@ -10,12 +10,19 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import sqlalchemy as sa
+from fastapi import Depends, FastAPI
+from httpx import ASGITransport, AsyncClient
 from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import (
+    AsyncSession,
+    async_scoped_session,
+    async_sessionmaker,
+    create_async_engine,
+)
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from framework import (
@@ -234,6 +241,13 @@ async def test_sessions_that_are_awaited(sql_url: str) -> None:
                 assert await manager.get_result(first, PATIENCE) is True
                 dropped = await manager.submit(look, (2,), session=session)
                 await session.rollback()
+            scoped = async_scoped_session(async_sessionmaker(engine), asyncio.current_task)
+            third = await manager.submit(look, (1,), session=scoped)
+            with pytest.raises(TypeError, match=r"^session: .* wait for AsyncSession; use await "):
+                look.options(session=scoped)(1)
+            await scoped.commit()
+            await scoped.remove()
+            assert await manager.get_result(third, PATIENCE) is True
             async with engine.begin() as connection:
                 second = await manager.submit(look, (1,), session=connection)
             assert await manager.get_result(second, PATIENCE) is True

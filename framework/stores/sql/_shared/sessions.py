@@ -16,9 +16,9 @@ def resolved(session: Any) -> tuple[Any, Connection]:  # Any: as the user gives 
     """
     if isinstance(session, Connection):
         return session, session
-    orm: Any = sys.modules.get("sqlalchemy.orm")
-    if orm is not None and isinstance(session, orm.scoped_session):
+    if hasattr(session, "registry"):  # it stands for the one of this thread or asyncio task
         session = session()
+    orm: Any = sys.modules.get("sqlalchemy.orm")
     if orm is not None and isinstance(session, orm.Session):
         return session, session.connection()
     kind = type(session).__qualname__
@@ -28,5 +28,6 @@ def resolved(session: Any) -> tuple[Any, Connection]:  # Any: as the user gives 
             "await manager.submit(function, args, session=session)"
         )
     raise TypeError(
-        f"session must be a Session, AsyncSession or Connection of SQLAlchemy, not of type {kind}"
+        "session must be a Session, AsyncSession, Connection or AsyncConnection of SQLAlchemy, not "
+        f"of type {kind}"
     )
