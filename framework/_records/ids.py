@@ -67,6 +67,12 @@ class ChildId(TaskId[Any]):
         return made
 
 
+class PledgedId(TaskId[Any]):
+    """The id of a task that nobody can see before a transaction of its submitter has committed."""
+
+    __slots__ = ()
+
+
 _BATCH: Final = 256
 _BYTES: Final = 16
 

@@ -208,17 +208,17 @@ def _has_set(value: object, depth: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Existing:
-    """A task of another process that a unique submission is to use instead of its own.
+    """A task that this process does not have, and whose id a submission is to return.
+
+    It is one of another process that a unique submission is to use instead of its own, or its own
+    that waits for a transaction.
 
     Attributes:
         task_id: Its id.
-        is_pledged: Whether it is the submission's own, and nobody can see it before the caller has
-            committed a transaction.
         is_same: Whether an earlier run of the same code has submitted it.
     """
 
     task_id: TaskId[Any]
-    is_pledged: bool = False
     is_same: bool = False
 
 

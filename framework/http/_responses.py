@@ -24,7 +24,7 @@ from framework.http.views import TaskResponse, view_of
 _PRIVATE: Final = {"Cache-Control": "no-store"}
 """States change, and are nobody else's."""
 
-_SHORTEST: Final = 1
+SHORTEST: Final = 1
 _LONGEST: Final = 60
 """Seconds after which a client is told to ask again for a task that has not ended."""
 
@@ -84,7 +84,7 @@ def pause_of(task: Task) -> int:
     """Return after how many seconds to ask again: later if the end of its wait is known."""
     left = seconds_left(task)
     # It may be cancelled meanwhile.
-    return _SHORTEST if left is None else max(_SHORTEST, min(math.ceil(left), _LONGEST))
+    return SHORTEST if left is None else max(SHORTEST, min(math.ceil(left), _LONGEST))
 
 
 async def ended(request: Request, manager: TaskManager, task: Task, seconds: float) -> Task:

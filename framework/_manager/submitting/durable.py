@@ -9,7 +9,7 @@ from framework._manager.others.other_processes import OtherProcesses
 from framework._manager.submitting.partner import Joined, Partner
 from framework._manager.submitting.remote import Remote
 from framework._manager.submitting.requeued import Requeued
-from framework._records.ids import ChildId
+from framework._records.ids import ChildId, PledgedId
 from framework._records.statuses import CANCELLED, FAILED
 from framework._running.runner import NOT_STARTED, Runner
 from framework._tasks.live import LiveTask, current_record
@@ -67,7 +67,7 @@ class Durable(Partner):
                 it is told as well, and in another process whoever got its id for it.
         """
         if not isinstance(task, LiveTask):
-            if not task.is_pledged:
+            if not isinstance(task.task_id, PledgedId):
                 yield from self._require_stored(task.task_id)
             return
         reply = Reply[BaseException | None](self._runner.ledger.clock, self._runner.boxes)

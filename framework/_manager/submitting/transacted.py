@@ -13,7 +13,7 @@ from typing import ClassVar, Final, NoReturn
 from framework._manager.submitting.ids import is_held
 from framework._manager.submitting.partner import Partner
 from framework._manager.submitting.tested import AppRules
-from framework._records.ids import ChildId, TaskId
+from framework._records.ids import ChildId, PledgedId
 from framework._records.reasons import delayed
 from framework._records.records import OFFERED, Restart
 from framework._running.ledger import Ledger
@@ -80,7 +80,7 @@ class Transacted(Partner):
         if self._rules is not None:
             task.spec = spec.replace({"session": None})
             store.follow(session, partial(self._submit, task))
-            return Existing(TaskId(task.task_id), is_pledged=True)
+            return Existing(PledgedId(task.task_id))
         due = task.created_at + spec.delay if spec.delay else None
         # Fresh: whoever takes it over gives it its options, and publishes that it was submitted.
         task.restart = Restart(
@@ -95,7 +95,7 @@ class Transacted(Partner):
         )
         task.reason = OFFERED if due is None else delayed(due)
         store.submit_in(session, task)
-        return Existing(TaskId(task.task_id), is_pledged=True)
+        return Existing(PledgedId(task.task_id))
 
     def _store(self, task: LiveTask) -> TransactionalStore:
         rules, features = self._rules, self._ledger.features

@@ -26,7 +26,7 @@ from fastapi.routing import APIRoute
 
 from framework._manager.core import Core
 from framework._manager.frameworks import require_core
-from framework._records.ids import TaskId
+from framework._records.ids import PledgedId, TaskId
 from framework._records.records import TaskRecord
 from framework._tasks.functions import is_async
 from framework._tasks.live import LiveTask
@@ -36,7 +36,7 @@ from framework.exceptions import TaskNotFoundError
 from framework.http._accepting.answer import Accepted, body_of
 from framework.http._access.access import why_nobody
 from framework.http._access.routes import options_of, remake
-from framework.http._responses import pause_of
+from framework.http._responses import SHORTEST, pause_of
 from framework.http._routes import (
     AT_START,
     StatusRoute,
@@ -324,9 +324,9 @@ class _Accepting:
         body = self._model.model_construct(**body_of(task_id, task, urls))
         headers = response.headers
         headers.setdefault("location", body.status_url)
-        pause = 0
-        if task is not None and not task.status.is_final:
-            pause = pause_of(Task(task, scene=core.scene))
+        pause = SHORTEST if isinstance(task_id, PledgedId) else 0
+        if task is not None:
+            pause = 0 if task.status.is_final else pause_of(Task(task, scene=core.scene))
         headers.setdefault("retry-after", str(pause))
         if route.view is not None and task is not None:
             exposes = route.access is not None and route.access.expose_errors
@@ -408,7 +408,9 @@ class _Accepting:
         """
         task = core.ledger.find(task_id)
         if task is None:
-            task = await core.others.find(task_id)
+            # If the request has yet to commit it, nobody has it, and asking them would take as long
+            # as they are slow: on SQLite until the transaction of the request lets them write.
+            task = await core.others.find(task_id, patient=not isinstance(task_id, PledgedId))
         if task is None and not isinstance(task_id, TaskId):
             raise TaskNotFoundError(task_id)
         return task

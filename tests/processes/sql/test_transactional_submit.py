@@ -34,6 +34,7 @@ from framework import (
     setup_async_framework,
 )
 from framework._records.records import OFFERED, Heading, Restart, TaskRecord
+from framework.http import Accepted, task_router
 from framework.stores.sql import SQLStore
 from framework.stores.sql._dialects.chosen import checked_url
 from framework.stores.sql._shared.site import Pace
@@ -228,7 +229,7 @@ async def test_ways_to_have_a_session(sql_url: str, how: str) -> None:
 
 @pytest.mark.extended("time")
 async def test_sessions_that_are_awaited(sql_url: str) -> None:
-    """An AsyncSession and an AsyncConnection do what their sync counterparts do."""
+    """AsyncSession, AsyncConnection and async_scoped_session do what sync counterparts do."""
     async with process(sql_url, durable=True) as manager:
         engine = create_async_engine(sql_url.replace("sqlite:", "sqlite+aiosqlite:"))
         with orders(sql_url):
@@ -253,6 +254,38 @@ async def test_sessions_that_are_awaited(sql_url: str) -> None:
             assert await manager.get_result(second, PATIENCE) is True
             assert await manager.get_task(dropped) is None
         await engine.dispose()
+
+
+def in_session() -> Iterator[Session]:
+    """Commit what a route has done, once its response was sent."""
+    with Session(DATABASE[0]) as session, session.begin():
+        yield session
+
+
+@pytest.mark.extended("time")
+async def test_a_dependency_that_commits_after_the_response(
+    sql_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The response is made without waiting for a task that nobody can see before the commit."""
+    app = FastAPI()
+    app.include_router(task_router())
+
+    @app.post("/")
+    async def place(session: Annotated[Session, Depends(in_session)]) -> Accepted[bool]:
+        session.execute(ORDERS.insert().values(number=1))
+        return look.options(session=session)(1)
+
+    store = SQLStore(sql_url)
+    async with (
+        setup_async_framework(app, store=store),
+        AsyncClient(transport=ASGITransport(app), base_url="http://test") as client,
+    ):
+        with orders(sql_url):
+            response = await client.post("/", headers={"Idempotency-Key": "1"})
+            task_id = response.json()["task_id"]
+            assert await get_task_manager().get_result(task_id, PATIENCE) is True
+    assert (response.status_code, response.headers["Retry-After"]) == (202, "1")
+    assert not [one for one in caplog.messages if one.startswith("the store fails")]
 
 
 @pytest.mark.extended("time")
@@ -618,7 +651,7 @@ async def test_no_session(sqlite_url: str) -> None:
     """What is no session is refused by its type, and memory as a store by what it cannot do."""
     async with process(sqlite_url) as manager:
         for wrong in ("session", sessionmaker):
-            with pytest.raises(TypeError, match=r"^session must be a Session, AsyncSession or "):
+            with pytest.raises(TypeError, match=r"^session must be a Session, AsyncSession, "):
                 await manager.submit(look, (1,), session=wrong)
     with pytest.raises(FrameworkNotStartedError, match=r"^this task framework has stopped"):
         manager.submit_nowait(look, (1,), session=Session())
