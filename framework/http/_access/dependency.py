@@ -5,7 +5,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any, Final, get_type_hints  # dependencies and routes are of any type
+from types import UnionType
+from typing import (
+    Any,  # dependencies and routes are of any type
+    Final,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+from uuid import UUID
 
 from fastapi import Depends, Request, params
 from fastapi.routing import APIRoute
@@ -82,11 +91,17 @@ class OwnerDependency:
             routes: Routes of an app, each with all that it depends on.
         """
         changed = False
+        places: dict[int, tuple[APIRoute, list[list[Any]]]] = {}
         for route in routes:
-            calls = list(_calls(getattr(route, "dependant", None)))
             original = getattr(route, "original_route", route)
-            keeps = any(getattr(call, _KEEPS, None) == self for call in calls)
-            if isinstance(original, APIRoute) and self.depends.dependency in calls and not keeps:
+            if isinstance(original, APIRoute):
+                calls = list(_calls(getattr(route, "dependant", None)))
+                places.setdefault(id(original), (original, []))[1].append(calls)
+        for original, those in places.values():
+            # A router may be included twice, and need no login in one of the two places.
+            everywhere = all(self.depends.dependency in calls for calls in those)
+            keeps = any(getattr(call, _KEEPS, None) == self for calls in those for call in calls)
+            if everywhere and not keeps:
                 options = options_of(original)
                 options["dependencies"] = [*original.dependencies, self.keeping]
                 remake(original, original.endpoint, options)
@@ -111,10 +126,12 @@ def _require_text(function: Any) -> None:
     with suppress(Exception):
         if not (inspect.isgeneratorfunction(unwrapped) or inspect.isasyncgenfunction(unwrapped)):
             found = found or get_type_hints(unwrapped).get("return")
-    if isinstance(found, type) and not issubclass(found, (str, type(None))):
-        name = getattr(function, "__name__", repr(function))
-        raise TypeError(
-            f"owner must be a dependency that returns a string or None, but {name} returns "
-            f"{found.__qualname__}: use another one, such as user_id(user=Depends({name})), which "
-            "returns str(user.id)"
-        )
+    for kind in get_args(found) if get_origin(found) in (Union, UnionType) else [found]:
+        if isinstance(kind, type) and not issubclass(kind, (str, type(None))):
+            name = getattr(function, "__name__", repr(function))
+            text = "str(user)" if issubclass(kind, (int, UUID)) else "str(user.id)"
+            raise TypeError(
+                f"owner must be a dependency that returns a string or None, but {name} returns "
+                f"{kind.__qualname__}: use another one, such as user_id(user=Depends({name})), "
+                f"which returns {text}"
+            )

@@ -322,7 +322,7 @@ def served(user: Annotated[str, Depends(sent_by)]) -> str:
 
 
 def as_dependency() -> FastAPI:
-    """Return an app whose routes depend on the owner in several ways, and two that do not."""
+    """Return an app whose routes depend on the owner in several ways, and some that do not."""
     app = made(owner=Depends(sent_by), dependencies=[])
     own, below = [Depends(sent_by)], FastAPI()
     app.post("/own", dependencies=own)(child)
@@ -330,6 +330,10 @@ def as_dependency() -> FastAPI:
     router = APIRouter(prefix="/router")
     router.post("/sub")(child)
     app.include_router(router, dependencies=own)
+    shared = APIRouter()
+    shared.post("/shared")(child)
+    app.include_router(shared, prefix="/in", dependencies=own)
+    app.include_router(shared, prefix="/out")
     below.post("/sub", dependencies=own)(child)
     app.mount("/mounted", below)
     app.post("/public", response_model=Accepted[str])(child)
@@ -345,13 +349,22 @@ def as_dependency() -> FastAPI:
 def test_an_owner_that_is_a_dependency(caplog: pytest.LogCaptureFixture) -> None:
     """A dependency of FastAPI says whose tasks a route submits that depends on it, and refuses.
 
-    Another route stays as it is: its tasks are of nobody, which the log says once.
+    Another route stays as it is, and so does one whose router is also included without the
+    dependency: its tasks are of nobody, which the log says once.
     """
     app = as_dependency()
     found = {}
     for _ in range(2):  # a lifespan may begin again
         with TestClient(app) as client:
-            for path in ("/own", "/deep", "/router/sub", "/mounted/sub", "/public", "/parent"):
+            for path in (
+                "/own",
+                "/deep",
+                "/router/sub",
+                "/mounted/sub",
+                "/public",
+                "/parent",
+                "/out/shared",
+            ):
                 answer = client.post(path, headers=as_user("ann"))
                 task_id = answer.headers.get("location", answer.json()).rpartition("/")[2]
                 shown = [
@@ -370,6 +383,7 @@ def test_an_owner_that_is_a_dependency(caplog: pytest.LogCaptureFixture) -> None
         **dict.fromkeys(("/own", "/deep", "/router/sub", "/mounted/sub"), (401, own)),
         "/public": (202, foreign),
         "/parent": (200, foreign),
+        "/out/shared": (200, foreign),
     }
     assert (unknown, total) == ((401, 401), 1)
     cure = (
@@ -381,6 +395,7 @@ def test_an_owner_that_is_a_dependency(caplog: pytest.LogCaptureFixture) -> None
     assert {one for one in caplog.messages if "has no owner" in one} == {
         f"POST /public: {begun} Location answers 404 {cure}",
         f"POST /parent: {begun} id is unknown {cure}",
+        f"POST /shared: {begun} id is unknown {cure}",
     }
     assert "dependencies, so everybody" not in caplog.text
 
@@ -446,6 +461,11 @@ def let_in_as_number() -> int:
     return 7
 
 
+def let_in_perhaps() -> APIRouter | None:
+    """Return what stands for a user."""
+    return None
+
+
 def refused(owner: Any, message: str) -> Refusal:
     """Return how a function is refused."""
     return {"owner": owner}, TypeError, message
@@ -455,7 +475,18 @@ REFUSED = [
     refused("ann", r"owner must be a function of a request, Depends\(\.\.\.\) or None, not 'ann'"),
     refused(Depends(), r"owner must be Depends\(\.\.\.\) of a function, not Depends\(\)"),
     refused(
-        Depends(let_in_as_number), "owner must be a dependency that returns a string or None, .*"
+        Depends(let_in_as_number),
+        r"owner must be a dependency that returns a string or None, .*, which returns str\(user\)",
+    ),
+    refused(
+        Depends(let_in_perhaps),
+        r"owner must be a dependency that returns .* let_in_perhaps returns APIRouter: use another "
+        r"one, .*, which returns str\(user\.id\)",
+    ),
+    refused(
+        Annotated[str, Depends(let_in)],
+        r"owner must be Depends\(\.\.\.\) itself, not typing\.Annotated.*: use "
+        r"owner=Depends\(let_in\)",
     ),
     refused(async_owner, "owner must be a plain function, not the async <function async_owner.*"),
     refused(AsyncOwner(), "owner must be a plain function, not the async <.*AsyncOwner object.*"),
@@ -475,8 +506,8 @@ def test_functions_that_are_refused() -> None:
 WANTED = "what owner returns must be a string of 1 to 255 printable characters, or None for nobody"
 TEXT = "use the user's id, or a hash of this text"
 ANSWERS: list[tuple[Any, str]] = [
-    (5, f"{WANTED}, not 5: use str(...) for a number"),
-    (b"ann", f"{WANTED}, not b'ann': use str(...) for a number"),
+    (5, f"{WANTED}, not 5: use an id as a string, such as str(user.id)"),
+    (b"ann", f"{WANTED}, not b'ann': use an id as a string, such as str(user.id)"),
     ("", f"{WANTED}, not ''"),
     ("a\nb", rf"{WANTED}, not 'a\nb' (3 characters): {TEXT}"),
     ("x" * 256, f"{WANTED}, not {show('x' * 256)} (256 characters): {TEXT}"),
