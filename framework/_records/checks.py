@@ -210,7 +210,10 @@ def owner(name: str, value: object) -> str | None:
         return None
     wanted = "a string of 1 to 255 printable characters, or None for nobody"
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be {wanted}, not {show(value)}: use str(...) for a number")
+        raise TypeError(
+            f"{name} must be {wanted}, not {show(value)}: use an id as a string, such as "
+            "str(user.id)"
+        )
     if not value:
         raise ValueError(f"{name} must be {wanted}, not {show(value)}")
     if len(value) > _LONGEST_OWNER or not value.isprintable():

@@ -81,8 +81,8 @@ def task_router(
     The last three require the header ``X-Requested-With``, with any value, and answer 403 without
     it. A page of another site cannot send it, so it cannot use a visitor's cookies to cancel tasks.
 
-    Arguments, tracebacks and the lines that submitted tasks are never shown. Any result is shown
-    as valid JSON. At start, a warning in the log names routes without dependencies, and routes
+    Tracebacks and the lines that submitted tasks are never shown, and arguments only where the
+    function has ``show_arguments``. Any result is shown as valid JSON. At start, a warning in the log names routes without dependencies, and routes
     that are hidden by earlier ones of the app.
 
     Args:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, cast, get_origin, get_type_hints
+from typing import Annotated, Any, TypeAlias, cast, get_origin, get_type_hints
 
 from fastapi import Request, params
 
@@ -309,6 +309,17 @@ def checked_owner(owner: object) -> OwnerFunction | None:
         return None
     if isinstance(owner, params.Depends):
         return OwnerDependency(owner)
+    # What annotates a parameter can be called as well: it would make a string of each request.
+    if get_origin(owner) is Annotated:
+        names = [
+            getattr(one.dependency, "__name__", "current_user_id")
+            for one in owner.__metadata__
+            if isinstance(one, params.Depends)
+        ]
+        raise TypeError(
+            f"owner must be Depends(...) itself, not {checks.show(owner)}, which annotates a "
+            f"parameter: use owner=Depends({(names or ['current_user_id'])[0]})"
+        )
     if not callable(owner):
         raise TypeError(
             f"owner must be a function of a request, Depends(...) or None, not {checks.show(owner)}"

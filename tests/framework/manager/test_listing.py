@@ -253,7 +253,7 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
         TypeError,
         (
             "owner must be a string of 1 to 255 printable characters, or None for nobody, not "
-            "5: use str(...) for a number"
+            "5: use an id as a string, such as str(user.id)"
         ),
     ),
     (

@@ -302,7 +302,7 @@ async def test_an_owner_of_another_type(asyncframe: Probe) -> None:
     manager = asyncframe.manager
     manager._core.owners.own_by(lambda: 7)  # type: ignore[arg-type, return-value]
     told = "the owner of the request must be a string of 1 to 255 printable characters, or None"
-    told += " for nobody, not 7: use str(...) for a number"
+    told += " for nobody, not 7: use an id as a string, such as str(user.id)"
     with pytest.raises(TypeError, match=f"^{re.escape(told)}$"):
         leaf()
     manager._core.owners.own_by(lambda: Role.ADMIN)
