@@ -82,8 +82,8 @@ def task_router(
     it. A page of another site cannot send it, so it cannot use a visitor's cookies to cancel tasks.
 
     Tracebacks and the lines that submitted tasks are never shown, and arguments only where the
-    function has ``show_arguments``. Any result is shown as valid JSON. At start, a warning in the log names routes without dependencies, and routes
-    that are hidden by earlier ones of the app.
+    function has ``show_arguments``. Any result is shown as valid JSON. At start, a warning in the
+    log names routes without dependencies, and routes that are hidden by earlier ones of the app.
 
     Args:
         prefix: The beginning of all paths: a path such as ``/tasks``, or "" if you include the
