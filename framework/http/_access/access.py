@@ -313,7 +313,7 @@ def checked_owner(owner: object) -> OwnerFunction | None:
     if get_origin(owner) is Annotated:
         names = [
             getattr(one.dependency, "__name__", "current_user_id")
-            for one in owner.__metadata__
+            for one in getattr(owner, "__metadata__", ())
             if isinstance(one, params.Depends)
         ]
         raise TypeError(
