@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import date, time
 from decimal import Decimal
 from enum import Enum
@@ -153,7 +153,13 @@ def _value(option: str, name: str, value: object) -> MetaValue:
         )
     if found is None or isinstance(found, (str, int, float)):
         return found
+    has_parts = isinstance(value, Collection) or hasattr(value, "model_dump")
+    has_parts = has_parts or dataclasses.is_dataclass(value)
+    cure = (
+        "store its parts under names of their own"
+        if has_parts and not isinstance(value, (bytes, bytearray))
+        else "store it as a string or a number"
+    )
     raise TypeError(
-        f"{where} must be a string, number, bool or None, not {checks.show(value)}: store the "
-        "parts of a list or an object under names of their own"
+        f"{where} must be a string, number, bool or None, not {checks.show(value)}: {cure}"
     )

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from math import nan
 from typing import Any, cast
 from uuid import UUID
@@ -186,7 +187,7 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         lambda: background_task(meta=lambda number: {"ids": cast(Any, [number])})(order)(3),
         TypeError,
-        r"^the meta function of .*order returned a wrong value: meta\['ids'\] must be .*\[3\]: .*$",
+        r"^the meta function of .*order returned .*: meta\['ids'\] must .*\[3\]: store its .*$",
     ),
     (
         lambda: pay.options(show_arguments=("order", "cents")),
@@ -215,6 +216,11 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
         lambda: pay.options(meta={"a": 2**63}),
         ValueError,
         r"^meta\['a'\] must be an integer of 64 .*$",
+    ),
+    (
+        lambda: pay.options(meta={"a": cast(Any, timedelta(1))}),
+        TypeError,
+        r"^meta\['a'\] must be .*, not .*: store it as a string or a number$",
     ),
     (lambda: pay.options(meta={"a": "\0"}), ValueError, r"^meta\['a'\] must have no NUL .*$"),
     (
