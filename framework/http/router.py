@@ -42,6 +42,7 @@ from framework.http.views import (
     TaskStats,
     TaskView,
     steps_view,
+    unfilled,
 )
 from framework.steps import Message
 
@@ -156,12 +157,20 @@ def task_router(
 
 
 def _checked_view(view: object) -> type[TaskResponse] | None:
-    if view is None or (isinstance(view, type) and issubclass(view, TaskResponse)):
-        return view
-    raise TypeError(
-        "view must be a model that is derived from framework.http.TaskResponse, or None, not "
-        f"{checks.show(view)}"
-    )
+    if view is None:
+        return None
+    if not (isinstance(view, type) and issubclass(view, TaskResponse)):
+        raise TypeError(
+            "view must be a model that is derived from framework.http.TaskResponse, or None, not "
+            f"{checks.show(view)}"
+        )
+    if names := unfilled(view):
+        raise TypeError(
+            f"view must have fields that a task has, not {', '.join(names)} of "
+            f"{view.__qualname__}: override from_view, or give the field a default or "
+            "validation_alias='task_id'"
+        )
+    return view
 
 
 def _checked_dependencies(dependencies: object) -> list[params.Depends]:

@@ -183,6 +183,23 @@ class TaskResponse(BaseModel):
         return cls.from_view(view)
 
 
+def unfilled(view: type[TaskResponse]) -> list[str]:
+    """Return the fields that a response needs, and that it cannot take from a `TaskView`.
+
+    None if it has a `from_view` of its own, which may take them from anywhere.
+    """
+    if view.from_view.__func__ is not TaskResponse.from_view.__func__:  # type: ignore[attr-defined]
+        return []
+    example: TaskView[Any] = TaskView.model_construct(**dict.fromkeys(TaskView.model_fields))
+    try:
+        view.from_view(example)
+    except ValidationError as error:
+        # The others are those of values, which a task may have.
+        lacking = [one["loc"] for one in error.errors() if one["type"] == "missing"]
+        return [str(place[0]) for place in lacking if len(place) == 1]
+    return []
+
+
 def _in_short(problem: Exception | None) -> str:
     """Return the first error in a model's data without the data; else type and message."""
     if not isinstance(problem, ValidationError):

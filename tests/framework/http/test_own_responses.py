@@ -7,6 +7,7 @@ from typing import Any, Generic, Literal, Self, TypeVar
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
+from pydantic import Field
 
 from framework import background_task, get_task_manager, setup_async_framework
 from framework.http import Accepted, TaskResponse, TaskView, task_router
@@ -119,3 +120,25 @@ def test_openapi_describes_the_app_s_model(asyncframe: Probe) -> None:
         assert asyncframe.run_until_complete(accepted).result == Report(title="a")
     with pytest.raises(TypeError, match=r"^view must be a model that is derived from "):
         task_router(view=Report)  # type: ignore[arg-type]
+
+
+class Named(TaskResponse):
+    """A response with other names alone."""
+
+    status: Literal["no status of a task"]
+    job_uuid: str = Field(validation_alias="task_id")
+    since: str = ""
+
+
+class Misnamed(Named):
+    """A response with a field that no task has."""
+
+    job: str
+
+
+def test_a_field_that_no_task_has() -> None:
+    """A field that nothing can fill is refused before a task is accepted and cannot be shown."""
+    told = r"^view must have fields that a task has, not job of Misnamed: override from_view, or "
+    assert task_router(view=Named).routes
+    with pytest.raises(TypeError, match=told):
+        task_router(view=Misnamed)
