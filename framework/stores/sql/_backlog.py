@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Final, TypeAlias, TypeVar
 
 from framework._records.checks import id_in_use
@@ -386,6 +386,8 @@ class Backlog:
             self._fills += 1
             for task_id in self._aside.keys() & self._taken.keys():
                 self.set_aside(self._taken[task_id], self._aside[task_id][1])
+        # What could not be set free, and is withdrawn by now, must not be free for a moment.
+        first = chain(_withdrawn(self._dirty.copy(), self._taken), first)
         chosen = {one: self._taken[one] for one in filter(self._pull, islice(first, most))}
         chosen |= islice(self._taken.items(), most)
         chosen = dict(islice(chosen.items(), most))
@@ -472,6 +474,13 @@ class Backlog:
 def _was_given_away(record: TaskRecord) -> bool:
     """Return whether another process may run the task, so that this one must not write it."""
     return record.restart is not None and record.restart.state == "left"
+
+
+def _withdrawn(waiting: dict[str, TaskRecord], taken: dict[str, TaskRecord]) -> list[str]:
+    """Return the ids of taken tasks that nobody may run, since their submission has failed."""
+    again = [waiting[one] for one in taken.keys() & waiting.keys()]
+    free = [one for one in again if one.restart is not None and one.restart.state == "free"]
+    return [one.task_id for one in free if one.status.is_final]
 
 
 def _require_storable(task_id: str) -> None:

@@ -24,6 +24,7 @@ from framework.stores.sql._tables.rows import WRITTEN, Written, begin, row_of
 from framework.stores.sql._tables.schema import TASKS
 from tests.processes.executed import hearing
 from tests.processes.sql.siblings import PENDING, START, Peer, peers
+from tests.processes.sql.test_faults import locked
 
 
 @background_task(on_restart="requeue", name="tests.claimed")
@@ -343,6 +344,19 @@ def test_a_submission_that_failed_is_withdrawn(sql_url: str) -> None:
         found = [(row.status, row.process) for row in rows]
         ended, waits = ("cancelled", ""), ("pending", "")
         assert found == [("pending", worker.process_id), ended, waits, ended]
+
+
+def test_it_is_withdrawn_before_it_is_free(sqlite_url: str) -> None:
+    """If a submission fails because the database does, nobody can take its task afterwards."""
+    with peers(sqlite_url, 1) as (web,):
+        task = offer(web)
+        with locked(sqlite_url):
+            assert not web.writer.attempt()
+        web.backlog.release(withdrawn(web, task))
+        (record,) = web.backlog.take(2)
+        assert (record.task_id, record.status.value) == (task.task_id, "cancelled")
+        assert web.writer.attempt()
+        assert (web.row(task).status, len(web.backlog)) == ("cancelled", 0)
 
 
 def withdrawn(peer: Peer, task: TaskRecord) -> TaskRecord:
