@@ -11,13 +11,8 @@ from framework._records.ids import TaskId
 from framework._records.records import TaskRecord, heading_of
 from framework._records.statuses import COMPLETED, TaskStatus
 from framework._tasks import registry
-from framework._tasks.wire import (
-    decode_error,
-    decode_result,
-    encode_error,
-    encode_result,
-    reported_error,
-)
+from framework._tasks.errors.kept import decode_error, encode_error, reported_error
+from framework._tasks.wire import decode_result, encode_result
 
 
 class _Times(Protocol):

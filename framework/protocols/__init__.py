@@ -17,17 +17,11 @@ from framework._records.records import Kind, Restart, TaskEvent, TaskRecord
 from framework._records.schedules import RunClaim, ScheduleState
 from framework._records.statuses import TaskStatus
 from framework._records.steps import MessageRecord, Sent, StepRecord
+from framework._tasks.errors.kept import decode_error, encode_error
 from framework._tasks.facts import dump_record, load_record
 from framework._tasks.places import PlaceAnswer, PlaceRequest
 from framework._tasks.registry import find_function
-from framework._tasks.wire import (
-    decode_call,
-    decode_error,
-    decode_result,
-    encode_call,
-    encode_error,
-    encode_result,
-)
+from framework._tasks.wire import decode_call, decode_result, encode_call, encode_result
 from framework.protocols._books import (
     ScheduleBook,
     SharedPlaces,

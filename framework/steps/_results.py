@@ -22,9 +22,10 @@ from framework._records.reasons import result_of
 from framework._records.records import TaskRecord
 from framework._records.steps import AWAITS, StepRecord
 from framework._running.outcomes import raise_or_return
+from framework._tasks.errors.kept import decode_error, encode_error
 from framework._tasks.live import HomeCore
 from framework._tasks.registry import find_function
-from framework._tasks.wire import decode_error, decode_result, encode_error, encode_result
+from framework._tasks.wire import decode_result, encode_result
 from framework.exceptions import FrameworkNotStartedError, TaskNotFoundError
 from framework.steps import _sleeps
 from framework.steps._attempts import come_further

@@ -25,16 +25,10 @@ from typing import Any, Final, TypeAlias
 from framework._records.steps import KnownSteps, MessageRecord, StepRecord
 from framework._running.mail import Mail
 from framework._running.waits.outages import store_saying
+from framework._tasks.errors.kept import decode_error, encode_error
 from framework._tasks.live import LiveTask, current_record
 from framework._tasks.places import stable_text
-from framework._tasks.wire import (
-    codec_of,
-    decode_error,
-    decode_result,
-    encode_error,
-    encode_result,
-    settled,
-)
+from framework._tasks.wire import codec_of, decode_result, encode_result, settled
 from framework.exceptions import (
     StepInterruptedError,
     StepMismatchError,

@@ -22,7 +22,7 @@ from framework._records.statuses import (
     TaskStatus,
 )
 from framework._running.outcomes import PublishAgain
-from framework._tasks import wire
+from framework._tasks.errors.kept import encode_error
 from framework._threads.clock import SystemClock
 from framework._threads.watch.processes import holder_here, is_dead
 from framework.engines.celery import CeleryEngine, _settings
@@ -182,7 +182,7 @@ def _end(
         message.task_id,
         status,
         **(whose or {"holder": PROCESS.holder}),
-        error="" if error is None else wire.encode_error(error),
+        error="" if error is None else encode_error(error),
         reason=reason,
     )
     return Outcome(status, message.task_id, message.name, error)
@@ -221,7 +221,7 @@ def _run(engine: CeleryEngine, outpost: Outpost, message: Message, attempts: int
     if left is not None:
         left = max(left - (outpost.clock.monotonic() - began), 0.0)
     following = _following(message, outcome, left, outpost.clock.time())
-    why = "" if outcome.error is None else wire.encode_error(outcome.error)
+    why = "" if outcome.error is None else encode_error(outcome.error)
     taken = engine.state.again(
         following, PROCESS.holder, outcome.kind, outcome.delay, why, outcome.reason
     )
@@ -292,7 +292,7 @@ def _refuse(engine: CeleryEngine, given: object, error: MessageError) -> Outcome
             task_id,
             FAILED,
             seq=seq,
-            error=wire.encode_error(error),
+            error=encode_error(error),
             reason="its message was refused",
         )
     return Outcome(FAILED, str(task_id), error=error)

@@ -32,6 +32,7 @@ from framework._running.endings import Endings
 from framework._running.log import install_task_fields
 from framework._running.outcomes import PublishAgain
 from framework._tasks import wire
+from framework._tasks.errors.kept import encode_error
 from framework._tasks.live import CARRIED, Home, LiveTask, Waiter, current_home, new_task
 from framework._tasks.specs import TaskSpec
 from framework._threads.clock import SystemClock
@@ -267,7 +268,7 @@ class Outpost:
     ) -> Outcome:
         """Report an end; the outcome has the arguments of `State.end` if Redis takes none."""
         task_id, outcome = task.task_id, Outcome(status, task.task_id, task.name, error)
-        text = "" if error is None else wire.encode_error(error)
+        text = "" if error is None else encode_error(error)
         call = {"task_id": task_id, "status": status, "holder": self._holder, "error": text, **more}
         for pause in (*_PAUSES, None):
             try:

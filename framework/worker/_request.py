@@ -13,7 +13,7 @@ from celery.worker.state import task_ready
 from celery.worker.strategy import default
 
 from framework._records.statuses import PENDING, RUNNING, TIMEOUT
-from framework._tasks import wire
+from framework._tasks.errors.kept import encode_error
 from framework._threads.clock import SystemClock
 from framework._threads.watch.processes import holder_of, lives
 from framework.engines.celery._messages import Message
@@ -118,7 +118,7 @@ class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
                     message.task_id,
                     TIMEOUT,
                     holder=holder,
-                    error=wire.encode_error(told),
+                    error=encode_error(told),
                     reason="it was killed past its limit",
                 )
             facts = state.fetch([message.task_id]).get(message.task_id)

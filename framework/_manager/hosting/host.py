@@ -29,9 +29,9 @@ from framework._records.statuses import (
     TaskStatus,
 )
 from framework._tasks import registry
+from framework._tasks.errors.kept import reported_error
 from framework._tasks.live import LiveTask, new_task
 from framework._tasks.specs import TaskSpec
-from framework._tasks.wire import reported_error
 from framework.exceptions import (
     FrameworkError,
     TaskInterruptedError,

@@ -13,8 +13,8 @@ from typing import Any, Final
 import redis
 
 from framework._records.statuses import TaskStatus
+from framework._tasks.errors.kept import encode_error
 from framework._tasks.places import PlaceRequest
-from framework._tasks.wire import encode_error
 from framework._threads.clock import SystemClock
 from framework.engines.celery._admission import Admission, Admitted
 from framework.engines.celery._messages import Message

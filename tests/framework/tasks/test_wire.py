@@ -20,16 +20,15 @@ import pytest
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from framework import RateLimitExceededError, TaskTimeoutError, background_task, retry_task
+from framework._tasks.errors.kept import decode_error, encode_error
 from framework._tasks.functions import bare_function
 from framework._tasks.specs import require_arguments
 from framework._tasks.wire import (
     MAX_CALL,
     MAX_RESULT,
     decode_call,
-    decode_error,
     decode_result,
     encode_call,
-    encode_error,
     encode_result,
     settled,
 )

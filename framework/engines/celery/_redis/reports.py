@@ -15,8 +15,9 @@ from framework._records.jsonsafe import safe_str
 from framework._records.records import TaskRecord
 from framework._records.statuses import TaskStatus
 from framework._tasks import registry
+from framework._tasks.errors.kept import decode_error
 from framework._tasks.facts import load_record
-from framework._tasks.wire import decode_error, decode_result
+from framework._tasks.wire import decode_result
 from framework._threads.clock import SystemClock
 from framework._threads.courier import Courier
 from framework.engines.celery._redis.state import State

@@ -17,14 +17,9 @@ from framework._records.pages import wall_end
 from framework._records.records import Heading, Restart, TaskRecord, heading_of
 from framework._records.statuses import TaskStatus
 from framework._tasks import registry
+from framework._tasks.errors.kept import decode_error, encode_error, reported_error
 from framework._tasks.options import NORMAL, PRIORITIES
-from framework._tasks.wire import (
-    decode_error,
-    decode_result,
-    encode_error,
-    encode_result,
-    reported_error,
-)
+from framework._tasks.wire import decode_result, encode_result
 from framework.exceptions import RemoteTaskError
 
 

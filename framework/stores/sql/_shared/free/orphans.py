@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from framework._records.reasons import cancelled, has_begun
 from framework._records.records import WAITS, Restart
 from framework._records.statuses import TaskStatus
-from framework._tasks.wire import encode_error
+from framework._tasks.errors.kept import encode_error
 from framework.exceptions import TaskCancelledError
 from framework.stores.sql._dialects.dialect import Dialect
 from framework.stores.sql._shared.free.claims import UNWANTED
