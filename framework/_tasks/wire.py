@@ -102,6 +102,13 @@ class _Codec:
             raise ValueError(_NO_ANNOTATION)
         return data
 
+    def keeps(self, value: Any) -> bool:
+        """Return whether *value*, a scalar, is the same in JSON."""
+        try:
+            return self.dump(value) is value
+        except (ValueError, TypeError):
+            return False
+
     def _dump(self, value: Any) -> Any:
         if self._adapter is None:
             from pydantic_core import to_jsonable_python
@@ -336,8 +343,7 @@ def settled(fn: Function | None, value: Any) -> tuple[Any, str | None]:
     The text is None if the result is immutable and can be encoded again at any time. Raises
     the same errors as `encode_result`.
     """
-    codec = codec_of(fn).result
-    if _fits_any_json(value) and codec.dump(value) is value:
+    if _fits_any_json(value) and codec_of(fn).result.keeps(value):
         return value, None
     text = encode_result(fn, value)
     found = decode_result(fn, text)
