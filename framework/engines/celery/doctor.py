@@ -14,6 +14,8 @@ from importlib.metadata import version
 from itertools import starmap
 from typing import Any, Final, TextIO
 
+from celery import Celery
+
 from framework._records import checks
 from framework._records.exports import imported
 from framework.engines.celery import _settings
@@ -337,8 +339,8 @@ def main(arguments: list[str], out: TextIO | None = None) -> int:
         0 if there are no findings, 1 if there are some, 2 if the app was not found.
     """
     out = sys.stdout if out is None else out
-    if len(arguments) != 1 or ":" not in arguments[0]:
-        print("usage: python -m framework doctor module:celery_app", file=out)
+    if len(arguments) != 1:
+        print("usage: asyncframe doctor module:celery_app", file=out)
         return USAGE
     try:
         engine = _engine(arguments[0])
@@ -362,11 +364,20 @@ def _engine(named: str) -> CeleryEngine:
         LookupError: If it names none.
     """
     module, _, attribute = named.partition(":")
+    if not attribute:
+        raise LookupError(f"{named!r} must be a module and its Celery app, as in {module}:app")
     app = imported(named)
     tasks = getattr(app, "tasks", None)
     if not callable(getattr(app, "connection_for_write", None)) or tasks is None:
-        raise LookupError(f"{named!r} must be a Celery app, not {checks.show(app)}")
+        # Not isinstance: a proxy in a module may fail where it is asked for its class.
+        places = vars(sys.modules[module]).items()
+        there = [name for name, one in places if issubclass(type(one), Celery)]
+        cure = f"use {module}:{there[0]}" if there else "it checks nothing but tasks on Celery"
+        raise LookupError(f"{named!r} must be a Celery app, not {checks.show(app)}: {cure}")
     if TASK_NAME not in tasks:
-        raise LookupError(f"{module!r} creates no CeleryEngine for {attribute!r}")
+        raise LookupError(
+            f"{module!r} creates no CeleryEngine for {attribute!r}: add CeleryEngine({attribute}) "
+            "to it, or use the module that does"
+        )
     engine: CeleryEngine = tasks[TASK_NAME].asyncframe_engine
     return engine

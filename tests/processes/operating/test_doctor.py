@@ -474,15 +474,16 @@ def test_command_with_findings(shop: Path) -> None:
 def test_command_used_wrongly(shop: Path) -> None:
     """A command that names nothing to look at says so, and exits with 2."""
     cases = {
-        "shop": "usage: python -m framework doctor module:celery_app",
+        "shop": "doctor: 'shop' must be a module and its Celery app, as in shop:app",
         "nowhere:app": "doctor: 'nowhere' cannot be imported: ModuleNotFoundError",
         "broken:app": "doctor: 'broken' cannot be imported: ModuleNotFoundError",
         "shop:app": "doctor: 'shop' has no 'app'",
         "shop:engine": "doctor: 'shop:engine' must be a Celery app, not <framework.engines",
-        "shop:bare": "doctor: 'shop' creates no CeleryEngine for 'bare'",
+        "shop:bare": "doctor: 'shop' creates no CeleryEngine for 'bare': add CeleryEngine(bare)",
     }
     said = dict(zip(cases, run(shop, *(["doctor", name] for name in cases)), strict=True))
     assert {name: one.status for name, one in said.items()} == dict.fromkeys(cases, USAGE)
+    assert said["shop:engine"].out.endswith(": use shop:celery_app\n")
     assert {
         name: one.out for name, one in said.items() if not one.out.startswith(cases[name])
     } == {}
