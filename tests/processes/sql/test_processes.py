@@ -131,8 +131,10 @@ def test_given_up_process_finds_out(sql_url: str, caplog: pytest.LogCaptureFixtu
         fresh = slow.accept()
         assert slow.writer.attempt()
 
-        assert slow.host.interrupted == ["the process stood still, and the others gave it up"]
-        assert "was not running for so long" in caplog.text
+        assert slow.host.interrupted == [
+            "the process gave no sign of life, and the others gave it up"
+        ]
+        assert "gave no sign of life for so long" in caplog.text
         assert slow.process_id != before
         slow.end(task)
         assert slow.writer.attempt()

@@ -389,11 +389,12 @@ class Writer:
         if not self._given_up:
             self._given_up = True
             _LOGGER.error(
-                "this process was not running for so long that the others that share the store "
-                "consider it dead: its unfinished tasks end INTERRUPTED"
+                "this process gave no sign of life for so long that the others that share the store "
+                "consider it dead: its unfinished tasks end INTERRUPTED. It stood still, or could "
+                "not use the database while they could"
             )
             self._backlog.refuse_starts()
-            self._site.host.interrupt("the process stood still, and the others gave it up")
+            self._site.host.interrupt("the process gave no sign of life, and the others gave it up")
             self.follower.chained.waiting.clear()
         try:
             with self._database.writing() as connection:
