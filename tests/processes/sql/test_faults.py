@@ -135,6 +135,34 @@ def test_full_disk(sqlite_url: str, caplog: pytest.LogCaptureFixture) -> None:
     assert messages_here(caplog)[0] == f"{FAILS}database or disk is full"
 
 
+def test_it_fails_with_another_message(sqlite_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A fault that lasts is told of again when the database says something else."""
+    with peers(sqlite_url, 1, pace=QUICK) as (peer,):
+        peer.accept()
+        with locked(sqlite_url):
+            assert not peer.writer.attempt()
+        with peer.database.writing() as connection:
+            connection.execute(sa.text("ALTER TABLE asyncframe_tasks RENAME TO away"))
+        assert not peer.writer.attempt()
+        peer.clock.pass_time(10.0)
+        assert [peer.writer.attempt() for _ in range(2)] == [False] * 2
+    assert messages_here(caplog) == [f"{FAILS}database is locked", "ERROR: the store still fails"]
+    assert "10 s, now with: no such table: " in caplog.text
+
+
+def test_a_closing_store_has_not_recovered(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A store that fails is not said to work again because it has nothing to write at its end."""
+    caplog.set_level(logging.INFO)
+    with peers(sqlite_url, 1, pace=QUICK) as (peer,):
+        with locked(sqlite_url):
+            peer.clock.pass_time(10.0)
+            assert not peer.writer.attempt()
+            assert peer.writer.attempt(following=False)
+        assert messages_here(caplog) == [f"{FAILS}database is locked"]
+
+
 def moved(url: str, tmp_path: Path) -> Path:
     """Move the file away, and return where it is."""
     return Path(file_of(url)).rename(tmp_path / "away.db")

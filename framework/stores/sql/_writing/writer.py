@@ -39,6 +39,9 @@ _LINGER: Final = 5.0
 _ASKED: Final = 60.0
 """The same after somebody has asked for lists or counters."""
 
+_AGAIN: Final = 10.0
+"""After how many seconds the log tells of another message of a database that still fails."""
+
 _LEAVING: Final = 0.5
 """For how many seconds a process that ends sets its tasks free: some 50,000 in a file."""
 
@@ -89,6 +92,8 @@ class Writer:
         )
         self.schedules = ScheduleRows(site, self.batches.drafts.call_of)
         self._failing_since: float | None = None
+        # When the log has told of the database's message, and which.
+        self._said = (0.0, "")
         # Whether the others consider this process dead, and it has no new id yet.
         self._given_up = False
         self._pause = site.pace.pause_min
@@ -280,6 +285,7 @@ class Writer:
     def attempt(self, *, following: bool = True) -> bool:
         """Do once what is due; pause after a fault. True if all went well."""
         fault: BaseException | None = None
+        tried = following or bool(self._backlog.waits or self.lines.requests)
         try:
             if following and not self._closing.is_set():
                 # First: what is claimed for a call goes into the transaction of what is written.
@@ -307,7 +313,7 @@ class Writer:
         if fault is not None:
             self._failed(fault)
             return False
-        self._recovered()
+        self._recovered(tried)
         return True
 
     def _try_to_write(self) -> BaseException | None:
@@ -331,22 +337,27 @@ class Writer:
 
     def _failed(self, error: BaseException) -> None:
         self._backlog.errors += 1
-        self._backlog.fault = why(error)
+        self._backlog.fault = text = why(error)
+        now = self._clock.monotonic()
         if self._failing_since is None:
-            self._failing_since = self._clock.monotonic()
+            self._failing_since, self._said = now, (now, text)
             _LOGGER.error(
                 "the store fails and is retried until it works; records are kept meanwhile: %s",
-                why(error),
+                text,
             )
-        now = self._clock.monotonic()
+        elif text != self._said[1] and now >= self._said[0] + _AGAIN:
+            self._said = now, text
+            seconds = now - self._failing_since
+            _LOGGER.error("the store still fails after %.0f s, now with: %s", seconds, text)
         pause = self._pause if self._end is None else min(self._pause, max(0.0, self._end - now))
         self._pause = min(2 * self._pause, self._pace.pause_max)
         # Closing ends a pause. Once it has begun, that event is set and would not pause at all.
         self._closing.wait(pause) if self._end is None else threading.Event().wait(pause)
 
-    def _recovered(self) -> None:
+    def _recovered(self, tried: bool) -> None:
         self._pause = self._pace.pause_min
-        if self._failing_since is None:
+        # Whoever ends, and has nothing to write, has not asked the database.
+        if self._failing_since is None or not tried:
             return
         seconds = self._clock.monotonic() - self._failing_since
         self._failing_since = None
@@ -389,9 +400,9 @@ class Writer:
         if not self._given_up:
             self._given_up = True
             _LOGGER.error(
-                "this process gave no sign of life for so long that the others that share the store "
-                "consider it dead: its unfinished tasks end INTERRUPTED. It stood still, or could "
-                "not use the database while they could"
+                "this process gave no sign of life for so long that the others that share the "
+                "store consider it dead: its unfinished tasks end INTERRUPTED. It stood still, or "
+                "could not use the database while they could"
             )
             self._backlog.refuse_starts()
             self._site.host.interrupt("the process gave no sign of life, and the others gave it up")
