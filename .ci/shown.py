@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import re
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,20 +19,34 @@ ROOT = Path(__file__).resolve().parents[1]
 LANGUAGES = {".html": "html", ".py": "python", ".ts": "typescript"}
 
 
-def show(path: str, name: str = "", *, first: str = "", last: str = "", end: str = "") -> None:
+def show(
+    path: str,
+    *names: str,
+    first: str = "",
+    last: str = "",
+    end: str = "",
+    imports: bool = False,
+) -> None:
     """Print a block with a file, or with a part of it.
 
     Args:
         path: The file, from the root of the repository.
-        name: Of a function or class, with its decorators; those inside of another one are named
-            ``Outer.inner``. Without a name the part consists of lines.
+        names: Of functions and classes, with their decorators; those inside of another one are
+            named ``Outer.inner``. Without names the part consists of lines.
         first: Some text of its first line; "" for that of the file.
         last: Some text of its last line; "" for that of the file.
         end: Some text of the line after its last one.
+        imports: Whether the imports that it needs come first, for who pastes it.
+
+    Raises:
+        SyntaxError: If the part stops in the middle of a definition.
+        LookupError: If nothing is found, or the part begins below a decorator.
     """
-    lines = (ROOT / path).read_text("utf-8").splitlines()
-    if name:
-        begin, stop = _place(ast.parse("\n".join(lines)), name)
+    text = (ROOT / path).read_text("utf-8")
+    lines = text.splitlines()
+    if names:
+        places = [_place(ast.parse(text), name) for name in names]
+        code = "\n\n\n".join("\n".join(lines[begin:stop]) for begin, stop in places)
     else:
         begin = _find(lines, first, 0) if first else 0
         stop = len(lines)
@@ -39,7 +54,13 @@ def show(path: str, name: str = "", *, first: str = "", last: str = "", end: str
             stop = _find(lines, last, begin) + 1
         elif end:
             stop = _find(lines, end, begin + 1)
-    code = "\n".join(lines[begin:stop]).strip("\n")
+        if begin and lines[begin - 1].startswith("@"):
+            raise LookupError(f"{path}: {lines[begin - 1]} is left out above {lines[begin]}")
+        code = "\n".join(lines[begin:stop]).strip("\n")
+    if path.endswith(".py"):
+        part = ast.parse(textwrap.dedent(code))
+        if imports:
+            code = f"{_imports(ast.parse(text), part)}\n\n\n{code}"
     fence = max(["```", *(f"{found}`" for found in re.findall("`{3,}", code))], key=len)
     print(f"{fence}{LANGUAGES[Path(path).suffix]}\n{code}\n{fence}")
 
@@ -54,6 +75,23 @@ def links(folder: str, *names: str, caption: str = "") -> None:
     for name in names:
         title = (ROOT / folder / f"{name}.md").read_text("utf-8").partition("\n")[0]
         print(f"- [{title.removeprefix('# ')}]({name}.md)")
+
+
+def _imports(module: ast.Module, part: ast.Module) -> str:
+    """Return the imports of a module for the names that a part of it uses, in the same groups."""
+    used = {node.id for node in ast.walk(part) if isinstance(node, ast.Name)}
+    groups: list[list[str]] = []
+    before = 0
+    for node in module.body:
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        if node.lineno > before + 1 or not groups:
+            groups.append([])
+        before = node.end_lineno or node.lineno
+        node.names = [one for one in node.names if (one.asname or one.name) in used]
+        if node.names:
+            groups[-1].append(ast.unparse(node))
+    return "\n\n".join("\n".join(group) for group in groups if group)
 
 
 def _place(parent: ast.AST, name: str) -> tuple[int, int]:
