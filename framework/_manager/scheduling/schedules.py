@@ -30,7 +30,11 @@ from framework._tasks import registry
 from framework._tasks.live import Home, LiveTask
 from framework._tasks.specs import Hook, Schedule
 from framework._tasks.task import Task
-from framework.exceptions import FrameworkError, StoreUnavailableError
+from framework.exceptions import (
+    FrameworkError,
+    FrameworkNotStartedError,
+    StoreUnavailableError,
+)
 from framework.protocols import ScheduleBook, TimerHandle
 
 _LOGGER = logging.getLogger("asyncframe")
@@ -339,6 +343,10 @@ class Schedules:
     def _accept(self, table: Timetable, task: LiveTask) -> None:
         try:
             self._intake.accept(task)
+        except FrameworkNotStartedError:
+            # Others find what was claimed as they find what a process leaves that is killed.
+            left = "it is left to the other processes" if table.is_shared else "it does not run"
+            _LOGGER.info("scheduled %s was due while the framework stopped: %s", table.name, left)
         # A full queue, or an engine that refuses the function, must not end the schedule.
         except (FrameworkError, ValueError, TypeError) as error:
             self._intake.turn_away(task, error, is_stored=table.is_shared)

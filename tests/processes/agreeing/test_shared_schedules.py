@@ -468,6 +468,32 @@ async def test_a_run_that_is_refused(
         assert runs == [120]
 
 
+async def test_a_run_that_is_due_at_the_stop(
+    sqlite_url: str,
+    schedule: Callable[..., list[float]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A run that was claimed just when the framework stopped is another process's to run."""
+    runs = schedule(every=60, on_restart="requeue")
+    async with app(sqlite_url) as one:
+        real = SQLStore.claim_run
+
+        def claim_run(self: SQLStore, *args: Any, **options: Any) -> str:
+            answer = real(self, *args, **options)
+            one.manager._core.ledger.wind_down()
+            return answer
+
+        with monkeypatch.context() as patch:
+            patch.setattr(SQLStore, "claim_run", claim_run)
+            one.clock.advance(60)
+            await one.answered()
+        assert runs == []
+    async with app(sqlite_url, wall=START + 61):
+        assert runs == [61]
+    assert [one.levelname for one in caplog.records if "shared" in one.getMessage()] == []
+
+
 def refuse(task: object) -> None:
     """Refuse a task."""
     raise ValueError("no such engine")
