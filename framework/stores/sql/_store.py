@@ -11,6 +11,7 @@ from typing import Any, Final
 from sqlalchemy.engine import URL
 
 from framework._records import checks
+from framework._records.reasons import span
 from framework._records.records import TaskRecord
 from framework._records.schedules import RunClaim, ScheduleState
 from framework._records.statuses import TaskStatus
@@ -185,7 +186,7 @@ class SQLStore:
         self._open = False
         self._steps.close(patience)
         if not self._writer.close(patience):
-            fault = self._backlog.fault or f"it took longer than {patience:g} s"
+            fault = self._backlog.fault or f"it took longer than {span(patience)}"
             _LOGGER.error(_NOT_WRITTEN, len(self._backlog), fault)
         self._backlog.close()
         self._clock.close()

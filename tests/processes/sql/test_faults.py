@@ -444,7 +444,7 @@ def test_close_gives_up_in_time(sqlite_url: str, caplog: pytest.LogCaptureFixtur
             store.close(0.2)
 
     # On a busy machine it may not have tried before the time is up.
-    why = "(database is locked|it took longer than 0.2 s)"
+    why = "(database is locked|it took longer than 200 ms)"
     told = f"ERROR: the store could not write 3 task records before it was closed: {why}"
     assert re.fullmatch(told, messages(caplog)[-1])
 
