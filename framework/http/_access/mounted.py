@@ -11,6 +11,7 @@ import fastapi.routing
 from starlette.routing import Match
 
 from framework._manager.frameworks import find_core
+from framework._manager.hosting.role import ROLE
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -30,12 +31,14 @@ def warn_of_mistakes(app: Any, endpoints: Collection[Callable[..., Any]]) -> Non
     """Log what is wrong with how an app that starts has a router, one warning for each mistake.
 
     No framework runs; no dependency can refuse a request to some of the routes; or an earlier route
-    of the app hides one.
+    of the app hides one. A worker process serves none, and logs nothing.
 
     Args:
         app: The app that has included the router.
         endpoints: The functions of the router's routes.
     """
+    if ROLE.get() is not None:
+        return
     if find_core() is None:
         _LOGGER.warning(
             "the app has task_router(), but no task framework: each request to it fails; use "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import copy_context
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from framework import setup_async_framework
+from framework._manager.hosting.role import ROLE, WorkerRole
 from framework.http import task_router
 from tests.framework.http.login import LOGIN
 
@@ -49,6 +51,13 @@ def test_routes_that_are_open(caplog: pytest.LogCaptureFixture) -> None:
     )
     assert said(made(), caplog) == [line]
     assert said(made(owner=lambda _: "ann"), caplog) == [line]
+
+
+def test_routes_that_nobody_reaches(caplog: pytest.LogCaptureFixture) -> None:
+    """A worker process, which serves no requests, is told of no mistakes in its routes."""
+    context = copy_context()
+    context.run(ROLE.set, WorkerRole())
+    assert context.run(said, made(), caplog) == []
 
 
 def closed_by_the_router() -> FastAPI:
