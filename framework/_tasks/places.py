@@ -149,13 +149,15 @@ def stable_text(name: str, option: str, key: object) -> str:
         key: What it returned.
 
     Raises:
-        TypeError: If its repr is that of a certain object in memory.
+        TypeError: If its repr is that of a certain object in memory, or has the elements of a set,
+            which come in another order in each process.
     """
     text = safe_repr(key, _MAX_TEXT)
-    if _ADDRESS.search(text):
+    if _ADDRESS.search(text) or _has_set(key, _DEPTH):
         raise TypeError(
             f"the {option} function of {name} must return a value whose repr is the same "
-            f"in every process, such as a string, a number or a tuple of them, not {text[:80]}"
+            f"in every process, such as a string, a number or a sorted tuple of them, not "
+            f"{text[:80]}"
         )
     return text
 

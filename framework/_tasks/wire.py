@@ -63,7 +63,15 @@ _NO_ANNOTATION: Final = (
 class _Codec:
     """Converts one parameter or result to JSON and back, by its annotation."""
 
-    __slots__ = ("_adapter", "_has_bytes", "_plain", "is_typed", "refused")
+    __slots__ = (
+        "_adapter",
+        "_has_bytes",
+        "_has_sets",
+        "_plain",
+        "is_typed",
+        "is_unknown",
+        "refused",
+    )
 
     def __init__(self, annotation: Any) -> None:  # Any: any annotation
         adapter = adapter_of(annotation)
@@ -71,8 +79,10 @@ class _Codec:
         self._adapter = json_bytes.BytesAdapter(annotation) if self._has_bytes else adapter
         # Whether the annotation says what JSON is to become.
         self.is_typed = adapter is not None
+        self.is_unknown = adapter is None and not _says_nothing(annotation)
         models = json_bytes.unencoded(self._adapter.core_schema) if self._has_bytes else []
         self.refused = _NO_BASE64.format(", ".join(models)) if models else ""
+        self._has_sets: bool | None = None  # not known yet
         # Values of these types are the same in JSON, so pydantic can be skipped.
         self._plain = annotation if annotation in _SCALARS else None
 
@@ -122,6 +132,27 @@ class _Codec:
         except ValueError:  # not exactly the annotated type, such as an int for a float
             return dump(self._adapter.validate_python(value))
 
+    def dump_ordered(self, value: Any) -> Any:
+        """Convert as `dump` does, but sets to lists that are the same in every process."""
+        data = self.dump(value)
+        if type(value) in _SCALARS:
+            return data
+        if self._has_sets is None:
+            self._has_sets = self._adapter is None or _may_have_sets(self._adapter.core_schema)
+        return _ordered(self._in_python(value), data) if self._has_sets else data
+
+    def _in_python(self, value: Any) -> Any:
+        """Return a value made of containers of Python, as it is converted."""
+        if self._adapter is None:
+            return value
+        dump = functools.partial(self._adapter.dump_python, warnings="error", context=SENT)
+        try:
+            return dump(value)
+        except ValueError:  # as in `_dump`
+            return dump(self._adapter.validate_python(value))
+        except TypeError:  # a set of models, which would be one of dicts
+            return value
+
     def load(self, data: Any) -> Any:
         """Convert plain JSON *data* to the annotated type.
 
@@ -132,7 +163,9 @@ class _Codec:
             return data
         if self.refused:
             raise ValueError(self.refused)
-        return self._adapter.validate_json(json.dumps(data))
+        found = self._adapter.validate_json(json.dumps(data))
+        # Of an Iterable pydantic makes what can be read only once.
+        return list(found) if type(found).__name__ == "ValidatorIterator" else found
 
 
 class FunctionCodec:
@@ -208,14 +241,35 @@ class FunctionCodec:
         ]
         for (name, codec), value in given:
             if not codec.is_typed and not _comes_back(value):
-                raise TypeError(
-                    f"argument {name!r} of {self.name} needs an annotation: given "
-                    f"{_kind_of(value)}, which comes back from JSON as something else"
-                )
+                raise TypeError(self._not_same(name, codec, value))
+
+    def _not_same(self, name: str, codec: _Codec, value: Any) -> str:
+        if codec.is_unknown:
+            return (
+                f"argument {name!r} of {self.name} has an annotation that pydantic does not know: "
+                f"given {_kind_of(value)}, which has no JSON; pass what it is found by, such as "
+                "its id"
+            )
+        if name in ("self", "cls"):
+            return (
+                f"{self.name} is a method, and its {name!r}, {_kind_of(value)}, has no JSON: make "
+                "it a function or a static method, or give the step a key=, which says what the "
+                "work is"
+            )
+        return (
+            f"argument {name!r} of {self.name} needs an annotation: given {_kind_of(value)}, which "
+            "comes back from JSON as something else"
+        )
 
     def encode(self, args: Args, kwargs: Kwargs | None, options: Options | None = None) -> str:
         """Return a call's arguments as JSON text; see `encode_call`."""
-        call = self.convert(args, kwargs or {}, "dump")
+        return self._text(self.convert(args, kwargs or {}, "dump"), options)
+
+    def identify(self, args: Args, kwargs: Kwargs | None) -> str:
+        """Return the text of `encode`, but the same in every process, also if there are sets."""
+        return self._text(self.convert(args, kwargs or {}, "dump_ordered"), None)
+
+    def _text(self, call: tuple[Any, Any], options: Options | None) -> str:
         try:
             text = _to_json((*call, options) if options else call)
         except ValueError as error:  # of a number with thousands of digits
@@ -358,6 +412,33 @@ def _fits_any_json(value: object) -> bool:
     return value is None or type(value) in (bool, float)
 
 
+def _may_have_sets(schema: Any) -> bool:
+    """Return whether values of a core schema may have sets inside."""
+    if isinstance(schema, (list, tuple)):
+        return any(map(_may_have_sets, schema))
+    if not isinstance(schema, dict):
+        return False
+    if isinstance(schema.get("type"), str) and schema["type"] in _SETS:
+        return True
+    return any(_may_have_sets(one) for key, one in schema.items() if key not in _NO_SCHEMA)
+
+
+_SETS: Final = ("set", "frozenset", "any")
+_NO_SCHEMA: Final = ("cls", "config", "default", "function", "metadata", "serialization")
+
+
+def _ordered(value: Any, data: Any) -> Any:
+    """Return the JSON *data* of a value with the elements of its sets sorted."""
+    if isinstance(data, dict) and isinstance(value, dict) and len(data) == len(value):
+        pairs = zip(data.items(), value.values(), strict=True)
+        return {key: _ordered(one, inside) for (key, inside), one in pairs}
+    if not isinstance(data, list) or not hasattr(value, "__len__") or len(data) != len(value):
+        return data
+    if isinstance(value, (list, tuple, set, frozenset)):
+        data = [_ordered(one, inside) for one, inside in zip(value, data, strict=True)]
+    return sorted(data, key=_to_json) if isinstance(value, (set, frozenset)) else data
+
+
 def _comes_back(value: Any) -> bool:
     """Return whether a value without an annotation is the same after JSON, but for tuples."""
     kind = type(value)
@@ -414,9 +495,13 @@ def _hints(fn: Function) -> dict[str, Any]:
         return {}
 
 
+def _says_nothing(annotation: Any) -> bool:
+    return annotation is _ANY or annotation is Any or annotation is inspect.Parameter.empty
+
+
 def adapter_of(annotation: Any) -> Any:  # Any: a TypeAdapter of whatever it is
     """Return pydantic's adapter, or None if there is no annotation that it can handle."""
-    if annotation is _ANY or annotation is Any or annotation is inspect.Parameter.empty:
+    if _says_nothing(annotation):
         return None
     from pydantic import TypeAdapter
     from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError

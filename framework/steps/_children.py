@@ -116,7 +116,7 @@ def _text_of(spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> s
     """Return what tells a call from others of its function; "" if JSON has nothing for it."""
     try:
         # As short as a digest: the call of the child may be as long as one may be.
-        return digest_of(codec_of(spec.fn).encode(args, kwargs))
+        return digest_of(codec_of(spec.fn).identify(args, kwargs))
     except (TypeError, ValueError):
         return ""
 

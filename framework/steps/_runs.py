@@ -493,7 +493,7 @@ def _call_of(declared: DeclaredStep, args: Any, kwargs: Any) -> Call:
         return Call(declared.name, digest_of(f"key {text}"), has_key=True)
     codec = codec_of(declared.fn)
     codec.require_same(args, kwargs)
-    return Call(declared.name, digest_of(codec.encode(args, kwargs)))
+    return Call(declared.name, digest_of(codec.identify(args, kwargs)))
 
 
 def _completed(

@@ -308,14 +308,20 @@ async def test_a_set_is_refused(task_manager: TaskManager, value: object) -> Non
         await task_manager.submit(work, (value,), unique=True)
 
 
-async def test_a_key_without_a_text_is_refused(task_manager: TaskManager) -> None:
-    """A key function must not return an object that has only its address."""
-    work = background_task(unique=lambda _: object())(twice)
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [(object(), r"<object object at 0x[0-9a-f]+>"), ([{"a", "b"}], r"\[{'[ab]', '[ab]'}\]")],
+)
+async def test_a_key_without_a_text_is_refused(
+    task_manager: TaskManager, key: object, shown: str
+) -> None:
+    """A key function must not return an object that has only its address, nor a set."""
+    work = background_task(unique=lambda _: key)(twice)
     with pytest.raises(
         TypeError,
         match=rf"^the unique function of {__name__}\.twice must return a value whose repr is the "
-        r"same in every process, such as a string, a number or a tuple of them, not <object "
-        r"object at 0x[0-9a-f]+>$",
+        r"same in every process, such as a string, a number or a sorted tuple of them, not "
+        rf"{shown}$",
     ):
         work(1)
 

@@ -26,6 +26,7 @@ from framework._tasks.specs import require_arguments
 from framework._tasks.wire import (
     MAX_CALL,
     MAX_RESULT,
+    codec_of,
     decode_call,
     decode_result,
     encode_call,
@@ -266,6 +267,43 @@ def test_a_refused_value_is_not_told() -> None:
         if SECRET in shown or str(PIN) in shown or not hidden:
             wrong.append(name)
     assert not wrong, wrong
+
+
+class Till:
+    """A class with a method that is a step."""
+
+    def pay(self, order: int) -> None:
+        """Pay."""
+
+
+def with_unknown(item: Unknown, items: Iterable[int] = ()) -> Iterable[int]:
+    """Take what pydantic does not know, and what it reads once."""
+    del item
+    return items
+
+
+@pytest.mark.parametrize(
+    ("fn", "args", "told"),
+    [
+        (with_unknown, (Unknown(),), "'item' .* pydantic does not know: .* Unknown, which has no "),
+        (Till.pay, (Till(), 1), r"pay is a method, and its 'self', .* Till, has no JSON: make it "),
+        (untyped, (Unknown(),), r"'first' of .*untyped needs an annotation: given .* Unknown, whi"),
+    ],
+)
+def test_an_argument_that_would_be_another(
+    fn: Callable[..., Any], args: tuple[Any, ...], told: str
+) -> None:
+    """An argument that JSON would change is refused with the cure for its kind."""
+    with pytest.raises(TypeError, match=told):
+        codec_of(fn).require_same(args, None)
+
+
+def test_an_iterable_can_be_read_twice() -> None:
+    """What an annotation calls an iterable comes back as a list."""
+    args, _ = decode_call(with_unknown, "[[null,[1,2]],{}]")
+
+    assert args == (None, [1, 2])
+    assert settled(with_unknown, (1, 2)) == ([1, 2], "[1,2]")
 
 
 def test_no_call() -> None:

@@ -1,0 +1,41 @@
+"""Arguments of steps: which calls are the same when a task goes on."""
+
+from __future__ import annotations
+
+import itertools
+
+from framework import background_task, retry_task
+from framework.steps import step
+from pytest_asyncframe.probe import Probe
+
+TAGGED: list[str] = []
+
+# Equal sets whose elements come in another order, as those of texts do in each process.
+SETS = ({0, 8}, {8, 0})
+RUNS = itertools.count()
+
+
+@step
+async def tag(order: int, tags: dict[str, set[int] | frozenset[int]], rest: object) -> None:
+    """Note that it runs."""
+    TAGGED.append(f"order {order}: {[sorted(one) for one in tags.values()]} {rest}")
+
+
+@background_task(on_restart="resume", name="tests.tags")
+@retry_task(max_retries=1, retry_delay=1)
+async def tags_twice() -> None:
+    """Call a step with sets, and fail the first time."""
+    number = next(RUNS)
+    found = SETS[number % 2]
+    await tag(7, {"a": found, "b": frozenset(found)}, [found])
+    if not number:
+        raise ConnectionError
+
+
+async def test_a_set_has_no_order(asyncframe: Probe) -> None:
+    """A call with an equal set is the same call, in whatever order its elements come."""
+    TAGGED.clear()
+    assert [list(one) for one in SETS] == [[0, 8], [8, 0]]
+    await asyncframe.manager.get_result(tags_twice())
+
+    assert TAGGED == ["order 7: [[0, 8], [0, 8]] [{0, 8}]"]
