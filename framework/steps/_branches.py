@@ -25,7 +25,7 @@ from framework._records.steps import Origin, StepRecord
 from framework._records.steps import Path as BranchPath
 from framework._running import runner
 from framework._tasks.live import HomeCore, LiveTask, current_home, current_record
-from framework.steps._matching import State
+from framework.steps._matching import PATIENCE, Answer, Call, Held, Matching, State
 
 
 class Caller(Protocol):
@@ -134,6 +134,47 @@ class Branch:
         self.children.append(made)
         self.run.branches.append(made)
         return made
+
+
+class Turns:
+    """The turns of the threads that run a sync task's code, which all are its one branch.
+
+    Entered by whoever changes its records. Its own thread is the one that begins it; others run in
+    copies of its context, such as those of an executor.
+    """
+
+    def __init__(self) -> None:
+        self._turn = threading.Condition()
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin an attempt on this thread."""
+        self._own_thread, self._has_others = threading.get_ident(), False
+
+    def __enter__(self) -> None:
+        """Wait for the turn of this thread; it may have it already."""
+        self._turn.__enter__()
+
+    def __exit__(self, *raised: object) -> None:
+        """End it."""
+        self._turn.__exit__(None, None, None)
+
+    def ask(self, matching: Matching, branch: Branch, call: Call) -> Answer:
+        """Answer a call on this thread, which has its turn."""
+        self._has_others |= threading.get_ident() != self._own_thread
+        answer = matching.ask(branch, call)
+        # What is asked here may answer what is held on another thread.
+        self._turn.notify_all()
+        since = 0.0
+        while answer.what == "hold":
+            # On one thread there is nobody else who could ask.
+            is_stuck = since >= PATIENCE or not self._has_others
+            found = matching.settle([Held(branch, call, since)], is_stuck=is_stuck)
+            if found is not None:
+                return found[1]
+            # As long as others call something, it is too early to say.
+            since = 0.0 if self._turn.wait(PATIENCE) else PATIENCE
+        return answer
 
 
 class Body:

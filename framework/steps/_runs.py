@@ -5,9 +5,9 @@ result is given to the code of the task only after its step is stored. Results a
 time, in the order in which the steps ended, in a run that goes on as in the first one: the next one
 after `QUIET` turns of the loop in which the task called no step and none of its branches ended, or
 after one if it has a single branch. So what comes first in a race comes first in each run.
-Relies on: one event loop for each run of an ``async def`` task, on which all is called; a sync task
-calls its steps on its own thread, one after the other.
-Lock order: none is held here.
+Relies on: one event loop for each run of an ``async def`` task, on which all is called. A sync task
+calls its steps on its own thread, or on threads of its own that run in copies of its context.
+Lock order: `Turns` are held while records change; inside, the ledger's lock for a moment.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from framework.exceptions import (
 from framework.protocols import StepChange, StepStore
 from framework.steps._attempts import Standing, come_further, dropped, tell_left_out
 from framework.steps._bodies import Bodies, DeclaredStep
-from framework.steps._branches import Body, Branch, digest_of, entered
+from framework.steps._branches import Body, Branch, Turns, digest_of, entered
 from framework.steps._matching import PATIENCE, Answer, Call, Held, Matching
 from framework.steps._sleeps import Sleeps
 
@@ -122,6 +122,7 @@ class StepRun:
         self._results: list[_Ready] = []
         # How many turns have passed without a call; None while nothing counts them.
         self._quiet: int | None = None
+        self._turns = Turns()
         # The errors that steps have raised, by which an attempt may end.
         self._raised: list[tuple[BaseException, StepRecord]] = []
 
@@ -162,6 +163,7 @@ class StepRun:
         self.branches, self._held, self._results = [root], [], []
         self._known.under_way.clear()
         self._cut_off, self._raised = [], []
+        self._turns.begin()
         self.taking.clear()
         self.sleeps.begin()
         is_changed = any(one.code != self._code for one in self._known.stored)
@@ -399,19 +401,15 @@ class StepRun:
         declared.require_kind(self.task, "thread")
         if self.sleeps.left is not None:
             raise self.sleeps.left
-        answer = self._matching.ask(branch, call)
-        if answer.what == "hold":
-            # There is no other branch that could ask.
-            found = self._matching.settle([Held(branch, call, 0.0)], is_stuck=True)
-            assert found is not None
-            answer = found[1]
-        if answer.what != "take" and self.task.cancel_waits:
-            self.cut_off(self.record_of(branch, call, answer))
-            self._standing.raise_here()
-        if answer.what == "refuse":
-            raise StepMismatchError(self._task_id, declared.name)
-        self._standing.come(is_there=answer.what != "take" or self._matching.is_over)
-        return answer
+        with self._turns:
+            answer = self._turns.ask(self._matching, branch, call)
+            if answer.what != "take" and self.task.cancel_waits:
+                self.cut_off(self.record_of(branch, call, answer))
+                self._standing.raise_here()
+            if answer.what == "refuse":
+                raise StepMismatchError(self._task_id, declared.name)
+            self._standing.come(is_there=answer.what != "take" or self._matching.is_over)
+            return answer
 
     def store_sync(self, record: StepRecord, change: StepChange | None = None) -> None:
         """Store a step, and block until it is; see `store`."""
@@ -438,24 +436,25 @@ class StepRun:
             if answer.what == "run":
                 answer.record.state = "started"
             return answer.record
-        place = self._matching.place(branch)
-        found = place, branch.origins, call.function, call.digest
-        record = StepRecord(*found, code=self._code, began=self.sleeps.now())
-        self._matching.add(record)
-        self._known.under_way[record] = None
+        with self._turns:
+            found = self._matching.place(branch), branch.origins, call.function, call.digest
+            record = StepRecord(*found, code=self._code, began=self.sleeps.now())
+            self._matching.add(record)
+            self._known.under_way[record] = None
         self._bodies.changed(self.task)
         return record
 
     def _write(self, record: StepRecord, change: StepChange | None, told: Told) -> None:
-        written, self._cut_off = [*self._cut_off, record], []
-        # Those of which the start is stored.
-        instead_of = [one.number for one in written if one.number]
-        for one in written:
-            one.number = next(self._next_number)
-            self._known.under_way.pop(one, None)
-            if one.state != "started":
-                one.ended = self.sleeps.now()
-        self._known.stored |= dict.fromkeys(written)
+        with self._turns:
+            written, self._cut_off = [*self._cut_off, record], []
+            # Those of which the start is stored.
+            instead_of = [one.number for one in written if one.number]
+            for one in written:
+                one.number = next(self._next_number)
+                self._known.under_way.pop(one, None)
+                if one.state != "started":
+                    one.ended = self.sleeps.now()
+            self._known.stored |= dict.fromkeys(written)
         self._bodies.changed(self.task)
         self._post(written, replace(change or StepChange(), instead_of=instead_of), told)
 
