@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import sys
@@ -61,6 +62,22 @@ class DeclaredStep(NamedTuple):
             f"step {self.name} is {here}, and the task {name_of(task.spec.fn)} that calls it is "
             f"{there}: {cure}"
         )
+
+    def require_loop(self, main: asyncio.Task[Any] | None) -> None:
+        """Refuse to be called on another event loop, which could not be woken from its task's.
+
+        Args:
+            main: The asyncio task that runs the task's function.
+
+        Raises:
+            RuntimeError: If it runs on another loop.
+        """
+        if main is not None and main.get_loop() is not asyncio.get_running_loop():
+            raise RuntimeError(
+                f"step {self.name} was called on another event loop than that of its task: await "
+                "it in a coroutine of the task; a thread calls it there by "
+                "asyncio.run_coroutine_threadsafe(...)"
+            )
 
 
 def refused_in_sync_tasks(

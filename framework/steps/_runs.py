@@ -235,6 +235,7 @@ class StepRun:
             TypeError: If the task is a sync function.
         """
         declared.require_kind(self.task, "loop")
+        declared.require_loop(self.branches[0].asyncio_task)
         if self.is_leaving:
             # What it does on its way out is done where it goes on.
             raise asyncio.CancelledError

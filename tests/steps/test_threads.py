@@ -1,7 +1,8 @@
-"""Steps on threads: a sync task may call them on several at a time."""
+"""Steps on threads: those of a sync task are its own, those of a second loop are refused."""
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,12 @@ LATE = threading.Event()
 def stamp(number: int) -> int:
     """Note that it runs."""
     RUNS.append(f"stamp {number}")
+    return number
+
+
+@step
+async def weigh(number: int) -> int:
+    """Return the number."""
     return number
 
 
@@ -62,3 +69,16 @@ async def test_another_thread_may_ask(asyncframe: Probe, monkeypatch: pytest.Mon
 
     assert numbers == [0, 1, 2, 9]
     assert RUNS == ["stamp 0", "stamp 1", "stamp 2", "stamp 9"]
+
+
+@background_task(on_restart="resume", name="tests.weighs_elsewhere")
+async def weighs_elsewhere() -> int:
+    """Call a step on a loop of its own."""
+    return await asyncio.to_thread(lambda: asyncio.run(weigh(1)))
+
+
+async def test_a_second_loop_is_refused(asyncframe: Probe) -> None:
+    """A step on another loop than the task's is refused, since its result might never come."""
+    asyncframe.expect_failure(weighs_elsewhere, RuntimeError)
+    with pytest.raises(RuntimeError, match=r"^step .*weigh was called on another event loop .*: "):
+        await asyncframe.manager.get_result(weighs_elsewhere())
