@@ -22,7 +22,7 @@ from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import Features, StoreHost, WindowAnswer, WindowRequest
 from framework.stores.sql._backlog import Backlog, Permitted, Told
-from framework.stores.sql._dialects.chosen import checked_url
+from framework.stores.sql._dialects.chosen import checked_url, shown
 from framework.stores.sql._reading.history import History
 from framework.stores.sql._reading.lists import Lists, answering
 from framework.stores.sql._reading.mirror import Mirror
@@ -95,7 +95,7 @@ class SQLStore:
         self._begin(None)
 
     def __repr__(self) -> str:
-        return f"SQLStore({self._url.render_as_string(hide_password=True)!r})"
+        return f"SQLStore({shown(self._url)!r})"
 
     def _begin(self, host: StoreHost | None) -> None:
         self._clock = SystemClock()

@@ -81,7 +81,7 @@ def begin_with(dialect: str, given: str, driver: str) -> str:
 
 
 def test_url_is_refused() -> None:
-    """A URL of no use is refused at once, with what is allowed."""
+    """A URL of no use is refused at once, with what is allowed, and without its password."""
     cases: list[tuple[Any, str]] = [
         (None, "TypeError: url must be a string such as 'sqlite:///tasks.db', or a sqlalchemy.*"),
         ("tasks.db", "ValueError: url must be like 'sqlite:///tasks.db' or .*'tasks.db'"),
@@ -104,8 +104,21 @@ def test_url_is_refused() -> None:
         ("sqlite:///:memory:", "ValueError: url must name a file, .*"),
         ("sqlite:///file:x?mode=memory&uri=true", "ValueError: url must name a file, .*"),
     ]
+    cases += [
+        (f"postgresql://u:secret@{rest}", f"ValueError: url must .*{re.escape(words)}")
+        for rest, words in [
+            ("h:x/n", "not 'postgresql://u:***@h:x/n'; in a password write '@' as %40, '/' as %2F"),
+            ("secret@h/n", "not 'postgresql://u:***@h/n'; in a password write '@' as %40, '/' as "),
+            (
+                "h:1,i:2/n",
+                "n'; several hosts go behind the name, as in ?host=one:5432&host=two",
+            ),
+        ]
+    ]
     found = [(url, refusal(partial(SQLStore, url)), words) for url, words in cases]
-    assert [one for one in found if not re.fullmatch(one[2], one[1])] == []
+    assert not [said for _, said, _ in found if "secret" in said]
+    assert repr(SQLStore("postgresql://h/n?password=secret")).endswith("://h/n')")
+    assert [one for one in found if not re.match(one[2], one[1])] == []
 
 
 def test_durable_is_refused() -> None:

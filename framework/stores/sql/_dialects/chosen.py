@@ -37,12 +37,12 @@ def checked_url(url: object) -> URL:
         raise TypeError(
             f"url must be a string such as {first}, or a sqlalchemy.URL, not {checks.show(url)}"
         )
-    try:
-        made = sa.make_url(url)
-    except (ArgumentError, ValueError):
+    made = _parsed(url)
+    if made is None or "@" in (made.host or ""):
         raise ValueError(
-            f"url must be like {' or '.join(examples)}, not {checks.show(url)}"
-        ) from None
+            f"url must be like {' or '.join(examples)}, not {checks.show(_guarded(str(url)))}"
+            f"{_cure(str(url))}"
+        )
     found = _BY_NAME.get(made.get_backend_name())
     if found is None:
         names = ", ".join(driver for one in _DIALECTS for driver in one.drivers)
@@ -54,6 +54,37 @@ def checked_url(url: object) -> URL:
         raise ValueError(_other_driver(made, found))
     found.check(made)
     return made.set(drivername=found.drivers[-1])
+
+
+def shown(url: URL) -> str:
+    """Return a URL for people, without its passwords."""
+    secrets = [name for name in url.query if "password" in name]
+    return url.difference_update_query(secrets).render_as_string(hide_password=True)
+
+
+def _parsed(url: str | URL) -> URL | None:
+    try:
+        return sa.make_url(url)
+    except (ArgumentError, ValueError):
+        return None
+
+
+def _guarded(url: str) -> str:
+    """Return a text that is no URL, without what may be the password in it."""
+    before, at, after = url.rpartition("@")
+    if not at:
+        return url
+    scheme, slashes, login = before.partition("//")
+    user = f"{scheme}//{login.partition(':')[0]}:" if slashes else ""
+    return f"{user}***@{after}"
+
+
+def _cure(url: str) -> str:
+    """Return what to change in a text that is no URL, if it looks nearly like one."""
+    before, _, after = url.rpartition("@")
+    if "," in after:
+        return "; several hosts go behind the name, as in ?host=one:5432&host=two:5432"
+    return "; in a password write '@' as %40, '/' as %2F and ':' as %3A" if ":" in before else ""
 
 
 def _other_driver(url: URL, dialect: Dialect) -> str:

@@ -23,7 +23,7 @@ from framework._records.statuses import FINAL, TaskStatus
 from framework._records.steps import StepRecord
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import ProcessInfo
-from framework.stores.sql._dialects.chosen import checked_url
+from framework.stores.sql._dialects.chosen import checked_url, shown
 from framework.stores.sql._reading.pages import Live, pages_of
 from framework.stores.sql._reading.roster import Roster, waiting
 from framework.stores.sql._reading.shapes import may_have_rows
@@ -103,8 +103,7 @@ class Observer:
 
     def __repr__(self) -> str:
         # Without the driver, which the user need not have named.
-        shown = self._url.set(drivername=self._database.dialect.name)
-        return shown.render_as_string(hide_password=True)
+        return shown(self._url.set(drivername=self._database.dialect.name))
 
     def close(self) -> None:
         """Close the connections."""
