@@ -47,6 +47,9 @@ _LOCKED_CODES: Final = (5, 6)
 _LOCK_LOOKS: Final = 20
 """Milliseconds after which SQLite is asked anew for the write lock, with short pauses."""
 
+_WAITS: Final = "asyncframe.waits"
+"""The key of a connection's information for how long it waits for locks."""
+
 _BESIDE: Final = {
     "-wal": "what was written last",
     "-shm": "the locks of those that write",
@@ -251,6 +254,7 @@ class _File:
         if connection.get_execution_options().get(WRITES, False):
             self._begin_to_write(connection)
         else:
+            _wait_for_locks(connection, round(dialect.LOCK_PATIENCE * 1_000))
             connection.exec_driver_sql("BEGIN")
 
     def _begin_to_write(self, connection: Connection) -> None:
@@ -260,22 +264,18 @@ class _File:
         busy processes overtake it. So the pauses begin anew after `_LOCK_LOOKS` milliseconds.
         """
         driver: Any = connection.connection.driver_connection  # a module's without types
-        patience = dialect.LOCK_PATIENCE
-        until = self._clock.monotonic() + patience
-        driver.execute(f"PRAGMA busy_timeout = {_LOCK_LOOKS}")
-        try:
-            while self._clock.monotonic() < until:
-                try:
-                    driver.execute("BEGIN IMMEDIATE")
-                except sqlite3.OperationalError as error:
-                    if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-                        break
-                else:
-                    return
-            # Once more, for an error of SQLAlchemy's.
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-        finally:
-            driver.execute(f"PRAGMA busy_timeout = {patience * 1_000:.0f}")
+        until = self._clock.monotonic() + dialect.LOCK_PATIENCE
+        _wait_for_locks(connection, _LOCK_LOOKS)
+        while self._clock.monotonic() < until:
+            try:
+                driver.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                    break
+            else:
+                return
+        # Once more, for an error of SQLAlchemy's.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     def _require_file(self, *_: object) -> None:
         """Check that the file is still the one that was opened.
@@ -311,6 +311,15 @@ class _File:
                     f"the file {file} was removed or replaced while in use, and with it {holds}: "
                     "put it back, or restart all processes of this app"
                 )
+
+
+def _wait_for_locks(connection: Connection, milliseconds: int) -> None:
+    """Let SQLite wait for its locks for so long."""
+    fairy = connection.connection
+    if fairy.info.get(_WAITS) != milliseconds:
+        driver: Any = fairy.driver_connection
+        driver.execute(f"PRAGMA busy_timeout = {milliseconds}")
+        fairy.info[_WAITS] = milliseconds
 
 
 def _identity(file: str) -> tuple[int, int] | None:
