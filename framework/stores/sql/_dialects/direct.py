@@ -11,8 +11,7 @@ not tell of these statements.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
@@ -83,11 +82,20 @@ class Direct:
         text = self._text(connection.dialect)
         if text is None:
             return take(connection.execute(self._statement, values))
-        given = text.given(values)
-        with _driving(connection, text.words, given) as cursor:
+        given, dialect = text.given(values), connection.dialect
+        try:
+            cursor = _cursor_of(connection)
             cursor.execute(text.words, given)
             # SQLite finds a row when it is fetched, and may fail then.
-            return take(cursor)
+            found = take(cursor)
+        except dialect.loaded_dbapi.Error as error:
+            is_lost = dialect.is_disconnect(error, connection.connection.driver_connection, None)
+            if is_lost:
+                connection.invalidate(error)
+            raise _wrapped(error, text.words, given, dialect, is_lost) from error
+        if cursor.rowcount >= _MANY:
+            del connection.info[_CURSOR]
+        return found
 
     def _text(self, dialect: sa.Dialect) -> _Text | None:
         try:
@@ -95,22 +103,6 @@ class Direct:
         except KeyError:
             text = self._texts[dialect.name] = _text_of(self._statement, dialect)
             return text
-
-
-@contextmanager
-def _driving(connection: Connection, words: str, given: Any) -> Iterator[Any]:  # Any: a driver's
-    """Give the cursor that executes a statement, whose errors are raised as SQLAlchemy does."""
-    dialect = connection.dialect
-    try:
-        cursor = _cursor_of(connection)
-        yield cursor
-    except dialect.loaded_dbapi.Error as error:
-        is_lost = dialect.is_disconnect(error, connection.connection.driver_connection, None)
-        if is_lost:
-            connection.invalidate(error)
-        raise _wrapped(error, words, given, dialect, is_lost) from error
-    if cursor.rowcount >= _MANY:
-        del connection.info[_CURSOR]
 
 
 def _cursor_of(connection: Connection) -> Any:  # Any: a module's without types
