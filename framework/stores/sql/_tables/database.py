@@ -73,26 +73,26 @@ class Database:
     @contextmanager
     def _transaction(self, engine: Engine) -> Iterator[Connection]:
         try:
-            with engine.connect() as connection, self._dropping(connection), connection.begin():
-                yield connection
+            with engine.connect() as connection:
+                try:
+                    with connection.begin():
+                        yield connection
+                except FAULTS as error:
+                    self._drop(connection, error)
+                    raise
         finally:
             # Whichever comes later, this or the other call in `close`, finds the connection.
             if self._closed:
                 self._engine.pool.dispose()
 
-    @contextmanager
-    def _dropping(self, connection: Connection) -> Iterator[None]:
+    def _drop(self, connection: Connection, error: Exception) -> None:
         """Drop a server's connection after a fault that may be its own.
 
         One that was opened while the server could only be read stays so for ever, and one to a
         server that has become a standby never writes again. The next one may do better.
         """
-        try:
-            yield
-        except FAULTS as error:
-            if not (self.dialect.is_local or self.is_data_fault(error) or self.is_busy(error)):
-                connection.invalidate(error)
-            raise
+        if not (self.dialect.is_local or self.is_data_fault(error) or self.is_busy(error)):
+            connection.invalidate(error)
 
     def link(self, clock: SystemClock, told: Told) -> Link:
         """Return this process's link, which calls *told* when it hears that others have committed.
