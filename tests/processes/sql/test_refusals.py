@@ -119,6 +119,23 @@ def test_tables_are_missing(sql_url: str, caplog: pytest.LogCaptureFixture) -> N
     assert errors == 12
 
 
+@pytest.mark.extended("servers")
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_encoding_is_refused(postgres_url: str, encoding: str) -> None:
+    """A database that cannot store every text is refused at once, with what to do."""
+    url, name = sa.make_url(postgres_url), f"stored_in_{encoding.lower()}"
+    with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as owner:
+        made = f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"
+        owner.execute(made)
+        other = url.set(database=name).render_as_string(hide_password=False)
+        try:
+            told = f"^the database '{name}' has the encoding {encoding}, but the store needs UTF8: "
+            with pytest.raises(StoreUnavailableError, match=told), peers(other, 1):
+                pass
+        finally:
+            owner.execute(f"DROP DATABASE {name}")
+
+
 @pytest.fixture
 def clerk_url(postgres_url: str) -> Iterator[tuple[str, Any]]:
     """A database as a user whose rights are given and taken, and a connection that does so."""

@@ -16,6 +16,7 @@ from sqlalchemy.exc import InvalidatePoolError, SQLAlchemyError
 
 from framework._records.pages import variants
 from framework._threads.clock import SystemClock
+from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._dialects.dialect import Added, Dialect, Of, Row
 from framework.stores.sql._dialects.direct import Direct, Values
 from framework.stores.sql._dialects.link import Linked
@@ -39,6 +40,8 @@ _CONNECTION: Final = {
     "keepalives_count": 3,
     "tcp_user_timeout": 5_000,
     "application_name": "asyncframe",
+    # Otherwise it is that of the database, of which some are read as bytes.
+    "client_encoding": "utf8",
 }
 _OF_SEVERAL: Final = {"target_session_attrs": "read-write"}
 """What else is asked of the server if the URL names several, of which one can be written."""
@@ -447,7 +450,16 @@ def _on_connect(connection: Any, entry: Any) -> None:  # Any: of a driver, of th
     """Make the session's settings, unless a pooler gives each transaction another one.
 
     A pooler has no process, so what it tells as the number of one is not the server's.
+
+    Raises:
+        StoreUnavailableError: If the database cannot store every text.
     """
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding not in (None, "UTF8"):
+        raise StoreUnavailableError(
+            f"the database {connection.info.dbname!r} has the encoding {encoding}, but the store "
+            "needs UTF8: CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0"
+        )
     connection.autocommit = True
     server = connection.execute("SELECT pg_backend_pid()").fetchone()[0]
     if server != connection.info.backend_pid:
