@@ -41,7 +41,8 @@ def tagged(value: object, deepest: int = _DEEPEST) -> Any:
         ValueError: If it is no plain data, or is nested too deep.
     """
     kind = type(value)
-    if kind in _SCALARS:
+    # One of a class of its own, such as the id of a task, is equal to what JSON makes of it.
+    if isinstance(value, _SCALARS):
         return value
     if deepest:
         if kind in _SINGLE:

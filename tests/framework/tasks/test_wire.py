@@ -20,6 +20,7 @@ import pytest
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from framework import RateLimitExceededError, TaskTimeoutError, background_task, retry_task
+from framework._records.ids import TaskId
 from framework._tasks.errors.kept import decode_error, encode_error
 from framework._tasks.functions import bare_function
 from framework._tasks.specs import require_arguments
@@ -443,7 +444,7 @@ def test_error_comes_back() -> None:
         ValueError("x", 1, None, [2, {"a": 3}]),
         KeyError("k"),
         FileNotFoundError(2, "No such file", "list.txt"),
-        TaskTimeoutError("id", "name", 2.5),
+        TaskTimeoutError(TaskId("id"), "name", 2.5),
         RateLimitExceededError("name", 5, 60.0, 2.5),
         RemoteTaskError("shop.Error", "text"),
         Sold("tea"),
