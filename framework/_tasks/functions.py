@@ -90,9 +90,17 @@ def name_of(fn: object) -> str:
     return one_line(full)
 
 
-def one_line(text: str, limit: int = _MAX_NAME) -> str:
-    """Return *text* as one printable line, cut at *limit* characters."""
-    shown = "".join(ch if ch.isprintable() else "\N{REPLACEMENT CHARACTER}" for ch in text)
+def one_line(text: str, limit: int = _MAX_NAME, *, kept: str = "") -> str:
+    """Return *text* as one printable line, cut at *limit* characters.
+
+    Args:
+        text: The text.
+        limit: How many characters at most.
+        kept: Those that may stay although they cannot be printed.
+    """
+    shown = "".join(
+        ch if ch.isprintable() or ch in kept else "\N{REPLACEMENT CHARACTER}" for ch in text
+    )
     return cut(shown, limit)
 
 

@@ -70,11 +70,15 @@ def _description(name: str, value: object) -> str:
     return cut(checks.text(name, value), LONGEST_TEXT)
 
 
+_JOINERS: Final = "\u200c\u200d\u200e\u200f"
+"""What emoji and Persian words are joined by, and marks of direction that turn no other text."""
+
+
 def label_text(text: str) -> str | None:
     """Return a text as the label of a task: in one line, and cut; None for "" and blanks."""
     # Cut first as well, since it may be a megabyte.
     words = " ".join(text[: 10 * LONGEST_LABEL].split())
-    return one_line(cut(words, LONGEST_LABEL)) or None
+    return one_line(cut(words, LONGEST_LABEL), kept=_JOINERS) or None
 
 
 def _label(name: str, value: object) -> object:

@@ -66,6 +66,9 @@ async def test_how_labels_are_given(task_manager: TaskManager) -> None:
         "order 9": await task_manager.submit(retry_task(order), (9,), label=about),
         None: pay(0),
         "text": pay.options(label="text")(1),
+        "\u0645\u06cc\u200c\u062e 1\ufffd": pay.options(label="\u0645\u06cc\u200c\u062e\n1\u202e")(
+            1
+        ),
         "x" * 197 + "...": await task_manager.submit(order, (1,), label=long),
     }
     assert [await task_manager.get_result(one) for one in ids.values()] == list(ids)
