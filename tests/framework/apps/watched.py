@@ -164,7 +164,8 @@ async def report(key: str, progress: float | None = None, message: str = "") -> 
 @app.post("/hostile/{kind}")
 async def start_hostile(kind: str) -> dict[str, str]:
     """Start a task that is described by a text which a page should only show."""
-    return {"task_id": quick.options(description=HOSTILE[kind])(0)}
+    name = f"watched.name{HOSTILE[kind]}" if kind == "long" else None
+    return {"task_id": quick.options(description=HOSTILE[kind], name=name)(0)}
 
 
 @app.post("/many/{number}")
