@@ -17,6 +17,9 @@ from framework._records.statuses import TRAITS
 
 _FILE: Final = Path(__file__).with_name("page.html")
 
+_COMMENT: Final = re.compile(r"^ *// .*\n", re.MULTILINE)
+"""A line that browsers need not load."""
+
 
 @functools.cache
 def page() -> tuple[bytes, dict[str, str]]:
@@ -24,7 +27,7 @@ def page() -> tuple[bytes, dict[str, str]]:
 
     Its file is read once. The header ``ETag`` changes whenever the page does.
     """
-    text = _FILE.read_text(encoding="utf-8").replace(
+    text = _COMMENT.sub("", _FILE.read_text(encoding="utf-8")).replace(
         "const STATUSES = {};",
         f"const STATUSES = {json.dumps(_statuses(), separators=(',', ':'))};",
     )

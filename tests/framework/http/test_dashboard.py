@@ -41,11 +41,12 @@ def made(**options: Any) -> FastAPI:
 
 
 def test_the_page_is_small_and_complete() -> None:
-    """The page is one file of less than 80 kB, and names no other one."""
+    """The page is one file of less than 80 kB, without comments, and names no other one."""
     answer = TestClient(made()).get("/tasks/dashboard")
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert len(answer.content) < MOST
+    assert "\n// " not in answer.text
     assert re.findall(r"""(?:src|href)=["']?(?!data:|#|\$)[^"'\s>]+""", answer.text) == []
 
 
