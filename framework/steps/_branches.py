@@ -8,6 +8,7 @@ context variable, so code that copies contexts, such as ``asyncio.to_thread``, k
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import threading
 import warnings
@@ -15,10 +16,10 @@ import weakref
 from asyncio import locks, queues, taskgroups, tasks
 from collections import Counter
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import _GeneratorContextManager, contextmanager
 from contextvars import ContextVar, copy_context
 from pathlib import Path
-from types import CoroutineType
+from types import CellType, CoroutineType, GeneratorType, MethodType
 from typing import Any, Final, Protocol
 
 from framework._records.steps import Origin, StepRecord
@@ -124,6 +125,18 @@ class Branch:
         if task is None or getattr(task, "_fut_waiter", None) is None:
             return "runs"
         return _waiting_in(self.coroutine, task)
+
+    def limits(self) -> Iterator[float]:
+        """Yield when the limits end, on the loop's clock, that its code has set around a wait.
+
+        Those are `asyncio.timeout`, ``wait_for`` and ``wait``, and anyio's cancel scopes.
+        """
+        coroutine = self.coroutine
+        while isinstance(coroutine, CoroutineType):
+            if coroutine.cr_code.co_filename.startswith(_STEPS):
+                return  # below are the framework's own timers
+            yield from _limits_in(coroutine)
+            coroutine = coroutine.cr_await
 
     def start(self, coroutine: Any) -> Branch:
         """Add the branch that runs a coroutine which has not begun."""
@@ -264,6 +277,32 @@ _INSIDE: Final = (locks.__file__, queues.__file__)
 
 _RUNNING: Final = str(Path(runner.__file__).parent)
 """The folder of the framework whose own asyncio tasks are no branches."""
+
+
+_STEPS: Final = str(Path(__file__).parent)
+
+
+def _limits_in(frame: Any) -> Iterator[float]:
+    """Yield the limits that a coroutine, or what it has entered, holds on to.
+
+    Nothing lists the timers of a loop. But the limit that a coroutine is inside of is on its stack,
+    and the garbage collector knows what is there.
+    """
+    for one in gc.get_referents(frame):
+        found: Any = one.__self__ if isinstance(one, MethodType) else one
+        name = type(found).__name__
+        if isinstance(found, asyncio.Timeout):
+            moment = found.when()
+            if moment is not None:
+                yield moment
+        elif name == "TimerHandle" and not found.cancelled():
+            yield found.when()
+        elif name == "CancelScope" and type(found).__module__.startswith("anyio."):
+            yield found.deadline
+        elif isinstance(found, (CellType, GeneratorType)):
+            yield from _limits_in(found)
+        elif isinstance(found, _GeneratorContextManager):
+            yield from _limits_in(found.gen)
 
 
 def _waiting_in(coroutine: Any, task: asyncio.Task[Any]) -> State:

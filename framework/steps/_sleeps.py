@@ -38,6 +38,10 @@ FOREVER: Final = 100 * 365 * 86_400.0
 """Seconds of a wait without an end, where a moment is needed: a hundred years."""
 
 
+_SLACK: Final = 0.1
+"""Seconds after which the code has heard that its limit has ended."""
+
+
 _MOST: Final = 1_000
 """For how many things a task waits out of memory at most: its row names them."""
 
@@ -146,6 +150,11 @@ class Sleeps:
         delay, reason = self._whole()
         found = self._policies.asleep(self._whose, delay, reason)
         stays = max(one.stays_until for one in self._waits.values()) - self.clock.monotonic()
+        # What its own code has set a limit to ends by that, and only here.
+        now = asyncio.get_running_loop().time()
+        limits = [moment for one in branches for moment in one.limits() if now < moment < math.inf]
+        if limits:
+            stays = max(stays, min(limits) - now + _SLACK)
         if found is not None and delay > LONG and len(self._waits) <= _MOST:
             if stays <= 0:
                 self._leave(found[1], branches)
