@@ -21,6 +21,7 @@ from framework.steps import Message
 _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     404: {"model": Problem, "description": "No task has this id"},
     409: {"model": Problem, "description": "The task has ended, or the key was used before"},
+    413: {"model": Problem, "description": "The message takes more than 1 MiB as JSON"},
     503: {"model": Problem, "description": "The store or the broker does not answer"},
 }
 
@@ -107,6 +108,9 @@ def _route(kind: Message[Any], access: Access) -> Callable[..., Any]:
             await kind.send(task_id, value, key=idempotency_key)
         except MessageRefusedError as error:
             raise HTTPException(409, f"This message is refused: {error.reason}") from None
+        except ValueError as error:
+            # Its type fits by now, so it is too long.
+            raise HTTPException(413, str(error)) from None
         return answer({"task_id": task_id, "message": kind.name}, 202)
 
     send.__doc__ = f"Send the message ``{kind.name}`` to a task that waits for it, or will."

@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, TypeVar, overload
 from framework._records import checks
 from framework._records.exports import provided
 from framework._records.steps import RECEIVES, MessageRecord, StepRecord
-from framework._tasks.wire import adapter_of
+from framework._tasks.wire import MAX_CALL, adapter_of
 from framework._threads.waiters import LoopSleeper, ThreadSleeper
 from framework.protocols import MessageCameError, StepChange
 from framework.steps._bodies import DeclaredStep, refused_in_sync_tasks
@@ -84,7 +84,7 @@ class Message(Generic[T]):
 
         Raises:
             TypeError: If *task_id* or *key* is no string.
-            ValueError: If *value* does not fit the type.
+            ValueError: If *value* does not fit the type, or takes more than 1 MiB as JSON.
             TaskNotFoundError: If no task has this id.
             MessageRefusedError: If the task has ended, or the key was used for another value.
             StoreUnavailableError: If a store that several processes share cannot be used.
@@ -96,10 +96,16 @@ class Message(Generic[T]):
         """Return a value as JSON, as the task will get it.
 
         Raises:
-            ValueError: If it does not fit the type; pydantic's error says why.
+            ValueError: If it does not fit the type, as pydantic's error says; or if it is longer
+                than `MAX_CALL`.
         """
         fitting = self._adapter.validate_python(value)
         text: str = self._adapter.dump_json(fitting).decode()
+        if len(text) > MAX_CALL:
+            raise ValueError(
+                f"message {self.name!r} takes {len(text):,} characters of JSON, but only "
+                f"{MAX_CALL:,} are allowed: store the data and send its key instead"
+            )
         return text
 
     def json_schema(self) -> dict[str, Any]:

@@ -66,6 +66,7 @@ async def test_a_decision_over_http(asyncframe: Probe) -> None:
                 (f"/tasks/{task_id}/messages/rating", 6, {**ann, "Idempotency-Key": "r"}),
             ]
         ]
+        long = await client.post(url, json={"approved": True, "by": "a" * 1_048_576}, headers=ann)
         await asyncframe.clock.run_for(1)
         steps = (await client.get(f"/tasks/{task_id}/steps", headers=ann)).json()["steps"]
         foreign = await client.get(f"/tasks/{task_id}/steps", headers=bob)
@@ -78,6 +79,10 @@ async def test_a_decision_over_http(asyncframe: Probe) -> None:
     ]
     assert foreign.status_code == 404
     assert codes == [403, 404, 422, 202, 409]
+    assert (long.status_code, long.json()["detail"].partition(",")[0]) == (
+        413,
+        "message 'decision' takes 1",
+    )
     assert (sent.status_code, sent.json()) == (202, {"task_id": task_id, "message": "decision"})
     assert (late.status_code, late.json()) == (
         409,
