@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from framework._records import checks
-from framework._tasks.functions import check_key, name_of, require_callable
+from framework._tasks.functions import check_key, is_async, name_of, require_callable
 from framework._tasks.injection import injected
 from framework.steps._bodies import DeclaredStep, refused_in_sync_tasks
 from framework.steps._branches import current_branch, warn_if_lost
@@ -100,12 +100,15 @@ def step(
 def _declared(
     fn: Callable[..., Any], key: Callable[..., Any] | None, once: bool, timeout: float | None
 ) -> Callable[..., Any]:
+    if isinstance(fn, (staticmethod, classmethod)):
+        kind = type(fn).__name__
+        raise TypeError(f"@step must stand below @{kind}, not above it: {fn.__func__.__qualname__}")
     require_callable("step", fn)
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         raise TypeError(f"step needs a function that returns, not the generator {fn.__qualname__}")
     check_key("key", key, fn)
     run = injected(fn)
-    if inspect.iscoroutinefunction(fn):
+    if is_async(fn):
         declared = DeclaredStep(name_of(fn), run if timeout is None else _limited(run, timeout))
         declared = declared._replace(key=key, once=once, starts_first=once)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 from framework import background_task, retry_task
 from framework.steps import step
@@ -39,3 +40,24 @@ async def test_a_set_has_no_order(asyncframe: Probe) -> None:
     await asyncframe.manager.get_result(tags_twice())
 
     assert TAGGED == ["order 7: [[0, 8], [0, 8]] [{0, 8}]"]
+
+
+class Weigher:
+    """What can be called, and awaited."""
+
+    async def __call__(self, weight: int) -> int:
+        """Return the weight."""
+        return weight
+
+
+@background_task(on_restart="resume", name="tests.weighs_by_an_object")
+async def weighs_by_an_object() -> int:
+    """Call an object as a step."""
+    weigh: Any = step(Weigher())
+    found: int = await weigh(3)
+    return found
+
+
+async def test_an_object_may_be_an_async_step(asyncframe: Probe) -> None:
+    """An object whose call is a coroutine is a step of async tasks."""
+    assert await asyncframe.manager.get_result(weighs_by_an_object()) == 3

@@ -720,10 +720,10 @@ async def test_a_step_is_of_the_kind_of_its_task(asyncframe: Probe, effects: Eff
     assert not effects
 
 
-@pytest.mark.parametrize("what", [1, iter(()), object()])
+@pytest.mark.parametrize("what", [1, iter(()), object(), staticmethod(abs), classmethod(repr)])
 def test_what_is_no_function(what: Any) -> None:
     """Only a function can be a step."""
-    with pytest.raises(TypeError, match=r"^step "):
+    with pytest.raises(TypeError, match=r"^@?step .*(a function or another|must stand below @)"):
         step(what)
 
 
