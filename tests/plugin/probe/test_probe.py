@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI, Request
 
+import pytest_asyncframe
 from framework import TaskNotFoundError, TaskStatus, background_task, setup_async_framework
 from pytest_asyncframe._toolkit import clients, pristine
 from pytest_asyncframe.clock import VirtualClock
@@ -244,6 +245,9 @@ def test_clients_without_the_extra(asyncframe: Probe, monkeypatch: pytest.Monkey
     with pytest.raises(ImportError, match=rf"^asyncframe\.live_server\(\) needs uvicorn: {cure}"):
         asyncframe.live_server(app_with_state())
     assert not client.running
+    monkeypatch.setitem(sys.modules, "pytest", None)
+    with pytest.raises(ImportError, match=rf"^tests of tasks need pytest: {cure}"):
+        importlib.reload(pytest_asyncframe)
 
 
 @pytest.mark.parametrize("older", [True, False], ids=["with the older", "alone"])
