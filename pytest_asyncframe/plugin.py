@@ -209,11 +209,14 @@ def pytest_runtest_makereport(
 ) -> Generator[None, Any, Any]:
     """Record whether the test has failed, and add its task timeline to the report."""
     toolkit = item.stash.get(_TOOLKIT, None)
-    if toolkit is not None and call.excinfo is not None:
+    if call.excinfo is not None and _is_used():
         from pytest_asyncframe._report import errors  # only if a test has failed
 
-        # Without pytest's terminal, nobody can ask for it.
-        errors.prepare(call.excinfo, whole=item.config.getoption("fulltrace", False))
+        # A test without our fixtures may call tasks, too, but has none of our frames.
+        # Without pytest's terminal, nobody can ask for the whole.
+        whole = toolkit is None or item.config.getoption("fulltrace", False)
+        errors.prepare(call.excinfo, whole=whole)
+    if toolkit is not None and call.excinfo is not None:
         toolkit.cut_short = True
     report = yield
     section = item.stash.get(_LAST_SECTION, None)
@@ -265,12 +268,16 @@ def _own_apps(
     definition: pytest.FixtureDef[Any], config: pytest.Config
 ) -> AbstractContextManager[object]:
     """Let the apps that a wider-scoped fixture starts be its own, and not those of a test."""
-    # A folder of the user's may have this name as well.
-    if not hasattr(sys.modules.get("framework"), "setup_async_framework"):
+    if not _is_used():
         return nullcontext()
     from pytest_asyncframe._toolkit import lasting  # only where there can be an app
 
     return lasting.watched(definition, config)
+
+
+def _is_used() -> bool:
+    """Whether something has imported asyncframe; a folder of the user's may have its name."""
+    return hasattr(sys.modules.get("framework"), "setup_async_framework")
 
 
 def _real_time(config: pytest.Config) -> AbstractContextManager[object]:
