@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -24,8 +25,18 @@ def workers(source: Source, screen: Screen, _: Namespace) -> int:
     gone = sum(one.is_gone for one in found)
     if gone:
         screen.say(f"{gone} are gone: the next process that starts takes over their tasks")
-    screen.say(f"{waiting.get('', 0)} tasks wait for a process that has a place for them")
+    screen.say(_told(waiting.get("", 0), found))
     return GOOD
+
+
+def _told(waiting: int, found: Sequence[ProcessInfo]) -> str:
+    """Return how many tasks wait for a place, and what to do if no process has any."""
+    them = ("task waits", "it") if waiting == 1 else ("tasks wait", "them")
+    told = f"{waiting} {them[0]} for a process that has a place for {them[1]}"
+    # Of one that does not say, nothing is known.
+    if not waiting or any(one.places != 0 and not one.is_gone for one in found):
+        return told
+    return f"{told}: none that runs has any, so start one with 'asyncframe worker module:app'"
 
 
 def _facts_of(one: ProcessInfo, waiting: int) -> dict[str, Any]:  # Any: JSON

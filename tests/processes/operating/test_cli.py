@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ import pytest
 from framework import background_task, get_task_manager, setup_async_framework
 from framework._records.reasons import delayed
 from framework._threads.clock import SystemClock
-from framework.cli import _screen, _tasks, main
+from framework.cli import _screen, _tasks, _workers, main
+from framework.protocols import ProcessInfo
 from framework.steps import step
 from framework.stores.sql import SQLStore
 from tests.children import python
@@ -114,6 +116,19 @@ def test_the_script() -> None:
     """The distribution installs the program under its own name, too."""
     (script,) = metadata.entry_points(group="console_scripts", name="asyncframe")
     assert script.load() is main
+
+
+# -- workers
+
+
+def test_nobody_runs_tasks() -> None:
+    """If tasks wait, and no process has a place, it says what to start."""
+    web = ProcessInfo("web", "vm", 7, "app", 0.0, 0, {}, None, 0.0, False)
+    told = "1 task waits for a process that has a place for it"
+    cure = ": none that runs has any, so start one with 'asyncframe worker module:app'"
+    assert _workers._told(1, [web]) == _workers._told(1, []) == f"{told}{cure}"
+    assert _workers._told(1, [web, replace(web, places=2)]) == told
+    assert _workers._told(0, [web]) == "0 tasks wait for a process that has a place for them"
 
 
 # -- list
@@ -556,7 +571,8 @@ import contextlib, io, json
 from framework import background_task, get_task_manager, setup_async_framework
 from framework._records.reasons import delayed
 from framework._threads.clock import SystemClock
-from framework.cli import _screen, _tasks, main
+from framework.cli import _screen, _tasks, _workers, main
+from framework.protocols import ProcessInfo
 from framework.steps import step
 from framework.stores.sql import SQLStore
 said = []

@@ -92,17 +92,21 @@ def test_one_task(peer: Peer, observer: Observer) -> None:
 
 
 def test_what_each_process_has_to_do(peer: Peer, observer: Observer) -> None:
-    """The processes are listed with their places, and with how many of their tasks run and wait."""
+    """The processes are listed with their places, and with how many of their tasks run and wait.
+
+    One that sleeps waits for no place.
+    """
     running = peer.accept()
     peer.start(running)
     for _ in range(2):
         peer.accept()
     peer.end(peer.accept())
-    free_one = peer.accept()
+    free_one, asleep = peer.accept(), peer.accept()
     peer.writer.batches.write()
     with peer.database.writing() as connection:
-        of_it = TASKS.c.task_id == free_one.task_id
-        connection.execute(sa.update(TASKS).where(of_it).values(process=""))
+        for task, due in [(free_one, None), (asleep, START + 60)]:
+            of_it = TASKS.c.task_id == task.task_id
+            connection.execute(sa.update(TASKS).where(of_it).values(process="", due_at=due))
     (one,), waiting = observer.processes()
 
     assert (one.host, one.pid, one.started_at) == (socket.gethostname(), os.getpid(), START)

@@ -192,7 +192,7 @@ class Observer:
 
         Returns:
             The processes, and by the id of each how many tasks wait there; "" has those that wait
-            for any process.
+            for a place in any process.
 
         Raises:
             StoreUnavailableError: If the database fails.

@@ -80,7 +80,10 @@ class Roster:
 
 
 def waiting(connection: Connection) -> dict[str, int]:
-    """Return how many tasks wait in each process, by its id; "" has those that are free."""
+    """Return how many tasks wait in each process, by its id.
+
+    "" has those that are free and may start now; those that sleep need no place.
+    """
     return {row.process: row.many for row in connection.execute(_WAITING)}
 
 
@@ -99,5 +102,6 @@ GROUP BY name ORDER BY count(*) DESC, name
 _WAITING: Final = (
     sa.select(TASKS.c.process, sa.func.count().label("many"))
     .where(*_LIVE, TASKS.c.status == TaskStatus.PENDING.value)
+    .where(sa.or_(TASKS.c.process != "", TASKS.c.due_at.is_(None)))
     .group_by(TASKS.c.process)
 )
