@@ -158,11 +158,12 @@ def _cancel(
         _request_on_workers(source, str(record.task_id))
     else:
         source.observer.request_cancel(str(record.task_id), at_once=at_once)
-    sight = _until_final(source, sight, timeout)
+    # What was seen before knows nothing of the request.
+    sight = _until_final(source, source.observer.look(str(record.task_id)) or sight, timeout)
     if screen.as_json:
         screen.json(facts_of(sight.record))
     if sight.record.status != "cancelled":
-        raise CommandError(_why_not_cancelled(sight, at_once=at_once))
+        raise CommandError(_why_not_cancelled(sight, timeout, at_once=at_once))
     return sight.record
 
 
@@ -180,7 +181,7 @@ def _request_on_workers(source: Source, task_id: str) -> None:
             raise CommandError(str(error)) from None
 
 
-def _why_not_cancelled(sight: Sight, *, at_once: bool) -> str:
+def _why_not_cancelled(sight: Sight, timeout: float, *, at_once: bool) -> str:
     record = sight.record
     if record.status.is_final:
         return f"task {record.task_id} has ended before it was cancelled: {record.status}"
@@ -201,8 +202,9 @@ def _why_not_cancelled(sight: Sight, *, at_once: bool) -> str:
             "answered; if it has died, the next one of the app cancels the task"
         )
     return (
-        f"task {record.task_id} is asked to stop, and still {record.status}: a function on a "
-        "thread cannot be stopped from outside, and ends where it calls check_cancelled()"
+        f"task {record.task_id} is asked to stop, and still {record.status} after {timeout:g} s: a "
+        "coroutine ends once its cleanup has, a function on a thread where it calls "
+        "check_cancelled(); asyncframe wait tells when"
     )
 
 

@@ -358,6 +358,7 @@ def test_cancel_without_a_process(run: Any, written: Written, tmp_path: Path) ->
 
     assert said.status == 1
     assert said.objects[0]["status"] == "running"
+    assert said.objects[0]["cancel_requested"] is True
     assert said.err == (
         f"asyncframe: task {task_id} is asked to stop, but no process has it now: the next one of "
         "the app ends it\n"

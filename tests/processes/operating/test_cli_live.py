@@ -167,8 +167,9 @@ def test_cancel_of_a_thread(shop: Shop) -> None:
 
     assert said.status == 1
     assert said.out == (
-        f"asyncframe: task {task_id} is asked to stop, and still running: a function on a thread "
-        "cannot be stopped from outside, and ends where it calls check_cancelled()\n"
+        f"asyncframe: task {task_id} is asked to stop, and still running after 0.5 s: a coroutine "
+        "ends once its cleanup has, a function on a thread where it calls check_cancelled(); "
+        "asyncframe wait tells when\n"
     )
     assert shop.run("wait", task_id).task["cancel_requested"] is True
 
