@@ -97,6 +97,7 @@ async def daily() -> None:
 
 FUNCTIONS: dict[str, Any] = {
     "fails": fails,
+    "labelled": fails.options(label="order 7"),
     "retried": retried,
     "throttled": throttled,
     "limited": limited,

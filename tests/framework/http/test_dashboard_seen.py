@@ -457,8 +457,12 @@ def test_a_hidden_page_asks_nothing(page: Page) -> None:
 
 
 def test_a_phone(page: Page, app: httpx.Client) -> None:
-    """On the narrowest phone nothing is wider than the screen, and rows have two lines."""
+    """On the narrowest phone nothing is wider than the screen, and rows have two lines.
+
+    They say what a task is about, also where it has failed.
+    """
     page.set_viewport_size({"width": 360, "height": 740})
+    expect(find(page, started(app, "/start/labelled"))).to_contain_text("order 7, ConnectionError")
     row = find(page, started(app, "/start/retried"))
     expect(row).to_contain_text("Next attempt")
     box = row.bounding_box()
