@@ -71,6 +71,9 @@ class Accepted(BaseModel, Generic[T], metaclass=_OrResponse):
     # Fields: pydantic calls this to make one of a mapping.
     def __init__(self, task: TaskId[Any] | Task | str | None = None, /, **fields: Any) -> None:
         super().__init__(**(fields if task is None else _described(task)))
+        if isinstance(task, TaskId):
+            # Pydantic makes a plain text of it, of which the route would not know that it is one.
+            self.__dict__["task_id"] = task
 
     @model_validator(mode="before")
     @classmethod

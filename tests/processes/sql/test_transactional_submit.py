@@ -263,8 +263,9 @@ def in_session() -> Iterator[Session]:
 
 
 @pytest.mark.extended("time")
+@pytest.mark.parametrize("is_made", [False, True], ids=["id", "Accepted"])
 async def test_a_dependency_that_commits_after_the_response(
-    sql_url: str, caplog: pytest.LogCaptureFixture
+    sql_url: str, is_made: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The response is made without waiting for a task that nobody can see before the commit."""
     app = FastAPI()
@@ -273,7 +274,8 @@ async def test_a_dependency_that_commits_after_the_response(
     @app.post("/")
     async def place(session: Annotated[Session, Depends(in_session)]) -> Accepted[bool]:
         session.execute(ORDERS.insert().values(number=1))
-        return look.options(session=session)(1)
+        task_id = look.options(session=session)(1)
+        return Accepted(task_id) if is_made else task_id
 
     store = SQLStore(sql_url)
     async with (
