@@ -175,7 +175,7 @@ def ask(sql_url: str, task_id: str, *, at_once: bool = False) -> None:
         (signs_beside_a_sleep, "completed"),
     ],
 )
-@pytest.mark.parametrize("by", ["the next app", "an observer"])
+@pytest.mark.parametrize("by", ["the next app", "an observer", "a request"])
 async def test_who_is_cancelled_as_a_row(
     sql_url: str, effects: list[str], by: str, function: Any, status: str
 ) -> None:
@@ -192,6 +192,10 @@ async def test_who_is_cancelled_as_a_row(
                 "completed": "cannot: it has ended: completed",
             }
             assert str(answer) == ended[status]
+        elif by == "a request":
+            async with routes() as client:
+                deleted = await client.delete(f"/tasks/{task_id}")
+            assert (deleted.status_code, deleted.json()["status"]) == (200, status)
         task = await manager.wait(task_id, timeout=PATIENCE)
         with pytest.raises(MessageRefusedError, match=r"^message .* the task has ended$"):
             await SIGNED.send(task_id, True)
@@ -213,14 +217,19 @@ def command(sql_url: str, task_id: str) -> None:
     )
 
 
+def routes() -> httpx.AsyncClient:
+    """Return a client of the routes of tasks."""
+    served = FastAPI()
+    served.include_router(task_router())
+    headers = {"X-Requested-With": "tests"}
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(served), base_url="http://app", headers=headers
+    )
+
+
 async def request(task_id: str) -> None:
     """Cancel a task at once by a request, which may only ask for yes or no."""
-    routes = FastAPI()
-    routes.include_router(task_router())
-    served, headers = httpx.ASGITransport(routes), {"X-Requested-With": "tests"}
-    async with httpx.AsyncClient(
-        transport=served, base_url="http://app", headers=headers
-    ) as client:
+    async with routes() as client:
         url = f"/tasks/{task_id}"
         answers = [await client.delete(url, params={"at_once": one}) for one in ("maybe", "true")]
     assert [one.status_code for one in answers] == [422, 200]
