@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 from framework import background_task, retry_task
@@ -61,3 +62,17 @@ async def weighs_by_an_object() -> int:
 async def test_an_object_may_be_an_async_step(asyncframe: Probe) -> None:
     """An object whose call is a coroutine is a step of async tasks."""
     assert await asyncframe.manager.get_result(weighs_by_an_object()) == 3
+
+
+@background_task(on_restart="resume", name="tests.takes_as_stored")
+async def takes_as_stored(pair: object, number: int, more: Iterable[float] = ()) -> str:
+    """Return what it was called with."""
+    return repr((pair, number, more))
+
+
+async def test_the_first_run_gets_what_later_ones_get(asyncframe: Probe) -> None:
+    """A task that resumes is called with what JSON gives back, also before any restart."""
+    given: Any = ((1, (2,)), "5", (3,))
+    result = await asyncframe.manager.get_result(takes_as_stored(*given))
+
+    assert result == "([1, [2]], 5, [3.0])"

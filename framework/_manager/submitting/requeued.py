@@ -35,7 +35,7 @@ from framework._records.statuses import FINAL, PENDING, RUNNING, TaskStatus
 from framework._running.endings import Ends
 from framework._running.runner import NOT_STARTED, Runner
 from framework._tasks.live import LiveTask, Pause, Waiter, copy_record, current_record
-from framework._tasks.wire import codec_of
+from framework._tasks.wire import codec_of, decode_call
 from framework._threads.waiters import ThreadWaiter, wake_all
 from framework.protocols import RequeueStore, Run
 
@@ -85,6 +85,9 @@ class Requeued(Partner):
         codec = codec_of(spec.fn)
         call = codec.encode(args, kwargs)
         codec.require_same(args, kwargs)
+        if spec.resumes:
+            # What its code gives to steps is the same in its first run as in those that go on.
+            task.args, task.kwargs = decode_call(spec.fn, call)
         if self.is_possible:
             waits = task.after is not None
             task.restart = Restart(
