@@ -19,6 +19,9 @@ from pytest_asyncframe.clock._clock import StuckError, VirtualDeadlockError
 from pytest_asyncframe.clock._loop import loops_of
 from pytest_asyncframe.clock._patched.threads import busy, lasting
 
+STUCK_AGAIN = 0.5
+"""Real seconds after which a test that was stuck before counts as stuck again."""
+
 
 def watch(
     sequencer: Sequencer,
@@ -35,6 +38,7 @@ def watch(
         note: Called with a text for the timeline when the sequencer did not wait for something.
     """
     seen: object = None
+    watchdog = sequencer.watchdog
     sequencer.outside.watch(lasting(before))
     strangers = functools.partial(_strangers, sequencer, before, activity.native_threads())
 
@@ -61,7 +65,10 @@ def watch(
         # A thread that computes is slow, not stuck.
         if moved or (_waits_outside(sequencer) and not at_work):
             return None
-        return StuckError(_who_blocks(sequencer, strangers()))
+        error = StuckError(_who_blocks(sequencer, strangers()))
+        # Clients, loops and pools meet the same again when they are closed, one after another.
+        watchdog.patience = min(watchdog.patience, STUCK_AGAIN)
+        return error
 
     def on_overtake(others: list[Actor]) -> None:
         frames = sys._current_frames()
@@ -69,11 +76,11 @@ def watch(
         sequencer.outside.met[f"what blocks outside the virtual clock: {blocked}"] = None
         note(f"runs beside what blocks outside the virtual clock: {blocked or 'a timer'}")
 
-    sequencer.watchdog.on_give_up = functools.partial(_tell_pollers, note)
+    watchdog.on_give_up = functools.partial(_tell_pollers, note)
     sequencer.on_stall = on_stall
     sequencer.on_runaway = on_runaway
-    sequencer.watchdog.on_overtake = on_overtake
-    sequencer.watchdog.on_quiet = on_quiet
+    watchdog.on_overtake = on_overtake
+    watchdog.on_quiet = on_quiet
 
 
 def _tell_pollers(note: Callable[[str], object], threads: list[threading.Thread]) -> None:

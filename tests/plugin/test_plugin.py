@@ -10,9 +10,10 @@ from types import ModuleType
 
 import pytest
 
+from pytest_asyncframe.clock import _stalls
 from tests.children import python
 from tests.patience import PATIENCE
-from tests.plugin.endings import PLAIN
+from tests.plugin.endings import PLAIN, Ending
 
 APP = """
     import time
@@ -471,6 +472,33 @@ def test_a_stuck_worker(user: pytest.Pytester) -> None:
 
     assert "nothing has happened for 0.05 s of real time:" in text
     assert "blocks outside the virtual clock: test_it.py:8 in stuck" in text
+
+
+def test_a_test_that_is_stuck_again(ending: Ending, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What blocks a test also blocks its end, which tells so sooner and in few words."""
+    monkeypatch.setattr(_stalls, "STUCK_AGAIN", 0.02)
+    text = ending(
+        """
+        import asyncio, threading, time
+        from framework import setup_async_framework
+
+        lock = threading.Lock()
+
+        def sleep():
+            with lock:
+                time.sleep(1)
+
+        async def test_it(asyncframe):
+            async with setup_async_framework(None):
+                await asyncio.gather(asyncio.to_thread(sleep), asyncio.to_thread(sleep))
+        """,
+        *("-o", "asyncframe_stuck_timeout=0.05"),
+        *("-p", "no:asyncio", "-p", "no:anyio"),
+    )
+
+    assert "call: " in text
+    assert "nothing has happened for 0.05 s of real time:" in text
+    assert "for 0.02 s" in text
 
 
 # -- wrong use
