@@ -96,7 +96,7 @@ def _hint(error: BaseException, fault: Injected | None) -> str:
 
 
 def report(found: Findings, *, failed: bool) -> None:
-    """Fail the test or warn, by the severity of each finding; not if it failed before."""
+    """Fail the test or warn, by the severity of each finding; not if it failed or was skipped."""
     errors = [text for severity, texts in found if severity == "error" for text in texts]
     warned = [text for severity, texts in found if severity == "warn" for text in texts]
     if failed:

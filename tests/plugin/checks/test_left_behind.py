@@ -4,7 +4,34 @@ from __future__ import annotations
 
 import pytest
 
-from tests.plugin.endings import PASSED, Ending
+from tests.plugin.endings import PASSED, PLAIN, Ending
+
+# -- tests that end early
+
+
+def test_a_test_that_is_skipped_in_its_middle(pytester: pytest.Pytester) -> None:
+    """What a skipped test, or an expected failure, leaves behind is no second outcome."""
+    pytester.makepyfile("""
+        import time
+        import pytest
+        from framework import background_task
+
+        @background_task
+        def sleep_long():
+            time.sleep(10)
+
+        def test_skipped(asyncframe):
+            sleep_long()
+            pytest.skip("not here")
+
+        @pytest.mark.xfail
+        def test_expected(asyncframe):
+            sleep_long()
+            assert False
+    """)
+
+    assert pytester.inline_run(*PLAIN).countoutcomes() == [0, 2, 0]
+
 
 # -- pollers
 
