@@ -40,9 +40,10 @@ def arguments_text(arguments: Mapping[str, object]) -> str | None:
     """Return arguments by the names of their parameters as JSON; None if there are none.
 
     A secret is `MASK`: a ``SecretStr`` or ``SecretBytes`` of pydantic, wherever it is, and a field
-    of a model or a dataclass that its ``repr`` leaves out. Texts are cut at 200 characters, lists
-    and mappings after 20 items, and what is nested deeper than five levels is left out. Arguments
-    that would make the whole too long are replaced by a text in angle brackets.
+    of a model or a dataclass that its ``repr``, or all that it dumps, leaves out. Texts are
+    cut at 200 characters, lists and mappings after 20 items, and what is nested deeper than five
+    levels is left out. Arguments that would make the whole too long are replaced by a text in
+    angle brackets.
 
     Args:
         arguments: The values, which are not changed; iterators are not read.
@@ -111,7 +112,7 @@ def _fields_of(value: Any) -> dict[str, object] | None:  # Any: any object
     # The second one before 2.10 of pydantic.
     known = getattr(kind, "__pydantic_fields__", None) or getattr(kind, "model_fields", None)
     if isinstance(known, dict):
-        secret = {name for name, one in known.items() if not one.repr}
+        secret = {name for name, one in known.items() if one.exclude or not one.repr}
         names = [*known, *(getattr(value, "__pydantic_extra__", None) or ())]
     elif dataclasses.is_dataclass(kind):
         secret = {one.name for one in dataclasses.fields(kind) if not one.repr}
