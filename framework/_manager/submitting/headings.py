@@ -11,7 +11,13 @@ from framework._records.about.arguments import arguments_text
 from framework._records.about.meta import meta_text
 from framework._records.jsonsafe import safe_str
 from framework._tasks.current import hook_owner
-from framework._tasks.functions import arguments_by_name, check_key, check_parameters, name_of
+from framework._tasks.functions import (
+    arguments_by_name,
+    check_key,
+    check_parameters,
+    name_of,
+    signature_of,
+)
 from framework._tasks.live import LiveTask, current_record
 from framework._tasks.options import label_text
 
@@ -132,6 +138,17 @@ def _arguments(shown: object, task: LiveTask) -> str | None:
     return arguments_text(arguments_by_name(fn, task.args or (), task.kwargs or {}, names))
 
 
+def _cure_of(given: Callable[..., object], task: LiveTask) -> str:
+    """Return how to mend a function that does not take the arguments of this call; else ""."""
+    takes = signature_of(given)
+    try:
+        if takes is not None:
+            takes.bind(*(task.args or ()), **(task.kwargs or {}))
+    except TypeError:
+        return "; give those of its parameters a default that a call may leave out"
+    return ""
+
+
 def _made(
     option: str, given: Any, task: LiveTask, check: Callable[[str, object], str | None]
 ) -> str | None:
@@ -147,7 +164,7 @@ def _made(
         check_key(option, given, fn)
         raise ValueError(
             f"the {option} function of {name_of(fn)} raised {type(error).__name__}: "
-            f"{safe_str(error, _SHOWN)}; the task was not submitted"
+            f"{safe_str(error, _SHOWN)}; the task was not submitted{_cure_of(given, task)}"
         ) from error
     try:
         return None if found is None else check(option, found)

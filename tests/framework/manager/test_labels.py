@@ -143,6 +143,7 @@ class Card(BaseModel):
 
     number: SecretStr
     code: str = Field(repr=False)
+    cvc: str = Field(default="4711", exclude=True)
     names: list[str] = []
 
     @field_serializer("number")
@@ -181,6 +182,11 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
         lambda: background_task(label=one_over)(order)(0),
         ValueError,
         r"^the label function of .*order raised ZeroDivisionError: .*; the task was not submitted$",
+    ),
+    (
+        lambda: background_task(label=lambda number, cents: f"{number}{cents}")(order)(0),
+        ValueError,
+        r"^the label function of .* not submitted; give those of its parameters a default that .*$",
     ),
     (
         lambda: background_task(label=lambda number: number)(order)(3),
@@ -265,6 +271,7 @@ async def test_what_is_refused_and_hidden(task_manager: TaskManager) -> None:
     assert first["bill"]["card"] == {
         "number": "*" * 10,
         "code": "*" * 10,
+        "cvc": "*" * 10,
         "names": ["a"] * 20 + ["<2 more>"],
         "pin": "*" * 10,
     }
