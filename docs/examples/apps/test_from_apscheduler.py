@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from fastapi import FastAPI, HTTPException
 from fastapi.testclient import TestClient
+from pydantic import AwareDatetime
 
 from framework import (
     TaskId,
@@ -37,7 +38,7 @@ def remind(user: str) -> None:
 
 
 @app.post("/reminders/{user}", status_code=202)
-def add_reminder(user: str, at: datetime) -> TaskId[None]:
+def add_reminder(user: str, at: AwareDatetime) -> TaskId[None]:
     """Remind somebody at a time; what was ``add_job(remind, "date", run_date=at, args=[user])``."""
     left = (at - datetime.now(UTC)).total_seconds()
     return remind.options(delay=max(0.0, left), description=user)(user)
@@ -88,4 +89,5 @@ def test_reminders(task_manager: TaskManager) -> None:
         task_manager.wait_result(first, timeout=60)
         second = client.post("/reminders/bob", params={"at": tomorrow.isoformat()}).json()
         assert client.delete(f"/reminders/{second}").json() is True
+        assert client.post("/reminders/carl", params={"at": "2031-05-01T09:00"}).status_code == 422
     assert reminded == ["ann"]
