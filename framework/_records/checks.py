@@ -210,9 +210,11 @@ def owner(name: str, value: object) -> str | None:
         return None
     wanted = "a string of 1 to 255 printable characters, or None for nobody"
     if not isinstance(value, str):
+        # The repr of a user may have what no log should.
+        is_plain = isinstance(value, (int, float, bytes))
+        given = show(value) if is_plain else f"of type {type(value).__qualname__}"
         raise TypeError(
-            f"{name} must be {wanted}, not {show(value)}: use an id as a string, such as "
-            "str(user.id)"
+            f"{name} must be {wanted}, not {given}: use an id as a string, such as str(user.id)"
         )
     if not value:
         raise ValueError(f"{name} must be {wanted}, not {show(value)}")

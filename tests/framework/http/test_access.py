@@ -507,6 +507,7 @@ WANTED = "what owner returns must be a string of 1 to 255 printable characters, 
 TEXT = "use the user's id, or a hash of this text"
 ANSWERS: list[tuple[Any, str]] = [
     (5, f"{WANTED}, not 5: use an id as a string, such as str(user.id)"),
+    (object(), f"{WANTED}, not of type object: use an id as a string, such as str(user.id)"),
     (b"ann", f"{WANTED}, not b'ann': use an id as a string, such as str(user.id)"),
     ("", f"{WANTED}, not ''"),
     ("a\nb", rf"{WANTED}, not 'a\nb' (3 characters): {TEXT}"),
