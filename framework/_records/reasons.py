@@ -235,7 +235,9 @@ class Due(NamedTuple):
 
 
 def _delayed(due: Due) -> str:
-    return "its delay is over" if _is_over(due) else f"delayed until {due}"
+    # Seen for longer only where no process takes it, as workers over a store do.
+    over = "its delay is over: it waits for a process that knows its function"
+    return over if _is_over(due) else f"delayed until {due}"
 
 
 def _sleeping(due: Due) -> str:

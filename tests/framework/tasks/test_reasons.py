@@ -69,7 +69,10 @@ WORDS = {
         record(reason=reasons.delayed(NOON + 20)),
         "delayed until 12:00:20 UTC, in 12.4 s",
     ),
-    "delay over": (record(reason=reasons.delayed(NOON + 7.6)), "its delay is over"),
+    "delay over": (
+        record(reason=reasons.delayed(NOON + 7.6)),
+        "its delay is over: it waits for a process that knows its function",
+    ),
     "for a day": (
         record(reason=reasons.delayed(NOON + 86_407.6)),
         "delayed until 2027-01-16 12:00:07 UTC, in 1 d",
