@@ -10,7 +10,7 @@ from typing import Literal
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from tests.framework.apps.hostile import HOSTILE
 from tests.patience import PATIENCE
@@ -304,7 +304,10 @@ def test_hostile_texts(page: Page, app: httpx.Client, kind: str) -> None:
 
 
 def test_waits(page: Page, app: httpx.Client) -> None:
-    """A task that waits for its next attempt, or for a throttle, says until when."""
+    """A task that waits for its next attempt, or for a throttle, says until when.
+
+    One whose time is long over waits for a process.
+    """
     retried = started(app, "/start/retried")
     started(app, "/start/throttled")
     throttled = started(app, "/start/throttled")
@@ -315,6 +318,16 @@ def test_waits(page: Page, app: httpx.Client) -> None:
         re.compile(r"Next slot in (10 min|9 min \d+ s), throttle tests\.")
     )
     expect(page.locator("#card-throttles")).to_contain_text(re.compile("1 waits, next in"))
+
+    def overdue(route: Route) -> None:
+        answered = route.fetch()
+        shown = answered.json()
+        for row in shown["rows"]:
+            row["wait"] = {"kind": "delayed", "until": 1}
+        route.fulfill(response=answered, json=shown)
+
+    page.route(re.compile("dashboard/list"), overdue)
+    expect(find(page, retried)).to_contain_text("Waits for a process")
 
 
 def test_an_abandoned_thread(page: Page, app: httpx.Client) -> None:
