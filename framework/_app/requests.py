@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextvars import Token
 from typing import TYPE_CHECKING
 
-from framework._tasks.current import OVER, current_scope
+from framework._tasks.current import current_scope, end_scope
 from framework._tasks.live import Home, current_home
 from framework._tasks.mistakes import explain, explain_response
 
@@ -51,8 +51,8 @@ class Requests:
             explain_response(error)
             raise
         finally:
-            # A mounted app shares the scope with the one around it, which goes on.
-            if outer.old_value in (None, Token.MISSING):
-                scope[OVER] = True
             current_scope.reset(outer)
             current_home.reset(token)
+            # A mounted app shares the scope with the one around it, which goes on.
+            if outer.old_value in (None, Token.MISSING):
+                end_scope(scope)

@@ -31,6 +31,7 @@ from framework._records.records import TaskRecord
 from framework._running.ledger import Ledger
 from framework._running.runner import Runner
 from framework._running.waits.places import Places
+from framework._tasks.current import when_over
 from framework._tasks.live import LiveTask
 from framework._tasks.places import Existing, PlaceAnswer, PlaceRequest
 from framework._tasks.specs import TaskSpec
@@ -167,11 +168,13 @@ class HeldId:
     Attributes:
         task_id: The id.
         found: The task that has it already; None if there is none.
+        is_pledged: Whether a transaction brings its task, which nobody can find before the commit.
     """
 
     def __init__(self, task_id: str, found: TaskRecord | None) -> None:
         self.task_id = task_id
         self.found = found
+        self.is_pledged = False
         # Popped by the submission that gets it, on whatever thread.
         self._free = [] if found else [task_id]
 
@@ -191,6 +194,13 @@ def is_held(task_id: str) -> bool:
     """Return whether an id is held here, so that no other request submits a task with it."""
     held = _current.get()
     return held is not None and held.task_id == task_id
+
+
+def note_pledge(task_id: str) -> None:
+    """Note that a transaction brings the task with an id, if the id is held here."""
+    held = _current.get()
+    if held is not None and held.task_id == task_id:
+        held.is_pledged = True
 
 
 class Keys:
@@ -244,6 +254,7 @@ class Keys:
             return
         self._joined.check_by(self._check)
         turn, line = self._new_id(), task_id
+        held: HeldId | None = None
         try:
             await self._take_turn(line, turn)
             task_id, found = await self.find_made(task_id)
@@ -256,7 +267,12 @@ class Keys:
                 # Copies of this context live on in the tasks.
                 held.take()
         finally:
-            self._give_turn(task_id, turn)
+            give = partial(self._give_turn, task_id, turn)
+            if held is not None and held.is_pledged and await self._find(task_id) is None:
+                # What commits after the response does so before the request is over.
+                when_over(give)
+            else:
+                give()
 
     async def find_made(self, task_id: str) -> tuple[str, TaskRecord | None]:
         """Return the id to use for one that is made of what a submission is for, and its task.

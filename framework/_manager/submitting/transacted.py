@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import ClassVar, Final, NoReturn
 
-from framework._manager.submitting.ids import is_held
+from framework._manager.submitting.ids import is_held, note_pledge
 from framework._manager.submitting.partner import Partner
 from framework._manager.submitting.tested import AppRules
 from framework._records.ids import ChildId, PledgedId
@@ -77,6 +77,7 @@ class Transacted(Partner):
         codec.require_same(args, kwargs)
         call = codec.encode(args, kwargs, spec.changed_from(known))
         session = spec.options["session"]
+        note_pledge(task.task_id)
         if self._rules is not None:
             task.spec = spec.replace({"session": None})
             store.follow(session, partial(self._submit, task))

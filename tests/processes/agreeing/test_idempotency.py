@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from sqlalchemy.orm import Session
 
 from framework import background_task, get_task_manager, setup_async_framework
@@ -206,6 +206,56 @@ async def test_a_store_that_does_not_answer(sql_url: str, monkeypatch: pytest.Mo
         response = await post(client, "k1")
     assert response.status_code == 503
     assert calls.count == 0
+
+
+class Late:
+    """Commits after the response, once the test lets it.
+
+    Args:
+        engine: The database.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self.has_come, self.goes_on = asyncio.Event(), asyncio.Event()
+        self.many = 0
+
+    async def __call__(self) -> AsyncIterator[Session]:
+        """Yield a session, as a dependency."""
+        with Session(self._engine) as session:
+            yield session
+            self.many += session.in_transaction()
+            self.has_come.set()
+            await self.goes_on.wait()
+            session.commit()
+
+
+@pytest.mark.extended("servers")
+async def test_a_commit_after_the_response(postgres_url: str) -> None:
+    """Who repeats a request waits until it has committed, or has not, although it was answered."""
+    engine = sa.create_engine(checked_url(postgres_url))
+    late, app = Late(engine), FastAPI()
+    app.include_router(task_router())
+
+    async def create(title: str, session: Any = Depends(late)) -> Any:
+        return make_report.options(session=session)(title)
+
+    app.post("/reports", response_model=Accepted[str])(create)
+    async with (
+        setup_async_framework(app, store=SQLStore(postgres_url)),
+        setup_async_framework(None, store=SQLStore(postgres_url)),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
+    ):
+        first = asyncio.ensure_future(post(client, "a"))
+        await late.has_come.wait()
+        second = asyncio.ensure_future(post(client, "a"))
+        # Others are asked until it is sure that nobody has a task with this id.
+        assert (await client.get("/tasks/nobody")).status_code == 404
+        late.goes_on.set()
+        answers = await asyncio.gather(first, second)
+    assert [one.status_code for one in answers] == [202, 202]
+    assert (late.many, len({one.json()["task_id"] for one in answers})) == (1, 1)
+    engine.dispose()
 
 
 @pytest.mark.extended("time")
