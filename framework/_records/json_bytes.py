@@ -43,9 +43,9 @@ class BytesAdapter:
         """Convert a value to the annotated type."""
         return self._tuple.validate_python((value,))[0]
 
-    def validate_json(self, text: str) -> Any:
+    def validate_json(self, text: str, **options: Any) -> Any:
         """Return the value of the annotated type that JSON *text* stands for."""
-        return self._tuple.validate_json(f"[{text}]")[0]
+        return self._tuple.validate_json(f"[{text}]", **options)[0]
 
 
 def has_bytes(schema: Any) -> bool:
@@ -109,6 +109,21 @@ def bytes_in(value: object) -> list[bytes]:
                 continue
             seen.add(id(item))
             pending.append(inside)
+    return sorted(found)
+
+
+def secrets_in(value: object) -> list[str]:
+    """Return the texts of all secrets of pydantic in what `bytes_in` looks into, sorted."""
+    found: list[str] = []
+    pending, seen = [value], set[int]()
+    while pending:
+        item = pending.pop()
+        if hasattr(type(item), "get_secret_value"):
+            secret: Any = item
+            found.append(repr(secret.get_secret_value()))
+        elif id(item) not in seen:
+            seen.add(id(item))
+            pending += [one for one in _inside(item, type(item)) if type(one) not in _FLAT]
     return sorted(found)
 
 

@@ -17,7 +17,7 @@ import json
 import types
 import typing
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeAlias
 
 from framework._records import json_bytes
@@ -141,6 +141,14 @@ class _Codec:
             self._has_sets = self._adapter is None or _may_have_sets(self._adapter.core_schema)
         return _ordered(self._in_python(value), data) if self._has_sets else data
 
+    def masks(self, value: Any) -> bool:
+        """Return whether *value* has a secret that `dump` hides."""
+        if type(value) in _SCALARS or not json_bytes.secrets_in(value):
+            return False
+        return bool(
+            json_bytes.secrets_in(self.load(self.dump(value))) != json_bytes.secrets_in(value)
+        )
+
     def _in_python(self, value: Any) -> Any:
         """Return a value made of containers of Python, as it is converted."""
         if self._adapter is None:
@@ -163,7 +171,8 @@ class _Codec:
             return data
         if self.refused:
             raise ValueError(self.refused)
-        found = self._adapter.validate_json(json.dumps(data))
+        # What `dump` has written has the names of fields, and not their aliases.
+        found = self._adapter.validate_json(json.dumps(data), **_by_name())
         # Of an Iterable pydantic makes what can be read only once.
         return list(found) if type(found).__name__ == "ValidatorIterator" else found
 
@@ -234,14 +243,32 @@ class FunctionCodec:
         Raises:
             TypeError: If one has no annotation, and is not what JSON has.
         """
-        known, rest = self.positional, self.rest
-        given = [*zip((*known, *[rest] * len(args)), args, strict=False)]
-        given += [
-            ((name, self.named.get(name, self.others)), one) for name, one in (kwargs or {}).items()
-        ]
-        for (name, codec), value in given:
+        for name, codec, value in self._given(args, kwargs):
             if not codec.is_typed and not _comes_back(value):
                 raise TypeError(self._not_same(name, codec, value))
+
+    def require_secrets(self, args: Args, kwargs: Kwargs | None) -> None:
+        """Check that `decode_call` gives each secret of pydantic again, and not asterisks.
+
+        Raises:
+            TypeError: If one would be lost.
+        """
+        for name, codec, value in self._given(args, kwargs):
+            if codec.masks(value):
+                raise TypeError(
+                    f"argument {name!r} of {self.name} has a secret, which pydantic writes as "
+                    "'**********': pass what it is found by, such as the name of a setting, or "
+                    "give its model a field_serializer that returns its value, which is then stored"
+                )
+
+    def _given(self, args: Args, kwargs: Kwargs | None) -> Iterator[tuple[str, _Codec, Any]]:
+        """Yield name, codec and value of each argument."""
+        for (name, codec), value in zip(
+            (*self.positional, *[self.rest] * len(args)), args, strict=False
+        ):
+            yield name, codec, value
+        for name, value in (kwargs or {}).items():
+            yield name, self.named.get(name, self.others), value
 
     def _not_same(self, name: str, codec: _Codec, value: Any) -> str:
         if codec.is_unknown:
@@ -410,6 +437,15 @@ def _fits_any_json(value: object) -> bool:
     if type(value) is int:
         return value.bit_length() <= SHORT_INT
     return value is None or type(value) in (bool, float)
+
+
+@functools.cache
+def _by_name() -> dict[str, Any]:
+    """Return what lets pydantic find fields by their names, too; from 2.11 on."""
+    from pydantic import TypeAdapter
+
+    names = inspect.signature(TypeAdapter.validate_json).parameters
+    return {"by_name": True, "by_alias": True} if "by_name" in names else {}
 
 
 def _may_have_sets(schema: Any) -> bool:

@@ -85,6 +85,7 @@ class Requeued(Partner):
         codec = codec_of(spec.fn)
         call = codec.encode(args, kwargs)
         codec.require_same(args, kwargs)
+        codec.require_secrets(args, kwargs)
         if spec.resumes:
             # What its code gives to steps is the same in its first run as in those that go on.
             task.args, task.kwargs = decode_call(spec.fn, call)

@@ -75,6 +75,7 @@ class Transacted(Partner):
         codec = codec_of(spec.fn)
         args, kwargs = task.args or (), task.kwargs or {}
         codec.require_same(args, kwargs)
+        codec.require_secrets(args, kwargs)
         call = codec.encode(args, kwargs, spec.changed_from(known))
         session = spec.options["session"]
         note_pledge(task.task_id)

@@ -131,6 +131,7 @@ class Admission:
                 f"timeout must be at most {self._longest:g} s, the longest that the workers allow, "
                 f"not {task.limit:g} s for {spec.name}: see CeleryEngine(max_limit=...)"
             )
+        codec.require_secrets(task.args or (), task.kwargs)
         task.engine_note = Admitted(name, codec.encode(task.args or (), task.kwargs))
 
     def _name_of(self, spec: TaskFunction) -> str:

@@ -17,7 +17,15 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import pytest
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretBytes,
+    SecretStr,
+    field_serializer,
+)
 
 from framework import RateLimitExceededError, TaskTimeoutError, background_task, retry_task
 from framework._records.ids import TaskId
@@ -305,6 +313,60 @@ def test_an_iterable_can_be_read_twice() -> None:
 
     assert args == (None, [1, 2])
     assert settled(with_unknown, (1, 2)) == ([1, 2], "[1,2]")
+
+
+class Renamed(BaseModel):
+    """A model whose field has another name outside."""
+
+    number: int = Field(alias="theNumber")
+
+
+def renamed(model: Renamed, pair: tuple[Renamed, bytes]) -> list[Renamed]:
+    """Return a model, and take one beside bytes, which need another adapter."""
+    return [model, pair[0]]
+
+
+def test_an_alias_comes_back() -> None:
+    """A model that can only be made by its alias comes back."""
+    model = Renamed(theNumber=7)
+    args = (model, (model, b"1"))
+
+    assert decode_call(renamed, encode_call(renamed, args, {})) == (args, {})
+    assert settled(renamed, [model])[0] == [model]
+
+
+class Login(BaseModel):
+    """A model with a secret, which pydantic hides."""
+
+    password: SecretStr
+
+
+class OpenLogin(Login):
+    """One that says that its secret may be written."""
+
+    @field_serializer("password")
+    def tell(self, password: SecretStr) -> str:
+        """Return the secret."""
+        return password.get_secret_value()
+
+
+def log_in(login: Login, *others: OpenLogin, code: SecretBytes | None = None) -> None:
+    """Take secrets."""
+
+
+def test_a_secret_that_would_be_asterisks() -> None:
+    """An argument is refused if pydantic writes asterisks in its place, and its value not told."""
+    open_one, hidden = OpenLogin(password=SecretStr(SECRET)), Login(password=SecretStr(SECRET))
+    codec = codec_of(log_in)
+    told = re.escape(f"of {__name__}.log_in has a secret, which pydantic writes as '**********': ")
+    for name, args, kwargs in [
+        ("login", (hidden,), {}),
+        ("code", (), {"code": SecretBytes(b"0000")}),
+    ]:
+        with pytest.raises(TypeError, match=rf"^argument '{name}' {told}") as caught:
+            codec.require_secrets(args, kwargs)
+        assert SECRET not in str(caught.value)
+    codec.require_secrets((Login(password=SecretStr("")), open_one), {"code": None})
 
 
 def test_no_call() -> None:
