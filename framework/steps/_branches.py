@@ -282,7 +282,7 @@ _RUNNING: Final = str(Path(runner.__file__).parent)
 _STEPS: Final = str(Path(__file__).parent)
 
 
-def _limits_in(frame: Any) -> Iterator[float]:
+def _limits_in(frame: Any, deepest: int = 3) -> Iterator[float]:
     """Yield the limits that a coroutine, or what it has entered, holds on to.
 
     Nothing lists the timers of a loop. But the limit that a coroutine is inside of is on its stack,
@@ -293,16 +293,18 @@ def _limits_in(frame: Any) -> Iterator[float]:
         name = type(found).__name__
         if isinstance(found, asyncio.Timeout):
             moment = found.when()
-            if moment is not None:
+            # One that was left may still have a name. Private, but of each Python since 3.11.
+            if moment is not None and found._state.name != "EXITED":  # type: ignore[attr-defined]
                 yield moment
         elif name == "TimerHandle" and not found.cancelled():
             yield found.when()
         elif name == "CancelScope" and type(found).__module__.startswith("anyio."):
-            yield found.deadline
-        elif isinstance(found, (CellType, GeneratorType)):
-            yield from _limits_in(found)
-        elif isinstance(found, _GeneratorContextManager):
-            yield from _limits_in(found.gen)
+            if getattr(found, "_active", True):
+                yield found.deadline
+        elif deepest and isinstance(found, (CellType, GeneratorType)):
+            yield from _limits_in(found, deepest - 1)
+        elif deepest and isinstance(found, _GeneratorContextManager):
+            yield from _limits_in(found.gen, deepest - 1)
 
 
 def _waiting_in(coroutine: Any, task: asyncio.Task[Any]) -> State:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 
 import anyio
 import pytest
 
 from framework import background_task, get_task_manager, setup_async_framework
+from framework._running.outcomes import PublishAgain
 from framework.steps import Message, sleep
+from framework.steps._branches import Branch
+from framework.steps._sleeps import Sleeps
 from framework.stores.sql import SQLStore
 from tests.patience import PATIENCE
 
@@ -17,6 +21,7 @@ pytestmark = pytest.mark.extended("time")
 
 ANSWER = Message("answer", int)
 LIMIT = 0.2
+SEEN: list[object] = []
 
 
 async def timed() -> None:
@@ -73,3 +78,28 @@ async def test_a_limit_ends_a_wait(sql_url: str, way: str) -> None:
         task_id = await manager.submit(waits_in_a_limit, (way,))
 
         assert await manager.get_result(task_id, timeout=PATIENCE) == "late"
+
+
+@background_task(on_restart="resume", name="tests.waits_after_limits")
+async def waits_after_limits() -> None:
+    """Wait once limits were left that still have names."""
+    async with asyncio.timeout(1_000) as first:
+        await asyncio.sleep(0)  # noqa: TID251  # the loop goes once around
+    with anyio.move_on_after(1_000) as second:
+        await ANSWER.receive(timeout=0)
+    await ANSWER.receive()
+    SEEN.append((first, second))
+
+
+async def test_a_limit_that_was_left(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task leaves for a wait after a limit, whose object its code may still have."""
+    leaves, leave = asyncio.Event(), Sleeps._leave
+
+    def noted(sleeps: Sleeps, left: PublishAgain, branches: Sequence[Branch]) -> None:
+        leaves.set()
+        leave(sleeps, left, branches)
+
+    monkeypatch.setattr(Sleeps, "_leave", noted)
+    async with setup_async_framework(None, store=SQLStore(sql_url, durable=True)):
+        await get_task_manager().submit(waits_after_limits)
+        await asyncio.wait_for(leaves.wait(), PATIENCE)
