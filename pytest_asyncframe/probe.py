@@ -19,7 +19,7 @@ from pytest_asyncframe._seen.names import Names, task_id_of
 from pytest_asyncframe._toolkit.clients import BASE_URL, Client, LiveServer, OnCrash
 from pytest_asyncframe._toolkit.harm import Harm
 from pytest_asyncframe._toolkit.toolkit import Toolkit
-from pytest_asyncframe.clock import VirtualClock
+from pytest_asyncframe.clock import VirtualClock, VirtualDeadlockError
 from pytest_asyncframe.clock._lazy import LazyCoroutine
 from pytest_asyncframe.executor import DeterministicExecutor
 from pytest_asyncframe.histories import History
@@ -29,6 +29,10 @@ Waited = TypeVar("Waited")
 
 Watching: TypeAlias = Callable[[Callable[[], object]], AbstractContextManager[None]]
 """Calls what it is given once something has ended, while the block lasts."""
+
+_BLOCKS = "() would block the event loop that runs this test: use 'await asyncframe."
+_COMPLETED = f"run_until_complete{_BLOCKS}completed(...)'"
+_SETTLED = f"run_until_idle{_BLOCKS}settled()'"
 
 
 class Probe(Harm):
@@ -174,7 +178,7 @@ class Probe(Harm):
     def run_until_complete(self, ref: Any, *, check: bool = True) -> Task:
         """Wait like `completed`, in a test that is not a coroutine."""
         record = self._record(ref)
-        _block_until(self._toolkit, self._end_of(record))
+        _block_until(self._toolkit, self._end_of(record), _COMPLETED, refused=check)
         self._toolkit.back_end.require_end(record.status.is_final)
         if check:
             self.manager.wait_result(record.task_id)
@@ -197,7 +201,7 @@ class Probe(Harm):
             f"{name}, called at {location}, so nothing was waited for: await it, or call "
             f"{in_sync} in a test that is not a coroutine"
         )
-        return LazyCoroutine(make, lambda: self._toolkit.not_awaited.append(told))
+        return LazyCoroutine(make, name, lambda: self._toolkit.not_awaited.append(told))
 
     async def _settled(self) -> None:
         self._toolkit.require_loop("settled()")
@@ -208,7 +212,7 @@ class Probe(Harm):
     def run_until_idle(self) -> None:
         """Wait like `settled`, in a test that is not a coroutine."""
         while self._recorder.unsettled:
-            _block_until(self._toolkit, self._recorder.settling)
+            _block_until(self._toolkit, self._recorder.settling, _SETTLED)
             self._toolkit.back_end.require_end(not self._recorder.unsettled)
 
     def _end_of(self, record: TaskRecord) -> Watching:
@@ -452,12 +456,28 @@ async def _until(toolkit: Toolkit, watching: Watching) -> None:
             await ended.wait()
 
 
-def _block_until(toolkit: Toolkit, watching: Watching) -> None:
-    """Wait on a thread until *watching* says so, or the tasks cannot end any more."""
+def _block_until(
+    toolkit: Toolkit, watching: Watching, instead: str, *, refused: bool = False
+) -> None:
+    """Wait on a thread until *watching* says so, or the tasks cannot end any more.
+
+    Args:
+        toolkit: The test's.
+        watching: Says when the wait is over.
+        instead: What to call if the wait blocks the event loop on which the tasks run.
+        refused: Whether a running event loop is an error, even if no task needs it.
+    """
+    if refused and asyncio._get_running_loop() is not None:
+        raise RuntimeError(instead)
     ended = threading.Event()
     with watching(ended.set), toolkit.pace.waiting():
         if not toolkit.back_end.failure:
-            ended.wait()
+            try:
+                ended.wait()
+            except VirtualDeadlockError as error:
+                if asyncio._get_running_loop() is not None:
+                    error.add_note(instead)
+                raise
 
 
 def _require_count(name: str, value: object, *, least: int = 0) -> None:

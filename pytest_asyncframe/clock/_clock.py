@@ -217,7 +217,9 @@ class VirtualClock:
         self._target("run_for", seconds)
         location = called_at(sys._getframe(1))
         return LazyCoroutine(
-            lambda: self._run_for(seconds), lambda: self._not_awaited(seconds, location)
+            lambda: self._run_for(seconds),
+            "run_for()",
+            lambda: self._not_awaited(seconds, location),
         )
 
     def _not_awaited(self, seconds: float, location: str) -> None:

@@ -13,13 +13,15 @@ class LazyCoroutine(Coroutine[Any, Any, T]):
 
     Args:
         make: Creates the coroutine.
+        name: What the user has called, for messages.
         never: Called if it was never awaited.
     """
 
     def __init__(
-        self, make: Callable[[], Coroutine[Any, Any, T]], never: Callable[[], object]
+        self, make: Callable[[], Coroutine[Any, Any, T]], name: str, never: Callable[[], object]
     ) -> None:
         self._make = make
+        self._name = name
         self._never = never
         self._made: Coroutine[Any, Any, T] | None = None
 
@@ -43,6 +45,11 @@ class LazyCoroutine(Coroutine[Any, Any, T]):
     def close(self) -> None:
         """Close it; see `collections.abc.Coroutine`."""
         self._coroutine.close()
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"{self._name} has no {name!r} before it is awaited: write 'await' in front of it"
+        )
 
     def __del__(self) -> None:
         if self._made is None:

@@ -18,7 +18,7 @@ from fastapi import FastAPI, Request
 import pytest_asyncframe
 from framework import TaskNotFoundError, TaskStatus, background_task, setup_async_framework
 from pytest_asyncframe._toolkit import clients, pristine
-from pytest_asyncframe.clock import VirtualClock
+from pytest_asyncframe.clock import VirtualClock, VirtualDeadlockError
 from pytest_asyncframe.probe import Probe
 from tests.patience import PATIENCE
 from tests.plugin.clock.waits import asleep
@@ -261,6 +261,24 @@ def test_the_newer_httpx(monkeypatch: pytest.MonkeyPatch, older: bool) -> None:
     monkeypatch.setattr(pristine, "client_classes", lambda: noted.append(None))
     pristine.note()
     assert len(noted) == (0 if older else 1)
+
+
+async def test_waits_of_sync_tests_in_a_coroutine(asyncframe: Probe) -> None:
+    """A wait that blocks the loop of its own tasks says what to await, and so does its result."""
+    task_id = asyncframe.manager.submit_nowait(asleep, (1,))
+    blocks = "would block the event loop that runs this test: use 'await asyncframe"
+    with pytest.raises(RuntimeError, match=rf"^run_until_complete\(\) {blocks}\.completed"):
+        asyncframe.run_until_complete(task_id)
+    with pytest.raises(VirtualDeadlockError) as caught:
+        asyncframe.run_until_idle()
+    assert caught.value.__notes__ == [f"run_until_idle() {blocks}.settled()'"]
+
+    waiting = asyncframe.completed(task_id)
+    with pytest.raises(
+        AttributeError, match=r"^completed\(\) has no 'result' before it is awaited"
+    ):
+        waiting.result  # type: ignore[attr-defined]  # noqa: B018  # what is tested
+    assert (await waiting).status is TaskStatus.COMPLETED
 
 
 async def test_with_in_a_coroutine(asyncframe: Probe) -> None:
