@@ -120,7 +120,8 @@ async def test_arguments_that_the_worker_does_not_take(
     """A worker whose function takes less than that of the app does not call it."""
     name = "tests.processes.celery.tasks.mark"
     spec = celery_engine.functions.specs()[name]
-    codec = SimpleNamespace(encode=lambda *_: f'[["{key}", "done", "more"], {{}}]')
+    call = f'[["{key}", "done", "more"], {{}}]'
+    codec = SimpleNamespace(encode=lambda *_: call, require_secrets=lambda *_: None)
     monkeypatch.setattr(spec, "engine_note", (celery_engine.admission, name, codec))
     task_id = await manager.submit(celery_tasks.mark, (key,))
     with pytest.raises(
