@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
@@ -222,7 +222,7 @@ class Probe(Harm):
         task_id = task_id_of(ref)
         record = self._recorder.record(task_id)
         if record is None:
-            raise TaskNotFoundError(task_id)
+            raise _unknown(task_id, self.crashes)
         return record
 
     # -- matchers
@@ -432,6 +432,18 @@ class Probe(Harm):
         _require_count("times", times)
         expectation = matchers.Expectation(self._names.target(fn), exc, times)
         self._toolkit.expectations.append(expectation)
+
+
+def _unknown(task_id: str, crashes: Sequence[str]) -> TaskNotFoundError:
+    """Return the error for an id that no task of the test has."""
+    error = TaskNotFoundError(task_id)
+    if crashes:
+        error.add_note(
+            f"the process has died ({', '.join(crashes)}), perhaps after it had answered with this "
+            "id and before the task was stored: let the route 'await manager.submit(...)', or "
+            "return Accepted[...], which answer once it is stored"
+        )
+    return error
 
 
 def _read(record: TaskRecord) -> Task:

@@ -235,6 +235,45 @@ def test_an_app_ends_with_its_last_client_whatever_crashes(pytester: pytest.Pyte
     result.assert_outcomes(passed=1)
 
 
+@pytest.mark.extended("time")
+def test_an_answer_that_comes_before_its_task_is_stored(pytester: pytest.Pytester) -> None:
+    """A route that does not wait for the store is found, and its cure is told and passes."""
+    pytester.makeini(INI)
+    pytester.makepyfile(
+        """
+        import pytest
+        from fastapi import FastAPI
+        from framework import background_task, setup_async_framework
+        from framework.http import Accepted, task_router
+
+        @background_task(on_restart="resume")
+        async def pack(number: int) -> None:
+            pass
+
+        app = FastAPI(lifespan=setup_async_framework)
+        app.include_router(task_router())
+
+        @app.post("/hasty/{number}")
+        async def hasty(number: int) -> dict[str, str]:
+            return {"task_id": pack(number)}
+
+        @app.post("/cure/{number}")
+        async def cure(number: int) -> Accepted[None]:
+            return pack(number)
+
+        @pytest.mark.crash_points
+        @pytest.mark.parametrize("path", ["hasty", "cure"])
+        async def test_it(asyncframe, path):
+            async with asyncframe.client(app, on_crash="again") as client:
+                answer = await client.post(f"/{path}/7", headers={"Idempotency-Key": "7"})
+                await asyncframe.completed(answer)
+        """
+    )
+    result = pytester.runpytest("-p", "no:randomly", "-W", "ignore")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*process has died (before pack is stored #1), perhaps after*"])
+
+
 @pytest.mark.parametrize(
     ("marks", "body", "message"),
     [
