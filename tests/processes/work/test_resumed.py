@@ -47,6 +47,7 @@ from framework.stores.sql._writing.batches import Batches
 from framework.stores.sql._writing.messages import MessageRows
 from framework.stores.sql._writing.steps import StepRows
 from tests.patience import PATIENCE
+from tests.processes.work.test_requeue import written
 
 pytestmark = pytest.mark.extended("time")
 
@@ -459,6 +460,8 @@ async def test_whoever_runs_it_again(sql_url: str, effects: list[str]) -> None:
         task_id = await one.submit(ships_later, (1,))
         await APPROVAL.send(task_id, True)
         await one.wait(task_id, timeout=PATIENCE)
+        # An end is told before it is written, and until then the other one takes it for running.
+        await written(one, task_id)
         failed = [step.state for step in await one.get_steps(task_id)]
         async with setup_async_framework(None, store=second):
             other = get_task_manager()
@@ -480,7 +483,7 @@ async def test_whoever_runs_it_again(sql_url: str, effects: list[str]) -> None:
             await APPROVAL.send(last, True)
             result = await other.get_result(last, timeout=PATIENCE)
             with pytest.raises(RunAgainError, match=rf"has gone on as task {last}, which comp"):
-                await one.run_again(task_id)
+                await other.run_again(task_id)  # which knows of the end, as the first may not yet
 
     assert failed == ["completed", "completed", "failed"]
     assert len(set(again)) == 1
