@@ -331,8 +331,11 @@ def worker_bound(pool: ThreadPoolExecutorEnhanced) -> int:
 
 
 def driver_of(record: TaskRecord) -> asyncio.Task[Any] | None:
-    """Return the asyncio task that runs a task's coroutine now; None if there is none."""
-    driver = live(record).driver
+    """Return the asyncio task that runs a task's coroutine now; None if there is none.
+
+    A `mirror` has none.
+    """
+    driver = record.driver if isinstance(record, LiveTask) else None
     return None if driver is None else driver.asyncio_task
 
 

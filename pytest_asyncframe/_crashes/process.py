@@ -18,7 +18,7 @@ import functools
 import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import thread as _pools
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -243,7 +243,8 @@ class Process:
         _thread.start_new_thread(unlisted(self._live_again), (toolkit, arrival))
         for job in life.under_way:
             if not job.again:
-                job.done.set_exception(ProcessDiedError())
+                with suppress(InvalidStateError):  # its client may have given up
+                    job.done.set_exception(ProcessDiedError())
 
     def _live_again(self, toolkit: Toolkit, arrival: Arrival) -> None:
         sequencer = toolkit.sequencer
@@ -424,10 +425,12 @@ class Life:
             result = await job.work(self)
         except BaseException as error:  # whoever has asked gets it
             self.under_way.remove(job)
-            job.done.set_exception(error)
+            with suppress(InvalidStateError):  # or has given up waiting
+                job.done.set_exception(error)
         else:
             self.under_way.remove(job)
-            job.done.set_result(result)
+            with suppress(InvalidStateError):  # as above
+                job.done.set_result(result)
 
     async def end(self) -> None:
         """End in order; a job that `_begin` knows."""

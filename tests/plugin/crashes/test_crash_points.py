@@ -274,6 +274,41 @@ def test_an_answer_that_comes_before_its_task_is_stored(pytester: pytest.Pyteste
     result.stdout.fnmatch_lines(["*process has died (before pack is stored #1), perhaps after*"])
 
 
+@pytest.mark.extended("time")
+def test_a_failure_with_a_task_and_a_request_under_way(pytester: pytest.Pytester) -> None:
+    """The timeline lists what the app waits for, and a request may end that nobody waits for."""
+    pytester.makeini(INI)
+    pytester.makepyfile(
+        """
+        import asyncio
+        import pytest
+        from fastapi import FastAPI
+        from framework import background_task, setup_async_framework
+
+        @background_task
+        async def nap():
+            await asyncio.sleep(5)
+
+        app = FastAPI(lifespan=setup_async_framework)
+
+        @app.post("/naps/{seconds}")
+        async def begin(seconds: int):
+            nap()
+            await asyncio.sleep(seconds)
+
+        @pytest.mark.crash_points
+        async def test_it(asyncframe):
+            async with asyncframe.client(app) as client:
+                posting = asyncio.create_task(client.post("/naps/9"))
+                await asyncframe.clock.run_for(1)
+                assert not posting
+        """
+    )
+    result = pytester.runpytest("-p", "no:randomly", "-W", "ignore")
+    result.stdout.fnmatch_lines(["pending timers when the test failed, at 1 s:", "  t+4 s *nap"])
+    result.stdout.no_fnmatch_line("*InvalidStateError*")
+
+
 @pytest.mark.parametrize(
     ("marks", "body", "message"),
     [
