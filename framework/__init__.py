@@ -38,7 +38,7 @@ from framework.exceptions import (
 )
 from framework.lifespan import setup_async_framework
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "CancelAnswer",
