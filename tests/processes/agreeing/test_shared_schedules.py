@@ -489,7 +489,10 @@ async def test_a_run_that_is_due_at_the_stop(
             one.clock.advance(60)
             await one.answered()
         assert runs == []
-    async with app(sqlite_url, wall=START + 61):
+    async with app(sqlite_url, wall=START + 61) as other:
+        left = (await other.info()).last_task_id
+        assert left is not None
+        await other.manager.wait(left, timeout=PATIENCE)
         assert runs == [61]
     assert [one.levelname for one in caplog.records if "shared" in one.getMessage()] == []
 
