@@ -392,7 +392,9 @@ def test_an_owner_that_is_a_dependency(caplog: pytest.LogCaptureFixture) -> None
         "make_report.options(owner=user)(...)"
     )
     begun = "the task that it has started has no owner, so its"
-    assert {one for one in caplog.messages if "has no owner" in one} == {
+    told = [one for one in caplog.messages if "has no owner" in one]
+    # Older versions of FastAPI copy the routes of a router, with its prefix.
+    assert {one.replace("/out/shared", "/shared") for one in told} == {
         f"POST /public: {begun} Location answers 404 {cure}",
         f"POST /parent: {begun} id is unknown {cure}",
         f"POST /shared: {begun} id is unknown {cure}",
