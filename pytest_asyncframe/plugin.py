@@ -384,6 +384,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         info.names_closure.append("benchmark")
 
 
+# After the table of pytest-benchmark, in whichever order the plugins are found.
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Show which tests prove less, or did not run everywhere, and a table of the benchmarks."""
     passed: list[Any] = terminalreporter.stats.get("passed", [])
