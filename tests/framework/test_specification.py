@@ -442,5 +442,5 @@ def test_example_open_api(example: Example) -> None:
     routes = [route for path in described["paths"].values() for route in path.values()]
     assert all(set(route["tags"]) <= tags and route["tags"] for route in routes)
     assert {status for route in routes for status in route["responses"]} == {
-        "200", "202", "204", "400", "403", "404", "409", "422", "429", "503", "504"
+        "200", "202", "204", "400", "403", "404", "409", "413", "422", "429", "503", "504"
     }  # fmt: skip
