@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.plugin.endings import PASSED, PLAIN, Ending
+from tests.plugin.endings import LOOPS, PASSED, PLAIN, Ending
 
 # -- tests that end early
 
@@ -30,7 +30,7 @@ def test_a_test_that_is_skipped_in_its_middle(pytester: pytest.Pytester) -> None
             assert False
     """)
 
-    assert pytester.inline_run(*PLAIN).countoutcomes() == [0, 2, 0]
+    assert pytester.inline_run(*PLAIN, *LOOPS).countoutcomes() == [0, 2, 0]
 
 
 # -- pollers
