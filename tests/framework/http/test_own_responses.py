@@ -7,7 +7,7 @@ from typing import Any, Generic, Literal, Self, TypeVar
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from framework import background_task, get_task_manager, setup_async_framework
 from framework.http import Accepted, TaskResponse, TaskView, task_router
@@ -142,3 +142,17 @@ def test_a_field_that_no_task_has() -> None:
     assert task_router(view=Named).routes
     with pytest.raises(TypeError, match=told):
         task_router(view=Misnamed)
+
+
+def test_a_view_whose_validator_is_surprised() -> None:
+    """A view is accepted whose validator fails for values that a task may not have."""
+
+    class Named(TaskResponse):
+        name: str
+
+        @field_validator("name", mode="before")
+        @classmethod
+        def _shorten(cls, name: str) -> str:
+            return name.rpartition(".")[2]
+
+    task_router(view=Named)
