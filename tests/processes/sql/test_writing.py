@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import psycopg
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from framework._records.records import TaskRecord
@@ -13,6 +15,7 @@ from framework._records.statuses import TaskStatus
 from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._backlog import Backlog
+from framework.stores.sql._dialects import direct
 from framework.stores.sql._reading import follower as _follower
 from framework.stores.sql._tables import statements as _statements
 from framework.stores.sql._writing import batches as _batches
@@ -343,6 +346,17 @@ def test_row_that_the_database_refuses(postgres_url: str, caplog: pytest.LogCapt
 
 
 # -- cleaning up
+
+
+def test_statement_that_the_driver_takes_as_it_is(postgres_url: str) -> None:
+    """A statement of the driver's own finds what SQLAlchemy finds by it, and is not taken apart."""
+    two, one = (sa.bindparam(name, type_=sa.Text()) for name in ("two", "one"))
+    query: Any = sa.select(two, one, two.concat(one), sa.literal_column("'5%%'"), sa.literal("%s"))
+    given = {"one": "%(two)s", "two": "$1"}
+    with peers(postgres_url, 1) as (peer,), peer.database.reading() as connection:
+        found = direct.Direct(query).all(connection, given)
+        assert found == [tuple(row) for row in connection.execute(query, given)]
+        assert isinstance(direct._cursor_of(connection), psycopg.RawCursor)
 
 
 def test_removed_tasks_are_removed_everywhere(sql_url: str) -> None:

@@ -16,6 +16,7 @@ from framework._records.chains import After
 from framework._records.ids import TaskId
 from framework._records.records import OFFERED, Heading, Kind, Restart, TaskRecord
 from framework._tasks.options import PRIORITIES
+from framework.stores.sql._dialects import direct
 from framework.stores.sql._dialects.postgresql import PostgreSQL
 from framework.stores.sql._dialects.sqlite import SQLite
 from framework.stores.sql._shared.free import claims
@@ -419,8 +420,10 @@ def test_postgresql_reads_no_free_task_in_vain(postgres_url: str, is_counted: bo
         with peer.database.reading() as connection:
             for look in looks:
                 text, values = statement_of(connection, look)
-                explain = f"EXPLAIN (ANALYZE, FORMAT JSON) {text}"
-                plan = connection.exec_driver_sql(explain, values).scalar_one()
+                # By a cursor that takes the values as they stand in the text.
+                cursor = direct._cursor_of(connection)
+                cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {text}", values)
+                ((plan,),) = cursor.fetchall()
                 reads = list(readings(plan[0]["Plan"]))
                 assert {one.get("Index Name") for one in reads} == {"asyncframe_tasks_ready"}
                 assert max(one["Actual Rows"] for one in reads) <= 5

@@ -6,6 +6,7 @@ import math
 import selectors
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from importlib import import_module
 from typing import Any, ClassVar, Final
 
 import sqlalchemy as sa
@@ -18,7 +19,7 @@ from framework._records.pages import variants
 from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._dialects.dialect import Added, Dialect, Of, Row
-from framework.stores.sql._dialects.direct import Direct, Values
+from framework.stores.sql._dialects.direct import NUMBERED, Direct, Values
 from framework.stores.sql._dialects.link import Linked
 from framework.stores.sql._dialects.session import Heard, PooledError, Session
 
@@ -122,9 +123,10 @@ class PostgreSQL(Dialect):
     # -- connections
 
     def options(self, url: URL) -> dict[str, Any]:
-        """Return how to notice that the server is gone."""
+        """Return how to notice that the server is gone, and a cursor for `Direct`."""
         wanted = _CONNECTION | (_OF_SEVERAL if _has_several_hosts(url) else {})
         return {
+            "execution_options": {NUMBERED: import_module("psycopg").RawCursor},
             "connect_args": {name: one for name, one in wanted.items() if name not in url.query},
             "isolation_level": "READ COMMITTED",
         }
