@@ -22,6 +22,7 @@ from framework._records.records import TaskRecord
 from framework._records.statuses import TaskStatus
 from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
+from framework.stores.sql._gathering import Gathering
 
 _LOGGER = logging.getLogger("asyncframe")
 _PENDING: Final = TaskStatus.PENDING
@@ -81,7 +82,7 @@ class Backlog:
         live: This process's tasks that are not final, as far as the store knows.
         fault: The last message of the failing database; "" while it works.
         errors: How often it has failed.
-        hungry: Whether free tasks wait for a place here, so that each end is to be written soon.
+        gathering: How long the writer waits for more.
         owes: Whether a task has ended that was claimed here, and that is not taken yet.
     """
 
@@ -113,13 +114,11 @@ class Backlog:
         self._closed = False
         self._timed = False
         self._wake = threading.Event()
-        # Set when somebody comes who waits, also while the writer gathers records.
-        self._urgent = threading.Event()
         self._idle = True
         self.live: dict[str, TaskRecord] = {}
         self.fault = ""
         self.errors = 0
-        self.hungry = False
+        self.gathering = Gathering(self.__len__)
         self.owes = False
 
     def __len__(self) -> int:
@@ -197,8 +196,7 @@ class Backlog:
             self._begin.pop(task_id, None)
             self._dirty[task_id] = record
             self.owes |= _is_claimed(record)
-        if self.hungry:
-            self._urgent.set()
+        self.gathering.ended()
         if self._idle:
             self._wake.set()
 
@@ -293,10 +291,10 @@ class Backlog:
     def wake(self) -> None:
         """Wake the writer, and let it gather no more records: somebody waits."""
         self._wake.set()
-        self._urgent.set()
+        self.gathering.hurry()
 
     def _hurry(self) -> None:
-        self._urgent.set()
+        self.gathering.hurry()
         if self._idle and not self._coming:
             self._wake.set()
 
@@ -332,12 +330,6 @@ class Backlog:
         if woken:
             self._wake.clear()
         return woken
-
-    def gather(self, seconds: float, is_waited_for: Callable[[], bool]) -> bool:
-        """Wait for more records for *seconds*, or until somebody waits; return whether one does."""
-        # In this order: whoever comes meanwhile is either seen here or ends the wait.
-        self._urgent.clear()
-        return is_waited_for() or self._urgent.wait(seconds)
 
     @property
     def waiters(self) -> int:

@@ -212,6 +212,28 @@ def secure_or_write(run: Run) -> None:
     run.sleep(6.0)
 
 
+def gather_a_burst(run: Run) -> None:
+    """Records come while the writer waits for as many: it waits no longer than for the last."""
+    backlog, answers = Backlog(run.clock), list[BaseException | None]()
+    began = run.clock.monotonic()
+
+    def gather() -> None:
+        backlog.gathering.until_whole(3, 1.0)
+        assert (len(backlog), run.clock.monotonic()) == (3, began)
+
+    run.together(
+        gather,
+        lambda: backlog.put(record(1)),
+        lambda: backlog.put(record(2)),
+        lambda: backlog.secure(record(3), answers.append),
+    )
+    backlog.gathering.until_whole(4, 1.0)
+    assert run.clock.monotonic() == began + 1.0
+    backlog.written(backlog.take(10))
+    run.sleep(6.0)
+    assert answers == [None]
+
+
 def row(number: int, status: str) -> TaskRow:
     """Return a task's row, as another process has written it."""
     ended = None if status == "running" else float(number)
@@ -277,6 +299,7 @@ SCENARIOS: list[Callable[[Run], None]] = [
     note_or_end,
     secure_or_expire,
     secure_or_write,
+    gather_a_burst,
     mirror_counts,
     forget_or_read,
     forget_twice,

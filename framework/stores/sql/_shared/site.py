@@ -26,7 +26,8 @@ class Pace:
     Attributes:
         gather: How long records are collected before a batch is written, while no caller waits
             until a record is safe.
-        hurry: The same while callers wait, and come in bursts.
+        hurry: The same at most while callers wait, and come in bursts; less if as many have come as
+            the last time.
         answer: The same for the end of a task that this process has claimed: where it was submitted
             somebody may wait for it.
         claim: Between two claims for which this process is called: at some hundred tasks a second

@@ -196,8 +196,8 @@ class Writer:
 
     def _gather(self) -> None:
         """Wait a moment, since records come in bursts: that makes one transaction of many."""
-        pace, arrivals = self._pace, self.follower.arrivals
-        self._backlog.hungry = bool(arrivals.waiting)
+        pace, arrivals, gathering = self._pace, self.follower.arrivals, self._backlog.gathering
+        gathering.hungry = bool(arrivals.waiting)
         # A claim that is due goes into the same transaction.
         longest = min(
             pace.answer if self._backlog.owes else pace.gather,
@@ -205,8 +205,8 @@ class Writer:
         )
         # While a transaction is under way, others gather by themselves: whoever waits, and came
         # alone before, need not wait for them.
-        if self._backlog.gather(longest, self._is_waited_for) and self._crowd > 1:
-            self._closing.wait(pace.hurry)
+        if gathering.until_urgent(longest, self._is_waited_for) and self._crowd > 1:
+            gathering.until_whole(self._crowd, pace.hurry)
         # Those that were claimed together may end together.
         self._crowd = max(self._backlog.waiters + len(self.lines.requests), arrivals.many)
 
