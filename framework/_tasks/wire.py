@@ -112,6 +112,21 @@ class _Codec:
             raise ValueError(_NO_ANNOTATION)
         return data
 
+    def send(self, value: Any) -> Any:
+        """Convert as `dump` does, but only what `load` takes.
+
+        Raises:
+            ValueError: As `dump`, or if the annotation does not allow the value.
+        """
+        data = self.dump(value)
+        if self._adapter is not None and type(value) is not self._plain:
+            try:
+                # Faster than to load it, since what is a model already is not looked at again.
+                self._adapter.validate_python(value)
+            except ValueError:
+                self.load(data)
+        return data
+
     def keeps(self, value: Any) -> bool:
         """Return whether *value*, a scalar, is the same in JSON."""
         try:
@@ -214,7 +229,7 @@ class FunctionCodec:
                     self.named[name] = codec
 
     def convert(self, args: Any, kwargs: Any, step: str) -> tuple[list[Any], dict[str, Any]]:
-        """Return the arguments after ``dump`` or ``load``, whichever *step* names.
+        """Return the arguments after ``send``, ``dump_ordered`` or ``load``, as *step* says.
 
         Raises:
             TypeError: If one does not fit. It names the function, parameter and type, but
@@ -290,7 +305,7 @@ class FunctionCodec:
 
     def encode(self, args: Args, kwargs: Kwargs | None, options: Options | None = None) -> str:
         """Return a call's arguments as JSON text; see `encode_call`."""
-        return self._text(self.convert(args, kwargs or {}, "dump"), options)
+        return self._text(self.convert(args, kwargs or {}, "send"), options)
 
     def identify(self, args: Args, kwargs: Kwargs | None) -> str:
         """Return the text of `encode`, but the same in every process, also if there are sets."""

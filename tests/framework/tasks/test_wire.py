@@ -154,6 +154,14 @@ def test_arguments_that_do_not_fit() -> None:
             untyped,
             ([{1: object()}],),
         ),
+        "'choice' of {}.nothing_else does not fit: given a value of type str: Input should be": (
+            nothing_else,
+            ("c",),
+        ),
+        "'counts' of {}.counted does not fit: given a value of type list: Input should be gr": (
+            counted,
+            ([1, -1],),
+        ),
     }
     wrong = differing(
         (told_by(encode_call, fn, args, None) for fn, args in calls.values()),
@@ -246,6 +254,10 @@ def any_of(number: float | list[int]) -> None:
 
 def nothing_else(choice: Literal["a", "b"]) -> None:
     """Take one of two texts."""
+
+
+def counted(counts: list[Annotated[int, Field(ge=0)]]) -> None:
+    """Take numbers that are not negative."""
 
 
 def test_a_refused_value_is_not_told() -> None:
