@@ -113,7 +113,10 @@ class LocalEngine:
         """
         task.handler = run
         if not self._boxes.of(home).post(partial(self._arrive, home, task, run)):
-            raise RuntimeError("the event loop of the task's app is closed")
+            raise RuntimeError(
+                f"the event loop that {task.name} is to run on is closed; a TestClient closes its "
+                "own after each request, unless it is used by 'with TestClient(app) as client:'"
+            )
 
     def _arrive(self, loop: asyncio.AbstractEventLoop, task: EngineTask, run: Run) -> None:
         if not self._join(loop, task, run):
