@@ -51,7 +51,7 @@ def load_app(name: str) -> Any:  # Any: whatever the module has there
     """
     module, colon, attribute = name.partition(":")
     if not module or (colon and not attribute) or _is_file(module):
-        raise CommandError(f"{_AS_FOR_UVICORN}, not {name!r}{_as_module(module)}", USAGE)
+        raise CommandError(f"{_AS_FOR_UVICORN}, not {name!r}{_as_module(module, attribute)}", USAGE)
     try:
         return imported(f"{module}:{attribute or 'app'}")
     except NotImportedError as error:
@@ -123,12 +123,13 @@ def _is_file(module: str) -> bool:
     return "/" in module or module.endswith(".py")
 
 
-def _as_module(module: str) -> str:
+def _as_module(module: str, attribute: str) -> str:
     """Return the end of a message about a file that was given for a module, or ""."""
     if not _is_file(module):
         return ""
     parts = Path(module).with_suffix("").parts
-    return f"; did you mean {'.'.join(part for part in parts if part.isidentifier())!r}?"
+    name = ".".join(part for part in parts if part.isidentifier())
+    return f"; did you mean {f'{name}:{attribute}'.removesuffix(':')!r}?"
 
 
 def _instead(module: str, given: str) -> str:

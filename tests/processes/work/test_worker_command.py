@@ -315,7 +315,7 @@ HABITS = {
     f"{MADE}:make_app()": f"{MADE!r} has no 'make_app()'; leave out the brackets and add "
     f"--factory: {MADE}:make_app --factory",
     "tests/processes/apps/made.py:app": "an app must be like module:app, as for uvicorn, not "
-    "'tests/processes/apps/made.py:app'; did you mean 'tests.processes.apps.made'?",
+    "'tests/processes/apps/made.py:app'; did you mean 'tests.processes.apps.made:app'?",
     "tests.processes.apps.unset": "'tests.processes.apps.unset' cannot be imported: "
     f"KeyError: 'NOWHERE' ({UNSET}, line 5)",
     "tests.processes.apps:app": "'tests.processes.apps' has no 'app', nor another app",
