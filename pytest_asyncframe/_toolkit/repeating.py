@@ -7,6 +7,7 @@ first test that is to run several times, and says so.
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
@@ -57,11 +58,21 @@ class SeveralRuns:
             reports: They are shown with what the wider fixtures print.
             next_item: The test after this one, whose fixtures are kept; None for no test.
         """
+        self._count_failed_subtests(reports)
         self._tell([*reports, *self._end(next_item, reports[-1])])
         session = self.item.session
         if session.shouldfail or session.shouldstop:
             # No further test comes, though nobody knew that before the reports.
             self._tell(self._end(None, reports[-1]))
+
+    def _count_failed_subtests(self, reports: Sequence[pytest.TestReport]) -> None:
+        """Let pytest say how many subtests fail in this run, and not in all runs together."""
+        # pytest counts from version 9 on, while the test runs.
+        key = getattr(sys.modules.get("_pytest.subtests"), "failed_subtests_key", None)
+        counts = None if key is None else self.item.config.stash.get(key, None)
+        if counts is not None:
+            failed = [one for one in reports if one.failed and hasattr(one, "context")]
+            counts[getattr(self.item, "id", self.item.nodeid)] = len(failed)
 
     def _tell(self, reports: Sequence[pytest.TestReport]) -> None:
         for report in reports:

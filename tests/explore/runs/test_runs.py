@@ -327,6 +327,7 @@ def test_subtests_are_reported_once(pytester: pytest.Pytester) -> None:
     result = run(pytester, source)
     assert len([line for line in result.outlines if line.startswith("SUBFAILED")]) == 1
     assert result.parseoutcomes()["failed"] == 2
+    assert "contains 1 failed subtest" in result.outlines
 
 
 # ------------------------------------------------------------------ fixtures
