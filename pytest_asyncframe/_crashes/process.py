@@ -45,6 +45,9 @@ _DEAD: list[object] = []
 _PAUSE = 1_000_000_000
 """Nanoseconds of virtual time until the next life begins."""
 
+_NAME = "process"
+"""What its thread is called."""
+
 
 class ProcessDiedError(Exception):
     """The process has died that was to answer: nobody knows what it has done."""
@@ -240,7 +243,7 @@ class Process:
         assert self._lasting is not None
         self._lasting.remember()
         life.end_idle_threads()
-        _thread.start_new_thread(unlisted(self._live_again), (toolkit, arrival))
+        _thread.start_new_thread(unlisted(self._live_again, _NAME), (toolkit, arrival))
         for job in life.under_way:
             if not job.again:
                 with suppress(InvalidStateError):  # its client may have given up
@@ -357,7 +360,7 @@ class Life:
     def begin(self) -> None:
         """Start its thread, whose framework is there."""
         self.has_thread = True
-        _thread.start_new_thread(unlisted(self._run), (self.sequencer.expect("process"),))
+        _thread.start_new_thread(unlisted(self._run, _NAME), (self.sequencer.expect(_NAME),))
 
     def _run(self, arrival: Arrival) -> None:
         with self.sequencer.working(arrival):

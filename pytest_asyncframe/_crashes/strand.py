@@ -48,7 +48,7 @@ class Strand:
         self._calls.put(self._sequencer.expect(self._name))
         if not self._has_begun:
             self._has_begun = True
-            _thread.start_new_thread(unlisted(self._run), ())
+            _thread.start_new_thread(unlisted(self._run, self._name), ())
 
     def end(self) -> None:
         """End the thread once the jobs are done."""
@@ -76,15 +76,20 @@ class Strand:
             return self._jobs.popleft() if self._works else None
 
 
-def unlisted(run: Callable[P, object]) -> Callable[P, None]:
+def unlisted(run: Callable[P, object], name: str) -> Callable[P, None]:
     """Return what a raw thread runs, which `threading` lists until it ends.
 
     It lists a raw thread from the moment at which that asks for itself, as `logging` does. Until
     Python 3.12 it does so for ever. Then time waits at each step for a thread that is no more.
+
+    Args:
+        run: What the thread does.
+        name: What timelines and logs call the thread; `threading` would call it ``Dummy-1``.
     """
 
     def run_and_leave(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
+            threading.current_thread().name = name
             run(*args, **kwargs)
         finally:
             threading._active.pop(_thread.get_ident(), None)  # type: ignore[attr-defined]

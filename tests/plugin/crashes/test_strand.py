@@ -10,19 +10,21 @@ from tests.patience import PATIENCE
 
 
 def test_a_raw_thread_is_listed_until_it_ends() -> None:
-    """A raw thread that has asked for itself is among the threads, but not once it has ended."""
+    """A raw thread is among the threads by its name, but not once it has ended."""
     ended = threading.Event()
     listed: list[bool] = []
+    names: list[str] = []
 
     def run() -> None:
-        threading.current_thread()
+        names.append(threading.current_thread().name)
         listed.append(_thread.get_ident() in threading._active)  # type: ignore[attr-defined]
 
     def run_and_look() -> None:
-        unlisted(run)()
+        unlisted(run, "store")()
         listed.append(_thread.get_ident() in threading._active)  # type: ignore[attr-defined]
         ended.set()
 
     _thread.start_new_thread(run_and_look, ())
     assert ended.wait(PATIENCE)
     assert listed == [True, False]
+    assert names == ["store"]
