@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import numbers
 import sys
 import threading
 import time
@@ -199,7 +200,8 @@ class VirtualClock:
         `run_for` in a coroutine.
 
         Raises:
-            ValueError: If *seconds* is negative.
+            TypeError: If *seconds* is not a number.
+            ValueError: If *seconds* is negative or not finite.
         """
         target = self._target("advance", seconds)
         with self.sequencer.working() as actor:
@@ -211,7 +213,8 @@ class VirtualClock:
         When it returns, all of them wait again, also those with a timer at its very end.
 
         Raises:
-            ValueError: If *seconds* is negative.
+            TypeError: If *seconds* is not a number.
+            ValueError: If *seconds* is negative or not finite.
             RuntimeError: If the event loop that runs here is not on this clock.
         """
         self._target("run_for", seconds)
@@ -312,10 +315,13 @@ class VirtualClock:
     def _at(self, seconds: float) -> int:
         return self.sequencer.now + nanoseconds(seconds)
 
-    def _target(self, name: str, seconds: float) -> int:
-        if not seconds >= 0:
-            raise ValueError(f"{name}() takes seconds of 0 or more, not {seconds!r}")
-        return self._at(seconds)
+    def _target(self, name: str, seconds: Any) -> int:  # Any: what a test has passed
+        takes = f"{name}() takes a finite number of seconds, 0 or more"
+        if not isinstance(seconds, numbers.Real):
+            raise TypeError(f"{takes}, such as 90 or delta.total_seconds(), not {seconds!r}")
+        if not 0 <= float(seconds) < math.inf:
+            raise ValueError(f"{takes}, not {seconds!r}")
+        return self._at(float(seconds))
 
 
 def nanoseconds(seconds: float) -> int:

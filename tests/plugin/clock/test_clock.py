@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import random
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import anyio.from_thread
 import anyio.to_thread
@@ -355,11 +358,29 @@ async def test_run_for_lets_coroutines_go_on(task_clock: VirtualClock) -> None:
     assert woke == [1, 2, 3]
 
 
-@pytest.mark.parametrize("seconds", [-1, float("nan")])
-def test_time_does_not_go_back(task_clock: VirtualClock, seconds: float) -> None:
-    """advance() and run_for() reject negative seconds."""
-    with pytest.raises(ValueError, match=r"^advance\(\) takes seconds of 0 or more, not .*$"):
+@pytest.mark.parametrize(
+    ("seconds", "error", "told"),
+    [
+        (-1, ValueError, "not -1"),
+        (math.nan, ValueError, "not nan"),
+        (math.inf, ValueError, "not inf"),
+        ("1", TypeError, "such as 90 or delta.total_seconds(), not '1'"),
+        (
+            timedelta(days=1),
+            TypeError,
+            "such as 90 or delta.total_seconds(), not datetime.timedelta(days=1)",
+        ),
+    ],
+)
+def test_time_moves_by_seconds_forwards(
+    task_clock: VirtualClock, seconds: Any, error: type[Exception], told: str
+) -> None:
+    """advance() and run_for() reject what is not a finite number of 0 or more."""
+    takes = "takes a finite number of seconds, 0 or more"
+    with pytest.raises(error, match=f"^{re.escape(f'advance() {takes}, {told}')}$"):
         task_clock.advance(seconds)
+    with pytest.raises(error, match=f"^{re.escape(f'run_for() {takes}, {told}')}$"):
+        _ = task_clock.run_for(seconds)
 
 
 def test_the_test_itself_holds_time(asyncframe: Probe) -> None:
