@@ -215,7 +215,8 @@ class TaskFailedError(_TaskError):
     """Raised instead of a task's exception that would end or confuse the waiting code.
 
     The task's own exception (``SystemExit``, ``KeyboardInterrupt``, ``GeneratorExit``,
-    ``StopIteration``, ``StopAsyncIteration`` or either ``CancelledError``) is its cause.
+    ``StopIteration``, ``StopAsyncIteration``, either ``CancelledError``, or a
+    ``BaseExceptionGroup`` with one that ends the code) is its cause.
     """
 
     def __str__(self) -> str:

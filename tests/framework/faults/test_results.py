@@ -304,6 +304,8 @@ MISLEADING = [
     StopIteration(1),
     StopAsyncIteration(),
     asyncio.CancelledError(),
+    BaseExceptionGroup("nursery", [ValueError(1), KeyboardInterrupt()]),
+    BaseExceptionGroup("outer", [BaseExceptionGroup("inner", [SystemExit(3)])]),
 ]
 
 
