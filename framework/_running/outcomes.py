@@ -84,21 +84,21 @@ def raise_or_return(record: TaskRecord) -> Any:
 def awaiters_error(record: TaskRecord, error: BaseException) -> BaseException:
     """Return what to raise in the code that waits for a task that raised *error*."""
     error = error.with_traceback(record.traceback)
-    if not isinstance(error, MISLEADING) and not _is_ending_group(error):
+    if not isinstance(error, MISLEADING) and not is_ending_group(error):
         return error
     wrapper = TaskFailedError(record.task_id, record.name)
     wrapper.__cause__ = error
     return wrapper
 
 
-def _is_ending_group(error: BaseException) -> bool:
+def is_ending_group(error: BaseException) -> bool:
     """Return whether *error* is a group that ``except Exception`` lets pass, with one of `ENDING`.
 
     Nurseries and task groups raise what ended a child in such a group.
     """
     if not isinstance(error, BaseExceptionGroup) or isinstance(error, Exception):
         return False
-    return any(isinstance(one, ENDING) or _is_ending_group(one) for one in error.exceptions)
+    return any(isinstance(one, ENDING) or is_ending_group(one) for one in error.exceptions)
 
 
 def clear_frames(error: BaseException) -> None:

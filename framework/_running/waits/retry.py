@@ -7,7 +7,12 @@ from collections.abc import Callable
 from typing import Final, TypeAlias, cast
 
 from framework._records import reasons
-from framework._running.outcomes import ENDING, PublishAgain, WorkerCrashError
+from framework._running.outcomes import (
+    ENDING,
+    PublishAgain,
+    WorkerCrashError,
+    is_ending_group,
+)
 from framework._tasks.live import current_record
 from framework._tasks.options import RetryOptions
 from framework.exceptions import TaskCancelledError
@@ -46,6 +51,7 @@ class RetryPolicy:
             attempt <= self.options["max_retries"]
             and isinstance(error, self.exceptions)
             and not isinstance(error, _NEVER)
+            and not is_ending_group(error)
         )
 
     def delay(self, retry: int, uniform: Uniform) -> float:

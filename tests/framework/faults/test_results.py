@@ -26,6 +26,7 @@ from framework import (
     current_task,
     get_task_manager,
     get_thread_pool,
+    retry_task,
     setup_async_framework,
 )
 from framework._records.checks import show
@@ -321,6 +322,24 @@ async def test_b11_misleading(task_manager: TaskManager) -> None:
             await task_manager.submit(fail, wait=True)
 
         assert caught.value.__cause__ is error
+
+
+async def test_b11_group_is_not_retried(task_manager: TaskManager) -> None:
+    """A group with KeyboardInterrupt in it is not retried, as KeyboardInterrupt alone is not."""
+    calls = []
+
+    @retry_task(max_retries=1, retry_delay=0, exceptions=BaseException)
+    def interrupted(error: BaseException) -> None:
+        calls.append(error)
+        raise error
+
+    alone = KeyboardInterrupt()
+    grouped = BaseExceptionGroup("nursery", [KeyboardInterrupt()])
+    for error in (alone, grouped):
+        with pytest.raises(TaskFailedError, match=r"^task '\w+' \(.*interrupted\) failed with "):
+            await task_manager.submit(interrupted, args=(error,), wait=True)
+
+    assert calls == [alone, grouped]
 
 
 # -- B12
