@@ -37,6 +37,7 @@ def replay(source: Source, screen: Screen, arguments: Namespace) -> int:
         )
     app = load_app(source.app.name)
     chosen = arguments.only
+    unknown = set(chosen or ()).difference(registry.names())
     names = [one for one in registry.names() if _resumes(registry.find_spec(one))]
     groups: dict[tuple[str, str, str], _Group] = {}
     total = elsewhere = 0
@@ -51,6 +52,7 @@ def replay(source: Source, screen: Screen, arguments: Namespace) -> int:
             for task in some:
                 if chosen is not None and task.name not in chosen:
                     continue
+                unknown.discard(task.name)
                 total += 1
                 found = _differences(task, app, replays)
                 if found:
@@ -59,12 +61,23 @@ def replay(source: Source, screen: Screen, arguments: Namespace) -> int:
                 update(None, f"{total} tasks, {elsewhere} go elsewhere")
     for group in groups.values():
         group.print(screen)
+    if unknown:
+        raise CommandError(_unknown(unknown, names), USAGE)
     tasks = "1 task" if total == 1 else f"{total:,} tasks"
     if not elsewhere:
         screen.say(f"{tasks} under way: none goes elsewhere with this code")
         return GOOD
     screen.say(f"{tasks} under way: {elsewhere:,} would go elsewhere with this code")
     return FOUND
+
+
+def _unknown(given: set[str], names: list[str]) -> str:
+    """Word that neither the app nor a task under way has functions of these names."""
+    first = min(given)
+    return (
+        f"neither the app nor a task under way has a function {first!r}; the app can resume "
+        f"{', '.join(sorted(names)) or 'none'}{nearest(first, names)}"
+    )
 
 
 def _resumes(spec: TaskSpec | None) -> bool:

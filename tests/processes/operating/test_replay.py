@@ -129,6 +129,20 @@ def test_what_differs_from_process_to_process_is_found(old: Shop, tmp_path: Path
     )
 
 
+def test_a_name_without_a_function_or_task_is_refused(old: Shop, tmp_path: Path) -> None:
+    """A typing error in `--only` does not pass as a deploy that leads no task elsewhere."""
+    shop = old.copy(tmp_path, "import asyncio", "import asyncio")
+    command = ("-m", "framework", "replay", "shop:app", "--store", shop.url)
+    refused = shop.run(*command, "--only", "fulfill", status=2)
+
+    names = "at_random, blocked, fulfil, gathered, impatient, of_a_machine, of_a_set, sleeper"
+    assert (refused.stdout, refused.stderr) == (
+        "",
+        "asyncframe: neither the app nor a task under way has a function 'fulfill'; the app can "
+        f"resume {names}; did you mean 'fulfil'?\n",
+    )
+
+
 def test_a_module_under_another_name(old: Shop, tmp_path: Path) -> None:
     """A step whose module has another name, such as that of a program, is told as what it is."""
     shop = old.copy(tmp_path, "import asyncio", "import asyncio")
