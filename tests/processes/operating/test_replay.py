@@ -136,10 +136,10 @@ def test_a_name_without_a_function_or_task_is_refused(old: Shop, tmp_path: Path)
     refused = shop.run(*command, "--only", "fulfill", status=2)
 
     names = "at_random, blocked, fulfil, gathered, impatient, of_a_machine, of_a_set, sleeper"
-    assert (refused.stdout, refused.stderr) == (
-        "",
+    assert refused.stdout == ""
+    assert refused.stderr == (
         "asyncframe: neither the app nor a task under way has a function 'fulfill'; the app can "
-        f"resume {names}; did you mean 'fulfil'?\n",
+        f"resume {names}; did you mean 'fulfil'?\n"
     )
 
 
