@@ -11,7 +11,8 @@ the other, each with its own lock.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, Protocol  # a result is whatever the task returned
 
 from framework._records.records import TaskRecord
@@ -84,7 +85,7 @@ class Results:
         Raises:
             FrameworkNotStartedError: If the framework stops following it before.
         """
-        task_id = task if isinstance(task, str) else str(task.task_id)
+        task_id, limit = task if isinstance(task, str) else str(task.task_id), timeout
         if isinstance(task, LiveTask):
             until = None if timeout is None else self._clock.monotonic() + timeout
             await self.until_final(task, timeout)
@@ -94,7 +95,8 @@ class Results:
             task_id, timeout = self.elsewhere(task, until)
         elif isinstance(task, TaskRecord) and task.status in FINAL:
             return task
-        with self._crew.standing_in(self._own(current_pool_thread(), timeout)):
+        standing_in = self._crew.standing_in(self._own(current_pool_thread(), timeout))
+        with standing_in, _whole_timeout(task, limit):
             return _require_found(task_id, await self._others.until_final(task_id, timeout))
 
     def wait(self, task: TaskRecord | str, timeout: float | None) -> Any:
@@ -103,7 +105,7 @@ class Results:
 
     def block_until_ended(self, task: TaskRecord | str, timeout: float | None) -> TaskRecord:
         """Block until a task is final, and return its record; see `ended`."""
-        task_id = task if isinstance(task, str) else str(task.task_id)
+        task_id, limit = task if isinstance(task, str) else str(task.task_id), timeout
         if isinstance(task, LiveTask):
             until = None if timeout is None else self._clock.monotonic() + timeout
             self._block_until_final(task, timeout)
@@ -113,7 +115,8 @@ class Results:
             task_id, timeout = self.elsewhere(task, until)
         elif isinstance(task, TaskRecord) and task.status in FINAL:
             return task
-        with self._crew.standing_in(self._own(current_pool_thread(), timeout)):
+        standing_in = self._crew.standing_in(self._own(current_pool_thread(), timeout))
+        with standing_in, _whole_timeout(task, limit):
             return _require_found(task_id, self._others.block_until_final(task_id, timeout))
 
     def elsewhere(self, task: LiveTask, until: float | None) -> tuple[str, float | None]:
@@ -292,6 +295,21 @@ def _require_found(task_id: str, found: TaskRecord | None) -> TaskRecord:
     if found is None:
         raise TaskNotFoundError(task_id)
     return found
+
+
+@contextmanager
+def _whole_timeout(task: TaskRecord | str, timeout: float | None) -> Iterator[None]:
+    """Let the error of a wait for a task that was given away name its whole timeout."""
+    try:
+        yield
+    except TimeoutError:
+        if timeout is None or not isinstance(task, LiveTask):
+            raise
+        # Its status is that of when it left.
+        raise TimeoutError(
+            f"task {task.task_id} ({task.name}) is not final after {timeout:g} s of waiting; "
+            "it goes on"
+        ) from None
 
 
 def _waited_too_long(task: TaskRecord, timeout: float | None) -> TimeoutError:

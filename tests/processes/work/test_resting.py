@@ -22,6 +22,7 @@ from framework import (
     retry_task,
     throttled_task,
 )
+from framework._manager.inside import core_of
 from framework._threads.clock import SystemClock
 from framework.protocols import TaskEvent
 from tests.patience import PATIENCE
@@ -88,6 +89,13 @@ def ask_slowly() -> int:
     return attempt()
 
 
+@background_task(on_restart="requeue")
+@retry_task(max_retries=1, retry_delay=3_600)
+async def ask_later_on_loop() -> int:
+    """Fail on the loop, and wait for longer than any test takes."""
+    return attempt()
+
+
 @background_task
 def other() -> str:
     """Need a thread."""
@@ -137,6 +145,34 @@ async def test_it_rests_and_goes_on(sql_url: str, fn: Any) -> None:
         ]
         stats = manager.get_stats()
         assert stats["submitted"] == sum(stats[status] for status in STATUSES)
+
+
+async def test_a_wait_names_its_whole_timeout(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits too long for a task that leaves meanwhile is told how long that was."""
+    async with framework(sqlite_url) as manager:
+        core = core_of(manager)
+
+        def no_time_left(task_id: str, timeout: float) -> None:
+            raise TimeoutError(f"{task_id} is still unknown after {timeout} s")
+
+        async def no_time_left_on_loop(task_id: str, timeout: float) -> None:
+            no_time_left(task_id, timeout)
+
+        monkeypatch.setattr(core.others, "until_final", no_time_left_on_loop)
+        monkeypatch.setattr(core.others, "block_until_final", no_time_left)
+        task_id = manager.submit_nowait(ask_later_on_loop)
+        record = core.ledger.find(task_id)
+        assert record is not None
+
+        message = (
+            rf"^task {task_id} \(.*\) is not final after {PATIENCE:g} s of waiting; it goes on$"
+        )
+        with pytest.raises(TimeoutError, match=message):
+            await core.results.ended(record, PATIENCE)
+        with pytest.raises(TimeoutError, match=message):
+            await asyncio.to_thread(core.results.block_until_ended, record, PATIENCE)
 
 
 def on_thread() -> int:
