@@ -13,7 +13,7 @@ from framework.stores.sql._reading.follower import BREATH
 from framework.stores.sql._shared.site import Site
 from framework.stores.sql._tables.rows import Written, bare_row_of, begin, row_of
 
-_SLICE: Final = 8
+_SLICE: Final = 32
 """Records to convert before the thread releases the interpreter for `BREATH` seconds."""
 
 _MAX_TEXT: Final = 8_000_000
