@@ -34,11 +34,11 @@ def retry_task(fn: Any = BRACKETS, /, **options: Unpack[RetryOptions]) -> Any:
     The delay before retry n, counted from 1, is
     ``min(max_delay, retry_delay * backoff**(n - 1))``. *jitter* changes it at random by up to
     that fraction, up or down, so it may exceed *max_delay*. If the last attempt fails, its error
-    is raised unchanged. Cancellation, ``SystemExit``, ``KeyboardInterrupt`` and calls with the
-    wrong arguments are never retried. A shutdown ends the delay immediately, with the last
-    error; so do cancellation and the task's time limit. A sync function that is called on an
-    event loop's thread is not retried, because that would block the loop; a note on the error
-    says so.
+    is raised unchanged. Cancellation, ``SystemExit``, ``KeyboardInterrupt``, a group with one of
+    these in it and calls with the wrong arguments are never retried. A shutdown ends the delay
+    immediately, with the last error; so do cancellation and the task's time limit. A sync function
+    that is called on an event loop's thread is not retried, because that would block the loop; a
+    note on the error says so.
 
     Args:
         fn: The function, if you use the decorator without parentheses.
