@@ -50,6 +50,15 @@ class Provided:
 provided = Provided()
 
 
+def as_module(name: str) -> str:
+    """Return the ``module:attribute`` that *name* means if it has a file for a module; or ""."""
+    module, _, attribute = name.partition(":")
+    if "/" not in module and not module.endswith(".py"):
+        return ""
+    parts = Path(module).with_suffix("").parts
+    return f"{'.'.join(filter(str.isidentifier, parts))}:{attribute}".removesuffix(":")
+
+
 class NotImportedError(LookupError):
     """The module cannot be imported."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from framework._records.exports import NotImportedError, imported, told
+from framework._records.exports import NotImportedError, as_module, imported, told
 from framework.cli._lifespan import ASGIApp
 from framework.cli._mistakes import USAGE, CommandError
 from framework.protocols import RemoteEngine
@@ -50,8 +50,10 @@ def load_app(name: str) -> Any:  # Any: whatever the module has there
         CommandError: If there is no such module or app.
     """
     module, colon, attribute = name.partition(":")
-    if not module or (colon and not attribute) or _is_file(module):
-        raise CommandError(f"{_AS_FOR_UVICORN}, not {name!r}{_as_module(module, attribute)}", USAGE)
+    meant = as_module(name)
+    if not module or (colon and not attribute) or meant:
+        cure = f"; did you mean {meant!r}?" if meant else ""
+        raise CommandError(f"{_AS_FOR_UVICORN}, not {name!r}{cure}", USAGE)
     try:
         return imported(f"{module}:{attribute or 'app'}")
     except NotImportedError as error:
@@ -117,19 +119,6 @@ def _takes(call: Any, *arguments: str) -> bool:
     except ValueError:  # it has no signature
         return True
     return True
-
-
-def _is_file(module: str) -> bool:
-    return "/" in module or module.endswith(".py")
-
-
-def _as_module(module: str, attribute: str) -> str:
-    """Return the end of a message about a file that was given for a module, or ""."""
-    if not _is_file(module):
-        return ""
-    parts = Path(module).with_suffix("").parts
-    name = ".".join(part for part in parts if part.isidentifier())
-    return f"; did you mean {f'{name}:{attribute}'.removesuffix(':')!r}?"
 
 
 def _instead(module: str, given: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any, Final, TextIO
 from celery import Celery
 
 from framework._records import checks
-from framework._records.exports import imported
+from framework._records.exports import as_module, imported
 from framework.engines.celery import _settings
 from framework.engines.celery._engine import CeleryEngine
 from framework.engines.celery._publishing.recovery import stuck
@@ -32,6 +32,9 @@ USAGE: Final = 2
 
 _SKEW: Final = 1.0
 """How many seconds a clock may be wrong before timestamps of tasks look wrong."""
+
+_ANSWERS: Final = 1.0
+"""Seconds for which Celery's workers may answer."""
 
 _FRESH: Final = 35.0
 """Seconds after which a silent process counts as gone; it reports every 10 s."""
@@ -94,7 +97,7 @@ def _findings(engine: CeleryEngine, notes: list[str]) -> Iterator[Finding]:
     yield from _rabbitmq(engine)
     workers, apps = (entries(engine.state, kind, _FRESH) for kind in ("workers", "apps"))
     if not workers:
-        notes.append("no worker is running, so the workers were not checked")
+        notes.append(f"{_who_runs(engine)}, so the workers were not checked")
     yield from _several_on_memory(apps)
     yield from _queues(workers, engine)
     yield from _shared_queues(engine)
@@ -184,6 +187,21 @@ def _rabbitmq(engine: CeleryEngine) -> Iterator[Finding]:
 
 
 # -- what the processes say
+
+
+def _who_runs(engine: CeleryEngine) -> str:
+    """Say who runs while no worker tells of itself: none, or Celery workers without the engine."""
+    try:
+        answers = engine.app.control.ping(timeout=_ANSWERS) or ()
+    except engine.errors:
+        answers = ()
+    names = sorted(name for answer in answers for name in answer)
+    if not names:
+        return "no worker is running"
+    return (
+        f"no worker is running that has this CeleryEngine ({', '.join(names)} runs without it: "
+        "if it is to run these tasks, start it with -A and the module that creates the engine)"
+    )
 
 
 def _several_on_memory(apps: Iterable[dict[str, Any]]) -> Iterator[Finding]:
@@ -364,6 +382,8 @@ def _engine(named: str) -> CeleryEngine:
         LookupError: If it names none.
     """
     module, _, attribute = named.partition(":")
+    if meant := as_module(named):
+        raise LookupError(f"{named!r} names a file: did you mean {meant!r}?")
     if not attribute:
         raise LookupError(f"{named!r} must be a module and its Celery app, as in {module}:app")
     app = imported(named)

@@ -24,6 +24,7 @@ from framework.engines.celery._redis.entries import entries
 from framework.engines.celery.doctor import FINDINGS, GOOD, USAGE
 from tests.children import python
 from tests.patience import PATIENCE
+from tests.processes.celery.workers import CeleryWorker
 from tests.processes.servers import RedisServer
 
 CONFIGURED = ("appendonly", "maxmemory-policy", "save")
@@ -133,6 +134,23 @@ def test_no_worker(url: str) -> None:
     report = examine(engine_on(url))
     assert report.findings == []
     assert report.notes == ["no worker is running, so the workers were not checked"]
+
+
+@pytest.mark.extended("servers")
+def test_worker_without_the_engine(url: str) -> None:
+    """The doctor tells of a worker that was started with a module that creates no engine."""
+    bare = "tests.processes.celery.bare:app"
+    with closing(CeleryWorker(bare, url, "--pool", "solo", "-n", "bare@web-2")) as worker:
+        worker.begin()
+        worker.saw("bare@web-2 ready")
+        report = examine(engine_on(url))
+    assert report.findings == []
+    (note,) = report.notes
+    assert note == (
+        "no worker is running that has this CeleryEngine (bare@web-2 runs without it: if it is "
+        "to run these tasks, start it with -A and the module that creates the engine), so the "
+        "workers were not checked"
+    )
 
 
 @pytest.mark.extended("servers")
@@ -475,6 +493,7 @@ def test_command_used_wrongly(shop: Path) -> None:
     """A command that names nothing to look at says so, and exits with 2."""
     cases = {
         "shop": "doctor: 'shop' must be a module and its Celery app, as in shop:app",
+        "./shop.py:app": "doctor: './shop.py:app' names a file: did you mean 'shop:app'?",
         "nowhere:app": "doctor: 'nowhere' cannot be imported: ModuleNotFoundError",
         "broken:app": "doctor: 'broken' cannot be imported: ModuleNotFoundError",
         "shop:app": "doctor: 'shop' has no 'app'",
