@@ -251,6 +251,7 @@ def breathing(peer: Peer, seconds: float) -> list[float]:
 def test_records_are_not_held_up(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where other threads compute, a process that has much to write stops giving way to them."""
     monkeypatch.setattr(_batches, "BATCH", 100)
+    monkeypatch.setattr(_drafts, "_SLICE", 8)
     with peers(sql_url) as (one, two):
         quick, slow = breathing(one, 0.0001), breathing(two, 0.01)
         tasks = [peer.end(peer.accept()) for peer in (one, two) for _ in range(400)]
