@@ -19,9 +19,10 @@ from typing import Any, cast
 
 from framework._records.statuses import CANCELLED, FAILED, FINAL, INTERRUPTED, PENDING
 from framework._running.log import report_unread
-from framework._running.outcomes import clear_frames, raise_or_return
+from framework._running.outcomes import raise_or_return
 from framework._running.runner import Runner, set_current
 from framework._tasks.live import LiveTask
+from framework._threads.frames import clear_frames
 from framework.exceptions import TaskCancelledError, TaskInterruptedError
 from framework.protocols import Kind, Run
 

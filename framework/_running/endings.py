@@ -29,7 +29,7 @@ from framework._records.statuses import (
 )
 from framework._running.ledger import Ledger
 from framework._running.log import Failures
-from framework._running.outcomes import PublishAgain, WorkerCrashError, clear_frames
+from framework._running.outcomes import PublishAgain, WorkerCrashError
 from framework._running.retention import Retention
 from framework._tasks.current import hook_owner
 from framework._tasks.live import LiveTask, Waiter
@@ -38,6 +38,7 @@ from framework._tasks.options import SILENT
 from framework._tasks.specs import Hook
 from framework._tasks.task import Task
 from framework._threads.deadlines import Deadlines
+from framework._threads.frames import clear_frames
 from framework._threads.user_threads import HOOK, call_on_thread
 from framework._threads.waiters import wake_all
 from framework.exceptions import TaskCancelledError, TaskInterruptedError, TaskTimeoutError

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -99,18 +98,3 @@ def is_ending_group(error: BaseException) -> bool:
     if not isinstance(error, BaseExceptionGroup) or isinstance(error, Exception):
         return False
     return any(isinstance(one, ENDING) or is_ending_group(one) for one in error.exceptions)
-
-
-def clear_frames(error: BaseException) -> None:
-    """Free the local variables of all frames in the tracebacks of *error* and its causes."""
-    seen: set[int] = set()
-    pending: list[BaseException | None] = [error]
-    while pending:
-        one = pending.pop()
-        if one is None or id(one) in seen:
-            continue
-        seen.add(id(one))
-        traceback.clear_frames(one.__traceback__)
-        pending += [one.__cause__, one.__context__]
-        if isinstance(one, BaseExceptionGroup):
-            pending += one.exceptions

@@ -11,7 +11,6 @@ since their callbacks are user code.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, TypeVar
@@ -20,6 +19,7 @@ from framework._records.statuses import TaskStatus
 from framework._tasks.functions import name_of
 from framework._threads.crew import Crew
 from framework._threads.deadlines import Deadlines
+from framework._threads.frames import clear_frames
 from framework._threads.pool_threads import PoolThread, current_pool_thread
 from framework._threads.user_threads import CALLBACKS, call_on_thread
 from framework.exceptions import TaskTimeoutError
@@ -216,7 +216,7 @@ class Calls:
             error = raised
         if error is not None:
             # A kept error must not keep the locals of the function alive.
-            traceback.clear_frames(error.__traceback__)
+            clear_frames(error)
         if self._limit is not None:
             self._deadlines.remove(call, self._limit)
         call.forget()
