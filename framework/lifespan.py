@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import logging
 import sys
 import warnings
 import weakref
@@ -34,6 +33,7 @@ from framework._tasks.current import current_scope
 from framework._tasks.live import Home, Sleeper, current_home
 from framework._tasks.mistakes import explain
 from framework._threads.clock import SystemClock
+from framework._threads.loggers import SafeLogger
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.watch.loop_watch import LoopWatch
 from framework.protocols import Clock, TaskEngine, TaskStore, Telemetry
@@ -42,7 +42,7 @@ from framework.protocols._features import features_of
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections.abc import Callable
 
 from framework._manager.drain import Reminder, at_most
 from framework._records.reasons import span
+from framework._threads.loggers import SafeLogger
 from framework._threads.user_threads import LIFESPAN
 from framework._threads.waiters import LoopSleeper
 from framework.protocols import Clock
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 
 async def in_thread(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Iterator
 from types import FunctionType
@@ -13,8 +12,9 @@ from framework._records.exports import provided
 from framework._records.ids import TaskId
 from framework._tasks import registry
 from framework._tasks.functions import bare_function, layer_of, one_line, optional_of
+from framework._threads.loggers import SafeLogger
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 
 def warn_of_plain_endpoints(app: object) -> None:

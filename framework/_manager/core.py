@@ -47,6 +47,7 @@ from framework._running.waits.policies import Policies, WatchedPolicies
 from framework._running.waits.shared_windows import SharedPolicies
 from framework._tasks.live import LiveTask, Sleeper
 from framework._threads.clock import SystemClock
+from framework._threads.loggers import SafeLogger
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.waiters import Mailboxes
 from framework.engines.local import LocalEngine
@@ -61,7 +62,7 @@ from framework.protocols._features import features_of
 from framework.steps._resuming import Resuming
 from framework.stores.memory import MemoryStore
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 
 @dataclass(frozen=True, slots=True)

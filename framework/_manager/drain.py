@@ -23,11 +23,12 @@ from framework._records.records import WAITS
 from framework._records.statuses import FINAL, INTERRUPTED, TaskStatus
 from framework._running.log import Tally
 from framework._tasks.live import Driver, Home, LiveTask, Sleeper
+from framework._threads.loggers import SafeLogger
 from framework._threads.waiters import LoopSleeper
 from framework.exceptions import TaskInterruptedError
 from framework.protocols import Clock
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 _LAST_CHANCE = 0.25
 """How many seconds a cancelled coroutine gets to clean up, after the grace period."""

@@ -10,7 +10,6 @@ Lock order: none is held here.
 from __future__ import annotations
 
 import asyncio
-import logging
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextlib import suppress
@@ -23,10 +22,11 @@ from framework._running.outcomes import raise_or_return
 from framework._running.runner import Runner, set_current
 from framework._tasks.live import LiveTask
 from framework._threads.frames import clear_frames
+from framework._threads.loggers import SafeLogger
 from framework.exceptions import TaskCancelledError, TaskInterruptedError
 from framework.protocols import Kind, Run
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 
 class _Starter:

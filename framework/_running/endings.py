@@ -12,7 +12,6 @@ Lock order: none is held here; the store, sinks, waiters and hooks are called wi
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
@@ -39,12 +38,13 @@ from framework._tasks.specs import Hook
 from framework._tasks.task import Task
 from framework._threads.deadlines import Deadlines
 from framework._threads.frames import clear_frames
+from framework._threads.loggers import SafeLogger
 from framework._threads.user_threads import HOOK, call_on_thread
 from framework._threads.waiters import wake_all
 from framework.exceptions import TaskCancelledError, TaskInterruptedError, TaskTimeoutError
 from framework.protocols import Clock, TaskEngine
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 Report: TypeAlias = Callable[[LiveTask], object]
 """Logs the failure of a task."""

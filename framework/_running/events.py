@@ -10,7 +10,6 @@ called without it.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -19,9 +18,10 @@ from typing import Any
 from framework._records.records import TaskEvent, TaskRecord
 from framework._records.statuses import END_KINDS, TaskStatus
 from framework._tasks.live import CARRIED, LiveTask, Outbox
+from framework._threads.loggers import SafeLogger
 from framework.protocols import Clock, EventSink, StepTracer, TaskTracer
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 
 class Events:

@@ -14,7 +14,6 @@ tasks, from which other threads remove entries without it; each such operation i
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import Counter
 from collections.abc import Iterable
@@ -33,13 +32,14 @@ from framework._records.statuses import (
 )
 from framework._running.events import Events
 from framework._tasks.live import Home, LiveTask, Waiter, copy_record
+from framework._threads.loggers import SafeLogger
 from framework._threads.waiters import wake_all
 from framework._threads.watch.outflow import Outflow
 from framework.exceptions import FrameworkNotStartedError, QueueFullError
 from framework.protocols import CallStore, Clock, Interceptor, SharedStore, TaskStore
 from framework.protocols._features import features_of
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 State: TypeAlias = Literal["running", "stopping", "stopped", "forked"]
 """State of a framework; only changed here, with the lock held except after a fork."""

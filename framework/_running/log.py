@@ -28,9 +28,10 @@ from framework._records.jsonsafe import cut, safe_str
 from framework._records.records import TaskEvent, TaskRecord, is_unseen
 from framework._records.statuses import TaskStatus
 from framework._tasks.live import LiveTask, current_record
+from framework._threads.loggers import SafeLogger
 from framework.exceptions import TaskTimeoutError
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 _OURS: Final = tuple(
     str(Path(__file__).parent.parent / room) + os.sep for room in ("_running", "_decorators")
@@ -119,7 +120,7 @@ def _traceback_text(error: BaseException, raised: Any) -> str:  # Any: a traceba
     return "".join(whole.format()).removesuffix("\n")
 
 
-_LOGGER.addFilter(_EscapingFilter())
+logging.getLogger("asyncframe").addFilter(_EscapingFilter())
 
 
 def log_final(event: TaskEvent) -> None:
@@ -201,9 +202,6 @@ def log_failure(record: TaskRecord, told: str = "", *, whole: bool = True) -> No
             "" if whole or raised is None else _LEFT_OUT,
             exc_info=(type(error), error, raised) if whole and raised is not None else None,
         )
-    except Exception:  # of a user's handler or filter; a line of the log must end no thread
-        if logging.raiseExceptions and sys.stderr is not None:
-            traceback.print_exc()
     finally:
         current_record.reset(token)
 

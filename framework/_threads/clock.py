@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-_LOGGER = logging.getLogger("asyncframe")
+from framework._threads.loggers import SafeLogger
+
+_LOGGER = SafeLogger("asyncframe")
 
 ThreadT = TypeVar("ThreadT", bound=threading.Thread)
 

@@ -17,7 +17,6 @@ a signal handler may shut down a pool whose lock its own thread holds.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
@@ -29,6 +28,7 @@ from typing import Any, ClassVar
 
 from framework._records.statuses import TaskStatus
 from framework._threads.exits import ExitSignal, joined_at_exit
+from framework._threads.loggers import SafeLogger
 from framework._threads.pool_threads import PoolThread, current_pool_thread, forget_others
 from framework._threads.queue.item_queue import ItemQueue
 from framework._threads.queue.spares import Spares
@@ -37,7 +37,7 @@ from framework._threads.watch.wait_graph import WaitGraph
 from framework.exceptions import QueueFullError
 from framework.protocols._engines import Item
 
-_LOGGER = logging.getLogger("concurrent.futures")
+_LOGGER = SafeLogger("concurrent.futures")
 _NONE_ENDED = dict.fromkeys(TaskStatus, 0)
 _TIMINGS_KEPT = 2_048
 

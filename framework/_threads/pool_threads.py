@@ -8,15 +8,15 @@ in the order that `PoolThread.tally` explains.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from typing import Any, Protocol
 
 from framework._records.statuses import TaskStatus
+from framework._threads.loggers import SafeLogger
 from framework.protocols._engines import Item
 
-_LOGGER = logging.getLogger("concurrent.futures")
+_LOGGER = SafeLogger("concurrent.futures")
 
 
 class Employer(Protocol):

@@ -15,7 +15,6 @@ Without the GIL, a lock would have to keep other threads from seeing another ord
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -23,9 +22,10 @@ from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from framework._tasks.live import Waiter
+from framework._threads.loggers import SafeLogger
 from framework.protocols import Clock
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 T = TypeVar("T")
 

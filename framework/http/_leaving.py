@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -11,7 +10,9 @@ from contextlib import asynccontextmanager
 from types import FrameType
 from typing import Any
 
-_LOGGER = logging.getLogger("asyncframe")
+from framework._threads.loggers import SafeLogger
+
+_LOGGER = SafeLogger("asyncframe")
 
 
 class Leaving:

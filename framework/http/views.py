@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Final, Generic, Literal, Self, TypeAlias, TypeVar
@@ -27,8 +26,9 @@ from framework._records.records import CancelOutcome
 from framework._records.statuses import TaskStatus
 from framework._records.steps import StepInfo
 from framework._tasks.task import Task
+from framework._threads.loggers import SafeLogger
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 T = TypeVar("T")
 

@@ -12,7 +12,6 @@ Lock order: the ledger's lock is taken for a moment, and nothing else with it.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
@@ -20,12 +19,13 @@ from typing import Final
 from framework._records.steps import StepRecord, said
 from framework._running.ledger import Ledger, raise_cancel
 from framework._tasks.live import LiveTask
+from framework._threads.loggers import SafeLogger
 from framework.exceptions import StepInterruptedError, TaskCancelledError
 from framework.protocols import StepChange
 from framework.steps._branches import Branch
 from framework.steps._matching import PATIENCE, Matching
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 _LEFT_OUT: Final = (
     "task %s (%s) went on from its steps, and did not call again what is recorded: %s; what these "

@@ -6,7 +6,6 @@ its own to its file now and then. The files of processes that have died are remo
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
@@ -18,11 +17,12 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, values
 from prometheus_client.multiprocess import mark_process_dead
 
+from framework._threads.loggers import SafeLogger
 from framework._threads.watch.processes import lives
 from framework.protocols import Clock, TimerHandle
 from framework.telemetry._figures import FIGURE, Figure, Readings, labels_of
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 _FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
 

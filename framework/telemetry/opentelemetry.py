@@ -11,7 +11,6 @@ Lock order: `_lock` guards the attached managers, and is taken before the locks 
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -20,6 +19,7 @@ from weakref import WeakKeyDictionary
 from framework._records import checks, exports
 from framework._records.jsonsafe import safe_str
 from framework._records.statuses import WITHOUT_RESULT
+from framework._threads.loggers import SafeLogger
 from framework.protocols import TaskEvent, TaskRecord, TaskStatus
 
 try:
@@ -40,7 +40,7 @@ __all__ = ["OpenTelemetrySink"]
 
 _Attached: TypeAlias = tuple[set[object], Callable[[], None]]
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 
 class OpenTelemetrySink:

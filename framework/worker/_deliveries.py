@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from framework._records.statuses import (
 from framework._running.outcomes import PublishAgain
 from framework._tasks.errors.kept import encode_error
 from framework._threads.clock import SystemClock
+from framework._threads.loggers import SafeLogger
 from framework._threads.watch.processes import holder_here, is_dead
 from framework.engines.celery import CeleryEngine, _settings
 from framework.engines.celery._messages import Message, MessageError
@@ -32,7 +32,7 @@ from framework.engines.celery._redis.windows import Windows
 from framework.worker._outcomes import Outcome
 from framework.worker._outpost import Outpost, watch_signal
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 _AWAY: Final = 1.0
 """Seconds to wait before a message is returned because Redis is unavailable."""

@@ -6,7 +6,6 @@ RETRY. ``Ignore`` ends a delivery without a word. In each case the message is ac
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NoReturn
@@ -19,10 +18,11 @@ from framework._records.statuses import COMPLETED, TRAITS, TaskStatus
 from framework._running.log import users_frames
 from framework._running.outcomes import PublishAgain
 from framework._threads.courier import Courier
+from framework._threads.loggers import SafeLogger
 from framework.engines.celery._tasks import ShownError, keep_end
 from framework.exceptions import TaskCancelledError, TaskFailedError
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 _AWAY: Final = 1.0
 """Seconds between attempts to report an outcome while Redis is unavailable."""

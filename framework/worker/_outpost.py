@@ -11,7 +11,6 @@ Relies on: a worker that calls `run` on one thread at a time, or on several with
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import sys
 import threading
@@ -37,6 +36,7 @@ from framework._tasks.live import CARRIED, Home, LiveTask, Waiter, current_home,
 from framework._tasks.specs import TaskSpec
 from framework._threads.clock import SystemClock
 from framework._threads.courier import Courier
+from framework._threads.loggers import SafeLogger
 from framework._threads.watch.stacks import place
 from framework.engines.celery import CeleryEngine
 from framework.engines.celery._messages import Message
@@ -44,7 +44,7 @@ from framework.engines.celery._redis.windows import Windows
 from framework.worker._outcomes import Outcome, insist
 from framework.worker._policies import WorkerPolicies
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 _RENEW_EVERY: Final = 1.0
 _IDLE: Final = 5.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from typing import Any, Final
 
@@ -15,12 +14,13 @@ from celery.worker.strategy import default
 from framework._records.statuses import PENDING, RUNNING, TIMEOUT
 from framework._tasks.errors.kept import encode_error
 from framework._threads.clock import SystemClock
+from framework._threads.loggers import SafeLogger
 from framework._threads.watch.processes import holder_of, lives
 from framework.engines.celery._messages import Message
 from framework.engines.celery._tasks import keep_end
 from framework.worker._outcomes import RevokedError, UnsaidError, insist
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 _NAME: Final = "shadow"
 """The header of a message with its function's name."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any, ClassVar
 
 from amqp.exceptions import AccessRefused
 from celery import bootsteps
 from celery.worker.consumer.connection import Connection
 
+from framework._threads.loggers import SafeLogger
 from framework.engines.celery._publishing.unheld import show_sign, sign_of
 from framework.worker._deliveries import PROCESS
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 
 class Sign(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types

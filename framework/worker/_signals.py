@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Final
 
 from celery import concurrency, current_app
 
 from framework._records.statuses import CANCELLED
+from framework._threads.loggers import SafeLogger
 from framework._threads.watch.processes import holder_here
 from framework.engines.celery import CeleryEngine, _settings
 from framework.engines.celery._messages import Message
@@ -17,7 +17,7 @@ from framework.engines.celery._redis.entries import Entry
 from framework.worker._deliveries import PROCESS
 from framework.worker._sign import Sign
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 
 def worker_init(engine: CeleryEngine, worker: Any) -> None:  # Any: Celery has no types

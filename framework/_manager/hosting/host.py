@@ -7,7 +7,6 @@ Relies on: the ledger for every move.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Sequence
 from contextvars import copy_context
 from functools import partial
@@ -32,12 +31,13 @@ from framework._tasks import registry
 from framework._tasks.errors.kept import reported_error
 from framework._tasks.live import LiveTask, new_task
 from framework._tasks.specs import TaskSpec
+from framework._threads.loggers import SafeLogger
 from framework.exceptions import (
     FrameworkError,
     TaskInterruptedError,
 )
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 _ASK_AGAIN: Final = 1.0
 """Seconds until an engine is asked again that did not answer."""

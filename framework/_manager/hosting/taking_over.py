@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from contextvars import copy_context
 from functools import partial
@@ -19,9 +18,10 @@ from framework._tasks.live import CARRIED, LiveTask, current_home, new_task
 from framework._tasks.options import COPY, CopyOptions
 from framework._tasks.specs import TaskSpec
 from framework._tasks.wire import call_options, decode_call, encode_call
+from framework._threads.loggers import SafeLogger
 from framework.exceptions import FrameworkError, TaskInterruptedError
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 REASON: Final = "its process ended, and another one has taken it over"
 

@@ -15,7 +15,6 @@ under it. Directories call `changed` without a lock.
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 from collections.abc import Callable, Collection, Sequence
@@ -29,13 +28,14 @@ from framework._records.records import TaskRecord
 from framework._records.statuses import FINAL
 from framework._threads.clock import SystemClock
 from framework._threads.courier import GRAIN, Courier
+from framework._threads.loggers import SafeLogger
 from framework._threads.waiters import Mailboxes, Reply, Steps, block, suspend
 from framework.exceptions import FrameworkNotStartedError, StoreUnavailableError
 from framework.protocols import Clock
 
 T = TypeVar("T")
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 _PAUSES: Final = (0.03, 0.07, 0.1, 0.15, 0.25, 0.4)
 """Seconds until the next query for an unknown id. Its process writes the record within 0.1 s

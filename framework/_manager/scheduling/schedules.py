@@ -10,7 +10,6 @@ Lock order: `_lock` guards the tables; only the clock's own lock is taken under 
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 import sys
@@ -30,6 +29,7 @@ from framework._tasks import registry
 from framework._tasks.live import Home, LiveTask
 from framework._tasks.specs import Hook, Schedule
 from framework._tasks.task import Task
+from framework._threads.loggers import SafeLogger
 from framework.exceptions import (
     FrameworkError,
     FrameworkNotStartedError,
@@ -37,7 +37,7 @@ from framework.exceptions import (
 )
 from framework.protocols import ScheduleBook, TimerHandle
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 _RETRY = 1.0
 """Seconds until a book that did not answer is asked again."""

@@ -6,7 +6,6 @@ Lock order: the lock of a book is innermost.
 
 from __future__ import annotations
 
-import logging
 import threading
 import weakref
 from collections.abc import Sequence
@@ -28,9 +27,10 @@ from framework._records.schedules import (
 from framework._records.statuses import FINAL
 from framework._tasks.live import LiveTask
 from framework._tasks.specs import Schedule, TaskSpec
+from framework._threads.loggers import SafeLogger
 from framework.protocols import Clock, ScheduleBook, TimerHandle
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 MOST: Final = 100
 """How many missed due times are told apart, and made up for at most."""

@@ -15,7 +15,6 @@ Lock order: none is held here.
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import weakref
 from types import CodeType, FrameType
@@ -24,10 +23,11 @@ from typing import Any, Final
 from framework._records.statuses import RUNNING
 from framework._tasks.live import Home, LiveTask
 from framework._threads.clock import SystemClock
+from framework._threads.loggers import SafeLogger
 from framework._threads.watch.stacks import frames_of, is_debugged, place, turn_of
 from framework.protocols import TimerHandle
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 _STARVED: Final = 0.25
 """The share of its pause by which the timer may be late; later, that pause does not count."""

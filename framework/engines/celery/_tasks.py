@@ -10,7 +10,6 @@ unpickle it in the worker's main process, and end the worker if that fails.
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Final
 
 from celery import states
@@ -18,9 +17,10 @@ from celery.backends.base import DisabledBackend
 
 from framework._records.jsonsafe import safe_repr
 from framework._tasks.options import SILENT
+from framework._threads.loggers import SafeLogger
 from framework.engines.celery import _worker_side
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 TASK_NAME: Final = "asyncframe.run"
 """The name of the general task, in messages and routes."""

@@ -10,7 +10,6 @@ import functools
 import hashlib
 import inspect
 import json
-import logging
 import types
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -31,6 +30,7 @@ from framework._records.records import TaskRecord
 from framework._tasks.functions import is_async
 from framework._tasks.live import LiveTask
 from framework._tasks.task import Task
+from framework._threads.loggers import SafeLogger
 from framework._threads.waiters import suspend
 from framework.exceptions import TaskNotFoundError
 from framework.http._accepting.answer import Accepted, body_of
@@ -46,7 +46,7 @@ from framework.http._routes import (
 )
 from framework.http.views import Problem, TaskResponse, view_of
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 ACCEPTS: Final = "__asyncframe_accepts__"
 """The attribute of an accepting route's function that has the status of its response."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -34,11 +33,12 @@ from framework._tasks.current import OVER, current_scope
 from framework._tasks.functions import is_async
 from framework._tasks.live import Home, current_home
 from framework._tasks.task import Task
+from framework._threads.loggers import SafeLogger
 from framework.exceptions import TaskNotFoundError
 from framework.http._access.dependency import OwnerDependency
 from framework.http.views import TaskResponse
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 OwnerFunction: TypeAlias = Callable[[Request], str | None]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from typing import Any  # routes are whatever a router has put together
@@ -12,8 +11,9 @@ from starlette.routing import Match
 
 from framework._manager.frameworks import find_core
 from framework._manager.hosting.role import ROLE
+from framework._threads.loggers import SafeLogger
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 
 def unfolded(app: Any) -> Iterator[Any]:

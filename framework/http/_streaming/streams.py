@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import socket
 from collections.abc import Mapping
@@ -17,12 +16,13 @@ from starlette.types import Receive, Scope, Send
 from framework._manager.core import Core
 from framework._manager.frameworks import require_core
 from framework._tasks.task import Task
+from framework._threads.loggers import SafeLogger
 from framework.http._access.access import Access
 from framework.http._streaming.frames import BEAT
 from framework.http._streaming.hub import PATIENCE, EndOfStreamError, Seat, hub_of
 from framework.http.views import Problem, TaskView
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 _HEADERS: Final[Mapping[str, str]] = {
     "Cache-Control": "no-store",

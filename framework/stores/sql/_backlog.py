@@ -8,7 +8,6 @@ Lock order: its lock is innermost, and held for a few steps without a call.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -21,10 +20,11 @@ from framework._records.checks import id_in_use
 from framework._records.records import TaskRecord
 from framework._records.statuses import TaskStatus
 from framework._threads.clock import SystemClock
+from framework._threads.loggers import SafeLogger
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._gathering import Gathering
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 _PENDING: Final = TaskStatus.PENDING
 _RUNNING: Final = TaskStatus.RUNNING
 

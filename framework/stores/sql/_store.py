@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -19,6 +18,7 @@ from framework._tasks import registry
 from framework._tasks.places import PlaceAnswer, PlaceRequest
 from framework._tasks.wire import settled
 from framework._threads.clock import SystemClock
+from framework._threads.loggers import SafeLogger
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import Features, StoreHost, WindowAnswer, WindowRequest
 from framework.stores.sql._backlog import Backlog, Permitted, Told
@@ -35,7 +35,7 @@ from framework.stores.sql._tables.rows import can_be_kept
 from framework.stores.sql._writing.steps import StepRows
 from framework.stores.sql._writing.writer import Writer
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 _NOT_WRITTEN: Final = "the store could not write %d task records before it was closed: %s"
 

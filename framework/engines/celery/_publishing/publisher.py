@@ -15,7 +15,6 @@ under them.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -29,13 +28,14 @@ from framework._records.statuses import TaskStatus
 from framework._tasks.places import PlaceRequest
 from framework._threads.clock import SystemClock
 from framework._threads.courier import Courier
+from framework._threads.loggers import SafeLogger
 from framework._threads.watch.outflow import Outflow
 from framework.engines.celery._messages import Message
 from framework.engines.celery._publishing.sender import Sender
 from framework.exceptions import BrokerUnavailableError, QueueFullError
 from framework.protocols import EngineHost, EngineTask
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 _BATCH: Final = 100
 """How many tasks to note in one round trip."""

@@ -19,7 +19,6 @@ same holds.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, Final
@@ -27,6 +26,7 @@ from typing import Any, Final
 from framework._records.jsonsafe import safe_str
 from framework._threads.clock import SystemClock
 from framework._threads.courier import Courier
+from framework._threads.loggers import SafeLogger
 from framework._threads.watch.processes import holder_here
 from framework.engines.celery._messages import Message, MessageError
 from framework.engines.celery._publishing.held import held
@@ -35,7 +35,7 @@ from framework.engines.celery._publishing.unheld import unheld
 from framework.engines.celery._redis.state import State
 from framework.engines.celery._settings import is_rabbitmq, is_redis
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 EVERY: Final = 10.0
 """Seconds between two searches, and the minimum age of the tasks to search for."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from kombu.exceptions import BatchPublishError
 
+from framework._threads.loggers import SafeLogger
 from framework.engines.celery._messages import Message
 from framework.engines.celery._publishing.confirms import Confirms
 from framework.engines.celery._settings import is_rabbitmq, levels
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 _ANSWER: Final = 5.0
 """Seconds to wait for an answer of the broker."""

@@ -7,7 +7,6 @@ process that has died.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -16,10 +15,11 @@ from typing import Any, Final, Literal
 
 from framework._threads.clock import SystemClock
 from framework._threads.courier import Courier
+from framework._threads.loggers import SafeLogger
 from framework._threads.watch.processes import holder_here
 from framework.engines.celery._redis.state import State
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 EVERY: Final = 10.0
 """Seconds between two renewals of an entry."""

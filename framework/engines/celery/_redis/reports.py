@@ -6,7 +6,6 @@ unavailable) every live task is looked up instead, so that nothing is missed for
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Collection, Mapping
 from typing import Final
@@ -20,10 +19,11 @@ from framework._tasks.facts import load_record
 from framework._tasks.wire import decode_result
 from framework._threads.clock import SystemClock
 from framework._threads.courier import Courier
+from framework._threads.loggers import SafeLogger
 from framework.engines.celery._redis.state import State
 from framework.protocols import Clock, EngineHost
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 _BLOCK: Final = 1.0
 

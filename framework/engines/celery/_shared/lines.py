@@ -13,7 +13,6 @@ them.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,11 +22,12 @@ from typing import Final, TypeAlias
 from framework._records.jsonsafe import safe_str
 from framework._tasks.places import GRANTED, MOST_AHEAD, PlaceAnswer, PlaceRequest
 from framework._threads.courier import Courier
+from framework._threads.loggers import SafeLogger
 from framework._threads.watch.processes import holder_here
 from framework.engines.celery._redis import scripts
 from framework.engines.celery._redis.state import LIFE, State
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 BEAT: Final = 2.0
 """Seconds between two signs of life of a process whose tasks are in lines."""

@@ -13,15 +13,15 @@ Lock order: there is no lock but SQLite's.
 
 from __future__ import annotations
 
-import logging
 import os
 import struct
 from typing import Final
 
 from framework._threads.clock import SystemClock
+from framework._threads.loggers import SafeLogger
 from framework.stores.sql._dialects.link import Read
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 ENDING: Final = "-news"
 """The ending of its name, which otherwise is that of the database."""

@@ -12,7 +12,6 @@ Relies on: calls on the store's own thread; `claims` for which tasks they are.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -24,6 +23,7 @@ from sqlalchemy.engine import Connection
 from framework._records.records import KINDS, Kind, Restart, TaskRecord
 from framework._tasks import registry
 from framework._tasks.live import copy_record
+from framework._threads.loggers import SafeLogger
 from framework.stores.sql._reading.mirror import Mirror
 from framework.stores.sql._shared import places as _places
 from framework.stores.sql._shared.free import claims as _claims
@@ -35,7 +35,7 @@ from framework.stores.sql._shared.submissions import Submissions
 from framework.stores.sql._tables import calls as _calls
 from framework.stores.sql._tables.rows import TaskRow, Written, row_of
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 _NONE: Final[Mapping[Kind, int]] = {}
 

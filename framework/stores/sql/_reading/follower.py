@@ -8,7 +8,6 @@ Lock order: `_lock` is innermost, and held for one comparison.
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 from collections import Counter, deque
@@ -21,6 +20,7 @@ from sqlalchemy.engine import Connection
 
 from framework._records.records import Kind, TaskRecord
 from framework._records.statuses import TaskStatus
+from framework._threads.loggers import SafeLogger
 from framework.stores.sql._dialects.link import Read
 from framework.stores.sql._reading.arrivals import Arrivals, Claimed
 from framework.stores.sql._reading.beats import state_of
@@ -36,7 +36,7 @@ from framework.stores.sql._tables import free_rows
 from framework.stores.sql._tables.rows import TaskRow, Written
 from framework.stores.sql._tables.statements import CHUNK, in_steps
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 BREATH: Final = 0.0001
 """Seconds for which the thread releases the interpreter between two steps."""

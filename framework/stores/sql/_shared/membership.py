@@ -25,7 +25,6 @@ what becomes of its live tasks. So a verdict that is wrong may cost tasks, and s
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from collections.abc import Mapping, Sequence
@@ -34,13 +33,14 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from framework._threads.loggers import SafeLogger
 from framework._threads.watch import processes
 from framework.stores.sql._dialects.dialect import Dialect
 from framework.stores.sql._dialects.link import Link
 from framework.stores.sql._dialects.session import key_of
 from framework.stores.sql._tables.schema import PROCESSES, STEPS, newer_tables, version_of
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 MISSED: Final = 6
 """Beats of this process within which another one's counter must move."""

@@ -10,7 +10,6 @@ Relies on: calls on one thread, before this process has a row of its own.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -19,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from framework._threads.clock import SystemClock
+from framework._threads.loggers import SafeLogger
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._shared.membership import Membership
 from framework.stores.sql._shared.site import Pace
@@ -32,7 +32,7 @@ from framework.stores.sql._tables.schema import (
     version_of,
 )
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 OPEN_PATIENCE: Final = 5.0
 """Seconds for which opening a database is retried."""

@@ -11,7 +11,6 @@ a newer release is refused and not changed. `_shared.opening` has what precedes 
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -22,11 +21,12 @@ from sqlalchemy import BigInteger, Column, Double, Integer, MetaData, Table, Tex
 from sqlalchemy.engine import Connection
 
 from framework._records.statuses import TaskStatus
+from framework._threads.loggers import SafeLogger
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._dialects.dialect import Dialect
 from framework.stores.sql._tables.database import Database
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 STEPS: Final[tuple[tuple[str, ...], ...]] = (
     (

@@ -9,7 +9,6 @@ that no two processes wait for each other.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import Final, NamedTuple
 from sqlalchemy.engine import Connection
 
 from framework._records.records import TaskRecord
+from framework._threads.loggers import SafeLogger
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._backlog import GROUP
 from framework.stores.sql._reading.arrivals import Claimed
@@ -39,7 +39,7 @@ from framework.stores.sql._writing.messages import wake_beside
 from framework.stores.sql._writing.pulse import Pulse
 from framework.stores.sql._writing.removal import Deleted, Removal
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 BATCH: Final = 500
 """Maximum number of records in one transaction."""

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 import queue
 import threading
 from collections import deque
@@ -30,6 +29,7 @@ from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
 from framework._records.steps import StepRecord
+from framework._threads.loggers import SafeLogger
 from framework.exceptions import StepTakenError, StoreUnavailableError
 from framework.protocols import MessageCameError, StepChange
 from framework.stores.sql._shared.site import Site
@@ -39,7 +39,7 @@ from framework.stores.sql._tables.schema import STEPS_OF_TASKS
 from framework.stores.sql._tables.steps import adding, holder, read, row_of
 from framework.stores.sql._writing.messages import MessageRows, left, take
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 Told: TypeAlias = Callable[[BaseException | None], object]
 

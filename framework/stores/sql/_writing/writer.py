@@ -7,7 +7,6 @@ Lock order: none of its own; all state belongs to the thread.
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 from collections.abc import Collection
@@ -15,6 +14,7 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
+from framework._threads.loggers import SafeLogger
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._reading.follower import BREATH, Follower
 from framework.stores.sql._reading.mirror import Mirror
@@ -31,7 +31,7 @@ from framework.stores.sql._shared.windows import WindowRows
 from framework.stores.sql._tables.database import FAULTS, why
 from framework.stores.sql._writing.batches import BATCH, ROUNDS, Batches
 
-_LOGGER = logging.getLogger("asyncframe")
+_LOGGER = SafeLogger("asyncframe")
 
 _LINGER: Final = 5.0
 """For how many seconds the others are followed closely after nobody needs it any more."""
