@@ -53,11 +53,14 @@ class SystemClock:
 
     may_be_set: bool = True
 
+    # Kept from the import on, so that a test that replaces them in the time module, as freezegun
+    # does, stops no timer, also of a framework that starts inside it.
+    monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
     def __init__(self) -> None:
-        # Kept as attributes, so that a test that patches the time module does not move them.
+        # Kept from here on: the dates of what runs inside such a test are those that it set.
         self.time: Callable[[], float] = time.time
-        self.monotonic: Callable[[], float] = time.monotonic
-        self.sleep: Callable[[float], None] = time.sleep
         self._changed = threading.Condition(threading.Lock())
         self._heap: list[tuple[float, int, Timer]] = []
         self._sequence = itertools.count()

@@ -156,3 +156,13 @@ def test_a_wait_longer_than_the_platform_allows_is_cut(system_clock: SystemClock
     with condition:
         threading.Thread(target=wake).start()
         assert system_clock.wait(condition, math.inf)
+
+
+def test_frozen_time_stops_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock made while a test has frozen the time module has its date, but real seconds."""
+    for name in "time", "monotonic", "sleep":
+        monkeypatch.setattr(f"time.{name}", lambda *_: 0.0)
+    clock = SystemClock()
+    assert clock.monotonic() > 0.0
+    assert clock.sleep is SystemClock.sleep
+    assert clock.time() == 0.0
