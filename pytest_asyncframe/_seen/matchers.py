@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -134,13 +135,26 @@ class Rate:
         """Return the highest number of starts in any window of *seconds*, above 0.
 
         A window is half open: a start exactly *seconds* later is outside.
+
+        Raises:
+            TypeError: If *seconds* is not a number.
+            ValueError: If *seconds* is not above 0.
         """
+        _check_window(seconds)
         most = first = 0
         for last, start in enumerate(self.starts):
             while start - self.starts[first] >= seconds - 1e-9:
                 first += 1
             most = max(most, last - first + 1)
         return most
+
+
+def _check_window(seconds: Any) -> None:  # Any: what a test has passed
+    takes = "max_in() takes a number of seconds above 0"
+    if not isinstance(seconds, numbers.Real):
+        raise TypeError(f"{takes}, such as 60 or delta.total_seconds(), not {seconds!r}")
+    if not float(seconds) > 0:
+        raise ValueError(f"{takes}, not {seconds!r}")
 
 
 @dataclass(frozen=True, slots=True)

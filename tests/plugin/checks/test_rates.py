@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import math
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -72,6 +75,18 @@ def test_tasks_count_when_they_start(asyncframe: Probe, mode: str) -> None:
     rate = asyncframe.rate(waiting)
     assert [rate.max_in(seconds) for seconds in (10, 11, 60)] == [2, 4, 6]
     assert rate.starts == (0, 0, 10, 10, 20, 20)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, math.nan, timedelta(minutes=1), "60"])
+def test_a_window_that_is_none_is_refused(asyncframe: Probe, seconds: Any) -> None:
+    """A window has a number of seconds above 0, and any other value is named."""
+    waiting()
+    asyncframe.run_until_idle()
+
+    told = re.escape(repr(seconds))
+    with pytest.raises((TypeError, ValueError), match=rf"^max_in\(\) takes .* above 0.* {told}$"):
+        asyncframe.rate(waiting).max_in(seconds)
+    assert asyncframe.rate(waiting).max_in(math.inf) == 1
 
 
 @pytest.mark.parametrize("mode", MODES)
