@@ -210,14 +210,15 @@ def pytest_runtest_makereport(
 ) -> Generator[None, Any, Any]:
     """Record whether the test has failed, and add its task timeline to the report."""
     toolkit = item.stash.get(_TOOLKIT, None)
-    if call.excinfo is not None and _is_used():
+    caught = items.caught_by_unittest(item) or call.excinfo
+    if caught is not None and _is_used():
         from pytest_asyncframe._report import errors  # only if a test has failed
 
         # A test without our fixtures may call tasks, too, but has none of our frames.
         # Without pytest's terminal, nobody can ask for the whole.
         whole = toolkit is None or item.config.getoption("fulltrace", False)
-        errors.prepare(call.excinfo, whole=whole)
-    if toolkit is not None and call.excinfo is not None:
+        errors.prepare(caught, whole=whole)
+    if toolkit is not None and caught is not None:
         toolkit.cut_short = True
     report = yield
     section = item.stash.get(_LAST_SECTION, None)
@@ -228,7 +229,7 @@ def pytest_runtest_makereport(
     if report.failed and (run is None or not items.is_strict_pass(report)):
         item.stash[_FAILED] = True
         if toolkit is not None:
-            error = None if call.excinfo is None else call.excinfo.value
+            error = None if caught is None else caught.value
             section = _timeline(item, toolkit).at_failure(error)
     if section is not None:
         # Sections are sent to xdist's controller.
@@ -322,13 +323,13 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     try:
         with _watched(item, toolkit):
             result = yield
-        passed = True
+        passed = items.caught_by_unittest(item) is None
     finally:
         broken = toolkit.end_of_call(passed=passed)
     if broken:
         pytest.fail(broken, pytrace=False)
     run = item.stash.get(items.RUN, None)
-    if toolkit.settings.replay_steps != "off" and (run is None or run.replays):
+    if passed and toolkit.settings.replay_steps != "off" and (run is None or run.replays):
         from pytest_asyncframe._report import gates, replays  # only if it is used
 
         # Before the fixtures end: the code of the tasks may need them.

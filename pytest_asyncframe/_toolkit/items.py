@@ -2,7 +2,7 @@
 
 Every pytest run loads this.
 
-Relies on: `_fixtureinfo` of pytest's items, which is not public.
+Relies on: `_fixtureinfo` and `_excinfo` of pytest's items, which are not public.
 """
 
 from __future__ import annotations
@@ -60,6 +60,15 @@ def is_from(module: str, name: str, definitions: Sequence[Any]) -> bool:  # Any:
         if name not in definition.argnames:
             return False
     return False
+
+
+def caught_by_unittest(item: pytest.Item) -> pytest.ExceptionInfo[BaseException] | None:
+    """Return what ended the test of a `unittest.TestCase`, None for others.
+
+    Its call returns all the same. pytest has put the exception aside, for the report.
+    """
+    kept: list[pytest.ExceptionInfo[BaseException]] | None = getattr(item, "_excinfo", None)
+    return kept[0] if kept else None
 
 
 def closeness(item: pytest.Item, marker: str, keyword: str | None = None) -> int:

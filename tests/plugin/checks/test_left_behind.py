@@ -13,6 +13,7 @@ def test_a_test_that_is_skipped_in_its_middle(pytester: pytest.Pytester) -> None
     """What a skipped test, or an expected failure, leaves behind is no second outcome."""
     pytester.makepyfile("""
         import time
+        import unittest
         import pytest
         from framework import background_task
 
@@ -28,9 +29,23 @@ def test_a_test_that_is_skipped_in_its_middle(pytester: pytest.Pytester) -> None
         def test_expected(asyncframe):
             sleep_long()
             assert False
+
+        class Case(unittest.TestCase):
+            @pytest.fixture(autouse=True)
+            def probe(self, asyncframe):
+                pass
+
+            def test_skipped(self):
+                sleep_long()
+                self.skipTest("not here")
+
+            @unittest.expectedFailure
+            def test_expected(self):
+                sleep_long()
+                self.fail()
     """)
 
-    assert pytester.inline_run(*PLAIN, *LOOPS).countoutcomes() == [0, 2, 0]
+    assert pytester.inline_run(*PLAIN, *LOOPS).countoutcomes() == [0, 4, 0]
 
 
 # -- pollers
