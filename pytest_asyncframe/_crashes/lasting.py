@@ -97,6 +97,7 @@ class Lasting:
             elif stored.status.is_final:
                 # It may have died before it could tell.
                 self.stored(stored)
+                self._recorder.tell_end(kept)
             else:
                 adopt_state(kept, stored)
         self._ends.clear()

@@ -167,16 +167,8 @@ class Recorder(Interceptor):
             _, on_thread = self._thread_locations().get(record, ("", ""))
             location = self._body_location(record) or on_thread
         self._add(event, record, location, event.at)
-        if record is None or event.status is None or not event.status.is_final:
-            return
-        with self._lock:
-            watchers = self._watchers.pop(record, [])
-            settling = tuple(self._settling)
-        for call in watchers:
-            call()
-        if settling and not self.unsettled:
-            for call in settling:
-                call()
+        if record is not None and event.status is not None and event.status.is_final:
+            self.tell_end(record)
 
     def _accept(self, event: TaskEvent) -> None:
         one = self._offered.pop(str(event.task_id), None)
@@ -238,10 +230,18 @@ class Recorder(Interceptor):
         latest = self._latest.get(record.task_id)
         if latest is not None and latest.record is record:
             del self._latest[record.task_id]
+        self.tell_end(record)
+
+    def tell_end(self, record: TaskRecord) -> None:
+        """Call what waits for a task that has ended, and for all if that was the last."""
         with self._lock:
-            calls = tuple(self._watchers.get(record, ()))
-        for call in calls:
+            watchers = self._watchers.pop(record, [])
+            settling = tuple(self._settling)
+        for call in watchers:
             call()
+        if settling and not self.unsettled:
+            for call in settling:
+                call()
 
     def wake_all(self) -> None:
         """Call what waits for any task, though none has ended."""

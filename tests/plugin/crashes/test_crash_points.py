@@ -340,3 +340,37 @@ def test_what_cannot_be_is_refused(
     result = pytester.runpytest()
     assert result.ret == 1
     assert message in " ".join(result.stdout.str().split())
+
+
+LOST = """
+import contextlib
+import httpx, pytest
+from fastapi import FastAPI
+from framework import background_task, setup_async_framework
+
+app = FastAPI(lifespan=setup_async_framework)
+
+@background_task
+def work():
+    pass
+
+@app.post("/")
+async def order():
+    return work()
+
+@pytest.mark.crash_points
+async def test_it(asyncframe):
+    async with asyncframe.client(app) as client:
+        for _ in range(2):
+            with contextlib.suppress(httpx.RequestError):
+                await client.post("/")
+        await asyncframe.settled()
+"""
+
+
+def test_a_lost_task_is_not_waited_for(pytester: pytest.Pytester) -> None:
+    """settled() goes on where a task dies with its process that was answered but not stored."""
+    pytester.makeini(INI)
+    pytester.makepyfile(LOST)
+    result = pytester.runpytest("-v", "-p", "no:randomly", "-o", "asyncio_mode=auto")
+    result.stdout.fnmatch_lines(["*PASSED (all * crash points, none fails)*"])
