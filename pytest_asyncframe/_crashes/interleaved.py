@@ -31,7 +31,7 @@ def protocol(
     except pytest.UsageError as error:
         item.stash[REFUSED] = str(error)
         return None
-    crashes = Crashes(_process, plan.depth, plan.most, plan.deaths)
+    crashes = None if plan is None else Crashes(_process, plan.depth, plan.most, plan.deaths)
     return explorer.protocol(item, next_item, settings, asked, crashes)
 
 

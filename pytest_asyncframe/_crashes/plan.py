@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from pytest_asyncframe._toolkit.items import closeness
+from pytest_asyncframe._toolkit import items
 from pytest_asyncframe._toolkit.options import Settings, require_keywords
 
 MOST_DEPTH = 2
 """How many deaths a run may have."""
 
 _KEYWORDS = "depth, most"
+_MODE = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +33,19 @@ class Plan:
     deaths: tuple[str, ...] = ()
 
 
-def plan_for(item: pytest.Item, settings: Settings, asked: Collection[str]) -> Plan:
+def plan_for(item: pytest.Item, settings: Settings, asked: Collection[str]) -> Plan | None:
     """Return what is searched of a test, whose closest marker wins for each keyword.
+
+    Returns:
+        None if the marker leaves the test out.
 
     Raises:
         pytest.UsageError: If a marker has a keyword or a value that is not allowed, or the
             process of the test cannot die.
     """
+    fits = settings.mode == _MODE
+    if not items.applies(item, "crash_points", asks="asyncframe" in asked, fits=fits):
+        return None
     plan = Plan()
     for marker in reversed(list(item.iter_markers("crash_points"))):
         require_keywords(marker, _KEYWORDS)
@@ -70,12 +77,13 @@ def _check_test(item: pytest.Item, settings: Settings, asked: Collection[str]) -
             f"{item.name} is marked with crash_points and requests task_faults, whose faults are "
             "those of one process: remove one of them"
         )
-    if settings.mode != "auto":
+    if settings.mode != _MODE:
         raise pytest.UsageError(
             f"{item.name} is marked with crash_points, whose runs must be the same up to the "
-            f"crash, but its mode is {settings.mode!r}: use the mode 'auto', or remove the marker"
+            f"crash, but its mode is {settings.mode!r}: use the mode {_MODE!r}, or remove the "
+            "marker"
         )
-    if closeness(item, "task_modes") == closeness(item, "crash_points"):
+    if items.closeness(item, "task_modes") == items.closeness(item, "crash_points"):
         raise pytest.UsageError(
             f"{item.name} has the markers crash_points and task_modes side by side: remove one of "
             "them"

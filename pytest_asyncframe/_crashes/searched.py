@@ -57,6 +57,8 @@ def protocol(
     except pytest.UsageError as error:
         item.stash[REFUSED] = str(error)
         return None
+    if plan is None:
+        return None
     with ExitStack() as stack:
         stack.enter_context(world.without_reseeding(item.config))
         stack.enter_context(world.warnings_once())

@@ -103,7 +103,7 @@ def protocol(
         crashes: What is searched of the deaths of its process; None if that does not die.
 
     Returns:
-        None if the test is to be run as any other: it cannot be explored.
+        None if the test is to be run as any other: it is left out, or cannot be explored.
     """
     # Who steps through a test wants to do that once.
     if shows_fixtures(item.config) or item.config.getoption("trace", False):
@@ -111,6 +111,8 @@ def protocol(
     with ExitStack() as stack:
         try:
             plan = plan_for(item, settings_for(item, settings), asked)
+            if plan is None:
+                return None
             if crashes is not None and plan.faults:
                 raise pytest.UsageError(NO_FAULTS.format(item.name))
             # A process that dies is an event loop, whose tasks always notice them.

@@ -12,6 +12,7 @@ from pytest_asyncframe._explore.points.levels import LEVELS, Level
 from pytest_asyncframe._explore.points.packages import explored_packages
 from pytest_asyncframe._explore.policies.by_name import base_seed, make_policy
 from pytest_asyncframe._explore.replay import ReplayLine, ReplayLineError, decode, node_sum
+from pytest_asyncframe._toolkit import items
 from pytest_asyncframe._toolkit.options import Settings, require_keywords
 
 _EXPLORED = ("auto", "seeded")
@@ -136,7 +137,7 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
     items[:] = found
 
 
-def plan_for(item: pytest.Item, settings: Settings, asked: Collection[str]) -> Plan:
+def plan_for(item: pytest.Item, settings: Settings, asked: Collection[str]) -> Plan | None:
     """Return what is explored of a test, whose closest marker wins for each keyword.
 
     Args:
@@ -144,10 +145,17 @@ def plan_for(item: pytest.Item, settings: Settings, asked: Collection[str]) -> P
         settings: Its settings.
         asked: The fixtures of asyncframe that it requests.
 
+    Returns:
+        None if the marker leaves the test out.
+
     Raises:
         pytest.UsageError: If a marker has a keyword or a value that is not allowed, or the
             test cannot be explored.
     """
+    measured = _BENCHMARKS & set(getattr(item, "fixturenames", ()))
+    asks = "asyncframe" in asked and not measured
+    if not items.applies(item, "interleave", asks=asks, fits=settings.mode in _EXPLORED):
+        return None
     plan = plan_of(item.config)
     for marker in reversed(list(item.iter_markers("interleave"))):
         plan = replace(plan, **_checked(marker))
@@ -156,7 +164,7 @@ def plan_for(item: pytest.Item, settings: Settings, asked: Collection[str]) -> P
     if limit is not None:
         until = limit * _OF_TIME_LIMIT
         plan = replace(plan, budget=min(plan.budget or until, until), limit=limit)
-    _check_test(item, settings, asked)
+    _check_test(item, settings, asked, measured)
     if line is not None:
         return replace(plan, level=cast("Level", line.level), seed=line.seed)
     return replace(
@@ -211,13 +219,14 @@ def _check(keyword: str, value: Any, given: str) -> None:  # Any: whatever a use
             raise pytest.UsageError(f"{given}: {error}") from None
 
 
-def _check_test(item: pytest.Item, settings: Settings, asked: Collection[str]) -> None:
+def _check_test(
+    item: pytest.Item, settings: Settings, asked: Collection[str], measured: Collection[str]
+) -> None:
     if "asyncframe" not in asked:
         raise pytest.UsageError(
             f"{item.name} is marked with interleave, which needs the fixture asyncframe: request "
             "asyncframe, or remove the marker"
         )
-    measured = _BENCHMARKS & set(getattr(item, "fixturenames", ()))
     if measured:
         raise pytest.UsageError(
             f"{item.name} is marked with interleave and requests {min(measured)}, but a benchmark "

@@ -11,8 +11,7 @@ from typing import Any, cast
 import pytest
 
 from pytest_asyncframe._backends.names import BACKENDS, Backend
-from pytest_asyncframe._toolkit import options
-from pytest_asyncframe._toolkit.items import closeness
+from pytest_asyncframe._toolkit import items, options
 from pytest_asyncframe._toolkit.options import Mode, Settings, Transport
 
 _MARKER = "@pytest.mark.task_modes"
@@ -75,19 +74,12 @@ def in_variant(item: pytest.Item, settings: Settings) -> Settings:
 
 
 def applies(item: pytest.Item, asked: Collection[str]) -> bool:
-    """Return whether a test is to be run in the variants of its marker.
+    """Return whether a test is to be run in the variants of its marker; see `items.applies`.
 
-    The marker of a class or module does not apply to tests without the fixture, or with a mode
-    of their own. Only its back ends do to those with ``task_manager`` alone.
-
-    Args:
-        item: The test.
-        asked: The fixtures of asyncframe that it requests.
+    Only the back ends apply to tests with ``task_manager`` alone.
     """
-    here = closeness(item, "task_modes")
-    is_own = here == len(item.listchain())
     asks = "asyncframe" in asked or _only_backends(item, asked)
-    return here >= closeness(item, "asyncframe", "mode") and (is_own or asks)
+    return items.applies(item, "task_modes", asks=asks)
 
 
 def _only_backends(item: pytest.Item, asked: Collection[str]) -> bool:
@@ -257,9 +249,9 @@ def _check_test(item: pytest.Item, asked: Collection[str]) -> None:
             f"{item.name} has the marker task_modes, which needs the fixture asyncframe: request "
             "it, or remove the marker"
         )
-    here = closeness(item, "task_modes")
+    here = items.closeness(item, "task_modes")
     for name, keyword in (("interleave", None), ("asyncframe", "mode")):
-        if here == closeness(item, name, keyword):
+        if here == items.closeness(item, name, keyword):
             other = f"{name}({keyword}=...)" if keyword else name
             raise pytest.UsageError(
                 f"{item.name} has the markers task_modes and {other} side by side: remove one of "

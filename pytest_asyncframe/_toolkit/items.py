@@ -90,6 +90,23 @@ def closeness(item: pytest.Item, marker: str, keyword: str | None = None) -> int
     return max(nodes.index(node) + 1 for node in found)
 
 
+def applies(item: pytest.Item, marker: str, *, asks: bool, fits: bool = False) -> bool:
+    """Whether a test is to be run several times, as a marker of it says.
+
+    A marker of a class or module leaves out tests that ask for nothing which it is about, and
+    those with a mode of their own.
+
+    Args:
+        item: The test.
+        marker: The name of the marker.
+        asks: Whether the test asks for what it needs; a marker on the test itself applies anyway.
+        fits: Whether it applies to a test in this mode, also if that is its own.
+    """
+    here = closeness(item, marker)
+    has_own_mode = closeness(item, "asyncframe", "mode") > here
+    return here == len(item.listchain()) or (asks and (fits or not has_own_mode))
+
+
 def module_name(item: pytest.Item) -> str:
     """Return the name of the module that a test is in; "" if it is in none."""
     return str(getattr(getattr(item, "module", None), "__name__", ""))
