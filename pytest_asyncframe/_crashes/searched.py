@@ -60,8 +60,7 @@ def protocol(
     if plan is None:
         return None
     with ExitStack() as stack:
-        stack.enter_context(world.without_reseeding(item.config))
-        stack.enter_context(world.warnings_once())
+        stack.enter_context(world.alike(item.config))
         stack.enter_context(logged(item))
         runs = _Runs(item)
         runs.show(Search(runs, plan).reports(), next_item)

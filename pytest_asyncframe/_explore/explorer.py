@@ -125,8 +125,7 @@ def protocol(
         except pytest.UsageError as error:
             item.stash[REFUSED] = str(error)
             return None
-        stack.enter_context(world.without_reseeding(item.config))
-        stack.enter_context(world.warnings_once())
+        stack.enter_context(world.alike(item.config))
         collector = world.Collector(item.config)
         stack.enter_context(collector.instead())
         stack.enter_context(logged(item))

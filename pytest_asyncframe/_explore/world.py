@@ -100,16 +100,18 @@ def _half_drawn(
 
 
 @contextmanager
-def without_reseeding(config: pytest.Config) -> Iterator[None]:
-    """Keep pytest-randomly from seeding `random` inside the block, in another way each day."""
-    with pytest.MonkeyPatch.context() as patch:
+def alike(config: pytest.Config) -> Iterator[None]:
+    """Let the runs of a test inside the block be as one: with one seed, and with its warnings once.
+
+    pytest-randomly would seed `random` in another way each day. Warnings are shown after the block.
+    """
+    with pytest.MonkeyPatch.context() as patch, _warnings_once():
         patch.setattr(config.option, "randomly_reset_seed", False, raising=False)
         yield
 
 
 @contextmanager
-def warnings_once() -> Iterator[None]:
-    """Show each warning inside the block once, after it, and not once for each run."""
+def _warnings_once() -> Iterator[None]:
     try:
         with warnings.catch_warnings(record=True) as found:
             yield
