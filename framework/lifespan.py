@@ -136,6 +136,7 @@ def setup_async_framework(
         ValueError: If a number is out of range, both *executor* and *max_workers* are given, or
             *max_workers* is 0 with an *engine*, or without a *store* that processes share; on
             entering, if the engine's settings would lose tasks or run them twice.
+        RuntimeError: On entering, if no asyncio event loop runs, as under trio.
         StoreUnavailableError: On entering, if a shared store cannot be reached.
     """
     settings = Settings.checked(
@@ -269,6 +270,7 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
                 "this framework is already running: call setup_async_framework() again for a "
                 "second one"
             )
+        loop = _running_loop()
         shared = override()
         if shared is not None:
             shared.adopt(self._settings)
@@ -280,7 +282,7 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
         if shared is None:
             warn_of_lost_tasks(framework.core)
         install_task_fields()
-        self._home = home = Home(framework.core, self._app, asyncio.get_running_loop())
+        self._home = home = Home(framework.core, self._app, loop)
         if shared is not None:
             shared.add_rules(home, self._parts)
         framework.open(home)
@@ -394,6 +396,17 @@ def _show_state(app: Starlette) -> None:
         test = override()
         shown = test if test in running else running[0]
         app.state.task_manager, app.state.thread_pool = shown.manager, shown.pool
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio._get_running_loop()
+    if loop is None:
+        raise RuntimeError(
+            "the task framework runs on asyncio, and no asyncio event loop runs here: run the app "
+            "on asyncio, in tests with the anyio_backend 'asyncio' and with a TestClient without "
+            "backend='trio'"
+        )
+    return loop
 
 
 def _warn_of_siblings(workers: int) -> None:

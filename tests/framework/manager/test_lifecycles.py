@@ -563,6 +563,13 @@ async def test_a_setup_cannot_be_entered_twice_at_once() -> None:
             await setup.__aenter__()
 
 
+def test_another_event_loop_than_asyncios_is_refused() -> None:
+    """Where no asyncio loop runs, as under trio, the setup says so before anything has started."""
+    entering = setup_async_framework().__aenter__()
+    with pytest.raises(RuntimeError, match=r"^the task framework runs on asyncio, and no asyncio"):
+        entering.send(None)
+
+
 async def test_requests_after_the_stop_are_served_without_a_framework() -> None:
     """An app that was stopped still answers, and the framework is said to be stopped."""
     app = make_app()
