@@ -154,6 +154,9 @@ def installed(turns: Turns, threads: Threads) -> Iterator[None]:
         for name in ("start", "join", "is_alive"):
             put(stack, threading.Thread, name, _method(getattr(threads, name)))
         put(stack, clocks, "time", time)
+        # Kept at the import of the class.
+        put(stack, clocks.SystemClock, "monotonic", staticmethod(time.monotonic))
+        put(stack, clocks.SystemClock, "sleep", staticmethod(time.sleep))
         put(stack, asyncio, "new_event_loop", new_event_loop)
         put(stack, asyncio.events, "new_event_loop", new_event_loop)
         # The real one would be joined at the end of the process.
