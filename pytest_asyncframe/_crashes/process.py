@@ -17,9 +17,8 @@ import asyncio
 import functools
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
-from concurrent.futures import thread as _pools
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -37,7 +36,14 @@ from pytest_asyncframe._crashes.strand import Strand, unlisted
 from pytest_asyncframe._crashes.watched import Watched
 from pytest_asyncframe._toolkit.lifespan import Lifespan
 from pytest_asyncframe._toolkit.toolkit import Toolkit
-from pytest_asyncframe._turns.actors import Arrival, ProcessDeadError, halt, leave_dead, nothing
+from pytest_asyncframe._turns.actors import (
+    Arrival,
+    ProcessDeadError,
+    halt,
+    hide,
+    leave_dead,
+    nothing,
+)
 
 _DEAD: list[object] = []
 """What belongs to dead processes: a coroutine that is freed would run its ``finally``."""
@@ -235,7 +241,9 @@ class Process:
         arrival = sequencer.kill(mine, "process")
         self._died(where)
         toolkit.threads.before.update(mine)
-        _hide(thread for thread in mine if thread.ident in stopped)
+        for thread in mine:
+            if thread.ident in stopped:
+                hide(thread.ident)
         abandon_framework()
         life.leave_apps()
         self._life = None
@@ -260,13 +268,6 @@ class Process:
             life = self._life
             assert life is not None
             life.run()
-
-
-def _hide(threads: Iterable[threading.Thread]) -> None:
-    """Let nobody wait for threads that never end: not the next tests, nor the interpreter."""
-    for thread in threads:
-        threading._active.pop(thread.ident, None)  # type: ignore[attr-defined]
-        _pools._threads_queues.pop(thread, None)  # type: ignore[attr-defined]
 
 
 @contextmanager

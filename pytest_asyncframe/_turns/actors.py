@@ -12,7 +12,9 @@ import heapq
 import itertools
 import math
 import sys
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import thread as _pools
 from dataclasses import dataclass
 from threading import Thread
 from typing import NoReturn
@@ -318,8 +320,20 @@ class Timers:
         return [timer for _, _, _, timer in sorted(self._heap) if timer.live]
 
 
+def hide(ident: int | None) -> None:
+    """Let nobody wait for a thread that never ends: not the next tests, nor the interpreter.
+
+    Args:
+        ident: Its identifier; that of a thread that is not listed is passed over.
+    """
+    thread = threading._active.pop(ident, None)  # type: ignore[attr-defined]
+    if thread is not None:
+        _pools._threads_queues.pop(thread, None)  # type: ignore[attr-defined]
+
+
 def halt() -> NoReturn:
     """Stop the calling thread for ever, in the middle of what it does."""
+    hide(_thread.get_ident())
     lock = _thread.allocate_lock()
     while True:
         lock.acquire()
