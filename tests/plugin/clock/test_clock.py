@@ -358,29 +358,22 @@ async def test_run_for_lets_coroutines_go_on(task_clock: VirtualClock) -> None:
     assert woke == [1, 2, 3]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "error", "told"),
-    [
+def test_time_moves_by_seconds_forwards(task_clock: VirtualClock) -> None:
+    """advance() and run_for() reject what is not a finite number of 0 or more."""
+    takes = "takes a finite number of seconds, 0 or more"
+    such = "such as 90 or delta.total_seconds()"
+    refused: list[tuple[Any, type[Exception], str]] = [
         (-1, ValueError, "not -1"),
         (math.nan, ValueError, "not nan"),
         (math.inf, ValueError, "not inf"),
-        ("1", TypeError, "such as 90 or delta.total_seconds(), not '1'"),
-        (
-            timedelta(days=1),
-            TypeError,
-            "such as 90 or delta.total_seconds(), not datetime.timedelta(days=1)",
-        ),
-    ],
-)
-def test_time_moves_by_seconds_forwards(
-    task_clock: VirtualClock, seconds: Any, error: type[Exception], told: str
-) -> None:
-    """advance() and run_for() reject what is not a finite number of 0 or more."""
-    takes = "takes a finite number of seconds, 0 or more"
-    with pytest.raises(error, match=f"^{re.escape(f'advance() {takes}, {told}')}$"):
-        task_clock.advance(seconds)
-    with pytest.raises(error, match=f"^{re.escape(f'run_for() {takes}, {told}')}$"):
-        _ = task_clock.run_for(seconds)
+        ("1", TypeError, f"{such}, not '1'"),
+        (timedelta(days=1), TypeError, f"{such}, not datetime.timedelta(days=1)"),
+    ]
+    for seconds, error, told in refused:
+        with pytest.raises(error, match=f"^{re.escape(f'advance() {takes}, {told}')}$"):
+            task_clock.advance(seconds)
+        with pytest.raises(error, match=f"^{re.escape(f'run_for() {takes}, {told}')}$"):
+            _ = task_clock.run_for(seconds)
 
 
 def test_the_test_itself_holds_time(asyncframe: Probe) -> None:
