@@ -195,6 +195,28 @@ class MessageRecord:
     value: str
 
 
+def given_back(records: Iterable[StepRecord]) -> list[MessageRecord]:
+    """Return the messages of waits that were cancelled when they had them, and that none has now.
+
+    Args:
+        records: Of steps; those of other functions are passed over.
+    """
+    cancelled, received = list[MessageRecord](), set[int]()
+    for one in records:
+        if one.answer is None or not one.function.startswith(RECEIVES):
+            continue
+        kept = json.loads(one.answer)
+        # Earlier releases did not keep the number.
+        if "number" not in kept:
+            continue
+        if one.state == "completed":
+            received.add(kept["number"])
+        else:
+            name = one.function.removeprefix(RECEIVES)
+            cancelled.append(MessageRecord(kept["number"], name, kept["value"]))
+    return [one for one in cancelled if one.number not in received]
+
+
 class KeptMessages:
     """The messages that a task keeps itself.
 

@@ -2,13 +2,16 @@
 
 Where no store keeps them, the task itself does, as long as it is in memory.
 
-Lock order: the ledger's lock is held for a change of what a task keeps, and nothing else with it.
+Lock order: the ledger's lock is held for a change of what a task keeps, and an inbox's for one of
+what it has given; nothing else with them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from operator import attrgetter
 
 from framework._records.statuses import FINAL
 from framework._records.steps import KeptMessages, MessageRecord, Sent
@@ -109,3 +112,60 @@ class Mail:
             here.pop(call, None)
             if not here:
                 self._listeners.pop(task_id, None)
+
+
+class Inbox:
+    """The messages to one task that runs here.
+
+    Guarantees: each message is given to one wait, also if several threads ask at once, or have
+    looked before it was given. That of a wait which was cancelled is given to the next one.
+
+    Args:
+        mail: Of the framework.
+        task: The task.
+
+    Attributes:
+        is_shared: See `Mail`.
+    """
+
+    def __init__(self, mail: Mail, task: LiveTask) -> None:
+        self.is_shared = mail.is_shared
+        self._mail, self._task = mail, task
+        self._lock = threading.Lock()
+        self._given = set[int]()
+        self._returned: dict[int, MessageRecord] = {}
+
+    def listening(self, call: Callable[[], object]) -> AbstractContextManager[None]:
+        """Call *call* when a message is sent here; see `Mail.listening`."""
+        return self._mail.listening(self._task, call)
+
+    def look(self) -> Sequence[MessageRecord]:
+        """Return the messages that are not known to be taken, the oldest first; may block."""
+        return self._mail.left(self._task)
+
+    def give(self, name: str, seen: Iterable[MessageRecord]) -> MessageRecord | None:
+        """Give the oldest message of a name; None if there is none.
+
+        Args:
+            name: Of the message.
+            seen: What a look has found.
+        """
+        with self._lock:
+            # What was given back may not be in the mail any more.
+            there = sorted((*self._returned.values(), *seen), key=attrgetter("number"))
+            free = (one for one in there if one.number not in self._given)
+            found = next((one for one in free if one.name == name), None)
+            if found is not None:
+                self._given.add(found.number)
+        return found
+
+    def give_back(self, messages: Iterable[MessageRecord]) -> None:
+        """Let messages be given again."""
+        with self._lock:
+            for one in messages:
+                self._returned[one.number] = one
+                self._given.discard(one.number)
+
+    def forget(self, numbers: Sequence[int]) -> None:
+        """Forget messages that no store keeps, since a step has received them."""
+        self._mail.take(self._task, numbers)

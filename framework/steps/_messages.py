@@ -147,32 +147,32 @@ class Message(Generic[T]):
         run = run_of(branch)
         answer = await run.ask(branch, _STEP, self._call)
         record = run.record_of(branch, self._call, answer)
-        if answer.what != "take":
-            if record.answer is None:
-                record.answer = _waiting(run, limit)
-                await run.store(branch, record)
-            try:
+        try:
+            if answer.what != "take":
+                if record.answer is None:
+                    record.answer = _waiting(run, limit)
+                    await run.store(branch, record)
                 await self._await(run, branch, record)
-            except asyncio.CancelledError:
-                run.cut_off(record)
-                raise
-        await run.turn(branch, record)
+            await run.turn(branch, record)
+        except asyncio.CancelledError:
+            run.cut_off(record)
+            raise
         return self._received(record)
 
     async def _await(self, run: StepRun, branch: Branch, record: StepRecord) -> None:
         """Wait for a message, and store it or that none has come."""
-        loop, waiting = asyncio.get_running_loop(), record.answer
+        loop, waiting, inbox = asyncio.get_running_loop(), record.answer, run.inbox
         until = _until(record)
         sleeper = LoopSleeper(run.sleeps.clock)
-        with run.mail.listening(run.task, sleeper.signal):
+        with inbox.listening(sleeper.signal):
             while True:
-                if run.mail.is_shared:
-                    left = await run.waiting(branch, loop.run_in_executor(None, lambda: run.left))
+                if inbox.is_shared:
+                    seen = await run.waiting(branch, loop.run_in_executor(None, inbox.look))
                 else:
-                    left = run.left
-                ending = self._ending(run, record, left, until)
+                    seen = inbox.look()
+                ending = self._ending(run, record, seen, until)
                 if ending is None:
-                    wait = Wait(until, self.name, _LOOK if run.mail.is_shared else _NEVER)
+                    wait = Wait(until, self.name, _LOOK if inbox.is_shared else _NEVER)
                     await run.sleeps.sleep(branch, wait, run.watch, sleeper)
                     continue
                 number = record.number
@@ -182,8 +182,6 @@ class Message(Generic[T]):
                     record.state, record.answer, record.number = "started", waiting, number
                 else:
                     return
-                finally:
-                    run.taking.difference_update(ending.takes)
 
     @overload
     def receive_sync(self) -> T: ...
@@ -205,13 +203,13 @@ class Message(Generic[T]):
         return self._received(record)
 
     def _block(self, run: StepRun, record: StepRecord) -> None:
-        waiting, until = record.answer, _until(record)
+        waiting, until, inbox = record.answer, _until(record), run.inbox
         sleeper = ThreadSleeper(run.sleeps.clock)
-        with run.mail.listening(run.task, sleeper.signal):
+        with inbox.listening(sleeper.signal):
             while True:
-                ending = self._ending(run, record, run.left, until)
+                ending = self._ending(run, record, inbox.look(), until)
                 if ending is None:
-                    wait = Wait(until, self.name, _LOOK if run.mail.is_shared else _NEVER)
+                    wait = Wait(until, self.name, _LOOK if inbox.is_shared else _NEVER)
                     run.sleeps.sleep_here(wait, sleeper)
                     continue
                 number = record.number
@@ -221,27 +219,24 @@ class Message(Generic[T]):
                     record.state, record.answer, record.number = "started", waiting, number
                 else:
                     return
-                finally:
-                    run.taking.difference_update(ending.takes)
 
     def _ending(
-        self, run: StepRun, record: StepRecord, left: Sequence[MessageRecord], until: float
+        self, run: StepRun, record: StepRecord, seen: Sequence[MessageRecord], until: float
     ) -> StepChange | None:
         """Note in the record how the wait ends, and return what changes by that; None if it lasts.
 
         Args:
             run: The run.
             record: Of the wait.
-            left: What is there.
+            seen: What a look has found.
             until: The wall second after which nobody waits any more.
         """
-        found = next((one for one in left if one.name == self.name), None)
+        found = run.inbox.give(self.name, seen)
         if found is not None:
-            run.taking.add(found.number)
-            record.state, record.answer = "completed", json.dumps({"value": found.value})
+            _complete(record, number=found.number, value=found.value)
             return StepChange(takes=(found.number,))
         if until <= run.sleeps.now():
-            record.state, record.answer = "completed", json.dumps({})
+            _complete(record)
             return StepChange(unless=self.name)
         return None
 
@@ -268,6 +263,11 @@ _NEVER: Final = float("inf")
 def _waiting(run: StepRun, limit: float | None) -> str:
     """Return what is kept of a wait that begins now."""
     return json.dumps({"until": None if limit is None else run.sleeps.now() + limit})
+
+
+def _complete(record: StepRecord, **received: object) -> None:
+    """Note how a wait has ended, beside what is kept of it: it may be cancelled yet."""
+    record.state, record.answer = "completed", json.dumps(json.loads(record.answer) | received)
 
 
 def _until(record: StepRecord) -> float:

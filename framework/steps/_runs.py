@@ -22,8 +22,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, TypeAlias
 
-from framework._records.steps import KnownSteps, MessageRecord, StepRecord
-from framework._running.mail import Mail
+from framework._records.steps import KnownSteps, StepRecord, given_back
+from framework._running.mail import Inbox, Mail
 from framework._running.waits.outages import store_saying
 from framework._tasks.errors.kept import decode_error, encode_error
 from framework._tasks.live import LiveTask, current_record
@@ -87,8 +87,7 @@ class StepRun:
         task: As above.
         branches: Those of the attempt, in the order in which they began.
         sleeps: As above.
-        mail: As above.
-        taking: The numbers of the messages that its branches receive right now.
+        inbox: Has the messages to it.
     """
 
     def __init__(
@@ -108,8 +107,7 @@ class StepRun:
         self._code = code
         self._store = store
         self.sleeps = sleeps
-        self.mail = mail
-        self.taking = set[int]()
+        self.inbox = Inbox(mail, task)
         self._before = frozenset(records)
         self._known = task.steps = KnownSteps(records)
         self._next_number = itertools.count(1 + max((one.number for one in records), default=0))
@@ -146,11 +144,6 @@ class StepRun:
         return current_record.get() is self.task
 
     @property
-    def left(self) -> Sequence[MessageRecord]:
-        """The messages to its task that no step has taken, nor takes right now; may block."""
-        return [one for one in self.mail.left(self.task) if one.number not in self.taking]
-
-    @property
     def is_leaving(self) -> bool:
         """Whether it leaves this process: then no step runs any more."""
         return self.task.was_given_away or self.sleeps.left is not None
@@ -164,7 +157,7 @@ class StepRun:
         self._known.under_way.clear()
         self._cut_off, self._raised = [], []
         self._turns.begin()
-        self.taking.clear()
+        self.inbox.give_back(given_back(self._known.stored))
         self.sleeps.begin()
         is_changed = any(one.code != self._code for one in self._known.stored)
         answering = [one for one in self._known.stored if one.state != "ended"]
@@ -305,6 +298,7 @@ class StepRun:
         if not self.is_leaving:
             record.state = "cancelled"
             self._cut_off.append(record)
+            self.inbox.give_back(given_back([record]))
 
     async def store(
         self, branch: Branch, record: StepRecord, change: StepChange | None = None
@@ -463,7 +457,7 @@ class StepRun:
         if self._store is not None:
             store_saying(self._store, self.sleeps.ledger, self.task, written, told, change)
             return
-        self.mail.take(self.task, change.takes)
+        self.inbox.forget(change.takes)
         told(None)
 
     def give(self, record: StepRecord, value: Any, error: BaseException | None) -> Any:

@@ -12,7 +12,10 @@ from framework import TaskTimeoutError, retry_task, throttled_task
 from framework._manager.hosting.host import RemoteHost
 from framework._records.records import TaskRecord
 from framework._records.statuses import FINAL
+from framework._records.steps import MessageRecord
 from framework._running.ledger import Calls
+from framework._running.mail import Inbox, Mail
+from framework._tasks.live import LiveTask
 from framework.exceptions import QueueFullError, TaskCancelledError, TaskNotFoundError
 from framework.telemetry.opentelemetry import OpenTelemetrySink
 from tests.explore.ourselves.run import Gate, Late, Run, wind_down
@@ -443,9 +446,22 @@ def keep_the_latest(run: Run) -> None:
     assert [task.args for task in tasks].count(None) == 2, tasks
 
 
+def receive_twice(run: Run) -> None:
+    """Two threads have seen the same message, and one of them gets it."""
+    inbox, found = Inbox(Mail(run.manager(1)._core.ledger), LiveTask()), list[object]()
+    seen = [MessageRecord(1, "note", '"here"')]
+
+    def receive() -> None:
+        found.append(inbox.give("note", seen))
+
+    run.together(receive, receive)
+    assert sorted(found, key=bool) == [None, *seen], found
+
+
 SCENARIOS: list[Callable[[Run], None]] = [
     keep_calls,
     keep_the_latest,
+    receive_twice,
     cancel_or_complete,
     cancel_twice,
     limit_or_complete,

@@ -38,6 +38,7 @@ NEEDED: dict[str, Scenario] = {
     "Events.lock": tasks.cancel_twice,
     "Gate._lock": throttles.first_calls,
     "Gates._lock": throttles.purge,
+    "Inbox._lock": tasks.receive_twice,
     "Lines._lock": places.give_back_or_join,
     "Mailbox._dropping": ends.post_to_a_closed_loop,
     "Mailboxes._lock": ends.mailboxes_of_loops,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import threading
 from collections import Counter, defaultdict
@@ -270,6 +271,36 @@ async def test_a_message_comes_between_a_look_and_the_leaving(
         result = await get_task_manager().get_result(task_id, timeout=PATIENCE)
 
     assert result == "payment 1 True None"
+
+
+@background_task(on_restart="resume", name="tests.asks_twice")
+async def asks_twice() -> tuple[bool | None, bool | None]:
+    """Wait for an approval at two places."""
+    return await asyncio.gather(APPROVAL.receive(timeout=0), APPROVAL.receive(timeout=0))
+
+
+async def test_two_waits_have_seen_one_message(
+    sql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message that two waits found before either took it is received by one of them."""
+    looks, fetch, looking = itertools.count(), MessageRows.fetch_messages, threading.Barrier(2)
+
+    def fetch_at_once(rows: MessageRows, task_id: str) -> Any:
+        if (number := next(looks)) == 0:
+            assert rows.send_message(task_id, "approval", "true", None) == "sent"
+        if number < 2:
+            looking.wait(PATIENCE)
+        found = fetch(rows, task_id)
+        if number < 2:
+            looking.wait(PATIENCE)
+        return found
+
+    monkeypatch.setattr(MessageRows, "fetch_messages", fetch_at_once)
+    async with setup_async_framework(None, store=SQLStore(sql_url, durable=True)):
+        task_id = await get_task_manager().submit(asks_twice)
+        result = await get_task_manager().get_result(task_id, timeout=PATIENCE)
+
+    assert sorted(result, key=bool) == [None, True]
 
 
 @background_task(on_restart="resume", name="tests.makes_up")
