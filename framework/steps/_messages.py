@@ -161,8 +161,8 @@ class Message(Generic[T]):
 
     async def _await(self, run: StepRun, branch: Branch, record: StepRecord) -> None:
         """Wait for a message, and store it or that none has come."""
-        loop, waiting, inbox = asyncio.get_running_loop(), record.answer, run.inbox
-        until = _until(record)
+        loop, inbox = asyncio.get_running_loop(), run.inbox
+        until, waiting = _until(record), _wait_again(record)
         sleeper = LoopSleeper(run.sleeps.clock)
         with inbox.listening(sleeper.signal):
             while True:
@@ -203,7 +203,7 @@ class Message(Generic[T]):
         return self._received(record)
 
     def _block(self, run: StepRun, record: StepRecord) -> None:
-        waiting, until, inbox = record.answer, _until(record), run.inbox
+        until, waiting, inbox = _until(record), _wait_again(record), run.inbox
         sleeper = ThreadSleeper(run.sleeps.clock)
         with inbox.listening(sleeper.signal):
             while True:
@@ -263,6 +263,13 @@ _NEVER: Final = float("inf")
 def _waiting(run: StepRun, limit: float | None) -> str:
     """Return what is kept of a wait that begins now."""
     return json.dumps({"until": None if limit is None else run.sleeps.now() + limit})
+
+
+def _wait_again(record: StepRecord) -> str:
+    """Return what is kept of a wait, now without the message that it had when it was cancelled."""
+    waiting = json.dumps({"until": json.loads(record.answer)["until"]})
+    record.answer = waiting
+    return waiting
 
 
 def _complete(record: StepRecord, **received: object) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from fastapi import FastAPI
 
-from framework import background_task, setup_async_framework
+from framework import background_task, retry_task, setup_async_framework
 from framework.http import Accepted, task_router
 from framework.steps import Message
 from pytest_asyncframe.probe import Probe
@@ -36,6 +36,39 @@ async def test_a_wait_cancelled_in_any_turn(asyncframe: Probe) -> None:
     assert all(sorted(one, key=bool) == [None, "here"] for one in results), results
     # Else no wait was cancelled with the message.
     assert results[0][1] == results[-1][0] == "here"
+
+
+@background_task(on_restart="resume", name="tests.changes_its_mind")
+@retry_task(max_retries=1, retry_delay=1, exceptions=ConnectionError)
+async def changes_its_mind(turns: int, attempts: list[int]) -> list[str | None]:
+    """Receive a message as above, and fail; the next attempt does not cancel the first wait."""
+    attempts.append(turns)
+    receiver = asyncio.create_task(NOTE.receive(timeout=60))
+    for _ in range(turns):
+        await asyncio.sleep(0)  # noqa: TID251  # a turn of the loop
+    if len(attempts) == 1:
+        receiver.cancel()
+    (first,) = await asyncio.gather(receiver, return_exceptions=True)
+    second = await NOTE.receive(timeout=0)
+    if len(attempts) == 1:
+        raise ConnectionError("the mail server is away")
+    assert not isinstance(first, BaseException)
+    return [first, second]
+
+
+# Its attempts differ, as those before and after a deploy do.
+@pytest.mark.asyncframe(replay_steps="off")
+async def test_a_wait_that_was_cancelled_goes_on(asyncframe: Probe) -> None:
+    """What a cancelled wait gave to another one, it does not receive when an attempt repeats it."""
+    results = []
+    for turns in range(24):
+        task_id = changes_its_mind(turns, [])
+        await NOTE.send(task_id, "here")
+        await asyncframe.clock.run_for(120.0)
+        results.append(await asyncframe.manager.get_result(task_id))
+    assert all(sorted(one, key=bool) == [None, "here"] for one in results), results
+    # Else no wait was cancelled before it returned its message.
+    assert [None, "here"] in results
 
 
 @background_task(on_restart="resume")
